@@ -1,0 +1,2 @@
+"""The models, by component kind. They import nothing beyond torch, einops and safetensors
+(transformers inside the text and image encoders only)."""

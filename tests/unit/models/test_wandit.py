@@ -1,0 +1,219 @@
+"""The DiT against diffusers' `WanTransformer3DModel` on random weights.
+
+fp32: 1e-5 relative, ten times the sum-order rounding seen (6e-7 to 2e-6 over two blocks). bf16: 4e-3 against
+our own fp32, half of what diffusers reaches, because the residual stream stays in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from engine.models.diffusion.wandit import (
+    Conditioning,
+    WanDiT,
+    WanDiTConfig,
+    keeps_fp32,
+    rope_table,
+)
+from tests.parity import dit_pair, randomise, relative_error
+
+SMALL = {"dim": 256, "num_heads": 2, "ffn_dim": 384, "num_layers": 2, "text_dim": 48}
+IMAGE_TOKENS = {"i2v": 257, "flf2v": 514}
+
+
+def config(model_type: str = "t2v", **changes: object) -> WanDiTConfig:
+    in_dim = 16 if model_type == "t2v" else 36
+    return WanDiTConfig(**{**SMALL, "model_type": model_type, "in_dim": in_dim, **changes})
+
+
+def inputs(cfg: WanDiTConfig, batch: int, size: tuple[int, int, int], length: int, seed: int = 1):
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    latents = randn(batch, cfg.in_dim, *size)
+    timestep = torch.randint(0, 1000, (batch,), generator=generator)
+    context = randn(batch, length, cfg.text_dim)
+    image = None
+    if cfg.has_image_branch:
+        image = randn(batch, IMAGE_TOKENS[cfg.model_type], cfg.image_dim)
+    return latents, timestep, context, image
+
+
+def reference(theirs, latents, timestep, context, image):
+    padded = torch.nn.functional.pad(context, (0, 0, 0, 512 - context.shape[1]))
+    pairs = None if image is None else image.view(-1, 257, image.shape[-1])
+    with torch.no_grad():
+        return theirs(latents, timestep, padded, encoder_hidden_states_image=pairs).sample
+
+
+@pytest.mark.parametrize("model_type", ["t2v", "i2v", "flf2v"])
+@pytest.mark.parametrize(
+    ("batch", "size", "length"),
+    [(1, (1, 2, 2), 1), (2, (3, 6, 10), 77), (1, (2, 10, 6), 512)],
+)
+def test_equals_diffusers(model_type: str, batch: int, size, length: int) -> None:
+    cfg = config(model_type)
+    ours, theirs = dit_pair(cfg)
+    latents, timestep, context, image = inputs(cfg, batch, size, length)
+    expected = reference(theirs, latents, timestep, context, image)
+    assert expected.std() > 0.1
+    actual = ours(latents, timestep, context, image)
+    assert actual.dtype == torch.float32
+    assert relative_error(actual, expected) < 1e-5
+
+
+def test_published_head_width_and_depth_equal_diffusers() -> None:
+    cfg = config(dim=384, num_heads=3, num_layers=4, ffn_dim=512)
+    ours, theirs = dit_pair(cfg, seed=3)
+    args = inputs(cfg, 1, (5, 8, 8), 33)
+    assert relative_error(ours(*args), reference(theirs, *args)) < 1e-5
+
+
+def test_prompts_of_different_lengths_share_a_batch() -> None:
+    cfg = config()
+    ours, theirs = dit_pair(cfg)
+    latents, timestep, context, _ = inputs(cfg, 2, (2, 4, 4), 40)
+    context[1, 7:] = 0
+    expected = reference(theirs, latents, timestep, context, None)
+    assert relative_error(ours(latents, timestep, context), expected) < 1e-5
+    known = ours.prepare(context, lengths=torch.tensor([40, 7]))
+    assert relative_error(ours(latents, timestep, known), expected) < 1e-5
+
+
+def test_one_padding_key_stands_for_all_of_them() -> None:
+    cfg = config()
+    ours, _ = dit_pair(cfg)
+    latents, timestep, context, _ = inputs(cfg, 1, (2, 4, 4), 12)
+    collapsed = ours.prepare(context)
+    assert collapsed.text[0][0].shape[2] == 13
+    padded = torch.nn.functional.pad(context, (0, 0, 0, 500))
+    written_out = ours.prepare(padded, lengths=torch.tensor([512]))
+    assert written_out.text[0][0].shape[2] == 513  # 512 rows and one unused padding key
+    distance = relative_error(
+        ours(latents, timestep, collapsed), ours(latents, timestep, written_out)
+    )
+    assert distance < 1e-5
+
+
+def test_prepared_text_gives_the_same_numbers() -> None:
+    cfg = config()
+    ours, _ = dit_pair(cfg)
+    latents, timestep, context, _ = inputs(cfg, 1, (2, 4, 4), 12)
+    prepared = ours.prepare(context)
+    assert isinstance(prepared, Conditioning)
+    assert torch.equal(ours(latents, timestep, prepared), ours(latents, timestep, context))
+
+
+def test_one_timestep_serves_a_batch() -> None:
+    cfg = config()
+    ours, _ = dit_pair(cfg)
+    latents, _, context, _ = inputs(cfg, 2, (2, 4, 4), 12)
+    shared = ours(latents, torch.tensor([300]), context)
+    repeated = ours(latents, torch.tensor([300, 300]), context)
+    assert relative_error(shared, repeated) < 1e-5
+
+
+def in_dtype(model: WanDiT, dtype: torch.dtype) -> WanDiT:
+    """What loading does: the large matrices in `dtype`, what was published in fp32 in fp32."""
+    model = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(torch.float32 if keeps_fp32(name) else dtype)
+    return model
+
+
+def test_bf16_stays_close_to_fp32_and_closer_than_diffusers() -> None:
+    cfg = config(dim=384, num_heads=3, num_layers=6, ffn_dim=1024)
+    ours, theirs = dit_pair(cfg)
+    latents, timestep, context, _ = inputs(cfg, 1, (5, 16, 16), 60)
+    exact = ours(latents, timestep, context)
+    distance = relative_error(in_dtype(ours, torch.bfloat16)(latents, timestep, context), exact)
+    theirs.to(torch.bfloat16)
+    for name, parameter in theirs.named_parameters():
+        if any(part in name for part in theirs._keep_in_fp32_modules):
+            parameter.data = parameter.data.float()
+    theirs_low = reference(theirs, latents.bfloat16(), timestep, context.bfloat16(), None)
+    assert distance <= 4e-3
+    assert distance < relative_error(theirs_low, exact)
+
+
+def test_padding_bias_survives_16_bits() -> None:
+    cfg = config()
+    ours, _ = dit_pair(cfg)
+    context = torch.randn(1, 9, cfg.text_dim, generator=torch.Generator().manual_seed(0))
+    bias = in_dtype(ours, torch.bfloat16).prepare(context).bias
+    assert bias is not None
+    assert torch.equal(bias.to(torch.bfloat16).float(), bias)
+    counted = bias[0, 0, 0, 9:].double().exp().sum()
+    assert abs(counted - 503) / 503 < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "parameters", "tensors"),
+    [
+        ("t2v", {}, 1_418_996_800, 825),
+        ("t2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}, 14_288_491_584, 1095),
+        ("i2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40, "in_dim": 36}, 16_394_878_784, 1303),
+        ("flf2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40, "in_dim": 36}, 16_395_536_704, 1304),
+    ],
+)  # fmt: skip
+def test_published_shapes(model_type: str, changes, parameters: int, tensors: int) -> None:
+    with torch.device("meta"):
+        model = WanDiT(WanDiTConfig(model_type=model_type, **changes))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(model.state_dict()) == tensors
+
+
+def test_rope_shares_the_pairs_out_22_21_21() -> None:
+    table = rope_table(5, 7, 9, 128, torch.device("cpu")).view(5, 7, 9, 64)
+    angles = table.angle()
+    last_row = 1.0 * 10000 ** (-20 / 21)
+    assert angles[1, 0, 0, 0] == pytest.approx(1.0)
+    assert angles[0, 1, 0, 22] == pytest.approx(1.0)
+    assert angles[0, 0, 1, 43] == pytest.approx(1.0)
+    assert angles[0, 0, 1, 63] == pytest.approx(last_row, rel=1e-5)
+    assert torch.all(angles[3, 0, 0, 22:] == 0)
+    assert torch.all(angles[0, 4, 0, :22] == 0)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (torch.zeros(1, 15, 1, 4, 4), r"expected \[B,16,F,H,W\]"),
+        (torch.zeros(1, 16, 1, 5, 4), "not a multiple of the patch"),
+    ],
+)
+def test_refuses_latents_that_do_not_fit(latents: torch.Tensor, message: str) -> None:
+    model = WanDiT(config())
+    with pytest.raises(ValueError, match=message):
+        model(latents, torch.tensor([1]), torch.zeros(1, 3, 48))
+
+
+def test_refuses_context_that_does_not_fit() -> None:
+    model = WanDiT(config())
+    with pytest.raises(ValueError, match="expected \\[B, at most 512, 48\\]"):
+        model.prepare(torch.zeros(1, 513, 48))
+    with pytest.raises(ValueError, match="takes no image_context"):
+        model.prepare(torch.zeros(1, 3, 48), torch.zeros(1, 257, 1280))
+    with pytest.raises(ValueError, match="needs image_context"):
+        WanDiT(config("i2v")).prepare(torch.zeros(1, 3, 48))
+
+
+def test_refuses_a_config_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="model_type is 'v2v'"):
+        WanDiTConfig(model_type="v2v")
+    with pytest.raises(ValueError, match="even head dimension"):
+        WanDiTConfig(dim=100, num_heads=3)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    model = WanDiT(config(num_layers=1))
+    randomise(model, 0)
+    latents, timestep, context, _ = inputs(config(), 2, (1, 4, 4), 5)
+    model(latents, timestep, context).square().mean().backward()
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
