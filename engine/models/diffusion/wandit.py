@@ -22,6 +22,14 @@ from torch import Tensor, nn
 from engine.models.attention import Attention, biased, sdpa
 
 MODEL_TYPES = ("t2v", "i2v", "flf2v")
+_FP32_PREFIXES = (
+    "time_embedding.",
+    "time_projection.",
+    "head.",
+    "img_emb.emb_pos",
+    "img_emb.proj.0.",
+    "img_emb.proj.4.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +78,7 @@ class WanDiTConfig:
 
 def keeps_fp32(name: str) -> bool:
     """Whether the published code computes with this parameter in fp32 whatever the model's dtype."""
-    return (
-        name.startswith(("time_embedding.", "time_projection.", "head.", "img_emb.emb_pos"))
-        or name.startswith(("img_emb.proj.0.", "img_emb.proj.4."))
-        or name.endswith("modulation")
-        or ".norm" in name
-    )
+    return name.startswith(_FP32_PREFIXES) or name.endswith("modulation") or ".norm" in name
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for every fault
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -218,9 +219,9 @@ class Encoder(nn.Module):
         dims = [config.dim * m for m in (1, *config.dim_mult)]
         self.conv1 = CausalConv3d(3, dims[0], (3, 3, 3))
         layers: list[nn.Module] = []
-        for i, (dim_in, dim_out) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
-            for j in range(config.num_res_blocks):
-                layers.append(ResidualBlock(dim_in if j == 0 else dim_out, dim_out))
+        for i, (dim_in, dim_out) in enumerate(pairwise(dims)):
+            inputs = [dim_in] + [dim_out] * (config.num_res_blocks - 1)
+            layers += [ResidualBlock(width, dim_out) for width in inputs]
             if i < len(config.temporal_downsample):
                 layers.append(Downsample(dim_out, config.temporal_downsample[i]))
         self.downsamples = nn.ModuleList(layers)
@@ -242,10 +243,10 @@ class Decoder(nn.Module):
         self.conv1 = CausalConv3d(config.z_dim, dims[0], (3, 3, 3))
         self.middle = _middle(dims[0])
         layers: list[nn.Module] = []
-        for i, (dim_in, dim_out) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
-            width = dim_in if i == 0 else dim_in // 2  # an upsampling halves the channels
-            for j in range(config.num_res_blocks + 1):
-                layers.append(ResidualBlock(width if j == 0 else dim_out, dim_out))
+        for i, (dim_in, dim_out) in enumerate(pairwise(dims)):
+            # the upsampling before halved the channels
+            inputs = [dim_in if i == 0 else dim_in // 2] + [dim_out] * config.num_res_blocks
+            layers += [ResidualBlock(width, dim_out) for width in inputs]
             if i < len(temporal):
                 layers.append(Upsample(dim_out, temporal[i]))
         self.upsamples = nn.ModuleList(layers)

@@ -21,6 +21,7 @@ from engine.models.diffusion.wandit import (
 from tests.parity import dit_pair, randomise, relative_error
 
 SMALL = {"dim": 256, "num_heads": 2, "ffn_dim": 384, "num_layers": 2, "text_dim": 48}
+LARGE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}
 IMAGE_TOKENS = {"i2v": 257, "flf2v": 514}
 
 
@@ -156,11 +157,11 @@ def test_padding_bias_survives_16_bits() -> None:
     ("model_type", "changes", "parameters", "tensors"),
     [
         ("t2v", {}, 1_418_996_800, 825),
-        ("t2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}, 14_288_491_584, 1095),
-        ("i2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40, "in_dim": 36}, 16_394_878_784, 1303),
-        ("flf2v", {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40, "in_dim": 36}, 16_395_536_704, 1304),
+        ("t2v", LARGE, 14_288_491_584, 1095),
+        ("i2v", {**LARGE, "in_dim": 36}, 16_394_878_784, 1303),
+        ("flf2v", {**LARGE, "in_dim": 36}, 16_395_536_704, 1304),
     ],
-)  # fmt: skip
+)
 def test_published_shapes(model_type: str, changes, parameters: int, tensors: int) -> None:
     with torch.device("meta"):
         model = WanDiT(WanDiTConfig(model_type=model_type, **changes))

@@ -1,0 +1,134 @@
+"""UMT5: names, trimming and cleaning, against transformers' own padded and masked forward pass.
+
+fp32, 1e-5 relative: trimming changes no arithmetic, only the order of sums (seen: 4e-7).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import UMT5Config, UMT5EncoderModel
+
+from engine.models.text_encoders.t5 import (
+    MAX_TOKENS,
+    UMT5,
+    build,
+    clean_prompt,
+    config_from_shapes,
+    load_tokenizer,
+    to_huggingface_name,
+    to_original_name,
+)
+from tests.parity import randomise, relative_error
+
+CONFIG = UMT5Config(
+    vocab_size=96,
+    d_model=64,
+    d_kv=16,
+    d_ff=96,
+    num_layers=3,
+    num_heads=4,
+    dropout_rate=0.0,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
+
+
+@pytest.fixture(scope="module")
+def reference() -> UMT5EncoderModel:
+    model = UMT5EncoderModel(CONFIG).eval().requires_grad_(False)
+    randomise(model, 5)
+    return model
+
+
+def encoder(reference: UMT5EncoderModel, ids: list[int]) -> UMT5:
+    ours = build(CONFIG)
+    ours.load_state_dict(reference.state_dict())
+    return UMT5(ours, lambda text: ids)
+
+
+@pytest.mark.parametrize("length", [1, 24, 200, 512])
+def test_trimmed_equals_padded_and_masked(reference: UMT5EncoderModel, length: int) -> None:
+    ids = torch.randint(2, 96, (length,), generator=torch.Generator().manual_seed(length))
+    ids[-1] = 1
+    padded = torch.nn.functional.pad(ids, (0, 512 - length))[None]
+    mask = (torch.arange(512) < length).long()[None]
+    with torch.no_grad():
+        expected = reference(input_ids=padded, attention_mask=mask).last_hidden_state[0, :length]
+    actual = encoder(reference, ids.tolist()).encode("anything")
+    assert actual.shape == (length, 64)
+    assert relative_error(actual, expected) < 1e-5
+
+
+def test_names_are_a_bijection(reference: UMT5EncoderModel) -> None:
+    names = [name for name, _ in reference.named_parameters() if "embed_tokens" not in name]
+    originals = [to_original_name(name) for name in names]
+    assert len(set(originals)) == len(names)
+    assert [to_huggingface_name(name) for name in originals] == names
+    assert "blocks.2.pos_embedding.embedding.weight" in originals
+    assert "token_embedding.weight" in originals
+    assert not set(originals) & set(names)
+
+
+@pytest.mark.parametrize("rename", [to_original_name, lambda name: name])
+def test_config_from_shapes_of_either_naming(reference: UMT5EncoderModel, rename) -> None:
+    shapes = {rename(name): tuple(p.shape) for name, p in reference.named_parameters()}
+    config = config_from_shapes(shapes)
+    for field in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
+        assert getattr(config, field) == getattr(CONFIG, field)
+
+
+def test_a_file_that_is_no_encoder_is_named_so() -> None:
+    with pytest.raises(ValueError, match=r"not a UMT5 encoder: it has no tensor shared\.weight"):
+        config_from_shapes({"patch_embedding.weight": (4, 4)})
+
+
+def test_published_size() -> None:
+    config = UMT5Config(
+        vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = build(config)
+    names = dict(model.named_parameters())
+    assert sum(p.numel() for p in names.values()) == 5_680_910_336
+    assert len(names) == 242
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  a   red\n\tcircle ", "a red circle"),
+        ("a &amp;amp; b", "a & b"),
+        ("schÃ¶n", "schön"),
+        ("红色 圆", "红色 圆"),
+        ("", ""),
+    ],
+)
+def test_cleaning(text: str, cleaned: str) -> None:
+    assert clean_prompt(text) == cleaned
+
+
+def test_tokenizer_appends_the_end_and_cuts_at_512(tmp_path) -> None:
+    tokenizer = Tokenizer(
+        models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    tokenizer.enable_padding(length=600)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert loaded.encode("a a").ids == [3, 3, 1]
+    ids = loaded.encode("a " * 700).ids
+    assert len(ids) == MAX_TOKENS
+    assert ids[-1] == 1
+
+
+def test_a_file_that_is_no_tokenizer_is_named_so(tmp_path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("<html>")
+    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
+        load_tokenizer(path)
