@@ -1,0 +1,1 @@
+"""What to run: the run specification and the preset library; imports neither torch nor ours."""

@@ -1,0 +1,335 @@
+"""Presets by name or path: finding, reading, layering and saving their TOML files.
+
+A preset is a chain of layers: its parents (`extends`), the file itself, then overrides. Every
+layer is checked on its own, so an error names the file that holds the key. Shipped names are
+reserved; a user's file is replaced in one step or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+import tomli_w
+
+from presets.errors import PresetError
+from presets.fields import build, did_you_mean, nearest
+from presets.overrides import nest, parse_overrides
+from presets.spec import FORMAT, PresetFile, RunSpec, check_format
+from presets.validation import settle_steps, to_plain, validate
+
+# Two prompts of the largest size and 64 extensions fit many times; more is not a preset.
+MAX_FILE_BYTES = 256 * 1024
+
+_SHIPPED = Path(__file__).parent / "shipped"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class PresetInfo:
+    """One preset in a list. error: why it cannot be used, empty when it can."""
+
+    name: str
+    path: Path
+    shipped: bool
+    description: str
+    extends: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One preset file: where it lies, what it sets, and its two keys about itself."""
+
+    path: Path
+    values: dict[str, Any]
+    extends: str
+    description: str
+
+
+def user_preset_dir() -> Path:
+    """The folder of the user's own presets; it need not exist yet."""
+    configured = os.environ.get("MODIFF_CONFIG_DIR")
+    root = Path(configured).expanduser() if configured else platformdirs.user_config_path("modiff")
+    return root / "presets"
+
+
+def load_preset(
+    name_or_path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    values: Mapping[str, object] | None = None,
+) -> RunSpec:
+    """The run that a preset describes, validated.
+
+    name_or_path: a preset's name, or a path ending in `.toml`. overrides: `"scheduler.steps=12"`,
+    applied after the file. values: `{"prompt": text}` with dotted keys, taken as they are and
+    applied last. Raises `PresetError`.
+    """
+    layers = _chain(preset_path(name_or_path))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, settle_steps(layer.values))
+    for settings in (parse_overrides(overrides), nest(values or {})):
+        _merge(merged, settle_steps(settings))
+    try:
+        return validate(build(merged, RunSpec))
+    except PresetError as error:
+        raise PresetError(
+            error.problem, key=error.key, source=_source(error.key, merged, layers)
+        ) from None
+
+
+def list_presets() -> list[PresetInfo]:
+    """All presets, the shipped ones first, each group by name; broken ones carry their error."""
+    found = [_info(path, shipped=True) for path in sorted(_SHIPPED.glob("*.toml"))]
+    return found + [_info(path, shipped=False) for path in _user_files()]
+
+
+def preset_path(name_or_path: str | Path) -> Path:
+    """Where a preset's file is; raises `PresetError` with the nearest name when there is none."""
+    if isinstance(name_or_path, Path) or name_or_path.endswith(".toml"):
+        return Path(name_or_path).expanduser()
+    _check_name(name_or_path)
+    for folder in (_SHIPPED, user_preset_dir()):
+        path = folder / f"{name_or_path}.toml"
+        if os.path.exists(path):  # False where it cannot be known; Path.exists raises
+            return path
+    names = [path.stem for path in (*sorted(_SHIPPED.glob("*.toml")), *_user_files())]
+    near = did_you_mean(nearest(name_or_path, names)) or f"; there are {', '.join(names)}"
+    raise PresetError(f'no preset is named "{name_or_path}"{near}')
+
+
+def save_preset(
+    name: str,
+    spec: RunSpec,
+    *,
+    description: str = "",
+    extends: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Write `spec` as the user preset `name` and return its path.
+
+    With `extends` only what differs from that preset is written, otherwise everything. The file
+    appears complete or not at all. Raises `PresetError`: a bad or reserved name, a name that is
+    taken (without `overwrite`), a chain that would lead back to `name`, a spec that is not valid,
+    or a folder that cannot be written.
+    """
+    _check_name(name)
+    if _is_shipped(name):
+        raise PresetError(f'"{name}" is the name of a shipped preset; choose another name')
+    path = user_preset_dir() / f"{name}.toml"
+    content = to_plain(validate(spec))
+    if extends:
+        parents = _chain(preset_path(extends))
+        if any(layer.path == path for layer in parents):
+            raise PresetError(f'"{extends}" is built on "{name}" itself', key="extends")
+        content = _differences(content, to_plain(load_preset(extends)))
+    header = {"format": FORMAT, "extends": extends, "description": description}
+    document = {**{key: value for key, value in header.items() if value}, **content}
+    build(document, PresetFile)
+    encoded = tomli_w.dumps(document).encode()
+    if len(encoded) > MAX_FILE_BYTES:
+        raise PresetError(
+            f"a preset file has at most {MAX_FILE_BYTES} bytes, this one would have {len(encoded)}"
+        )
+    try:
+        _write_whole(path, encoded, overwrite=overwrite)
+    except FileExistsError:
+        raise PresetError(
+            f'a preset named "{name}" is already there; choose another name or overwrite it'
+        ) from None
+    except OSError as error:
+        raise PresetError(f"cannot write {path}: {error.strerror or error}") from None
+    return path
+
+
+def dump_preset(spec: RunSpec) -> str:
+    """`spec` as the TOML of a preset without parents, every default written out."""
+    return tomli_w.dumps(to_plain(spec))
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.match(name):
+        raise PresetError(
+            f'"{name[:60]}" is not a preset name; a name has at most 64 letters, digits, ".", "_", '
+            '"+" and "-", and a path to a preset file ends in .toml'
+        )
+
+
+def _is_shipped(name: str) -> bool:
+    # Case is ignored: on macOS and Windows, Base.toml and base.toml are one file.
+    return name.casefold() in {path.stem.casefold() for path in _SHIPPED.glob("*.toml")}
+
+
+def _user_files() -> list[Path]:
+    folder = user_preset_dir()
+    try:
+        files = [path for path in folder.iterdir() if path.suffix == ".toml"]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise PresetError(f"cannot read the folder {folder}: {error.strerror or error}") from None
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def _info(path: Path, *, shipped: bool) -> PresetInfo:
+    name, description, extends, error = path.stem, "", "", ""
+    try:
+        layer = _read(path)
+        description, extends = layer.description, layer.extends
+        if not shipped:
+            _check_name(name)
+            if _is_shipped(name):
+                raise PresetError(
+                    "the name belongs to a shipped preset, which is used in its place"
+                )
+        load_preset(path)
+    except PresetError as problem:
+        error = str(problem)
+    return PresetInfo(name, path, shipped, description, extends, error)
+
+
+def _chain(path: Path) -> list[_Layer]:
+    """The layers of a preset, its farthest parent first."""
+    layers = [_read(path)]
+    while parent := layers[-1].extends:
+        child = layers[-1].path
+        try:
+            # Only names: a preset from elsewhere must not reach for files of its own choosing.
+            if parent.endswith(".toml"):
+                raise PresetError(f'expected the name of a preset, got the file "{parent}"')
+            parent_path = preset_path(parent)
+        except PresetError as error:
+            raise PresetError(error.problem, key="extends", source=str(child)) from None
+        if any(parent_path.resolve() == layer.path.resolve() for layer in layers):
+            names = " -> ".join([*(layer.path.stem for layer in layers), parent])
+            raise PresetError(f"{names} goes in a circle", key="extends", source=str(child))
+        layers.append(_read(parent_path))
+    return layers[::-1]
+
+
+def _read(path: Path) -> _Layer:
+    text = _read_text(path)
+    try:
+        values = tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
+        raise PresetError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise PresetError(f"{path}: not valid TOML: arrays or tables nested too deeply") from None
+    source = str(path)
+    check_format(values, source=source)
+    try:
+        file = build(values, PresetFile)
+    except PresetError as error:
+        raise PresetError(error.problem, key=error.key, source=source) from None
+    own = {key: value for key, value in values.items() if key not in ("extends", "description")}
+    return _Layer(path, own, file.extends, file.description)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if os.path.exists(path) and not path.is_file():
+            # Opening a pipe would wait for a writer, and a device has no end.
+            raise PresetError(f"cannot read {path}: it is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+            num_bytes = os.fstat(file.fileno()).st_size
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise PresetError(f"cannot read {path}: {reason}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _too_large(path, data, num_bytes)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PresetError(
+            f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); "
+            "save the file as UTF-8"
+        ) from None
+
+
+def _too_large(path: Path, data: bytes, num_bytes: int) -> PresetError:
+    """Not parsed, but the key in which the limit falls is the last one that begins before it."""
+    keys = re.findall(rb"^[ \t]*([A-Za-z0-9_.-]{1,64})[ \t]*=", data, re.MULTILINE)
+    return PresetError(
+        f"a preset file has at most {MAX_FILE_BYTES} bytes, got {num_bytes}",
+        key=keys[-1].decode() if keys else "",
+        source=str(path),
+    )
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Tables key by key, everything else as a whole; `base` is changed, `changes` is not."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            own = base.setdefault(key, {})
+            _merge(own, value)
+        else:
+            base[key] = value
+
+
+def _differences(values: Mapping[str, Any], parent: Mapping[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if inner := _differences(value, parent[key]):
+                changed[key] = inner
+        # As bytes, because to Python true equals 1 and 1 equals 1.0.
+        elif msgspec.json.encode(value) != msgspec.json.encode(parent[key]):
+            changed[key] = value
+    return changed
+
+
+def _source(key: str, merged: Mapping[str, Any], layers: Sequence[_Layer]) -> str:
+    """The file that set `key` last, or nothing when an override or a default did."""
+    path = key.split(".")
+    for layer in reversed(layers):
+        found, value = _lookup(layer.values, path)
+        if found:
+            return str(layer.path) if value == _lookup(merged, path)[1] else ""
+    return ""
+
+
+def _lookup(values: Mapping[str, Any], path: Sequence[str]) -> tuple[bool, object]:
+    value: object = values
+    for name in path:
+        if not isinstance(value, Mapping) or name not in value:
+            return False, None
+        value = value[name]
+    return True, value
+
+
+def _write_whole(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """`data` at `path`, complete and durable, or an OSError and nothing changed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot keeps a leftover of a killed process out of the list of presets.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            # A link, unlike a rename, refuses a name that another process has just taken.
+            os.link(temporary, path)
+            os.unlink(temporary)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,290 @@
+"""A run, described: frozen structs that say everything about what to make and nothing about how.
+
+The annotations are the one source of limits and help: validation, `--set`, the form and the JSON
+Schema all read them (see `fields.py`). Encoded bytes are canonical, with all defaults written
+out, so that a run keeps its meaning when a default changes later. Sizes are pixels, times are
+frames.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from presets.errors import PresetError
+from presets.fields import build
+from presets.validation import settle_steps, validate
+
+# The version of the preset and run format that this code reads and writes.
+FORMAT = 1
+
+# VAE stride (4, 8, 8) times the DiT's patch (1, 2, 2): what one token covers.
+SIZE_STEP = 16
+FRAME_STEP = 4
+
+# The published rotary table has 1024 positions an axis (16384 pixels) and training stopped at
+# 1280x720x81. These limits leave room for context windows (64 s at 16 fps) and refuse a typing
+# slip such as 8320 or 8100 before it becomes an allocation.
+MAX_SIDE = 4096
+MAX_FRAMES = 1025
+
+# 512 tokens, all that the text encoder reads, are about 2 KiB of English; eight times that is no
+# accident.
+MAX_PROMPT_BYTES = 16 * 1024
+
+ComponentName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$(?!\n)",
+        extra={"expected": "a name of letters, digits, '.', '_', '+' and '-'"},
+    ),
+]
+FilePath = Annotated[str, Meta(max_length=4096)]
+# `$(?!\n)` is the end of the text in Python and in JSON Schema alike; `$` alone allows a newline
+# after it.
+Device = Annotated[
+    str,
+    Meta(
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)",
+        description="where it runs; auto takes the best device that is there",
+        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"'},
+    ),
+]
+DType = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    Meta(
+        description="number format of weights and activations; what was published in fp32 stays so"
+    ),
+]
+Prompt = Annotated[
+    str,
+    Meta(max_length=MAX_PROMPT_BYTES, extra={"max_bytes": MAX_PROMPT_BYTES}),
+]
+Size = Annotated[int, Meta(ge=SIZE_STEP, le=MAX_SIDE, multiple_of=SIZE_STEP)]
+OptionName = Annotated[str, Meta(min_length=1, max_length=64)]
+OptionValue = Annotated[
+    bool
+    | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    | float
+    | Annotated[str, Meta(max_length=4096)],
+    Meta(extra={"expected": "true, false, a number or text of at most 4096 characters"}),
+]
+
+
+class TextEncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[ComponentName, Meta(description="which text encoder")] = "umt5"
+    checkpoint: Annotated[
+        FilePath,
+        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+    ] = ""
+    tokenizer: Annotated[
+        FilePath,
+        Meta(description="its tokenizer.json; may be empty with builtin:micro only"),
+    ] = ""
+    device: Device = "auto"
+    dtype: DType = "bf16"
+
+
+class DenoiserSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[ComponentName, Meta(description="which denoiser")] = "wan-dit"
+    checkpoint: Annotated[
+        FilePath,
+        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+    ] = ""
+    device: Device = "auto"
+    dtype: DType = "bf16"
+    attention: Annotated[
+        ComponentName, Meta(description="attention backend; `modiff doctor` lists what works here")
+    ] = "sdpa"
+
+
+class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[ComponentName, Meta(description="which video autoencoder")] = "wan-vae"
+    checkpoint: Annotated[
+        FilePath,
+        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+    ] = ""
+    device: Device = "auto"
+    dtype: DType = "fp32"
+    chunk_frames: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 + (MAX_FRAMES - 1) // FRAME_STEP,
+            description="latent frames decoded at a time, 0 for the whole clip; more takes memory",
+        ),
+    ] = 2
+    tile_size: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_SIDE,
+            multiple_of=8,
+            description="side of a decoded tile in pixels, 0 for whole frames; approximate",
+        ),
+    ] = 0
+    tile_overlap: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_SIDE // 2,
+            multiple_of=8,
+            description="pixels over which neighbouring tiles are blended, at most half a tile",
+        ),
+    ] = 64
+
+
+class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    text_encoder: TextEncoderSpec = TextEncoderSpec()
+    denoiser: DenoiserSpec = DenoiserSpec()
+    vae: VAESpec = VAESpec()
+
+
+class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[Literal["unipc", "dpm++", "euler"], Meta(description="the solver")] = "unipc"
+    steps: Annotated[
+        int, Meta(ge=1, le=1000, description="model evaluations, before guidance doubles them")
+    ] = 50
+    shift: Annotated[
+        float,
+        Meta(gt=0, le=100, description="timestep shift: above 1 spends more steps on high noise"),
+    ] = 5.0
+    grid: Annotated[
+        Literal["wan", "diffusers"],
+        Meta(
+            description="whose spacing of sigmas: the published code's, or that of diffusers' UniPC"
+        ),
+    ] = "wan"
+    sigmas: Annotated[
+        tuple[Annotated[float, Meta(gt=0, le=1)], ...],
+        Meta(
+            max_length=1000,
+            description="custom sigmas, descending, without the final 0; they decide the steps",
+        ),
+    ] = ()
+
+
+class GuidanceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    scale: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="classifier-free guidance; 1 is none, with one model call a step",
+        ),
+    ] = 5.0
+
+
+class ExtensionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[ComponentName, Meta(description="which extension")]
+    options: Annotated[
+        dict[OptionName, OptionValue],
+        Meta(max_length=64, description="the extension's own options"),
+    ] = {}
+
+
+class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    path: Annotated[
+        FilePath, Meta(description="where to write; empty names a file after the run")
+    ] = ""
+    kinds: Annotated[
+        tuple[Literal["video", "frames", "latents"], ...],
+        Meta(min_length=1, max_length=3, description="what to write: mp4, PNG frames, safetensors"),
+    ] = ("video",)
+
+
+class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides what a run makes. Build one with `presets.library.load_preset`."""
+
+    format: Annotated[
+        int,
+        Meta(
+            ge=FORMAT,
+            le=FORMAT,
+            description="version of this format",
+            extra={"expected": f"{FORMAT}"},
+        ),
+    ] = FORMAT
+    task: Annotated[
+        Literal["t2v"], Meta(description="t2v: text to video, and with one frame text to image")
+    ] = "t2v"
+    components: Components = Components()
+    prompt: Annotated[Prompt, Meta(description="what to show")] = ""
+    negative_prompt: Annotated[
+        Prompt, Meta(description="what to steer away from; unused without guidance")
+    ] = ""
+    width: Annotated[Size, Meta(description="pixels")] = 832
+    height: Annotated[Size, Meta(description="pixels")] = 480
+    frames: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_FRAMES,
+            description=f"{FRAME_STEP}n+1 frames; 1 makes a still image",
+            extra={"step": FRAME_STEP},
+        ),
+    ] = 81
+    fps: Annotated[int, Meta(ge=1, le=120, description="frames a second of the written video")] = 16
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the initial noise")] = 0
+    noise: Annotated[
+        Literal["cpu", "device"],
+        Meta(
+            description="where noise is drawn: cpu is the same on every machine, device is what "
+            "the published code does"
+        ),
+    ] = "cpu"
+    scheduler: SchedulerSpec = SchedulerSpec()
+    guidance: GuidanceSpec = GuidanceSpec()
+    extensions: Annotated[
+        tuple[ExtensionSpec, ...], Meta(max_length=64, description="applied in this order")
+    ] = ()
+    output: OutputSpec = OutputSpec()
+
+
+class PresetFile(RunSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a preset's TOML may hold: any part of a run, and two keys about the preset itself."""
+
+    extends: Annotated[
+        str, Meta(max_length=64, description="name of the preset that fills in what is left out")
+    ] = ""
+    description: Annotated[str, Meta(max_length=1000, description="one line for lists")] = ""
+
+
+def encode_spec(spec: RunSpec) -> bytes:
+    """Canonical JSON: sorted keys, every default written out; `PresetError` if not valid."""
+    return msgspec.json.encode(validate(spec), order="sorted")
+
+
+def decode_spec(encoded: bytes) -> RunSpec:
+    """The spec of `encode_spec`'s bytes or of any JSON object of its keys; raises `PresetError`."""
+    try:
+        data = msgspec.json.decode(encoded)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PresetError(f"a run specification must be JSON: {error}") from None
+    check_format(data)
+    return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))
+
+
+def check_format(data: object, *, source: str = "") -> None:
+    """Refuse data of a newer format; done before other checks, since its keys may be new too."""
+    version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+    if type(version) is int and version > FORMAT:
+        raise PresetError(
+            f"{version} is newer than {FORMAT}, the newest that this modiff reads; update modiff",
+            key="format",
+            source=source,
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `RunSpec`; 4n+1 frames and finite numbers are beyond its words."""
+    return msgspec.json.schema(RunSpec)
+
+
+def preset_schema() -> dict[str, Any]:
+    """JSON Schema of a preset file: `RunSpec` and the keys about the preset, for editors that
+    know TOML.
+    """
+    return msgspec.json.schema(PresetFile)

@@ -1,0 +1,95 @@
+"""The rules between keys: what no single annotation of `spec.py` can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from presets.errors import PresetError
+from presets.fields import build
+
+if TYPE_CHECKING:
+    from presets.spec import RunSpec
+
+# Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
+MIN_TILE = 64
+
+
+def validate(spec: RunSpec) -> RunSpec:
+    """`spec` with its values checked and normalised (an integer guidance scale becomes a float).
+
+    Raises `PresetError` naming the key. Needed for specs built in Python, where nothing is
+    checked on the way.
+    """
+    spec = build(to_plain(spec), type(spec))
+    _check_sigmas(spec)
+    _check_tiles(spec)
+    _check_kinds(spec)
+    return spec
+
+
+def to_plain(value: object) -> Any:
+    """Structs as dicts and tuples as lists, everything else as it is.
+
+    `msgspec.to_builtins` would turn bytes and dates into text, and so make a wrong type look right.
+    """
+    if isinstance(value, msgspec.Struct):
+        return {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {name: to_plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(part) for part in value]
+    return value
+
+
+def settle_steps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, one layer of settings; where it sets sigmas and no steps, the sigmas set them."""
+    scheduler = values.get("scheduler")
+    if not isinstance(scheduler, Mapping) or "steps" in scheduler:
+        return dict(values)
+    sigmas = scheduler.get("sigmas")
+    if not isinstance(sigmas, list | tuple) or not sigmas:
+        return dict(values)
+    return {**values, "scheduler": {**scheduler, "steps": len(sigmas)}}
+
+
+def _check_sigmas(spec: RunSpec) -> None:
+    sigmas = spec.scheduler.sigmas
+    for i, (before, after) in enumerate(pairwise(sigmas)):
+        if after >= before:
+            raise PresetError(
+                f"expected descending values, got {after} at position {i + 2} after {before}",
+                key="scheduler.sigmas",
+            )
+    if sigmas and spec.scheduler.steps != len(sigmas):
+        raise PresetError(
+            f"expected {len(sigmas)}, the number of scheduler.sigmas, got {spec.scheduler.steps}; "
+            "set scheduler.sigmas to [] to choose the steps freely",
+            key="scheduler.steps",
+        )
+
+
+def _check_tiles(spec: RunSpec) -> None:
+    vae = spec.components.vae
+    if not vae.tile_size:
+        return
+    if vae.tile_size < MIN_TILE:
+        raise PresetError(
+            f"expected 0 (no tiles) or at least {MIN_TILE} pixels, got {vae.tile_size}",
+            key="components.vae.tile_size",
+        )
+    if vae.tile_overlap > vae.tile_size // 2:
+        raise PresetError(
+            f"expected at most {vae.tile_size // 16 * 8}, half of components.vae.tile_size "
+            f"{vae.tile_size}, got {vae.tile_overlap}",
+            key="components.vae.tile_overlap",
+        )
+
+
+def _check_kinds(spec: RunSpec) -> None:
+    kinds = spec.output.kinds
+    if len(set(kinds)) != len(kinds):
+        raise PresetError(f"expected each kind once, got {', '.join(kinds)}", key="output.kinds")

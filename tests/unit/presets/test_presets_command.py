@@ -1,0 +1,169 @@
+"""`modiff presets` through the real entry point: data on stdout, one line on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from presets.fields import fields
+from presets.library import load_preset, user_preset_dir
+from presets.spec import RunSpec, decode_spec
+from tui.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def _data(capsys: Capture, *arguments: str) -> str:
+    assert main(["presets", *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def _refusal(capsys: Capture, *arguments: str) -> str:
+    assert main(["presets", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+def test_list(capsys: Capture, user_presets: Path) -> None:
+    (user_presets / "mine.toml").write_text(
+        'extends = "micro"\ndescription = "my \\u001b[31mred"\n'
+    )
+    (user_presets / "bad.toml").write_text("sed = 1\n")
+    lines = _data(capsys, "list").splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [
+        ["base", "shipped"],
+        ["high_quality", "shipped"],
+    ]
+    assert lines[-2].split()[:3] == ["bad", "user", "broken:"]
+    assert lines[-1].split()[:3] == ["mine", "user", "my"]
+    assert "\x1b" not in lines[-1]
+    rows = {row["name"]: row for row in json.loads(_data(capsys, "list", "--json"))}
+    assert rows["mine"]["extends"] == "micro"
+    assert rows["mine"]["path"] == str(user_presets / "mine.toml")
+    assert rows["base"]["shipped"] is True
+    assert rows["bad"]["error"].startswith("sed: unknown key")
+
+
+def test_show_prints_toml_that_loads_as_the_same_run(capsys: Capture, tmp_path: Path) -> None:
+    printed = tmp_path / "printed.toml"
+    printed.write_text(_data(capsys, "show", "low_memory", "--set", "seed=4"), encoding="utf-8")
+    assert load_preset(printed) == load_preset("low_memory", ["seed=4"])
+
+
+def test_show_json(capsys: Capture) -> None:
+    out = _data(capsys, "show", "micro", "--json", "--set", "prompt=a red circle")
+    assert decode_spec(out.encode()) == load_preset("micro", ["prompt=a red circle"])
+
+
+def test_show_schema_and_keys(capsys: Capture) -> None:
+    schema = json.loads(_data(capsys, "show", "--schema"))
+    assert "extends" in schema["$defs"]["PresetFile"]["properties"]
+    keys = json.loads(_data(capsys, "show", "--keys", "--json"))
+    assert [key["key"] for key in keys] == [field.key for field in fields(RunSpec)]
+    out = _data(capsys, "show", "--keys")
+    for field in fields(RunSpec):
+        assert f"{field.key} = " in out
+        assert field.description in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("show", "micr"), 'no preset is named "micr", did you mean "micro"?'),
+        (("show", "../x"), "is not a preset name"),
+        (("show", "micro", "--set", "scheduler.step=3"), "did you mean scheduler.steps?"),
+        (
+            ("show", "micro", "--set", "guidance.scale=nan"),
+            "guidance.scale: expected a finite number",
+        ),
+        (("path", "zzz"), 'no preset is named "zzz"'),
+        (("save", "../x", "--from", "micro"), "is not a preset name"),
+        (("save", "base", "--from", "micro"), "is the name of a shipped preset"),
+        (("save", "mine", "--from", "absent"), 'no preset is named "absent"'),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], line: str, capsys: Capture
+) -> None:
+    assert line in _refusal(capsys, *arguments)
+    assert list(user_preset_dir().iterdir()) == []
+
+
+def test_missing_and_contradicting_arguments_are_bad_input(capsys: Capture) -> None:
+    for arguments in (
+        ("show",),
+        ("show", "micro", "--schema"),
+        ("show", "--schema", "--keys"),
+        ("save", "x"),
+    ):
+        assert main(["presets", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Error" in err
+
+
+def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
+    assert _data(capsys, "validate", "micro", "base") == "micro: ok\nbase: ok\n"
+    assert _data(capsys, "validate").count(": ok\n") == 7
+    bad = user_presets / "bad.toml"
+    bad.write_text("[scheduler]\nsteps = 'many'\n")
+    assert main(["presets", "validate", "micro", "bad"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "micro: ok\n"
+    assert err.startswith('bad: scheduler.steps: expected an integer >= 1 and <= 1000, got "many"')
+    assert err.count("\n") == 1
+    assert main(["presets", "validate", "--json"]) == 2
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["micro"] == {"name": "micro", "ok": True, "error": ""}
+    assert rows["bad"]["ok"] is False
+    assert main(["presets", "validate", str(tmp_path / "absent.toml")]) == 2
+
+
+def test_save_writes_the_differences_and_prints_the_path(
+    capsys: Capture, user_presets: Path
+) -> None:
+    out = _data(
+        capsys, "save", "mine", "--from", "micro", "--set", "seed=3", "--set", "prompt=a blue star"
+    )
+    assert Path(out.strip()) == user_presets / "mine.toml"
+    written = tomllib.loads((user_presets / "mine.toml").read_text(encoding="utf-8"))
+    assert written == {"format": 1, "extends": "micro", "seed": 3, "prompt": "a blue star"}
+    assert "is already there" in _refusal(capsys, "save", "mine", "--from", "micro")
+
+
+def test_a_preset_changed_in_place_keeps_its_parent_and_description(
+    capsys: Capture, user_presets: Path
+) -> None:
+    _data(capsys, "save", "mine", "--from", "micro", "--set", "seed=3", "--description", "three")
+    result = json.loads(
+        _data(capsys, "save", "mine", "--from", "mine", "--set", "fps=4", "--overwrite", "--json")
+    )
+    assert result == {"name": "mine", "path": str(user_presets / "mine.toml"), "extends": "micro"}
+    written = tomllib.loads((user_presets / "mine.toml").read_text(encoding="utf-8"))
+    assert written == {
+        "format": 1, "extends": "micro", "description": "three", "seed": 3, "fps": 4,
+    }  # fmt: skip
+
+
+def test_a_preset_saved_from_a_file_elsewhere_stands_alone(
+    capsys: Capture, tmp_path: Path, user_presets: Path
+) -> None:
+    source = tmp_path / "elsewhere.toml"
+    source.write_text('extends = "micro"\nseed = 8\n')
+    _data(capsys, "save", "copy", "--from", str(source))
+    source.unlink()
+    assert load_preset("copy").seed == 8
+    assert "extends" not in tomllib.loads((user_presets / "copy.toml").read_text(encoding="utf-8"))
+
+
+def test_path(capsys: Capture, user_presets: Path) -> None:
+    assert Path(_data(capsys, "path").strip()) == user_presets
+    assert Path(_data(capsys, "path", "micro").strip()).name == "micro.toml"
+    assert json.loads(_data(capsys, "path", "--json")) == {"name": None, "path": str(user_presets)}

@@ -1,0 +1,203 @@
+"""Properties of any valid run: encoding, files and overrides give back what went in."""
+
+from __future__ import annotations
+
+import json
+import random
+import tomllib
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from presets.fields import fields
+from presets.library import dump_preset, load_preset, save_preset
+from presets.spec import (
+    Components,
+    DenoiserSpec,
+    ExtensionSpec,
+    GuidanceSpec,
+    OutputSpec,
+    RunSpec,
+    SchedulerSpec,
+    TextEncoderSpec,
+    VAESpec,
+    decode_spec,
+    encode_spec,
+)
+from presets.validation import to_plain, validate
+
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+texts = st.text(characters, max_size=40)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,12}", fullmatch=True)
+devices = st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"])
+dtypes: st.SearchStrategy[Literal["fp32", "bf16", "fp16"]] = st.sampled_from(
+    ["fp32", "bf16", "fp16"]
+)
+options = st.dictionaries(
+    st.text(characters, min_size=1, max_size=8),
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    max_size=4,
+)
+sizes = st.integers(1, 256).map(lambda n: 16 * n)
+
+
+@st.composite
+def schedulers(draw: st.DrawFn) -> SchedulerSpec:
+    drawn = draw(st.sets(st.floats(0, 1, exclude_min=True), max_size=5))
+    sigmas = tuple(sorted(drawn, reverse=True))
+    return SchedulerSpec(
+        name=draw(st.sampled_from(["unipc", "dpm++", "euler"])),
+        steps=len(sigmas) or draw(st.integers(1, 1000)),
+        shift=draw(st.floats(0, 100, exclude_min=True)),
+        grid=draw(st.sampled_from(["wan", "diffusers"])),
+        sigmas=sigmas,
+    )
+
+
+@st.composite
+def vaes(draw: st.DrawFn) -> VAESpec:
+    tile_size = draw(st.just(0) | st.integers(8, 512).map(lambda n: 8 * n))
+    return VAESpec(
+        name=draw(names),
+        checkpoint=draw(texts),
+        device=draw(devices),
+        dtype=draw(dtypes),
+        chunk_frames=draw(st.integers(0, 257)),
+        tile_size=tile_size,
+        tile_overlap=8 * draw(st.integers(0, (tile_size or 128) // 16)),
+    )
+
+
+specs = st.builds(
+    RunSpec,
+    components=st.builds(
+        Components,
+        text_encoder=st.builds(
+            TextEncoderSpec,
+            name=names,
+            checkpoint=texts,
+            tokenizer=texts,
+            device=devices,
+            dtype=dtypes,
+        ),
+        denoiser=st.builds(
+            DenoiserSpec,
+            name=names,
+            checkpoint=texts,
+            device=devices,
+            dtype=dtypes,
+            attention=names,
+        ),
+        vae=vaes(),
+    ),
+    prompt=texts,
+    negative_prompt=texts,
+    width=sizes,
+    height=sizes,
+    frames=st.integers(0, 256).map(lambda n: 4 * n + 1),
+    fps=st.integers(1, 120),
+    seed=st.integers(0, 2**63 - 1),
+    noise=st.sampled_from(["cpu", "device"]),
+    scheduler=schedulers(),
+    guidance=st.builds(GuidanceSpec, scale=st.floats(0, 100)),
+    extensions=st.lists(st.builds(ExtensionSpec, name=names, options=options), max_size=3).map(
+        tuple
+    ),
+    output=st.builds(
+        OutputSpec,
+        path=texts,
+        kinds=st.lists(
+            st.sampled_from(["video", "frames", "latents"]), min_size=1, max_size=3, unique=True
+        ).map(tuple),
+    ),
+)
+few = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def _shuffled(data: object, order: random.Random) -> object:
+    if isinstance(data, dict):
+        items = list(data.items())
+        order.shuffle(items)
+        return {key: _shuffled(value, order) for key, value in items}
+    if isinstance(data, list):
+        return [_shuffled(value, order) for value in data]
+    return data
+
+
+@few
+@given(specs)
+def test_any_valid_spec_is_accepted_unchanged(spec: RunSpec) -> None:
+    assert validate(spec) == spec
+
+
+@few
+@given(specs)
+def test_encoded_specs_decode_to_themselves(spec: RunSpec) -> None:
+    encoded = encode_spec(spec)
+    assert decode_spec(encoded) == spec
+    assert encode_spec(decode_spec(encoded)) == encoded
+
+
+@few
+@given(specs, st.randoms(use_true_random=False))
+def test_the_order_of_keys_does_not_reach_the_encoded_bytes(
+    spec: RunSpec, order: random.Random
+) -> None:
+    encoded = encode_spec(spec)
+    mixed = json.dumps(_shuffled(json.loads(encoded), order)).encode()
+    assert encode_spec(decode_spec(mixed)) == encoded
+
+
+@few
+@given(spec=specs)
+def test_saved_presets_load_as_they_were(spec: RunSpec) -> None:
+    save_preset("mine", spec, description="one", overwrite=True)
+    assert encode_spec(load_preset("mine")) == encode_spec(spec)
+
+
+@few
+@given(parent=specs, child=specs)
+def test_presets_saved_as_differences_load_as_they_were(parent: RunSpec, child: RunSpec) -> None:
+    save_preset("parent", parent, overwrite=True)
+    save_preset("child", child, extends="parent", overwrite=True)
+    assert encode_spec(load_preset("child")) == encode_spec(child)
+
+
+@few
+@given(spec=specs)
+def test_printed_presets_load_as_they_were(spec: RunSpec, tmp_path: Path) -> None:
+    path = tmp_path / "printed.toml"
+    path.write_text(dump_preset(spec), encoding="utf-8", newline="")
+    assert encode_spec(load_preset(path)) == encode_spec(spec)
+
+
+@few
+@given(specs)
+def test_every_key_can_be_set_by_an_override(spec: RunSpec) -> None:
+    overrides = []
+    for field in fields(RunSpec):
+        if field.key != "extensions":
+            value = to_plain(attrgetter(field.key)(spec))
+            overrides.append(f"{field.key}={tomli_w.dumps({'v': value}).removeprefix('v = ')}")
+    built = load_preset("micro", overrides, values={"extensions": spec.extensions})
+    assert encode_spec(built) == encode_spec(spec)
+
+
+@few
+@given(st.text(characters, max_size=60))
+def test_any_text_that_is_no_toml_string_is_a_prompt_as_it_stands(text: str) -> None:
+    try:
+        parsed = tomllib.loads(f"v = {text.strip()}")
+    except tomllib.TOMLDecodeError:
+        parsed = {}
+    if not isinstance(parsed.get("v"), str):
+        assert load_preset("micro", [f"prompt={text}"]).prompt == text

@@ -1,0 +1,212 @@
+"""`modiff presets`: the library of presets on the command line. Data goes to stdout, bad input is
+a `PresetError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from presets.errors import PresetError
+from presets.fields import fields, quote
+from presets.library import (
+    PresetInfo,
+    dump_preset,
+    list_presets,
+    load_preset,
+    preset_path,
+    save_preset,
+    user_preset_dir,
+)
+from presets.spec import RunSpec, preset_schema
+from tui.failures import BAD_INPUT
+from tui.text import columns, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_set = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one setting, for example scheduler.steps=12. Repeatable; the last of a key wins.",
+)
+
+
+@click.group()
+def presets() -> None:
+    """List, show, check and save presets."""
+
+
+@presets.command("list")
+@_json
+def list_(as_json: bool) -> None:
+    """List all presets, the shipped ones first."""
+    infos = list_presets()
+    if as_json:
+        _print_json([_row(info) for info in infos])
+        return
+    rows = [
+        (
+            printable(info.name),
+            "shipped" if info.shipped else "user",
+            f"broken: {info.error}" if info.error else printable(info.description),
+        )
+        for info in infos
+    ]
+    for line in columns(rows):
+        click.echo(line)
+
+
+@presets.command()
+@click.argument("preset", required=False)
+@_set
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of preset files instead.")
+@click.option("--keys", is_flag=True, help="Print every key that --set takes, and what it takes.")
+@_json
+def show(
+    preset: str | None, overrides: tuple[str, ...], schema: bool, keys: bool, as_json: bool
+) -> None:
+    """Print a preset as TOML, with everything filled in.
+
+    Its parents and all defaults are resolved. PRESET is a name from `modiff presets list` or a path that
+    ends in .toml.
+    """
+    if schema and keys:
+        raise click.UsageError("--schema and --keys exclude each other")
+    if schema or keys:
+        if preset or overrides:
+            raise click.UsageError("--schema and --keys take no preset and no --set")
+        _print_json(preset_schema()) if schema else _print_keys(as_json=as_json)
+        return
+    if preset is None:
+        raise click.UsageError("Missing argument 'PRESET'.")
+    spec = load_preset(preset, overrides)
+    if as_json:
+        _print_json(msgspec.to_builtins(spec))
+    else:
+        click.echo(dump_preset(spec), nl=False)
+
+
+@presets.command()
+@click.argument("names", metavar="[PRESET]...", nargs=-1)
+@_json
+@click.pass_context
+def validate(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Check presets.
+
+    By name or by path; all of them when none is named.
+    """
+    if names:
+        errors = {name: _error_of(name) for name in names}
+    else:
+        errors = {info.name: info.error for info in list_presets()}
+    if as_json:
+        _print_json([{"name": n, "ok": not e, "error": e} for n, e in errors.items()])
+    for name, error in errors.items():
+        if error:
+            click.echo(f"{printable(name)}: {error}", err=True)
+        elif not as_json:
+            click.echo(f"{printable(name)}: ok")
+    if any(errors.values()):
+        ctx.exit(BAD_INPUT)
+
+
+@presets.command()
+@click.argument("name")
+@click.option("--from", "parent", metavar="PRESET", required=True, help="The preset to start from.")
+@_set
+@click.option("--description", metavar="TEXT", help="One line for `modiff presets list`.")
+@click.option("--overwrite", is_flag=True, help="Replace a preset of the same name.")
+@_json
+def save(
+    name: str,
+    parent: str,
+    overrides: tuple[str, ...],
+    description: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Save a preset of your own.
+
+    NAME becomes another preset and what --set changes. Only the differences are written, so NAME follows
+    its parent. A parent that is a file elsewhere is copied in full.
+    """
+    spec = load_preset(parent, overrides)
+    extends = "" if parent.endswith(".toml") else parent
+    if parent == name:  # changed in place: it keeps its own parent and description
+        own = next(i for i in list_presets() if i.name == name)
+        extends = own.extends
+        description = own.description if description is None else description
+    path = save_preset(
+        name, spec, description=description or "", extends=extends, overwrite=overwrite
+    )
+    if as_json:
+        _print_json({"name": name, "path": str(path), "extends": extends})
+    else:
+        click.echo(path)
+
+
+@presets.command()
+@click.argument("name", required=False)
+@_json
+def path(name: str | None, as_json: bool) -> None:
+    """Print where presets lie.
+
+    The file of the preset NAME, or without a name the folder of your own presets.
+    """
+    found: Path = preset_path(name) if name else user_preset_dir()
+    if as_json:
+        _print_json({"name": name, "path": str(found)})
+    else:
+        click.echo(found)
+
+
+def _error_of(name: str) -> str:
+    try:
+        load_preset(name)
+    except PresetError as error:
+        return str(error)
+    return ""
+
+
+def _row(info: PresetInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "path": str(info.path),
+        "shipped": info.shipped,
+        "description": info.description,
+        "extends": info.extends,
+        "error": info.error,
+    }
+
+
+def _print_keys(*, as_json: bool) -> None:
+    found = fields(RunSpec)
+    if as_json:
+        _print_json(
+            [
+                {
+                    "key": field.key,
+                    "expected": field.expected,
+                    "default": msgspec.to_builtins(field.default),
+                    "description": field.description,
+                }
+                for field in found
+            ]
+        )
+        return
+    for field in found:
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        shown = json.dumps(default) if isinstance(default, list) else quote(default)
+        click.echo(f"{field.key} = {shown}")
+        click.echo(f"    {field.description}. Takes {field.expected}")
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
