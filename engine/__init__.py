@@ -1,0 +1,1 @@
+"""What executes a run: components, models, schedulers, pipelines, and the engine process."""

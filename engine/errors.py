@@ -1,0 +1,27 @@
+"""Errors of the engine. `str(error)` is one line: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class EngineError(RuntimeError):
+    """A run, a component or the engine process could not do what was asked."""
+
+
+class RunFailed(EngineError):
+    """A run cannot go on: its numbers are not finite, or the machine has too little memory."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint is missing, damaged, or not of the kind that was asked for."""
+
+
+class ComponentError(EngineError):
+    """A component is unknown, cannot be imported, or cannot do what the run asks of it."""
+
+
+class EngineUnavailable(EngineError):
+    """No engine process could be started, reached or stopped."""
+
+
+class RunCancelled(Exception):
+    """Raised by a stage that noticed that its run should stop: not an error of anything."""

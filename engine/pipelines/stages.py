@@ -1,0 +1,142 @@
+"""The stages of text to video as functions of their inputs: encode the prompts, draw the noise, denoise.
+
+They know components and tensors, nothing of files, runs or processes. `denoise` is the one loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.component import VAE, Denoiser, TextEncoder
+from engine.errors import RunFailed
+from engine.schedulers import Scheduler, SolverState, create_scheduler
+from presets.spec import RunSpec
+
+# Up to this many tokens both halves of the guidance go through the model in one batch: below it a call
+# costs more in overhead than in arithmetic, above it the batch only doubles the working memory.
+BATCHED_GUIDANCE_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step, done. velocity: after guidance, fp32, as handed to the scheduler.
+    seconds: wall time, the model's and the scheduler's."""
+
+    state: SolverState
+    velocity: Tensor
+    sigma: float
+    timestep: int
+    seconds: float
+
+
+def make_scheduler(spec: RunSpec) -> Scheduler:
+    """The scheduler that a run asks for."""
+    wanted = spec.scheduler
+    return create_scheduler(
+        wanted.name,
+        num_steps=wanted.steps,
+        shift=wanted.shift,
+        grid=wanted.grid,
+        sigmas=wanted.sigmas or None,
+    )
+
+
+def encode_prompts(text_encoder: TextEncoder, spec: RunSpec) -> list[Tensor]:
+    """Token states [L, text_dim] of the prompt and, where guidance needs it, the negative prompt."""
+    prompts = [spec.prompt]
+    if spec.guidance.scale != 1:
+        prompts.append(spec.negative_prompt)
+    return [text_encoder.encode(prompt) for prompt in prompts]
+
+
+def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
+    """fp32 [1, C, 1+(frames-1)/4, height/8, width/8] on the denoiser's device.
+
+    noise = "cpu" draws it on the CPU, the same on every machine; "device" draws it on the denoiser's device,
+    as the published code does on its GPU.
+    """
+    shape = (
+        1,
+        denoiser.latent_channels,
+        1 + (spec.frames - 1) // 4,
+        spec.height // 8,
+        spec.width // 8,
+    )
+    device = torch.device("cpu") if spec.noise == "cpu" else denoiser.device
+    generator = torch.Generator(device).manual_seed(spec.seed)
+    noise = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+    return noise.to(denoiser.device)
+
+
+def guided_velocity(
+    denoiser: Denoiser, contexts: list[Tensor], scale: float, num_tokens: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(latents, timestep) -> velocity after classifier-free guidance: uncond + scale * (cond - uncond)
+    (arXiv:2207.12598). contexts: of the prompt, and of the negative prompt where scale is not 1."""
+    if len(contexts) == 1:
+        conditioning = denoiser.prepare(contexts)
+        return lambda latents, timestep: denoiser.velocity(latents, timestep, conditioning)
+
+    if num_tokens <= BATCHED_GUIDANCE_TOKENS:
+        both = denoiser.prepare(contexts)
+
+        def pair(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+            cond, uncond = denoiser.velocity(latents.repeat(2, 1, 1, 1, 1), timestep, both).chunk(2)
+            return cond, uncond
+    else:
+        positive, negative = denoiser.prepare(contexts[:1]), denoiser.prepare(contexts[1:])
+
+        def pair(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+            cond = denoiser.velocity(latents, timestep, positive)
+            return cond, denoiser.velocity(latents, timestep, negative)
+
+    def guided(latents: Tensor, timestep: Tensor) -> Tensor:
+        cond, uncond = pair(latents, timestep)
+        return torch.add(uncond, cond - uncond, alpha=scale)
+
+    return guided
+
+
+def denoise(
+    denoiser: Denoiser, spec: RunSpec, contexts: list[Tensor], noise: Tensor
+) -> Iterator[Step]:
+    """Walks the noise down the schedule, one `Step` at a time.
+
+    noise: fp32 [1,C,F,H,W]. Raises RunFailed at the first step whose latents are not finite.
+    """
+    scheduler = make_scheduler(spec)
+    state = scheduler.start(noise)
+    tokens = noise[0, 0].numel() // (
+        denoiser.patch_size[0] * denoiser.patch_size[1] * denoiser.patch_size[2]
+    )
+    velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, tokens)
+    while state.step < scheduler.num_steps:
+        started = time.perf_counter()
+        index = state.step
+        timestep = scheduler.timesteps[index : index + 1]
+        velocity = velocity_at(state.latents, timestep)
+        state = scheduler.step(state, velocity)
+        if not bool(state.latents.isfinite().all()):
+            part = spec.components.denoiser
+            raise RunFailed(
+                f"latents are not finite at step {index + 1} of {scheduler.num_steps} (dtype "
+                f"{part.dtype}, attention {part.attention}); try "
+                f"{'another attention backend' if part.dtype == 'fp32' else 'dtype bf16 or fp32'}"
+            )
+        yield Step(
+            state=state,
+            velocity=velocity,
+            sigma=float(scheduler.sigmas[index]),
+            timestep=int(timestep),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def decode(vae: VAE, latents: Tensor) -> Tensor:
+    """Latents [1,C,F,h,w] -> video fp32 [3,4F-3,8h,8w] in [-1,1]."""
+    return vae.decode(latents)[0]

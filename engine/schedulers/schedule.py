@@ -1,0 +1,170 @@
+"""Sigma grids: which noise levels a run visits, and which timesteps the model is told.
+
+The arithmetic is that of the published code, in float64 and in its order of operations, because a
+timestep is a truncation: one unit in the last place decides between 600 and 599.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TRAIN_TIMESTEPS = 1000
+
+# The published UniPC takes its largest sigma from a table that it has rounded to float32.
+UNIPC_SIGMA_MAX = float(torch.tensor(1.0 - 1.0 / TRAIN_TIMESTEPS, dtype=torch.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The noise levels of a run.
+
+    sigmas: float32 [num_steps + 1], strictly descending from at most 1, ends in exactly 0.
+    timesteps: int64 [num_steps], `1000 * sigma` truncated, what the model is fed at each step. It
+        may repeat where many steps crowd near sigma 1; steps are counted, never looked up by it.
+    """
+
+    sigmas: torch.Tensor
+    timesteps: torch.Tensor
+
+
+def shift_sigma(sigma: float, shift: float) -> float:
+    """Move a noise level in [0, 1] towards 1 (shift > 1) or 0 (shift < 1); 0 and 1 stay.
+
+    `shift * sigma / (1 + (shift - 1) * sigma)`, the timestep shift of Stable Diffusion 3
+    (Esser et al. 2024, arXiv:2403.03206, section 5.3.2) as Wan 2.1 applies it.
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def linear_grid(start: float, stop: float, num_steps: int) -> list[float]:
+    """The first `num_steps` of `num_steps + 1` evenly spaced values from `start` to `stop`."""
+    stride = (stop - start) / num_steps
+    return [index * stride + start for index in range(num_steps)]
+
+
+def wan_unipc_sigmas(num_steps: int, shift: float) -> list[float]:
+    """Grid of the published `fm_solvers_unipc.py`: shifted, evenly spaced from 0.999 towards 0."""
+    return [shift_sigma(s, shift) for s in linear_grid(UNIPC_SIGMA_MAX, 0.0, num_steps)]
+
+
+def wan_linear_sigmas(num_steps: int, shift: float) -> list[float]:
+    """Grid that the published pipeline hands to `fm_solvers.py`: shifted, from exactly 1 towards 0.
+
+    Wan 2.1 publishes no Euler sampler; ours runs on this grid.
+    """
+    return [shift_sigma(s, shift) for s in linear_grid(1.0, 0.0, num_steps)]
+
+
+def diffusers_unipc_sigmas(num_steps: int, shift: float) -> list[float]:
+    """Grid of diffusers' `UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=shift)`.
+
+    Evenly spaced from 1 towards 0.001, shifted; a first value within 1e-6 of 1 is lowered by 1e-6.
+    """
+    sigmas = [shift_sigma(s, shift) for s in linear_grid(1.0, 1.0 / TRAIN_TIMESTEPS, num_steps)]
+    if abs(sigmas[0] - 1.0) < 1e-6:
+        sigmas[0] -= 1e-6
+    return sigmas
+
+
+def diffusers_dpm_sigmas(num_steps: int, shift: float) -> list[float]:
+    """Grid of diffusers' `DPMSolverMultistepScheduler(use_flow_sigmas=True, flow_shift=shift)`.
+
+    One minus an even spacing from 1 to 0.001, reversed and shifted: from 0.999 towards 0.
+    """
+    stride = (1.0 / TRAIN_TIMESTEPS - 1.0) / num_steps
+    alphas = [index * stride + 1.0 for index in range(num_steps)] + [1.0 / TRAIN_TIMESTEPS]
+    return [shift_sigma(1.0 - alpha, shift) for alpha in reversed(alphas[1:])]
+
+
+GRIDS: dict[tuple[str, str], Callable[[int, float], list[float]]] = {
+    ("unipc", "wan"): wan_unipc_sigmas,
+    ("dpm++", "wan"): wan_linear_sigmas,
+    ("euler", "wan"): wan_linear_sigmas,
+    ("unipc", "diffusers"): diffusers_unipc_sigmas,
+    ("dpm++", "diffusers"): diffusers_dpm_sigmas,
+}
+GRID_NAMES = ("wan", "diffusers")
+
+
+def grid_schedule(name: str, grid: str, num_steps: int, shift: float) -> Schedule:
+    """The schedule of a named grid.
+
+    Args:
+        name: solver, `unipc`, `dpm++` or `euler`; each has its own published grid.
+        grid: `wan` (as published) or `diffusers`.
+        num_steps: at least 1.
+        shift: finite, above 0; 1 leaves the spacing even.
+
+    Raises:
+        ValueError: for an unknown grid, values out of range, or a shift so far from 1 that float32
+            cannot tell neighbouring sigmas apart.
+    """
+    if grid not in GRID_NAMES:
+        raise ValueError(f"grid {grid!r} is not known: use one of {', '.join(GRID_NAMES)}")
+    if (name, grid) not in GRIDS:
+        raise ValueError(
+            f"grid {grid!r} is not offered for {name!r}: there diffusers shifts twice and feeds "
+            "fractional timesteps; use grid 'wan' or give sigmas"
+        )
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps!r}: expected a whole number of at least 1")
+    if not (math.isfinite(shift) and shift > 0):
+        raise ValueError(f"shift is {shift!r}: expected a finite number above 0")
+    values = GRIDS[name, grid](num_steps, float(shift))
+    if _first_flaw(values) is not None:
+        raise ValueError(
+            f"shift {shift!r} with {num_steps} steps puts sigmas closer together than float32 "
+            "can tell: use a shift nearer to 1 or fewer steps"
+        )
+    return _schedule(values)
+
+
+def custom_schedule(sigmas: Sequence[float]) -> Schedule:
+    """The schedule of given noise levels, taken as they are: nothing is shifted.
+
+    Args:
+        sigmas: at least one value, strictly descending in (0, 1] (also once rounded to float32),
+            without the final 0, which is added.
+
+    Raises:
+        ValueError: naming the first value that breaks this.
+    """
+    values = [float(sigma) for sigma in sigmas]
+    if not values:
+        raise ValueError("sigmas is empty: expected at least one noise level in (0, 1]")
+    flaw = _first_flaw(values)
+    if flaw is not None:
+        before = f" after {values[flaw - 1]!r}" if flaw else ""
+        raise ValueError(
+            f"sigmas[{flaw}] is {values[flaw]!r}{before}: expected strictly descending noise "
+            "levels in (0, 1] without the final 0"
+        )
+    return _schedule(values)
+
+
+def _schedule(values: list[float]) -> Schedule:
+    return Schedule(
+        sigmas=_rounded([*values, 0.0]),
+        timesteps=torch.tensor([int(value * TRAIN_TIMESTEPS) for value in values]),
+    )
+
+
+def _first_flaw(values: list[float]) -> int | None:
+    """Index of the first value that, in float32, is not in (0, 1] or not below the one before."""
+    above = math.nextafter(1.0, 2.0)
+    for index, sigma in enumerate(_rounded(values).tolist()):
+        if not 0.0 < sigma < above:
+            return index
+        above = sigma
+    return None
+
+
+def _rounded(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64).to(torch.float32)

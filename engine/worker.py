@@ -1,0 +1,230 @@
+"""The engine process: leases runs from the store and executes them one after another.
+
+It talks to nobody: the queue, cancellation and progress are rows of the store, and its life is
+the lock it holds. Whatever becomes of a run is recorded before the next one starts; if this
+process is killed, whoever sees its lock free records that instead. Torch comes in with the
+runner only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from engine.errors import EngineError, RunCancelled
+from engine.logs import log_path, one_line, start_logging
+from presets.errors import PresetError
+from presets.spec import RunSpec, decode_spec
+from store import locks
+from store.errors import StoreError
+from store.paths import prepare, store_root
+from store.queue import new_id
+from store.store import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+    from store.events import Event
+    from store.records import RunRecord
+
+IDLE_SECONDS = 300.0
+POLL_SECONDS = 0.05
+HEARTBEAT_SECONDS = 1.0
+# Longer than any viewer holds the database: a busy moment must not cost a long run.
+BUSY_SECONDS = 60.0
+
+log = logging.getLogger("engine.worker")
+
+
+class Executor(Protocol):
+    """What the worker needs of engine.pipelines.runner.Runner."""
+
+    def execute(
+        self,
+        run: RunRecord,
+        spec: RunSpec,
+        *,
+        emit: Callable[[Event], None],
+        cancelled: Callable[[], bool],
+    ) -> str:
+        """Execute a run in the calling thread and return the path of its output.
+
+        `emit` and `cancelled` are to be called from this thread only. Raises RunCancelled soon
+        after `cancelled()` is true.
+        """
+
+
+class StopFlag:
+    """Set by the first SIGTERM or SIGINT; a second one of a kind ends the process at once."""
+
+    def __init__(self) -> None:
+        # A plain attribute, not a threading.Event: its lock may be held where the signal arrives.
+        self.is_set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the viewer's terminal may close
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Worker:
+    """One engine's work: the queue loop, and the fate of each run."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine_id: str,
+        make_runner: Callable[[Path], Executor],
+        stop: StopFlag,
+    ) -> None:
+        self.store = store
+        self.engine_id = engine_id
+        self.make_runner = make_runner
+        self.stop = stop
+        self.runner: Executor | None = None
+
+    def work(self, idle_seconds: float) -> None:
+        """Execute queued runs until asked to stop, or until nothing was queued for a while."""
+        idle_since = time.monotonic()
+        while not self.stop.is_set:
+            run = self.store.lease(self.engine_id)
+            if run is not None:
+                self.execute(run)
+                idle_since = time.monotonic()
+                continue
+            if not self.store.is_in_place():
+                log.warning("the store was removed; exiting")
+                return
+            is_idle = time.monotonic() - idle_since >= idle_seconds
+            if is_idle and self.store.retire_engine(self.engine_id):
+                log.info("nothing to do for %g s; exiting", idle_seconds)
+                return
+            time.sleep(POLL_SECONDS)
+        log.info("asked to stop; exiting")
+
+    def execute(self, run: RunRecord) -> None:
+        """Execute one leased run and record how it ended."""
+        log.info("run %s started", run.id)
+        status, error, output = self._outcome(run)
+        self.store.finish(run.id, status, error=error, output=output)
+        log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
+
+    def _outcome(self, run: RunRecord) -> tuple[str, str, str]:
+        """(status, error, output) of executing a run."""
+        try:
+            spec = decode_spec(run.spec_json)
+            if self.runner is None:
+                self.runner = self.make_runner(self.store.root)
+            output = self.runner.execute(
+                run,
+                spec,
+                emit=lambda event: self.store.append(run.id, [event]),
+                cancelled=lambda: self.stop.is_set or self.store.cancel_requested(run.id),
+            )
+        except RunCancelled:
+            if self.stop.is_set and not self.store.cancel_requested(run.id):
+                return "interrupted", "the engine was stopped before the run ended", ""
+            return "cancelled", "", ""
+        except (EngineError, StoreError, PresetError, OSError, MemoryError) as error:
+            log.exception("run %s failed", run.id)
+            return "failed", one_line(error), ""
+        # A bug in one run, or an exit called by a library, must not take the queue down with it.
+        except (Exception, SystemExit) as error:
+            log.exception("run %s failed unexpectedly", run.id)
+            where = log_path(self.store.root, os.getpid())
+            text = f"{type(error).__name__}: {one_line(error)} (traceback in {where})"
+            return "failed", text, ""
+        return "done", "", output
+
+
+def serve(
+    store_root: Path,
+    make_runner: Callable[[Path], Executor],
+    idle_seconds: float = IDLE_SECONDS,
+) -> None:
+    """Be the engine of a store until stopped or idle; returns at once when it has one already."""
+    stop = StopFlag()
+    with open_store(store_root, busy_seconds=BUSY_SECONDS) as store:
+        alone = locks.try_acquire(store.root / "locks" / "engine")
+        if alone is None:
+            log.info("another engine serves %s; exiting", store.root)
+            return
+        with alone:
+            store.check()
+            store.sweep()
+            engine_id = new_id()
+            with store.register_engine(engine_id, pid=os.getpid()), _heartbeat(store, engine_id):
+                log.info("engine %s (process %d) serves %s", engine_id, os.getpid(), store.root)
+                for run_id in store.recover():
+                    log.warning("run %s was interrupted: its engine had died", run_id)
+                try:
+                    Worker(store, engine_id, make_runner, stop).work(idle_seconds)
+                finally:
+                    _unregister(store, engine_id)
+
+
+@contextlib.contextmanager
+def _heartbeat(store: Store, engine_id: str) -> Iterator[None]:
+    """Write the engine's heartbeat from a thread of its own, with a connection of its own."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        try:
+            with open_store(store.root, busy_seconds=BUSY_SECONDS) as own:
+                while not ended.wait(HEARTBEAT_SECONDS):
+                    own.heartbeat(engine_id)
+        except StoreError as error:
+            log.warning("no more heartbeats: %s", one_line(error))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _unregister(store: Store, engine_id: str) -> None:
+    try:
+        store.unregister_engine(engine_id)
+    except StoreError as error:  # its lock is released anyway, which is what counts
+        log.warning("the engine could not be unregistered: %s", one_line(error))
+
+
+def _pipeline_runner(root: Path) -> Executor:
+    from engine.pipelines.runner import Runner  # imports torch: only once there is a run to execute
+
+    return Runner(root)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m engine.worker`: serve one store; exit code 1 when its store cannot be used."""
+    parser = argparse.ArgumentParser(prog="engine.worker", description=main.__doc__)
+    parser.add_argument("--store", type=Path, default=None, help="the store's folder")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
+    options = parser.parse_args(arguments)
+    root = (options.store or store_root()).absolute()
+    try:
+        prepare(root)
+        start_logging(root)
+        serve(root, _pipeline_runner, options.idle_seconds)
+    except StoreError as error:
+        sys.stderr.write(f"{one_line(error)}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
