@@ -1,0 +1,1 @@
+"""What is kept: the run queue and its history (SQLite), and immutable blobs; see store.store."""

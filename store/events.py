@@ -1,0 +1,118 @@
+"""What happens to a run, as typed records: the one log that live and past views both read.
+
+Each is a JSON object with its kind in "kind". Kinds and fields are only ever added, with
+defaults, so that an older reader still understands the log.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from store.errors import StoreDamaged
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=False, tag_field="kind"):
+    pass
+
+
+class RunQueued(_Base, frozen=True, tag="run_queued"):
+    """The run waits for an engine."""
+
+
+class RunStarted(_Base, frozen=True, tag="run_started"):
+    """An engine leased the run."""
+
+    engine: str
+    pid: int
+
+
+class StageStarted(_Base, frozen=True, tag="stage_started"):
+    """A stage (load, text_encode, denoise, decode, mux) began."""
+
+    stage: str
+
+
+class StageFinished(_Base, frozen=True, tag="stage_finished"):
+    """A stage ended after `seconds`; cached: its result was in the store or still in memory."""
+
+    stage: str
+    seconds: float
+    cached: bool
+
+
+class StepFinished(_Base, frozen=True, tag="step_finished"):
+    """One denoising step; step counts from 1 to total; mean and std are of the latents after it.
+
+    mean and std are NaN where the latents were not finite.
+    """
+
+    step: int
+    total: int
+    sigma: float
+    timestep: float
+    seconds: float
+    mean: float = math.nan
+    std: float = math.nan
+
+
+class MemorySampled(_Base, frozen=True, tag="memory_sampled"):
+    """Memory of the engine process and, where there is one, allocated on its device, in bytes."""
+
+    rss_bytes: int
+    device_bytes: int
+
+
+class LatentsStored(_Base, frozen=True, tag="latents_stored"):
+    """The final latents are in the store as the blob `digest`."""
+
+    digest: str
+
+
+class RunFinished(_Base, frozen=True, tag="run_finished"):
+    """The last event of a run: done, failed, cancelled or interrupted, and the one-line reason."""
+
+    status: str
+    error: str = ""
+
+
+class Message(_Base, frozen=True, tag="message"):
+    """A line for people; level is info, warning or error."""
+
+    level: str
+    text: str
+
+
+Event = (
+    RunQueued
+    | RunStarted
+    | StageStarted
+    | StageFinished
+    | StepFinished
+    | MemorySampled
+    | LatentsStored
+    | RunFinished
+    | Message
+)
+
+_DECODER = msgspec.json.Decoder(Event)
+
+
+def encode_event(event: Event) -> str:
+    """One event as JSON text; JSON has no NaN, so a mean or std that is not finite is left out."""
+    fields = msgspec.to_builtins(event)
+    if isinstance(event, StepFinished):
+        for name in ("mean", "std"):
+            if not math.isfinite(fields[name]):
+                del fields[name]
+    return msgspec.json.encode(fields).decode()
+
+
+def decode_event(text: str) -> Event:
+    """The event of a JSON text written by `encode_event`."""
+    try:
+        event: Event = _DECODER.decode(text)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"the event log holds an unreadable event ({error})") from error
+    return event

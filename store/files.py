@@ -1,0 +1,120 @@
+"""Durable file writes: after `write_durably` returns, the bytes are there through a power cut.
+
+The order is the invariant: write, fsync the file, rename, fsync the folder. A rename without the
+first fsync can leave a file of the right size full of zeros; without the second, no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from store.errors import StoreError, StoreFull, StoreUnwritable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SLICE_BYTES = 8 * 1024 * 1024
+STALE_SECONDS = 3600.0
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def disk_error(error: OSError, path: Path) -> StoreError:
+    """The StoreError that says in one line what the system refused to do with `path`."""
+    if error.errno in _FULL:
+        return StoreFull(f"no space left for {path} ({error.strerror}); free some and try again")
+    if error.errno in _UNWRITABLE:
+        return StoreUnwritable(
+            f"cannot write {path} ({error.strerror}); check the rights on its folder, "
+            "or set MODIFF_STORE to another"
+        )
+    return StoreError(f"reading or writing {path} failed ({error.strerror})")
+
+
+def write_durably(
+    root: Path, target: Path, data: bytes | bytearray | memoryview, *, mode: int
+) -> None:
+    """Write `data` as the file `target` inside the store `root`, whole or not at all."""
+    draft = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+    try:
+        _write_draft(draft, memoryview(data).cast("B"), mode)
+        _make_folders(target.parent, root)
+        os.rename(draft, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep_drafts(root: Path) -> int:
+    """Remove what writers that are gone left in tmp/; returns how many files that was."""
+    num_removed = 0
+    for draft in (root / "tmp").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if not _is_being_written(draft):
+                draft.unlink()
+                num_removed += 1
+    return num_removed
+
+
+def _write_draft(draft: Path, data: memoryview, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(draft, flags, 0o600)
+    try:
+        for start in range(0, len(data), SLICE_BYTES):
+            unwritten = data[start : start + SLICE_BYTES]
+            while unwritten:
+                unwritten = unwritten[os.write(descriptor, unwritten) :]
+        _sync(descriptor)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _make_folders(folder: Path, root: Path) -> None:
+    missing = []
+    while folder != root and not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for child in reversed(missing):
+        child.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(child.parent)
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":  # fsync there leaves the drive's own cache unwritten
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def _is_being_written(draft: Path) -> bool:
+    if time.time() - draft.stat().st_mtime > STALE_SECONDS:
+        return False
+    pid, _, _ = draft.name.partition("-")
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True

@@ -1,0 +1,44 @@
+"""Where the store lives and how its folder is laid out.
+
+Layout: lineage.db (runs, events), store.json (marks a store in use), blobs/ab/cd/<sha256>,
+tmp/ (writes in flight), quarantine/ (damaged blobs), locks/, logs/. Everything is on one local
+filesystem, so that a rename inside the store is atomic. Folders are made with mode 0700; a
+folder that already existed keeps its mode.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from store.errors import StoreUnwritable
+
+FOLDERS = ("blobs", "tmp", "quarantine", "locks", "logs")
+
+
+def store_root() -> Path:
+    """The store of this user: $MODIFF_STORE if set, otherwise the user data folder."""
+    chosen = os.environ.get("MODIFF_STORE", "")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(platformdirs.user_data_dir("modiff")) / "store"
+
+
+def prepare(root: Path) -> None:
+    """Create the folders of a store that are not there yet."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in FOLDERS:
+            (root / name).mkdir(mode=0o700, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreUnwritable(
+            f"the store cannot be at {root}: {error.filename} is not a folder; "
+            "set MODIFF_STORE to a folder"
+        ) from error
+    except OSError as error:
+        raise StoreUnwritable(
+            f"the store cannot be made at {root}: {error.strerror}; "
+            "set MODIFF_STORE to a folder that you can write"
+        ) from error

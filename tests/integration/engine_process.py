@@ -1,0 +1,67 @@
+"""An engine process whose runner does what the prompt says: run by test_worker.py, never imported.
+
+It is the worker's own `serve` with another runner, so that the process, its locks and its signals
+are the real ones. Prompts: "steps N" runs N steps, "forever" runs until cancelled, "deaf" for ever,
+"child" starts a program that outlives it and goes on for ever, "raise KIND" raises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from pathlib import Path
+
+from engine.errors import RunCancelled, RunFailed
+from engine.logs import start_logging
+from engine.worker import serve
+from store.errors import StoreFull
+from store.events import Message, StageFinished, StageStarted, StepFinished
+
+ERRORS = {
+    "RunFailed": RunFailed("latents are not finite at step 3"),
+    "StoreFull": StoreFull("no space left for the blob"),
+    "OSError": PermissionError(13, "Permission denied", "/videos/v.mp4"),
+    "MemoryError": MemoryError(),
+    "ZeroDivisionError": ZeroDivisionError("first line\nsecond line"),
+    "SystemExit": SystemExit(3),
+    "secret": RunFailed("401 for https://me:CANARY-1@host/v1?api_key=CANARY-2 (CANARY-token-3)"),
+}
+
+
+class ScriptedRunner:
+    def __init__(self, root):
+        self.root = root
+
+    def execute(self, run, spec, *, emit, cancelled):
+        word, _, argument = spec.prompt.partition(" ")
+        emit(StageStarted("denoise"))
+        if word == "raise":
+            raise ERRORS[argument]
+        if word == "child":
+            child = subprocess.Popen(["sleep", "600"], close_fds=False, stdin=subprocess.DEVNULL)
+            emit(Message("info", str(child.pid)))
+        total = int(argument) if word == "steps" else 1
+        for step in range(1, total + 1):
+            emit(StepFinished(step, total, 1.0, 1000.0, 0.0, 0.0, 1.0))
+            if cancelled():
+                raise RunCancelled
+        while word != "steps":
+            time.sleep(0.005)
+            if word != "deaf" and cancelled():
+                raise RunCancelled
+        emit(StageFinished("denoise", 0.0, False))
+        return run.output
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--idle-seconds", type=float, default=60)
+    options = parser.parse_args()
+    start_logging(options.store)
+    serve(options.store, ScriptedRunner, options.idle_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,564 @@
+"""The engine as a real process: what it makes of the queue, and what its death leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from engine import client
+from engine.client import follow, submit
+from engine.errors import ComponentError, EngineUnavailable
+from engine.launch import ensure_engine, stop_engine
+from engine.logs import log_path, redact
+from presets.errors import PresetError
+from presets.library import load_preset
+from presets.spec import decode_spec, encode_spec
+from store.errors import StoreDamaged
+from store.events import (
+    Message,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+from store.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = (sys.executable, str(Path(__file__).with_name("engine_process.py")))
+TEST_SECONDS = 90
+
+
+@pytest.fixture(autouse=True)
+def _deadline():
+    """A test that waits for what never comes fails instead of hanging."""
+
+    def expired(number, frame):
+        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path / "store") as opened:
+        yield opened
+    # Those too that lost a race and had not noticed when the test ended.
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(tmp_path / "store") in process.cmdline():
+                process.kill()
+
+
+@pytest.fixture
+def processes():
+    """A list whose processes are gone when the test ends."""
+    started = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def enqueue(store, prompt):
+    spec = msgspec.structs.replace(load_preset("micro"), prompt=prompt)
+    return store.enqueue(encode_spec(spec), preset="micro", output="/videos/{run}.mp4")
+
+
+def start(store, **options):
+    return ensure_engine(store, command=ENGINE, **options)
+
+
+def start_directly(processes, store, *arguments):
+    process = subprocess.Popen(
+        [*ENGINE, "--store", str(store.root), *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    processes.append(process)
+    return process
+
+
+def wait_registered(store, process):
+    while process.pid not in [engine.pid for engine in store.engines()]:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def until(events, kind):
+    """Reads on to the first event of that kind and returns it."""
+    return next(event for event in events if isinstance(event, kind))
+
+
+def ending(store, run_id):
+    *_, last = follow(store, run_id, poll_seconds=0.01)
+    return last
+
+
+def log_of(store, engine):
+    return log_path(store.root, engine.pid).read_text()
+
+
+# The queue
+
+
+def test_runs_are_executed_in_order_by_one_engine_that_stays(store):
+    first, second = enqueue(store, "steps 3"), enqueue(store, "steps 1")
+    engine = start(store)
+    events = list(follow(store, first, poll_seconds=0.01))
+    assert events == [
+        RunQueued(),
+        RunStarted(engine.id, engine.pid),
+        StageStarted("denoise"),
+        *(StepFinished(step, 3, 1.0, 1000.0, 0.0, 0.0, 1.0) for step in (1, 2, 3)),
+        StageFinished("denoise", 0.0, False),
+        RunFinished("done"),
+    ]
+    assert ending(store, second) == RunFinished("done")
+    run = store.run(second)
+    assert (run.status, run.engine, run.output) == ("done", engine.id, f"/videos/{second}.mp4")
+    assert run.started_ns >= store.run(first).ended_ns
+    assert [stage.name for stage in store.stages(first)] == ["denoise"]
+    third = enqueue(store, "steps 1")
+    ending(store, third)
+    assert store.run(third).engine == engine.id
+
+
+def test_a_finished_run_is_followed_from_its_log(store):
+    run_id = enqueue(store, "steps 2")
+    start(store)
+    live = list(follow(store, run_id, poll_seconds=0.01))
+    stop_engine(store)
+    assert list(follow(store, run_id)) == live
+
+
+FAILURES = {
+    "RunFailed": "latents are not finite at step 3",
+    "StoreFull": "no space left for the blob",
+    "OSError": "/videos/v.mp4: Permission denied",
+    "MemoryError": "out of memory; try a smaller size, fewer frames or a smaller dtype",
+    "ZeroDivisionError": "ZeroDivisionError: first line second line (traceback in {log})",
+    "SystemExit": "SystemExit: 3 (traceback in {log})",
+}
+
+
+def test_a_failing_run_is_one_line_and_the_engine_goes_on(store):
+    queued = {name: enqueue(store, f"raise {name}") for name in FAILURES}
+    engine = start(store)
+    log = log_path(store.root, engine.pid)
+    for name, message in FAILURES.items():
+        assert ending(store, queued[name]) == RunFinished("failed", message.format(log=log))
+        assert store.run(queued[name]).error == message.format(log=log)
+    assert "Traceback" in log.read_text()
+    after = enqueue(store, "steps 1")
+    assert ending(store, after) == RunFinished("done")
+    assert store.run(after).engine == engine.id
+
+
+def test_a_specification_that_cannot_be_read_fails_its_run(store):
+    run_id = store.enqueue(b'{"format": 99}', preset="p", output="o")
+    start(store)
+    last = ending(store, run_id)
+    assert last.status == "failed"
+    assert "format" in last.error
+    assert "\n" not in last.error
+
+
+def test_secrets_are_neither_logged_nor_stored(store, monkeypatch):
+    monkeypatch.setenv("SOME_API_TOKEN", "CANARY-token-3")
+    run_id = enqueue(store, "raise secret")
+    engine = start(store)
+    last = ending(store, run_id)
+    assert "401" in last.error
+    stop_engine(store)
+    kept = b"".join(path.read_bytes() for path in store.root.rglob("*") if path.is_file())
+    assert b"401 for https://" in kept
+    assert b"CANARY" not in kept.replace(encode_spec(load_preset("micro")), b"")
+    assert "CANARY" not in log_of(store, engine)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: Bearer abc.def-1", "Authorization: Bearer ***"),
+        ("https://user:word@host/x", "https://***@host/x"),
+        ("GET /x?token=abc&y=1", "GET /x?***&y=1"),
+        ("hf_abcdefghijklmnopqrstuv", "***"),
+        ("a prompt of 512 tokens: fine", "a prompt of 512 tokens: fine"),
+        ("tokenizer: /models/umt5", "tokenizer: /models/umt5"),
+    ],
+)
+def test_what_is_redacted(text, expected):
+    assert redact(text) == expected
+
+
+# Cancelling and stopping
+
+
+def test_a_running_run_is_cancelled_and_the_queue_goes_on(store):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 1")
+    start(store)
+    events = follow(store, first, poll_seconds=0.01)
+    until(events, StepFinished)
+    assert store.request_cancel(first) == "running"
+    assert until(events, RunFinished) == RunFinished("cancelled")
+    assert ending(store, second) == RunFinished("done")
+
+
+def test_a_cancelled_queued_run_is_never_executed(store):
+    first, second, third = (enqueue(store, p) for p in ("forever", "steps 1", "steps 1"))
+    start(store)
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    assert store.request_cancel(second) == "cancelled"
+    store.request_cancel(first)
+    assert ending(store, third) == RunFinished("done")
+    assert list(follow(store, second)) == [RunQueued(), RunFinished("cancelled")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_engine_interrupts_its_run_and_leaves_the_queue(store, processes, number):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 1")
+    process = wait_registered(store, start_directly(processes, store))
+    events = follow(store, first, poll_seconds=0.01)
+    until(events, RunStarted)
+    until(events, StepFinished)
+    process.send_signal(number)
+    last = until(events, RunFinished)
+    assert last == RunFinished("interrupted", "the engine was stopped before the run ended")
+    assert process.wait() == 0
+    assert store.engines() == []
+    assert store.run(second).status == "queued"
+    start(store)
+    assert ending(store, second) == RunFinished("done")
+
+
+def test_a_second_signal_ends_an_engine_that_does_not_listen(store, processes):
+    run_id = enqueue(store, "deaf")
+    process = wait_registered(store, start_directly(processes, store))
+    events = follow(store, run_id, poll_seconds=0.01)
+    until(events, StepFinished)
+    with pytest.raises(EngineUnavailable, match="still busy"):
+        stop_engine(store, timeout_seconds=0)
+    while process.poll() is None:  # signals that arrive together count as one
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    assert process.returncode == -signal.SIGTERM
+    assert until(events, RunFinished).status == "interrupted"
+
+
+def test_stopping_waits_until_the_engine_is_gone(store):
+    run_id = enqueue(store, "forever")
+    engine = start(store)
+    until(follow(store, run_id, poll_seconds=0.01), StepFinished)
+    assert [stopped.id for stopped in stop_engine(store)] == [engine.id]
+    assert store.engines() == []
+    assert store.run(run_id).status == "interrupted"
+    assert stop_engine(store) == []
+    assert "exiting" in log_of(store, engine)
+
+
+def test_an_idle_engine_finishes_the_queue_and_leaves(store, processes):
+    queued = [enqueue(store, "steps 1") for _ in range(3)]
+    process = start_directly(processes, store, "--idle-seconds", "0")
+    assert process.wait() == 0
+    assert [store.run(run_id).status for run_id in queued] == ["done"] * 3
+    assert store.engines() == []
+    assert list((store.root / "locks").glob("engine-*")) == []
+
+
+def test_an_engine_whose_store_is_removed_leaves(store, processes):
+    run_id = enqueue(store, "steps 1")
+    process = wait_registered(store, start_directly(processes, store))
+    ending(store, run_id)
+    shutil.rmtree(store.root)
+    assert process.wait() == 0
+
+
+# Deaths
+
+
+def test_a_killed_engine_interrupts_its_run_only_and_the_next_one_goes_on(store, monkeypatch):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 2")
+    engine = start(store)
+    events = follow(store, first, poll_seconds=0.01)
+    until(events, StepFinished)
+    os.kill(engine.pid, signal.SIGKILL)
+    last = until(events, RunFinished)
+    assert last.status == "interrupted"
+    assert str(engine.pid) in last.error
+    assert store.run(first).status == "interrupted"
+    assert store.run(second).status == "queued"
+    # The viewer of a queued run starts the next engine by itself.
+    monkeypatch.setattr(client, "ensure_engine", start)
+    assert ending(store, second) == RunFinished("done")
+    assert store.run(second).engine != engine.id
+    assert store.run(first).status == "interrupted"
+
+
+def test_an_engine_recovers_what_a_dead_one_left(store, processes):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 1")
+    dead = wait_registered(store, start_directly(processes, store))
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    dead.kill()
+    dead.wait()
+    assert store.run(first).status == "running"
+    process = start_directly(processes, store, "--idle-seconds", "0")
+    assert process.wait() == 0
+    assert store.run(first).status == "interrupted"
+    assert store.run(second).status == "done"
+
+
+def test_a_child_program_does_not_keep_a_killed_engine_alive(store):
+    run_id = enqueue(store, "child")
+    engine = start(store)
+    events = follow(store, run_id, poll_seconds=0.01)
+    child = int(until(events, Message).text)
+    until(events, StepFinished)
+    os.kill(engine.pid, signal.SIGKILL)
+    try:
+        assert until(events, RunFinished).status == "interrupted"
+        os.kill(child, 0)
+        assert start(store).id != engine.id
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+VIEWER = """
+import sys
+from engine.client import follow
+from engine.launch import ensure_engine
+from store.events import StepFinished
+from store.store import open_store
+with open_store(sys.argv[1]) as store:
+    ensure_engine(store, command=sys.argv[3:])
+    for event in follow(store, sys.argv[2]):
+        if isinstance(event, StepFinished):
+            print("step", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGINT])
+def test_the_death_of_the_viewer_does_not_touch_the_run(store, processes, number):
+    run_id = enqueue(store, "forever")
+    viewer = subprocess.Popen(
+        [sys.executable, "-c", VIEWER, str(store.root), run_id, *ENGINE],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    )
+    processes.append(viewer)
+    assert viewer.stdout.readline() == "step\n"
+    os.killpg(viewer.pid, number)  # as a closed terminal or Ctrl-C: the whole foreground group
+    viewer.wait()
+    [engine] = store.engines()
+    assert engine.run == run_id
+    store.request_cancel(run_id)
+    assert ending(store, run_id) == RunFinished("cancelled")
+
+
+# Starting
+
+
+STARTER = """
+import sys
+from engine.launch import ensure_engine
+from store.store import open_store
+with open_store(sys.argv[1]) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(ensure_engine(store, command=sys.argv[2:]).id, flush=True)
+"""
+
+
+def test_a_race_of_starters_ends_with_one_engine(store, processes):
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTER, str(store.root), *ENGINE],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    processes.extend(starters)
+    for starter in starters:
+        assert starter.stdout.readline() == "ready\n"
+    for starter in starters:
+        starter.stdin.write("go\n")
+        starter.stdin.flush()
+    found = {starter.communicate()[0] for starter in starters}
+    assert len(found) == 1
+    assert [engine.id + "\n" for engine in store.engines()] == list(found)
+
+
+def test_a_second_engine_leaves_quietly(store, processes):
+    engine = start(store)
+    process = start_directly(processes, store)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+    assert [found.id for found in store.engines()] == [engine.id]
+
+
+def test_a_live_engine_is_found_again(store):
+    engine = start(store)
+    assert ensure_engine(store, command=("/nonexistent",)).id == engine.id
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("/nonexistent/python",), "cannot be started: No such file"),
+        (("sh", "-c", "echo the reason >&2; exit 3"), r"exit code 3\): the reason"),
+        (("sh", "-c", "kill -9 $$"), r"exit code -9\): it said nothing"),
+    ],
+)
+def test_an_engine_that_does_not_start_says_why(store, command, message):
+    with pytest.raises(EngineUnavailable, match=message) as caught:
+        ensure_engine(store, command=command)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_never_registers_is_given_up(store):
+    with pytest.raises(EngineUnavailable, match=r"not ready after 0\.1 s"):
+        ensure_engine(store, command=("sh", "-c", "exec sleep 2"), timeout_seconds=0.1)
+
+
+def test_the_real_worker_starts_wherever_the_user_is(store, monkeypatch, tmp_path):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".")
+    engine = ensure_engine(store)
+    assert os.getsid(engine.pid) == engine.pid
+    assert [stopped.id for stopped in stop_engine(store)] == [engine.id]
+    assert "asked to stop" in log_of(store, engine)
+
+
+def run_worker(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "engine.worker", *map(str, arguments)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_worker_command_leaves_when_there_is_nothing_to_do(tmp_path):
+    done = run_worker("--store", tmp_path / "store", "--idle-seconds", 0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    [log] = (tmp_path / "store" / "logs").iterdir()
+    assert "nothing to do" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_the_worker_command_says_in_one_line_that_its_store_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_worker("--store", tmp_path / "file")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "is not a folder" in done.stderr
+
+
+def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
+    for _ in range(60):
+        enqueue(store, "steps 1" + " " * 2000)
+    store.lineage.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path = store.root / "lineage.db"
+    with path.open("r+b") as file:
+        for page in range(10, path.stat().st_size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xaa" * 64)
+    with pytest.raises((EngineUnavailable, StoreDamaged), match="is damaged"):
+        ensure_engine(store)
+
+
+def test_the_face_of_the_engine_imports_no_array_library():
+    code = (
+        "import json, sys, engine.client, engine.launch, engine.worker, engine.registry; "
+        "print(json.dumps(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules))))"
+    )
+    imported = subprocess.check_output([sys.executable, "-c", code], env=environment())
+    assert json.loads(imported) == []
+
+
+# Submitting
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Component checks that pass, whatever checkpoints this machine has."""
+    monkeypatch.setattr("engine.registry.check", lambda spec: None)
+
+
+@pytest.mark.usefixtures("checked")
+def test_a_submitted_run_gets_a_path_of_its_own(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = load_preset("micro")
+    run = store.run(submit(store, spec, preset="micro"))
+    assert run.output == str(tmp_path / f"modiff-{run.id}.mp4")
+    assert decode_spec(run.spec_json) == spec
+    assert (run.status, run.preset) == ("queued", "micro")
+
+
+@pytest.mark.usefixtures("checked")
+def test_a_given_output_wins_over_the_preset_and_is_made_absolute(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = load_preset("micro", ["output.path=from-preset.mp4"])
+    run = store.run(submit(store, spec))
+    assert run.output == str(tmp_path / "from-preset.mp4")
+    run = store.run(submit(store, spec, output="given.mp4"))
+    assert run.output == str(tmp_path / "given.mp4")
+
+
+@pytest.mark.usefixtures("checked")
+@pytest.mark.parametrize("output", ["missing/v.mp4", ".", "file/v.mp4"])
+def test_an_output_that_cannot_be_written_is_refused_before_queueing(
+    store, monkeypatch, tmp_path, output
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PresetError, match=r"^output\.path: ") as caught:
+        submit(store, load_preset("micro"), output=output)
+    assert "\n" not in str(caught.value)
+    assert store.runs(limit=9) == []
+
+
+def test_components_are_checked_before_queueing(store):
+    spec = load_preset("micro", ["components.vae.name=unheard-of"])
+    with pytest.raises(ComponentError, match="unheard-of"):
+        submit(store, spec)
+    assert store.runs(limit=9) == []
+
+
+def test_a_specification_that_is_not_valid_is_refused_before_queueing(store):
+    spec = msgspec.structs.replace(load_preset("micro"), frames=18)
+    with pytest.raises(PresetError, match="frames"):
+        submit(store, spec)
+    assert store.runs(limit=9) == []

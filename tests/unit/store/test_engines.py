@@ -1,0 +1,105 @@
+"""Engines are alive while their process holds their lock; what dies is cleared up after."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from store.database import immediate, rows
+from store.errors import StoreBusy
+from store.events import RunFinished
+
+ENGINE = """
+import os, sys
+from store.store import open_store
+with open_store(sys.argv[1]) as store, store.register_engine("enginebbbb", pid=os.getpid()):
+    run = store.lease("enginebbbb")
+    print(run.id if run else "", flush=True)
+    sys.stdin.readline()
+    store.unregister_engine("enginebbbb")
+"""
+
+
+def test_a_live_engine_is_listed_with_its_run(start, root, store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    process = start(ENGINE, root)
+    assert process.read() == run_id
+    [engine] = store.engines()
+    assert (engine.id, engine.pid, engine.run) == ("enginebbbb", process.child.pid, run_id)
+    assert store.is_engine_alive("enginebbbb")
+    assert store.recover() == []
+    assert store.run(run_id).status == "running"
+
+
+def test_an_engine_that_leaves_is_forgotten(start, root, store):
+    process = start(ENGINE, root)
+    process.read()
+    process.go()
+    process.finish()
+    assert store.engines() == []
+    assert list((root / "locks").glob("engine-*")) == []
+
+
+def test_the_run_of_a_killed_engine_is_interrupted_and_the_queue_stays(start, root, store):
+    first, second = (store.enqueue(b"{}", preset="p", output="o") for _ in range(2))
+    process = start(ENGINE, root)
+    assert process.read() == first
+    process.kill()
+    assert store.engines() == []
+    assert not store.is_engine_alive("enginebbbb")
+    assert store.recover() == [first]
+    run = store.run(first)
+    assert run.status == "interrupted"
+    assert str(process.child.pid) in run.error
+    assert store.events(first)[-1][1] == RunFinished("interrupted", run.error)
+    assert store.run(second).status == "queued"
+    assert store.recover() == []
+    assert rows(store.lineage, "SELECT * FROM engines") == []
+    assert list((root / "locks").glob("engine-*")) == []
+
+
+def test_cancelling_the_run_of_a_killed_engine_says_what_became_of_it(start, root, store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    process = start(ENGINE, root)
+    process.read()
+    process.kill()
+    assert store.request_cancel(run_id) == "interrupted"
+
+
+def test_a_pid_that_lives_does_not_make_an_engine_live(store):
+    with immediate(store.lineage) as connection:
+        connection.execute("INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0)", (os.getppid(),))
+    assert store.engines() == []
+
+
+def test_a_running_run_without_any_engine_row_is_recovered(store, engine):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    store.lease(engine)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE runs SET engine='ghost'")
+    assert store.recover() == [run_id]
+
+
+def test_an_engine_retires_only_when_nothing_is_queued(store, engine):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    assert not store.retire_engine(engine)
+    assert [found.id for found in store.engines()] == [engine]
+    store.lease(engine)
+    store.finish(run_id, "done")
+    assert store.retire_engine(engine)
+    assert store.engines() == []
+
+
+def test_an_id_that_lives_cannot_be_registered_again(store, engine, monkeypatch):
+    monkeypatch.setattr("store.engines.LOCK_TIMEOUT_SECONDS", 0.02)
+    with pytest.raises(StoreBusy):
+        store.register_engine(engine, pid=1)
+
+
+def test_a_heartbeat_moves_on(store, engine):
+    [before] = store.engines()
+    store.heartbeat(engine)
+    [after] = store.engines()
+    assert after.heartbeat_ns > before.heartbeat_ns
+    assert after.started_ns == before.started_ns

@@ -1,0 +1,117 @@
+"""Events survive encoding and the database, in order, with the stages that they finish."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import msgspec
+import pytest
+
+from store.database import immediate
+from store.errors import StoreDamaged, UnknownRun
+from store.events import (
+    Event,
+    LatentsStored,
+    MemorySampled,
+    Message,
+    RunFinished,
+    RunQueued,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+    decode_event,
+    encode_event,
+)
+from store.records import StageRecord
+
+EXAMPLES = [
+    RunQueued(),
+    RunStarted("engineaaaa", 12),
+    StageStarted("denoise"),
+    StageFinished("denoise", 1.5, True),
+    StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01),
+    MemorySampled(1 << 40, 0),
+    LatentsStored("sha256:" + "0" * 64),
+    RunFinished("failed", 'a "quoted" line, ünïcode'),
+    Message("warning", "a line"),
+]
+
+
+def test_there_is_an_example_of_every_event():
+    assert {type(example) for example in EXAMPLES} == set(Event.__args__)
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_every_event_comes_back_as_it_was(event):
+    assert decode_event(encode_event(event)) == event
+
+
+def test_an_event_is_json_that_names_its_kind():
+    assert json.loads(encode_event(StageStarted("load"))) == {
+        "kind": "stage_started",
+        "stage": "load",
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_statistics_of_latents_that_are_not_finite_come_back_as_nan(value):
+    text = encode_event(StepFinished(1, 2, 1.0, 1000.0, 0.1, mean=value, std=0.5))
+    assert "null" not in text
+    event = decode_event(text)
+    assert math.isnan(event.mean)
+    assert event.std == 0.5
+
+
+def test_fields_that_a_newer_version_added_are_ignored():
+    text = msgspec.json.encode({"kind": "stage_started", "stage": "load", "later": 1}).decode()
+    assert decode_event(text) == StageStarted("load")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind":"unheard_of"}', '{"kind":"stage_started"}'])
+def test_an_unreadable_event_is_damage(text):
+    with pytest.raises(StoreDamaged, match="unreadable event"):
+        decode_event(text)
+
+
+def test_the_log_of_a_run_is_in_order_and_can_be_tailed(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    other = store.enqueue(b"{}", preset="p", output="o")
+    store.append(run_id, [StageStarted("load")])
+    store.append(other, [StageStarted("other")])
+    store.append(run_id, [StageFinished("load", 0.5, False), StageStarted("denoise")])
+    logged = store.events(run_id)
+    assert [event for _, event in logged] == [
+        RunQueued(),
+        StageStarted("load"),
+        StageFinished("load", 0.5, False),
+        StageStarted("denoise"),
+    ]
+    assert store.events(run_id, after=logged[1][0]) == logged[2:]
+    assert store.events(run_id, after=logged[-1][0]) == []
+
+
+def test_stages_are_listed_as_they_finished(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    store.append(run_id, [StageFinished("text_encode", 0.5, True)])
+    store.stage(run_id, "denoise", seconds=2.0, cached=False)
+    store.stage(run_id, "text_encode", seconds=0.75, cached=False)
+    assert store.stages(run_id) == [
+        StageRecord("text_encode", 0.75, False),
+        StageRecord("denoise", 2.0, False),
+    ]
+    assert store.events(run_id)[-1][1] == StageFinished("text_encode", 0.75, False)
+
+
+def test_events_of_an_unknown_run_are_refused(store):
+    with pytest.raises(UnknownRun, match="nothing"):
+        store.append("nothing", [StageStarted("load")])
+
+
+def test_a_damaged_event_in_the_log_is_told(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE events SET json='?'")
+    with pytest.raises(StoreDamaged):
+        store.events(run_id)
