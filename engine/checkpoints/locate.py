@@ -14,7 +14,7 @@ _MICRO_FOLDER = Path(__file__).parent.parent / "micro" / "weights"
 _MICRO_FILES = {
     "text_encoder": "text_encoder.safetensors",
     "tokenizer": "tokenizer.json",
-    "denoiser": "diffusion_pytorch_model.safetensors",
+    "denoiser": "dit.safetensors",
     "vae": "vae.safetensors",
 }
 

@@ -1,0 +1,67 @@
+"""Real files through the real ffmpeg: what is written is what was meant, or nothing is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine import media
+from engine.errors import EngineError
+
+
+@pytest.fixture
+def frames() -> torch.Tensor:
+    """uint8 [9,48,80,3]: a smooth ramp that moves, so that a codec keeps it."""
+    t, y, x = torch.meshgrid(torch.arange(9), torch.arange(48), torch.arange(80), indexing="ij")
+    return torch.stack([x * 3, y * 5, t * 20 + 40], dim=-1).clamp(0, 255).byte()
+
+
+def test_pixels_are_truncated_as_published() -> None:
+    video = torch.tensor([-1.5, -1.0, -0.001, 0.0, 0.999, 1.0, 2.0])
+    pixels = media.to_uint8(video.view(1, 1, 1, 7).expand(3, 1, 1, 7))
+    assert pixels.shape == (1, 1, 7, 3)
+    assert pixels[0, 0, :, 0].tolist() == [0, 0, 127, 127, 254, 255, 255]
+
+
+def test_video(frames: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    media.write_video(path, frames, fps=8, comment="modiff run abc123")
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    decoded = np.stack([np.frombuffer(f, np.uint8).reshape(48, 80, 3) for f in reader])
+    assert (meta["codec"], meta["pix_fmt"].split("(")[0], meta["size"]) == ("h264", "yuv420p", (80, 48))
+    assert meta["fps"] == 8
+    assert decoded.shape == tuple(frames.shape)
+    assert np.abs(decoded.astype(int) - frames.numpy().astype(int)).mean() < 4
+    assert b"modiff run abc123" in path.read_bytes()
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_an_image_is_a_video_of_one_frame(frames: torch.Tensor, tmp_path: Path) -> None:
+    media.write_video(tmp_path / "one.mp4", frames[:1], fps=16, comment="")
+    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "one.mp4"))[0] == 1
+
+
+def test_frames(frames: torch.Tensor, tmp_path: Path) -> None:
+    media.write_frames(tmp_path / "f", frames)
+    assert sorted(os.listdir(tmp_path / "f")) == [f"{i:05d}.png" for i in range(9)]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "f" / "00003.png")), frames[3].numpy())
+
+
+def test_a_failing_encoder_leaves_the_old_file(frames, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"the old one")
+    script = tmp_path / "ffmpeg"
+    script.write_text("#!/bin/sh\necho 'no room on the tape' >&2\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+    with pytest.raises(EngineError, match="ffmpeg could not write"):
+        media.write_video(path, frames, fps=8, comment="")
+    assert path.read_bytes() == b"the old one"
+    assert sorted(os.listdir(tmp_path)) == ["ffmpeg", "out.mp4"]

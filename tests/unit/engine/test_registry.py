@@ -1,0 +1,82 @@
+"""Components are found by name, from our table and from entry points, and checked before anything loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from engine import registry
+from engine.errors import CheckpointError, ComponentError
+from engine.models.attention import BACKENDS
+from presets.library import load_preset
+
+
+def test_the_micro_preset_passes() -> None:
+    registry.check(load_preset("micro"))
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("components.vae.name=other", ComponentError, r"components\.vae\.name: unknown 'other'; known: wan-vae"),
+        ("components.denoiser.attention=flash9", ComponentError, "unknown backend 'flash9'; known: plain, sdpa"),
+        ("components.vae.checkpoint=/nowhere.safetensors", CheckpointError, "is not a file"),
+        ("components.text_encoder.tokenizer=/nowhere.json", CheckpointError, "is not a file"),
+        ('extensions=[{name="teacache"}]', ComponentError, "unknown extension 'teacache'"),
+    ],
+)  # fmt: skip
+def test_refuses_what_is_not_there(override: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        registry.check(load_preset("micro", [override]))
+
+
+def test_a_published_preset_without_files_says_which_one_is_missing() -> None:
+    with pytest.raises(CheckpointError, match=r"components\.\w+\.checkpoint: .* is not a file"):
+        registry.check(load_preset("wan2.1-t2v-1.3b"))
+
+
+def test_attention_names_are_those_of_the_backends() -> None:
+    assert registry.ATTENTION_BACKENDS == tuple(BACKENDS)
+
+
+def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
+    found = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in entries]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+
+
+def test_a_package_adds_a_component(monkeypatch: pytest.MonkeyPatch) -> None:
+    _entries(monkeypatch, ("vae.identity", "collections:OrderedDict"))
+    assert registry.components()["vae", "identity"] == "collections:OrderedDict"
+    registry.check(load_preset("micro", ["components.vae.name=identity"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("vae.wan-vae", "provides already"), ("identity", r"should be named kind\.name")],
+)
+def test_refuses_entry_points_that_clash(monkeypatch, name: str, message: str) -> None:
+    _entries(monkeypatch, (name, "some_package:Thing"))
+    with pytest.raises(ComponentError, match=message):
+        registry.components()
+
+
+def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _entries(monkeypatch, ("vae.broken", "no_such_package:Thing"))
+    spec = load_preset("micro", ["components.vae.name=broken"]).components.vae
+    with pytest.raises(ComponentError, match="'broken' cannot be imported: No module named"):
+        registry.load("vae", spec)
+
+
+def test_checking_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from engine import registry\n"
+        "from presets.library import load_preset\n"
+        "registry.check(load_preset('micro'))\n"
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,144 @@
+"""One run after another on real micro weights: order of events, what is stored when, warm models, cancelling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import media
+from engine.errors import EngineError, RunCancelled, RunFailed
+from engine.pipelines import stages
+from engine.pipelines.runner import Runner
+from presets.library import load_preset
+from presets.spec import RunSpec, encode_spec
+from store import blobs
+from store.events import Event, LatentsStored, Message, StageFinished, StageStarted, StepFinished
+from store.store import RunRecord, open_store
+from store.tensors import decode_tensors
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    root = tmp_path_factory.mktemp("store")
+    with open_store(root):
+        return Runner(root)
+
+
+def record(spec: RunSpec, output: Path) -> RunRecord:
+    """The record that a store would lease out."""
+    with open_store() as store:
+        run_id = store.enqueue(encode_spec(spec), preset="micro", output=str(output))
+        return store.run(run_id)
+
+
+def spec(*overrides: str) -> RunSpec:
+    return load_preset("micro", ["scheduler.steps=3", *overrides])
+
+
+def execute(runner: Runner, run: RunRecord, wanted: RunSpec) -> tuple[str, list[Event]]:
+    events: list[Event] = []
+    return runner.execute(run, wanted, emit=events.append, cancelled=lambda: False), events
+
+
+def test_stages_in_order_and_latents_before_decoding(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec('output.kinds=["video", "frames", "latents"]')
+    run = record(wanted, tmp_path / "a.mp4")
+    output, events = execute(runner, run, wanted)
+    assert output == str(tmp_path / "a.mp4")
+    order = [e.stage for e in events if isinstance(e, StageStarted)]
+    assert order == ["load", "text_encode", "denoise", "decode", "mux"]
+    assert order == [e.stage for e in events if isinstance(e, StageFinished)]
+    steps = [e for e in events if isinstance(e, StepFinished)]
+    assert [(e.step, e.total) for e in steps] == [(1, 3), (2, 3), (3, 3)]
+    stored = next(i for i, e in enumerate(events) if isinstance(e, LatentsStored))
+    assert stored < next(i for i, e in enumerate(events) if e == StageStarted("decode"))
+    latents = decode_tensors(blobs.get(runner.root, events[stored].digest))["latents"]
+    beside = decode_tensors((tmp_path / "a.safetensors").read_bytes())["latents"]
+    assert latents.shape == (1, 16, 5, 8, 8)
+    assert torch.equal(latents, beside)
+    assert float(latents.std()) == pytest.approx(steps[-1].std, rel=1e-5)
+    assert len(list((tmp_path / "a-frames").iterdir())) == 17
+    assert f"modiff run {run.id}".encode() in (tmp_path / "a.mp4").read_bytes()
+
+
+def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Path) -> None:
+    def loaded(*overrides: str) -> list[str]:
+        wanted = spec(*overrides)
+        _, events = execute(runner, record(wanted, tmp_path / "b.mp4"), wanted)
+        return [e.text for e in events if isinstance(e, Message)]
+
+    loaded()
+    assert loaded() == []
+    assert loaded("components.vae.dtype=bf16") == ["loaded vae wan-vae (bf16)"]
+    assert loaded() == ["loaded vae wan-vae (fp32)"]
+
+
+def test_same_spec_gives_the_same_latents(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec("output.kinds=['latents']", "seed=9")
+
+    def digest() -> str:
+        _, events = execute(runner, record(wanted, tmp_path / "c.mp4"), wanted)
+        assert "decode" not in [e.stage for e in events if isinstance(e, StageStarted)]
+        return next(e.digest for e in events if isinstance(e, LatentsStored))
+
+    assert digest() == digest()
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: int) -> None:
+    wanted = spec()
+    events: list[Event] = []
+    asked = 0
+
+    def cancelled() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > after
+
+    with pytest.raises(RunCancelled):
+        runner.execute(
+            record(wanted, tmp_path / "d.mp4"), wanted, emit=events.append, cancelled=cancelled
+        )
+    assert not (tmp_path / "d.mp4").exists()
+    assert sum(isinstance(e, StepFinished) for e in events) == max(0, after - 2)
+
+
+def test_out_of_memory_says_what_to_try(runner: Runner, tmp_path: Path, monkeypatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stages, "decode", exhausted)
+    wanted = spec()
+    with pytest.raises(RunFailed, match=r"out of memory in stage decode; try .*tile_size=256"):
+        execute(runner, record(wanted, tmp_path / "e.mp4"), wanted)
+
+
+def test_a_device_that_is_not_there(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec("components.vae.device=cuda:97")
+    with pytest.raises(EngineError, match=r"'cuda:97' was asked for, but this machine has"):
+        execute(runner, record(wanted, tmp_path / "f.mp4"), wanted)
+
+
+def test_an_output_folder_that_vanished(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec()
+    with pytest.raises(OSError, match="gone"):
+        execute(runner, record(wanted, tmp_path / "gone" / "g.mp4"), wanted)
+
+
+def test_python_face(tmp_path: Path) -> None:
+    from engine.pipelines.text_to_video import TextToVideo
+
+    pipeline = TextToVideo.from_preset("micro", ["scheduler.steps=2"])
+    video = pipeline("a small yellow star moves up over a dark blue background", seed=1)
+    assert video.frames.shape == (17, 64, 64, 3)
+    assert video.spec.seed == 1
+    assert json.loads(encode_spec(video.spec))["prompt"].startswith("a small yellow star")
+    again = pipeline("a small yellow star moves up over a dark blue background", seed=1)
+    assert torch.equal(video.frames, again.frames)
+    other = pipeline("a large red circle moves left over a black background", seed=1)
+    assert not torch.equal(video.frames, other.frames)
+    assert video.save(tmp_path / "star.mp4").stat().st_size > 500
+    assert media.to_uint8(torch.ones(3, 1, 1, 1)).tolist() == [[[[255, 255, 255]]]]
