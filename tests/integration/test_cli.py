@@ -1,0 +1,402 @@
+"""`modiff` as people use it: real processes, real signals, real files.
+
+Signals and deaths are tried against the scripted engine of engine_process.py, which is the real
+worker with a runner that does as the prompt says; the first tests use the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from store.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-P", "-m", "tui.cli")
+TEST_SECONDS = 180
+QUICK = ("--set", "scheduler.steps=2", "--set", "frames=5")
+
+
+@pytest.fixture(autouse=True)
+def _deadline():
+    """A test that waits for what never comes fails instead of hanging."""
+
+    def expired(number, frame):
+        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+
+
+class Modiff:
+    """The command in a folder of its own, on a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MODIFF_STORE": str(folder / "store"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(
+            [*COMMAND, *arguments], text=True, cwd=self.folder, env=self.environment, **streams
+        )
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process = self.start(*arguments)
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    def data(self, *arguments: str):
+        code, out, _ = self(*arguments, "--json")
+        assert code == 0
+        return json.loads(out)
+
+
+@contextmanager
+def modiff_in(folder: Path):
+    modiff = Modiff(folder)
+    with open_store(folder / "store") as store:
+        modiff.store = store
+        yield modiff
+        for engine in store.engines():
+            os.kill(engine.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """With the real engine, the same for all tests that use it."""
+    with modiff_in(tmp_path_factory.mktemp("real")) as modiff:
+        yield modiff
+
+
+@pytest.fixture
+def modiff(tmp_path):
+    """With the scripted engine; `modiff.engine` is its process."""
+    with modiff_in(tmp_path) as modiff:
+        script = Path(__file__).with_name("engine_process.py")
+        modiff.engine = subprocess.Popen(
+            [sys.executable, script, "--store", tmp_path / "store"],
+            env=modiff.environment,
+            stdin=subprocess.DEVNULL,
+        )
+        wait_for(modiff.store.engines)
+        yield modiff
+        modiff.engine.kill()
+        modiff.engine.wait()
+
+
+def wait_for(condition):
+    """Poll until the condition holds, and return what it gave; `_deadline` ends a vain wait."""
+    while not (found := condition()):
+        time.sleep(0.02)
+    return found
+
+
+def wait_for_running(modiff: Modiff) -> str:
+    """Wait until a run has made a step; its id."""
+    (run,) = wait_for(lambda: modiff.store.runs(limit=1, status="running"))
+    wait_for(lambda: "step_finished" in modiff.data("show", run.id)["events"]["counts"])
+    return run.id
+
+
+def read_until(stream, words: str) -> str:
+    """Lines of a stream up to and with the first that holds the words."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if words in line:
+            return "".join(lines)
+    raise AssertionError(f"{words!r} did not come: {lines}")
+
+
+# The real engine
+
+
+def test_a_prompt_becomes_a_video_and_stdout_ends_with_one_object(real):
+    code, out, err = real("run", "micro", *QUICK, "--output", "clip.mp4", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert list(told) == ["run", "status", "output", "seconds", "stages"]
+    assert told["status"] == "done"
+    assert told["output"] == str(real.folder / "clip.mp4")
+    names = [stage["name"] for stage in told["stages"]]
+    assert names == ["load", "text_encode", "denoise", "decode", "mux"]
+    assert told["seconds"] >= sum(stage["seconds"] for stage in told["stages"]) - 0.01
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(told["output"])
+    assert frames == 5
+    assert "(cold engine): start " in err
+    assert "denoise: step 2/2" in err
+    assert "\x1b" not in err
+    assert real.data("show", told["run"][:8])["output"] == told["output"]
+
+
+def test_stdout_is_the_path_and_the_name_is_the_runs_own(real):
+    code, out, err = real(
+        "run", "micro", *QUICK, "--seed", "7", "--negative-prompt", "a green star"
+    )
+    assert code == 0, err
+    (run, *_) = real.data("runs", "--limit", "1")
+    assert out == f"{real.folder / ('modiff-' + run['run'])}.mp4\n"
+    assert Path(out.strip()).stat().st_size > 0
+    spec = real.data("show", run["run"])["spec"]
+    assert (spec["seed"], spec["negative_prompt"]) == (7, "a green star")
+
+
+def test_quiet_is_quiet(real):
+    code, out, err = real("run", "micro", *QUICK, "--quiet", "--prompt", "a cat")
+    assert (code, err) == (0, "")
+    assert out.endswith(".mp4\n")
+
+
+def test_words_that_the_micro_model_does_not_know_are_named_in_one_line(real):
+    prompts = ("--prompt", "a large Cat\x1b[31m on a circle", "--negative-prompt", "blurry cat")
+    code, _, err = real("run", "micro", *QUICK, *prompts)
+    assert code == 0
+    (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "\x1b" not in warning
+    assert warning.split(": ")[-1] == "cat, 31m, blurry"
+
+
+def test_an_output_that_exists_is_kept_unless_told_otherwise(real):
+    (real.folder / "mine.mp4").write_text("mine")
+    code, out, err = real("run", "micro", *QUICK, "--output", "mine.mp4")
+    assert (code, out) == (2, "")
+    assert "already there" in err
+    assert (real.folder / "mine.mp4").read_text() == "mine"
+    code, _, err = real("run", "micro", *QUICK, "--output", "mine.mp4", "--overwrite")
+    assert code == 0, err
+    assert imageio_ffmpeg.count_frames_and_secs(str(real.folder / "mine.mp4"))[0] == 5
+
+
+def test_doctor_examines_this_machine(real):
+    code, out, err = real("doctor", "--json")
+    told = json.loads(out)
+    assert (code, err) == (0 if told["ok"] else 1, "")
+    names = [section["name"] for section in told["sections"]]
+    assert {"versions", "devices", "attention", "ffmpeg", "store"} <= set(names)
+
+
+# Cancelling
+
+
+def test_ctrl_c_cancels_the_run_and_waits_for_the_engine(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "forever", "--json")
+    run_id = wait_for_running(modiff)
+    viewer.send_signal(signal.SIGINT)
+    out, err = viewer.communicate()
+    assert viewer.returncode == 130
+    told = json.loads(out)
+    assert (told["run"], told["status"], told["output"]) == (run_id, "cancelled", None)
+    assert modiff.store.run(run_id).status == "cancelled"
+    assert f"cancelling run {run_id}" in err
+    assert f"run {run_id} cancelled in denoise, after step 1 of 1" in err
+    assert modiff.engine.poll() is None
+
+
+def test_ctrl_c_cancels_a_run_that_still_waits(modiff):
+    modiff("run", "micro", "--prompt", "forever", "--detach")
+    viewer = modiff.start("run", "micro", "--prompt", "steps 1")
+    read_until(viewer.stderr, "(1 run is ahead of it)")
+    viewer.send_signal(signal.SIGINT)
+    _, err = viewer.communicate()
+    assert viewer.returncode == 130
+    assert "cancelled before it started" in err
+
+
+def test_a_second_ctrl_c_leaves_an_engine_that_does_not_answer(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "deaf", "--json")
+    run_id = wait_for_running(modiff)
+    viewer.send_signal(signal.SIGINT)
+    read_until(viewer.stderr, "cancelling")
+    viewer.send_signal(signal.SIGINT)
+    out, err = viewer.communicate()
+    assert viewer.returncode == 130
+    assert json.loads(out)["status"] == "cancelled"
+    assert f"left run {run_id} before it stopped" in err
+    assert modiff.store.cancel_requested(run_id)
+    assert modiff.store.run(run_id).status == "running"
+
+
+def test_cancel_from_elsewhere_ends_the_viewer(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "forever")
+    run_id = wait_for_running(modiff)
+    code, out, err = modiff("cancel", run_id[:9])
+    assert (code, out) == (0, "")
+    assert run_id in err
+    _, err = viewer.communicate()
+    assert viewer.returncode == 130
+    assert f"run {run_id} cancelled" in err
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_kills_the_viewer_leaves_the_run_alone(modiff, number):
+    viewer = modiff.start("run", "micro", "--prompt", "forever")
+    run_id = wait_for_running(modiff)
+    viewer.send_signal(number)
+    viewer.communicate()
+    assert viewer.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    record = modiff.store.run(run_id)
+    assert (record.status, record.cancel_requested) == ("running", False)
+
+
+def test_nohup_keeps_the_viewer(modiff):
+    viewer = modiff.start(
+        "run",
+        "micro",
+        "--prompt",
+        "forever",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    run_id = wait_for_running(modiff)
+    viewer.send_signal(signal.SIGHUP)
+    modiff("cancel", run_id)
+    viewer.communicate()
+    assert viewer.returncode == 130
+
+
+def test_detach_prints_the_id_and_leaves(modiff):
+    code, out, err = modiff("run", "micro", "--prompt", "forever", "--detach")
+    assert (code, err.count("warning: ")) == (0, 1)
+    run_id = out.strip()
+    told = modiff.data("run", "micro", "--prompt", "steps 1", "--detach", "--quiet")
+    assert (told["status"], told["output"]) == (
+        "queued",
+        f"{modiff.folder / ('modiff-' + told['run'])}.mp4",
+    )
+    wait_for(lambda: modiff.store.run(run_id).status == "running")
+    (engine,) = modiff.data("engine", "status")["engines"]
+    assert (engine["pid"], engine["run"]) == (modiff.engine.pid, run_id)
+
+
+def test_a_reader_that_leaves_is_no_error(modiff):
+    for _ in range(2):
+        modiff("run", "micro", "--prompt", "steps 1", "--detach")
+    read, write = os.pipe()
+    os.close(read)
+    viewer = modiff.start("runs", stdout=write)
+    os.close(write)
+    _, err = viewer.communicate()
+    assert (viewer.returncode, err) == (1, "")
+
+
+def test_a_prompt_in_any_script_is_shown_under_any_locale(modiff):
+    modiff.environment["PYTHONIOENCODING"] = "latin-1"
+    _, out, _ = modiff(
+        "run", "micro", "--prompt", "steps 1", "--set", "negative_prompt=星", "--json"
+    )
+    code, shown, err = modiff("show", json.loads(out)["run"])
+    assert (code, err) == (0, "")
+    assert 'negative_prompt = "\\u661f"' in shown
+
+
+# Death of the engine
+
+
+def test_the_death_of_the_engine_fails_the_run_and_says_how_to_go_on(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "forever", "--seed", "3", "--json")
+    run_id = wait_for_running(modiff)
+    modiff.engine.kill()
+    modiff.engine.wait()
+    out, err = viewer.communicate()
+    assert viewer.returncode == 1
+    told = json.loads(out)
+    assert (told["run"], told["status"]) == (run_id, "failed")
+    assert str(modiff.engine.pid) in told["error"]
+    assert told["error"] in err
+    assert "to run it again: modiff run micro --prompt forever --seed 3 --json" in err
+    assert modiff.store.run(run_id).status == "interrupted"
+
+
+def test_stopping_the_engine_interrupts_its_run(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "forever", "--quiet")
+    run_id = wait_for_running(modiff)
+    assert modiff.data("engine", "stop")["stopped"][0]["pid"] == modiff.engine.pid
+    out, err = viewer.communicate()
+    assert (viewer.returncode, out, err.count("\n")) == (1, "", 1)
+    assert "the engine was stopped" in err
+    assert modiff.store.run(run_id).status == "interrupted"
+    assert modiff.data("engine", "status")["engines"] == []
+
+
+def test_a_run_that_fails_tells_why(modiff):
+    code, out, err = modiff("run", "micro", "--prompt", "raise RunFailed", "--json")
+    told = json.loads(out)
+    assert (code, told["status"], told["output"]) == (1, "failed", None)
+    assert told["error"] == "latents are not finite at step 3"
+    assert f"modiff: run {told['run']} failed: latents are not finite at step 3" in err
+
+
+def test_an_engine_that_cannot_start_leaves_nothing_queued(tmp_path):
+    broken = "import sys\nif 'engine.worker' in sys.orig_argv:\n    raise SystemExit('no luck')\n"
+    (tmp_path / "sitecustomize.py").write_text(broken)
+    with modiff_in(tmp_path) as modiff:
+        modiff.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+        for options in ((), ("--detach",)):
+            code, out, err = modiff("run", "micro", "--json", *options)
+            told = json.loads(out)
+            assert (code, told["status"]) == (1, "failed")
+            assert "the engine did not start" in told["error"]
+            assert told["error"] in err
+            assert "Traceback" not in err
+            assert modiff.store.run(told["run"]).status == "cancelled"
+
+
+# On a terminal
+
+
+def on_terminal(modiff: Modiff, *arguments: str, act=None) -> tuple[int, str, str]:
+    """Exit code, stdout, and what the terminal on stderr received; `act` is called with the process."""
+    master, slave = pty.openpty()
+    modiff.environment |= {"TERM": "xterm-256color", "COLUMNS": "100"}
+    viewer = modiff.start(*arguments, stderr=slave)
+    os.close(slave)
+    if act:
+        act(viewer)
+    shown = b""
+    # Linux reports an error where others report the end, once nobody has the terminal open.
+    with os.fdopen(master, "rb", buffering=0) as terminal, suppress(OSError):
+        while chunk := terminal.read(65536):
+            shown += chunk
+    out, _ = viewer.communicate()
+    return viewer.returncode, out, shown.decode()
+
+
+def test_a_terminal_gets_a_live_line_and_its_cursor_back(modiff):
+    code, out, shown = on_terminal(modiff, "run", "micro", "--prompt", "steps 3")
+    assert code == 0
+    assert out.endswith(".mp4\n")
+    assert "  denoise      0.00 s\r\n" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_a_killed_viewer_gives_the_terminal_back(modiff):
+    def act(viewer):
+        wait_for_running(modiff)
+        viewer.terminate()
+
+    code, _, shown = on_terminal(modiff, "run", "micro", "--prompt", "forever", act=act)
+    assert code == 128 + signal.SIGTERM
+    assert "denoise" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert modiff.store.runs(limit=1)[0].status == "running"

@@ -1,0 +1,39 @@
+"""What is done to text before a terminal gets it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tui.text import columns, duration, printable, shorten, size
+
+
+def test_no_control_character_survives():
+    everything = "".join(map(chr, range(0x110000)))
+    shown = printable(everything)
+    assert shown.isprintable()
+    shown.encode()
+    assert printable("a\x1b]0;title\x07 b\nc\td\u202e") == "a\\x1b]0;title\\x07 b c d\\u202e"
+    assert printable("größer 星 ⭐") == "größer 星 ⭐"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0.00 s"), (9.994, "9.99 s"), (12.34, "12.3 s"), (245, "4:05"), (3729.4, "1:02:09")],
+)
+def test_durations(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_sizes():
+    assert [size(812 << 20), size(int(11.4 * 2**30))] == ["812 MiB", "11.4 GiB"]
+
+
+def test_columns_are_aligned_in_cells_not_in_characters():
+    assert columns([("星", "x"), ("abc", "y")]) == ["星   x", "abc  y"]
+    assert columns([]) == []
+
+
+def test_a_line_is_cut_in_cells():
+    assert shorten("short", 5) == "short"
+    assert shorten("longer", 5) == "long…"
+    assert shorten("星星星", 5) == "星星…"

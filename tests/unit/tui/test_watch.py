@@ -1,0 +1,50 @@
+"""What watching does with signals that arrive together, without a process to send them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from presets.library import load_preset
+from presets.spec import encode_spec
+from store.store import open_store
+from tui.progress import SilentDisplay
+from tui.watch import Signals, watch
+
+
+@pytest.fixture
+def store():
+    """With an engine of this process that has leased a run and does nothing."""
+    with open_store() as opened, opened.register_engine("engineaaaa", pid=os.getpid()):
+        opened.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
+        opened.lease("engineaaaa")
+        yield opened
+
+
+def test_two_interrupts_at_once_leave_and_still_cancel(store):
+    (run,) = store.runs(limit=1)
+    signals = Signals()
+    signals.interrupts = 2
+    watched = watch(store, run.id, SilentDisplay(), signals)
+    assert (watched.cancel_asked, watched.progress.finished) == (True, None)
+    assert store.cancel_requested(run.id)
+
+
+def test_an_end_signal_leaves_without_cancelling(store):
+    (run,) = store.runs(limit=1)
+    signals = Signals()
+    signals.ended_by = signal.SIGTERM
+    watched = watch(store, run.id, SilentDisplay(), signals)
+    assert not watched.cancel_asked
+    assert not store.cancel_requested(run.id)
+
+
+def test_the_handlers_of_before_come_back():
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert (signals.interrupts, signals.ended_by) == (1, signal.SIGTERM)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before

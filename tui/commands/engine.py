@@ -1,0 +1,135 @@
+"""`modiff engine`: the background process that executes runs. `modiff run` starts it when needed."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tui.failures import FAILED
+from tui.text import duration, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from store.records import EngineRecord
+    from store.store import Store
+
+# Heartbeats come once a second; this late, the engine is stuck, stopped or starved.
+LATE_SECONDS = 10.0
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def engine() -> None:
+    """Look after the background engine process.
+
+    It starts with the first run, keeps its models for the next one and leaves when it has had
+    nothing to do for a while.
+    """
+
+
+@engine.command()
+@_json
+def status(as_json: bool) -> None:
+    """Tell which engines live and what they do."""
+    from store.store import open_store
+
+    with open_store() as store:
+        engines = store.engines()
+        queued = len(store.runs(limit=1_000_000, status="queued"))
+        root = store.root
+    if as_json:
+        told = {"engines": [_row(each) for each in engines], "queued": queued, "store": str(root)}
+        click.echo(json.dumps(told, indent=2))
+        return
+    for each in engines:
+        click.echo(_line(each))
+    if not engines:
+        click.echo("no engine is running; the next `modiff run` starts one")
+    click.echo(f"{queued} queued, store {root}")
+
+
+@engine.command()
+@_json
+def stop(as_json: bool) -> None:
+    """Stop the engine, when its present step ends.
+
+    Its run becomes interrupted; what is queued waits for the next engine.
+    """
+    from engine.launch import stop_engine
+    from store.store import open_store
+
+    with open_store() as store:
+        if not as_json:
+            for each in store.engines():
+                busy = f", which works on run {each.run}" if each.run else ""
+                click.echo(f"stopping the engine (process {each.pid}{busy})", err=True)
+        stopped = stop_engine(store)
+    if as_json:
+        click.echo(json.dumps({"stopped": [{"id": each.id, "pid": each.pid} for each in stopped]}))
+    else:
+        click.echo("stopped" if stopped else "no engine is running", err=True)
+
+
+@engine.command()
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="How many lines from the end; 0 for all.",
+)
+@_json
+def logs(lines: int, as_json: bool) -> int:
+    """Print the end of the engine's log: the live engine's, else the last one's."""
+    from store.store import open_store
+
+    with open_store() as store:
+        path = _log(store)
+    if path is None:
+        click.echo("there is no log: no engine has run yet", err=True)
+        return FAILED
+    text = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    shown = [printable(line) for line in text if line][-lines:]
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "lines": shown}))
+        return 0
+    click.echo(str(path), err=True)
+    for line in shown:
+        click.echo(line)
+    return 0
+
+
+def _log(store: Store) -> Path | None:
+    from engine.logs import log_path
+
+    live = [log_path(store.root, each.pid) for each in store.engines()]
+    known = live or list((store.root / "logs").glob("engine-*.log"))
+    found = [path for path in known if path.exists()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _row(record: EngineRecord) -> dict[str, object]:
+    now = time.time_ns()
+    return {
+        "id": record.id,
+        "pid": record.pid,
+        "host": record.host,
+        "run": record.run or None,
+        "seconds_alive": round((now - record.started_ns) / 1e9, 1),
+        "seconds_since_heartbeat": round((now - record.heartbeat_ns) / 1e9, 1),
+    }
+
+
+def _line(record: EngineRecord) -> str:
+    now = time.time_ns()
+    task = f"works on run {record.run}" if record.run else "waits for runs"
+    silence = (now - record.heartbeat_ns) / 1e9
+    late = f", silent for {duration(silence)}" if silence > LATE_SECONDS else ""
+    alive = duration((now - record.started_ns) / 1e9)
+    return f"engine {record.id} (process {record.pid}) {task}; up {alive}{late}"

@@ -1,0 +1,57 @@
+"""What the shell offers for a preset or a run: names from the library, ids from the store.
+
+Completion must never make a store, start an engine or print an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    import click
+
+MAX_RUNS = 100
+
+
+def complete_preset(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Presets whose names begin so, with their descriptions; files when a path is being typed."""
+    from presets.errors import PresetError
+    from presets.library import list_presets
+
+    if "/" in incomplete or incomplete.startswith((".", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    try:
+        infos = list_presets()
+    except PresetError:
+        return []
+    return [
+        CompletionItem(info.name, help=info.description)
+        for info in infos
+        if info.name.startswith(incomplete) and not info.error
+    ]
+
+
+def complete_run(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The newest runs whose ids begin so."""
+    from store.errors import StoreError
+    from store.paths import store_root
+    from store.store import open_store
+
+    if not (store_root() / "lineage.db").exists():
+        return []
+    try:
+        with open_store() as store:
+            records = store.runs(limit=MAX_RUNS)
+    except StoreError:
+        return []
+    return [
+        CompletionItem(record.id, help=f"{record.status}, {record.preset}")
+        for record in records
+        if record.id.startswith(incomplete)
+    ]

@@ -1,0 +1,86 @@
+"""What becomes of an error: an exit code, and one line for every error that can reach a person.
+
+Expected errors carry their own line. Anything else is a defect of ours: its trace goes to a log
+file, and the line names that file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from tui.text import printable
+
+FAILED = 1
+BAD_INPUT = 2
+CANCELLED = 130
+
+
+@dataclass(slots=True)
+class Invocation:
+    """One call of `modiff`: its arguments, and the run that it is about once there is one."""
+
+    arguments: tuple[str, ...] = ()
+    run: str | None = None
+
+    @property
+    def wants_run_json(self) -> bool:
+        """Whether stdout must end with the JSON object of `modiff run --json`, also on failure.
+
+        Read from the raw arguments, because a command line that click refused was never parsed.
+        """
+        return self.arguments[:1] == ("run",) and "--json" in self.arguments
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the one line for `error`; writes a log file when nobody expected it."""
+    from engine.errors import CheckpointError, ComponentError, EngineError
+    from presets.errors import PresetError
+    from store.errors import StoreError, UnknownRun
+
+    if isinstance(error, PresetError | ComponentError | CheckpointError | UnknownRun):
+        return BAD_INPUT, printable(str(error))
+    if isinstance(error, StoreError | EngineError):
+        return FAILED, printable(str(error))
+    return FAILED, (
+        f"unexpected {type(error).__name__}: {printable(str(error))} "
+        f"(a defect of modiff; the details are in {_write_log(error)})"
+    )
+
+
+def json_failure(invocation: Invocation, code: int, line: str) -> str:
+    """The object with which `modiff run --json` ends when there is no run to tell about."""
+    return json.dumps(
+        {
+            "run": invocation.run,
+            "status": "cancelled" if code == CANCELLED else "failed",
+            "output": None,
+            "seconds": 0.0,
+            "stages": [],
+            "error": line,
+        }
+    )
+
+
+def _write_log(error: Exception) -> str:
+    """Write the trace beside the engine's logs, or to the temporary folder when that fails too."""
+    from store.paths import store_root
+
+    trace = "".join(traceback.format_exception(error))
+    for folder in (store_root() / "logs", Path(tempfile.gettempdir())):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, path = tempfile.mkstemp(
+                prefix=time.strftime("modiff-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder
+            )
+            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(trace)
+        except OSError:
+            continue
+        return path
+    return "no file, because neither the store nor the temporary folder can be written"

@@ -1,0 +1,53 @@
+"""Where a run will write, and the refusal to write over what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.outputs import output_paths
+from presets.errors import PresetError
+
+if TYPE_CHECKING:
+    from presets.spec import RunSpec
+    from store.store import Store
+
+
+def check_output(store: Store, spec: RunSpec, *, overwrite: bool) -> None:
+    """Raise PresetError for an ending that does not fit, and for an output that exists or soon will.
+
+    Whether the folder is there and can be written is for `engine.client.submit` to say. An empty
+    path is fine: it becomes a name of the run's own.
+    """
+    if not spec.output.path:
+        return
+    path = Path(spec.output.path).expanduser().absolute()
+    if path.is_dir():
+        return  # submit refuses it
+    suffix = {"video": ".mp4", "latents": ".safetensors"}.get(
+        next((kind for kind in ("video", "latents") if kind in spec.output.kinds), ""), ""
+    )
+    if suffix and path.suffix.lower() != suffix:
+        raise PresetError(
+            f"expected a name that ends in {suffix}, got {path.name}", key="output.path"
+        )
+    if not overwrite:
+        _refuse_taken(store, path, spec.output.kinds)
+
+
+def _refuse_taken(store: Store, path: Path, kinds: Collection[str]) -> None:
+    for target in output_paths(path, kinds).values():
+        if target.exists():
+            raise PresetError(
+                f"{target} is already there; choose another name or add --overwrite",
+                key="output.path",
+            )
+    for status in ("queued", "running"):
+        for other in store.runs(limit=1000, status=status):
+            if other.output == str(path):
+                raise PresetError(
+                    f"run {other.id} ({status}) will write {path}; choose another name or add "
+                    "--overwrite",
+                    key="output.path",
+                )

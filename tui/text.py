@@ -1,0 +1,70 @@
+"""Text that reaches a terminal: untrusted strings made harmless, durations, sizes, columns.
+
+Everything that a person typed or a file held passes through `printable` before it is printed: a
+prompt may carry escape sequences, and a terminal obeys them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with every character that a terminal could act on shown as an escape."""
+    return "".join(
+        character
+        if character.isprintable()
+        else " "
+        if character in "\n\t"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `0.42 s`, `12.3 s`, `4:05`, `1:02:09`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss` or `h:mm:ss`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in binary units: `812 MiB`, `11.4 GiB`."""
+    if num_bytes < 1 << 30:
+        return f"{num_bytes / (1 << 20):.0f} MiB"
+    return f"{num_bytes / (1 << 30):.1f} GiB"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns, measured in terminal cells; the last column is free."""
+    from rich.cells import cell_len
+
+    if not rows:
+        return []
+    widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "  ".join(
+            [
+                *(
+                    cell + " " * (width - cell_len(cell))
+                    for cell, width in zip(row, widths, strict=False)
+                ),
+                row[-1],
+            ]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def shorten(line: str, width: int) -> str:
+    """The line cut to `width` terminal cells, with an ellipsis where something is missing."""
+    from rich.cells import cell_len, set_cell_size
+
+    return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
