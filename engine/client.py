@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.launch import ensure_engine
+from engine.outputs import default_output
 from presets.errors import PresetError
 from presets.spec import encode_spec
 from presets.validation import validate
@@ -25,20 +26,19 @@ if TYPE_CHECKING:
     from store.events import Event
     from store.store import Store
 
-DEFAULT_OUTPUT = "modiff-{run}.mp4"
 
 
 def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -> str:
     """Check a run and queue it; returns its id.
 
-    output: where the video goes; empty means the spec's own path, or modiff-<run id>.mp4 in the
-    current folder. Raises PresetError, ComponentError or CheckpointError before anything is
+    output: where the output goes; empty means the spec's own path, or a file in the current folder
+    that is named after the run. Raises PresetError, ComponentError or CheckpointError before anything is
     queued, StoreError if it cannot be.
     """
     from engine.registry import check  # reads plugins and file headers: only when asked to run
 
     spec = validate(spec)
-    path = _output_path(output or spec.output.path)
+    path = _output_path(output or spec.output.path or default_output(spec.output.kinds))
     check(spec)
     return store.enqueue(encode_spec(spec), preset=preset, output=str(path))
 
@@ -75,7 +75,7 @@ def _look_after(store: Store, run_id: str) -> bool:
 
 def _output_path(output: str) -> Path:
     """The absolute path of an output, in a folder that can take it."""
-    path = Path(output or DEFAULT_OUTPUT).expanduser().absolute()
+    path = Path(output).expanduser().absolute()
     problem = ""
     if path.is_dir():
         problem = f"{path} is a folder; name a file in it, such as video.mp4"

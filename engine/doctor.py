@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,12 @@ PACKAGES = (
     "imageio-ffmpeg",
     "sageattention",
 )
+
+
+_ABSENT: dict[str, tuple[Status, str]] = {
+    "modiff": ("warn", "it runs from its source folder; pip install -e ."),
+    "sageattention": ("ok", "optional: pip install 'modiff[sage]' on a CUDA machine"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,17 +82,8 @@ def _versions() -> list[Row]:
         try:
             rows.append(Row(package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
-            is_optional = package == "sageattention"
-            rows.append(
-                Row(
-                    package,
-                    "not installed",
-                    "ok" if is_optional else "fail",
-                    "optional: pip install 'modiff[sage]' on a CUDA machine"
-                    if is_optional
-                    else f"pip install {package}",
-                )
-            )
+            status, hint = _ABSENT.get(package, ("fail", f"pip install {package}"))
+            rows.append(Row(package, "not installed", status, hint))
     return rows
 
 
@@ -131,16 +129,16 @@ def _attention() -> list[Row]:
             continue
         try:
             result = attention(q, k, v)
-        except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as fault:
+            reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
             rows.append(Row(name, f"does not work here: {reason[:100]}"))
             continue
-        error = float((result.double().cpu() - exact).norm() / exact.norm())
-        ratio = yardstick / _seconds(lambda run=attention: run(q, k, v), device)
+        distance = float((result.double().cpu() - exact).norm() / exact.norm())
+        ratio = yardstick / _seconds(partial(attention, q, k, v), device)
         rows.append(
             Row(
                 name,
-                f"relative error {error:.1e}, {ratio:.1f}x the speed of plain ({device}, {dtype})",
+                f"relative error {distance:.1e}, {ratio:.1f}x the speed of plain ({device}, {dtype})",
             )
         )
     return rows

@@ -19,6 +19,7 @@ from torch import Tensor
 from engine import media, registry
 from engine.component import KINDS
 from engine.errors import RunCancelled, RunFailed
+from engine.outputs import output_paths
 from engine.pipelines import stages
 from presets.spec import RunSpec
 from store import blobs
@@ -55,7 +56,7 @@ class Runner:
         """
 
         @contextmanager
-        def stage(name: str) -> Iterator[None]:
+        def stage(name: str, *, cached: bool = False) -> Iterator[None]:
             if cancelled():
                 raise RunCancelled
             emit(StageStarted(stage=name))
@@ -63,10 +64,10 @@ class Runner:
             with _out_of_memory_explained(name):
                 yield
             seconds = time.perf_counter() - started
-            emit(StageFinished(stage=name, seconds=seconds, cached=False))
+            emit(StageFinished(stage=name, seconds=seconds, cached=cached))
             emit(self._memory())
 
-        with stage("load"):
+        with stage("load", cached=all(self._holds(kind, spec) for kind in KINDS)):
             components = {kind: self._component(kind, spec, emit) for kind in KINDS}
         with stage("text_encode"):
             contexts = stages.encode_prompts(components["text_encoder"], spec)
@@ -81,15 +82,17 @@ class Runner:
         with stage("mux"):
             return _write(Path(run.output), spec, frames, latents, comment=f"modiff run {run.id}")
 
-    def _component(self, kind: str, spec: RunSpec, emit: Emit) -> Any:
-        wanted = getattr(spec.components, kind)
+    def _holds(self, kind: str, spec: RunSpec) -> bool:
         held = self._loaded.get(kind)
-        if held is None or held[0] != wanted:
+        return held is not None and held[0] == getattr(spec.components, kind)
+
+    def _component(self, kind: str, spec: RunSpec, emit: Emit) -> Any:
+        if not self._holds(kind, spec):
+            wanted = getattr(spec.components, kind)
             self._loaded.pop(kind, None)  # freed before its successor is read
-            held = (wanted, registry.load(kind, wanted))
-            self._loaded[kind] = held
+            self._loaded[kind] = (wanted, registry.load(kind, wanted))
             emit(Message(level="info", text=f"loaded {kind} {wanted.name} ({wanted.dtype})"))
-        return held[1]
+        return self._loaded[kind][1]
 
     def _denoise(
         self,
@@ -141,16 +144,11 @@ def _out_of_memory_explained(stage: str) -> Iterator[None]:
 
 
 def _write(path: Path, spec: RunSpec, frames: Tensor | None, latents: Tensor, comment: str) -> str:
-    written: list[Path] = []
-    if "video" in spec.output.kinds and frames is not None:
-        media.write_video(path, frames, fps=spec.fps, comment=comment)
-        written.append(path)
-    if "frames" in spec.output.kinds and frames is not None:
-        folder = path.with_name(f"{path.stem}-frames")
-        media.write_frames(folder, frames)
-        written.append(folder)
-    if "latents" in spec.output.kinds:
-        file = path.with_suffix(".safetensors")
-        media.write_bytes(file, encode_tensors({"latents": latents.cpu()}))
-        written.append(file)
-    return str(written[0])
+    targets = output_paths(path, spec.output.kinds)
+    if "video" in targets and frames is not None:
+        media.write_video(targets["video"], frames, fps=spec.fps, comment=comment)
+    if "frames" in targets and frames is not None:
+        media.write_frames(targets["frames"], frames)
+    if "latents" in targets:
+        media.write_bytes(targets["latents"], encode_tensors({"latents": latents.cpu()}))
+    return str(next(iter(targets.values())))

@@ -11,8 +11,9 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from diffusers import WanTransformer3DModel
 
-from engine.models.diffusion.wandit import WanDiTConfig, keeps_fp32
+from engine.models.diffusion.wandit import WanDiT, WanDiTConfig, keeps_fp32
 from tests.benchmark import timing
 from tests.parity import dit_pair
 
@@ -35,20 +36,37 @@ def step(case: str, side: str, dtype_name: str, device: str) -> Callable[[], tor
     text = torch.randn(1, 64, 4096, generator=generator).to(device)
     timestep = torch.tensor([500], device=device)
     if side == "ours":
-        del theirs
-        for name, parameter in ours.named_parameters():
-            parameter.data = parameter.data.to(device, torch.float32 if keeps_fp32(name) else dtype)
-        conditioning = ours.prepare(text)
-        return torch.no_grad()(lambda: ours(latents, timestep, conditioning))
-    del ours
-    kept = theirs._keep_in_fp32_modules
-    theirs.to(device)
-    for name, parameter in theirs.named_parameters():
-        if not any(part in name for part in kept):
+        return _ours(ours, latents, timestep, text, dtype)
+    padded = torch.nn.functional.pad(text, (0, 0, 0, 448))
+    return _diffusers(theirs.to(device), latents, timestep, padded, dtype)
+
+
+def _ours(
+    model: WanDiT,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    dtype: torch.dtype,
+) -> Callable[[], torch.Tensor]:
+    for name, parameter in model.named_parameters():
+        kept = torch.float32 if keeps_fp32(name) else dtype
+        parameter.data = parameter.data.to(latents.device, kept)
+    conditioning = model.prepare(text)
+    return torch.no_grad()(lambda: model(latents, timestep, conditioning))
+
+
+def _diffusers(
+    model: WanTransformer3DModel,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    dtype: torch.dtype,
+) -> Callable[[], torch.Tensor]:
+    for name, parameter in model.named_parameters():
+        if not any(part in name for part in model._keep_in_fp32_modules):
             parameter.data = parameter.data.to(dtype)
-    padded = torch.nn.functional.pad(text, (0, 0, 0, 448)).to(dtype)
-    low = latents.to(dtype)
-    return torch.no_grad()(lambda: theirs(low, timestep, padded).sample)
+    low, text = latents.to(dtype), text.to(dtype)
+    return torch.no_grad()(lambda: model(low, timestep, text).sample)
 
 
 def main() -> None:

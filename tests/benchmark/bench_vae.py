@@ -10,8 +10,9 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from diffusers import AutoencoderKLWan
 
-from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, WanVAEConfig
+from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, WanVAE, WanVAEConfig
 from tests.benchmark import timing
 from tests.parity import vae_pair
 
@@ -30,19 +31,23 @@ def run(
     )
     video = (torch.rand(1, 3, frames, size, size, generator=generator) * 2 - 1).to(device)
     if side == "ours":
-        del theirs
-        ours.to(device, dtype)
-        if way == "decode":
-            return lambda: ours.decode(latents, chunk_frames=chunk)
-        return lambda: ours.encode(video, chunk_frames=chunk)
-    del ours
-    theirs.to(device, dtype)
+        return _ours(ours.to(device, dtype), latents if way == "decode" else video, way, chunk)
     mean, std = (
         torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (LATENTS_MEAN, LATENTS_STD)
     )
+    source = latents * std + mean if way == "decode" else video
+    return _diffusers(theirs.to(device, dtype), source.to(dtype), way)
+
+
+def _ours(vae: WanVAE, source: torch.Tensor, way: str, chunk: int) -> Callable[[], torch.Tensor]:
+    call = vae.decode if way == "decode" else vae.encode
+    return lambda: call(source, chunk_frames=chunk)
+
+
+def _diffusers(vae: AutoencoderKLWan, source: torch.Tensor, way: str) -> Callable[[], torch.Tensor]:
     if way == "decode":
-        return torch.no_grad()(lambda: theirs.decode((latents * std + mean).to(dtype)).sample)
-    return torch.no_grad()(lambda: theirs.encode(video.to(dtype)).latent_dist.mode())
+        return torch.no_grad()(lambda: vae.decode(source).sample)
+    return torch.no_grad()(lambda: vae.encode(source).latent_dist.mode())
 
 
 def main() -> None:

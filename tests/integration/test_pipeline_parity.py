@@ -79,7 +79,9 @@ def test_every_step_and_every_frame(
     noise = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(spec.seed))
     contexts = stages.encode_prompts(ours.text_encoder, spec)
     theirs, latents, compared = noise, noise, 0
-    for step in stages.denoise(ours.denoiser, spec, contexts, stages.initial_noise(spec, ours.denoiser)):
+    for step in stages.denoise(
+        ours.denoiser, spec, contexts, stages.initial_noise(spec, ours.denoiser)
+    ):
         timestep = torch.tensor([step.timestep])
         positive = transformer(theirs, timestep, cond).sample
         negative = transformer(theirs, timestep, uncond).sample

@@ -11,6 +11,7 @@ Source of the architecture: Wan 2.1, `wan/modules/model.py` (arXiv:2503.20314).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -200,7 +201,7 @@ class Block(nn.Module):
         attention: Attention,
     ) -> Tensor:
         """x [B,N,d] fp32, time [1|B,6,d] fp32 -> [B,N,d] fp32."""
-        dtype = self.ffn[0].weight.dtype
+        dtype = self.self_attn.q.weight.dtype
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             self.modulation.float() + time
         ).chunk(6, dim=1)
@@ -240,12 +241,11 @@ class ImageEmbedding(nn.Module):
         if config.model_type == "flf2v":
             self.emb_pos = nn.Parameter(torch.zeros(1, 2 * 257, width))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B,257,image_dim] (flf2v: [B,514,image_dim]) -> [B,257|514,d]."""
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """tokens [B,257,image_dim] (flf2v: [B,514,image_dim]) -> [B,257|514,d] in `dtype`."""
         if hasattr(self, "emb_pos"):
             tokens = tokens + self.emb_pos
         norm_in, linear_in, gelu, linear_out, norm_out = self.proj
-        dtype = linear_in.weight.dtype
         x = linear_in(norm_in(tokens.float()).to(dtype))
         return norm_out(linear_out(gelu(x)).float()).to(dtype)
 
@@ -309,7 +309,7 @@ class WanDiT(nn.Module):
             positions = torch.arange(1, context.shape[1] + 1, device=context.device)
             lengths = (occupied * positions).amax(dim=1)
             context = context[:, : int(lengths.max())]
-        dtype = self.text_embedding[0].weight.dtype
+        dtype = self.patch_embedding.weight.dtype
         biases = _padding_biases(lengths, context.shape[1], config.text_len, dtype)
         padding = context.new_zeros(
             context.shape[0], biases.shape[1] - context.shape[1], config.text_dim
@@ -317,13 +317,18 @@ class WanDiT(nn.Module):
         text = self.text_embedding(torch.cat([context, padding], dim=1).to(dtype))
         image = None
         if image_context is not None:
-            tokens = self.img_emb(image_context)
-            image = tuple(block.cross_attn.image_keys_values(tokens) for block in self.blocks)
+            tokens = self.img_emb(image_context, dtype)
+            image = tuple(layer.image_keys_values(tokens) for layer in self._cross_attentions())
         return Conditioning(
-            text=tuple(block.cross_attn.keys_values(text) for block in self.blocks),
+            text=tuple(layer.keys_values(text) for layer in self._cross_attentions()),
             bias=biases[:, None, None, :],
             image=image,
         )
+
+    def _cross_attentions(self) -> Iterator[CrossAttention]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block.cross_attn
 
     def forward(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 import ftfy
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 
@@ -127,7 +127,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 class UMT5:
     """Prompt -> token states."""
 
-    def __init__(self, model: nn.Module, tokenize: Callable[[str], Sequence[int]]) -> None:
+    def __init__(self, model: UMT5EncoderModel, tokenize: Callable[[str], Sequence[int]]) -> None:
         self.model = model
         self.tokenize = tokenize
 

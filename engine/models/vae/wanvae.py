@@ -275,9 +275,9 @@ class WanVAE(nn.Module):
         """Lays the convolution weights out channels-last, in place; numbers do not change."""
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+                module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
             elif isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
     def encode_moments(

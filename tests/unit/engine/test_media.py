@@ -35,7 +35,11 @@ def test_video(frames: torch.Tensor, tmp_path: Path) -> None:
     reader = imageio_ffmpeg.read_frames(str(path))
     meta = next(reader)
     decoded = np.stack([np.frombuffer(f, np.uint8).reshape(48, 80, 3) for f in reader])
-    assert (meta["codec"], meta["pix_fmt"].split("(")[0], meta["size"]) == ("h264", "yuv420p", (80, 48))
+    assert (meta["codec"], meta["pix_fmt"].split("(")[0], meta["size"]) == (
+        "h264",
+        "yuv420p",
+        (80, 48),
+    )
     assert meta["fps"] == 8
     assert decoded.shape == tuple(frames.shape)
     assert np.abs(decoded.astype(int) - frames.numpy().astype(int)).mean() < 4

@@ -39,7 +39,7 @@ def test_a_published_preset_without_files_says_which_one_is_missing() -> None:
 
 
 def test_attention_names_are_those_of_the_backends() -> None:
-    assert registry.ATTENTION_BACKENDS == tuple(BACKENDS)
+    assert tuple(BACKENDS) == registry.ATTENTION_BACKENDS
 
 
 def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
