@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from store.store import Store
 
 
-
 def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -> str:
     """Check a run and queue it; returns its id.
 

@@ -28,7 +28,6 @@ class TextEncoder(Protocol):
 class Denoiser(Protocol):
     device: torch.device
     latent_channels: int
-    patch_size: tuple[int, int, int]
 
     def fingerprint(self) -> str: ...
 

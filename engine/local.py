@@ -49,10 +49,6 @@ class LocalDenoiser:
     def latent_channels(self) -> int:
         return self.model.config.out_dim
 
-    @property
-    def patch_size(self) -> tuple[int, int, int]:
-        return self.model.config.patch_size
-
     def fingerprint(self) -> str:
         return fingerprint(self.path)
 

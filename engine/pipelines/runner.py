@@ -37,6 +37,10 @@ from store.tensors import encode_tensors
 
 Emit = Callable[[Event], None]
 
+# Below this many tokens a second thread gains a third on an idle machine and loses tenfold on a busy one,
+# where every small operation waits for the thread that the other program has pushed aside.
+ONE_THREAD_TOKENS = 512
+
 
 class Runner:
     """root: the store's folder. Holds at most one component of each kind, the one used last."""
@@ -45,6 +49,7 @@ class Runner:
         self.root = root
         self._loaded: dict[str, tuple[Any, Any]] = {}
         self._process = psutil.Process()
+        self._num_threads = torch.get_num_threads()
 
     def execute(
         self, run: RunRecord, spec: RunSpec, *, emit: Emit, cancelled: Callable[[], bool]
@@ -67,6 +72,8 @@ class Runner:
             emit(StageFinished(stage=name, seconds=seconds, cached=cached))
             emit(self._memory())
 
+        small = stages.num_tokens(spec) <= ONE_THREAD_TOKENS
+        torch.set_num_threads(1 if small else self._num_threads)
         with stage("load", cached=all(self._holds(kind, spec) for kind in KINDS)):
             components = {kind: self._component(kind, spec, emit) for kind in KINDS}
         with stage("text_encode"):

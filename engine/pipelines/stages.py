@@ -46,6 +46,17 @@ def make_scheduler(spec: RunSpec) -> Scheduler:
     )
 
 
+def latent_size(spec: RunSpec) -> tuple[int, int, int]:
+    """Frames, rows and columns of a run's latents: the VAE's stride is 4 in time and 8 in space."""
+    return 1 + (spec.frames - 1) // 4, spec.height // 8, spec.width // 8
+
+
+def num_tokens(spec: RunSpec) -> int:
+    """How many tokens of 2x2 latents the denoiser sees at each step."""
+    frames, rows, columns = latent_size(spec)
+    return frames * (rows // 2) * (columns // 2)
+
+
 def encode_prompts(text_encoder: TextEncoder, spec: RunSpec) -> list[Tensor]:
     """Token states [L, text_dim] of the prompt and, where guidance needs it, the negative prompt."""
     prompts = [spec.prompt]
@@ -60,13 +71,7 @@ def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
     noise = "cpu" draws it on the CPU, the same on every machine; "device" draws it on the denoiser's device,
     as the published code does on its GPU.
     """
-    shape = (
-        1,
-        denoiser.latent_channels,
-        1 + (spec.frames - 1) // 4,
-        spec.height // 8,
-        spec.width // 8,
-    )
+    shape = (1, denoiser.latent_channels, *latent_size(spec))
     device = torch.device("cpu") if spec.noise == "cpu" else denoiser.device
     generator = torch.Generator(device).manual_seed(spec.seed)
     noise = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
@@ -74,15 +79,16 @@ def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
 
 
 def guided_velocity(
-    denoiser: Denoiser, contexts: list[Tensor], scale: float, num_tokens: int
+    denoiser: Denoiser, contexts: list[Tensor], scale: float, *, batched: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(latents, timestep) -> velocity after classifier-free guidance: uncond + scale * (cond - uncond)
-    (arXiv:2207.12598). contexts: of the prompt, and of the negative prompt where scale is not 1."""
+    (arXiv:2207.12598). contexts: of the prompt, and of the negative prompt where scale is not 1.
+    batched: both in one model call."""
     if len(contexts) == 1:
         conditioning = denoiser.prepare(contexts)
         return lambda latents, timestep: denoiser.velocity(latents, timestep, conditioning)
 
-    if num_tokens <= BATCHED_GUIDANCE_TOKENS:
+    if batched:
         both = denoiser.prepare(contexts)
 
         def pair(latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,10 +117,8 @@ def denoise(
     """
     scheduler = make_scheduler(spec)
     state = scheduler.start(noise)
-    tokens = noise[0, 0].numel() // (
-        denoiser.patch_size[0] * denoiser.patch_size[1] * denoiser.patch_size[2]
-    )
-    velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, tokens)
+    batched = num_tokens(spec) <= BATCHED_GUIDANCE_TOKENS
+    velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, batched=batched)
     while state.step < scheduler.num_steps:
         started = time.perf_counter()
         index = state.step

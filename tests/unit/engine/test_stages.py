@@ -20,7 +20,6 @@ class Gaussian:
 
     device = torch.device("cpu")
     latent_channels = 16
-    patch_size = (1, 2, 2)
 
     def __init__(self) -> None:
         self.calls: list[int] = []
