@@ -1,0 +1,1 @@
+"""Benchmarks: runnable scripts, each against a named peer in the same process and run."""

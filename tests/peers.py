@@ -1,0 +1,75 @@
+"""A pipeline of diffusers' and transformers' parts with the weights of one of ours: the oracle of whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from torch import Tensor
+from transformers import UMT5EncoderModel
+
+from engine.models.text_encoders.t5 import clean_prompt
+from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD
+from engine.pipelines import stages
+from engine.pipelines.text_to_video import TextToVideo
+from presets.spec import RunSpec
+from tests.naming import dit_name, vae_name
+
+MEAN = torch.tensor(LATENTS_MEAN).view(1, -1, 1, 1, 1)
+STD = torch.tensor(LATENTS_STD).view(1, -1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Our tokenizer, their everything else."""
+
+    ours: TextToVideo
+    text_encoder: UMT5EncoderModel
+    transformer: WanTransformer3DModel
+    vae: AutoencoderKLWan
+
+    def encode(self, prompt: str) -> Tensor:
+        """[1, 512, d] the published way: 512 masked tokens, everything past the prompt zeroed."""
+        ids = self.ours.text_encoder.umt5.tokenize(clean_prompt(prompt))
+        mask = (torch.arange(512) < len(ids)).long()[None]
+        padded = torch.nn.functional.pad(torch.tensor([ids]), (0, 512 - len(ids)))
+        states = self.text_encoder(input_ids=padded, attention_mask=mask).last_hidden_state
+        return states * mask[..., None]
+
+    def denoise(self, spec: RunSpec, noise: Tensor) -> Iterator[Tensor]:
+        """The latents after every step of diffusers' UniPC, on our sigmas and timesteps."""
+        scheduler = stages.make_scheduler(spec)
+        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+        solver.set_timesteps(sigmas=scheduler.sigmas[:-1].double().numpy())
+        solver.sigmas = scheduler.sigmas.clone()
+        solver.set_begin_index(0)
+        cond, uncond = self.encode(spec.prompt), self.encode(spec.negative_prompt)
+        latents = noise
+        for timestep, solver_timestep in zip(scheduler.timesteps, solver.timesteps, strict=True):
+            positive = self.transformer(latents, timestep[None], cond).sample
+            negative = self.transformer(latents, timestep[None], uncond).sample
+            velocity = negative + spec.guidance.scale * (positive - negative)
+            latents = solver.step(velocity, solver_timestep, latents, return_dict=False)[0]
+            yield latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents * STD + MEAN).sample[0]
+
+
+def make_peer(ours: TextToVideo) -> Peer:
+    dit, vae, umt5 = ours.denoiser.model, ours.vae.model, ours.text_encoder.umt5.model
+    transformer = WanTransformer3DModel(
+        num_attention_heads=dit.config.num_heads,
+        attention_head_dim=dit.config.head_dim,
+        text_dim=dit.config.text_dim,
+        ffn_dim=dit.config.ffn_dim,
+        num_layers=dit.config.num_layers,
+    ).eval()
+    transformer.load_state_dict({dit_name(n): t for n, t in dit.state_dict().items()}, strict=True)
+    autoencoder = AutoencoderKLWan(base_dim=vae.config.dim).eval()
+    autoencoder.load_state_dict({vae_name(n): t for n, t in vae.state_dict().items()}, strict=True)
+    text_encoder = UMT5EncoderModel(umt5.config).eval()
+    text_encoder.load_state_dict(umt5.state_dict(), strict=True)
+    return Peer(ours, text_encoder, transformer, autoencoder)
