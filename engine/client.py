@@ -20,7 +20,7 @@ from store.events import RunFinished
 from store.records import QUEUED, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from presets.spec import RunSpec
     from store.events import Event
@@ -37,7 +37,9 @@ def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -
     from engine.registry import check  # reads plugins and file headers: only when asked to run
 
     spec = validate(spec)
-    path = _output_path(output or spec.output.path or default_output(spec.output.kinds))
+    path = _output_path(
+        output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
+    )
     check(spec)
     return store.enqueue(encode_spec(spec), preset=preset, output=str(path))
 
@@ -72,11 +74,14 @@ def _look_after(store: Store, run_id: str) -> bool:
     return False
 
 
-def _output_path(output: str) -> Path:
+def _output_path(output: str, kinds: Collection[str]) -> Path:
     """The absolute path of an output, in a folder that can take it."""
-    path = Path(output).expanduser().absolute()
+    try:
+        path = Path(output).expanduser().absolute()
+    except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
+        raise PresetError(f"{output}: {error}", key="output.path") from None
     problem = ""
-    if path.is_dir():
+    if path.is_dir() and "video" in kinds:
         problem = f"{path} is a folder; name a file in it, such as video.mp4"
     elif not path.parent.is_dir():
         problem = f"there is no folder {path.parent}; make it, or choose another"

@@ -5,7 +5,7 @@ Torch-free to import. Tensors are on the component's own device; whoever calls m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class VAE(Protocol):
         """video [B,3,4n+1,H,W] in [-1,1] -> normalised latents fp32 [B,C,1+n,H/8,W/8]."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """normalised latents [B,C,F,h,w] -> video fp32 [B,3,4F-3,8h,8w] in [-1,1]."""
+    def decode(
+        self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
+        """normalised latents [B,C,F,h,w] -> video fp32 [B,3,4F-3,8h,8w] in [-1,1].
+
+        on_chunk: called after every chunk with how many of how many are done; may raise to stop.
+        """
         ...

@@ -133,7 +133,7 @@ def _attention() -> list[Row]:
             reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
             rows.append(Row(name, f"does not work here: {reason[:100]}"))
             continue
-        distance = float((result.double().cpu() - exact).norm() / exact.norm())
+        distance = float((result.cpu().double() - exact).norm() / exact.norm())
         ratio = yardstick / _seconds(partial(attention, q, k, v), device)
         rows.append(
             Row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,10 @@ from engine.checkpoints.locate import locate
 from engine.checkpoints.weights import fill
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import CheckpointError, ComponentError
-from engine.models.attention import get_attention
+from engine.models.attention import Attention, get_attention
 from engine.models.diffusion.wandit import Conditioning, WanDiT, WanDiTConfig, keeps_fp32
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from engine.prompt import load_tokenizer
 from engine.registry import tokenizer_of
 from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 
@@ -60,7 +61,7 @@ class LocalDenoiser:
 
     @torch.no_grad()
     def velocity(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.model(latents, timestep.to(self.device), conditioning)
+        return self.model(latents, timestep, conditioning)
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ class LocalVAE:
     def encode(self, video: Tensor) -> Tensor:
         return self.model.encode(video.to(self.device), **self._memory_options())
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.model.decode(latents.to(self.device), **self._memory_options())
+    def decode(
+        self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
+    ) -> Tensor:
+        return self.model.decode(
+            latents.to(self.device), **self._memory_options(), on_chunk=on_chunk
+        )
 
     def _memory_options(self) -> dict[str, int]:
         return {
@@ -101,7 +106,7 @@ def load_text_encoder(spec: TextEncoderSpec) -> LocalTextEncoder:
     shapes = {name: info.shape for name, info in read_header(path).items()}
     try:
         config = t5.config_from_shapes(shapes)
-        tokenizer = t5.load_tokenizer(
+        tokenize = load_tokenizer(
             locate("tokenizer", tokenizer_of(spec.checkpoint, spec.tokenizer))
         )
     except ValueError as error:
@@ -116,7 +121,7 @@ def load_text_encoder(spec: TextEncoderSpec) -> LocalTextEncoder:
         rename=t5.to_huggingface_name,
         ignore=("encoder.embed_tokens.weight",),
     )
-    return LocalTextEncoder(path, t5.UMT5(model, lambda text: tokenizer.encode(text).ids))
+    return LocalTextEncoder(path, t5.UMT5(model, tokenize))
 
 
 def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
@@ -132,9 +137,25 @@ def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
         raise ComponentError(f"components.denoiser.attention: {error}") from None
     with torch.device("meta"):
         model = WanDiT(config, attention=attention)
-    device = torch_device(spec.device)
-    fill(model, path, device=device, dtype=torch_dtype(spec.dtype), keeps_fp32=keeps_fp32)
+    device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
+    _try_attention(spec.attention, attention, config.head_dim, device, dtype)
+    fill(model, path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
     return LocalDenoiser(path, model.eval(), device)
+
+
+def _try_attention(
+    name: str, attention: Attention, head_dim: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """One small call, so that a kernel that does not run here costs no load and no encoding."""
+    q = torch.zeros(1, 1, 64, head_dim, device=device, dtype=dtype)
+    try:
+        attention(q, q, q)
+    except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ComponentError(
+            f"components.denoiser.attention: {name!r} does not work on {device} in {dtype} ({reason}); "
+            "`modiff doctor` lists what does"
+        ) from None
 
 
 def load_vae(spec: VAESpec) -> LocalVAE:
@@ -160,7 +181,9 @@ def dit_config(path: Path, header: Mapping[str, TensorInfo]) -> WanDiTConfig:
     """
     file = path.with_name("config.json")
     if file.is_file():
-        return _published_config(file)
+        config = _published_config(file)
+        if config is not None:
+            return config
     try:
         dim, in_dim, *patch = header["patch_embedding.weight"].shape
         patch_size = (patch[0], patch[1], patch[2])
@@ -181,18 +204,18 @@ def dit_config(path: Path, header: Mapping[str, TensorInfo]) -> WanDiTConfig:
         raise CheckpointError(f"{path}: not a Wan DiT with the published names ({error})") from None
 
 
-def _published_config(file: Path) -> WanDiTConfig:
+def _published_config(file: Path) -> WanDiTConfig | None:
+    """What a config.json says; None where it is not the published kind but some other program's."""
+    known = {field.name for field in fields(WanDiTConfig)}
     try:
         table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        for name in ("dim", "ffn_dim", "num_heads", "num_layers"):
-            if name not in table:
-                raise ValueError(f"no {name}")
-        known = {field.name for field in fields(WanDiTConfig)}
+        if not {"dim", "ffn_dim", "num_heads", "num_layers"} <= table.keys():
+            return None
         values = {name: value for name, value in table.items() if name in known}
         if "patch_size" in values:
             values["patch_size"] = tuple(values["patch_size"])
         return WanDiTConfig(**values)
-    except (ValueError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError, OSError) as error:
         raise CheckpointError(f"{file}: not the configuration of a Wan DiT ({error})") from None
 
 

@@ -7,11 +7,12 @@ Built-in ones are rows of a table; a third-party package adds one through the en
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.header import read_header
+from engine.checkpoints.header import TensorInfo, read_header
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError
@@ -69,12 +70,14 @@ def check(spec: RunSpec) -> None:
 
     Raises ComponentError or CheckpointError: one line naming the key.
     """
+    headers = {}
     for kind in KINDS:
         part = getattr(spec.components, kind)
         path = _import_path(kind, part.name)
         if path != _BUILTIN.get((kind, part.name)):
             continue  # a third-party component checks its own options when it is built
-        read_header(locate(kind, part.checkpoint))
+        headers[kind] = read_header(locate(kind, part.checkpoint))
+    _check_fit(headers)
     encoder = spec.components.text_encoder
     if encoder.name == "umt5":
         locate("tokenizer", tokenizer_of(encoder.checkpoint, encoder.tokenizer))
@@ -88,6 +91,49 @@ def check(spec: RunSpec) -> None:
         raise ComponentError(
             f"extensions: unknown extension {spec.extensions[0].name!r}; none is installed"
         )
+
+
+# kind -> what it says about a width, as (width, the tensors that have it, the axis); the first one present counts
+_WIDTHS = {
+    "text_encoder": (("text", ("token_embedding.weight", "shared.weight"), 1),),
+    "denoiser": (
+        ("text", ("text_embedding.0.weight",), 1),
+        ("latent", ("patch_embedding.weight",), 1),
+    ),
+    "vae": (("latent", ("conv2.weight",), 0),),
+}
+
+
+def _check_fit(headers: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+    """Refuses components whose files cannot work together, however well each of them loads."""
+    seen: dict[str, tuple[str, int]] = {}
+    for kind, header in headers.items():
+        for width, names, axis in _WIDTHS[kind]:
+            tensor = next((header[name] for name in names if name in header), None)
+            if tensor is None or len(tensor.shape) <= axis:
+                continue  # loading will name what is wrong with the file itself
+            other, size = seen.setdefault(width, (kind, tensor.shape[axis]))
+            if tensor.shape[axis] != size:
+                raise ComponentError(
+                    f"components.{kind}.checkpoint: its {width} width is {tensor.shape[axis]}, but that of "
+                    f"components.{other}.checkpoint is {size}; choose files of one model for text to video"
+                )
+
+
+def files(kind: str, spec: Any) -> tuple[Path, ...]:
+    """The files that a built-in component of that kind is made of, none for a third-party one.
+
+    Raises CheckpointError where one is absent.
+    """
+    if (kind, spec.name) not in _BUILTIN:
+        return ()
+    path = locate(kind, spec.checkpoint)
+    if kind == "denoiser":
+        config = path.with_name("config.json")
+        return (path, config) if config.is_file() else (path,)
+    if kind == "text_encoder":
+        return (path, locate("tokenizer", tokenizer_of(spec.checkpoint, spec.tokenizer)))
+    return (path,)
 
 
 def tokenizer_of(checkpoint: str, tokenizer: str) -> str:

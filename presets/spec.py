@@ -149,7 +149,9 @@ class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 50
     shift: Annotated[
         float,
-        Meta(gt=0, le=100, description="timestep shift: above 1 spends more steps on high noise"),
+        Meta(
+            ge=0.01, le=100, description="timestep shift: above 1 spends more steps on high noise"
+        ),
     ] = 5.0
     grid: Annotated[
         Literal["wan", "diffusers"],
@@ -158,7 +160,7 @@ class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = "wan"
     sigmas: Annotated[
-        tuple[Annotated[float, Meta(gt=0, le=1)], ...],
+        tuple[Annotated[float, Meta(ge=1e-4, le=1)], ...],
         Meta(
             max_length=1000,
             description="custom sigmas, descending, without the final 0; they decide the steps",
@@ -229,10 +231,10 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fps: Annotated[int, Meta(ge=1, le=120, description="frames a second of the written video")] = 16
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the initial noise")] = 0
     noise: Annotated[
-        Literal["cpu", "device"],
+        Literal["cpu", "wan"],
         Meta(
-            description="where noise is drawn: cpu is the same on every machine, device is what "
-            "the published code does"
+            description="where noise is drawn: cpu is the same on every machine; wan is on the "
+            "denoiser's device, compatible with the published code"
         ),
     ] = "cpu"
     scheduler: SchedulerSpec = SchedulerSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def validate(spec: RunSpec) -> RunSpec:
     """
     spec = build(to_plain(spec), type(spec))
     _check_sigmas(spec)
+    _check_grid(spec)
     _check_tiles(spec)
     _check_kinds(spec)
     return spec
@@ -59,7 +61,8 @@ def settle_steps(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_sigmas(spec: RunSpec) -> None:
     sigmas = spec.scheduler.sigmas
     for i, (before, after) in enumerate(pairwise(sigmas)):
-        if after >= before:
+        # the solvers hold sigmas in float32, where close neighbours become equal
+        if _float32(after) >= _float32(before):
             raise PresetError(
                 f"expected descending values, got {after} at position {i + 2} after {before}",
                 key="scheduler.sigmas",
@@ -69,6 +72,21 @@ def _check_sigmas(spec: RunSpec) -> None:
             f"expected {len(sigmas)}, the number of scheduler.sigmas, got {spec.scheduler.steps}; "
             "set scheduler.sigmas to [] to choose the steps freely",
             key="scheduler.steps",
+        )
+
+
+def _float32(value: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
+
+
+def _check_grid(spec: RunSpec) -> None:
+    scheduler = spec.scheduler
+    if scheduler.name == "euler" and scheduler.grid == "diffusers" and not scheduler.sigmas:
+        raise PresetError(
+            'expected "wan" with euler, got "diffusers", which has no Euler grid of its own; '
+            "choose another solver or give scheduler.sigmas",
+            key="scheduler.grid",
         )
 
 

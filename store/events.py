@@ -57,6 +57,14 @@ class StepFinished(_Base, frozen=True, tag="step_finished"):
     std: float = math.nan
 
 
+class ChunkDecoded(_Base, frozen=True, tag="chunk_decoded"):
+    """One chunk of the video (of one tile) was decoded; chunk counts from 1 to total."""
+
+    chunk: int
+    total: int
+    seconds: float
+
+
 class MemorySampled(_Base, frozen=True, tag="memory_sampled"):
     """Memory of the engine process and, where there is one, allocated on its device, in bytes."""
 
@@ -90,6 +98,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StepFinished
+    | ChunkDecoded
     | MemorySampled
     | LatentsStored
     | RunFinished

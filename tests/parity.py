@@ -49,7 +49,7 @@ def dit_pair(config: WanDiTConfig, seed: int = 0) -> tuple[WanDiT, WanTransforme
         ffn_dim=config.ffn_dim,
         num_layers=config.num_layers,
         cross_attn_norm=config.cross_attn_norm,
-        eps=config.eps,
+        eps=1e-6,  # the published one, whatever our config says
         image_dim=config.image_dim if has_image else None,
         added_kv_proj_dim=config.dim if has_image else None,
         pos_embed_seq_len=514 if config.model_type == "flf2v" else None,
@@ -70,3 +70,9 @@ def vae_pair(config: WanVAEConfig, seed: int = 0) -> tuple[WanVAE, AutoencoderKL
     ).eval()
     theirs.load_state_dict({vae_name(n): t for n, t in ours.state_dict().items()}, strict=True)
     return ours.channels_last(), theirs
+
+
+def latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents as diffusers knows them, [1,16,1,1,1] each."""
+    mean, std = (torch.tensor(v) for v in (vae.config.latents_mean, vae.config.latents_std))
+    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)

@@ -8,17 +8,28 @@ from dataclasses import dataclass
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor
-from transformers import UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
-from engine.models.text_encoders.t5 import clean_prompt
-from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD
 from engine.pipelines import stages
 from engine.pipelines.text_to_video import TextToVideo
 from presets.spec import RunSpec
 from tests.naming import dit_name, vae_name
+from tests.parity import latent_statistics
 
-MEAN = torch.tensor(LATENTS_MEAN).view(1, -1, 1, 1, 1)
-STD = torch.tensor(LATENTS_STD).view(1, -1, 1, 1, 1)
+# the published constants with the micro model's sizes; written out, not taken from the code under test
+MICRO_TEXT = UMT5Config(
+    vocab_size=138,
+    d_model=128,
+    d_kv=32,
+    d_ff=256,
+    num_layers=2,
+    num_heads=4,
+    relative_attention_num_buckets=32,
+    relative_attention_max_distance=128,
+    layer_norm_epsilon=1e-6,
+    feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Peer:
 
     def encode(self, prompt: str) -> Tensor:
         """[1, 512, d] the published way: 512 masked tokens, everything past the prompt zeroed."""
-        ids = self.ours.text_encoder.umt5.tokenize(clean_prompt(prompt))
+        ids = self.ours.text_encoder.umt5.tokenize(prompt)
         mask = (torch.arange(512) < len(ids)).long()[None]
         padded = torch.nn.functional.pad(torch.tensor([ids]), (0, 512 - len(ids)))
         states = self.text_encoder(input_ids=padded, attention_mask=mask).last_hidden_state
@@ -55,7 +66,8 @@ class Peer:
             yield latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents * STD + MEAN).sample[0]
+        mean, std = latent_statistics(self.vae)
+        return self.vae.decode(latents * std + mean).sample[0]
 
 
 def make_peer(ours: TextToVideo) -> Peer:
@@ -70,6 +82,6 @@ def make_peer(ours: TextToVideo) -> Peer:
     transformer.load_state_dict({dit_name(n): t for n, t in dit.state_dict().items()}, strict=True)
     autoencoder = AutoencoderKLWan(base_dim=vae.config.dim).eval()
     autoencoder.load_state_dict({vae_name(n): t for n, t in vae.state_dict().items()}, strict=True)
-    text_encoder = UMT5EncoderModel(umt5.config).eval()
+    text_encoder = UMT5EncoderModel(MICRO_TEXT).eval()
     text_encoder.load_state_dict(umt5.state_dict(), strict=True)
     return Peer(ours, text_encoder, transformer, autoencoder)

@@ -22,12 +22,19 @@ def check_output(store: Store, spec: RunSpec, *, overwrite: bool) -> None:
     """
     if not spec.output.path:
         return
-    path = Path(spec.output.path).expanduser().absolute()
-    if path.is_dir():
+    try:
+        path = Path(spec.output.path).expanduser().absolute()
+    except RuntimeError:
+        return  # submit refuses it
+    if path.is_dir() and "video" in spec.output.kinds:
         return  # submit refuses it
     suffix = {"video": ".mp4", "latents": ".safetensors"}.get(
         next((kind for kind in ("video", "latents") if kind in spec.output.kinds), ""), ""
     )
+    if not suffix and path.suffix:
+        raise PresetError(
+            f"expected the name of a folder for the frames, got {path.name}", key="output.path"
+        )
     if suffix and path.suffix.lower() != suffix:
         raise PresetError(
             f"expected a name that ends in {suffix}, got {path.name}", key="output.path"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from store.events import (
+    ChunkDecoded,
     Event,
     MemorySampled,
     Message,
@@ -62,6 +63,9 @@ class Progress:
                 self._step_seconds.clear()
             case StepFinished():
                 self.step, self.total = event.step, event.total
+                self._step_seconds.append(event.seconds)
+            case ChunkDecoded():
+                self.step, self.total = event.chunk, event.total
                 self._step_seconds.append(event.seconds)
             case MemorySampled():
                 self.rss_bytes, self.device_bytes = event.rss_bytes, event.device_bytes
@@ -145,7 +149,7 @@ class SilentDisplay:
 
 
 class LineDisplay:
-    """For logs and pipes: one line for each stage, and at most one line a second for the steps."""
+    """For logs and pipes: one line for each stage, and at most one line a second for the steps and chunks."""
 
     def __init__(self) -> None:
         self._last_step_line = float("-inf")
@@ -155,7 +159,9 @@ class LineDisplay:
             case StageStarted():
                 self.note(printable(event.stage))
             case StepFinished():
-                self._step(progress)
+                self._step(progress, "step")
+            case ChunkDecoded():
+                self._step(progress, "chunk")
             case Message() if event.level != "info":
                 self.note(message_line(event))
             case _:
@@ -170,12 +176,12 @@ class LineDisplay:
     def close(self) -> None:
         return None
 
-    def _step(self, progress: Progress) -> None:
+    def _step(self, progress: Progress, what: str) -> None:
         now = time.monotonic()
         if now - self._last_step_line < 1.0 and progress.step < progress.total:
             return
         self._last_step_line = now
-        count = f"step {progress.step}/{progress.total}"
+        count = f"{what} {progress.step}/{progress.total}"
         parts = [count, progress.rate, progress.eta, progress.memory]
         self.note(f"{printable(progress.stage)}: {', '.join(part for part in parts if part)}")
 

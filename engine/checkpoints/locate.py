@@ -38,7 +38,10 @@ def locate(kind: str, checkpoint: str) -> Path:
         )
     if checkpoint == BUILTIN_MICRO:
         return _MICRO_FOLDER / _MICRO_FILES[kind]
-    path = models_folder() / Path(checkpoint).expanduser()
+    try:
+        path = models_folder() / Path(checkpoint).expanduser()
+    except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
+        raise CheckpointError(f"components.{key}: {checkpoint}: {error}") from None
     if not path.is_file():
         raise CheckpointError(
             f"components.{key}: {path} is not a file; put it there, or set its path with "

@@ -50,9 +50,14 @@ class VAEShape:
     dim: int = 12
 
 
+def dit_config(shape: DiTShape) -> WanDiTConfig:
+    """The published configuration of a transformer of this size."""
+    return WanDiTConfig(text_dim=TEXT_DIM, **asdict(shape))
+
+
 def build_dit(shape: DiTShape) -> WanDiT:
     """A transformer with Xavier blocks and a zero head, so that it starts by predicting nothing."""
-    dit = WanDiT(WanDiTConfig(text_dim=TEXT_DIM, **asdict(shape)))
+    dit = WanDiT(dit_config(shape))
     for module in dit.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -108,8 +113,9 @@ def inflate(vae: WanVAE) -> None:
         if name.endswith("time_conv"):
             channels = module.weight.shape[1]
             copies = module.weight.shape[0] // channels
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.weight.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
             module.weight[:, :, 2, 0, 0] = torch.eye(channels).repeat(copies, 1)
         else:
             module.weight[:, :, :2] = 0

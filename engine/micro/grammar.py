@@ -136,9 +136,7 @@ def attribute_indices(attributes: Attributes) -> tuple[int, int, int, int, int]:
 
 def attributes_from_indices(indices: Sequence[int]) -> Attributes:
     """Inverse of `attribute_indices`."""
-    return Attributes(
-        *(list(table)[int(i)] for table, i in zip(tables(), indices, strict=True))
-    )
+    return Attributes(*(list(table)[int(i)] for table, i in zip(tables(), indices, strict=True)))
 
 
 def tables() -> tuple[Sequence[str], ...]:

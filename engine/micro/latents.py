@@ -18,9 +18,7 @@ from engine.micro.checkpoint import load_checkpoint, save_checkpoint
 from engine.micro.grammar import Attributes, attribute_indices, attributes_from_indices
 
 
-def save_shard(
-    path: Path, attributes: Sequence[Attributes], latents: Tensor, encoder: str
-) -> None:
+def save_shard(path: Path, attributes: Sequence[Attributes], latents: Tensor, encoder: str) -> None:
     """Writes one shard of latents [N, z, f, h, w]; `encoder` is its `encoder_digest`."""
     indices = torch.tensor([attribute_indices(a) for a in attributes], dtype=torch.int16)
     content = {"attributes": indices, "latents": latents.half(), "encoder": encoder}
@@ -46,7 +44,9 @@ class LatentSet:
             if self._seen and shard["encoder"] != self.encoder:
                 raise ValueError(f"{path}: encoded by another VAE encoder than the other shards")
             self.encoder = shard["encoder"]
-            self.attributes += [attributes_from_indices(row) for row in shard["attributes"].tolist()]
+            self.attributes += [
+                attributes_from_indices(row) for row in shard["attributes"].tolist()
+            ]
             parts = [self.latents, shard["latents"]] if self._seen else [shard["latents"]]
             self.latents = torch.cat(parts)
             self._seen.add(path.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +105,13 @@ def read_clip(clip: Tensor) -> Reading:
         background=background,
         shape=shape,
         size=_size(shape, float(area.median()) * 4 / clip.shape[2] ** 2),
-        motion=_motion(travel_x, travel_y, area_ratio, rotation, float(seen.quantile(0.2)) if len(seen) else 0.0),
+        motion=_motion(
+            travel_x,
+            travel_y,
+            area_ratio,
+            rotation,
+            float(seen.quantile(0.2)) if len(seen) else 0.0,
+        ),
         fit=fit,
         first_fit=float(fits[0]),
         travel=math.hypot(travel_x, travel_y),
@@ -250,15 +256,3 @@ def _direction(travel_x: float, travel_y: float) -> str:
         return (travel_x * step_x + travel_y * step_y) / math.hypot(step_x, step_y)
 
     return max(DIRECTIONS, key=alignment)
-
-
-def confusions(wanted: Sequence[Attributes], readings: Sequence[Reading]) -> dict[str, dict[str, int]]:
-    """Wrong answers per attribute, counted as `asked > seen`."""
-    tables: dict[str, dict[str, int]] = {name: {} for name in FIELDS}
-    for attributes, reading in zip(wanted, readings, strict=True):
-        verdict = judge(attributes, reading)
-        for name in FIELDS:
-            if getattr(verdict, name) is False:
-                key = f"{getattr(attributes, name)} > {getattr(reading, name) or 'nothing'}"
-                tables[name][key] = tables[name].get(key, 0) + 1
-    return tables

@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Rank:
 
     index: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def leads(self) -> bool:
@@ -32,7 +35,7 @@ class Rank:
 
 
 def launch(work: Callable[[Rank], None], *, ranks: int, device: str) -> None:
-    """Runs `work` in `ranks` processes, in this process when there is one; it must be picklable.
+    """Runs `work` in `ranks` processes, or in this one when `ranks` is 1; it must be picklable.
 
     `device` is `cpu`, `cuda` (one GPU per rank) or `auto`. An error in any rank ends them all.
     """
@@ -42,14 +45,10 @@ def launch(work: Callable[[Rank], None], *, ranks: int, device: str) -> None:
         work(Rank(0, 1, torch.device(device)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(
-            _run_rank, (work, ranks, device, str(Path(folder, "rendezvous"))), ranks
-        )
+        spawn(_run_rank, (work, ranks, device, str(Path(folder, "rendezvous"))), ranks)
 
 
-def _run_rank(
-    index: int, work: Callable[[Rank], None], ranks: int, device: str, meet: str
-) -> None:
+def _run_rank(index: int, work: Callable[[Rank], None], ranks: int, device: str, meet: str) -> None:
     if device == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     else:
@@ -60,8 +59,9 @@ def _run_rank(
         rank=index,
         world_size=ranks,
     )
+    own = torch.device(device, index) if device == "cuda" else torch.device(device)
     try:
-        work(Rank(index, ranks, torch.device(device, index) if device == "cuda" else torch.device(device)))
+        work(Rank(index, ranks, own))
     finally:
         dist.destroy_process_group()
 
@@ -79,10 +79,12 @@ def average_gradients(rank: Rank, parameters: Iterable[Tensor]) -> None:
 
 
 def share_from_lead(rank: Rank, tensors: Iterable[Tensor]) -> None:
-    """Overwrites the tensors with those of rank 0."""
+    """Overwrites the tensors, on whatever device each is, with those of rank 0."""
     if rank.count > 1:
         for tensor in tensors:
-            dist.broadcast(tensor.detach(), 0)
+            shared = tensor.detach().to(rank.device)
+            dist.broadcast(shared, 0)
+            tensor.detach().copy_(shared)
 
 
 def agree(rank: Rank, value: float) -> float:

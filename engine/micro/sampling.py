@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import UMT5EncoderModel
+from torch.nn.utils.rnn import pad_sequence
 
-from engine.micro.architecture import (
-    DiTShape,
-    TextShape,
-    VAEShape,
-    build_dit,
-    build_text_encoder,
-    build_vae,
-    encode_text,
-    text_parameters,
-)
-from engine.micro.tokenizer import build_tokenizer, tokenize
-from engine.micro.training import copy_weights
+from engine.local import load_denoiser, load_text_encoder, load_vae
+from engine.micro.export import FILES, TOKENIZER_FILE
 from engine.micro.world import FRAME_SIZE, NUM_FRAMES
 from engine.models.diffusion.wandit import WanDiT
+from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
 from engine.schedulers import create_scheduler
+from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 
-HEAD_DIM = 32
-PROMPT_TOKENS = 64
 BATCH = 16
 
 
@@ -45,62 +35,54 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class MicroModel:
-    """The four parts of the model; the VAE's latents carry the published statistics."""
+    """The three networks; the VAE's latents carry the published statistics."""
 
     dit: WanDiT
-    text_encoder: UMT5EncoderModel
+    text_encoder: UMT5
     vae: WanVAE
-    tokenizer: Tokenizer
 
 
-def load_model(weights: Mapping[str, Mapping[str, Tensor]]) -> MicroModel:
-    """The model in fp32 from weights by part (see `export.shipped_weights`)."""
-    dit_weights, text_weights, vae_weights = weights["dit"], weights["text"], weights["vae"]
-    dim = dit_weights["patch_embedding.weight"].shape[0]
-    layers = {name.split(".")[1] for name in dit_weights if name.startswith("blocks.")}
-    dit = build_dit(
-        DiTShape(
-            dim=dim,
-            ffn_dim=dit_weights["blocks.0.ffn.0.weight"].shape[0],
-            num_heads=dim // HEAD_DIM,
-            num_layers=len(layers),
+def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
+    """The model in fp32 from the files of an export, through the engine's own loaders.
+
+    Raises CheckpointError where a file is missing or does not fit.
+    """
+    folder = folder.absolute()  # relative checkpoint paths start at the models folder
+
+    def path(part: str) -> str:
+        return str(folder / FILES[part])
+
+    text = load_text_encoder(
+        TextEncoderSpec(
+            checkpoint=path("text"),
+            tokenizer=str(folder / TOKENIZER_FILE),
+            device=device,
+            dtype="fp32",
         )
     )
-    text = build_text_encoder(TextShape(vocab_size=text_weights["token_embedding.weight"].shape[0]))
-    vae = build_vae(VAEShape(dim=vae_weights["encoder.conv1.weight"].shape[0]))
-    copy_weights(dit_weights, dict(dit.named_parameters()))
-    copy_weights(text_weights, text_parameters(text))
-    copy_weights(vae_weights, dict(vae.named_parameters()))
-    for network in (dit, text, vae):
-        network.eval().requires_grad_(requires_grad=False)
-    return MicroModel(dit, text, vae, build_tokenizer())
+    denoiser = load_denoiser(DenoiserSpec(checkpoint=path("dit"), device=device, dtype="fp32"))
+    vae = load_vae(VAESpec(checkpoint=path("vae"), device=device, dtype="fp32"))
+    return MicroModel(denoiser.model, text.umt5, vae.model)
 
 
 @torch.no_grad()
 def sample_latents(
-    dit: WanDiT,
-    text_encoder: UMT5EncoderModel,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    settings: Sampling,
+    model: MicroModel, prompts: Sequence[str], seeds: Sequence[int], settings: Sampling
 ) -> Tensor:
     """Normalised latents [len(prompts), 16, f, h, w] of prompts with a seed each, in one batch."""
-    count = len(prompts)
-    device = dit.patch_embedding.weight.device
-    texts = [*prompts, *[settings.negative_prompt] * count]
-    ids, lengths = (t.to(device) for t in tokenize(tokenizer, texts, PROMPT_TOKENS))
-    conditioning = dit.prepare(encode_text(text_encoder, ids, lengths), lengths=lengths)
+    device = model.dit.patch_embedding.weight.device
+    wanted = [model.text_encoder.encode(prompt) for prompt in prompts]
+    unwanted = [model.text_encoder.encode(settings.negative_prompt)] * len(prompts)
+    context = pad_sequence([*wanted, *unwanted], batch_first=True)
+    conditioning = model.dit.prepare(context.to(device))
     shape = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_SIZE // 8, FRAME_SIZE // 8)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     scheduler = create_scheduler(settings.scheduler, num_steps=settings.steps, shift=settings.shift)
     state = scheduler.start(torch.stack(noise).to(device))
-    for timestep in scheduler.timesteps:
-        both = dit(
-            torch.cat([state.latents] * 2), timestep.float().expand(2 * count).to(device), conditioning
-        )
-        wanted, unwanted = both.chunk(2)
-        state = scheduler.step(state, torch.lerp(unwanted, wanted, settings.guidance))
+    for timestep in scheduler.timesteps.split(1):
+        both = model.dit(state.latents.repeat(2, 1, 1, 1, 1), timestep.to(device), conditioning)
+        cond, uncond = both.chunk(2)
+        state = scheduler.step(state, torch.lerp(uncond, cond, settings.guidance))
     return state.latents
 
 
@@ -113,8 +95,6 @@ def sample_clips(
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         seeds = range(seed + start, seed + start + len(batch))
-        latents = sample_latents(
-            model.dit, model.text_encoder, model.tokenizer, batch, seeds, settings
-        )
+        latents = sample_latents(model, batch, seeds, settings)
         clips += [model.vae.decode(part, chunk_frames=0) for part in latents.split(4)]
-    return torch.cat(clips)
+    return torch.cat(clips).cpu()

@@ -15,8 +15,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
 PAD, EOS, UNKNOWN = 0, 1, 2
@@ -28,7 +26,7 @@ VOCABULARY = tuple(
     orange pink white red drifts diagonally huge big tiny little still gets travels from slides stands bigger stays
     place growing does not move shrinks staying smaller grows expands contracts shrinking downwards falls floats an
     upwards sinks rises rotates turns around spinning spins clip animation scene it behind shape object ball
-    """.split()
+    """.split()  # noqa: SIM905 - as a list it would fill two pages
 )
 WORD_SCORE, MARK_SCORE, LETTER_SCORE = -5.0, -6.0, -14.0  # whole words win over their letters
 MARKS = "\u2581.,"
@@ -51,14 +49,7 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(path: Path) -> None:
-    """Writes the tokenizer's JSON, which transformers and the engine load."""
-    path.write_text(build_tokenizer().to_str(pretty=False), encoding="utf-8")
-
-
-def tokenize(
-    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int
-) -> tuple[Tensor, Tensor]:
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
     """Ids [len(texts), max_tokens] padded with zeros, and the number of real tokens [len(texts)].
 
     A text that is too long loses its end, but keeps its `</s>`.

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,10 @@ from engine.micro.training import (
     Progress,
     WeightAverage,
     copy_weights,
+    earlier_trainings,
+    learning_rate_factor,
     optimizer_state,
+    require_finite,
     restore_optimizers,
     set_learning_rate,
     step_randomness,
@@ -138,12 +142,15 @@ def train_dit(
     if resume and saved is not None:
         restore_optimizers(optimizers, saved["optimizer"])
         progress.restore(saved["progress"])
-    warm = saved is not None and (not resume or bool(saved["warm"]))
-    loop = _Loop(rank, settings, data, model, average, optimizers, progress, out, warm, log, on_save)
+    warm = saved is not None and (not resume or bool(saved.get("warm", True)))
+    history = earlier_trainings(saved, resume=resume)
+    loop = _Loop(
+        rank, settings, data, model, average, optimizers, progress, history, warm, out, log, on_save
+    )
     loop.run()
 
 
-def _build(data: LatentSet, shape: DiTShape, saved: dict | None) -> TextToLatents:
+def _build(data: LatentSet, shape: DiTShape, saved: dict[str, Any] | None) -> TextToLatents:
     mean, std = data.statistics()
     if saved is None:
         dit, text_encoder = build_dit(shape), build_text_encoder(TextShape())
@@ -167,7 +174,7 @@ def _optimizers(model: TextToLatents, settings: DiTTraining) -> list[torch.optim
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.dit.parameters() if id(p) not in chosen]
     text = list(model.text_encoder.parameters())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": rest, "peak_lr": settings.adam_lr},
         {"params": text, "peak_lr": settings.adam_lr / 2},
     ]
@@ -187,15 +194,18 @@ class _Loop:
     average: WeightAverage
     optimizers: list[torch.optim.Optimizer]
     progress: Progress
-    out: Path
+    history: list[dict[str, Any]]
     warm: bool  # started from trained weights: the average needs no warm-up of its own
+    out: Path
     log: Callable[[str], None]
     on_save: Callable[[TextToLatents, Progress], None] | None
 
     def run(self) -> None:
         settings, progress = self.settings, self.progress
         tokenizer = build_tokenizer()
-        mean, std = (t.to(self.rank.device) for t in (self.model.latent_mean, self.model.latent_std))
+        mean, std = (
+            t.to(self.rank.device) for t in (self.model.latent_mean, self.model.latent_std)
+        )
         velocity = _velocity(self.model.dit, compiled=settings.compile)
         clipped = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         everything = list(self.model.parameters().values())
@@ -219,9 +229,12 @@ class _Loop:
             predicted = velocity(torch.lerp(x0, noise, wide), sigma * 1000, context, lengths)
             error = (predicted - (noise - x0)).square()
             loss = (error * loss_weights(x0, wide, settings)).mean()
+            rate = learning_rate_factor(
+                progress.step, spent, warmup_steps=settings.warmup_steps, flat=settings.flat
+            )
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-                set_learning_rate(optimizer, self._rate(spent))
+                set_learning_rate(optimizer, rate)
             loss.backward()
             average_gradients(self.rank, everything)
             nn.utils.clip_grad_norm_(clipped, 1.0)
@@ -245,11 +258,6 @@ class _Loop:
             self._report(torch.cat(losses, 1))
         self.save()
 
-    def _rate(self, spent: float) -> float:
-        warm = min(1.0, (self.progress.step + 1) / self.settings.warmup_steps)
-        flat = self.settings.flat
-        return warm * (1.0 if spent < flat else (1 - spent) / (1 - flat))
-
     def _report(self, losses: Tensor) -> None:
         """One line from per-sample losses and sigmas, [2, N]."""
         if not self.rank.leads:
@@ -267,6 +275,7 @@ class _Loop:
         if self.rank.leads:
             model = self.model
             raw = {name: p.detach().cpu().clone() for name, p in model.parameters().items()}
+            require_finite(raw, self.progress)
             content = {
                 "model": asdict(DiTShape(**_sizes(model.dit))),
                 "text": asdict(TextShape(vocab_size=model.text_encoder.config.vocab_size)),
@@ -278,6 +287,7 @@ class _Loop:
                 "raw": raw,
                 "optimizer": optimizer_state(self.optimizers),
                 "progress": self.progress.as_dict(),
+                "history": [*self.history, {"phase": "dit", **self.progress.as_dict()}],
             }
             save_checkpoint(self.out, "dit", content)
             if self.on_save is not None:

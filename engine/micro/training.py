@@ -7,6 +7,7 @@ run would have drawn, without any generator state in the file.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,10 @@ class Budget:
         by_time = seconds / self.seconds if self.seconds > 0 else 0.0
         by_steps = steps / self.steps if self.steps > 0 else 0.0
         return max(by_time, by_steps)
+
+    def scaled(self, factor: float) -> Budget:
+        """The budget times `factor`; a limit on steps stays at least 1."""
+        return Budget(self.seconds * factor, math.ceil(self.steps * factor))
 
 
 @dataclass(slots=True)
@@ -114,6 +119,31 @@ def copy_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> 
             shapes = f"{list(source[name].shape)}, expected {list(tensor.shape)}"
             raise ValueError(f"weights do not fit: {name} is {shapes}")
         tensor.copy_(source[name])
+
+
+def learning_rate_factor(step: int, spent: float, *, warmup_steps: int, flat: float) -> float:
+    """Share of the peak rate: a linear warm-up, constant until `flat` of the budget, then linear to 0."""
+    warm = min(1.0, (step + 1) / warmup_steps)
+    return warm * (1.0 if spent < flat else (1 - spent) / (1 - flat))
+
+
+def require_finite(parameters: Mapping[str, Tensor], progress: Progress) -> None:
+    """Raises FloatingPointError when a training has diverged, so that its checkpoint stays usable."""
+    for name, tensor in parameters.items():
+        if not bool(tensor.isfinite().all()):
+            raise FloatingPointError(
+                f"{name} is not finite after step {progress.step}: the training diverged; go on from "
+                "the last checkpoint with lower learning rates"
+            )
+
+
+def earlier_trainings(saved: Mapping[str, Any] | None, *, resume: bool) -> list[dict[str, Any]]:
+    """Phase and progress of the trainings before this one, oldest first.
+
+    `saved` is the checkpoint that this training started from; a resumed one is its last entry.
+    """
+    history = list(saved.get("history", ())) if saved is not None else []
+    return history[:-1] if resume else history
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -23,7 +23,9 @@ from engine.outputs import output_paths
 from engine.pipelines import stages
 from presets.spec import RunSpec
 from store import blobs
+from store.errors import StoreError
 from store.events import (
+    ChunkDecoded,
     Event,
     LatentsStored,
     MemorySampled,
@@ -60,8 +62,11 @@ class Runner:
         of components, checkpoints, the store and the file system, each with a one-line message.
         """
 
+        components: dict[str, Any] = {}
+        held: list[bool] = []
+
         @contextmanager
-        def stage(name: str, *, cached: bool = False) -> Iterator[None]:
+        def stage(name: str) -> Iterator[None]:
             if cancelled():
                 raise RunCancelled
             emit(StageStarted(stage=name))
@@ -69,37 +74,41 @@ class Runner:
             with _out_of_memory_explained(name):
                 yield
             seconds = time.perf_counter() - started
-            emit(StageFinished(stage=name, seconds=seconds, cached=cached))
+            emit(StageFinished(stage=name, seconds=seconds, cached=name == "load" and all(held)))
             emit(self._memory())
 
         small = stages.num_tokens(spec) <= ONE_THREAD_TOKENS
         torch.set_num_threads(1 if small else self._num_threads)
-        with stage("load", cached=all(self._holds(kind, spec) for kind in KINDS)):
-            components = {kind: self._component(kind, spec, emit) for kind in KINDS}
+        with stage("load"):
+            for kind in KINDS:
+                if cancelled():
+                    raise RunCancelled
+                components[kind], was_held = self._component(kind, spec, emit)
+                held.append(was_held)
         with stage("text_encode"):
             contexts = stages.encode_prompts(components["text_encoder"], spec)
         with stage("denoise"):
             latents = self._denoise(components["denoiser"], spec, contexts, emit, cancelled)
-            digest = blobs.put(self.root, encode_tensors({"latents": latents.cpu()}))
-            emit(LatentsStored(digest=digest))
+            self._keep(latents, emit)
         frames = None
         if set(spec.output.kinds) - {"latents"}:
             with stage("decode"):
-                frames = media.to_uint8(stages.decode(components["vae"], latents))
+                frames = media.to_uint8(self._decode(components["vae"], latents, emit, cancelled))
         with stage("mux"):
             return _write(Path(run.output), spec, frames, latents, comment=f"modiff run {run.id}")
 
-    def _holds(self, kind: str, spec: RunSpec) -> bool:
+    def _component(self, kind: str, spec: RunSpec, emit: Emit) -> tuple[Any, bool]:
+        """The component, and whether it was held already: same spec, same files, none of them changed."""
+        wanted = getattr(spec.components, kind)
+        identity = (wanted, [_identity(path) for path in registry.files(kind, wanted)])
         held = self._loaded.get(kind)
-        return held is not None and held[0] == getattr(spec.components, kind)
-
-    def _component(self, kind: str, spec: RunSpec, emit: Emit) -> Any:
-        if not self._holds(kind, spec):
-            wanted = getattr(spec.components, kind)
-            self._loaded.pop(kind, None)  # freed before its successor is read
-            self._loaded[kind] = (wanted, registry.load(kind, wanted))
-            emit(Message(level="info", text=f"loaded {kind} {wanted.name} ({wanted.dtype})"))
-        return self._loaded[kind][1]
+        if held is not None and held[0] == identity:
+            return held[1], True
+        self._loaded.pop(kind, None)  # freed before its successor is read
+        component = registry.load(kind, wanted)
+        self._loaded[kind] = (identity, component)
+        emit(Message(level="info", text=f"loaded {kind} {wanted.name} ({wanted.dtype})"))
+        return component, False
 
     def _denoise(
         self,
@@ -128,9 +137,39 @@ class Runner:
                 raise RunCancelled
         return latents
 
+    def _keep(self, latents: Tensor, emit: Emit) -> None:
+        """Stores the latents; a store that cannot take them costs the safety net, not the run."""
+        try:
+            digest = blobs.put(self.root, encode_tensors({"latents": latents.cpu()}))
+        except StoreError as error:
+            emit(Message(level="warning", text=f"the latents could not be stored: {error}"))
+        else:
+            emit(LatentsStored(digest=digest))
+
+    def _decode(
+        self, vae: Any, latents: Tensor, emit: Emit, cancelled: Callable[[], bool]
+    ) -> Tensor:
+        began = time.perf_counter()
+
+        def on_chunk(done: int, total: int) -> None:
+            nonlocal began
+            now = time.perf_counter()
+            emit(ChunkDecoded(chunk=done, total=total, seconds=now - began))
+            began = now
+            if cancelled():
+                raise RunCancelled
+
+        return stages.decode(vae, latents, on_chunk=on_chunk)
+
     def _memory(self) -> MemorySampled:
         device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
         return MemorySampled(rss_bytes=self._process.memory_info().rss, device_bytes=device)
+
+
+def _identity(path: Path) -> tuple[str, int, int, int]:
+    """What changes when a file does, whether it was rewritten or replaced."""
+    facts = path.stat()
+    return str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 @contextmanager
@@ -144,8 +183,8 @@ def _out_of_memory_explained(stage: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
     except RuntimeError as error:
-        # the CPU allocator has no exception type of its own
-        if "not enough memory" not in str(error):
+        # the CPU allocator has no exception type of its own, and words of its own on each system
+        if not any(words in str(error) for words in ("not enough memory", "can't allocate memory")):
             raise
         raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
 

@@ -58,18 +58,27 @@ def num_tokens(spec: RunSpec) -> int:
 
 
 def encode_prompts(text_encoder: TextEncoder, spec: RunSpec) -> list[Tensor]:
-    """Token states [L, text_dim] of the prompt and, where guidance needs it, the negative prompt."""
+    """Token states [L, text_dim] of the prompt and, where guidance needs it, the negative prompt.
+
+    Raises RunFailed where they are not finite.
+    """
     prompts = [spec.prompt]
     if spec.guidance.scale != 1:
         prompts.append(spec.negative_prompt)
-    return [text_encoder.encode(prompt) for prompt in prompts]
+    contexts = [text_encoder.encode(prompt) for prompt in prompts]
+    if not all(bool(context.isfinite().all()) for context in contexts):
+        raise RunFailed(
+            f"the text encoder's output is not finite (dtype {spec.components.text_encoder.dtype}); "
+            "try --set components.text_encoder.dtype=bf16 or fp32"
+        )
+    return contexts
 
 
 def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
     """fp32 [1, C, 1+(frames-1)/4, height/8, width/8] on the denoiser's device.
 
-    noise = "cpu" draws it on the CPU, the same on every machine; "device" draws it on the denoiser's device,
-    as the published code does on its GPU.
+    noise = "cpu" draws it on the CPU, the same on every machine; "wan" draws it on the denoiser's device, as the
+    published code does on its GPU.
     """
     shape = (1, denoiser.latent_channels, *latent_size(spec))
     device = torch.device("cpu") if spec.noise == "cpu" else denoiser.device
@@ -141,6 +150,16 @@ def denoise(
         )
 
 
-def decode(vae: VAE, latents: Tensor) -> Tensor:
-    """Latents [1,C,F,h,w] -> video fp32 [3,4F-3,8h,8w] in [-1,1]."""
-    return vae.decode(latents)[0]
+def decode(
+    vae: VAE, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
+) -> Tensor:
+    """Latents [1,C,F,h,w] -> video fp32 [3,4F-3,8h,8w] in [-1,1]; `on_chunk` as in `VAE.decode`.
+
+    Raises RunFailed where the video is not finite.
+    """
+    video = vae.decode(latents, on_chunk=on_chunk)[0]
+    if not bool(video.isfinite().all()):
+        raise RunFailed(
+            "the decoded video is not finite; try --set components.vae.dtype=fp32 (the latents are kept)"
+        )
+    return video

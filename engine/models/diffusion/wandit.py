@@ -57,6 +57,10 @@ class WanDiTConfig:
     image_dim: int = 1280
 
     def __post_init__(self) -> None:
+        for name in ("dim", "num_heads", "num_layers", "freq_dim"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
         if self.model_type not in MODEL_TYPES:
             raise ValueError(
                 f"model_type is {self.model_type!r}, expected one of {', '.join(MODEL_TYPES)}"
@@ -311,6 +315,7 @@ class WanDiT(nn.Module):
             context = context[:, : int(lengths.max())]
         dtype = self.patch_embedding.weight.dtype
         biases = _padding_biases(lengths, context.shape[1], config.text_len, dtype)
+        biases = biases.to(context.device)
         padding = context.new_zeros(
             context.shape[0], biases.shape[1] - context.shape[1], config.text_dim
         )
@@ -363,7 +368,7 @@ class WanDiT(nn.Module):
             latents.to(dtype), "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=pt, q=ph, r=pw
         )
         x = F.linear(x, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias).float()
-        time = self.time_embedding(_sinusoid(timestep, self.config.freq_dim))
+        time = self.time_embedding(_sinusoid(timestep, self.config.freq_dim).to(x.device))
         time_6 = self.time_projection(time).unflatten(1, (6, self.config.dim))
         rope = rope_table(*grid, self.config.head_dim, x.device)
         for i, block in enumerate(self.blocks):
@@ -377,12 +382,13 @@ class WanDiT(nn.Module):
 
 
 def _padding_biases(lengths: Tensor, rows: int, text_len: int, dtype: torch.dtype) -> Tensor:
-    """Score biases [B, rows + pads]: 0 for real rows, -inf for the unused ones, and for the padding keys
+    """Score biases [B, rows + pads] on the CPU: 0 for real rows, -inf for the unused ones, and for the padding keys
     the logs of numbers that add up to the count of padding rows, text_len - length.
 
     One padding key would do, but log(500) in bf16 is off by 1 %: a second key holds what the first one's
-    rounding leaves over.
+    rounding leaves over. Counted in float64 on the CPU, because not every device has float64.
     """
+    lengths = lengths.cpu()
     count = (text_len - lengths).double()
     first = count.log().to(dtype)
     if dtype != torch.float32:
@@ -390,16 +396,16 @@ def _padding_biases(lengths: Tensor, rows: int, text_len: int, dtype: torch.dtyp
     pads = [first.float()]
     if dtype != torch.float32:
         pads.append((count - first.double().exp()).clamp(min=0).log().to(dtype).float())
-    real = torch.zeros(len(lengths), rows, device=lengths.device)
-    unused = torch.arange(rows, device=lengths.device) >= lengths[:, None]
-    return torch.cat([real.masked_fill(unused, -math.inf), torch.stack(pads, dim=1)], dim=1)
+    unused = torch.arange(rows) >= lengths[:, None]
+    real = torch.zeros(len(lengths), rows).masked_fill(unused, -math.inf)
+    return torch.cat([real, torch.stack(pads, dim=1)], dim=1)
 
 
 def _sinusoid(timestep: Tensor, freq_dim: int) -> Tensor:
-    """timestep [B] -> fp32 [B, freq_dim], cosines first, computed in float64 as published."""
+    """timestep [B] -> fp32 [B, freq_dim] on the CPU, cosines first, computed in float64 as published."""
     half = freq_dim // 2
-    steps = torch.arange(half, dtype=torch.float64, device=timestep.device)
-    angles = timestep.double().outer(torch.pow(10000.0, -steps / half))
+    steps = torch.arange(half, dtype=torch.float64)
+    angles = timestep.cpu().double().outer(torch.pow(10000.0, -steps / half))
     return torch.cat([angles.cos(), angles.sin()], dim=1).float()
 
 

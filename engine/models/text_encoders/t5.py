@@ -1,5 +1,4 @@
-"""UMT5, the text encoder of Wan: transformers' `UMT5EncoderModel` with the published tokenising,
-prompt cleaning and trimming.
+"""UMT5, the text encoder of Wan: transformers' `UMT5EncoderModel` under the published names, trimmed.
 
 Only the real tokens run. In the published pipeline prompts are padded to 512 tokens, masked inside the
 encoder and cut back to the real ones afterwards; a masked key has softmax weight exactly zero, so leaving
@@ -8,19 +7,14 @@ the padding out changes nothing but the time (8 to 17 times less).
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
-import ftfy
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.models.umt5.configuration_umt5 import UMT5Config
 from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 
-MAX_TOKENS = 512
 EOS_ID = 1
 
 _BLOCK_NAMES = {
@@ -104,28 +98,8 @@ def build(config: UMT5Config) -> UMT5EncoderModel:
     return model.eval().requires_grad_(False)
 
 
-def clean_prompt(text: str) -> str:
-    """The published cleaning: mojibake repaired, HTML entities resolved (twice), white space collapsed."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return re.sub(r"\s+", " ", text.strip()).strip()
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """A `tokenizer.json` that appends the end-of-sequence token and cuts at 512 tokens as published.
-
-    Raises ValueError where the file is not a tokenizer.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault
-        raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    return tokenizer
-
-
 class UMT5:
-    """Prompt -> token states."""
+    """Prompt -> token states. tokenize: prompt -> token ids, cleaned and cut as published."""
 
     def __init__(self, model: UMT5EncoderModel, tokenize: Callable[[str], Sequence[int]]) -> None:
         self.model = model
@@ -135,5 +109,5 @@ class UMT5:
     def encode(self, prompt: str) -> Tensor:
         """prompt -> [L, d_model] in the model's dtype and on its device, one row a real token, the
         end-of-sequence token included; 1 <= L <= 512."""
-        ids = torch.tensor([self.tokenize(clean_prompt(prompt))], device=self.model.device)
+        ids = torch.tensor([self.tokenize(prompt)], device=self.model.device)
         return self.model(input_ids=ids).last_hidden_state[0]

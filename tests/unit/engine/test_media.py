@@ -43,6 +43,7 @@ def test_video(frames: torch.Tensor, tmp_path: Path) -> None:
     assert meta["fps"] == 8
     assert decoded.shape == tuple(frames.shape)
     assert np.abs(decoded.astype(int) - frames.numpy().astype(int)).mean() < 4
+    assert b"crf=10.0" in path.read_bytes()  # x264 writes its settings into the stream
     assert b"modiff run abc123" in path.read_bytes()
     assert os.listdir(tmp_path) == ["out.mp4"]
 
@@ -58,14 +59,31 @@ def test_frames(frames: torch.Tensor, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "f" / "00003.png")), frames[3].numpy())
 
 
-def test_a_failing_encoder_leaves_the_old_file(frames, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo 'no room on the tape' >&2; exit 3", "no room on the tape"),
+        ('for last; do :; done; echo half > "$last"; exit 1', "exit status 1"),
+        ("exit 0", "exit status 0"),
+    ],
+)
+def test_a_failing_encoder_leaves_the_old_file(
+    frames, tmp_path: Path, monkeypatch, script: str, message: str
+) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"the old one")
-    script = tmp_path / "ffmpeg"
-    script.write_text("#!/bin/sh\necho 'no room on the tape' >&2\nexit 3\n")
-    script.chmod(0o755)
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
-    with pytest.raises(EngineError, match="ffmpeg could not write"):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    with pytest.raises(EngineError, match=f"ffmpeg could not write .*out.mp4: {message}"):
         media.write_video(path, frames, fps=8, comment="")
     assert path.read_bytes() == b"the old one"
     assert sorted(os.listdir(tmp_path)) == ["ffmpeg", "out.mp4"]
+
+
+def test_old_frames_go_and_other_files_stay(frames: torch.Tensor, tmp_path: Path) -> None:
+    media.write_frames(tmp_path / "f", frames)
+    (tmp_path / "f" / "notes.txt").write_text("mine")
+    media.write_frames(tmp_path / "f", frames[:2])
+    assert sorted(os.listdir(tmp_path / "f")) == ["00000.png", "00001.png", "notes.txt"]

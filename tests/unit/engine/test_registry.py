@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from engine import registry
 from engine.errors import CheckpointError, ComponentError
@@ -80,3 +82,25 @@ def test_checking_imports_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_files_that_do_not_fit_each_other_are_refused(tmp_path) -> None:
+    """A 48-channel VAE would be found out only after all steps were made."""
+    vae = tmp_path / "vae.safetensors"
+    save_file({"conv2.weight": torch.zeros(48, 48, 1, 1, 1)}, vae)
+    with pytest.raises(
+        ComponentError, match=r"its latent width is 48, but that of components\.denoiser"
+    ):
+        registry.check(load_preset("micro", [f"components.vae.checkpoint={vae}"]))
+    text = tmp_path / "text.safetensors"
+    save_file({"shared.weight": torch.zeros(9, 64)}, text)
+    with pytest.raises(
+        ComponentError, match=r"its text width is 128, but that of components\.text_encoder"
+    ):
+        registry.check(load_preset("micro", [f"components.text_encoder.checkpoint={text}"]))
+
+
+def test_a_backend_that_does_not_run_here_is_refused_before_weights_are_read() -> None:
+    spec = load_preset("micro", ["components.denoiser.attention=sage"]).components.denoiser
+    with pytest.raises(ComponentError, match=r"'sage' does not work on .*`modiff doctor` lists"):
+        registry.load("denoiser", spec)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine import media
+from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
 from engine.pipelines import stages
 from engine.pipelines.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, encode_spec
 from store import blobs
-from store.events import Event, LatentsStored, Message, StageFinished, StageStarted, StepFinished
+from store.errors import StoreFull
+from store.events import (
+    ChunkDecoded,
+    Event,
+    LatentsStored,
+    Message,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
 from store.store import RunRecord, open_store
 from store.tensors import decode_tensors
 
@@ -87,7 +98,7 @@ def test_same_spec_gives_the_same_latents(runner: Runner, tmp_path: Path) -> Non
     assert digest() == digest()
 
 
-@pytest.mark.parametrize("after", [0, 1, 4])
+@pytest.mark.parametrize("after", [0, 2, 7])
 def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: int) -> None:
     wanted = spec()
     events: list[Event] = []
@@ -103,12 +114,22 @@ def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: i
             record(wanted, tmp_path / "d.mp4"), wanted, emit=events.append, cancelled=cancelled
         )
     assert not (tmp_path / "d.mp4").exists()
-    assert sum(isinstance(e, StepFinished) for e in events) == max(0, after - 2)
+    assert sum(isinstance(e, StepFinished) for e in events) == max(0, after - 5)
 
 
-def test_out_of_memory_says_what_to_try(runner: Runner, tmp_path: Path, monkeypatch) -> None:
-    def exhausted(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_says_what_to_try(
+    runner: Runner, tmp_path: Path, monkeypatch, error: Exception
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise error
 
     monkeypatch.setattr(stages, "decode", exhausted)
     wanted = spec()
@@ -142,3 +163,56 @@ def test_python_face(tmp_path: Path) -> None:
     assert not torch.equal(video.frames, other.frames)
     assert video.save(tmp_path / "star.mp4").stat().st_size > 500
     assert media.to_uint8(torch.ones(3, 1, 1, 1)).tolist() == [[[[255, 255, 255]]]]
+
+
+def test_replaced_weights_are_read_again(runner: Runner, tmp_path: Path) -> None:
+    source = locate("vae", "builtin:micro")
+    copy = tmp_path / "vae.safetensors"
+    shutil.copyfile(source, copy)
+    wanted = spec(f"components.vae.checkpoint={copy}")
+
+    def loaded() -> list[str]:
+        _, events = execute(runner, record(wanted, tmp_path / "h.mp4"), wanted)
+        load = next(e for e in events if isinstance(e, StageFinished) and e.stage == "load")
+        texts = [e.text for e in events if isinstance(e, Message)]
+        assert load.cached == (texts == [])
+        return texts
+
+    loaded()
+    assert loaded() == []
+    fresh = tmp_path / "fresh.safetensors"
+    shutil.copyfile(source, fresh)
+    fresh.replace(copy)
+    assert loaded() == ["loaded vae wan-vae (fp32)"]
+
+
+def test_cancelling_while_decoding(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec("components.vae.chunk_frames=1")
+    chunks: list[ChunkDecoded] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, ChunkDecoded):
+            chunks.append(event)
+
+    with pytest.raises(RunCancelled):
+        runner.execute(
+            record(wanted, tmp_path / "i.mp4"),
+            wanted,
+            emit=emit,
+            cancelled=lambda: len(chunks) >= 2,
+        )
+    assert [(c.chunk, c.total) for c in chunks] == [(1, 5), (2, 5)]
+
+
+def test_a_store_that_cannot_take_the_latents_costs_no_run(
+    runner: Runner, tmp_path: Path, monkeypatch
+) -> None:
+    def full(*_: object) -> str:
+        raise StoreFull("no space left on the store's disk")
+
+    monkeypatch.setattr(blobs, "put", full)
+    wanted = spec()
+    output, events = execute(runner, record(wanted, tmp_path / "j.mp4"), wanted)
+    assert Path(output).is_file()
+    warnings = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
+    assert warnings == ["the latents could not be stored: no space left on the store's disk"]

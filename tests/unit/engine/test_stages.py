@@ -110,3 +110,50 @@ def test_no_guidance_encodes_one_prompt() -> None:
     assert len(stages.encode_prompts(recorder, run)) == 1
     assert len(stages.encode_prompts(recorder, spec("prompt=a", "negative_prompt=b"))) == 2
     assert recorder.prompts == ["a", "a", "b"]
+
+
+def test_wan_noise_comes_from_the_denoisers_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no second device here: what is looked at is which one the generator is asked for."""
+    asked: list[str] = []
+    make = torch.Generator
+
+    def generator(device: torch.device) -> torch.Generator:
+        asked.append(str(device))
+        return make("cpu")
+
+    monkeypatch.setattr(torch, "Generator", generator)
+    denoiser = Gaussian()
+    denoiser.device = torch.device("cpu", 0)
+    stages.initial_noise(spec("noise=cpu"), denoiser)
+    stages.initial_noise(spec("noise=wan"), denoiser)
+    assert asked == ["cpu", "cpu:0"]
+
+
+def test_a_broken_text_encoder_is_named() -> None:
+    class Broken:
+        def fingerprint(self) -> str:
+            return ""
+
+        def encode(self, prompt: str) -> Tensor:
+            return torch.full((2, 8), torch.nan)
+
+    with pytest.raises(RunFailed, match=r"text encoder's output is not finite \(dtype fp32\)"):
+        stages.encode_prompts(Broken(), spec())
+
+
+def test_a_broken_decode_is_not_a_black_video() -> None:
+    class Broken:
+        device = torch.device("cpu")
+        latent_channels = 16
+
+        def fingerprint(self) -> str:
+            return ""
+
+        def encode(self, video: Tensor) -> Tensor:
+            raise NotImplementedError
+
+        def decode(self, latents: Tensor, *, on_chunk=lambda done, total: None) -> Tensor:
+            return torch.full((1, 3, 1, 8, 8), torch.nan)
+
+    with pytest.raises(RunFailed, match="the decoded video is not finite"):
+        stages.decode(Broken(), torch.zeros(1, 16, 1, 1, 1))

@@ -6,18 +6,18 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
 from engine.models.vae.wanvae import (
-    LATENTS_MEAN,
-    LATENTS_STD,
+    RMSNorm,
     WanVAE,
     WanVAEConfig,
     _tiles,
 )
-from tests.parity import randomise, relative_error, vae_pair
+from tests.parity import latent_statistics, randomise, relative_error, vae_pair
 
-MEAN = torch.tensor(LATENTS_MEAN).view(1, -1, 1, 1, 1)
-STD = torch.tensor(LATENTS_STD).view(1, -1, 1, 1, 1)
+MEAN, STD = latent_statistics(AutoencoderKLWan())  # theirs: ours are under test
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +101,46 @@ def test_tiled_encode_is_the_encode_of_the_tile_where_tiles_do_not_overlap(pair)
     assert relative_error(tiled[..., :4, :4], corner[..., :4, :4]) < 1e-5
 
 
-def test_tiles_are_blended_without_a_seam(pair) -> None:
-    """Neighbouring columns across a tile border differ no more than they do elsewhere."""
+def test_tiles_are_cross_faded(pair) -> None:
+    """Over an overlap the result goes from one tile's decode to the next one's in equal steps."""
     ours, _ = pair
-    latents = torch.zeros(1, 16, 1, 8, 24)
-    steps = (
-        ours.decode(latents, tile_size=64, tile_overlap=32).diff(dim=-1).abs().amax((0, 1, 2, 3))
+    latents = random_latents(1, 8, 12)
+    left, right = ours.decode(latents[..., :8]), ours.decode(latents[..., 4:])
+    tiled = ours.decode(latents, tile_size=64, tile_overlap=32)
+    share = torch.arange(1, 33) / 33
+    expected = left[..., 32:] * (1 - share) + right[..., :32] * share
+    assert (left[..., 32:] - right[..., :32]).abs().max() > 0.01
+    assert relative_error(tiled[..., 32:64], expected) < 1e-5
+    assert relative_error(tiled[..., :32], left[..., :32]) < 1e-5
+    assert relative_error(tiled[..., 64:], right[..., 32:]) < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+def test_norm_equals_diffusers_at_every_magnitude(scale: float) -> None:
+    """A mean-square norm with an epsilon would pass at 1 and fail here."""
+    theirs, ours = WanRMS_norm(8, images=False), RMSNorm(8, 3)
+    x = torch.randn(1, 8, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * scale
+    assert relative_error(ours(x).detach(), theirs(x).detach()) < 1e-6
+    assert torch.equal(ours(torch.zeros_like(x)), torch.zeros_like(x))
+
+
+def test_progress_is_told_per_chunk_and_may_stop_it(pair) -> None:
+    ours, _ = pair
+    told: list[tuple[int, int]] = []
+    ours.decode(
+        random_latents(3, 8, 12),
+        tile_size=64,
+        tile_overlap=32,
+        chunk_frames=2,
+        on_chunk=lambda done, total: told.append((done, total)),
     )
-    inside = steps[40:150].max()
-    assert inside <= steps.max()
-    assert inside < 0.5
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ours.decode(random_latents(1), on_chunk=stop)
 
 
 def test_working_memory_does_not_grow_with_the_clip(pair) -> None:

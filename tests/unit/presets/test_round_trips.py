@@ -104,7 +104,7 @@ specs = st.builds(
     frames=st.integers(0, 256).map(lambda n: 4 * n + 1),
     fps=st.integers(1, 120),
     seed=st.integers(0, 2**63 - 1),
-    noise=st.sampled_from(["cpu", "device"]),
+    noise=st.sampled_from(["cpu", "wan"]),
     scheduler=schedulers(),
     guidance=st.builds(GuidanceSpec, scale=st.floats(0, 100)),
     extensions=st.lists(st.builds(ExtensionSpec, name=names, options=options), max_size=3).map(
