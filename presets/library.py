@@ -222,6 +222,10 @@ def _read(path: Path) -> _Layer:
     try:
         values = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits
+        is_syntax = isinstance(error, tomllib.TOMLDecodeError)
+        if not is_syntax and (key := _key_of_long_integer(text)):
+            problem = "an integer of thousands of digits is too large"
+            raise PresetError(problem, key=key, source=str(path)) from None
         raise PresetError(f"{path}: not valid TOML: {error}") from None
     except RecursionError:
         raise PresetError(f"{path}: not valid TOML: arrays or tables nested too deeply") from None
@@ -236,10 +240,10 @@ def _read(path: Path) -> _Layer:
 
 
 def _read_text(path: Path) -> str:
+    if os.path.exists(path) and not os.path.isfile(path):
+        # Opening a pipe would wait for a writer, and a device has no end.
+        raise PresetError(f"cannot read {path}: it is not a regular file")
     try:
-        if os.path.exists(path) and not path.is_file():
-            # Opening a pipe would wait for a writer, and a device has no end.
-            raise PresetError(f"cannot read {path}: it is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
             num_bytes = os.fstat(file.fileno()).st_size
@@ -256,6 +260,18 @@ def _read_text(path: Path) -> str:
             f"{path}: line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); "
             "save the file as UTF-8"
         ) from None
+
+
+def _key_of_long_integer(text: str) -> str:
+    """The dotted key of the first integer that has more digits than Python reads, or ""."""
+    found = re.search(
+        r"^[ \t]*([A-Za-z0-9_.-]{1,64})[ \t]*=[ \t]*[+-]?[0-9_]{4301}", text, re.MULTILINE
+    )
+    if found is None:
+        return ""
+    header = r"^[ \t]*\[([A-Za-z0-9_.-]{1,64})\][ \t]*(?:#.*)?$"
+    tables = re.findall(header, text[: found.start()], re.MULTILINE)
+    return ".".join([*tables[-1:], found[1]])
 
 
 def _too_large(path: Path, data: bytes, num_bytes: int) -> PresetError:

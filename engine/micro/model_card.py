@@ -62,7 +62,7 @@ The published original tensor names, bf16.
 folded into its two 1x1x1 convolutions, so that the published normalisation constants serve this model too.
 `tokenizer.json` is a Unigram tokenizer with one token per word of the world.
 
-Settings it was made for: {size}x{size}, {frames} frames, UniPC, 20 steps, guidance 5, shift 3, empty negative prompt.
+Settings it was made for: {size}x{size}, {frames} frames, UniPC, 20 steps, guidance 2.5, shift 3, empty negative prompt.
 
 ## How it was trained
 
@@ -79,7 +79,9 @@ matching on encoded clips. Muon for the matrices, AdamW for the rest, averaged w
 
 - Nothing outside its world: any other prompt gives some coloured shape.
 - {size}x{size} pixels, {frames} frames and one object only; other sizes were not trained.
-- Edges are soft. Small stars and spinning shapes are its weakest; a first frame is now and then damaged.
+- Edges are soft, and small stars are its weakest shape. Spinning shapes warp: it knows the word, do not count on it.
+- It takes "travels from right to left" for the opposite now and then: "moves left" is safe. Guidance above
+  3 distorts colours.
 - The scores come from a program that reads pixels (`engine/micro/meter.py`); it accepts some clips a person would not.
 
 ## Licence

@@ -29,7 +29,7 @@ class Sampling:
     scheduler: str = "unipc"
     steps: int = 20
     shift: float = 3.0
-    guidance: float = 5.0
+    guidance: float = 2.5
     negative_prompt: str = ""
 
 

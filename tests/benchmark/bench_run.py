@@ -38,7 +38,7 @@ def main() -> None:
     spent = timing.seconds({"ours": our_run, "diffusers": their_run}, rounds=options.rounds)
     timing.show(
         {
-            "run": "micro, 20 steps, guidance 5",
+            "run": "micro, 20 steps, guidance 2.5",
             **timing.settings(options.threads),
             "seconds": timing.medians(spent),
             "ratio": timing.ratio(spent, "ours", "diffusers"),
