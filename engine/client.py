@@ -34,13 +34,15 @@ def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -
     that is named after the run. Raises PresetError, ComponentError or CheckpointError before anything is
     queued, StoreError if it cannot be.
     """
-    from engine.registry import check  # reads plugins and file headers: only when asked to run
+    # reads plugins and file headers: only when asked to run
+    from engine.registry import check, with_absolute_paths
 
     spec = validate(spec)
     path = _output_path(
         output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
     )
     check(spec)
+    spec = with_absolute_paths(spec)  # the engine may have been started with other folders
     return store.enqueue(encode_spec(spec), preset=preset, output=str(path))
 
 

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-Status = Literal["ok", "warn", "fail"]
+# absent: something optional that is not there or not for this machine
+Status = Literal["ok", "absent", "warn", "fail"]
 
 PACKAGES = (
     "modiff",
@@ -31,10 +32,12 @@ PACKAGES = (
     "sageattention",
 )
 
+# The backends that work on every machine; the others need hardware or packages.
+REQUIRED_ATTENTION = ("plain", "sdpa")
 
 _ABSENT: dict[str, tuple[Status, str]] = {
     "modiff": ("warn", "it runs from its source folder; pip install -e ."),
-    "sageattention": ("ok", "optional: pip install 'modiff[sage]' on a CUDA machine"),
+    "sageattention": ("absent", "optional: pip install 'modiff[sage]' on a CUDA machine"),
 }
 
 
@@ -121,20 +124,23 @@ def _attention() -> list[Row]:
     q, k, v = (torch.randn(1, 4, 512, 64, generator=generator) for _ in range(3))
     exact = (q.double() @ k.double().mT / 8).softmax(-1) @ v.double()
     q, k, v = (x.to(device, dtype) for x in (q, k, v))
-    yardstick = _seconds(lambda: BACKENDS["plain"](q, k, v), device)
     rows = []
+    yardstick = float("nan")  # the time of plain, which comes first
     for name, attention in BACKENDS.items():
         if not has_kernel(name, device):
-            rows.append(Row(name, f"not for {device.type}"))
+            rows.append(Row(name, f"not for {device.type}", "absent"))
             continue
         try:
             result = attention(q, k, v)
         except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as fault:
             reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-            rows.append(Row(name, f"does not work here: {reason[:100]}"))
+            status: Status = "fail" if name in REQUIRED_ATTENTION else "absent"
+            rows.append(Row(name, f"does not work here: {reason[:100]}", status))
             continue
         distance = float((result.cpu().double() - exact).norm() / exact.norm())
-        ratio = yardstick / _seconds(partial(attention, q, k, v), device)
+        seconds = _seconds(partial(attention, q, k, v), device)
+        yardstick = seconds if name == "plain" else yardstick
+        ratio = yardstick / seconds
         rows.append(
             Row(
                 name,

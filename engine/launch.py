@@ -70,6 +70,11 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
     """
     stopped = store.engines()
     for engine in stopped:
+        if not _is_here(engine) and store.is_engine_alive(engine.id):
+            raise EngineUnavailable(
+                f"process {engine.pid} of this machine is not the engine, which runs elsewhere "
+                f"(host {engine.host}, perhaps a container); stop it there"
+            )
         try:
             os.kill(engine.pid, signal.SIGTERM)
         except ProcessLookupError:
@@ -88,6 +93,18 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
         time.sleep(POLL_SECONDS)
     store.recover()
     return stopped
+
+
+def _is_here(engine: EngineRecord) -> bool:
+    """Whether the pid is an engine's also here: in another container it is someone else's."""
+    import psutil
+
+    try:
+        return any("engine.worker" in argument for argument in psutil.Process(engine.pid).cmdline())
+    except psutil.AccessDenied:  # another user's; that it cannot be stopped is told by the signal
+        return True
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _startup_file(store: Store) -> IO[bytes]:

@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from store.files import disk_error
+from store.paths import engine_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ class RedactingFormatter(logging.Formatter):
 
 def log_path(root: Path, pid: int) -> Path:
     """The log of the engine process `pid` of the store at `root`."""
-    return root / "logs" / f"engine-{pid}.log"
+    return engine_log(root, pid)
 
 
 def start_logging(root: Path) -> None:

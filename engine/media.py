@@ -36,9 +36,7 @@ def write_video(path: Path, frames: Tensor, *, fps: int, comment: str) -> None:
             "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p",
             "-metadata", f"comment={comment}", "-movflags", "+faststart", str(part),
         ]  # fmt: skip
-        ffmpeg = subprocess.run(
-            command, input=memoryview(frames.numpy()).cast("B"), capture_output=True
-        )
+        ffmpeg = subprocess.run(command, input=frames.numpy().data.cast("B"), capture_output=True)
         if ffmpeg.returncode or not part.stat().st_size:
             lines = ffmpeg.stderr.decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit status {ffmpeg.returncode}"

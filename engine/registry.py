@@ -7,10 +7,13 @@ Built-in ones are rows of a table; a third-party package adds one through the en
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from engine.checkpoints.header import TensorInfo, read_header
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
@@ -87,10 +90,38 @@ def check(spec: RunSpec) -> None:
             f"components.denoiser.attention: unknown backend {attention!r}; known: "
             f"{', '.join(ATTENTION_BACKENDS)}"
         )
+    if attention == "sage" and importlib.util.find_spec("sageattention") is None:
+        raise ComponentError(
+            "components.denoiser.attention: 'sage' needs the package sageattention; "
+            "pip install 'modiff[sage]' on a CUDA machine, or choose sdpa"
+        )
     if spec.extensions:
         raise ComponentError(
             f"extensions: unknown extension {spec.extensions[0].name!r}; none is installed"
         )
+
+
+def with_absolute_paths(spec: RunSpec) -> RunSpec:
+    """The same run with the files of its built-in components named by absolute paths.
+
+    What is empty or built in stays as it is. Raises CheckpointError where a file is absent.
+    """
+    parts = {}
+    for kind in KINDS:
+        part = getattr(spec.components, kind)
+        if (kind, part.name) not in _BUILTIN:
+            continue
+        files_of = {"checkpoint": kind}
+        if kind == "text_encoder":
+            files_of["tokenizer"] = "tokenizer"
+        found = {
+            field: str(locate(file, value).absolute())
+            for field, file in files_of.items()
+            if (value := getattr(part, field)) not in ("", BUILTIN_MICRO)
+        }
+        parts[kind] = msgspec.structs.replace(part, **found)
+    components = msgspec.structs.replace(spec.components, **parts)
+    return msgspec.structs.replace(spec, components=components)
 
 
 # kind -> what it says about a width, as (width, the tensors that have it, the axis); the first one present counts

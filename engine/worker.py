@@ -2,8 +2,8 @@
 
 It talks to nobody: the queue, cancellation and progress are rows of the store, and its life is
 the lock it holds. Whatever becomes of a run is recorded before the next one starts; if this
-process is killed, whoever sees its lock free records that instead. Torch comes in with the
-runner only.
+process is killed, whoever sees its lock free records that instead. A store that is full or busy
+costs telemetry, never a run or the queue. Torch comes in with the runner only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.logs import log_path, one_line, start_logging
 from presets.errors import PresetError
 from presets.spec import RunSpec, decode_spec
 from store import locks
-from store.errors import StoreError
+from store.errors import StoreBusy, StoreError, StoreFull
 from store.paths import prepare, store_root
 from store.queue import new_id
 from store.store import Store, open_store
@@ -41,6 +41,10 @@ POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 1.0
 # Longer than any viewer holds the database: a busy moment must not cost a long run.
 BUSY_SECONDS = 60.0
+# How long to wait before each new attempt to record the end of a run.
+FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
+# Between attempts to lease a run from a store that is full or busy.
+RETRY_SECONDS = 1.0
 
 log = logging.getLogger("engine.worker")
 
@@ -93,12 +97,19 @@ class Worker:
         self.make_runner = make_runner
         self.stop = stop
         self.runner: Executor | None = None
+        self.is_store_failing = False
 
     def work(self, idle_seconds: float) -> None:
         """Execute queued runs until asked to stop, or until nothing was queued for a while."""
         idle_since = time.monotonic()
         while not self.stop.is_set:
-            run = self.store.lease(self.engine_id)
+            try:
+                run = self.store.lease(self.engine_id)
+                self.is_store_failing = False
+            except (StoreFull, StoreBusy) as error:
+                self._tell_once("no run can be leased", error)
+                time.sleep(RETRY_SECONDS)
+                continue
             if run is not None:
                 self.execute(run)
                 idle_since = time.monotonic()
@@ -117,8 +128,39 @@ class Worker:
         """Execute one leased run and record how it ended."""
         log.info("run %s started", run.id)
         status, error, output = self._outcome(run)
-        self.store.finish(run.id, status, error=error, output=output)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
+        self._finish(run.id, status, error, output)
+
+    def _finish(self, run_id: str, status: str, error: str, output: str) -> None:
+        """Record the end of a run, in several attempts; a vain one is logged and costs no more."""
+        for pause in (*FINISH_PAUSES_SECONDS, None):
+            try:
+                self.store.finish(run_id, status, error=error, output=output)
+                return
+            except (StoreFull, StoreBusy) as failure:
+                if pause is None:
+                    log.exception("run %s: its end (%s) is not recorded", run_id, status)
+                    return
+                self._tell_once(f"run {run_id}: its end cannot be recorded yet", failure)
+                time.sleep(pause)
+            except StoreError:
+                log.exception("run %s: its end (%s) is not recorded", run_id, status)
+                return
+
+    def _emit(self, run_id: str, event: Event) -> None:
+        """Log an event of a run; one that the store cannot take is dropped."""
+        try:
+            self.store.append(run_id, [event])
+        except (StoreFull, StoreBusy) as error:
+            self._tell_once(f"run {run_id}: events are dropped", error)
+        else:
+            self.is_store_failing = False
+
+    def _tell_once(self, what: str, error: StoreError) -> None:
+        """One line for a store that fails, however often it does before it works again."""
+        if not self.is_store_failing:
+            log.warning("%s: %s", what, one_line(error))
+        self.is_store_failing = True
 
     def _outcome(self, run: RunRecord) -> tuple[str, str, str]:
         """(status, error, output) of executing a run."""
@@ -129,7 +171,7 @@ class Worker:
             output = self.runner.execute(
                 run,
                 spec,
-                emit=lambda event: self.store.append(run.id, [event]),
+                emit=lambda event: self._emit(run.id, event),
                 cancelled=lambda: self.stop.is_set or self.store.cancel_requested(run.id),
             )
         except RunCancelled:
@@ -167,7 +209,7 @@ def serve(
             with store.register_engine(engine_id, pid=os.getpid()), _heartbeat(store, engine_id):
                 log.info("engine %s (process %d) serves %s", engine_id, os.getpid(), store.root)
                 for run_id in store.recover():
-                    log.warning("run %s was interrupted: its engine had died", run_id)
+                    log.warning("run %s was ended: its engine had died", run_id)
                 try:
                     Worker(store, engine_id, make_runner, stop).work(idle_seconds)
                 finally:
@@ -183,7 +225,8 @@ def _heartbeat(store: Store, engine_id: str) -> Iterator[None]:
         try:
             with open_store(store.root, busy_seconds=BUSY_SECONDS) as own:
                 while not ended.wait(HEARTBEAT_SECONDS):
-                    own.heartbeat(engine_id)
+                    with contextlib.suppress(StoreFull, StoreBusy):  # the next one may succeed
+                        own.heartbeat(engine_id)
         except StoreError as error:
             log.warning("no more heartbeats: %s", one_line(error))
 
@@ -215,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, default=None, help="the store's folder")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
     options = parser.parse_args(arguments)
-    root = (options.store or store_root()).absolute()
     try:
+        root = (options.store or store_root()).absolute()
         prepare(root)
         start_logging(root)
         serve(root, _pipeline_runner, options.idle_seconds)

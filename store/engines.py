@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from store import locks, queue
 from store.database import Lineage, immediate, rows
+from store.paths import engine_log
 from store.records import QUEUED, RUNNING, EngineRecord
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ def engines(lineage: Lineage) -> list[EngineRecord]:
 
 
 def recover(lineage: Lineage) -> list[str]:
-    """Mark the running runs of dead engines as interrupted and forget those engines.
+    """End the running runs of dead engines and forget those engines.
 
-    Returns the ids of these runs. The queue is left as it is, for the next engine.
+    A run that was asked to stop becomes cancelled, any other interrupted. Returns their ids.
+    The queue is left as it is, for the next engine.
     """
     known = rows(
         lineage,
@@ -102,28 +104,31 @@ def recover(lineage: Lineage) -> list[str]:
     dead = [engine_id for (engine_id,) in known if not is_alive(lineage, engine_id)]
     if not dead:
         return []
-    interrupted = []
+    ended = []
     with immediate(lineage, durable=True) as connection:
         for engine_id in dead:
             found = connection.execute(
-                "SELECT id, (SELECT pid FROM engines WHERE id=engine) FROM runs "
+                "SELECT id, cancel_requested, (SELECT pid FROM engines WHERE id=engine) FROM runs "
                 "WHERE engine=? AND status=? ORDER BY seq",
                 (engine_id, RUNNING),
             ).fetchall()
-            for run_id, pid in found:
-                process = "" if pid is None else f" (process {pid})"
-                queue.end(
-                    connection,
-                    run_id,
-                    "interrupted",
-                    f"the engine{process} ended before the run did; see its log",
-                )
-                interrupted.append(run_id)
+            for run_id, is_cancelled, pid in found:
+                if is_cancelled:
+                    queue.end(connection, run_id, "cancelled", "")
+                else:
+                    queue.end(connection, run_id, "interrupted", _death(lineage.root, pid))
+                ended.append(run_id)
             connection.execute("DELETE FROM engines WHERE id=?", (engine_id,))
     for engine_id in dead:
         with contextlib.suppress(OSError):  # a leftover lock file means nothing
             _lock_path(lineage, engine_id).unlink(missing_ok=True)
-    return interrupted
+    return ended
+
+
+def _death(root: Path, pid: int | None) -> str:
+    process = "" if pid is None else f" (process {pid})"
+    log = root / "logs" if pid is None else engine_log(root, pid)
+    return f"the engine{process} ended before the run did; see {log}"
 
 
 def _lock_path(lineage: Lineage, engine_id: str) -> Path:

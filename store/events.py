@@ -1,12 +1,13 @@
 """What happens to a run, as typed records: the one log that live and past views both read.
 
-Each is a JSON object with its kind in "kind". Kinds and fields are only ever added, with
-defaults, so that an older reader still understands the log.
+Each is a JSON object with its kind in "kind". Kinds and fields are only ever added, fields with
+defaults, so that an older reader still understands the log: it passes over kinds it does not know.
 """
 
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import msgspec
 
@@ -106,6 +107,13 @@ Event = (
 )
 
 _DECODER = msgspec.json.Decoder(Event)
+_KINDS = {str(kind.__struct_config__.tag) for kind in get_args(Event)}
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    """What every event has, whichever version wrote it."""
+
+    kind: str
 
 
 def encode_event(event: Event) -> str:
@@ -118,10 +126,22 @@ def encode_event(event: Event) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def decode_event(text: str) -> Event:
-    """The event of a JSON text written by `encode_event`."""
+def decode_event(text: str) -> Event | None:
+    """The event of a JSON text written by `encode_event`; None for a kind of a newer version.
+
+    Raises StoreDamaged for anything else that cannot be read.
+    """
     try:
         event: Event = _DECODER.decode(text)
     except msgspec.MsgspecError as error:
+        if _is_of_newer_kind(text):
+            return None
         raise StoreDamaged(f"the event log holds an unreadable event ({error})") from error
     return event
+
+
+def _is_of_newer_kind(text: str) -> bool:
+    try:
+        return msgspec.json.decode(text, type=_Kind).kind not in _KINDS
+    except msgspec.MsgspecError:
+        return False

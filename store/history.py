@@ -46,13 +46,14 @@ def insert(connection: sqlite3.Connection, run_id: str, events: Sequence[Event])
 
 
 def events(lineage: Lineage, run_id: str, after: int) -> list[tuple[int, Event]]:
-    """The events of a run with ids above `after`, oldest first."""
+    """The events of a run with ids above `after`, oldest first, without those of unknown kinds."""
     found = rows(
         lineage,
         "SELECT id, json FROM events WHERE run_id=? AND id>? ORDER BY id",
         (run_id, after),
     )
-    return [(event_id, decode_event(text)) for event_id, text in found]
+    decoded = ((event_id, decode_event(text)) for event_id, text in found)
+    return [(event_id, event) for event_id, event in decoded if event is not None]
 
 
 def stages(lineage: Lineage, run_id: str) -> list[StageRecord]:

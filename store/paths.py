@@ -22,8 +22,24 @@ def store_root() -> Path:
     """The store of this user: $MODIFF_STORE if set, otherwise the user data folder."""
     chosen = os.environ.get("MODIFF_STORE", "")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return absolute_root(chosen)
     return Path(platformdirs.user_data_dir("modiff")) / "store"
+
+
+def absolute_root(chosen: Path | str) -> Path:
+    """The store's folder as it was named, absolute; StoreUnwritable for a home that is not known."""
+    try:
+        return Path(chosen).expanduser().absolute()
+    except RuntimeError as error:  # such as ~nobody-here
+        raise StoreUnwritable(
+            f"the store cannot be at {chosen}: there is no such home folder; "
+            "set MODIFF_STORE to a folder"
+        ) from error
+
+
+def engine_log(root: Path, pid: int) -> Path:
+    """The log of the engine process `pid` of the store at `root`."""
+    return root / "logs" / f"engine-{pid}.log"
 
 
 def prepare(root: Path) -> None:

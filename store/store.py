@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from store import database, engines, files, history, queue
 from store.events import StageFinished
-from store.paths import store_root
+from store.paths import absolute_root, store_root
 from store.records import RUNNING, RunRecord
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def open_store(root: Path | str | None = None, *, busy_seconds: float = BUSY_SEC
 
     busy_seconds is how long a write waits for another process's before it raises StoreBusy.
     """
-    folder = store_root() if root is None else Path(root).expanduser().absolute()
+    folder = store_root() if root is None else absolute_root(root)
     return Store(database.open_lineage(folder, busy_seconds=busy_seconds))
 
 
@@ -151,5 +151,5 @@ class Store:
         return engines.is_alive(self.lineage, engine_id)
 
     def recover(self) -> list[str]:
-        """Mark the runs of dead engines interrupted; returns their ids."""
+        """End the runs of dead engines: interrupted, or cancelled where asked; returns their ids."""
         return engines.recover(self.lineage)

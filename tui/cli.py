@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from tui.failures import CANCELLED, FAILED, Invocation, explain, json_failure
+from tui.failures import CANCELLED, FAILED, Invocation, close_output, explain, json_failure
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -129,7 +129,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(invocation, error.exit_code, error.format_message())
     except BrokenPipeError:
-        return _close_broken_pipe()
+        close_output()
+        return FAILED
     except Exception as error:  # noqa: BLE001  # the edge: people get a line, a log the trace
         return _report(invocation, *explain(error))
 
@@ -142,23 +143,14 @@ def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False
             click.echo(json_failure(invocation, code, line))
         _flush()
     except OSError:
-        return _close_broken_pipe()
+        close_output()
+        return FAILED
     return code
 
 
 def _flush() -> None:
     if sys.stdout is not None:  # None when it was closed before we came, as by `>&-`
         sys.stdout.flush()
-
-
-def _close_broken_pipe() -> int:
-    """Point stdout and stderr away from the reader that has gone, so that the last flush is silent."""
-    import os
-
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    return FAILED
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def complete_run(
     from store.paths import store_root
     from store.store import open_store
 
-    if not (store_root() / "lineage.db").exists():
-        return []
     try:
+        if not (store_root() / "lineage.db").exists():
+            return []
         with open_store() as store:
             records = store.runs(limit=MAX_RUNS)
     except StoreError:

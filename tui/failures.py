@@ -67,20 +67,29 @@ def json_failure(invocation: Invocation, code: int, line: str) -> str:
     )
 
 
+def close_output() -> None:
+    """Point stdout and stderr away from the reader that has gone, so that the last flush is silent."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
 def _write_log(error: Exception) -> str:
     """Write the trace beside the engine's logs, or to the temporary folder when that fails too."""
+    from store.errors import StoreError
     from store.paths import store_root
 
     trace = "".join(traceback.format_exception(error))
-    for folder in (store_root() / "logs", Path(tempfile.gettempdir())):
+    for choose in (lambda: store_root() / "logs", lambda: Path(tempfile.gettempdir())):
         try:
+            folder = choose()
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, path = tempfile.mkstemp(
                 prefix=time.strftime("modiff-%Y%m%d-%H%M%S-"), suffix=".log", dir=folder
             )
             with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(trace)
-        except OSError:
+        except (OSError, StoreError):
             continue
         return path
     return "no file, because neither the store nor the temporary folder can be written"

@@ -6,7 +6,10 @@ prompt may carry escape sequences, and a terminal obeys them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_UNESCAPED = re.compile(r"[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
@@ -19,6 +22,15 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def escaped(document: str) -> str:
+    """A JSON or TOML text with the same meaning, without what a terminal could act on.
+
+    DEL, C1 controls and bidirectional overrides become backslash, u and four digits. Writers of JSON
+    and TOML escape the other control characters themselves, and put these in quoted strings only.
+    """
+    return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def duration(seconds: float) -> str:

@@ -6,12 +6,13 @@ Peak memory is taken in a fresh process each, because a process never gives its 
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -44,7 +45,7 @@ def medians(spent: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def peak_mib(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
-    """MiB that the callable made by `prepare(*arguments)` adds to the peak of a fresh process."""
+    """MiB of host memory that the callable made by `prepare(*arguments)` adds at its peak, in a fresh process."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(sender, prepare, arguments))
@@ -56,9 +57,17 @@ def peak_mib(prepare: Callable[..., Callable[[], object]], *arguments: object) -
 
 def _measure_peak(sender, prepare, arguments) -> None:
     run = prepare(*arguments)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here (Linux)
+    before = _status("VmRSS")
     run()
-    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    sender.send((_status("VmHWM") - before) / 1024)
+
+
+def _status(field: str) -> int:
+    """A field of this process's status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
 def settings(threads: int) -> dict[str, object]:

@@ -58,6 +58,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", type=Path)
     parser.add_argument("--idle-seconds", type=float, default=60)
+    parser.add_argument("--as", help="engine.worker: the name by which an engine is known")
     options = parser.parse_args()
     start_logging(options.store)
     serve(options.store, ScriptedRunner, options.idle_seconds)

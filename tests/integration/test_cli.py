@@ -93,7 +93,7 @@ def modiff(tmp_path):
     with modiff_in(tmp_path) as modiff:
         script = Path(__file__).with_name("engine_process.py")
         modiff.engine = subprocess.Popen(
-            [sys.executable, script, "--store", tmp_path / "store"],
+            [sys.executable, script, "--as", "engine.worker", "--store", tmp_path / "store"],
             env=modiff.environment,
             stdin=subprocess.DEVNULL,
         )
@@ -260,6 +260,28 @@ def test_whatever_kills_the_viewer_leaves_the_run_alone(modiff, number):
     assert (record.status, record.cancel_requested) == ("running", False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_viewer_that_is_told_to_end_says_that_the_run_goes_on(modiff, number):
+    viewer = modiff.start("run", "micro", "--prompt", "forever", "--json")
+    run_id = wait_for_running(modiff)
+    viewer.send_signal(number)
+    out, err = viewer.communicate()
+    assert viewer.returncode == 128 + number
+    told = json.loads(out)
+    assert (told["run"], told["status"], told["output"]) == (run_id, "running", None)
+    assert err.endswith(f"run {run_id} goes on; modiff show {run_id}\n")
+
+
+def test_engine_start_starts_one_and_finds_it_again(tmp_path):
+    with modiff_in(tmp_path) as modiff:
+        started = modiff.data("engine", "start")
+        assert [engine.pid for engine in modiff.store.engines()] == [started["pid"]]
+        assert modiff.data("engine", "start")["id"] == started["id"]
+        assert modiff.data("engine", "stop")["stopped"] == [
+            {"id": started["id"], "pid": started["pid"]}
+        ]
+
+
 def test_nohup_keeps_the_viewer(modiff):
     viewer = modiff.start(
         "run",
@@ -388,6 +410,21 @@ def test_a_terminal_gets_a_live_line_and_its_cursor_back(modiff):
     assert out.endswith(".mp4\n")
     assert "  denoise      0.00 s\r\n" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_a_terminal_that_hangs_up_ends_the_viewer_only(modiff):
+    master, slave = pty.openpty()
+    modiff.environment |= {"TERM": "xterm-256color"}
+    viewer = modiff.start("run", "micro", "--prompt", "forever", stdout=slave, stderr=slave)
+    os.close(slave)
+    wait_for_running(modiff)
+    viewer.send_signal(signal.SIGSTOP)  # so that it finds both at once
+    os.close(master)
+    viewer.send_signal(signal.SIGHUP)
+    viewer.send_signal(signal.SIGCONT)
+    assert viewer.wait() == 128 + signal.SIGHUP
+    assert modiff.store.runs(limit=1)[0].status == "running"
+    assert list((modiff.folder / "store" / "logs").glob("modiff-*.log")) == []
 
 
 def test_a_killed_viewer_gives_the_terminal_back(modiff):

@@ -21,6 +21,8 @@ from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
+from engine.registry import with_absolute_paths
+from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import decode_spec, encode_spec
@@ -37,7 +39,12 @@ from store.events import (
 from store.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE = (sys.executable, str(Path(__file__).with_name("engine_process.py")))
+ENGINE = (
+    sys.executable,
+    str(Path(__file__).with_name("engine_process.py")),
+    "--as",
+    "engine.worker",
+)
 TEST_SECONDS = 90
 
 
@@ -279,6 +286,17 @@ def test_stopping_waits_until_the_engine_is_gone(store):
     assert "exiting" in log_of(store, engine)
 
 
+def test_an_engine_whose_pid_is_another_programs_here_is_not_signalled(store, processes):
+    process = subprocess.Popen(["sleep", "600"])
+    processes.append(process)
+    with (
+        store.register_engine("engineaaaa", pid=process.pid),
+        pytest.raises(EngineUnavailable, match="runs elsewhere"),
+    ):
+        stop_engine(store)
+    assert process.poll() is None
+
+
 def test_an_idle_engine_finishes_the_queue_and_leaves(store, processes):
     queued = [enqueue(store, "steps 1") for _ in range(3)]
     process = start_directly(processes, store, "--idle-seconds", "0")
@@ -294,6 +312,102 @@ def test_an_engine_whose_store_is_removed_leaves(store, processes):
     ending(store, run_id)
     shutil.rmtree(store.root)
     assert process.wait() == 0
+
+
+# A store that fails
+
+
+class Ready:
+    """A runner that does what it is told, in this process."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def execute(self, run, spec, *, emit, cancelled):
+        self.act(emit)
+        return run.output
+
+
+class Asked:
+    is_set = False
+
+
+@contextlib.contextmanager
+def full(store):
+    """A disk without space for more pages of the database."""
+    connection = store.lineage.db.conn
+    connection.execute(
+        f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}"
+    )
+    yield
+    connection.execute("PRAGMA max_page_count=1000000")
+
+
+def work(store, act):
+    """Execute the queue by a worker of this process until nothing is left."""
+    with store.register_engine("engineaaaa", pid=os.getpid()):
+        Worker(store, "engineaaaa", lambda root: Ready(act), Asked()).work(idle_seconds=0)
+
+
+def test_events_that_the_store_cannot_take_are_dropped_and_the_run_goes_on(store, caplog):
+    def act(emit):
+        emit(Message("info", "before"))
+        with full(store):
+            emit(Message("info", "x" * 1_000_000))
+            emit(Message("info", "y" * 1_000_000))
+        emit(Message("info", "after"))
+
+    run_id = enqueue(store, "steps 1")
+    work(store, act)
+    told = [event.text for _, event in store.events(run_id) if isinstance(event, Message)]
+    assert told == ["before", "after"]
+    assert store.run(run_id).status == "done"
+    assert [r.message for r in caplog.records if "events are dropped" in r.message] == [
+        f"run {run_id}: events are dropped: no space left for {store.lineage.path} "
+        "(database or disk is full); free some and try again"
+    ]
+
+
+@pytest.fixture
+def other(store):
+    """Another connection that writes to the store, for as long as its transaction is open."""
+    with open_store(store.root) as opened:
+        yield opened.lineage.db.conn
+
+
+def test_the_end_of_a_run_is_recorded_once_the_store_takes_it(store, other, monkeypatch):
+    store.lineage.db.conn.execute("PRAGMA busy_timeout=1")
+    run_id = enqueue(store, "steps 1")
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        other.execute("ROLLBACK")
+
+    monkeypatch.setattr("engine.worker.time.sleep", pause)
+    work(store, lambda emit: other.execute("BEGIN IMMEDIATE"))
+    assert store.run(run_id).status == "done"
+    assert pauses == [FINISH_PAUSES_SECONDS[0]]
+
+
+def test_an_engine_outlives_the_end_of_a_run_that_cannot_be_recorded(
+    store, other, monkeypatch, caplog
+):
+    store.lineage.db.conn.execute("PRAGMA busy_timeout=1")
+    first, second = enqueue(store, "steps 1"), enqueue(store, "steps 1")
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if seconds == RETRY_SECONDS:  # the store comes back while the queue waits
+            other.execute("ROLLBACK")
+
+    monkeypatch.setattr("engine.worker.time.sleep", pause)
+    work(store, lambda emit: pauses or other.execute("BEGIN IMMEDIATE"))
+    assert pauses == [*FINISH_PAUSES_SECONDS, RETRY_SECONDS]
+    assert f"run {first}: its end (done) is not recorded" in caplog.text
+    assert store.run(second).status == "done"
+    assert store.recover() == [first]
 
 
 # Deaths
@@ -486,6 +600,13 @@ def test_the_worker_command_says_in_one_line_that_its_store_cannot_be(tmp_path):
     assert "is not a folder" in done.stderr
 
 
+def test_the_worker_command_says_in_one_line_that_its_store_has_no_home(monkeypatch):
+    monkeypatch.setenv("MODIFF_STORE", "~no-such-user/x")
+    done = run_worker()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "there is no such home folder" in done.stderr
+
+
 def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
     for _ in range(60):
         enqueue(store, "steps 1" + " " * 2000)
@@ -553,6 +674,46 @@ def test_an_output_that_cannot_be_written_is_refused_before_queueing(
 def test_components_are_checked_before_queueing(store):
     spec = load_preset("micro", ["components.vae.name=unheard-of"])
     with pytest.raises(ComponentError, match="unheard-of"):
+        submit(store, spec)
+    assert store.runs(limit=9) == []
+
+
+def test_files_of_a_submitted_run_do_not_depend_on_the_environment(store, monkeypatch, tmp_path):
+    monkeypatch.setattr("engine.registry.check", lambda spec: None)
+    monkeypatch.chdir(tmp_path)
+    models = tmp_path / "models"
+    (models / "umt5").mkdir(parents=True)
+    for name in ("text.safetensors", "umt5/tokenizer.json", "dit.safetensors"):
+        (models / name).write_bytes(b"")
+    monkeypatch.setenv("MODIFF_MODELS", "models")
+    spec = load_preset(
+        "micro",
+        [
+            "components.text_encoder.checkpoint=text.safetensors",
+            "components.text_encoder.tokenizer=umt5/tokenizer.json",
+            "components.denoiser.checkpoint=dit.safetensors",
+        ],
+    )
+    stored = decode_spec(store.run(submit(store, spec)).spec_json).components
+    assert stored.text_encoder.checkpoint == str(models / "text.safetensors")
+    assert stored.text_encoder.tokenizer == str(models / "umt5" / "tokenizer.json")
+    assert stored.denoiser.checkpoint == str(models / "dit.safetensors")
+    assert stored.vae == spec.components.vae
+
+
+def test_files_of_a_third_party_component_are_its_own_affair():
+    spec = load_preset("micro", ["components.vae.checkpoint=no/such/file"])
+    vae = msgspec.structs.replace(spec.components.vae, name="other")
+    other = msgspec.structs.replace(
+        spec, components=msgspec.structs.replace(spec.components, vae=vae)
+    )
+    assert with_absolute_paths(other) == other
+
+
+def test_sage_without_its_package_is_refused_before_queueing(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sageattention", None)  # what Python takes for not installed
+    spec = load_preset("micro", ["components.denoiser.attention=sage"])
+    with pytest.raises(ComponentError, match=r"components\.denoiser\.attention: 'sage' needs"):
         submit(store, spec)
     assert store.runs(limit=9) == []
 

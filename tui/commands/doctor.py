@@ -57,7 +57,8 @@ def _lines(report: Report) -> list[str]:
     for section in report.sections:
         lines += ["", section.title] if lines else [section.title]
         for row in section.rows:
-            lines.append(f"  {row.status:<4}  {row.name:<{width}}  {printable(row.value)}")
+            mark = "-" if row.status == "absent" else row.status
+            lines.append(f"  {mark:<4}  {row.name:<{width}}  {printable(row.value)}")
             if row.hint:
                 lines.append(f"{'':<8}{'':<{width}}  -> {printable(row.hint)}")
     return lines

@@ -10,6 +10,7 @@ import click
 
 from tui.failures import FAILED
 from tui.text import duration, printable
+from tui.waiting import waiting_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,21 @@ def status(as_json: bool) -> None:
 
 @engine.command()
 @_json
+def start(as_json: bool) -> None:
+    """Start an engine if none lives; it goes on with the runs that wait."""
+    from engine.launch import ensure_engine
+    from store.store import open_store
+
+    with open_store() as store:
+        started = ensure_engine(store)
+    if as_json:
+        click.echo(json.dumps(_row(started)))
+    else:
+        click.echo(_line(started), err=True)
+
+
+@engine.command()
+@_json
 def stop(as_json: bool) -> None:
     """Stop the engine, when its present step ends.
 
@@ -69,10 +85,13 @@ def stop(as_json: bool) -> None:
                 busy = f", which works on run {each.run}" if each.run else ""
                 click.echo(f"stopping the engine (process {each.pid}{busy})", err=True)
         stopped = stop_engine(store)
+        waiting = waiting_line(store)
     if as_json:
         click.echo(json.dumps({"stopped": [{"id": each.id, "pid": each.pid} for each in stopped]}))
-    else:
-        click.echo("stopped" if stopped else "no engine is running", err=True)
+        return
+    click.echo("stopped" if stopped else "no engine is running", err=True)
+    if waiting:
+        click.echo(waiting, err=True)
 
 
 @engine.command()
@@ -84,13 +103,18 @@ def stop(as_json: bool) -> None:
     show_default=True,
     help="How many lines from the end; 0 for all.",
 )
+@click.option("--pid", type=int, metavar="N", help="The log of the engine that was process N.")
 @_json
-def logs(lines: int, as_json: bool) -> int:
+def logs(lines: int, pid: int | None, as_json: bool) -> int:
     """Print the end of the engine's log: the live engine's, else the last one's."""
+    from engine.logs import log_path
     from store.store import open_store
 
     with open_store() as store:
-        path = _log(store)
+        path = _log(store) if pid is None else log_path(store.root, pid)
+    if pid is not None and path is not None and not path.exists():
+        click.echo(f"there is no log of an engine with process {pid}: no file {path}", err=True)
+        return FAILED
     if path is None:
         click.echo("there is no log: no engine has run yet", err=True)
         return FAILED

@@ -23,7 +23,7 @@ from presets.library import (
 )
 from presets.spec import RunSpec, preset_schema
 from tui.failures import BAD_INPUT
-from tui.text import columns, printable
+from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +90,7 @@ def show(
     if as_json:
         _print_json(msgspec.to_builtins(spec))
     else:
-        click.echo(dump_preset(spec), nl=False)
+        click.echo(escaped(dump_preset(spec)), nl=False)
 
 
 @presets.command()
@@ -209,4 +209,4 @@ def _print_keys(*, as_json: bool) -> None:
 
 
 def _print_json(data: object) -> None:
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tui.completion import complete_preset
-from tui.failures import CANCELLED, FAILED, Invocation
+from tui.failures import CANCELLED, FAILED, Invocation, close_output
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def run(
     from presets.library import load_preset
     from store.store import open_store
     from tui.outputs import check_output
-    from tui.watch import Signals
+    from tui.progress import Progress
+    from tui.watch import Signals, Watched
 
     named = {
         "prompt": prompt,
@@ -108,9 +109,16 @@ def run(
             run_id = invocation.run = submit(store, spec, preset=preset)
             if detach:
                 return _leave(store, run_id, signals, as_json=as_json)
-            watched = _watch(store, run_id, signals, quiet=quiet)
-        if signals.ended_by:
-            return 128 + signals.ended_by
+            try:
+                watched = _watch(store, run_id, signals, quiet=quiet)
+            except OSError:
+                if not signals.ended_by:
+                    raise
+                close_output()  # the terminal that hung up takes no more
+                watched = Watched(Progress(), cancel_asked=bool(signals.interrupts))
+            if signals.ended_by:
+                _part(store, run_id, watched, quiet=quiet, as_json=as_json)
+                return 128 + signals.ended_by
         record, stages = store.run(run_id), store.stages(run_id)
     if not quiet:
         for line in _narration(invocation, record, stages, watched, is_warm=is_warm):
@@ -150,29 +158,58 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
 
 def _watch(store: Store, run_id: str, signals: Signals, *, quiet: bool) -> Watched:
     from engine.errors import EngineUnavailable
+    from store.errors import StoreError
     from tui.progress import open_display
     from tui.watch import watch
 
     with closing(open_display(quiet=quiet)) as display:
-        display.note(f"run {run_id}{_queue_note(store, run_id)}")
         try:
+            display.note(f"run {run_id}{_queue_note(store, run_id)}")
             return watch(store, run_id, display, signals)
-        except EngineUnavailable:
-            # Told that it failed, nobody expects the run to start with the next engine.
-            store.request_cancel(run_id)
+        except (EngineUnavailable, StoreError):
+            _withdraw(store, run_id)
             raise
+
+
+def _withdraw(store: Store, run_id: str) -> None:
+    """Cancel a run that is still queued: told that it failed, nobody expects it to start later."""
+    from store.errors import StoreError
+
+    with suppress(StoreError):  # the error that led here is the one to tell
+        if store.run(run_id).status == "queued":
+            store.request_cancel(run_id)
+
+
+def _part(store: Store, run_id: str, watched: Watched, *, quiet: bool, as_json: bool) -> None:
+    """Leave, as a signal asked, a run that goes on: see that an engine has it, and say so."""
+    if store.run(run_id).status == "queued" and not watched.cancel_asked:
+        _have_engine(store, run_id)
+    record = store.run(run_id)
+    try:
+        if not quiet and not record.is_finished and not watched.cancel_asked:
+            click.echo(f"run {run_id} goes on; modiff show {run_id}", err=True)
+        if as_json:
+            told = result(record, store.stages(run_id), watched.cancel_asked)
+            click.echo(json.dumps(told))
+    except OSError:  # the terminal that hung up can be told nothing
+        close_output()
+
+
+def _have_engine(store: Store, run_id: str) -> None:
+    from engine.errors import EngineUnavailable
+    from engine.launch import ensure_engine
+    from store.errors import StoreError
+
+    try:
+        ensure_engine(store)
+    except (EngineUnavailable, StoreError):
+        _withdraw(store, run_id)
+        raise
 
 
 def _leave(store: Store, run_id: str, signals: Signals, *, as_json: bool) -> int:
     """`--detach`: see that an engine has the run in hand, and print its id."""
-    from engine.errors import EngineUnavailable
-    from engine.launch import ensure_engine
-
-    try:
-        ensure_engine(store)
-    except EngineUnavailable:
-        store.request_cancel(run_id)
-        raise
+    _have_engine(store, run_id)
     if signals.interrupts:
         store.request_cancel(run_id)
         raise click.Abort

@@ -15,7 +15,8 @@ import click
 
 from tui.completion import complete_run
 from tui.failures import FAILED
-from tui.text import columns, duration, printable, shorten, size
+from tui.text import columns, duration, escaped, printable, shorten, size
+from tui.waiting import waiting_line
 
 if TYPE_CHECKING:
     from store.events import Event
@@ -40,9 +41,12 @@ def runs(limit: int, status: str | None, as_json: bool) -> None:
     with open_store() as store:
         store.recover()  # a run whose engine was killed must not be listed as running
         records = store.runs(limit=limit, status=status)
+        waiting = waiting_line(store)
     if as_json:
         _print_json([_summary(record) for record in records])
         return
+    if waiting:
+        click.echo(waiting, err=True)
     if not records:
         of_status = f" {status}" if status else ""
         click.echo(f"no{of_status} runs; `modiff run micro` makes one", err=True)
@@ -222,7 +226,7 @@ def _spec(record: RunRecord) -> dict[str, Any]:
 def _toml(record: RunRecord) -> str:
     import tomli_w
 
-    return tomli_w.dumps(_spec(record))
+    return escaped(tomli_w.dumps(_spec(record)))
 
 
 def _timestamp(ns: int | None) -> str | None:

@@ -90,7 +90,10 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("guidance.scale=inf", f"guidance.scale: {SCALE}, got inf"),
         ("guidance.scale=-inf", f"guidance.scale: {SCALE}, got -inf"),
         ("guidance.scale=-0.5", f"guidance.scale: {SCALE}, got -0.5"),
-        ("scheduler.shift=0", "scheduler.shift: expected a finite number >= 0.01 and <= 100, got 0"),
+        (
+            "scheduler.shift=0",
+            "scheduler.shift: expected a finite number >= 0.01 and <= 100, got 0",
+        ),
         ("width=830", f"width: {SIZE}, got 830; nearest valid: 816, 832"),
         ("height=8", f"height: {SIZE}, got 8; nearest valid: 16"),
         ("height=4100", f"height: {SIZE}, got 4100; nearest valid: 4096"),

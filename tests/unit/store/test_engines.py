@@ -51,7 +51,8 @@ def test_the_run_of_a_killed_engine_is_interrupted_and_the_queue_stays(start, ro
     assert store.recover() == [first]
     run = store.run(first)
     assert run.status == "interrupted"
-    assert str(process.child.pid) in run.error
+    assert f"(process {process.child.pid})" in run.error
+    assert run.error.endswith(f"see {root / 'logs' / f'engine-{process.child.pid}.log'}")
     assert store.events(first)[-1][1] == RunFinished("interrupted", run.error)
     assert store.run(second).status == "queued"
     assert store.recover() == []
@@ -65,6 +66,17 @@ def test_cancelling_the_run_of_a_killed_engine_says_what_became_of_it(start, roo
     process.read()
     process.kill()
     assert store.request_cancel(run_id) == "interrupted"
+
+
+def test_a_run_that_was_asked_to_stop_is_cancelled_when_its_engine_dies(start, root, store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    process = start(ENGINE, root)
+    process.read()
+    assert store.request_cancel(run_id) == "running"
+    process.kill()
+    assert store.recover() == [run_id]
+    assert (store.run(run_id).status, store.run(run_id).error) == ("cancelled", "")
+    assert store.events(run_id)[-1][1] == RunFinished("cancelled")
 
 
 def test_a_pid_that_lives_does_not_make_an_engine_live(store):

@@ -11,6 +11,7 @@ import pytest
 from store.database import immediate
 from store.errors import StoreDamaged, UnknownRun
 from store.events import (
+    ChunkDecoded,
     Event,
     LatentsStored,
     MemorySampled,
@@ -33,6 +34,7 @@ EXAMPLES = [
     StageFinished("denoise", 1.5, True),
     StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01),
     MemorySampled(1 << 40, 0),
+    ChunkDecoded(1, 5, 0.5),
     LatentsStored("sha256:" + "0" * 64),
     RunFinished("failed", 'a "quoted" line, ünïcode'),
     Message("warning", "a line"),
@@ -69,7 +71,7 @@ def test_fields_that_a_newer_version_added_are_ignored():
     assert decode_event(text) == StageStarted("load")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"kind":"unheard_of"}', '{"kind":"stage_started"}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"kind":7}', '{"kind":"stage_started"}'])
 def test_an_unreadable_event_is_damage(text):
     with pytest.raises(StoreDamaged, match="unreadable event"):
         decode_event(text)
@@ -107,6 +109,16 @@ def test_stages_are_listed_as_they_finished(store):
 def test_events_of_an_unknown_run_are_refused(store):
     with pytest.raises(UnknownRun, match="nothing"):
         store.append("nothing", [StageStarted("load")])
+
+
+def test_events_of_kinds_that_a_newer_version_added_are_passed_over(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    store.append(run_id, [StageStarted("load"), StageStarted("denoise")])
+    with immediate(store.lineage) as connection:
+        connection.execute(
+            """UPDATE events SET json='{"kind":"unheard_of","stage":7}' WHERE json LIKE '%load%'"""
+        )
+    assert [event for _, event in store.events(run_id)] == [RunQueued(), StageStarted("denoise")]
 
 
 def test_a_damaged_event_in_the_log_is_told(store):

@@ -10,19 +10,22 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from engine.errors import CheckpointError, ComponentError, EngineUnavailable
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.errors import StoreBusy, UnknownRun
+from store.errors import StoreBusy, StoreFull, UnknownRun
 from store.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.records import STATUSES as STORE_STATUSES
 from store.store import open_store
 from tui.cli import COMMANDS, cli, main
-from tui.commands.run import result
+from tui.commands.run import _part, result
 from tui.commands.runs import STATUSES
 from tui.failures import explain
+from tui.progress import Progress
+from tui.watch import Watched
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -145,6 +148,23 @@ def test_a_store_that_cannot_be_made_is_one_line(capsys, monkeypatch, tmp_path):
     assert err.startswith("modiff: the store cannot be at ")
 
 
+def test_a_store_in_a_home_that_is_not_known_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("MODIFF_STORE", "~no-such-user/x")
+    assert main(["runs"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("modiff: the store cannot be at ~no-such-user/x: ")
+
+
+def test_a_defect_is_logged_also_where_the_store_cannot_be_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODIFF_STORE", "~no-such-user/x")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, line = explain(ZeroDivisionError("why"))
+    (log,) = tmp_path.glob("modiff-*.log")
+    assert code == 1
+    assert str(log) in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -177,6 +197,35 @@ def test_bad_input_queues_nothing_and_is_told_to_people_and_to_programs(
     assert told["stages"] == []
     assert told["error"]
     assert store.runs(limit=1) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+@pytest.mark.parametrize("error", [StoreFull("no space left"), EngineUnavailable("no luck")])
+def test_an_error_before_the_engine_starts_leaves_nothing_queued(
+    capsys, store, monkeypatch, tmp_path, options, error
+):
+    def broken(store):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.client.ensure_engine", broken)
+    monkeypatch.setattr("engine.launch.ensure_engine", broken)
+    assert main(["run", "micro", "--json", *options]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["status"], told["error"]) == ("failed", str(error))
+    assert store.run(told["run"]).status == "cancelled"
+
+
+def test_who_leaves_a_queued_run_starts_its_engine_first(capsys, store, monkeypatch):
+    run_id = enqueue(store)
+    started = []
+    monkeypatch.setattr("engine.launch.ensure_engine", lambda store: started.append(store.root))
+    watched = Watched(Progress(), cancel_asked=False)
+    _part(store, run_id, watched, quiet=False, as_json=True)
+    out, err = capsys.readouterr()
+    assert started == [store.root]
+    assert json.loads(out)["status"] == "queued"
+    assert err == f"run {run_id} goes on; modiff show {run_id}\n"
 
 
 def test_a_package_of_the_same_name_is_refused(tmp_path):
@@ -254,7 +303,7 @@ def test_runs_newest_first_limited_and_by_status(capsys, store):
     assert [each["run"] for each in data(capsys, "runs", "--status", "done")] == [done]
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.startswith("2 runs wait and no engine runs")
     header, *lines = out.splitlines()
     assert header.split() == ["RUN", "STATUS", "AGE", "TIME", "PRESET", "PROMPT"]
     assert [line.split()[:2] for line in lines] == [
@@ -354,6 +403,33 @@ def test_engine_stop_without_an_engine(capsys):
     assert data(capsys, "engine", "stop") == {"stopped": []}
 
 
+def test_runs_that_wait_without_an_engine_are_told_of(capsys, store):
+    enqueue(store)
+    assert main(["runs"]) == 0
+    line = "1 run waits and no engine runs; modiff engine start goes on with it\n"
+    assert capsys.readouterr().err == line
+    enqueue(store)
+    assert main(["engine", "stop"]) == 0
+    told = "2 runs wait and no engine runs; modiff engine start goes on with them\n"
+    assert capsys.readouterr().err == "no engine is running\n" + told
+    with store.register_engine("engineaaaa", pid=os.getpid()):
+        assert main(["runs"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_shown_of_a_prompt_cannot_act_on_the_terminal(capsys, store):
+    prompt = "a \x9b31m circle \u202e\u2066 moves"
+    run_id = finished(store, "done", prompt=prompt)
+    for arguments in (["show", run_id], ["presets", "show", "micro", "--set", f"prompt={prompt}"]):
+        for options, read in (([], None), (["--json"], json.loads)):
+            assert main([*arguments, *options]) == 0
+            out = capsys.readouterr().out
+            assert not set(out) & set("\x9b\u202e\u2066")
+            assert "\\u009b31m circle \\u202e\\u2066" in out
+            if read and arguments[0] == "presets":
+                assert read(out)["prompt"] == prompt
+
+
 def test_engine_logs(capsys, store):
     assert main(["engine", "logs"]) == 1
     assert "no log" in capsys.readouterr().err
@@ -363,22 +439,46 @@ def test_engine_logs(capsys, store):
     new.write_text("one\ntwo \x1b[31m\nthree\n")
     assert main(["engine", "logs", "-n", "2"]) == 0
     assert capsys.readouterr() == ("two \\x1b[31m\nthree\n", f"{new}\n")
+    assert data(capsys, "engine", "logs", "--pid", "1")["lines"] == ["old"]
+    assert main(["engine", "logs", "--pid", "3"]) == 1
+    assert "engine-3.log" in capsys.readouterr().err
     assert data(capsys, "engine", "logs", "-n", "0")["lines"] == ["one", "two \\x1b[31m", "three"]
 
 
 def test_doctor_shows_every_finding_and_fails_when_one_does(capsys, monkeypatch):
     from engine.doctor import Report, Row, Section
 
-    rows = (Row("torch", "2.13"), Row("ffmpeg", "\x1b[31m", "fail", "install it"))
+    rows = (
+        Row("torch", "2.13"),
+        Row("sage", "no", "absent"),
+        Row("ffmpeg", "\x1b[31m", "fail", "install it"),
+    )
     monkeypatch.setattr("engine.doctor.examine", lambda root: Report((Section("all", rows),)))
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "all",
         "  ok    torch   2.13",
+        "  -     sage    no",
         "  fail  ffmpeg  \\x1b[31m",
         "                -> install it",
     ]
     assert main(["doctor", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
-    assert told["sections"][0]["rows"][1]["hint"] == "install it"
+    assert told["sections"][0]["rows"][1]["status"] == "absent"
+    assert told["sections"][0]["rows"][2]["hint"] == "install it"
+
+
+def test_a_backend_that_does_not_work_is_a_fault_only_where_it_must(monkeypatch):
+    from engine import doctor
+    from engine.models.attention import BACKENDS
+
+    def broken(q, k, v):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("engine.dtypes.torch_device", lambda name: torch.device("cpu"))
+    for name in BACKENDS:
+        monkeypatch.setitem(BACKENDS, name, broken)
+    found = {row.name: row.status for row in doctor._attention()}
+    required = {"plain": "fail", "sdpa": "fail"}
+    assert found == dict.fromkeys(BACKENDS, "absent") | required

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import tomllib
 
-from tui.text import columns, duration, printable, shorten, size
+import pytest
+import tomli_w
+
+from tui.text import columns, duration, escaped, printable, shorten, size
 
 
 def test_no_control_character_survives():
@@ -14,6 +18,19 @@ def test_no_control_character_survives():
     shown.encode()
     assert printable("a\x1b]0;title\x07 b\nc\td\u202e") == "a\\x1b]0;title\\x07 b c d\\u202e"
     assert printable("größer 星 ⭐") == "größer 星 ⭐"
+
+
+def test_a_document_keeps_its_meaning_without_what_a_terminal_obeys():
+    everything = "".join(map(chr, range(1, 0xD800)))
+    for text, read in (
+        (json.dumps({"a": everything}, ensure_ascii=False), json.loads),
+        (tomli_w.dumps({"a": everything}), tomllib.loads),
+    ):
+        shown = escaped(text)
+        assert read(shown) == {"a": everything}
+        assert not set(shown) & set(map(chr, (*range(0x7F, 0xA0), *range(0x202A, 0x202F))))
+        assert not set(shown) & set(map(chr, range(0x2066, 0x206A)))
+    assert escaped('"\x9b31m \u202e"') == '"\\u009b31m \\u202e"'
 
 
 @pytest.mark.parametrize(
