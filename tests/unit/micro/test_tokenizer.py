@@ -12,12 +12,11 @@ from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.micro.architecture import MAX_TOKENS, TextShape
 from engine.micro.grammar import WORDS, canonical_sentence, sample_attributes, training_caption
 from engine.micro.tokenizer import EOS, PAD, UNKNOWN, VOCABULARY, build_tokenizer, tokenize
-from engine.models.text_encoders.t5 import load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def shipped() -> Tokenizer:
-    return load_tokenizer(locate("tokenizer", BUILTIN_MICRO))
+    return Tokenizer.from_file(str(locate("tokenizer", BUILTIN_MICRO)))
 
 
 def sentences(count: int) -> list[str]:
