@@ -195,6 +195,7 @@ class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[Literal["video", "frames", "latents"], ...],
         Meta(min_length=1, max_length=3, description="what to write: mp4, PNG frames, safetensors"),
     ] = ("video",)
+    overwrite: Annotated[bool, Meta(description="replace files that are already there")] = False
 
 
 class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from store.store import Store
 
 
-def check_output(store: Store, spec: RunSpec, *, overwrite: bool) -> None:
+def check_output(store: Store, spec: RunSpec) -> None:
     """Raise PresetError for an ending that does not fit, and for an output that exists or soon will.
 
     Whether the folder is there and can be written is for `engine.client.submit` to say. An empty
@@ -39,7 +39,7 @@ def check_output(store: Store, spec: RunSpec, *, overwrite: bool) -> None:
         raise PresetError(
             f"expected a name that ends in {suffix}, got {path.name}", key="output.path"
         )
-    if not overwrite:
+    if not spec.output.overwrite:
         _refuse_taken(store, path, spec.output.kinds)
 
 

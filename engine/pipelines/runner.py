@@ -95,7 +95,8 @@ class Runner:
             with stage("decode"):
                 frames = media.to_uint8(self._decode(components["vae"], latents, emit, cancelled))
         with stage("mux"):
-            return _write(Path(run.output), spec, frames, latents, comment=f"modiff run {run.id}")
+            path = _free_path(Path(run.output), spec, run.id, emit)
+            return _write(path, spec, frames, latents, comment=f"modiff run {run.id}")
 
     def _component(self, kind: str, spec: RunSpec, emit: Emit) -> tuple[Any, bool]:
         """The component, and whether it was held already: same spec, same files, none of them changed."""
@@ -187,6 +188,16 @@ def _out_of_memory_explained(stage: str) -> Iterator[None]:
         if not any(words in str(error) for words in ("not enough memory", "can't allocate memory")):
             raise
         raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
+
+
+def _free_path(path: Path, spec: RunSpec, run_id: str, emit: Emit) -> Path:
+    """The output path, or one named after the run where somebody else's file took it in the meantime."""
+    taken = [target for target in output_paths(path, spec.output.kinds).values() if target.exists()]
+    if not taken or spec.output.overwrite:
+        return path
+    free = path.with_stem(f"{path.stem}-{run_id}")
+    emit(Message(level="warning", text=f"{taken[0]} appeared during the run; writing {free}"))
+    return free
 
 
 def _write(path: Path, spec: RunSpec, frames: Tensor | None, latents: Tensor, comment: str) -> str:

@@ -94,6 +94,7 @@ def run(
         "negative_prompt": negative_prompt,
         "seed": seed,
         "output.path": output,
+        "output.overwrite": overwrite or None,
     }
     spec = load_preset(
         preset,
@@ -101,7 +102,7 @@ def run(
         values={key: value for key, value in named.items() if value is not None},
     )
     with open_store() as store:
-        check_output(store, spec, overwrite=overwrite)
+        check_output(store, spec)
         if not quiet:
             _warn_of_unknown_words(spec)
         is_warm = bool(store.engines())

@@ -46,7 +46,7 @@ def record(spec: RunSpec, output: Path) -> RunRecord:
 
 
 def spec(*overrides: str) -> RunSpec:
-    return load_preset("micro", ["scheduler.steps=3", *overrides])
+    return load_preset("micro", ["scheduler.steps=3", "output.overwrite=true", *overrides])
 
 
 def execute(runner: Runner, run: RunRecord, wanted: RunSpec) -> tuple[str, list[Event]]:
@@ -216,3 +216,15 @@ def test_a_store_that_cannot_take_the_latents_costs_no_run(
     assert Path(output).is_file()
     warnings = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
     assert warnings == ["the latents could not be stored: no space left on the store's disk"]
+
+
+def test_a_file_that_appeared_during_the_run_stays(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec("output.overwrite=false")
+    run = record(wanted, tmp_path / "k.mp4")
+    (tmp_path / "k.mp4").write_text("mine")
+    output, events = execute(runner, run, wanted)
+    assert output == str(tmp_path / f"k-{run.id}.mp4")
+    assert Path(output).stat().st_size > 500
+    assert (tmp_path / "k.mp4").read_text() == "mine"
+    (warning,) = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
+    assert "k.mp4 appeared during the run" in warning

@@ -115,6 +115,7 @@ specs = st.builds(
     output=st.builds(
         OutputSpec,
         path=texts,
+        overwrite=st.booleans(),
         kinds=st.lists(
             st.sampled_from(["video", "frames", "latents"]), min_size=1, max_size=3, unique=True
         ).map(tuple),
