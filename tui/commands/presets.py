@@ -95,15 +95,19 @@ def show(
 
 @presets.command()
 @click.argument("names", metavar="[PRESET]...", nargs=-1)
+@_set
 @_json
 @click.pass_context
-def validate(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+def validate(
+    ctx: click.Context, names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Check presets.
 
-    By name or by path; all of them when none is named.
+    By name or by path; all of them when none is named. With --set as changed by it.
     """
-    if names:
-        errors = {name: _error_of(name) for name in names}
+    if names or overrides:
+        chosen = names or tuple(info.name for info in list_presets())
+        errors = {name: _error_of(name, overrides) for name in chosen}
     else:
         errors = {info.name: info.error for info in list_presets()}
     if as_json:
@@ -167,9 +171,9 @@ def path(name: str | None, as_json: bool) -> None:
         click.echo(found)
 
 
-def _error_of(name: str) -> str:
+def _error_of(name: str, overrides: tuple[str, ...]) -> str:
     try:
-        load_preset(name)
+        load_preset(name, overrides)
     except PresetError as error:
         return str(error)
     return ""
