@@ -21,7 +21,7 @@ from engine.models.attention import Attention, get_attention
 from engine.models.diffusion.wandit import Conditioning, WanDiT, WanDiTConfig, keeps_fp32
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 from engine.prompt import load_tokenizer
-from engine.registry import tokenizer_of
+from engine.registry import files, tokenizer_of
 from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalTextEncoder:
-    path: Path
+    files: tuple[Path, ...]
     umt5: UMT5
 
     def fingerprint(self) -> str:
-        return fingerprint(self.path)
+        return fingerprint(self.files)
 
     def encode(self, prompt: str) -> Tensor:
         return self.umt5.encode(prompt)
@@ -42,7 +42,7 @@ class LocalTextEncoder:
 
 @dataclass(frozen=True)
 class LocalDenoiser:
-    path: Path
+    files: tuple[Path, ...]
     model: WanDiT
     device: torch.device
 
@@ -51,7 +51,7 @@ class LocalDenoiser:
         return self.model.config.out_dim
 
     def fingerprint(self) -> str:
-        return fingerprint(self.path)
+        return fingerprint(self.files)
 
     @torch.no_grad()
     def prepare(self, contexts: Sequence[Tensor]) -> Conditioning:
@@ -66,7 +66,7 @@ class LocalDenoiser:
 
 @dataclass(frozen=True)
 class LocalVAE:
-    path: Path
+    files: tuple[Path, ...]
     model: WanVAE
     device: torch.device
     chunk_frames: int
@@ -78,7 +78,7 @@ class LocalVAE:
         return self.model.config.z_dim
 
     def fingerprint(self) -> str:
-        return fingerprint(self.path)
+        return fingerprint(self.files)
 
     def encode(self, video: Tensor) -> Tensor:
         return self.model.encode(video.to(self.device), **self._memory_options())
@@ -121,7 +121,7 @@ def load_text_encoder(spec: TextEncoderSpec) -> LocalTextEncoder:
         rename=t5.to_huggingface_name,
         ignore=("encoder.embed_tokens.weight",),
     )
-    return LocalTextEncoder(path, t5.UMT5(model, tokenize))
+    return LocalTextEncoder(files("text_encoder", spec), t5.UMT5(model, tokenize))
 
 
 def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
@@ -140,7 +140,7 @@ def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, attention, config.head_dim, device, dtype)
     fill(model, path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
-    return LocalDenoiser(path, model.eval(), device)
+    return LocalDenoiser(files("denoiser", spec), model.eval(), device)
 
 
 def _try_attention(
@@ -165,7 +165,7 @@ def load_vae(spec: VAESpec) -> LocalVAE:
     device = torch_device(spec.device)
     fill(model, path, device=device, dtype=torch_dtype(spec.dtype))
     return LocalVAE(
-        path,
+        files("vae", spec),
         model.channels_last().eval(),
         device,
         spec.chunk_frames,

@@ -39,7 +39,7 @@ from store.tensors import encode_tensors
 
 Emit = Callable[[Event], None]
 
-# Below this many tokens a second thread gains a third on an idle machine and loses tenfold on a busy one,
+# Below this many tokens a second thread gains a quarter on an idle machine and loses tenfold on a busy one,
 # where every small operation waits for the thread that the other program has pushed aside.
 ONE_THREAD_TOKENS = 512
 

@@ -29,9 +29,6 @@ LATENTS_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
-SPATIAL_STRIDE = 8
-TEMPORAL_STRIDE = 4
-
 History = dict[nn.Module, Tensor]
 """The last input frames of each causal convolution; an empty dict before a clip's first chunk."""
 
@@ -334,7 +331,7 @@ class WanVAE(nn.Module):
         Returns fp32 [B,z,1+(T-1)/4,H/8,W/8]. Raises ValueError on a shape that does not fit.
         """
         _, channels, num_frames, height, width = video.shape
-        if channels != 3 or num_frames % TEMPORAL_STRIDE != 1 or height % 8 or width % 8:
+        if channels != 3 or num_frames % 4 != 1 or height % 8 or width % 8:
             raise ValueError(
                 f"video has shape {tuple(video.shape)}; expected [B,3,4n+1,H,W] with H and W multiples of 8"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from engine import registry
 from engine.checkpoints.fingerprint import fingerprint
 from engine.checkpoints.header import read_header
 from engine.checkpoints.locate import locate, models_folder
 from engine.checkpoints.weights import fill
 from engine.errors import CheckpointError
+from presets.library import load_preset
 
 CPU = torch.device("cpu")
 
@@ -187,12 +190,38 @@ def test_no_bytes_make_it_raise_anything_else(tmp_path_factory, data: bytes) -> 
 
 
 def test_fingerprint_is_of_the_content_not_of_the_path(path: Path, weights) -> None:
-    first = fingerprint(path)
+    first = fingerprint([path])
     moved = path.rename(path.with_name("moved.safetensors"))
-    assert fingerprint(moved) == first
+    assert fingerprint([moved]) == first
     weights["norm.bias"] += 1
     save_file(weights, moved, metadata={"format": "pt"})
-    assert fingerprint(moved) != first
+    assert fingerprint([moved]) != first
+
+
+def test_fingerprint_counts_every_file_of_a_component(tmp_path: Path) -> None:
+    """Another tokenizer or configuration makes other numbers of the same weights."""
+    for name in ("text_encoder.safetensors", "tokenizer.json", "dit.safetensors", "config.json"):
+        shutil.copyfile(locate("vae", "builtin:micro").with_name(name), tmp_path / name)
+    parts = load_preset(
+        "micro",
+        [
+            f"components.text_encoder.checkpoint={tmp_path / 'text_encoder.safetensors'}",
+            f"components.text_encoder.tokenizer={tmp_path / 'tokenizer.json'}",
+            f"components.denoiser.checkpoint={tmp_path / 'dit.safetensors'}",
+        ],
+    ).components
+
+    def fingerprints() -> tuple[str, str]:
+        encoder = registry.load("text_encoder", parts.text_encoder)
+        return encoder.fingerprint(), registry.load("denoiser", parts.denoiser).fingerprint()
+
+    text, denoiser = fingerprints()
+    assert fingerprints() == (text, denoiser)
+    for name in ("tokenizer.json", "config.json"):
+        file = tmp_path / name
+        file.write_text(file.read_text() + " ")
+    assert fingerprints()[0] != text
+    assert fingerprints()[1] != denoiser
 
 
 def test_locate(own_folders: Path, tmp_path: Path) -> None:
