@@ -35,14 +35,14 @@ def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -
     queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
-    from engine.registry import check, with_absolute_paths
+    from engine.registry import check, settle
 
     spec = validate(spec)
     path = _output_path(
         output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
     )
+    spec = settle(spec)  # the engine may have been started with other folders
     check(spec)
-    spec = with_absolute_paths(spec)  # the engine may have been started with other folders
     return store.enqueue(encode_spec(spec), preset=preset, output=str(path))
 
 

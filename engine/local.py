@@ -1,27 +1,31 @@
-"""Components that run in this process, built from safetensors files with the published original names."""
+"""Components that run in this process, built from files of any published layout."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from engine.checkpoints.configure import dit_config
+from engine.checkpoints.expected import umt5_shape, vae_dim
 from engine.checkpoints.fingerprint import fingerprint
-from engine.checkpoints.header import TensorInfo, read_header
+from engine.checkpoints.layout import Layout, lay_out
+from engine.checkpoints.load import Weights, fill
 from engine.checkpoints.locate import locate
-from engine.checkpoints.weights import fill
+from engine.checkpoints.names import from_original
+from engine.checkpoints.source import open_source
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import Attention, get_attention
-from engine.models.diffusion.wandit import Conditioning, WanDiT, WanDiTConfig, keeps_fp32
+from engine.models.diffusion.config import keeps_fp32
+from engine.models.diffusion.wandit import Conditioning, WanDiT
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 from engine.prompt import load_tokenizer
-from engine.registry import files, tokenizer_of
+from engine.registry import files, tokenizer_file
 from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 
 if TYPE_CHECKING:
@@ -103,30 +107,31 @@ def load_text_encoder(spec: TextEncoderSpec) -> LocalTextEncoder:
     from engine.models.text_encoders import t5
 
     path = locate("text_encoder", spec.checkpoint)
-    shapes = {name: info.shape for name, info in read_header(path).items()}
+    layout = lay_out(open_source(path))
     try:
-        config = t5.config_from_shapes(shapes)
-        tokenize = load_tokenizer(
-            locate("tokenizer", tokenizer_of(spec.checkpoint, spec.tokenizer))
-        )
+        shape = umt5_shape({name: entry.shape for name, entry in layout.entries.items()})
+        tokenize = load_tokenizer(tokenizer_file(spec))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     with torch.device("meta"):
-        model = t5.build(config)
-    fill(
-        model,
-        path,
-        device=torch_device(spec.device),
-        dtype=torch_dtype(spec.dtype),
-        rename=t5.to_huggingface_name,
-        ignore=("encoder.embed_tokens.weight",),
-    )
+        model = t5.build(t5.config(**asdict(shape)))
+    with Weights(layout.entries) as weights:
+        fill(
+            model,
+            weights,
+            path=path,
+            device=torch_device(spec.device),
+            dtype=torch_dtype(spec.dtype),
+            rename=lambda name: from_original("text_encoder", "huggingface", name)[0],
+        )
     return LocalTextEncoder(files("text_encoder", spec), t5.UMT5(model, tokenize))
 
 
 def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
     path = locate("denoiser", spec.checkpoint)
-    config = dit_config(path, read_header(path))
+    source = open_source(path)
+    layout = lay_out(source)
+    config = dit_config(source, layout)
     if config.model_type != "t2v":
         raise ComponentError(
             f"{path}: an image-to-video model ({config.model_type}); this task needs a t2v one"
@@ -139,7 +144,8 @@ def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
         model = WanDiT(config, attention=attention)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, attention, config.head_dim, device, dtype)
-    fill(model, path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
+    with Weights(layout.entries) as weights:
+        fill(model, weights, path=path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
     return LocalDenoiser(files("denoiser", spec), model.eval(), device)
 
 
@@ -160,10 +166,12 @@ def _try_attention(
 
 def load_vae(spec: VAESpec) -> LocalVAE:
     path = locate("vae", spec.checkpoint)
+    layout = lay_out(open_source(path))
     with torch.device("meta"):
-        model = WanVAE(vae_config(path, read_header(path)))
+        model = WanVAE(vae_config(path, layout))
     device = torch_device(spec.device)
-    fill(model, path, device=device, dtype=torch_dtype(spec.dtype))
+    with Weights(layout.entries) as weights:
+        fill(model, weights, path=path, device=device, dtype=torch_dtype(spec.dtype))
     return LocalVAE(
         files("vae", spec),
         model.channels_last().eval(),
@@ -174,62 +182,11 @@ def load_vae(spec: VAESpec) -> LocalVAE:
     )
 
 
-def dit_config(path: Path, header: Mapping[str, TensorInfo]) -> WanDiTConfig:
-    """The configuration of a DiT file: its `config.json` where one lies beside it, else from its shapes.
-
-    Raises CheckpointError where it is not a Wan DiT or config.json is damaged.
-    """
-    file = path.with_name("config.json")
-    if file.is_file():
-        config = _published_config(file)
-        if config is not None:
-            return config
+def vae_config(path: Path, layout: Layout) -> WanVAEConfig:
+    """The configuration of a VAE, from its shapes. Raises CheckpointError where it is not a Wan 2.1 VAE."""
     try:
-        dim, in_dim, *patch = header["patch_embedding.weight"].shape
-        patch_size = (patch[0], patch[1], patch[2])
-        return WanDiTConfig(
-            model_type="t2v" if "img_emb.proj.0.weight" not in header
-            else "flf2v" if "img_emb.emb_pos" in header else "i2v",
-            patch_size=patch_size,
-            in_dim=in_dim,
-            dim=dim,
-            ffn_dim=header["blocks.0.ffn.0.weight"].shape[0],
-            freq_dim=header["time_embedding.0.weight"].shape[1],
-            text_dim=header["text_embedding.0.weight"].shape[1],
-            out_dim=header["head.head.weight"].shape[0] // (patch[0] * patch[1] * patch[2]),
-            num_heads=dim // 128,  # every published model has heads of 128
-            num_layers=len({name.split(".")[1] for name in header if name.startswith("blocks.")}),
-        )  # fmt: skip
-    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: not a Wan DiT with the published names ({error})") from None
-
-
-def _published_config(file: Path) -> WanDiTConfig | None:
-    """What a config.json says; None where it is not the published kind but some other program's."""
-    known = {field.name for field in fields(WanDiTConfig)}
-    try:
-        table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not {"dim", "ffn_dim", "num_heads", "num_layers"} <= table.keys():
-            return None
-        values = {name: value for name, value in table.items() if name in known}
-        if "patch_size" in values:
-            values["patch_size"] = tuple(values["patch_size"])
-        return WanDiTConfig(**values)
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError, OSError) as error:
-        raise CheckpointError(f"{file}: not the configuration of a Wan DiT ({error})") from None
-
-
-def vae_config(path: Path, header: Mapping[str, TensorInfo]) -> WanVAEConfig:
-    """The configuration of a VAE file, from its shapes. Raises CheckpointError where it is not a Wan VAE."""
-    try:
-        dim = header["encoder.conv1.weight"].shape[0]
-        z_dim = header["conv2.weight"].shape[0]
-        return WanVAEConfig(dim=dim, z_dim=z_dim)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path}: not a Wan VAE with the published names (no tensor {error.args[0]})"
-        ) from None
-    except ValueError:
-        raise CheckpointError(
-            f"{path}: a VAE with {z_dim} latent channels, expected the 16 of Wan 2.1"
-        ) from None
+        return WanVAEConfig(
+            dim=vae_dim({name: entry.shape for name, entry in layout.entries.items()})
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None

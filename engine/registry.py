@@ -6,20 +6,25 @@ Built-in ones are rows of a table; a third-party package adds one through the en
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from engine.checkpoints.header import TensorInfo, read_header
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.checkpoints import catalogue
+from engine.checkpoints.layout import Entry, Layout, lay_out
+from engine.checkpoints.library import Found, scan_places
+from engine.checkpoints.locate import BUILTIN_MICRO, locate, tokenizer_beside
+from engine.checkpoints.recognise import describe, recognise
+from engine.checkpoints.source import open_source
 from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError
-from presets.spec import RunSpec
+from presets.spec import RunSpec, TextEncoderSpec
 
 ENTRY_POINT_GROUP = "modiff.components"
 
@@ -68,22 +73,63 @@ def load(kind: str, spec: Any) -> Any:
     return build(spec)
 
 
+def settle(spec: RunSpec) -> RunSpec:
+    """The same run with the files of its built-in components named by absolute paths: names of models, relative
+    paths and folders found, and a text encoder's tokenizer with it. What is built in stays as it is.
+
+    Raises CheckpointError, with a line for each file that is not there.
+    """
+    parts = {}
+    absent: list[str] = []
+    scan = functools.cache(scan_places)
+    for kind in KINDS:
+        part = getattr(spec.components, kind)
+        if (kind, part.name) not in _BUILTIN:
+            continue
+        try:
+            found = locate(kind, part.checkpoint, scan)
+        except CheckpointError as error:
+            absent.append(str(error))
+        else:
+            part = msgspec.structs.replace(part, checkpoint=_absolute(part.checkpoint, found))
+        if kind == "text_encoder" and BUILTIN_MICRO not in (
+            part.tokenizer,
+            part.tokenizer or part.checkpoint,
+        ):
+            try:
+                file = tokenizer_file(part, scan)
+            except CheckpointError as error:
+                absent.append(str(error))
+            else:
+                part = msgspec.structs.replace(part, tokenizer=str(file.absolute()))
+        parts[kind] = part
+    if absent:
+        if any(catalogue.model(name) is not None for name in _names(spec)):
+            absent.append(
+                "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
+                "known what lies elsewhere on this machine"
+            )
+        raise CheckpointError("\n".join(absent))
+    components = msgspec.structs.replace(spec.components, **parts)
+    return msgspec.structs.replace(spec, components=components)
+
+
 def check(spec: RunSpec) -> None:
     """Refuses, before anything is queued or loaded, a run whose components, files or options do not exist.
 
     Raises ComponentError or CheckpointError: one line naming the key.
     """
-    headers = {}
+    layouts = {}
     for kind in KINDS:
         part = getattr(spec.components, kind)
         path = _import_path(kind, part.name)
         if path != _BUILTIN.get((kind, part.name)):
             continue  # a third-party component checks its own options when it is built
-        headers[kind] = read_header(locate(kind, part.checkpoint))
-    _check_fit(headers)
+        layouts[kind] = _checked_layout(kind, locate(kind, part.checkpoint))
+    _check_fit({kind: layout.entries for kind, layout in layouts.items()})
     encoder = spec.components.text_encoder
     if encoder.name == "umt5":
-        locate("tokenizer", tokenizer_of(encoder.checkpoint, encoder.tokenizer))
+        tokenizer_file(encoder)
     attention = spec.components.denoiser.attention
     if attention not in ATTENTION_BACKENDS:
         raise ComponentError(
@@ -101,53 +147,48 @@ def check(spec: RunSpec) -> None:
         )
 
 
-def with_absolute_paths(spec: RunSpec) -> RunSpec:
-    """The same run with the files of its built-in components named by absolute paths.
+def _checked_layout(kind: str, path: Path) -> Layout:
+    """The layout of a component's weights; refuses what is not this component, or not whole, from the headers."""
+    source = open_source(path)
+    found = recognise(source)
+    wanted = kind.replace("_", " ")
+    if found.component != kind:
+        what = found.component.replace("_", " ")
+        told = (
+            f"not a {wanted} ({found.note})"
+            if what == "unknown"
+            else f"a {what} ({found.variant or found.note})"
+        )
+        raise CheckpointError(
+            f"components.{kind}.checkpoint: {path} is {told}; choose the file of a {wanted}"
+        )
+    if not found.supported:
+        faults = describe(found.missing, found.unexpected, found.misshapen) or found.note
+        raise CheckpointError(
+            f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
+        )
+    return lay_out(source)
 
-    What is empty or built in stays as it is. Raises CheckpointError where a file is absent.
-    """
-    parts = {}
-    for kind in KINDS:
-        part = getattr(spec.components, kind)
-        if (kind, part.name) not in _BUILTIN:
-            continue
-        files_of = {"checkpoint": kind}
-        if kind == "text_encoder":
-            files_of["tokenizer"] = "tokenizer"
-        found = {
-            field: str(locate(file, value).absolute())
-            for field, file in files_of.items()
-            if (value := getattr(part, field)) not in ("", BUILTIN_MICRO)
-        }
-        parts[kind] = msgspec.structs.replace(part, **found)
-    components = msgspec.structs.replace(spec.components, **parts)
-    return msgspec.structs.replace(spec, components=components)
 
-
-# kind -> what it says about a width, as (width, the tensors that have it, the axis); the first one present counts
+# kind -> what it says about a width, as (width, the tensor that has it, the axis)
 _WIDTHS = {
-    "text_encoder": (("text", ("token_embedding.weight", "shared.weight"), 1),),
-    "denoiser": (
-        ("text", ("text_embedding.0.weight",), 1),
-        ("latent", ("patch_embedding.weight",), 1),
-    ),
-    "vae": (("latent", ("conv2.weight",), 0),),
+    "text_encoder": (("text", "token_embedding.weight", 1),),
+    "denoiser": (("text", "text_embedding.0.weight", 1), ("latent", "patch_embedding.weight", 1)),
+    "vae": (("latent", "conv2.weight", 0),),
 }
 
 
-def _check_fit(headers: Mapping[str, Mapping[str, TensorInfo]]) -> None:
+def _check_fit(entries: Mapping[str, Mapping[str, Entry]]) -> None:
     """Refuses components whose files cannot work together, however well each of them loads."""
     seen: dict[str, tuple[str, int]] = {}
-    for kind, header in headers.items():
-        for width, names, axis in _WIDTHS[kind]:
-            tensor = next((header[name] for name in names if name in header), None)
-            if tensor is None or len(tensor.shape) <= axis:
-                continue  # loading will name what is wrong with the file itself
-            other, size = seen.setdefault(width, (kind, tensor.shape[axis]))
-            if tensor.shape[axis] != size:
+    for kind, held in entries.items():
+        for width, name, axis in _WIDTHS[kind]:
+            size = held[name].shape[axis]
+            other, expected = seen.setdefault(width, (kind, size))
+            if size != expected:
                 raise ComponentError(
-                    f"components.{kind}.checkpoint: its {width} width is {tensor.shape[axis]}, but that of "
-                    f"components.{other}.checkpoint is {size}; choose files of one model for text to video"
+                    f"components.{kind}.checkpoint: its {width} width is {size}, but that of "
+                    f"components.{other}.checkpoint is {expected}; choose files of one model for text to video"
                 )
 
 
@@ -158,24 +199,37 @@ def files(kind: str, spec: Any) -> tuple[Path, ...]:
     """
     if (kind, spec.name) not in _BUILTIN:
         return ()
-    path = locate(kind, spec.checkpoint)
-    if kind == "denoiser":
-        config = path.with_name("config.json")
-        return (path, config) if config.is_file() else (path,)
+    source = open_source(locate(kind, spec.checkpoint))
+    if kind == "denoiser" and source.config_file is not None:
+        return (*source.files, source.config_file)
     if kind == "text_encoder":
-        return (path, locate("tokenizer", tokenizer_of(spec.checkpoint, spec.tokenizer)))
-    return (path,)
+        return (*source.files, tokenizer_file(spec))
+    return source.files
 
 
-def tokenizer_of(checkpoint: str, tokenizer: str) -> str:
-    """The tokenizer to use: the given one, or the micro model's own."""
-    if not tokenizer and checkpoint == BUILTIN_MICRO:
-        return BUILTIN_MICRO
-    if not tokenizer:
-        raise CheckpointError(
-            "components.text_encoder.tokenizer is empty; set it to the tokenizer.json of google/umt5-xxl"
-        )
-    return tokenizer
+def tokenizer_file(
+    spec: TextEncoderSpec, scan: Callable[[], Sequence[Found]] | None = None
+) -> Path:
+    """The tokenizer.json of a text encoder: the given one, the one that lies with its weights, or the library's.
+
+    scan: as for `locate`. Raises CheckpointError where there is none.
+    """
+    if spec.tokenizer:
+        return locate("tokenizer", spec.tokenizer, scan)
+    if spec.checkpoint == BUILTIN_MICRO:
+        return locate("tokenizer", BUILTIN_MICRO)
+    is_path = catalogue.model(spec.checkpoint, "text_encoder") is None
+    beside = tokenizer_beside(locate("text_encoder", spec.checkpoint)) if is_path else None
+    return beside or locate("tokenizer", "umt5-xxl", scan)
+
+
+def _names(spec: RunSpec) -> list[str]:
+    """What a run calls its weights."""
+    return [getattr(spec.components, kind).checkpoint for kind in KINDS]
+
+
+def _absolute(given: str, found: Path) -> str:
+    return given if given == BUILTIN_MICRO else str(found.absolute())
 
 
 def _import_path(kind: str, name: str) -> str:

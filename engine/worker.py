@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from engine.digesting import Digester
 from engine.errors import EngineError, RunCancelled
 from engine.logs import log_path, one_line, start_logging
 from presets.errors import PresetError
@@ -41,6 +42,8 @@ POLL_SECONDS = 0.05
 HEARTBEAT_SECONDS = 1.0
 # Longer than any viewer holds the database: a busy moment must not cost a long run.
 BUSY_SECONDS = 60.0
+# Idle for this long, the engine reads in full what its runs used.
+DIGEST_AFTER_SECONDS = 2.0
 # How long to wait before each new attempt to record the end of a run.
 FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
 # Between attempts to lease a run from a store that is full or busy.
@@ -98,9 +101,14 @@ class Worker:
         self.stop = stop
         self.runner: Executor | None = None
         self.is_store_failing = False
+        self.digester = Digester(store.root)
 
     def work(self, idle_seconds: float) -> None:
         """Execute queued runs until asked to stop, or until nothing was queued for a while."""
+        with self.digester:
+            self._work(idle_seconds)
+
+    def _work(self, idle_seconds: float) -> None:
         idle_since = time.monotonic()
         while not self.stop.is_set:
             try:
@@ -111,14 +119,17 @@ class Worker:
                 time.sleep(RETRY_SECONDS)
                 continue
             if run is not None:
+                self.digester.pause()
                 self.execute(run)
                 idle_since = time.monotonic()
                 continue
             if not self.store.is_in_place():
                 log.warning("the store was removed; exiting")
                 return
-            is_idle = time.monotonic() - idle_since >= idle_seconds
-            if is_idle and self.store.retire_engine(self.engine_id):
+            seconds = time.monotonic() - idle_since
+            if seconds >= DIGEST_AFTER_SECONDS:
+                self.digester.resume()
+            if seconds >= idle_seconds and self.store.retire_engine(self.engine_id):
                 log.info("nothing to do for %g s; exiting", idle_seconds)
                 return
             time.sleep(POLL_SECONDS)
@@ -130,6 +141,8 @@ class Worker:
         status, error, output = self._outcome(run)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
         self._finish(run.id, status, error, output)
+        if status == "done":
+            self.digester.add(run.spec_json)
 
     def _finish(self, run_id: str, status: str, error: str, output: str) -> None:
         """Record the end of a run, in several attempts; a vain one is logged and costs no more."""

@@ -72,16 +72,20 @@ OptionValue = Annotated[
     Meta(extra={"expected": "true, false, a number or text of at most 4096 characters"}),
 ]
 
+_CHECKPOINT = 'weights: the name of a model (`modiff models list`), a path to a file or folder, or "builtin:micro"'
+
 
 class TextEncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which text encoder")] = "umt5"
     checkpoint: Annotated[
         FilePath,
-        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+        Meta(description=_CHECKPOINT),
     ] = ""
     tokenizer: Annotated[
         FilePath,
-        Meta(description="its tokenizer.json; may be empty with builtin:micro only"),
+        Meta(
+            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's"
+        ),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
@@ -91,7 +95,7 @@ class DenoiserSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Annotated[ComponentName, Meta(description="which denoiser")] = "wan-dit"
     checkpoint: Annotated[
         FilePath,
-        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+        Meta(description=_CHECKPOINT),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
@@ -104,7 +108,7 @@ class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which video autoencoder")] = "wan-vae"
     checkpoint: Annotated[
         FilePath,
-        Meta(description='weights: a file in the models folder, a path, or "builtin:micro"'),
+        Meta(description=_CHECKPOINT),
     ] = ""
     device: Device = "auto"
     dtype: DType = "fp32"

@@ -6,7 +6,8 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
-from engine.models.diffusion.wandit import WanDiT, WanDiTConfig
+from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.wandit import WanDiT
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 from tests.naming import dit_name, vae_name
 

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("tui.commands.runs:runs", "List runs, newest first."),
     "show": ("tui.commands.runs:show", "Show all that is known about one run."),
     "cancel": ("tui.commands.runs:cancel", "Cancel a run that is queued or running."),
+    "models": ("tui.commands.models:models", "Find, inspect and check the models on this machine."),
     "presets": ("tui.commands.presets:presets", "List, show, check and save presets."),
     "engine": ("tui.commands.engine:engine", "Look after the background engine process."),
     "doctor": ("tui.commands.doctor:doctor", "Check what works on this machine."),

@@ -38,13 +38,14 @@ class Invocation:
 
 
 def explain(error: Exception) -> tuple[int, str]:
-    """The exit code and the one line for `error`; writes a log file when nobody expected it."""
+    """The exit code and the line for `error`; writes a log file when nobody expected it."""
     from engine.errors import CheckpointError, ComponentError, EngineError
     from presets.errors import PresetError
     from store.errors import StoreError, UnknownRun
 
     if isinstance(error, PresetError | ComponentError | CheckpointError | UnknownRun):
-        return BAD_INPUT, printable(str(error))
+        # several lines where several files are absent, each with what to do
+        return BAD_INPUT, "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, StoreError | EngineError):
         return FAILED, printable(str(error))
     return FAILED, (

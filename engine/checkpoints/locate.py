@@ -1,13 +1,19 @@
-"""Where a checkpoint named in a preset lies on this machine. Torch-free."""
+"""Where the weights that a preset names lie on this machine. Torch-free."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
+from engine.checkpoints.source import Source, open_source, sources_in
 from engine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from engine.checkpoints.library import Found
 
 BUILTIN_MICRO = "builtin:micro"
 _MICRO_FOLDER = Path(__file__).parent.parent / "micro" / "weights"
@@ -17,6 +23,14 @@ _MICRO_FILES = {
     "denoiser": "dit.safetensors",
     "vae": "vae.safetensors",
 }
+# Where the publishers of the text encoder put its tokenizer, seen from the encoder's own folder.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "google/umt5-xxl/tokenizer.json",
+    "umt5-xxl/tokenizer.json",
+    "tokenizer/tokenizer.json",
+    "../tokenizer/tokenizer.json",
+)
 
 
 def models_folder() -> Path:
@@ -24,27 +38,83 @@ def models_folder() -> Path:
     return Path(os.environ.get("MODIFF_MODELS") or platformdirs.user_data_path("modiff") / "models")
 
 
-def locate(kind: str, checkpoint: str) -> Path:
-    """The file of a component kind (`text_encoder`, `tokenizer`, `denoiser`, `vae`).
+def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | None = None) -> Path:
+    """The weights of a component kind (`text_encoder`, `denoiser`, `vae`), as `open_source` takes them: a file, or
+    the index of shards; of `tokenizer` its tokenizer.json.
 
-    checkpoint: an absolute path, a path under the home directory (`~/...`), a path relative to the models
-    folder, or `builtin:micro`. Raises CheckpointError, naming the key to set, where there is no such file.
+    checkpoint: the name of a published model, which the library finds wherever it is; an absolute path, a path
+    under the home directory (`~/...`), a path relative to the models folder, each to a file or to a folder that
+    holds one such component; or `builtin:micro`. scan: what lies in the library's places, where whoever asks for
+    several files has one look for all.
+
+    Raises CheckpointError where there is none, naming the key to set, or what to download and where to put it.
     """
+    # here, since the library reads the models folder of this module
+    from engine.checkpoints import catalogue, library
+
     key = "text_encoder.tokenizer" if kind == "tokenizer" else f"{kind}.checkpoint"
     if not checkpoint:
         raise CheckpointError(
-            f"components.{key} is empty; set it to a file, for example "
-            f"--set components.{key}=/path/to/file"
+            f"components.{key} is empty; set it to the name of a model (`modiff models list`) or to a path, for "
+            f"example --set components.{key}=/path/to/file"
         )
     if checkpoint == BUILTIN_MICRO:
         return _MICRO_FOLDER / _MICRO_FILES[kind]
+    if catalogue.model(checkpoint, kind) is not None:
+        among = (scan or library.scan_places)()
+        found = library.find(kind, checkpoint, among)
+        if not found:
+            lack = library.absence(kind, checkpoint, among, brief=True)
+            raise CheckpointError(f"components.{key}: {lack}")
+        return found[0].path
     try:
         path = models_folder() / Path(checkpoint).expanduser()
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
         raise CheckpointError(f"components.{key}: {checkpoint}: {error}") from None
+    if kind == "tokenizer":
+        path = next((path / name for name in _TOKENIZERS if (path / name).is_file()), path)
+    elif path.is_dir():
+        return open_component(kind, path).path
     if not path.is_file():
         raise CheckpointError(
-            f"components.{key}: {path} is not a file; put it there, or set its path with "
-            f"--set components.{key}=/path/to/file (relative paths start at {models_folder()})"
+            f"components.{key}: {path} is not there; put the file there, name another with "
+            f"--set components.{key}=/path/to/file (relative paths start at {models_folder()}), "
+            f"or name a model: {', '.join(model.name for model in catalogue.MODELS if model.kind == kind)}"
         )
     return path
+
+
+def tokenizer_beside(weights: Path) -> Path | None:
+    """The tokenizer.json that was published with a text encoder's weights, where it lies in its usual place."""
+    return next(
+        (weights.parent / name for name in _TOKENIZERS if (weights.parent / name).is_file()), None
+    )
+
+
+def open_component(kind: str, path: Path) -> Source:
+    """The one checkpoint of `kind` at `path`: a file, or somewhere in a folder such as a whole published
+    repository. Raises CheckpointError where there is none, or more than one."""
+    from engine.checkpoints.recognise import recognise
+
+    if not path.is_dir():
+        return open_source(path)
+    held: list[Source] = []
+    faults: list[str] = []
+    for candidate in sources_in(path):
+        try:
+            source = open_source(candidate)
+            is_wanted = recognise(source).component == kind
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if is_wanted:
+            held.append(source)
+    if len(held) == 1:
+        return held[0]
+    if held:
+        names = ", ".join(str(source.path.relative_to(path)) for source in held[:4])
+        raise CheckpointError(
+            f"{path}: holds {len(held)} checkpoints of a {kind} ({names}); name one of them"
+        )
+    reason = f" ({faults[0]})" if faults else ""
+    raise CheckpointError(f"{path}: holds no checkpoint of a {kind}{reason}")

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel
 
+from engine.checkpoints.names import to_original
 from engine.micro.tokenizer import EOS, PAD
-from engine.models.diffusion.wandit import WanDiT, WanDiTConfig
-from engine.models.text_encoders.t5 import build, to_original_name
+from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.wandit import WanDiT
+from engine.models.text_encoders.t5 import build
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 
 MAX_TOKENS = 23  # the longest sentence of the grammar has 21 tokens with its </s>
@@ -124,4 +126,7 @@ def inflate(vae: WanVAE) -> None:
 
 def text_parameters(encoder: UMT5EncoderModel) -> dict[str, nn.Parameter]:
     """The encoder's parameters under their published original names."""
-    return {to_original_name(name): p for name, p in encoder.named_parameters()}
+    named = {
+        to_original("text_encoder", "huggingface", n): p for n, p in encoder.named_parameters()
+    }
+    return {target[0]: parameter for target, parameter in named.items() if target is not None}

@@ -45,7 +45,7 @@ class TextToVideo:
 
         Raises PresetError, ComponentError or CheckpointError before any weights are read.
         """
-        spec = load_preset(preset, overrides)
+        spec = registry.settle(load_preset(preset, overrides))
         registry.check(spec)
         parts = spec.components
         return cls(

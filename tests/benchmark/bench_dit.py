@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from diffusers import WanTransformer3DModel
 
-from engine.models.diffusion.wandit import WanDiT, WanDiTConfig, keeps_fp32
+from engine.models.diffusion.config import WanDiTConfig, keeps_fp32
+from engine.models.diffusion.wandit import WanDiT
 from tests.benchmark import timing
 from tests.parity import dit_pair
 

@@ -21,7 +21,7 @@ from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
-from engine.registry import with_absolute_paths
+from engine.registry import settle
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -707,7 +707,7 @@ def test_files_of_a_third_party_component_are_its_own_affair():
     other = msgspec.structs.replace(
         spec, components=msgspec.structs.replace(spec.components, vae=vae)
     )
-    assert with_absolute_paths(other) == other
+    assert settle(other) == other
 
 
 def test_sage_without_its_package_is_refused_before_queueing(store, monkeypatch):

@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from engine import registry
+from engine.checkpoints.expected import UMT5Shape, umt5, vae, vae22
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
 from presets.library import load_preset
+from tests.model_files import write_safetensors
 
 
 def test_the_micro_preset_passes() -> None:
@@ -25,8 +27,8 @@ def test_the_micro_preset_passes() -> None:
     [
         ("components.vae.name=other", ComponentError, r"components\.vae\.name: unknown 'other'; known: wan-vae"),
         ("components.denoiser.attention=flash9", ComponentError, "unknown backend 'flash9'; known: plain, sdpa"),
-        ("components.vae.checkpoint=/nowhere.safetensors", CheckpointError, "is not a file"),
-        ("components.text_encoder.tokenizer=/nowhere.json", CheckpointError, "is not a file"),
+        ("components.vae.checkpoint=/nowhere.safetensors", CheckpointError, "is not there; put"),
+        ("components.text_encoder.tokenizer=/nowhere.json", CheckpointError, "is not there; put"),
         ('extensions=[{name="teacache"}]', ComponentError, "unknown extension 'teacache'"),
     ],
 )  # fmt: skip
@@ -36,7 +38,7 @@ def test_refuses_what_is_not_there(override: str, error: type[Exception], messag
 
 
 def test_a_published_preset_without_files_says_which_one_is_missing() -> None:
-    with pytest.raises(CheckpointError, match=r"components\.\w+\.checkpoint: .* is not a file"):
+    with pytest.raises(CheckpointError, match="not found on this machine; it is published as"):
         registry.check(load_preset("wan2.1-t2v-1.3b"))
 
 
@@ -85,19 +87,41 @@ def test_checking_imports_no_torch() -> None:
 
 
 def test_files_that_do_not_fit_each_other_are_refused(tmp_path) -> None:
-    """A 48-channel VAE would be found out only after all steps were made."""
-    vae = tmp_path / "vae.safetensors"
-    save_file({"conv2.weight": torch.zeros(48, 48, 1, 1, 1)}, vae)
-    with pytest.raises(
-        ComponentError, match=r"its latent width is 48, but that of components\.denoiser"
-    ):
-        registry.check(load_preset("micro", [f"components.vae.checkpoint={vae}"]))
+    """Another width of text would be found out only when the first step is made."""
     text = tmp_path / "text.safetensors"
-    save_file({"shared.weight": torch.zeros(9, 64)}, text)
+    shape = UMT5Shape(vocab=9, dim=64, ffn=16, layers=1, heads=2, buckets=32, inner=8)
+    save_file({name: torch.zeros(size) for name, size in umt5(shape).items()}, text)
     with pytest.raises(
         ComponentError, match=r"its text width is 128, but that of components\.text_encoder"
     ):
-        registry.check(load_preset("micro", [f"components.text_encoder.checkpoint={text}"]))
+        registry.check(
+            load_preset(
+                "micro",
+                [
+                    f"components.text_encoder.checkpoint={text}",
+                    "components.text_encoder.tokenizer=builtin:micro",
+                ],
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"w": (1,)}, r"is not a vae \(not a component of Wan"),
+        (umt5(UMT5Shape(vocab=9, dim=8, ffn=8, layers=1, heads=1, buckets=4, inner=8)),
+         r"is a text encoder \(umt5 \(custom\)\); choose the file of a vae"),
+        (vae22(), r"cannot be used as wan2\.2-vae: Wan 2\.2 is not supported yet"),
+        (dict(list(vae(4).items())[:-1]), r"cannot be used as wan2\.1-vae \(custom\): 1 missing tensor"),
+        (vae(4) | {"spare": (1,)}, r"1 unexpected tensor \(spare\)"),
+        (vae(4) | {"conv1.bias": (3,)}, r"1 misshapen tensor \(conv1\.bias is \[3\] instead of \[32\]"),
+    ],
+)  # fmt: skip
+def test_files_of_another_kind_are_told_before_anything_loads(tmp_path, tensors, message) -> None:
+    file = tmp_path / "vae.safetensors"
+    write_safetensors(file, {name: ("F32", shape) for name, shape in tensors.items()})
+    with pytest.raises(CheckpointError, match=message):
+        registry.check(load_preset("micro", [f"components.vae.checkpoint={file}"]))
 
 
 def test_a_backend_that_does_not_run_here_is_refused_before_weights_are_read() -> None:

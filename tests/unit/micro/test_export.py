@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoints.header import read_header
-from engine.local import dit_config, vae_config
+from engine.checkpoints.configure import dit_config
+from engine.checkpoints.expected import vae_dim
+from engine.checkpoints.layout import lay_out
+from engine.checkpoints.source import open_source
+from engine.checkpoints.weight_file import read_weight_file
 from engine.micro import export
 from engine.micro.architecture import (
     TextShape,
@@ -107,10 +110,13 @@ def test_the_config_has_the_published_fields_only(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert table["_class_name"] == "WanModel"
     file = tmp_path / "dit.safetensors"
-    config = dit_config(file, read_header(file))
+    source = open_source(file)
+    config = dit_config(source, lay_out(source))
     assert (config.dim, config.num_heads, config.num_layers, config.text_dim) == (32, 1, 1, 128)
     vae = tmp_path / "vae.safetensors"
-    assert vae_config(vae, read_header(vae)).dim == 4
+    assert (
+        vae_dim({name: tensor.shape for name, tensor in read_weight_file(vae).tensors.items()}) == 4
+    )
 
 
 def test_files_are_ordinary_bf16_ones(tmp_path: Path) -> None:
@@ -125,7 +131,7 @@ def test_files_are_ordinary_bf16_ones(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in files.values()} == {0o644}
     assert size == sum(files[name].stat().st_size for name in weights)
     for name in weights - {"tokenizer.json"}:
-        assert {info.dtype for info in read_header(files[name]).values()} == {"BF16"}
+        assert {info.dtype for info in read_weight_file(files[name]).tensors.values()} == {"BF16"}
 
 
 def test_the_engine_loads_what_was_exported(tmp_path: Path) -> None:

@@ -13,13 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.models.diffusion.wandit import (
-    Conditioning,
-    WanDiT,
-    WanDiTConfig,
-    keeps_fp32,
-    rope_table,
-)
+from engine.models.diffusion.config import WanDiTConfig, keeps_fp32
+from engine.models.diffusion.wandit import Conditioning, WanDiT, rope_table
 from tests.parity import dit_pair, randomise, relative_error
 
 SMALL = {"dim": 256, "num_heads": 2, "ffn_dim": 384, "num_layers": 2, "text_dim": 48}

@@ -1,0 +1,304 @@
+"""What lies in the places: every checkpoint recognised, and the best one for a name. Torch-free, no network.
+
+Folders are looked at again each time and nothing is copied: what is on the disk now is what there is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints import catalogue
+from engine.checkpoints.locate import models_folder
+from engine.checkpoints.places import ADDED, HUGGING_FACE, TOKENIZER, Place, places
+from engine.checkpoints.recognise import Recognition, describe, recognise
+from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, open_source, sources_in, stays_inside
+from engine.checkpoints.table import BLOCKS, ITEM_BITS
+from engine.errors import CheckpointError
+from presets.fields import did_you_mean, nearest
+
+_OF_WAN = re.compile(
+    r"wan|umt5", re.IGNORECASE
+)  # repositories of the Hugging Face cache to look into
+_UNIGRAM = re.compile(rb'"type"\s*:\s*"Unigram"|"unk_id"\s*:')
+_TOKENIZER_BYTES = 16_837_417
+_MAX_TOKENIZER_BYTES = 64 << 20
+# UMT5 has 256,384 rows of embeddings; mT5 and XLM-RoBERTa, which lie beside it, have 250,112 and 250,002 pieces.
+_UMT5_PIECES = range(255_000, 262_144)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something in a place. path: its file, or the index (or first file) of its shards. origin: of the place.
+    files: all of it. recognition: `None` where `error` says in one line why it cannot be used."""
+
+    path: Path
+    origin: str
+    files: tuple[Path, ...] = ()
+    recognition: Recognition | None = None
+    error: str = ""
+
+
+def scan(place: Place) -> list[Found]:
+    """Everything in one place: what can be read, and what cannot with the reason; sorted by path, but the
+    newest snapshot of each repository of the Hugging Face cache before older ones.
+
+    A place that is not there holds nothing; only a missing one that somebody added is told. Folders are
+    entered six deep, hidden and linked ones not at all.
+    """
+    if not place.exists:
+        told = f"{place.path}: not there now; connect its disk, or forget it with `modiff models remove`"
+        return [Found(place.path, place.origin, error=told)] if place.origin == ADDED else []
+    if place.path.is_file():
+        return [look(place.path, place.origin)]
+    homes = [known.path for known in places() if known.exists]
+    folders = _snapshots(place.path) if place.origin == HUGGING_FACE else [place.path]
+    return [found for folder in folders for found in _scan_folder(folder, place.origin, homes)]
+
+
+def scan_places() -> list[Found]:
+    """Everything in all places, in their order; a file that two of them reach counts once."""
+    first: dict[str, Found] = {}
+    for place in places():
+        for found in scan(place):
+            first.setdefault(os.path.realpath(found.path), found)
+    return list(first.values())
+
+
+def look(path: Path, origin: str = "") -> Found:
+    """What is at one path, a `tokenizer.json` too, or the reason why it cannot be read."""
+    try:
+        if path.name == TOKENIZER:
+            return Found(path, origin, (path,), _recognise_tokenizer(path))
+        source = open_source(path)
+        return Found(source.path, origin, source.files, recognise(source))
+    except CheckpointError as error:
+        return Found(path, origin, error=str(error))
+    except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
+        return Found(path, origin, error=f"{path}: cannot be read ({error})")
+
+
+def find(kind: str, name: str, among: Sequence[Found] | None = None) -> list[Found]:
+    """What can be used as the component `kind` for a name of the catalogue, best first; `kind` is also
+    `tokenizer`. among: what `scan_places` gave, which is asked where it is left out.
+
+    Complete and supported ones only: unquantised before quantised, of higher precision first, files named as they
+    were published before others (a model trained further has the same tensors), then by place and path. Raises
+    CheckpointError where the catalogue has no such name.
+    """
+    model = wanted(kind, name)
+    usable = [
+        (found, found.recognition)
+        for found in (scan_places() if among is None else among)
+        if found.recognition is not None
+        and _is_of(model, found.recognition)
+        and found.recognition.supported
+    ]
+    usable.sort(
+        key=lambda pair: (
+            model.variants.index(pair[1].variant),
+            bool(pair[1].quantisation),
+            -_bits(pair[1]),
+            not catalogue.is_published_name(model, pair[0].path),
+        )
+    )
+    return [found for found, _ in usable]
+
+
+def absence(
+    kind: str, name: str, among: Sequence[Found] | None = None, *, brief: bool = False
+) -> str:
+    """One line for a name of which nothing can be used here: what is wanted, where it is published, how large it
+    is, where it goes, and what was found that cannot be used. brief: without other releases that would do."""
+    model = wanted(kind, name)
+    release, *others = model.releases
+    target = models_folder() / release.repository.rpartition("/")[2]
+    in_all = f", {catalogue.total_size(release)} in all" if len(release.files) > 1 else ""
+    line = (
+        f"{name} ({kind.replace('_', ' ')}): not found on this machine; it is published as "
+        f"{release.repository} ({release.note}): {catalogue.file_list(release)}{in_all}, to put into {target}: "
+        f"`{download_command(release, target)}`"
+    )
+    for repository in dict.fromkeys(other.repository for other in others if not brief):
+        told = [
+            f"{other.files[0].name} ({other.note}, {catalogue.total_size(other)})"
+            for other in others
+            if other.repository == repository
+        ]
+        line += f"; or as {repository}: {' or '.join(told)}"
+    if not brief:
+        line += "; where you have it elsewhere, `modiff models add FOLDER` makes it known"
+    for found in scan_places() if among is None else among:
+        if is_about(model, found):
+            line += f"; found but cannot be used: {found.error or _shortcoming(found)}"
+    return line
+
+
+def is_about(model: catalogue.Model, found: Found) -> bool:
+    """Whether something is that model, or by its name should be where it cannot be read."""
+    if found.recognition is None:
+        return catalogue.is_published_name(model, found.path)
+    return _is_of(model, found.recognition)
+
+
+def wanted(kind: str, name: str) -> catalogue.Model:
+    """The model of the catalogue; raises CheckpointError, with the nearest name, where there is none."""
+    model = catalogue.model(name, kind)
+    if model is None:
+        names = list(dict.fromkeys(m.name for m in catalogue.MODELS if kind in ("", m.kind)))
+        near = did_you_mean(nearest(name, names)) or f"; there are {', '.join(names)}"
+        raise CheckpointError(
+            f'no {kind.replace("_", " ") or "model"} is named "{name[:80]}"{near}'
+        )
+    return model
+
+
+def download_command(release: catalogue.Release, target: Path) -> str:
+    """The command of huggingface_hub that puts a release into a folder. One pattern or plain names: its
+    versions differ in what they do with several patterns."""
+    names = [file.name for file in release.files]
+    what = (
+        names
+        if len(names) <= 2 and "*" not in names[0]
+        else ["--include", "diffusion_pytorch_model*"]
+    )
+    return shlex.join(["hf", "download", release.repository, *what, "--local-dir", str(target)])
+
+
+def _scan_folder(folder: Path, origin: str, homes: Sequence[Path]) -> list[Found]:
+    try:
+        paths = sources_in(folder)
+    except CheckpointError as error:
+        return [Found(folder, origin, error=str(error))]
+    tokenizers, linked = _tokenizers_and_links(folder)
+    within = [folder, *homes]
+    # what a link within the places leads to is found there
+    all_found = [_refuse(path, origin) for path in linked if not _is_known(path, within)]
+    for path in (*paths, *tokenizers):
+        leaves = path.is_symlink() and not _is_known(path, within)
+        all_found.append(_refuse(path, origin) if leaves else look(path, origin))
+    return sorted((f for f in all_found if not _is_foreign_tokenizer(f)), key=lambda f: f.path)
+
+
+def _tokenizers_and_links(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(tokenizer files, links to folders) below a folder, as deep as `sources_in` goes."""
+    tokenizers: list[Path] = []
+    links: list[Path] = []
+    num_entries = 0
+    for parent, folders, files in os.walk(folder):
+        num_entries += len(folders) + len(files)
+        if num_entries > MAX_ENTRIES:
+            break
+        here = Path(parent)
+        links += [
+            here / name
+            for name in folders
+            if not name.startswith(".") and (here / name).is_symlink()
+        ]
+        tokenizers += [here / name for name in files if name == TOKENIZER]
+        deep = len(here.relative_to(folder).parts) >= MAX_DEPTH
+        folders[:] = [] if deep else [name for name in folders if not name.startswith(".")]
+    return tokenizers, links
+
+
+def _is_known(path: Path, homes: Sequence[Path]) -> bool:
+    try:
+        return any(stays_inside(path, home) for home in homes)
+    except (OSError, RuntimeError):  # a circle of links
+        return False
+
+
+def _refuse(link: Path, origin: str) -> Found:
+    target = os.path.realpath(link)
+    folder = target if os.path.isdir(target) else os.path.dirname(target)
+    line = f"{link}: is a link to {target} outside; `modiff models add {shlex.quote(folder)}` makes that known"
+    return Found(link, origin, error=line)
+
+
+def _snapshots(hub: Path) -> Iterator[Path]:
+    """The snapshots of the repositories that seem to be of Wan, the current one of each first."""
+    try:
+        repositories = sorted(
+            entry.path
+            for entry in os.scandir(hub)
+            if entry.name.startswith("models--") and _OF_WAN.search(entry.name)
+        )
+    except OSError:
+        return
+    for repository in map(Path, repositories):
+        try:
+            with (repository / "refs" / "main").open(encoding="ascii") as file:
+                current = file.read(100).strip()
+        except (OSError, ValueError):
+            current = ""
+        try:
+            snapshots = [entry for entry in os.scandir(repository / "snapshots") if entry.is_dir()]
+            snapshots.sort(key=lambda entry: (entry.name != current, -entry.stat().st_mtime_ns))
+        except OSError:
+            continue
+        yield from (Path(entry.path) for entry in snapshots)
+
+
+def _recognise_tokenizer(path: Path) -> Recognition:
+    """UMT5-XXL's is told by its size, its folder or its number of pieces; another one has no variant."""
+    with path.open("rb") as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > _MAX_TOKENIZER_BYTES:
+            raise CheckpointError(f"{path}: {num_bytes:,} bytes are more than any tokenizer has")
+        data = file.read()
+    if not data.lstrip().startswith(b"{"):
+        raise CheckpointError(f"{path}: not a tokenizer, which is a JSON object; download it again")
+    is_umt5 = _UNIGRAM.search(data) is not None and (
+        num_bytes == _TOKENIZER_BYTES
+        or "umt5" in path.parent.name.lower()
+        # A piece is a list of its own, and few other lists are in the file: it need not be parsed.
+        or data.count(b"[") in _UMT5_PIECES
+    )
+    return Recognition(
+        component="tokenizer",
+        variant="umt5-xxl" if is_umt5 else "",
+        supported=True,
+        note="" if is_umt5 else "not that of UMT5-XXL",
+        layout="huggingface",
+        format="json",
+        shards=1,
+        prefix="",
+        dtypes={},
+        quantisation="",
+        parameters=0,
+        file_bytes=num_bytes,
+        memory={},
+        missing=(),
+        unexpected=(),
+        misshapen=(),
+    )
+
+
+def _is_foreign_tokenizer(found: Found) -> bool:
+    told = found.recognition
+    return told is not None and told.component == "tokenizer" and not told.variant
+
+
+def _shortcoming(found: Found) -> str:
+    told = found.recognition
+    assert told is not None
+    return f"{found.path}: {describe(told.missing, told.unexpected, told.misshapen) or told.note}"
+
+
+def _is_of(model: catalogue.Model, recognition: Recognition) -> bool:
+    return recognition.component == model.kind and recognition.variant in model.variants
+
+
+def _bits(recognition: Recognition) -> float:
+    """Bits of the numbers that most of the parameters are; of two kinds of 16, Wan's own a little more."""
+    if not recognition.dtypes:
+        return 0.0
+    dtype = max(recognition.dtypes, key=lambda name: recognition.dtypes[name])
+    if dtype in BLOCKS:
+        num_bytes, num_weights = BLOCKS[dtype]
+        return 8 * num_bytes / num_weights
+    return ITEM_BITS[dtype] + (0.5 if dtype == "BF16" else 0.0)

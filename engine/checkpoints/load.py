@@ -1,0 +1,234 @@
+"""Weights into memory: tensor by tensor from a memory map, straight to the wanted device and dtype.
+
+A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of the map:
+it costs no memory of this process and is read when it is first used. Everything else is converted in slices of a
+few megabytes whose pages are given back at once, so that loading needs the memory of the result and next to
+nothing beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.recognise import compare, describe
+from engine.checkpoints.table import BLOCKS, TensorInfo
+from engine.errors import CheckpointError
+
+# How many stored bytes are converted at a time.
+SLICE_BYTES = 32 << 20
+
+# Of torch's own tensors. CPU kernels take other ways through less aligned matrices and round differently, so that
+# one model would give another video from a file with a longer header.
+ALIGNMENT = 64
+
+# a dtype's name in the safetensors format -> torch's
+TORCH_DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
+    "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+
+# Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
+# is refused. Python names it from 3.13 on.
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+class Weights:
+    """The entries of a checkpoint, readable. Use it in a `with`; what it handed out stays valid afterwards.
+
+    Raises CheckpointError where a file cannot be opened, has changed since its directory was read, or holds a
+    dtype that nothing here computes with.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self.entries = entries
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._facts: dict[Path, tuple[int, ...]] = {}
+        for entry in entries.values():
+            for part in entry.parts:
+                if part.dtype not in TORCH_DTYPES and part.dtype not in BLOCKS:
+                    raise CheckpointError(
+                        f"{part.file}: nothing here computes with the dtype {part.dtype}"
+                    )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            for path, facts in self._facts.items():
+                if _facts(path) != facts:
+                    raise CheckpointError(f"{path}: changed while it was being read; try again")
+
+    def tensor(
+        self, name: str, *, device: torch.device, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """The tensor `name`, of its entry's shape, on `device`, in `dtype` or else in the dtype it is stored
+        in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
+        entry = self.entries[name]
+        if len(entry.parts) == 1 and entry.scale is None and _is_plain(entry.parts[0]):
+            stored = self._stored(entry.parts[0])
+            is_wanted = stored.dtype == (dtype or stored.dtype) and device.type == "cpu"
+            if is_wanted and stored.data_ptr() % ALIGNMENT == 0:
+                return stored
+        wanted = dtype or _natural_dtype(entry)
+        result = torch.empty(entry.shape, device=device, dtype=wanted)
+        scale = None if entry.scale is None else self._stored(entry.scale).float().flatten()
+        row = 0
+        for part in entry.parts:
+            rows = part.shape[0] if part.shape else 1
+            target = result[row : row + rows] if len(entry.parts) > 1 else result
+            self._convert(part, scale, target)
+            row += rows
+        return result
+
+    def _convert(self, part: TensorInfo, scale: Tensor | None, target: Tensor) -> None:
+        """Writes the numbers of `part`, times `scale` (one number, or one for each row), into `target`."""
+        if not part.shape or not math.prod(part.shape):
+            target.copy_(
+                self._stored(part) if scale is None else self._stored(part).float() * scale[0]
+            )
+            return
+        rows = part.shape[0]
+        row_bytes = max(1, (part.stop - part.start) // rows)
+        step = max(1, SLICE_BYTES // row_bytes)
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            values = self._rows(part, first, last)
+            if scale is not None:
+                factor = scale[first:last] if len(scale) > 1 else scale
+                values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
+            target[first:last].copy_(values)
+            del values
+            self._give_back(part, first * row_bytes, last * row_bytes)
+
+    def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
+        if part.dtype in BLOCKS:
+            return self._dequantised(part, first, last)
+        if part.strides is not None:
+            return self._stored(part)[first:last]
+        row_bytes = (part.stop - part.start) // part.shape[0]
+        start, stop = part.start + first * row_bytes, part.start + last * row_bytes
+        return self._numbers(part, start, stop).view(last - first, *part.shape[1:])
+
+    def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
+        """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats."""
+        import gguf
+        import numpy as np
+
+        rows = part.shape[0]
+        row_bytes = (part.stop - part.start) // rows
+        stored = np.frombuffer(
+            self._map(part.file),
+            np.uint8,
+            (last - first) * row_bytes,
+            part.start + first * row_bytes,
+        ).reshape(last - first, row_bytes)
+        values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
+        return torch.from_numpy(values).view(last - first, *part.shape[1:])
+
+    def _stored(self, part: TensorInfo) -> Tensor:
+        """The numbers of a plain tensor as they lie in the file: a view of the map."""
+        if part.start == part.stop:
+            return torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+        flat = self._numbers(part, part.start, part.stop)
+        return (
+            flat.view(part.shape)
+            if part.strides is None
+            else flat.as_strided(part.shape, part.strides)
+        )
+
+    def _numbers(self, part: TensorInfo, start: int, stop: int) -> Tensor:
+        """What lies between two offsets: a view of the map, or a copy where a view would not be aligned (files
+        with unpadded headers, as before 2023)."""
+        dtype = TORCH_DTYPES[part.dtype]
+        if start % dtype.itemsize:
+            return torch.frombuffer(bytearray(self._map(part.file)[start:stop]), dtype=dtype)
+        count = (stop - start) // dtype.itemsize
+        return torch.frombuffer(self._map(part.file), dtype=dtype, count=count, offset=start)
+
+    def _map(self, path: Path) -> mmap.mmap:
+        held = self._maps.get(path)
+        if held is not None:
+            return held
+        try:
+            with path.open("rb") as file:
+                self._facts[path] = _facts(path)
+                held = mmap.mmap(
+                    file.fileno(),
+                    0,
+                    flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+                    prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        self._maps[path] = held
+        return held
+
+    def _give_back(self, part: TensorInfo, start: int, stop: int) -> None:
+        """Takes the pages between two offsets of a tensor out of this process; the system keeps them cached."""
+        page = mmap.PAGESIZE
+        first = -(-(part.start + start) // page) * page
+        last = (part.start + stop) // page * page
+        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+            self._map(part.file).madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def fill(
+    module: nn.Module,
+    weights: Weights,
+    *,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    keeps_fp32: Callable[[str], bool] = lambda name: False,
+    rename: Callable[[str], str] = lambda name: name,
+) -> None:
+    """Replaces every parameter of `module`, built on the meta device, by the entry of that name.
+
+    path: what to name in errors. rename: original name -> module name. keeps_fp32: module names that stay fp32
+    whatever `dtype` is. Raises CheckpointError naming missing, unexpected and misshapen tensors before any of
+    them is read.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    targets = {rename(name): name for name in weights.entries}
+    faults = compare({target: weights.entries[name] for target, name in targets.items()}, shapes)
+    if any(faults):
+        raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {describe(*faults)}")
+    for target, name in targets.items():
+        wanted = torch.float32 if keeps_fp32(target) else dtype
+        tensor = weights.tensor(name, device=device, dtype=wanted).reshape(shapes[target])
+        parent, _, leaf = target.rpartition(".")
+        module.get_submodule(parent).register_parameter(
+            leaf, nn.Parameter(tensor, requires_grad=False)
+        )
+
+
+def _is_plain(part: TensorInfo) -> bool:
+    return part.dtype in TORCH_DTYPES and part.strides is None
+
+
+def _natural_dtype(entry: Entry) -> torch.dtype:
+    stored = TORCH_DTYPES.get(entry.parts[0].dtype)
+    return torch.float32 if stored is None or entry.scale is not None else stored
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, whether it was rewritten or replaced."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns

@@ -1,0 +1,19 @@
+"""Tensor names: the published original ones, and how every other published layout spells them. Torch-free.
+
+Inside the engine a tensor has its original name. The other namings are tables of pairs, one file a component,
+read in both directions.
+"""
+
+from engine.checkpoints.names.lora import is_lora, lora_family
+from engine.checkpoints.names.recognition import component_of, naming_of, prefix_of
+from engine.checkpoints.names.renaming import from_original, to_original
+
+__all__ = [
+    "component_of",
+    "from_original",
+    "is_lora",
+    "lora_family",
+    "naming_of",
+    "prefix_of",
+    "to_original",
+]

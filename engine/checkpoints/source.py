@@ -1,0 +1,290 @@
+"""Weights as they lie on a disk: one file, or the shards that make one checkpoint. Torch-free.
+
+A `Source` is what somebody downloaded, under the names of its files; what it is, `recognise` tells. Shards are
+taken together by their index, or by their numbered names. Nothing outside of the folder is ever read through an
+index or a link, except for the Hugging Face cache, whose links point into the same repository's blobs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.table import TensorInfo, WeightFile
+from engine.checkpoints.weight_file import read_weight_file
+from engine.errors import CheckpointError
+
+INDEX_SUFFIX = ".index.json"
+# The index of the 14B model has 97 KB; a repository's config a few hundred bytes.
+MAX_JSON_BYTES = 8 << 20
+MAX_SHARDS = 1000
+MAX_DEPTH = 6
+MAX_ENTRIES = 20_000
+
+_SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
+_UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.[a-z]+)")
+_SKIPPED_FOLDERS = {"node_modules", "__pycache__", "site-packages", "venv"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One checkpoint. path: its file, or the index (or first file) of its shards. tensors: names as in the
+    files. config_file: the `config.json` beside it, which need not be about it."""
+
+    path: Path
+    files: tuple[Path, ...]
+    format: str
+    num_bytes: int
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    config_file: Path | None
+    note: str = ""
+
+
+def open_source(path: Path) -> Source:
+    """The checkpoint at `path`: a weight file, one shard or the index of a sharded one, or a folder that holds
+    a single checkpoint.
+
+    Raises CheckpointError, in one line, where there is none or it is damaged or incomplete.
+    """
+    if path.is_dir():
+        path = _only_one(path)
+    if path.name.endswith(INDEX_SUFFIX):
+        return _open_indexed(path)
+    shard = _SHARD.fullmatch(path.name)
+    if shard is not None:
+        index = path.with_name(f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}")
+        return _open_indexed(index) if index.is_file() else _open_numbered(path, shard)
+    return _source(path, [read_weight_file(path)])
+
+
+def sources_in(folder: Path, *, max_depth: int = MAX_DEPTH) -> list[Path]:
+    """What `open_source` may open below a folder, sorted: weight files, and for shards their index, or the
+    first that is there of their files. Hidden folders and linked folders are not entered.
+
+    Raises CheckpointError where the folder cannot be read or has more than 20,000 entries.
+    """
+    found: list[Path] = []
+    num_entries = 0
+    for parent, names in _walk(folder, max_depth):
+        num_entries += len(names)
+        if num_entries > MAX_ENTRIES:
+            raise CheckpointError(
+                f"{folder}: more than {MAX_ENTRIES:,} files; name a folder of models inside it"
+            )
+        found += [parent / name for name in _checkpoints(names)]
+    return sorted(found)
+
+
+def read_config(source: Source) -> dict[str, Any]:
+    """The model configuration that came with the weights: of `config.json` beside them, else of the file's own
+    metadata; empty where there is none. Raises CheckpointError where it is damaged."""
+    if source.config_file is not None:
+        return read_json(source.config_file)
+    try:
+        config = json.loads(source.metadata.get("config", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source.path}: damaged config in its metadata ({error})") from None
+    return config if isinstance(config, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file of at most 8 MiB without repeated keys. Raises CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise CheckpointError(
+            f"{path}: larger than any published file of its kind ({MAX_JSON_BYTES:,} bytes)"
+        )
+    try:
+        table = json.loads(data, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged JSON ({error}); download it again") from None
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{path}: expected a JSON object; download it again")
+    return table
+
+
+def stays_inside(path: Path, folder: Path) -> bool:
+    """Whether a file of `folder` is really in it, or in the blobs of the same Hugging Face cache entry."""
+    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if target.is_relative_to(home):
+        return True
+    entry = next(
+        (parent for parent in (home, *home.parents) if parent.name.startswith("models--")), None
+    )
+    return entry is not None and target.is_relative_to(entry / "blobs")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key[:80]!r} is there twice")
+        table[key] = value
+    return table
+
+
+def _walk(folder: Path, max_depth: int) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names of its files) of a folder and those below it."""
+    todo = [(folder, 0)]
+    while todo:
+        parent, depth = todo.pop()
+        try:
+            with os.scandir(parent) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            if parent != folder:
+                continue  # a folder inside that is not ours to read hides nothing else
+            raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from None
+        names = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if depth < max_depth and entry.name not in _SKIPPED_FOLDERS:
+                    todo.append((parent / entry.name, depth + 1))
+            else:
+                names.append(entry.name)
+        yield parent, names
+
+
+def _checkpoints(names: Sequence[str]) -> list[str]:
+    """The files of one folder by which `open_source` opens what it holds: each shard set counts once."""
+    indices = {name for name in names if name.endswith(INDEX_SUFFIX)}
+    found = sorted(indices)
+    sets: set[tuple[str, str, str]] = set()
+    for name in sorted(names):
+        if not _is_weights(name):
+            continue
+        shard = _SHARD.fullmatch(name)
+        if shard is None:
+            found.append(name)
+        elif f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}" not in indices:
+            key = (shard["stem"], shard["total"], shard["suffix"])
+            if key not in sets:
+                found.append(name)
+            sets.add(key)
+    return found
+
+
+def _is_weights(name: str) -> bool:
+    lower = name.lower()
+    for ending in _UNFINISHED:
+        lower = lower.removesuffix(ending)
+    return lower.endswith(_SUFFIXES) or (lower.endswith(".bin") and "pytorch_model" in lower)
+
+
+def _only_one(folder: Path) -> Path:
+    try:
+        here = _checkpoints([entry.name for entry in os.scandir(folder) if not entry.is_dir()])
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from None
+    if len(here) == 1:
+        return folder / here[0]
+    if not here:
+        raise CheckpointError(f"{folder}: holds no weight file (safetensors, .pth or GGUF)")
+    raise CheckpointError(
+        f"{folder}: holds {len(here)} checkpoints ({_few(here)}); name one of them"
+    )
+
+
+def _open_numbered(path: Path, shard: re.Match[str]) -> Source:
+    """Shards without an index: the numbers in their names say what belongs together."""
+    total = int(shard["total"])
+    if not 1 <= total <= MAX_SHARDS:
+        raise CheckpointError(f"{path}: one of {total} shards; expected 1 to {MAX_SHARDS}")
+    names = [f"{shard['stem']}-{n:05}-of-{total:05}{shard['suffix']}" for n in range(1, total + 1)]
+    return _source(path.with_name(names[0]), _read_shards(path, names))
+
+
+def _open_indexed(index: Path) -> Source:
+    table = read_json(index)
+    places = table.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index}: not an index of shards (no weight_map); download it again")
+    names = sorted(set(places.values()))
+    if not 1 <= len(names) <= MAX_SHARDS:
+        raise CheckpointError(f"{index}: names {len(names):,} shards; expected 1 to {MAX_SHARDS}")
+    for name in names:
+        if not name or Path(name).name != name or name in ("..", "."):
+            raise CheckpointError(
+                f"{index}: names the shard {name[:80]!r}, which is not a file of its own folder; "
+                "get the index from where the model was published"
+            )
+    shards = _read_shards(index, names)
+    held = {shard.path.name: shard.tensors for shard in shards}
+    absent = [tensor for tensor, name in places.items() if tensor not in held[name]]
+    if absent:
+        raise CheckpointError(
+            f"{index}: {len(absent)} tensors are not where it says ({absent[0]} not in {places[absent[0]]}): "
+            "shards of different models or downloads; download them again, all from one repository"
+        )
+    size = (
+        table.get("metadata", {}).get("total_size")
+        if isinstance(table.get("metadata"), dict)
+        else None
+    )
+    stored = sum(t.stop - t.start for shard in shards for t in shard.tensors.values())
+    differs = isinstance(size, int) and size != stored
+    note = (
+        f"its index speaks of {size:,} bytes of tensors, its shards hold {stored:,}"
+        if differs
+        else ""
+    )
+    return _source(index, shards, note)
+
+
+def _read_shards(asked: Path, names: Sequence[str]) -> list[WeightFile]:
+    folder = asked.parent
+    absent = [name for name in names if not os.path.lexists(folder / name)]
+    if absent:
+        raise CheckpointError(
+            f"{asked}: {len(absent)} of {len(names)} shards are missing ({_few(absent)}); "
+            f"download them into {folder}"
+        )
+    for name in names:
+        if not stays_inside(folder / name, folder):
+            raise CheckpointError(
+                f"{folder / name}: a link that leaves its folder (to {os.path.realpath(folder / name)}); "
+                "name the folder that really holds the files"
+            )
+    return [read_weight_file(folder / name) for name in names]
+
+
+def _source(path: Path, shards: Sequence[WeightFile], note: str = "") -> Source:
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for shard in shards:
+        twice = next((name for name in shard.tensors if name in tensors), None)
+        if twice is not None:
+            raise CheckpointError(
+                f"{shard.path}: holds {twice}, which {tensors[twice].file.name} holds too: shards of "
+                "different models or downloads; download them again, all from one repository"
+            )
+        tensors |= shard.tensors
+        metadata |= shard.metadata
+    config = path.with_name("config.json")
+    return Source(
+        path=path,
+        files=tuple(shard.path for shard in shards),
+        format=shards[0].format,
+        num_bytes=sum(shard.size for shard in shards),
+        tensors=tensors,
+        metadata=metadata,
+        config_file=config if config.is_file() else None,
+        note=note,
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,85 @@
+"""Every layout of the micro model gives the bit-identical video of the shipped one, and is told for what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.checkpoints.convert import convert
+from engine.checkpoints.locate import locate
+from engine.checkpoints.recognise import recognise
+from engine.checkpoints.source import open_source
+from engine.pipelines.text_to_video import TextToVideo, Video
+from tests import layouts
+
+STEPS = ["scheduler.steps=3", "seed=5"]
+KINDS = ("denoiser", "text_encoder", "vae")
+SUFFIX = {"comfyui": ".safetensors", "gguf": ".gguf", "original": ".pth"}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Video:
+    return TextToVideo.from_preset("micro", STEPS)()
+
+
+def video_of(paths: Mapping[str, Path]) -> Video:
+    overrides = [
+        f"components.text_encoder.tokenizer={paths.get('tokenizer', locate('tokenizer', 'builtin:micro'))}",
+        *(f"components.{kind}.checkpoint={paths[kind]}" for kind in KINDS if kind in paths),
+    ]
+    return TextToVideo.from_preset("micro", STEPS + overrides)()
+
+
+def same(video: Video, other: Video) -> bool:
+    return torch.equal(video.latents, other.latents) and torch.equal(video.frames, other.frames)
+
+
+@pytest.mark.parametrize("dtype", ["keep", "fp32"])
+@pytest.mark.parametrize("layout", ["original", "diffusers", "comfyui", "gguf"])
+def test_what_our_converter_writes(shipped: Video, tmp_path: Path, layout: str, dtype: str) -> None:
+    paths = {}
+    for kind in KINDS:
+        if layout == "gguf" and kind == "vae":
+            continue  # nobody publishes one
+        suffix = "" if (layout, kind) == ("original", "denoiser") else SUFFIX.get(layout, "")
+        source = open_source(locate(kind, "builtin:micro"))
+        target = tmp_path / f"{kind}{suffix}"
+        paths[kind] = convert(source, target, layout=layout, dtype=dtype, shard_bytes=1 << 20)
+        assert recognise(open_source(target)).component == kind
+    assert same(video_of(paths), shipped)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        layouts.diffusers_folder,
+        layouts.huggingface_umt5_folder,
+        layouts.comfyui_folder,
+        layouts.original_folder,
+        layouts.kijai_folder,
+        layouts.gguf_folder,
+    ],
+)
+def test_what_other_programs_write(shipped: Video, tmp_path: Path, write) -> None:
+    assert same(video_of(write(tmp_path / "files")), shipped)
+
+
+def test_a_whole_repository_is_named_by_its_folder(shipped: Video, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    layouts.original_folder(folder)
+    overrides = ["components.text_encoder.tokenizer="]
+    overrides += [f"components.{kind}.checkpoint={folder}" for kind in KINDS]
+    assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
+
+
+def test_there_and_back_is_the_same_file(tmp_path: Path) -> None:
+    """Through every layout and back to the original's: the bytes of the shipped tensors, and equal configs."""
+    for kind in KINDS:
+        source = open_source(locate(kind, "builtin:micro"))
+        first = convert(source, tmp_path / f"{kind}.safetensors", layout="comfyui")
+        there = convert(open_source(first), tmp_path / f"{kind}-there", layout="diffusers")
+        back = convert(open_source(there), tmp_path / f"{kind}-back.safetensors", layout="comfyui")
+        assert back.read_bytes() == first.read_bytes()

@@ -1,0 +1,94 @@
+"""Model files with the published names, shapes and dtypes, written sparse: gigabytes that take no space.
+
+A test may take tensors out, or write them as another dtype; what it writes has zeros for numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+from engine.checkpoints.table import ITEM_BITS
+
+Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
+
+
+def t2v_1_3b(dtype: str = "BF16") -> Tensors:
+    return _dit(1536, 8960, 30, dtype)
+
+
+def t2v_14b(dtype: str = "F32") -> Tensors:
+    return _dit(5120, 13824, 40, dtype)
+
+
+def vae(dtype: str = "F32") -> Tensors:
+    return {name: (dtype, shape) for name, shape in _vae_shapes()}
+
+
+def write_safetensors(path: Path, tensors: Tensors) -> Path:
+    header, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * ITEM_BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # so that all numbers are aligned as torch's are
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+def write_sharded(folder: Path, tensors: Tensors, *, num_shards: int) -> Path:
+    """The shards, the index, which is returned, and an original `config.json`."""
+    stem, names = "diffusion_pytorch_model", list(tensors)
+    files = [
+        f"{stem}-{number:05}-of-{num_shards:05}.safetensors" for number in range(1, num_shards + 1)
+    ]
+    weight_map = {}
+    for number, file in enumerate(files):
+        shard = names[number::num_shards]
+        write_safetensors(folder / file, {name: tensors[name] for name in shard})
+        weight_map |= dict.fromkeys(shard, file)
+    index = folder / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "t2v", "dim": 5120}))
+    return index
+
+
+def _dit(d: int, f: int, num_layers: int, dtype: str) -> Tensors:
+    """wan/modules/model.py of the published code, as its state dict has it."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "patch_embedding.weight": (d, 16, 1, 2, 2), "patch_embedding.bias": (d,),
+        "text_embedding.0.weight": (d, 4096), "text_embedding.0.bias": (d,),
+        "text_embedding.2.weight": (d, d), "text_embedding.2.bias": (d,),
+        "time_embedding.0.weight": (d, 256), "time_embedding.0.bias": (d,),
+        "time_embedding.2.weight": (d, d), "time_embedding.2.bias": (d,),
+        "time_projection.1.weight": (6 * d, d), "time_projection.1.bias": (6 * d,),
+        "head.modulation": (1, 2, d), "head.head.weight": (64, d), "head.head.bias": (64,),
+    }  # fmt: skip
+    for i in range(num_layers):
+        block = f"blocks.{i}"
+        shapes[f"{block}.modulation"] = (1, 6, d)
+        for attention in ("self_attn", "cross_attn"):
+            for part in "qkvo":
+                shapes[f"{block}.{attention}.{part}.weight"] = (d, d)
+                shapes[f"{block}.{attention}.{part}.bias"] = (d,)
+            shapes |= {f"{block}.{attention}.norm_{part}.weight": (d,) for part in "qk"}
+        shapes |= {f"{block}.norm3.weight": (d,), f"{block}.norm3.bias": (d,)}
+        shapes |= {f"{block}.ffn.0.weight": (f, d), f"{block}.ffn.0.bias": (f,)}
+        shapes |= {f"{block}.ffn.2.weight": (d, f), f"{block}.ffn.2.bias": (d,)}
+    return {name: (dtype, shape) for name, shape in shapes.items()}
+
+
+@cache
+def _vae_shapes() -> tuple[tuple[str, tuple[int, ...]], ...]:
+    import torch
+
+    from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+
+    with torch.device("meta"):
+        model = WanVAE(WanVAEConfig())
+    return tuple((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())

@@ -1,0 +1,195 @@
+"""Converting: what other programs can open, what is refused, and nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
+
+from engine.checkpoints import convert as module
+from engine.checkpoints import writers
+from engine.checkpoints.convert import DTYPES, LAYOUTS, convert
+from engine.checkpoints.layout import lay_out
+from engine.checkpoints.load import Weights
+from engine.checkpoints.locate import locate
+from engine.checkpoints.recognise import recognise
+from engine.checkpoints.source import Source, open_source
+from engine.errors import CheckpointError
+from tests.naming import dit_name, vae_name
+from tui.commands import models_convert
+
+CPU = torch.device("cpu")
+
+
+def micro(kind: str) -> Source:
+    return open_source(locate(kind, "builtin:micro"))
+
+
+def shipped(kind: str) -> dict[str, torch.Tensor]:
+    return load_file(locate(kind, "builtin:micro"))
+
+
+def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
+    for kind, model, rename in (
+        ("denoiser", WanTransformer3DModel, dit_name),
+        ("vae", AutoencoderKLWan, vae_name),
+    ):
+        folder = convert(micro(kind), tmp_path / kind, layout="diffusers", shard_bytes=1 << 20)
+        opened = model.from_pretrained(folder, torch_dtype=torch.bfloat16).state_dict()
+        expected = {rename(name): tensor for name, tensor in shipped(kind).items()}
+        assert opened.keys() == expected.keys()
+        assert all(
+            torch.equal(opened[name].bfloat16(), tensor) for name, tensor in expected.items()
+        )
+
+
+def test_transformers_opens_the_text_encoder(tmp_path: Path) -> None:
+    folder = convert(micro("text_encoder"), tmp_path / "umt5", layout="diffusers")
+    model = UMT5EncoderModel.from_pretrained(folder, dtype=torch.bfloat16)
+    tokens = shipped("text_encoder")["token_embedding.weight"]
+    assert torch.equal(model.shared.weight, tokens)
+    assert sum(p.numel() for p in model.parameters()) == sum(
+        t.numel() for t in shipped("text_encoder").values()
+    )
+
+
+def test_torch_opens_a_pth(tmp_path: Path) -> None:
+    path = convert(micro("vae"), tmp_path / "vae.pth", layout="original")
+    opened = torch.load(path, weights_only=True)
+    assert opened.keys() == shipped("vae").keys()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in shipped("vae").items())
+
+
+def test_clip_is_joined_and_cut_again(tmp_path: Path) -> None:
+    """Queries, keys and values are one matrix in the original and three in transformers."""
+    config = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28,
+        patch_size=14, hidden_act="gelu",
+    )  # fmt: skip
+    model = CLIPVisionModel(config)
+    model.save_pretrained(tmp_path / "hf")
+    source = open_source(tmp_path / "hf")
+    found = recognise(source)
+    assert (found.component, found.variant, found.missing) == ("image_encoder", "clip (custom)", ())
+    original = convert(source, tmp_path / "clip.pth", layout="original")
+    joined = torch.load(original, weights_only=True)
+    layer = model.state_dict()
+    prefix = next(name for name in layer if name.endswith("layers.1.self_attn.q_proj.weight"))[
+        : -len("q_proj.weight")
+    ]
+    expected = torch.cat([layer[f"{prefix}{part}_proj.weight"] for part in "qkv"])
+    assert torch.equal(joined["visual.transformer.1.attn.to_qkv.weight"], expected)
+    assert joined["visual.cls_embedding"].shape == (1, 1, 160)
+    again = convert(open_source(original), tmp_path / "again", layout="diffusers")
+    reopened = CLIPVisionModel.from_pretrained(again).state_dict()
+    assert reopened.keys() == layer.keys()
+    assert all(torch.equal(reopened[name], tensor) for name, tensor in layer.items())
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "worst"),
+    [
+        ("comfyui", "fp8_e4m3fn", 0.07),
+        ("comfyui", "fp8_scaled", 0.07),
+        ("gguf", "q8_0", 0.01),
+        ("gguf", "q5_0", 0.08),
+        ("gguf", "q4_1", 0.12),
+    ],
+)
+def test_quantised_weights_come_back_near_what_they_were(tmp_path, layout, dtype, worst) -> None:
+    """Relative L2 error of the matrices; the rest of the tensors is kept bit for bit."""
+    path = convert(micro("denoiser"), tmp_path / f"dit.{layout}", layout=layout, dtype=dtype)
+    entries = lay_out(open_source(path)).entries
+    assert dtype.split("_")[0] in recognise(open_source(path)).quantisation.lower()
+    with Weights(entries) as weights:
+        for name, tensor in shipped("denoiser").items():
+            actual = weights.tensor(name, device=CPU, dtype=torch.float32)
+            error = (actual - tensor.float()).norm() / tensor.float().norm().clamp(min=1e-9)
+            is_matrix = name.startswith("blocks.") and tensor.ndim == 2 and "modulation" not in name
+            assert error < worst if is_matrix else error == 0, name
+    if layout == "comfyui":
+        assert load_file(path)["head.modulation"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("vae", {"layout": "gguf"}, "cannot be written as gguf"),
+        ("vae", {"layout": "comfyui", "dtype": "fp8_scaled"}, "a vae is not stored in fp8_scaled"),
+        ("denoiser", {"layout": "comfyui", "dtype": "q8_0"}, "q8_0 is a GGUF type"),
+        (
+            "denoiser",
+            {"layout": "diffusers", "dtype": "fp8_scaled"},
+            "stored in the layout comfyui only",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, kind, options, words) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        convert(micro(kind), tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantised_source_needs_a_dtype(tmp_path: Path) -> None:
+    path = convert(micro("denoiser"), tmp_path / "q.gguf", layout="gguf", dtype="q8_0")
+    with pytest.raises(CheckpointError, match="is quantised; say what to store instead"):
+        convert(open_source(path), tmp_path / "out", layout="diffusers")
+    convert(open_source(path), tmp_path / "out", layout="diffusers", dtype="bf16")
+
+
+def test_an_incomplete_source_is_refused(tmp_path: Path) -> None:
+    tensors = shipped("vae")
+    del tensors["conv2.bias"]
+    save_file(tensors, tmp_path / "vae.safetensors")
+    with pytest.raises(CheckpointError, match=r"not whole: 1 missing tensor \(conv2\.bias\)"):
+        convert(open_source(tmp_path / "vae.safetensors"), tmp_path / "out", layout="diffusers")
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "vae.pth"
+    target.write_text("precious")
+    with pytest.raises(CheckpointError, match="is there already"):
+        convert(micro("vae"), target, layout="original")
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers", "comfyui", "gguf"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch, layout: str) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writers.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"cannot be written .*No space left"):
+        convert(micro("denoiser"), tmp_path / "out", layout=layout)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_byte_that_turned_on_the_disk_is_noticed(tmp_path: Path, monkeypatch) -> None:
+    def write(draft, *arguments, **options) -> None:
+        writers.write_safetensors(draft, *arguments, **options)
+        with draft.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+
+    monkeypatch.setattr(module, "write_safetensors", write)
+    with pytest.raises(CheckpointError, match="does not read back as written"):
+        convert(micro("vae"), tmp_path / "vae.safetensors", layout="comfyui")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_heads_of_an_unpublished_size_travel_with_the_weights(tmp_path: Path) -> None:
+    path = convert(micro("denoiser"), tmp_path / "dit.safetensors", layout="comfyui")
+    assert json.loads(open_source(path).metadata["config"])["num_heads"] == 4
+
+
+def test_the_command_offers_what_the_converter_knows() -> None:
+    assert (tuple(LAYOUTS), DTYPES) == (models_convert.LAYOUTS, models_convert.DTYPES)

@@ -1,0 +1,419 @@
+"""What is remembered of a file counts as long as the file is the same, and never changes a key given out before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.checkpoints import digests, fingerprint
+from engine.checkpoints.digests import (
+    Identity,
+    claimed_digest,
+    fingerprint_of,
+    full_digest,
+    identity,
+    remember_digest,
+    remembered,
+)
+from engine.digesting import Digester
+from engine.errors import CheckpointError
+from presets.library import load_preset
+from presets.spec import encode_spec
+from store.index import open_index
+from store.paths import prepare
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    prepare(tmp_path / "store")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def index(root: Path):
+    with open_index(root) as opened:
+        yield opened
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "m.safetensors"
+    save_file({"w": torch.arange(20_000, dtype=torch.float32)}, file)
+    return file
+
+
+def flipped(path: Path, name: str) -> Path:
+    """A copy with one other bit, which no sample sees."""
+    copy = Path(shutil.copy(path, path.with_name(name)))
+    with copy.open("r+b") as file:
+        file.seek(-30_000, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    return copy
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest(index, path: Path) -> None:
+    found = full_digest(path)
+    assert found == sha256(path)
+    remember_digest(index, path, found)
+
+
+@pytest.fixture
+def samples(monkeypatch):
+    """The files that were sampled."""
+    taken = []
+
+    def sample_of(file):
+        taken.append(file)
+        return fingerprint.sample_of(file)
+
+    monkeypatch.setattr(digests, "sample_of", sample_of)
+    return taken
+
+
+# The memo
+
+
+def test_an_unchanged_file_is_sampled_once(root, index, path, samples):
+    tokenizer = path.with_name("tokenizer.json")
+    tokenizer.write_text("{}")
+    first = fingerprint_of(index, [path, tokenizer])
+    assert first == fingerprint.fingerprint([path, tokenizer])
+    with open_index(root) as other:
+        assert fingerprint_of(other, [path, tokenizer]) == first
+    assert samples == [path, tokenizer]
+    assert remembered(index, path).sha256 is None
+    assert abs(remembered(index, path).when - time.time_ns()) < 60e9
+
+
+def test_a_file_is_known_through_every_link_to_it(index, path, samples):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    assert fingerprint_of(index, [path]) == fingerprint_of(index, [link])
+    assert samples == [path]
+
+
+def rewritten(path):
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+
+
+def replaced(path):
+    shutil.copy(path, path.with_name("draft"))
+    rewritten(path.with_name("draft"))
+    path.with_name("draft").rename(path)
+
+
+@pytest.mark.parametrize("keeps_mtime", [False, True])
+@pytest.mark.parametrize("change", [rewritten, replaced])
+def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(
+    index, path, change, keeps_mtime
+):
+    before = fingerprint_of(index, [path])
+    digest(index, path)
+    status = path.stat()
+    change(path)
+    if keeps_mtime:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert path.stat().st_size == status.st_size
+    assert remembered(index, path) is None
+    assert fingerprint_of(index, [path]) == fingerprint.fingerprint([path]) != before
+    assert remembered(index, path).sha256 is None
+
+
+def test_a_change_within_one_tick_of_the_clock_is_noticed(index, path):
+    """The file is first seen as soon as it is written, and written again as soon as it was seen."""
+    for number in range(20):
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([number]))
+        assert fingerprint_of(index, [path]) == fingerprint.fingerprint([path])
+        # where the clock is finer than its ticks, nothing but this tells that the sample waited for the next
+        assert time.time_ns() - path.stat().st_ctime_ns > 10_000_000
+
+
+@pytest.mark.parametrize("row", [b"", b"{}", b"[1]", b"\xff", b'{"facts":[1,2,3,4,5],"sampled":1}'])
+def test_a_row_that_makes_no_sense_is_a_miss(index, path, row):
+    expected = fingerprint_of(index, [path])
+    for key in list(index.keys("weights/")):
+        index.put(key, row)
+    assert remembered(index, path) is None
+    assert fingerprint_of(index, [path]) == expected
+
+
+def test_without_an_index_everything_is_computed(tmp_path, path, samples):
+    with open_index(tmp_path / "nowhere") as index:
+        for _ in range(2):
+            assert fingerprint_of(index, [path]) == fingerprint.fingerprint([path])
+        digest(index, path)
+        assert remembered(index, path) is None
+
+
+@pytest.mark.parametrize("make", [lambda p: None, Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_one_line(index, tmp_path, make):
+    path = tmp_path / "absent"
+    make(path)
+    assert remembered(index, path) is None
+    for ask in (identity, full_digest, lambda p: fingerprint_of(index, [p])):
+        with pytest.raises(CheckpointError, match=r"absent: (no such|not a) file$"):
+            ask(path)
+
+
+# Full digests
+
+
+def test_a_digest_is_that_of_hashlib_and_tells_how_far_it_is(path, monkeypatch):
+    monkeypatch.setattr(digests, "SLICE_BYTES", 30_000)
+    size, seen = path.stat().st_size, []
+    found = full_digest(path, on_progress=lambda done, total: seen.append((done, total)))
+    assert found == sha256(path)
+    assert seen == [(30_000, size), (60_000, size), (size, size)]
+    path.write_bytes(b"")
+    assert full_digest(path) == hashlib.sha256().hexdigest()
+
+
+def test_a_digest_stops_where_it_is_asked_to(path, monkeypatch):
+    monkeypatch.setattr(digests, "SLICE_BYTES", 1000)
+    seen = []
+    stopped = full_digest(
+        path,
+        on_progress=lambda done, total: seen.append(done),
+        should_stop=lambda: len(seen) == 3,
+    )
+    assert stopped is None
+    assert seen == [1000, 2000, 3000]
+
+
+@pytest.mark.parametrize("change", [rewritten, replaced, lambda path: os.truncate(path, 50_000)])
+def test_a_file_that_changes_while_it_is_read_has_no_digest(path, monkeypatch, change):
+    monkeypatch.setattr(digests, "SLICE_BYTES", 40_000)
+    changes = iter([change])
+    assert (
+        full_digest(path, on_progress=lambda done, total: next(changes, lambda _: None)(path))
+        is None
+    )
+
+
+def test_a_digest_of_what_the_file_was_before_is_not_remembered(index, path):
+    before = identity(path)
+    found = full_digest(path)
+    rewritten(path)
+    remember_digest(index, path, found, of=before)
+    assert remembered(index, path) is None
+
+
+# The fingerprint of files whose digests are known
+
+
+def test_a_fingerprint_stays_when_the_digest_arrives(index, path):
+    before = fingerprint_of(index, [path])
+    digest(index, path)
+    assert remembered(index, path).sha256 == sha256(path)
+    assert fingerprint_of(index, [path]) == before
+
+
+def test_where_nobody_knows_who_was_first_the_plain_fingerprint_stays(index, path):
+    before = fingerprint_of(index, [path])
+    digest(index, path)
+    [first] = index.keys("weights/first/")
+    index.delete(first)
+    assert fingerprint_of(index, [path]) == before
+
+
+def test_files_that_differ_between_the_samples_are_told_apart_once_known(root, index, path):
+    other = flipped(path, "other")
+    sampled = fingerprint_of(index, [path])
+    assert fingerprint_of(index, [other]) == sampled
+    digest(index, path)
+    assert fingerprint_of(index, [other]) == sampled
+    digest(index, other)
+    with open_index(root) as again:
+        assert fingerprint_of(again, [path]) == sampled
+        assert fingerprint_of(again, [other]) == f"{sampled}+{sha256(other)[:16]}"
+
+
+def test_who_is_digested_first_keeps_the_plain_fingerprint(index, path):
+    other, third = flipped(path, "other"), path.with_name("third")
+    for file in (other, path):
+        digest(index, file)
+    sampled = fingerprint.fingerprint([path])
+    assert fingerprint_of(index, [other]) == sampled
+    assert fingerprint_of(index, [path]) == f"{sampled}+{sha256(path)[:16]}"
+    for source, expected in ((other, sampled), (path, fingerprint_of(index, [path]))):
+        shutil.copy(source, third)
+        digest(index, third)
+        assert fingerprint_of(index, [third]) == expected
+
+
+def test_every_other_file_of_a_component_is_marked(index, path):
+    other = flipped(path, "other")
+    for file in (path, other):
+        digest(index, file)
+    expected = f"{fingerprint.fingerprint([path, path, path])}" + 2 * f"+{sha256(other)[:16]}"
+    assert fingerprint_of(index, [other, path, other]) == expected
+
+
+def test_a_file_that_rots_gets_another_fingerprint(index, path):
+    before = fingerprint_of(index, [path])
+    digest(index, path)
+    flipped(path, "other").rename(path)
+    assert fingerprint_of(index, [path]) == before
+    digest(index, path)
+    assert fingerprint_of(index, [path]) == f"{before}+{sha256(path)[:16]}"
+
+
+# The Hugging Face cache
+
+
+def test_what_the_cache_claims(tmp_path, path):
+    folder = tmp_path / "models--Wan-AI--Wan2.1-T2V-1.3B"
+    snapshot, blobs = folder / "snapshots" / "abc" / "sub", folder / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    name = sha256(path)
+    path.rename(blobs / name)
+    (blobs / name[:40]).touch()
+    (snapshot / "a").symlink_to(f"../../../blobs/{name}")
+    (snapshot / "b").symlink_to(f"../../../blobs/{name[:40]}")
+    (tmp_path / name).touch()
+    (snapshot / "c").symlink_to(tmp_path / name)
+    (snapshot / "d").symlink_to("nowhere")
+    assert claimed_digest(snapshot / "a") == name
+    assert [claimed_digest(snapshot / other) for other in "bcde"] == [None] * 4
+    assert claimed_digest(blobs / name) is None
+
+
+# While the engine is idle
+
+
+def run_of(path: Path) -> bytes:
+    return encode_spec(load_preset("micro", [f"components.vae.checkpoint={path}"]))
+
+
+@pytest.fixture
+def digester(root):
+    with Digester(root) as opened:
+        yield opened
+
+
+def drained(digester: Digester) -> None:
+    digester.resume()
+    digester._thread.join(30)
+    assert not digester._thread.is_alive()
+
+
+def test_what_a_run_used_is_digested(digester, index, path, caplog):
+    caplog.set_level("INFO")
+    digester.add(run_of(path))
+    assert remembered(index, path) is None
+    drained(digester)
+    assert remembered(index, path).sha256 == sha256(path)
+    lines = [record.message for record in caplog.records if str(path) in record.message]
+    assert len(lines) == 1
+    assert sha256(path) in lines[0]
+    caplog.clear()
+    digester.add(run_of(path))
+    drained(digester)
+    assert caplog.records == []
+
+
+@pytest.fixture
+def endless(path):
+    """A file that takes minutes to read: 500 GB, all of them zero."""
+    file = path.with_name("endless.safetensors")
+    with file.open("wb") as opened:
+        opened.truncate(500 << 30)
+    return file
+
+
+def test_a_run_does_not_wait_for_a_digest(digester, endless, monkeypatch):
+    started = threading.Event()
+    read = digests.full_digest
+
+    def full_digest(path, **options):
+        started.set()
+        return read(path, **options)
+
+    monkeypatch.setattr("engine.digesting.full_digest", full_digest)
+    monkeypatch.setattr("engine.registry.files", lambda kind, spec: (endless,))
+    digester.add(run_of(endless))
+    for _ in range(2):  # it begins again with the file that was interrupted
+        started.clear()
+        digester.resume()
+        assert started.wait(10)
+        thread = digester._thread
+        digester.resume()
+        assert digester._thread is thread
+        time.sleep(0.05)
+        assert thread.is_alive()
+        asked = time.perf_counter()
+        digester.pause()
+        assert time.perf_counter() - asked < 0.01
+        thread.join(10)
+        assert time.perf_counter() - asked < 1  # measured: 0.005 s
+    asked = time.perf_counter()
+    digester.resume()
+    digester.__exit__()
+    assert not digester._thread.is_alive()
+    assert time.perf_counter() - asked < 1
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", None])
+def test_what_cannot_be_digested_is_one_line_and_the_rest_goes_on(
+    digester, index, path, tmp_path, monkeypatch, caplog, content
+):
+    bad = tmp_path / "bad"
+    if content is not None:
+        bad.write_bytes(content)
+    monkeypatch.setattr("engine.registry.files", lambda kind, spec: (bad, path))
+    digester.add(run_of(path))
+    drained(digester)
+    assert remembered(index, path).sha256 == sha256(path)
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("no digest: ")
+    assert "bad" in warning
+    digester.add(b"not a run")
+    assert "no digests of what the run used" in caplog.text
+
+
+def test_without_an_index_a_file_is_read_once(tmp_path, path, caplog):
+    caplog.set_level("INFO", "engine.digesting")
+    with Digester(tmp_path / "nowhere") as digester:
+        for _ in range(2):
+            digester.add(run_of(path))
+            drained(digester)
+    assert caplog.text.count(sha256(path)) == 1
+
+
+def test_a_file_that_is_not_what_the_cache_names_it_is_told(digester, path, monkeypatch, caplog):
+    monkeypatch.setattr("engine.digesting.claimed_digest", lambda path: "0" * 64)
+    digester.add(run_of(path))
+    drained(digester)
+    assert f"{path}: is not what the cache names it" in caplog.text
+
+
+def test_identity_is_plain_data(path):
+    status = path.stat()
+    assert identity(path) == Identity(
+        str(path),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

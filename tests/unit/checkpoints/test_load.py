@@ -1,0 +1,303 @@
+"""Numbers from files: every dtype against the library that wrote it, scales against plain arithmetic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from engine.checkpoints import load
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.load import Weights, fill
+from engine.checkpoints.weight_file import read_weight_file
+from engine.errors import CheckpointError
+
+CPU = torch.device("cpu")
+
+
+def entries_of(path: Path, scales: dict[str, str] | None = None) -> dict[str, Entry]:
+    tensors = read_weight_file(path).tensors
+    scale_of = {name: tensors[scale] for name, scale in (scales or {}).items()}
+    return {name: Entry((info,), info.shape, scale_of.get(name)) for name, info in tensors.items()}
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=[1 << 25, 64], ids=["whole", "in slices"])
+def slices(request, monkeypatch) -> None:
+    monkeypatch.setattr(load, "SLICE_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("wanted", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.float8_e4m3fn,
+        torch.float8_e5m2,
+    ],
+)
+def test_every_dtype_is_converted_as_torch_does(tmp_path: Path, stored, wanted) -> None:
+    tensors = {
+        "w": random(7, 5).to(stored),
+        "scalar": random(1)[0].to(stored),
+        "none": torch.zeros(0, 3).to(stored),
+    }
+    save_file(tensors, tmp_path / "w.safetensors")
+    with Weights(entries_of(tmp_path / "w.safetensors")) as weights:
+        for name, tensor in tensors.items():
+            actual = weights.tensor(name, device=CPU, dtype=wanted)
+            assert torch.equal(actual, tensor.to(wanted))
+            assert torch.equal(weights.tensor(name, device=CPU).float(), tensor.float())
+
+
+def padded(path: Path, alignment: int, offset: int = 0) -> Path:
+    """The file with its header made longer, so that the numbers begin `offset` after a multiple of `alignment`."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip()
+    header += b" " * ((offset - 8 - len(header)) % alignment)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    return path
+
+
+@pytest.mark.parametrize("offset", [8, 32])
+def test_numbers_that_torch_would_have_aligned_are_copied(tmp_path: Path, offset: int) -> None:
+    """Matrix products round differently on less aligned memory: one model, one result, whatever its file."""
+    path = tmp_path / "w.safetensors"
+    save_file({"w": random(300, 100)}, path)
+    before = load_file(path)["w"].clone()
+    with Weights(entries_of(padded(path, 64, offset))) as weights:
+        tensor = weights.tensor("w", device=CPU, dtype=torch.float32)
+    assert tensor.data_ptr() % 64 == 0
+    assert torch.equal(tensor, before)
+
+
+def test_the_same_dtype_is_a_view_that_outlives_the_file_name(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": random(300, 100)}, path)
+    padded(path, 64)
+    before = load_file(path)["w"].clone()
+    with Weights(entries_of(path)) as weights:
+        tensor = weights.tensor("w", device=CPU, dtype=torch.float32)
+        again = weights.tensor("w", device=CPU)
+    assert tensor.data_ptr() == again.data_ptr()
+    path.unlink()
+    assert torch.equal(tensor, before)
+    tensor += 1  # a private map: nobody's file changes
+    assert torch.equal(tensor, before + 1)
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_scale_multiplies_in_fp32_and_is_rounded_once(tmp_path: Path, by_row: bool) -> None:
+    values = random(6, 9)
+    scale = values.abs().amax(1, keepdim=True) / 448 if by_row else values.abs().max() / 448
+    stored = {"l.weight": (values / scale).to(torch.float8_e4m3fn), "l.scale_weight": scale.float()}
+    save_file(stored, tmp_path / "w.safetensors")
+    with Weights(entries_of(tmp_path / "w.safetensors", {"l.weight": "l.scale_weight"})) as weights:
+        actual = weights.tensor("l.weight", device=CPU, dtype=torch.bfloat16)
+        natural = weights.tensor("l.weight", device=CPU)
+    exact = stored["l.weight"].double() * scale.double()
+    assert torch.equal(actual, (stored["l.weight"].float() * scale).bfloat16())
+    assert natural.dtype == torch.float32
+    assert torch.allclose(natural.double(), exact, rtol=1e-6, atol=0)
+    assert (natural - values).abs().max() <= values.abs().max() / 16  # e4m3 has 3 bits of mantissa
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_gguf_blocks_read_as_the_gguf_package_reads_them(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "w.gguf"
+    values = random(24, 256).numpy()
+    type_ = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(path, "wan")
+    writer.add_tensor("w", gguf.quants.quantize(values, type_), raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with Weights(entries_of(path)) as weights:
+        actual = weights.tensor("w", device=CPU)
+    reader = gguf.GGUFReader(path)
+    expected = gguf.quants.dequantize(reader.tensors[0].data, reader.tensors[0].tensor_type)
+    assert actual.shape == (24, 256)
+    assert np.array_equal(actual.numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
+def test_gguf_types_that_only_llama_cpp_writes_are_read(tmp_path: Path, kind: str) -> None:
+    """Random blocks with finite scales: the reference decides what they mean."""
+    path = tmp_path / "w.gguf"
+    type_ = gguf.GGMLQuantizationType[kind]
+    weights_per_block, bytes_per_block = gguf.GGML_QUANT_SIZES[type_]
+    data = np.random.default_rng(0).integers(
+        0, 60, (4, 512 // weights_per_block * bytes_per_block), np.uint8
+    )
+    writer = gguf.GGUFWriter(path, "wan")
+    writer.add_tensor("w", data, raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with Weights(entries_of(path)) as weights:
+        actual = weights.tensor("w", device=CPU)
+    assert np.array_equal(actual.numpy(), gguf.quants.dequantize(data, type_))
+    assert actual.isfinite().all()
+    assert actual.std() > 0
+
+
+def test_parts_are_joined_in_their_order(tmp_path: Path) -> None:
+    stored = {name: random(4, 3, seed=i) for i, name in enumerate("qkv")}
+    save_file(stored, tmp_path / "w.safetensors")
+    infos = read_weight_file(tmp_path / "w.safetensors").tensors
+    joined = {"qkv": Entry((infos["q"], infos["k"], infos["v"]), (12, 3))}
+    with Weights(joined) as weights:
+        actual = weights.tensor("qkv", device=CPU, dtype=torch.float32)
+    assert torch.equal(actual, torch.cat([stored["q"], stored["k"], stored["v"]]))
+
+
+@pytest.mark.usefixtures("slices")
+def test_strides_of_a_pth_are_kept(tmp_path: Path) -> None:
+    tensors = {"t": random(6, 8).t(), "c": random(2, 3, 4, 5).to(memory_format=torch.channels_last)}
+    torch.save(tensors, tmp_path / "w.pth")
+    with Weights(entries_of(tmp_path / "w.pth")) as weights:
+        for name, tensor in tensors.items():
+            assert torch.equal(weights.tensor(name, device=CPU), tensor)
+            assert torch.equal(
+                weights.tensor(name, device=CPU, dtype=torch.bfloat16), tensor.bfloat16()
+            )
+
+
+def test_unaligned_tensors_are_read(tmp_path: Path) -> None:
+    header = (
+        b'{"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+        b'"w":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
+    )
+    data = b"\x07" + np.array([1.5, -2.5], "<f4").tobytes()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with Weights(entries_of(path)) as weights:
+        assert weights.tensor("w", device=CPU).tolist() == [1.5, -2.5]
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": random(3)}, path)
+    weights = Weights(entries_of(path))
+
+    def read_while_it_changes() -> None:
+        with weights:
+            weights.tensor("w", device=CPU)
+            os.utime(path, (1, 1))
+
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        read_while_it_changes()
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4)
+
+
+@pytest.fixture
+def toy() -> Toy:
+    with torch.device("meta"):
+        return Toy()
+
+
+@pytest.fixture
+def toy_weights() -> dict[str, torch.Tensor]:
+    return {name: random(*parameter.shape) for name, parameter in Toy().named_parameters()}
+
+
+def filled(module: Toy, folder: Path, tensors: dict[str, torch.Tensor], **options) -> Toy:
+    path = folder / "toy.safetensors"
+    save_file(tensors, path)
+    with Weights(entries_of(path)) as weights:
+        fill(module, weights, path=path, device=CPU, **{"dtype": torch.float32} | options)
+    return module
+
+
+def test_fills_every_parameter_bit_for_bit(toy: Toy, toy_weights, tmp_path: Path) -> None:
+    for name, parameter in filled(toy, tmp_path, toy_weights).named_parameters():
+        assert torch.equal(parameter, toy_weights[name])
+        assert not parameter.requires_grad
+
+
+def test_what_is_published_in_fp32_stays_so(toy: Toy, toy_weights, tmp_path: Path) -> None:
+    filled(toy, tmp_path, toy_weights, dtype=torch.bfloat16, keeps_fp32=lambda name: "norm" in name)
+    assert torch.equal(toy.linear.weight, toy_weights["linear.weight"].bfloat16())
+    assert toy.norm.weight.dtype == torch.float32
+
+
+def test_axes_of_one_do_not_count(toy: Toy, toy_weights, tmp_path: Path) -> None:
+    bias = toy_weights["norm.bias"]
+    filled(toy, tmp_path, toy_weights | {"norm.bias": bias.view(1, 4, 1)})
+    assert torch.equal(toy.norm.bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("norm.bias"), r"1 missing tensor \(norm\.bias\)"),
+        (lambda w: w.update(extra=torch.ones(1)), r"1 unexpected tensor \(extra\)"),
+        (
+            lambda w: w.update({"linear.weight": torch.ones(4, 4)}),
+            r"1 misshapen tensor \(linear\.weight is \[4, 4\] instead of \[4, 3\]\)",
+        ),
+    ],
+)
+def test_refuses_what_does_not_fit_before_reading(
+    toy, toy_weights, tmp_path, change, message
+) -> None:
+    change(toy_weights)
+    with pytest.raises(CheckpointError, match=message):
+        filled(toy, tmp_path, toy_weights)
+    assert all(parameter.is_meta for parameter in toy.parameters())
+
+
+MEASURE = """
+import resource, sys, threading, time
+from pathlib import Path
+import torch
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.load import Weights
+from engine.checkpoints.weight_file import read_weight_file
+tensors = read_weight_file(Path(sys.argv[1])).tensors
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with Weights({n: Entry((i,), i.shape) for n, i in tensors.items()}) as weights:
+    weights.tensor("w0", device=torch.device("cpu"), dtype=torch.bfloat16)  # what the first call imports
+    before = peak()
+    held = [weights.tensor(n, device=torch.device("cpu"), dtype=torch.bfloat16) for n in tensors if n != "w0"]
+print(peak() - before, sum(t.nbytes for t in held))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts differently elsewhere")
+def test_loading_takes_the_memory_of_the_result_and_a_slice(tmp_path: Path) -> None:
+    """Resident memory, mapped pages included: of 384 MiB in fp32, the 192 MiB in bf16 and a slice or two."""
+    path = tmp_path / "big.safetensors"
+    save_file({f"w{i}": torch.ones(16, 1 << 20) for i in range(7)}, path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
+    )
+    grown, held = map(int, done.stdout.split())
+    assert held == 6 * 32 << 20
+    assert grown < held + 2 * load.SLICE_BYTES
