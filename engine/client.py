@@ -9,30 +9,47 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from engine.launch import ensure_engine
 from engine.outputs import default_output
+from engine.pipelines.chain import route_of, route_of_run
 from presets.errors import PresetError
-from presets.spec import encode_spec
+from presets.library import override
+from presets.spec import decode_spec, encode_spec
 from presets.validation import validate
 from store.events import RunFinished
-from store.records import QUEUED, RUNNING
+from store.records import QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
+    from engine.pipelines.chain import Route
+    from engine.pipelines.plan import Plan
     from presets.spec import RunSpec
     from store.events import Event
+    from store.records import RunRecord
     from store.store import Store
 
 
-def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -> str:
+def submit(
+    store: Store,
+    spec: RunSpec,
+    *,
+    preset: str = "",
+    output: str = "",
+    parent: str = "",
+    parent_step: int | None = None,
+    segments: Sequence[Segment] = (),
+    stop_at: int | None = None,
+) -> str:
     """Check a run and queue it; returns its id.
 
     output: where the output goes; empty means the spec's own path, or a file in the current folder
-    that is named after the run. Raises PresetError, ComponentError or CheckpointError before anything is
-    queued, StoreError if it cannot be.
+    that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. Raises PresetError,
+    ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
     from engine.registry import check, settle
@@ -43,11 +60,136 @@ def submit(store: Store, spec: RunSpec, *, preset: str = "", output: str = "") -
     )
     spec = settle(spec)  # the engine may have been started with other folders
     check(spec)
-    return store.enqueue(encode_spec(spec), preset=preset, output=str(path))
+    route = route_of(spec, segments)
+    if stop_at is not None and not 1 <= stop_at <= route.num_steps:
+        raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
+    return store.enqueue(
+        encode_spec(spec),
+        preset=preset,
+        output=str(path),
+        parent=parent,
+        parent_step=parent_step,
+        segments=segments,
+        stop_at=stop_at,
+    )
+
+
+def branch(
+    store: Store,
+    run_id: str,
+    *,
+    at: int | Literal["decode"],
+    overrides: Sequence[str] = (),
+    output: str = "",
+) -> str:
+    """Queue a run that shares the first `at` steps of another and goes on with what `overrides` change; returns
+    its id. With "decode" it shares all steps, and only the decoding may change.
+
+    Raises PresetError where what is changed cannot change there, and as `submit` does.
+    """
+    run = store.run(run_id)
+    before = decode_spec(run.spec_json)
+    spec = override(before, overrides)
+    route = route_of_run(run)
+    if at == "decode":
+        _check_decoding_only(before, spec)
+        segments, step = list(run.segments), route.num_steps
+    else:
+        if not 0 <= at < route.num_steps:
+            raise PresetError(
+                f"run {run_id} has no step {at} to branch at; expected 0 to {route.num_steps - 1}"
+            )
+        if at:
+            _check_shared(before, spec)
+        segments, step = _segments_before(run, route, at), at
+    if spec.output.path == before.output.path:
+        spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, path=""))
+    return submit(
+        store,
+        spec,
+        preset=run.preset,
+        output=output,
+        parent=run_id,
+        parent_step=step,
+        segments=segments,
+    )
+
+
+def resume(store: Store, run_id: str) -> None:
+    """Queue a run again that was paused, interrupted or cancelled or has failed; what it stored is not computed
+    again. Raises StoreError where there is nothing to resume."""
+    store.resume(run_id)
+
+
+def finish(store: Store, run_id: str) -> str:
+    """Queue a run again that was to stop early, now to its last step; returns its id."""
+    store.continue_run(run_id)
+    return run_id
+
+
+def plan(
+    store: Store, spec: RunSpec, *, segments: Sequence[Segment] = (), stop_at: int | None = None
+) -> Plan:
+    """What of a run is stored and what would be computed. Nothing is queued, loaded or written.
+
+    Raises as `submit` does.
+    """
+    from engine.pipelines.identities import Identities, device_type
+    from engine.pipelines.plan import make_plan
+    from engine.registry import check, load, settle
+    from store.index import open_index
+
+    spec = settle(validate(spec))
+    check(spec)
+    with open_index(store.root) as index:
+        identities = Identities(index, load)
+        denoiser = spec.components.denoiser
+        return make_plan(
+            store,
+            route_of(spec, segments),
+            identities,
+            latent_channels=identities.latent_channels(denoiser),
+            device_type=device_type(denoiser.device),
+            stop_at=stop_at,
+        )
+
+
+def _segments_before(run: RunRecord, route: Route, at: int) -> list[Segment]:
+    """Whose settings hold for the first `at` steps of a run."""
+    parts = [part for part in route.parts if part.start < at]
+    return [Segment(min(part.stop, at), encode_spec(part.spec)) for part in parts]
+
+
+# What the shared steps were made with, and the latents cannot change once they are there.
+_FIXED = ("task", "width", "height", "frames", "seed", "noise")
+
+
+def _check_shared(before: RunSpec, after: RunSpec) -> None:
+    for field in _FIXED:
+        if getattr(before, field) != getattr(after, field):
+            raise PresetError(
+                f"the shared steps were made with {getattr(before, field)!r}; branch at step 0 to change it",
+                key=field,
+            )
+
+
+def _check_decoding_only(before: RunSpec, after: RunSpec) -> None:
+    plain = msgspec.structs.replace(
+        after,
+        components=msgspec.structs.replace(after.components, vae=before.components.vae),
+        output=before.output,
+        fps=before.fps,
+        keep=before.keep,
+    )
+    if plain != before:
+        raise PresetError(
+            "at decode only components.vae, fps, output and keep may change; name a step with --at to "
+            "change the rest"
+        )
 
 
 def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[Event]:
-    """The run's events from its first on, as they come, to RunFinished.
+    """The run's events from its first on, as they come, to the RunFinished with which it is at rest.
 
     Ends when the run does, however that happens: if its engine dies, the run is recorded as
     interrupted; if it is queued and no engine lives, one is started.
@@ -58,8 +200,9 @@ def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[
         for event_id, event in new:
             last_id = event_id
             yield event
-            if isinstance(event, RunFinished):
-                return
+        # a resumed run has finished before; only the last word of a run at rest is the end
+        if new and isinstance(new[-1][1], RunFinished) and store.run(run_id).is_finished:
+            return
         if not new and not _look_after(store, run_id):
             time.sleep(poll_seconds)
 

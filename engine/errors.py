@@ -25,3 +25,7 @@ class EngineUnavailable(EngineError):
 
 class RunCancelled(Exception):
     """Raised by a stage that noticed that its run should stop: not an error of anything."""
+
+
+class RunPaused(Exception):
+    """Raised between steps when somebody asked for the run to pause: not an error of anything."""

@@ -62,6 +62,11 @@ def components() -> dict[tuple[str, str], str]:
     return table
 
 
+def is_builtin(kind: str, name: str) -> bool:
+    """Whether a component is one of ours, which are described by their files."""
+    return (kind, name) in _BUILTIN
+
+
 def load(kind: str, spec: Any) -> Any:
     """The component that a spec of that kind names, built. Raises ComponentError or CheckpointError."""
     path = _import_path(kind, spec.name)

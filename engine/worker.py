@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from engine.digesting import Digester
-from engine.errors import EngineError, RunCancelled
+from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.logs import log_path, one_line, start_logging
 from presets.errors import PresetError
 from presets.spec import RunSpec, decode_spec
@@ -62,11 +62,12 @@ class Executor(Protocol):
         *,
         emit: Callable[[Event], None],
         cancelled: Callable[[], bool],
+        paused: Callable[[], bool],
     ) -> str:
         """Execute a run in the calling thread and return the path of its output.
 
-        `emit` and `cancelled` are to be called from this thread only. Raises RunCancelled soon
-        after `cancelled()` is true.
+        `emit`, `cancelled` and `paused` are to be called from this thread only. Raises RunCancelled or
+        RunPaused soon after one of them is true.
         """
 
 
@@ -92,7 +93,7 @@ class Worker:
         self,
         store: Store,
         engine_id: str,
-        make_runner: Callable[[Path], Executor],
+        make_runner: Callable[[Store], Executor],
         stop: StopFlag,
     ) -> None:
         self.store = store
@@ -180,17 +181,20 @@ class Worker:
         try:
             spec = decode_spec(run.spec_json)
             if self.runner is None:
-                self.runner = self.make_runner(self.store.root)
+                self.runner = self.make_runner(self.store)
             output = self.runner.execute(
                 run,
                 spec,
                 emit=lambda event: self._emit(run.id, event),
                 cancelled=lambda: self.stop.is_set or self.store.cancel_requested(run.id),
+                paused=lambda: self.store.pause_requested(run.id),
             )
         except RunCancelled:
             if self.stop.is_set and not self.store.cancel_requested(run.id):
                 return "interrupted", "the engine was stopped before the run ended", ""
             return "cancelled", "", ""
+        except RunPaused:
+            return "paused", "", ""
         except (EngineError, StoreError, PresetError, OSError, MemoryError) as error:
             log.exception("run %s failed", run.id)
             return "failed", one_line(error), ""
@@ -205,7 +209,7 @@ class Worker:
 
 def serve(
     store_root: Path,
-    make_runner: Callable[[Path], Executor],
+    make_runner: Callable[[Store], Executor],
     idle_seconds: float = IDLE_SECONDS,
 ) -> None:
     """Be the engine of a store until stopped or idle; returns at once when it has one already."""
@@ -259,10 +263,10 @@ def _unregister(store: Store, engine_id: str) -> None:
         log.warning("the engine could not be unregistered: %s", one_line(error))
 
 
-def _pipeline_runner(root: Path) -> Executor:
-    from engine.pipelines.runner import Runner  # imports torch: only once there is a run to execute
+def _pipeline_runner(store: Store) -> Executor:
+    from engine.pipelines.runner import Runner  # reads plugins and files: only once there is a run
 
-    return Runner(root)
+    return Runner(store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,6 +88,16 @@ def load_preset(
         ) from None
 
 
+def override(
+    spec: RunSpec, overrides: Iterable[str] = (), *, values: Mapping[str, object] | None = None
+) -> RunSpec:
+    """A run with some of its settings changed; overrides and values as of `load_preset`. Raises PresetError."""
+    merged = to_plain(spec)
+    for settings in (parse_overrides(overrides), nest(values or {})):
+        _merge(merged, settle_steps(settings))
+    return validate(build(merged, RunSpec))
+
+
 def list_presets() -> list[PresetInfo]:
     """All presets, the shipped ones first, each group by name; broken ones carry their error."""
     found = [_info(path, shipped=True) for path in sorted(_SHIPPED.glob("*.toml"))]

@@ -202,6 +202,28 @@ class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overwrite: Annotated[bool, Meta(description="replace files that are already there")] = False
 
 
+class KeepSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which denoising steps stay in the store, to be gone back to: those that any of these names."""
+
+    every: Annotated[
+        int, Meta(ge=0, le=1000, description="every n-th step; 1 keeps all, 0 none")
+    ] = 1
+    first: Annotated[int, Meta(ge=0, le=1000, description="the first n steps")] = 0
+    last: Annotated[int, Meta(ge=0, le=1000, description="the last n steps")] = 0
+    steps: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=1000)], ...],
+        Meta(max_length=1000, description="these steps, counted from 1"),
+    ] = ()
+    budget_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="at most so many MB of steps a run; where they would take more, fewer are kept",
+        ),
+    ] = 1024
+
+
 class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides what a run makes. Build one with `presets.library.load_preset`."""
 
@@ -248,6 +270,7 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[ExtensionSpec, ...], Meta(max_length=64, description="applied in this order")
     ] = ()
     output: OutputSpec = OutputSpec()
+    keep: KeepSpec = KeepSpec()
 
 
 class PresetFile(RunSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from store import locks
+from store.backups import back_up
 from store.errors import (
     StoreBusy,
     StoreDamaged,
@@ -25,6 +26,7 @@ from store.errors import (
     StoreUnwritable,
 )
 from store.files import disk_error, write_durably
+from store.filesystems import refuse_network
 from store.paths import prepare
 from store.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from store.sqlite import Database, sqlite3
@@ -59,7 +61,11 @@ class Lineage:
 
 
 def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
-    """Open the database of the store at `root`, creating or migrating it where needed."""
+    """Open the database of the store at `root`, creating or migrating it where needed.
+
+    A database that holds runs is copied to backup/ before it is migrated.
+    """
+    refuse_network(root)
     prepare(root)
     path = root / "lineage.db"
     # SQLite takes a file without a whole first page for a new database.
@@ -75,6 +81,7 @@ def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
         try:
             lineage = Lineage(root, Database(connection, execute_plugins=False))
             _refuse_foreign(lineage)
+            connection.create_function("casefold", 1, _casefold, deterministic=True)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
@@ -165,6 +172,9 @@ def _migrate(lineage: Lineage) -> None:
                 f"{lineage.path} cannot have a write-ahead log there (journal mode {mode}); "
                 "set MODIFF_STORE to a folder on a local disk"
             )
+        found = _pragma(lineage, "user_version")  # now: another process may have been first
+        if 0 < found < SCHEMA_VERSION and rows(lineage, "SELECT 1 FROM runs LIMIT 1"):
+            back_up(lineage.db.conn, lineage.root, found)
         for version, statements in enumerate(MIGRATIONS, start=1):
             with immediate(lineage, durable=True) as connection:
                 if _pragma(lineage, "user_version") < version:
@@ -181,6 +191,11 @@ def _mark_in_use(root: Path) -> None:
         return
     text = msgspec.json.encode({"format": 1, "uuid": str(uuid.uuid4())}) + b"\n"
     write_durably(root, mark, text, mode=0o600)
+
+
+def _casefold(text: object) -> str:
+    """SQL's own lower() and LIKE know the letters of ASCII only."""
+    return str(text).casefold()
 
 
 def _pragma(lineage: Lineage, name: str) -> int:

@@ -29,6 +29,30 @@ class RunStarted(_Base, frozen=True, tag="run_started"):
     pid: int
 
 
+class RunPaused(_Base, frozen=True, tag="run_paused"):
+    """The run stopped where it was because it was asked to; RunFinished("paused") follows."""
+
+
+class RunResumed(_Base, frozen=True, tag="run_resumed"):
+    """The run, at rest with this status, was asked to go on; RunQueued follows.
+
+    What the log says after it is of another attempt, which ends with a RunFinished of its own.
+    """
+
+    status: str
+
+
+class PlanMade(_Base, frozen=True, tag="plan_made"):
+    """What the run will do: of its total_steps, reused_steps are stored.
+
+    stages maps a stage to "stored", "compute", or "skip" where nothing needs it.
+    """
+
+    reused_steps: int
+    total_steps: int
+    stages: dict[str, str]
+
+
 class StageStarted(_Base, frozen=True, tag="stage_started"):
     """A stage (load, text_encode, denoise, decode, mux) began."""
 
@@ -46,7 +70,7 @@ class StageFinished(_Base, frozen=True, tag="stage_finished"):
 class StepFinished(_Base, frozen=True, tag="step_finished"):
     """One denoising step; step counts from 1 to total; mean and std are of the latents after it.
 
-    mean and std are NaN where the latents were not finite.
+    mean and std are NaN where the latents were not finite. source is "computed" or "reused".
     """
 
     step: int
@@ -56,6 +80,21 @@ class StepFinished(_Base, frozen=True, tag="step_finished"):
     seconds: float
     mean: float = math.nan
     std: float = math.nan
+    source: str = "computed"
+
+
+class LinkStored(_Base, frozen=True, tag="link_stored"):
+    """A link of the run is on record; index counts from 0, source is "computed" or "reused".
+
+    digest and latents are of what this run saw; empty where nothing is stored or known.
+    """
+
+    stage: str
+    index: int
+    key: str
+    digest: str
+    latents: str
+    source: str
 
 
 class ChunkDecoded(_Base, frozen=True, tag="chunk_decoded"):
@@ -80,7 +119,10 @@ class LatentsStored(_Base, frozen=True, tag="latents_stored"):
 
 
 class RunFinished(_Base, frozen=True, tag="run_finished"):
-    """The last event of a run: done, failed, cancelled or interrupted, and the one-line reason."""
+    """The last event of a run, or of an attempt that was resumed later.
+
+    status is done, failed, cancelled, interrupted or paused; error the one-line reason.
+    """
 
     status: str
     error: str = ""
@@ -96,9 +138,13 @@ class Message(_Base, frozen=True, tag="message"):
 Event = (
     RunQueued
     | RunStarted
+    | RunPaused
+    | RunResumed
+    | PlanMade
     | StageStarted
     | StageFinished
     | StepFinished
+    | LinkStored
     | ChunkDecoded
     | MemorySampled
     | LatentsStored

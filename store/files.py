@@ -56,6 +56,15 @@ def write_durably(
             os.unlink(draft)
 
 
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file that something else wrote durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names inside a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

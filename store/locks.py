@@ -23,7 +23,7 @@ POLL_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class HeldLock:
-    """An exclusive lock; held until `release`, the end of its `with`, or the process's death."""
+    """A lock; held until `release`, the end of its `with`, or the process's death."""
 
     path: Path
     descriptor: int
@@ -38,14 +38,17 @@ class HeldLock:
         self.release()
 
 
-def try_acquire(path: Path) -> HeldLock | None:
-    """Take the lock now, or return None when another descriptor holds it."""
+def try_acquire(path: Path, *, shared: bool = False) -> HeldLock | None:
+    """Take the lock now, or return None when another descriptor holds it.
+
+    shared: any number may hold it so at once, but not while one holds it for itself alone.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreUnwritable(f"cannot open the lock {path}: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -57,10 +60,10 @@ def try_acquire(path: Path) -> HeldLock | None:
     return HeldLock(path, descriptor)
 
 
-def acquire(path: Path, *, timeout_seconds: float) -> HeldLock:
+def acquire(path: Path, *, timeout_seconds: float, shared: bool = False) -> HeldLock:
     """Take the lock, waiting for its holder; StoreBusy when that takes too long."""
     deadline = time.monotonic() + timeout_seconds
-    while (lock := try_acquire(path)) is None:
+    while (lock := try_acquire(path, shared=shared)) is None:
         if time.monotonic() > deadline:
             raise StoreBusy(
                 f"another process has held {path} for more than {timeout_seconds:g} s; try again"

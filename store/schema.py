@@ -59,6 +59,66 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        "ALTER TABLE runs ADD COLUMN parent TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN parent_step INTEGER",
+        # JSON: [[stop, text of the spec], ...]
+        "ALTER TABLE runs ADD COLUMN segments TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE runs ADD COLUMN stop_at INTEGER",
+        "ALTER TABLE runs ADD COLUMN pause_requested INTEGER NOT NULL DEFAULT 0",
+        # A paused run is 'interrupted' to an engine or viewer of version 1.
+        "ALTER TABLE runs ADD COLUMN is_paused INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE runs ADD COLUMN latents TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN environment TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE runs ADD COLUMN origin TEXT NOT NULL DEFAULT 'local' "
+        "CHECK (origin IN ('local', 'import'))",
+        # Place in the queue; NULL: its seq.
+        "ALTER TABLE runs ADD COLUMN queue_order INTEGER",
+        "CREATE INDEX runs_parent ON runs (parent)",
+        """
+        CREATE TABLE tags (
+            run_id TEXT NOT NULL REFERENCES runs (id),
+            tag TEXT NOT NULL,
+            PRIMARY KEY (run_id, tag)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE links (
+            key TEXT PRIMARY KEY,
+            kind TEXT NOT NULL,
+            digest TEXT NOT NULL DEFAULT '',
+            latents TEXT NOT NULL DEFAULT '',
+            state TEXT NOT NULL DEFAULT '',
+            bytes INTEGER NOT NULL,
+            seconds REAL NOT NULL,
+            environment TEXT NOT NULL DEFAULT '',
+            facts TEXT NOT NULL DEFAULT '{}',
+            created_ns INTEGER NOT NULL,
+            used_ns INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX links_kind ON links (kind)",
+        # No reference to links: what a run saw outlives a link that was thinned or collected.
+        """
+        CREATE TABLE run_links (
+            run_id TEXT NOT NULL REFERENCES runs (id),
+            stage TEXT NOT NULL,
+            idx INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            latents TEXT NOT NULL,
+            sigma REAL,
+            timestep INTEGER,
+            source TEXT NOT NULL CHECK (source IN ('computed', 'reused')),
+            seconds REAL NOT NULL,
+            PRIMARY KEY (run_id, stage, idx)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX run_links_key ON run_links (key)",
+        "CREATE INDEX run_links_digest ON run_links (digest)",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

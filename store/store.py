@@ -1,4 +1,4 @@
-"""The store of one user, seen from outside: the run queue, the event log and the engines.
+"""The store of one user, seen from outside: the run queue, runs and links, the log, the engines.
 
 A `Store` holds one database connection and belongs to the thread that opened it; another thread
 opens its own. Blobs need no connection: see store.blobs. All errors are StoreErrors.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from store import database, engines, files, history, queue
+from store import ancestry, database, engines, files, history, links, queue, runs
 from store.events import StageFinished
 from store.paths import absolute_root, store_root
 from store.records import RUNNING, RunRecord
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from store.database import Lineage
     from store.events import Event
     from store.locks import HeldLock
-    from store.records import EngineRecord, StageRecord
+    from store.records import EngineRecord, LinkRecord, RunLink, Segment, StageRecord
 
 __all__ = ["RunRecord", "Store", "open_store"]
 
@@ -72,12 +72,39 @@ class Store:
 
     # The queue
 
-    def enqueue(self, spec_json: bytes, *, preset: str, output: str) -> str:
-        """Queue a run and return its id; `{run}` in `output` becomes the id."""
-        return queue.enqueue(self.lineage, spec_json, preset=preset, output=output)
+    def enqueue(
+        self,
+        spec_json: bytes,
+        *,
+        preset: str,
+        output: str,
+        parent: str = "",
+        parent_step: int | None = None,
+        segments: Sequence[Segment] = (),
+        stop_at: int | None = None,
+    ) -> str:
+        """Queue a run and return its id; `{run}` in `output` becomes the id; see RunRecord."""
+        return queue.enqueue(
+            self.lineage,
+            spec_json,
+            preset=preset,
+            output=output,
+            parent=parent,
+            parent_step=parent_step,
+            segments=segments,
+            stop_at=stop_at,
+        )
+
+    def queued(self) -> list[RunRecord]:
+        """The queued runs in the order in which they will be leased."""
+        return queue.queued(self.lineage)
+
+    def reorder(self, run_id: str, before_run_id: str | None) -> None:
+        """Put a queued run before another queued one, or (None) at the end of the queue."""
+        queue.reorder(self.lineage, run_id, before_run_id)
 
     def lease(self, engine_id: str) -> RunRecord | None:
-        """Give the oldest queued run to a registered engine; None when nothing is queued."""
+        """Give the first queued run to a registered engine; None when nothing is queued."""
         return queue.lease(self.lineage, engine_id)
 
     def finish(self, run_id: str, status: str, *, error: str = "", output: str = "") -> None:
@@ -86,25 +113,153 @@ class Store:
 
     def request_cancel(self, run_id: str) -> str:
         """Cancel a queued run, flag a running one; returns its status after that."""
-        if self.run(run_id).status == RUNNING:
-            self.recover()  # the engine that should read the flag may be dead
+        self._recover_engine_of(run_id)
         return queue.request_cancel(self.lineage, run_id)
+
+    def request_pause(self, run_id: str) -> str:
+        """Pause a queued run, flag a running one; returns its status after that."""
+        self._recover_engine_of(run_id)
+        return queue.request_pause(self.lineage, run_id)
 
     def cancel_requested(self, run_id: str) -> bool:
         """Whether the run was asked to stop; cheap enough for every denoising step."""
         return queue.cancel_requested(self.lineage, run_id)
 
+    def pause_requested(self, run_id: str) -> bool:
+        """Whether the run was asked to pause; cheap enough for every denoising step."""
+        return queue.pause_requested(self.lineage, run_id)
+
+    def resume(self, run_id: str) -> None:
+        """Queue a run again that is paused, interrupted, cancelled or failed; its log goes on."""
+        queue.resume(self.lineage, run_id)
+
+    def continue_run(self, run_id: str, stop_at: int | None = None) -> None:
+        """Queue a run again that was to stop early, to stop later or at its last step."""
+        queue.continue_run(self.lineage, run_id, stop_at)
+
+    # Runs
+
     def resolve(self, prefix: str) -> str:
         """The full id of a unique prefix; UnknownRun names the candidates otherwise."""
-        return queue.resolve(self.lineage, prefix)
+        return runs.resolve(self.lineage, prefix)
 
     def run(self, run_id: str) -> RunRecord:
         """The run of a full id; UnknownRun if there is none."""
-        return queue.run(self.lineage, run_id)
+        return runs.run(self.lineage, run_id)
 
     def runs(self, *, limit: int, status: str | None = None) -> list[RunRecord]:
         """At most `limit` runs, newest first, of one status or of all."""
-        return queue.runs(self.lineage, limit=limit, status=status)
+        return runs.search(self.lineage, limit=limit, status=status)
+
+    def search(
+        self,
+        *,
+        limit: int,
+        text: str = "",
+        tags: Sequence[str] = (),
+        status: str | None = None,
+        preset: str = "",
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> list[RunRecord]:
+        """At most `limit` runs, newest first, that fit all that is given; see runs.search."""
+        return runs.search(
+            self.lineage,
+            limit=limit,
+            text=text,
+            tags=tags,
+            status=status,
+            preset=preset,
+            since_ns=since_ns,
+            until_ns=until_ns,
+        )
+
+    def tag(self, run_id: str, names: Sequence[str]) -> None:
+        """Give a run tags."""
+        runs.tag(self.lineage, run_id, names)
+
+    def untag(self, run_id: str, names: Sequence[str]) -> None:
+        """Take tags from a run."""
+        runs.untag(self.lineage, run_id, names)
+
+    def tags_of(self, run_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The tags of each of these runs, sorted."""
+        return runs.tags_of(self.lineage, run_ids)
+
+    def note(self, run_id: str, text: str) -> None:
+        """Set the note of a run; an empty one removes it."""
+        runs.note(self.lineage, run_id, text)
+
+    def pin(self, run_id: str) -> None:
+        """Keep what the run and its ancestors made from every clean-up."""
+        runs.pin(self.lineage, run_id)
+
+    def unpin(self, run_id: str) -> None:
+        """Undo `pin`."""
+        runs.unpin(self.lineage, run_id)
+
+    def remove(self, run_ids: Sequence[str]) -> None:
+        """Remove runs that are at rest, all or none; what they made stays until a clean-up."""
+        runs.remove(self.lineage, run_ids)
+
+    def children(self, run_id: str) -> list[RunRecord]:
+        """The runs that were branched from this one, oldest first."""
+        return ancestry.children(self.lineage, run_id)
+
+    def ancestors(self, run_id: str) -> list[RunRecord]:
+        """What the run was branched from, nearest first."""
+        return ancestry.ancestors(self.lineage, run_id)
+
+    def tree(self, run_id: str) -> list[tuple[RunRecord, int]]:
+        """All related runs, each after its parent, with its depth below the oldest ancestor."""
+        return ancestry.tree(self.lineage, run_id)
+
+    def set_latents(self, run_id: str, digest: str) -> None:
+        """Record the digest of a run's final latents."""
+        queue.set_latents(self.lineage, run_id, digest)
+
+    def set_environment(self, run_id: str, text: str) -> None:
+        """Record what a run is computed on, as canonical JSON."""
+        queue.set_environment(self.lineage, run_id, text)
+
+    # Links
+
+    def find_links(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
+        """The links of these keys, by key; a key without one is left out."""
+        return links.find(self.lineage, keys)
+
+    def record_link(
+        self,
+        run_id: str,
+        link: LinkRecord,
+        *,
+        stage: str,
+        index: int,
+        source: str,
+        seconds: float,
+        sigma: float | None = None,
+        timestep: float | None = None,
+    ) -> LinkRecord:
+        """Record that a run computed or reused a link; see links.record."""
+        return links.record(
+            self.lineage,
+            run_id,
+            link,
+            stage=stage,
+            index=index,
+            source=source,
+            seconds=seconds,
+            sigma=sigma,
+            timestep=timestep,
+        )
+
+    def links_of(self, run_id: str) -> list[RunLink]:
+        """The links of a run, as it saw them, by stage and index."""
+        return links.of_run(self.lineage, run_id)
+
+    def forget_blob(self, digest: str) -> int:
+        """Make a miss of a blob that is gone or damaged; returns how many links spoke of it."""
+        return links.forget_blob(self.lineage, digest)
 
     # History
 
@@ -153,3 +308,8 @@ class Store:
     def recover(self) -> list[str]:
         """End the runs of dead engines: interrupted, or cancelled where asked; returns their ids."""
         return engines.recover(self.lineage)
+
+    def _recover_engine_of(self, run_id: str) -> None:
+        """The engine that should read a flag of a running run may be dead."""
+        if self.run(run_id).status == RUNNING:
+            self.recover()

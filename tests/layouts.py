@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from engine.pipelines.text_to_video import TextToVideo
 from tests.peers import Peer, make_peer
@@ -113,6 +114,16 @@ def kijai_folder(folder: Path) -> dict[str, Path]:
         "text_encoder": folder / "umt5-xxl-enc-bf16.safetensors",
         "vae": folder / "Wan2_1_VAE_bf16.safetensors",
     }
+
+
+def tiny_clip_folder(folder: Path) -> dict[str, Path]:
+    """A vision tower of two layers with random numbers, saved by transformers; the micro model has none."""
+    config = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28,
+        patch_size=14, hidden_act="gelu",
+    )  # fmt: skip
+    CLIPVisionModel(config).to(torch.bfloat16).save_pretrained(folder)
+    return {"image_encoder": folder}
 
 
 def gguf_folder(folder: Path) -> dict[str, Path]:

@@ -10,8 +10,9 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from engine.pipelines import stages
+from engine.pipelines.chain import course_of
 from engine.pipelines.text_to_video import TextToVideo
+from engine.schedulers.scheduler import follow_course
 from presets.spec import RunSpec
 from tests.naming import dit_name, vae_name
 from tests.parity import latent_statistics
@@ -51,7 +52,7 @@ class Peer:
 
     def denoise(self, spec: RunSpec, noise: Tensor) -> Iterator[Tensor]:
         """The latents after every step of diffusers' UniPC, on our sigmas and timesteps."""
-        scheduler = stages.make_scheduler(spec)
+        scheduler = follow_course(course_of(spec))
         solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
         solver.set_timesteps(sigmas=scheduler.sigmas[:-1].double().numpy())
         solver.sigmas = scheduler.sigmas.clone()

@@ -16,7 +16,7 @@ from engine.micro.world import FRAME_SIZE, NUM_FRAMES
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
-from engine.schedulers import create_scheduler
+from engine.schedulers.scheduler import create_scheduler
 from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 
 BATCH = 16

@@ -1,7 +1,6 @@
-"""Executes one run after another, keeping the models that both use.
+"""Executes a run: plan, then just what the plan says, then the files that were asked for. Torch-free to import.
 
-Stages in order: load, text_encode, denoise, decode, mux. The latents are in the store before decoding starts,
-so that a failed decode loses no denoising.
+A run that is stored whole is two reads and a copy; torch comes in with the first thing to be computed.
 """
 
 from __future__ import annotations
@@ -9,203 +8,247 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
-from torch import Tensor
 
-from engine import media, registry
-from engine.component import KINDS
-from engine.errors import RunCancelled, RunFailed
+from engine import media
+from engine.errors import RunCancelled, RunPaused
 from engine.outputs import output_paths
-from engine.pipelines import stages
+from engine.pipelines.chain import Route, route_of
+from engine.pipelines.identities import Identities, device_type
+from engine.pipelines.plan import Plan, make_plan
 from presets.spec import RunSpec
 from store import blobs
-from store.errors import StoreError
+from store.errors import BlobCorrupt, BlobMissing
 from store.events import (
-    ChunkDecoded,
     Event,
-    LatentsStored,
     MemorySampled,
     Message,
+    PlanMade,
     StageFinished,
     StageStarted,
     StepFinished,
 )
-from store.store import RunRecord
-from store.tensors import encode_tensors
+from store.index import open_index
+from store.records import REUSED, LinkRecord
+from store.store import RunRecord, Store
+
+if TYPE_CHECKING:
+    from engine.pipelines.compute import Computer
 
 Emit = Callable[[Event], None]
 
-# Below this many tokens a second thread gains a quarter on an idle machine and loses tenfold on a busy one,
-# where every small operation waits for the thread that the other program has pushed aside.
-ONE_THREAD_TOKENS = 512
+
+@dataclass(frozen=True)
+class Control:
+    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it."""
+
+    emit: Emit
+    check: Callable[[], None]
+
+    def warn(self, text: str) -> None:
+        self.emit(Message(level="warning", text=text))
+
+    @contextmanager
+    def stage(self, name: str, *, cached: bool = False) -> Iterator[None]:
+        """One stage from its first event to its last."""
+        self.check()
+        self.emit(StageStarted(stage=name))
+        begun = time.perf_counter()
+        yield
+        self.emit(StageFinished(stage=name, seconds=time.perf_counter() - begun, cached=cached))
+        self.emit(memory_sample())
 
 
 class Runner:
-    """root: the store's folder. Holds at most one component of each kind, the one used last."""
+    """Executes the runs of one store, one after another, and keeps the models that two of them use."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._loaded: dict[str, tuple[Any, Any]] = {}
-        self._process = psutil.Process()
-        self._num_threads = torch.get_num_threads()
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._computer: Computer | None = None
 
     def execute(
-        self, run: RunRecord, spec: RunSpec, *, emit: Emit, cancelled: Callable[[], bool]
+        self,
+        run: RunRecord,
+        spec: RunSpec,
+        *,
+        emit: Emit,
+        cancelled: Callable[[], bool],
+        paused: Callable[[], bool] = lambda: False,
     ) -> str:
         """Makes what `spec` describes and returns the path of the (first) output.
 
-        Raises RunCancelled once `cancelled()` says so, RunFailed for a run that cannot go on, and the errors
-        of components, checkpoints, the store and the file system, each with a one-line message.
+        Raises RunCancelled or RunPaused once `cancelled()` or `paused()` says so, RunFailed for a run that cannot
+        go on, and the errors of components, checkpoints, the store and the file system, each with a one-line
+        message.
         """
 
-        components: dict[str, Any] = {}
-        held: list[bool] = []
-
-        @contextmanager
-        def stage(name: str) -> Iterator[None]:
+        def check() -> None:
             if cancelled():
                 raise RunCancelled
-            emit(StageStarted(stage=name))
-            started = time.perf_counter()
-            with _out_of_memory_explained(name):
-                yield
-            seconds = time.perf_counter() - started
-            emit(StageFinished(stage=name, seconds=seconds, cached=name == "load" and all(held)))
-            emit(self._memory())
+            if paused():
+                raise RunPaused
 
-        small = stages.num_tokens(spec) <= ONE_THREAD_TOKENS
-        torch.set_num_threads(1 if small else self._num_threads)
-        with stage("load"):
-            for kind in KINDS:
-                if cancelled():
-                    raise RunCancelled
-                components[kind], was_held = self._component(kind, spec, emit)
-                held.append(was_held)
-        with stage("text_encode"):
-            contexts = stages.encode_prompts(components["text_encoder"], spec)
-        with stage("denoise"):
-            latents = self._denoise(components["denoiser"], spec, contexts, emit, cancelled)
-            self._keep(latents, emit)
-        frames = None
-        if set(spec.output.kinds) - {"latents"}:
-            with stage("decode"):
-                frames = media.to_uint8(self._decode(components["vae"], latents, emit, cancelled))
-        with stage("mux"):
-            path = _free_path(Path(run.output), spec, run.id, emit)
-            return _write(path, spec, frames, latents, comment=f"modiff run {run.id}")
-
-    def _component(self, kind: str, spec: RunSpec, emit: Emit) -> tuple[Any, bool]:
-        """The component, and whether it was held already: same spec, same files, none of them changed."""
-        wanted = getattr(spec.components, kind)
-        identity = (wanted, [_identity(path) for path in registry.files(kind, wanted)])
-        held = self._loaded.get(kind)
-        if held is not None and held[0] == identity:
-            return held[1], True
-        self._loaded.pop(kind, None)  # freed before its successor is read
-        component = registry.load(kind, wanted)
-        self._loaded[kind] = (identity, component)
-        emit(Message(level="info", text=f"loaded {kind} {wanted.name} ({wanted.dtype})"))
-        return component, False
-
-    def _denoise(
-        self,
-        denoiser: Any,
-        spec: RunSpec,
-        contexts: list[Tensor],
-        emit: Emit,
-        cancelled: Callable[[], bool],
-    ) -> Tensor:
-        latents = noise = stages.initial_noise(spec, denoiser)
-        for step in stages.denoise(denoiser, spec, contexts, noise):
-            latents = step.state.latents
-            emit(
-                StepFinished(
-                    step=step.state.step,
-                    total=spec.scheduler.steps,
-                    sigma=step.sigma,
-                    timestep=step.timestep,
-                    seconds=step.seconds,
-                    mean=float(latents.mean()),
-                    std=float(latents.std()),
-                )
+        control = Control(emit, check)
+        route = route_of(spec, run.segments)
+        with open_index(self.store.root) as index:
+            identities = Identities(
+                index, lambda kind, part: self._compute.models.component(kind, part)
             )
-            emit(self._memory())
-            if cancelled():
-                raise RunCancelled
-        return latents
+            plan = self._plan(route, identities, run.stop_at)
+            emit(PlanMade(_num_reused(plan), plan.total, plan.stages))
+            made = self._made(
+                run, plan, control, lambda: self._plan(route, identities, run.stop_at)
+            )
+        with control.stage("mux"):
+            path = _free_path(Path(run.output), spec, run.id, control)
+            return made.write(path, spec)
 
-    def _keep(self, latents: Tensor, emit: Emit) -> None:
-        """Stores the latents; a store that cannot take them costs the safety net, not the run."""
+    @property
+    def _compute(self) -> Computer:
+        if self._computer is None:
+            from engine.pipelines.compute import Computer
+
+            self._computer = Computer(self.store)
+        return self._computer
+
+    def _plan(self, route: Route, identities: Identities, stop_at: int | None) -> Plan:
+        denoiser = route.parts[0].spec.components.denoiser
+        return make_plan(
+            self.store,
+            route,
+            identities,
+            latent_channels=identities.latent_channels(denoiser),
+            device_type=device_type(denoiser.device),
+            stop_at=stop_at,
+        )
+
+    def _made(
+        self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]
+    ) -> Made:
+        """What the run makes, from the store as far as that has it."""
+        if plan.is_whole:
+            try:
+                return self._stored(run, plan, control)
+            except (BlobMissing, BlobCorrupt) as error:
+                control.warn(f"{error}; it is computed again")
+                plan = again()
+        return self._compute.made(run, plan, control, again)
+
+    def _stored(self, run: RunRecord, plan: Plan, control: Control) -> Made:
+        kinds = plan.spec.output.kinds
+        latents = self._read(plan.final) if "latents" in kinds else None
+        video = self._read(plan.video_digest) if "video" in kinds else None
+        for name in ("text_encode", "denoise", "decode"):
+            with control.stage(name, cached=True):
+                if name == "denoise":
+                    reuse_steps(self.store, run, plan, plan.total, control)
+        if plan.final:
+            self.store.set_latents(run.id, plan.final)
+        if plan.video_digest:
+            reuse_video(self.store, run, plan)
+        return Made(video=video, latents=latents, frames=None)
+
+    def _read(self, digest: str) -> bytearray:
         try:
-            digest = blobs.put(self.root, encode_tensors({"latents": latents.cpu()}))
-        except StoreError as error:
-            emit(Message(level="warning", text=f"the latents could not be stored: {error}"))
-        else:
-            emit(LatentsStored(digest=digest))
-
-    def _decode(
-        self, vae: Any, latents: Tensor, emit: Emit, cancelled: Callable[[], bool]
-    ) -> Tensor:
-        began = time.perf_counter()
-
-        def on_chunk(done: int, total: int) -> None:
-            nonlocal began
-            now = time.perf_counter()
-            emit(ChunkDecoded(chunk=done, total=total, seconds=now - began))
-            began = now
-            if cancelled():
-                raise RunCancelled
-
-        return stages.decode(vae, latents, on_chunk=on_chunk)
-
-    def _memory(self) -> MemorySampled:
-        device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-        return MemorySampled(rss_bytes=self._process.memory_info().rss, device_bytes=device)
-
-
-def _identity(path: Path) -> tuple[str, int, int, int]:
-    """What changes when a file does, whether it was rewritten or replaced."""
-    facts = path.stat()
-    return str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-@contextmanager
-def _out_of_memory_explained(stage: str) -> Iterator[None]:
-    advice = {
-        "decode": "try --set components.vae.tile_size=256 or a smaller components.vae.chunk_frames",
-        "denoise": "try fewer frames or a smaller size",
-    }.get(stage, "try dtype bf16, or device cpu for the text encoder")
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
-    except RuntimeError as error:
-        # the CPU allocator has no exception type of its own, and words of its own on each system
-        if not any(words in str(error) for words in ("not enough memory", "can't allocate memory")):
+            return blobs.get(self.store.root, digest)
+        except (BlobMissing, BlobCorrupt):
+            self.store.forget_blob(digest)
             raise
-        raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
 
 
-def _free_path(path: Path, spec: RunSpec, run_id: str, emit: Emit) -> Path:
+@dataclass(frozen=True)
+class Made:
+    """What a run made. video: bytes of an mp4; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3]."""
+
+    video: bytes | bytearray | None
+    latents: bytes | bytearray | None
+    frames: Any
+
+    def write(self, path: Path, spec: RunSpec) -> str:
+        """Writes the files of the run and returns the path of the main one."""
+        targets = output_paths(path, spec.output.kinds)
+        if "video" in targets and self.video is not None:
+            media.write_bytes(targets["video"], self.video)
+        if "frames" in targets and self.frames is not None:
+            media.write_frames(targets["frames"], self.frames)
+        if "latents" in targets and self.latents is not None:
+            media.write_bytes(targets["latents"], self.latents)
+        return str(next(iter(targets.values())))
+
+
+def reuse_steps(store: Store, run: RunRecord, plan: Plan, total: int, control: Control) -> None:
+    """Records that the run has the first `total` steps from the store, and tells it."""
+    for step in plan.steps[:total]:
+        if step.link is None:
+            continue
+        sigma, timestep = (
+            plan.route.course.sigmas[step.index],
+            plan.route.course.timesteps[step.index],
+        )
+        reuse(store, run, step.link, stage="step", index=step.index, sigma=sigma, timestep=timestep)
+        control.emit(
+            StepFinished(
+                step=step.index + 1,
+                total=plan.total,
+                sigma=sigma,
+                timestep=timestep,
+                seconds=0.0,
+                source=REUSED,
+            )
+        )
+
+
+def reuse_video(store: Store, run: RunRecord, plan: Plan) -> None:
+    found = store.find_links([plan.video])
+    if plan.video in found:
+        reuse(store, run, found[plan.video], stage="video", index=0)
+
+
+def reuse(
+    store: Store,
+    run: RunRecord,
+    link: LinkRecord,
+    *,
+    stage: str,
+    index: int,
+    sigma: float | None = None,
+    timestep: int | None = None,
+) -> None:
+    """Records that a run took a link from the store."""
+    store.record_link(
+        run.id,
+        link,
+        stage=stage,
+        index=index,
+        source=REUSED,
+        seconds=0.0,
+        sigma=sigma,
+        timestep=timestep,
+    )
+
+
+def memory_sample() -> MemorySampled:
+    """Resident memory of this process, and what torch holds on a GPU."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    device = torch.cuda.memory_allocated() if torch is not None and torch.cuda.is_available() else 0
+    return MemorySampled(rss_bytes=psutil.Process().memory_info().rss, device_bytes=device)
+
+
+def _num_reused(plan: Plan) -> int:
+    return plan.start if "denoiser" in plan.needs else plan.total
+
+
+def _free_path(path: Path, spec: RunSpec, run_id: str, control: Control) -> Path:
     """The output path, or one named after the run where somebody else's file took it in the meantime."""
     taken = [target for target in output_paths(path, spec.output.kinds).values() if target.exists()]
     if not taken or spec.output.overwrite:
         return path
     free = path.with_stem(f"{path.stem}-{run_id}")
-    emit(Message(level="warning", text=f"{taken[0]} appeared during the run; writing {free}"))
+    control.warn(f"{taken[0]} appeared during the run; writing {free}")
     return free
-
-
-def _write(path: Path, spec: RunSpec, frames: Tensor | None, latents: Tensor, comment: str) -> str:
-    targets = output_paths(path, spec.output.kinds)
-    if "video" in targets and frames is not None:
-        media.write_video(targets["video"], frames, fps=spec.fps, comment=comment)
-    if "frames" in targets and frames is not None:
-        media.write_frames(targets["frames"], frames)
-    if "latents" in targets:
-        media.write_bytes(targets["latents"], encode_tensors({"latents": latents.cpu()}))
-    return str(next(iter(targets.values())))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from engine.component import VAE, Denoiser, TextEncoder
 from engine.errors import RunFailed
-from engine.schedulers import Scheduler, SolverState, create_scheduler
+from engine.pipelines.chain import Route, latent_size, num_tokens, prompts_of, route_of
+from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.spec import RunSpec
 
 # Up to this many tokens both halves of the guidance go through the model in one batch: below it a call
@@ -24,37 +25,14 @@ BATCHED_GUIDANCE_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step, done. velocity: after guidance, fp32, as handed to the scheduler.
-    seconds: wall time, the model's and the scheduler's."""
+    """One denoising step, done. velocity: after guidance, fp32, as handed to the scheduler; None where the state
+    was taken from a stored keyframe. seconds: wall time, the model's and the scheduler's."""
 
     state: SolverState
-    velocity: Tensor
+    velocity: Tensor | None
     sigma: float
     timestep: int
     seconds: float
-
-
-def make_scheduler(spec: RunSpec) -> Scheduler:
-    """The scheduler that a run asks for."""
-    wanted = spec.scheduler
-    return create_scheduler(
-        wanted.name,
-        num_steps=wanted.steps,
-        shift=wanted.shift,
-        grid=wanted.grid,
-        sigmas=wanted.sigmas or None,
-    )
-
-
-def latent_size(spec: RunSpec) -> tuple[int, int, int]:
-    """Frames, rows and columns of a run's latents: the VAE's stride is 4 in time and 8 in space."""
-    return 1 + (spec.frames - 1) // 4, spec.height // 8, spec.width // 8
-
-
-def num_tokens(spec: RunSpec) -> int:
-    """How many tokens of 2x2 latents the denoiser sees at each step."""
-    frames, rows, columns = latent_size(spec)
-    return frames * (rows // 2) * (columns // 2)
 
 
 def encode_prompts(text_encoder: TextEncoder, spec: RunSpec) -> list[Tensor]:
@@ -62,16 +40,18 @@ def encode_prompts(text_encoder: TextEncoder, spec: RunSpec) -> list[Tensor]:
 
     Raises RunFailed where they are not finite.
     """
-    prompts = [spec.prompt]
-    if spec.guidance.scale != 1:
-        prompts.append(spec.negative_prompt)
-    contexts = [text_encoder.encode(prompt) for prompt in prompts]
-    if not all(bool(context.isfinite().all()) for context in contexts):
+    return [encode_prompt(text_encoder, spec, prompt) for prompt in prompts_of(spec)]
+
+
+def encode_prompt(text_encoder: TextEncoder, spec: RunSpec, prompt: str) -> Tensor:
+    """Token states [L, text_dim] of one prompt. Raises RunFailed where they are not finite."""
+    states = text_encoder.encode(prompt)
+    if not bool(states.isfinite().all()):
         raise RunFailed(
             f"the text encoder's output is not finite (dtype {spec.components.text_encoder.dtype}); "
             "try --set components.text_encoder.dtype=bf16 or fp32"
         )
-    return contexts
+    return states
 
 
 def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
@@ -80,11 +60,16 @@ def initial_noise(spec: RunSpec, denoiser: Denoiser) -> Tensor:
     noise = "cpu" draws it on the CPU, the same on every machine; "wan" draws it on the denoiser's device, as the
     published code does on its GPU.
     """
-    shape = (1, denoiser.latent_channels, *latent_size(spec))
-    device = torch.device("cpu") if spec.noise == "cpu" else denoiser.device
-    generator = torch.Generator(device).manual_seed(spec.seed)
-    noise = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-    return noise.to(denoiser.device)
+    return draw_noise(spec, denoiser.latent_channels, denoiser.device)
+
+
+def draw_noise(spec: RunSpec, latent_channels: int, device: torch.device) -> Tensor:
+    """The initial noise of a run whose denoiser has so many channels and is on `device`."""
+    shape = (1, latent_channels, *latent_size(spec))
+    drawn_on = torch.device("cpu") if spec.noise == "cpu" else device
+    generator = torch.Generator(drawn_on).manual_seed(spec.seed)
+    noise = torch.randn(shape, generator=generator, device=drawn_on, dtype=torch.float32)
+    return noise.to(device)
 
 
 def guided_velocity(
@@ -120,34 +105,62 @@ def guided_velocity(
 def denoise(
     denoiser: Denoiser, spec: RunSpec, contexts: list[Tensor], noise: Tensor
 ) -> Iterator[Step]:
-    """Walks the noise down the schedule, one `Step` at a time.
+    """Walks the noise down the schedule of a run, one `Step` at a time.
 
     noise: fp32 [1,C,F,H,W]. Raises RunFailed at the first step whose latents are not finite.
     """
-    scheduler = make_scheduler(spec)
+    route = route_of(spec)
+    scheduler = follow_course(route.course)
     state = scheduler.start(noise)
-    batched = num_tokens(spec) <= BATCHED_GUIDANCE_TOKENS
-    velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, batched=batched)
-    while state.step < scheduler.num_steps:
-        started = time.perf_counter()
-        index = state.step
-        timestep = scheduler.timesteps[index : index + 1]
-        velocity = velocity_at(state.latents, timestep)
-        state = scheduler.step(state, velocity)
-        if not bool(state.latents.isfinite().all()):
-            part = spec.components.denoiser
-            raise RunFailed(
-                f"latents are not finite at step {index + 1} of {scheduler.num_steps} (dtype "
-                f"{part.dtype}, attention {part.attention}); try "
-                f"{'another attention backend' if part.dtype == 'fp32' else 'dtype bf16 or fp32'}"
-            )
-        yield Step(
-            state=state,
-            velocity=velocity,
-            sigma=float(scheduler.sigmas[index]),
-            timestep=int(timestep),
-            seconds=time.perf_counter() - started,
+    return advance(denoiser, route, scheduler, state, lambda _: contexts, route.num_steps)
+
+
+def advance(
+    denoiser: Denoiser,
+    route: Route,
+    scheduler: Scheduler,
+    state: SolverState,
+    contexts_of: Callable[[RunSpec], list[Tensor]],
+    total: int,
+) -> Iterator[Step]:
+    """Goes on from `state` until `total` steps are done, each by the settings of its part of the route.
+
+    contexts_of: spec -> the token states of its prompts, on any device. Raises RunFailed as `denoise` does.
+    """
+    for part in route.parts:
+        stop = min(part.stop, total)
+        if state.step >= stop:
+            continue
+        spec = part.spec
+        batched = num_tokens(spec) <= BATCHED_GUIDANCE_TOKENS
+        velocity_at = guided_velocity(
+            denoiser, contexts_of(spec), spec.guidance.scale, batched=batched
         )
+        while state.step < stop:
+            started = time.perf_counter()
+            index = state.step
+            timestep = scheduler.timesteps[index : index + 1]
+            velocity = velocity_at(state.latents, timestep)
+            state = scheduler.step(state, velocity)
+            _check_finite(state, scheduler.num_steps, spec)
+            yield Step(
+                state=state,
+                velocity=velocity,
+                sigma=float(scheduler.sigmas[index]),
+                timestep=int(timestep),
+                seconds=time.perf_counter() - started,
+            )
+
+
+def _check_finite(state: SolverState, num_steps: int, spec: RunSpec) -> None:
+    if bool(state.latents.isfinite().all()):
+        return
+    part = spec.components.denoiser
+    raise RunFailed(
+        f"latents are not finite at step {state.step} of {num_steps} (dtype {part.dtype}, attention "
+        f"{part.attention}); try "
+        f"{'another attention backend' if part.dtype == 'fp32' else 'dtype bf16 or fp32'}"
+    )
 
 
 def decode(

@@ -1,37 +1,43 @@
 """Sigma grids: which noise levels a run visits, and which timesteps the model is told.
 
 The arithmetic is that of the published code, in float64 and in its order of operations, because a
-timestep is a truncation: one unit in the last place decides between 600 and 599.
+timestep is a truncation: one unit in the last place decides between 600 and 599. Torch-free.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 TRAIN_TIMESTEPS = 1000
 
+
+def to_float32(value: float) -> float:
+    """The nearest number that float32 has."""
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return rounded
+
+
 # The published UniPC takes its largest sigma from a table that it has rounded to float32.
-UNIPC_SIGMA_MAX = float(torch.tensor(1.0 - 1.0 / TRAIN_TIMESTEPS, dtype=torch.float32))
+UNIPC_SIGMA_MAX = to_float32(1.0 - 1.0 / TRAIN_TIMESTEPS)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Schedule:
-    """The noise levels of a run.
+    """The noise levels of a run, as plain numbers.
 
-    sigmas: float32 [num_steps + 1], strictly descending from at most 1, ends in exactly 0.
-    timesteps: int64 [num_steps], `1000 * sigma` truncated, what the model is fed at each step. It
-        may repeat where many steps crowd near sigma 1; steps are counted, never looked up by it.
+    sigmas: num_steps + 1, each a float32, strictly descending from at most 1, ends in exactly 0.
+    timesteps: num_steps, `1000 * sigma` truncated, what the model is fed at each step. It may repeat
+        where many steps crowd near sigma 1; steps are counted, never looked up by it.
     """
 
-    sigmas: torch.Tensor
-    timesteps: torch.Tensor
+    sigmas: tuple[float, ...]
+    timesteps: tuple[int, ...]
 
 
 def shift_sigma(sigma: float, shift: float) -> float:
@@ -151,20 +157,21 @@ def custom_schedule(sigmas: Sequence[float]) -> Schedule:
 
 def _schedule(values: list[float]) -> Schedule:
     return Schedule(
-        sigmas=_rounded([*values, 0.0]),
-        timesteps=torch.tensor([int(value * TRAIN_TIMESTEPS) for value in values]),
+        sigmas=tuple(to_float32(value) for value in (*values, 0.0)),
+        timesteps=tuple(int(value * TRAIN_TIMESTEPS) for value in values),
     )
 
 
 def _first_flaw(values: list[float]) -> int | None:
     """Index of the first value that, in float32, is not in (0, 1] or not below the one before."""
     above = math.nextafter(1.0, 2.0)
-    for index, sigma in enumerate(_rounded(values).tolist()):
+    for index, sigma in enumerate(_rounded(values)):
         if not 0.0 < sigma < above:
             return index
         above = sigma
     return None
 
 
-def _rounded(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64).to(torch.float32)
+def _rounded(values: list[float]) -> list[float]:
+    """Each value as float32 has it; NaN where it is too large for that."""
+    return [to_float32(value) if abs(value) < 1e30 else math.nan for value in values]

@@ -11,21 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.schedulers.euler import euler_updates
-from engine.schedulers.flow_dpm import dpm_updates
-from engine.schedulers.flow_unipc import unipc_updates
-from engine.schedulers.schedule import custom_schedule, grid_schedule
+from engine.schedulers.course import Course, make_course
 from engine.schedulers.update import Update, history_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-SOLVERS: dict[str, Callable[[Sequence[float]], tuple[Update, ...]]] = {
-    "unipc": unipc_updates,
-    "dpm++": dpm_updates,
-    "euler": euler_updates,
-}
-SCHEDULERS = tuple(SOLVERS)
 STATE_DTYPES = (torch.float32, torch.float64)
 
 
@@ -209,25 +200,17 @@ def create_scheduler(
     Raises:
         ValueError: one line that names what was given and what is expected.
     """
-    if name not in SOLVERS:
-        raise ValueError(f"scheduler {name!r} is not known: use one of {', '.join(SCHEDULERS)}")
-    if sigmas is not None:
-        schedule = custom_schedule(sigmas)
-        if num_steps is not None and num_steps != len(schedule.timesteps):
-            raise ValueError(
-                f"num_steps is {num_steps!r} but {len(schedule.timesteps)} sigmas are given: "
-                "leave num_steps out or make them equal"
-            )
-    elif num_steps is None:
-        raise ValueError("neither num_steps nor sigmas is given: expected one of them")
-    else:
-        schedule = grid_schedule(name, grid, num_steps, shift)
-    # From the rounded sigmas: they are the schedule, the unrounded ones exist nowhere else.
-    updates = SOLVERS[name](schedule.sigmas.tolist())
+    return follow_course(
+        make_course(name, num_steps=num_steps, shift=shift, grid=grid, sigmas=sigmas)
+    )
+
+
+def follow_course(course: Course) -> Scheduler:
+    """The scheduler that takes the steps of a course."""
     return Scheduler(
-        name=name,
-        sigmas=schedule.sigmas,
-        timesteps=schedule.timesteps,
-        updates=updates,
-        history_lengths=history_lengths(updates),
+        name=course.name,
+        sigmas=torch.tensor(course.sigmas, dtype=torch.float32),
+        timesteps=torch.tensor(course.timesteps),
+        updates=course.updates,
+        history_lengths=history_lengths(course.updates),
     )

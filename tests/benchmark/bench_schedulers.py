@@ -20,7 +20,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from engine.schedulers import SCHEDULERS, create_scheduler
+from engine.schedulers.course import SCHEDULERS
+from engine.schedulers.scheduler import create_scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

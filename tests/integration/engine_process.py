@@ -12,7 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from engine.errors import RunCancelled, RunFailed
+from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.logs import start_logging
 from engine.worker import serve
 from store.errors import StoreFull
@@ -30,10 +30,10 @@ ERRORS = {
 
 
 class ScriptedRunner:
-    def __init__(self, root):
-        self.root = root
+    def __init__(self, store):
+        self.store = store
 
-    def execute(self, run, spec, *, emit, cancelled):
+    def execute(self, run, spec, *, emit, cancelled, paused):
         word, _, argument = spec.prompt.partition(" ")
         emit(StageStarted("denoise"))
         if word == "raise":
@@ -46,6 +46,8 @@ class ScriptedRunner:
             emit(StepFinished(step, total, 1.0, 1000.0, 0.0, 0.0, 1.0))
             if cancelled():
                 raise RunCancelled
+            if paused():
+                raise RunPaused
         while word != "steps":
             time.sleep(0.005)
             if word != "deaf" and cancelled():

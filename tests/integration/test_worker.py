@@ -323,7 +323,7 @@ class Ready:
     def __init__(self, act):
         self.act = act
 
-    def execute(self, run, spec, *, emit, cancelled):
+    def execute(self, run, spec, *, emit, cancelled, paused):
         self.act(emit)
         return run.output
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.schedulers import SCHEDULERS, create_scheduler
+from engine.schedulers.course import SCHEDULERS
 from engine.schedulers.flow_unipc import corrector_weights, phi_functions
+from engine.schedulers.scheduler import create_scheduler
 
 SHIFTS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 STEPS = range(1, 51)

@@ -10,7 +10,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from engine.schedulers import create_scheduler
+from engine.schedulers.scheduler import create_scheduler
 
 
 def unipc_peer(sigmas: list[float]):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.schedulers import create_scheduler
+from engine.schedulers.scheduler import create_scheduler
 
 DATA = Path(__file__).parents[2] / "data"
 FILES = {"unipc": "sched_unipc_gauss.safetensors", "dpm++": "sched_dpmpp_gauss.safetensors"}

@@ -11,8 +11,9 @@ from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.schedulers import SCHEDULERS, create_scheduler
+from engine.schedulers.course import SCHEDULERS
 from engine.schedulers.schedule import linear_grid
+from engine.schedulers.scheduler import create_scheduler
 
 
 @pytest.mark.parametrize(

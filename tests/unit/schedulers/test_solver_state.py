@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from engine.schedulers import SCHEDULERS, SolverState, create_scheduler
+from engine.schedulers.course import SCHEDULERS
+from engine.schedulers.scheduler import SolverState, create_scheduler
 
 SHAPES = ((3,), (2, 5), (1, 4, 3, 2, 5), (1, 1, 1))
 

@@ -14,10 +14,14 @@ from store.events import (
     ChunkDecoded,
     Event,
     LatentsStored,
+    LinkStored,
     MemorySampled,
     Message,
+    PlanMade,
     RunFinished,
+    RunPaused,
     RunQueued,
+    RunResumed,
     RunStarted,
     StageFinished,
     StageStarted,
@@ -30,9 +34,13 @@ from store.records import StageRecord
 EXAMPLES = [
     RunQueued(),
     RunStarted("engineaaaa", 12),
+    RunPaused(),
+    RunResumed("paused"),
+    PlanMade(12, 20, {"text_encode": "stored", "denoise": "compute", "load": "skip"}),
     StageStarted("denoise"),
     StageFinished("denoise", 1.5, True),
-    StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01),
+    StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01, "reused"),
+    LinkStored("denoise", 2, "k1:" + "0" * 64, "sha256:" + "1" * 64, "", "computed"),
     MemorySampled(1 << 40, 0),
     ChunkDecoded(1, 5, 0.5),
     LatentsStored("sha256:" + "0" * 64),
@@ -64,6 +72,14 @@ def test_statistics_of_latents_that_are_not_finite_come_back_as_nan(value):
     event = decode_event(text)
     assert math.isnan(event.mean)
     assert event.std == 0.5
+
+
+def test_a_step_of_an_older_log_was_computed():
+    text = (
+        '{"kind":"step_finished","step":3,"total":20,"sigma":0.5,"timestep":500.0,"seconds":0.25,'
+        '"mean":0.0,"std":1.0}'
+    )
+    assert decode_event(text) == StepFinished(3, 20, 0.5, 500.0, 0.25, 0.0, 1.0, "computed")
 
 
 def test_fields_that_a_newer_version_added_are_ignored():

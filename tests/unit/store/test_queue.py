@@ -9,8 +9,8 @@ import pytest
 from store import queue
 from store.database import immediate
 from store.errors import StoreError, UnknownRun
-from store.events import RunFinished, RunQueued, RunStarted
-from store.records import FINAL_STATUSES
+from store.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
+from store.records import FINAL_STATUSES, Segment
 from store.store import open_store
 
 
@@ -165,6 +165,217 @@ def test_order_does_not_depend_on_the_clock(store, engine, monkeypatch):
     assert run.id == queued[0]
     store.finish(run.id, "done")
     assert store.run(run.id).seconds == 0
+
+
+# Branches
+
+
+def test_a_branch_carries_the_specs_of_what_it_shares(store):
+    parent = enqueue(store)
+    segments = (Segment(3, b'{"prompt":"\xc3\xbc, [1]"}'), Segment(7, b"{}"))
+    run_id = store.enqueue(
+        b"{}",
+        preset="p",
+        output="o",
+        parent=parent,
+        parent_step=7,
+        segments=segments,
+        stop_at=12,
+    )
+    run = store.run(run_id)
+    assert (run.parent, run.parent_step, run.segments, run.stop_at) == (parent, 7, segments, 12)
+    plain = store.run(parent)
+    assert (plain.parent, plain.parent_step, plain.segments, plain.stop_at) == ("", None, (), None)
+    assert (plain.origin, plain.note, plain.pinned) == ("local", "", False)
+
+
+@pytest.mark.parametrize("stops", [(0,), (3, 3), (5, 2), (-1, 4)])
+def test_segments_that_do_not_rise_are_refused(store, stops):
+    with pytest.raises(ValueError, match="segments stop"):
+        store.enqueue(b"{}", preset="p", output="o", segments=[Segment(s, b"{}") for s in stops])
+    with pytest.raises(ValueError, match="stop_at is 0"):
+        store.enqueue(b"{}", preset="p", output="o", stop_at=0)
+    assert store.runs(limit=9) == []
+
+
+def test_the_parent_of_a_new_run_must_be_there(store):
+    with pytest.raises(UnknownRun, match="nothing"):
+        store.enqueue(b"{}", preset="p", output="o", parent="nothing")
+    assert store.runs(limit=9) == []
+
+
+def test_a_run_keeps_what_it_found_out(store):
+    run_id = enqueue(store)
+    store.set_latents(run_id, "sha256:x")
+    store.set_environment(run_id, '{"torch":"2"}')
+    run = store.run(run_id)
+    assert (run.latents, run.environment) == ("sha256:x", '{"torch":"2"}')
+
+
+# Pause, resume
+
+
+def test_pausing_a_queued_run_takes_it_from_the_queue(store, engine):
+    first, second = enqueue(store), enqueue(store)
+    assert store.request_pause(first) == "paused"
+    run = store.run(first)
+    assert (run.status, run.is_paused, run.is_finished) == ("paused", True, True)
+    assert kinds(store, first) == [RunQueued, RunPaused, RunFinished]
+    assert store.events(first)[-1][1] == RunFinished("paused")
+    assert store.lease(engine).id == second
+    assert store.lease(engine) is None
+
+
+def test_pausing_a_running_run_asks_its_engine(store, engine):
+    run_id = enqueue(store)
+    store.lease(engine)
+    assert not store.pause_requested(run_id)
+    assert store.request_pause(run_id) == "running"
+    assert store.pause_requested(run_id)
+    assert store.run(run_id).pause_requested
+    assert not store.cancel_requested(run_id)
+    store.finish(run_id, "paused")
+    assert store.run(run_id).status == "paused"
+    assert kinds(store, run_id) == [RunQueued, RunStarted, RunPaused, RunFinished]
+    assert store.request_pause(run_id) == "paused"
+    assert store.request_cancel(run_id) == "paused"
+    assert not store.pause_requested("nothing")
+
+
+def test_pausing_a_run_that_ended_changes_nothing(store, engine):
+    run_id = enqueue(store)
+    store.lease(engine)
+    store.finish(run_id, "done")
+    before = store.events(run_id)
+    assert store.request_pause(run_id) == "done"
+    assert store.events(run_id) == before
+    with pytest.raises(UnknownRun):
+        store.request_pause("nothing")
+
+
+def test_pausing_the_run_of_a_dead_engine_says_what_became_of_it(store, engine):
+    run_id = enqueue(store)
+    store.lease(engine)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE runs SET engine='ghost'")
+    assert store.request_pause(run_id) == "interrupted"
+
+
+@pytest.mark.parametrize("status", [status for status in FINAL_STATUSES if status != "done"])
+def test_a_run_at_rest_is_resumed_as_if_it_were_new(store, engine, status):
+    run_id = enqueue(store)
+    store.lease(engine)
+    store.request_cancel(run_id)
+    store.request_pause(run_id)
+    store.finish(run_id, status, error="a reason", output="/elsewhere.mp4")
+    store.resume(run_id)
+    run = store.run(run_id)
+    assert (run.status, run.engine, run.error, run.seconds) == ("queued", "", "", None)
+    assert (run.started_ns, run.ended_ns, run.output) == (None, None, "/elsewhere.mp4")
+    assert not any((run.cancel_requested, run.pause_requested, run.is_paused, run.is_finished))
+    assert [event for _, event in store.events(run_id)][-2:] == [RunResumed(status), RunQueued()]
+    assert store.lease(engine).id == run_id
+    store.finish(run_id, "done")
+    assert store.run(run_id).status == "done"
+    assert kinds(store, run_id).count(RunFinished) == 2
+
+
+def test_only_a_run_that_stopped_before_its_end_is_resumed(store, engine):
+    done, running, queued = (enqueue(store) for _ in range(3))
+    store.lease(engine)
+    store.finish(done, "done")
+    store.lease(engine)
+    for run_id, reason in [
+        (done, f"is done; `modiff replay {done}`"),
+        (running, "is running;"),
+        (queued, "is queued;"),
+    ]:
+        before = store.events(run_id)
+        with pytest.raises(StoreError, match=reason) as caught:
+            store.resume(run_id)
+        assert "\n" not in str(caught.value)
+        assert store.events(run_id) == before
+    with pytest.raises(UnknownRun):
+        store.resume("nothing")
+
+
+def test_a_run_that_was_to_stop_early_is_continued(store, engine):
+    run_id = store.enqueue(b"{}", preset="p", output="o", stop_at=5)
+    store.lease(engine)
+    store.finish(run_id, "done")
+    for stop_at in (5, 4):
+        with pytest.raises(StoreError, match="stop at step 5 already"):
+            store.continue_run(run_id, stop_at)
+    store.continue_run(run_id, 8)
+    run = store.run(run_id)
+    assert (run.status, run.stop_at) == ("queued", 8)
+    with pytest.raises(StoreError, match="is queued"):
+        store.continue_run(run_id)
+    assert store.run(run_id).stop_at == 8
+    store.lease(engine)
+    store.finish(run_id, "failed")
+    store.continue_run(run_id)
+    run = store.run(run_id)
+    assert (run.status, run.stop_at) == ("queued", None)
+    assert [e.status for _, e in store.events(run_id) if isinstance(e, RunResumed)] == [
+        "done",
+        "failed",
+    ]
+
+
+def test_a_run_that_did_all_its_steps_is_not_continued(store, engine):
+    run_id = enqueue(store)
+    store.lease(engine)
+    store.finish(run_id, "done")
+    with pytest.raises(StoreError, match="was not to stop early"):
+        store.continue_run(run_id)
+    assert store.run(run_id).status == "done"
+
+
+# Order
+
+
+def order(store):
+    return [run.id for run in store.queued()]
+
+
+def test_a_resumed_run_waits_behind_those_that_are_queued(store, engine):
+    first, second = enqueue(store), enqueue(store)
+    store.request_pause(first)
+    third = enqueue(store)
+    store.resume(first)
+    fourth = enqueue(store)
+    assert order(store) == [second, third, first, fourth]
+    assert [store.lease(engine).id for _ in range(4)] == [second, third, first, fourth]
+
+
+def test_queued_runs_can_be_put_in_another_order(store, engine):
+    a, b, c, d = (enqueue(store) for _ in range(4))
+    store.reorder(d, b)
+    assert order(store) == [a, d, b, c]
+    store.reorder(a, None)
+    assert order(store) == [d, b, c, a]
+    store.reorder(d, c)
+    assert order(store) == [b, d, c, a]
+    store.reorder(b, b)
+    store.reorder(a, None)
+    assert order(store) == [b, d, c, a]
+    e = enqueue(store)
+    store.reorder(e, b)
+    f = enqueue(store)
+    assert [store.lease(engine).id for _ in range(6)] == [e, b, d, c, a, f]
+
+
+def test_only_queued_runs_have_an_order(store, engine):
+    running, queued, other = (enqueue(store) for _ in range(3))
+    store.lease(engine)
+    for pair in [(running, queued), (queued, running), (running, None)]:
+        with pytest.raises(StoreError, match=f"run {running} is running"):
+            store.reorder(*pair)
+    for pair in [("nothing", queued), (queued, "nothing")]:
+        with pytest.raises(UnknownRun):
+            store.reorder(*pair)
+    assert order(store) == [queued, other]
 
 
 ENQUEUE_MANY = """

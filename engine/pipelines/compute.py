@@ -1,0 +1,366 @@
+"""What of a run has to be computed: encode, denoise, decode, each result stored as soon as it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from engine import media, registry
+from engine.component import KINDS
+from engine.dtypes import torch_device
+from engine.pipelines import stages
+from engine.pipelines.chain import VERSIONS, prompts_of
+from engine.pipelines.journal import Entry, Journal
+from engine.pipelines.models import Models, environment, out_of_memory_explained
+from engine.pipelines.plan import Plan, TextLink, encode_facts
+from engine.pipelines.runner import Control, Made, memory_sample, reuse, reuse_steps, reuse_video
+from engine.pipelines.stages import Step
+from engine.pipelines.thinning import kept_steps
+from engine.pipelines.walk import Unfaithful, rebuilt
+from engine.prompt import clean_prompt
+from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
+from presets.spec import RunSpec
+from store import blobs
+from store.errors import BlobCorrupt, BlobMissing, StoreError
+from store.events import ChunkDecoded, LatentsStored, Message, StepFinished
+from store.gc import writing
+from store.records import COMPUTED, LinkRecord
+from store.store import RunRecord, Store
+from store.tensors import decode_tensors, encode_tensors
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Where the denoising ended. shown: what to decode, the latents or, of a run that stops early, the clean
+    latents that its last step points to."""
+
+    latents: Tensor
+    shown: Tensor
+
+
+class Computer:
+    """Computes for the runs of one store; `models` are held between them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.models = Models()
+
+    def made(self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]) -> Made:
+        """Everything that the run was asked for. again: the plan anew, after something was stored or lost."""
+        spec = plan.spec
+        self.models.set_threads(spec)
+        self._load(plan, control)
+        states, plan = self._texts(run, plan, control, again)
+        with control.stage("denoise", cached="denoiser" not in plan.needs):
+            with out_of_memory_explained("denoise"):
+                denoised = self._denoised(run, plan, control, states, again)
+            latents = encode_tensors({"latents": denoised.latents.cpu()})
+            self._keep_latents(run, latents, control)
+        kinds = set(spec.output.kinds)
+        video, frames = None, None
+        if kinds - {"latents"}:
+            plan = again()
+            video, frames = self._pictures(run, plan, denoised, control)
+        return Made(video=video, latents=latents if "latents" in kinds else None, frames=frames)
+
+    def _load(self, plan: Plan, control: Control) -> None:
+        parts = {kind: getattr(plan.spec.components, kind) for kind in KINDS if kind in plan.needs}
+        held = all(self.models.is_held(kind, part) for kind, part in parts.items())
+        with control.stage("load", cached=held), out_of_memory_explained("load"):
+            for kind, part in parts.items():
+                control.check()
+                self.models.component(kind, part, _teller(control))
+
+    def _texts(
+        self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]
+    ) -> tuple[dict[str, Tensor], Plan]:
+        """(token states by key, the plan with their digests known); none where no step needs them."""
+        is_needed = "denoiser" in plan.needs
+        states: dict[str, Tensor] = {}
+        missing = [text for text in plan.texts if not text.is_stored] if is_needed else []
+        with (
+            control.stage("text_encode", cached=not missing),
+            out_of_memory_explained("text_encode"),
+        ):
+            if not is_needed:
+                return states, plan
+            for index, text in enumerate(plan.texts):
+                states[text.key] = self._text(run, text, index, control)
+        return states, again() if missing else plan
+
+    def _text(self, run: RunRecord, text: TextLink, index: int, control: Control) -> Tensor:
+        """The token states of a prompt: the stored ones, or encoded and stored."""
+        if text.is_stored:
+            try:
+                states = self._read(text.digest)["states"]
+            except (BlobMissing, BlobCorrupt) as error:
+                control.warn(f"{error}; it is computed again")
+            else:
+                link = self.store.find_links([text.key])[text.key]
+                reuse(self.store, run, link, stage="text", index=index)
+                return states
+        part = text.spec.components.text_encoder
+        encoder = self.models.component("text_encoder", part, _teller(control))
+        begun = time.perf_counter()
+        states = stages.encode_prompt(encoder, text.spec, text.prompt)
+        facts = {"version": VERSIONS["text"], "prompt": clean_prompt(text.prompt)}
+        self._store_link(
+            run,
+            LinkRecord(
+                text.key,
+                "text",
+                seconds=time.perf_counter() - begun,
+                environment=environment(states.device),
+                facts=encode_facts(facts),
+            ),
+            encode_tensors({"states": states}),
+            control,
+            stage="text",
+            index=index,
+        )
+        return states
+
+    def _denoised(
+        self,
+        run: RunRecord,
+        plan: Plan,
+        control: Control,
+        states: dict[str, Tensor],
+        again: Callable[[], Plan],
+    ) -> Denoised:
+        """The latents after the plan's steps: read, rebuilt, or rebuilt as far as possible and then computed."""
+        if plan.final and not plan.is_partial:
+            try:
+                latents = self._read(plan.final)["latents"]
+            except (BlobMissing, BlobCorrupt) as error:
+                control.warn(f"{error}; it is computed again")
+                plan = again()
+            else:
+                reuse_steps(self.store, run, plan, plan.total, control)
+                return Denoised(latents, latents)
+        scheduler = follow_course(plan.route.course)
+        part = plan.spec.components.denoiser
+        is_open = plan.start < plan.total or not registry.is_builtin("denoiser", part.name)
+        denoiser = self.models.component("denoiser", part, _teller(control)) if is_open else None
+        device = torch_device(part.device) if denoiser is None else denoiser.device
+        noise = stages.draw_noise(plan.route.parts[0].spec, plan.latent_channels, device)
+        state, before = self._rebuilt(run, plan, scheduler, noise, control)
+        if state.step < plan.total:
+            # also where what is stored turned out to be damaged
+            denoiser = self.models.component("denoiser", part, _teller(control))
+            for step in self._computed(run, plan, scheduler, denoiser, state, states, control):
+                before = (state, step.velocity)
+                state = step.state
+        return Denoised(state.latents, _shown(plan, scheduler, state, before))
+
+    def _rebuilt(
+        self, run: RunRecord, plan: Plan, scheduler: Scheduler, noise: Tensor, control: Control
+    ) -> tuple[SolverState, tuple[SolverState, Tensor | None] | None]:
+        """(the deepest stored state, the one before it with its velocity); the noise where nothing is stored, or
+        what is does not lead to the latents on record."""
+        state = start = scheduler.start(noise)
+        before: tuple[SolverState, Tensor | None] | None = None
+        try:
+            for step in rebuilt(self.store, scheduler, noise, plan.steps[: plan.start]):
+                before = (state, step.velocity)
+                state = step.state
+        except (BlobMissing, BlobCorrupt, Unfaithful) as error:
+            control.warn(f"{error}; the steps are computed again")
+            return start, None
+        reuse_steps(self.store, run, plan, state.step, control)
+        return state, before
+
+    def _computed(
+        self,
+        run: RunRecord,
+        plan: Plan,
+        scheduler: Scheduler,
+        denoiser: Any,
+        state: SolverState,
+        states: dict[str, Tensor],
+        control: Control,
+    ) -> Iterator[Step]:
+        """The steps from `state` on, each stored as the run's policy says and told."""
+        kept = kept_steps(plan.spec.keep, plan.total, state.latents.nbytes)
+        where = environment(state.latents.device)
+        self.store.set_environment(run.id, where)
+
+        def contexts_of(spec: RunSpec) -> list[Tensor]:
+            return self._contexts(run, plan, spec, states, control)
+
+        walk = stages.advance(denoiser, plan.route, scheduler, state, contexts_of, plan.total)
+        with Journal(self.store.root, run.id, control.warn) as journal:
+            for step in walk:
+                number = step.state.step
+                planned = plan.steps[number - 1]
+                if planned.key:
+                    tensors, is_keyframe = _to_keep(step, kept)
+                    link = LinkRecord(
+                        planned.key,
+                        "step",
+                        seconds=step.seconds,
+                        environment=where,
+                        facts=encode_facts(planned.facts),
+                    )
+                    journal.put(
+                        Entry(
+                            link, number - 1, step.sigma, step.timestep, step.state.latents, tensors,
+                            is_keyframe,
+                        )
+                    )  # fmt: skip
+                control.emit(
+                    StepFinished(
+                        step=number,
+                        total=plan.total,
+                        sigma=step.sigma,
+                        timestep=step.timestep,
+                        seconds=step.seconds,
+                        mean=float(step.state.latents.mean()),
+                        std=float(step.state.latents.std()),
+                    )
+                )
+                control.emit(memory_sample())
+                yield step
+                control.check()
+
+    def _contexts(
+        self, run: RunRecord, plan: Plan, spec: RunSpec, states: dict[str, Tensor], control: Control
+    ) -> list[Tensor]:
+        """The token states of a spec's prompts: those at hand, or now read or made, where steps have to be computed
+        that seemed to be stored."""
+        encoder = spec.components.text_encoder
+        contexts = []
+        for prompt in prompts_of(spec):
+            cleaned = clean_prompt(prompt)
+            index, text = next(
+                (index, text)
+                for index, text in enumerate(plan.texts)
+                if text.spec.components.text_encoder == encoder
+                and clean_prompt(text.prompt) == cleaned
+            )
+            if text.key not in states:
+                states[text.key] = self._text(run, text, index, control)
+            contexts.append(states[text.key])
+        return contexts
+
+    def _keep_latents(self, run: RunRecord, latents: bytes, control: Control) -> None:
+        """Stores the latents; a store that cannot take them costs the safety net, not the run."""
+        try:
+            with writing(self.store.root):
+                digest = blobs.put(self.store.root, latents)
+                self.store.set_latents(run.id, digest)
+        except StoreError as error:
+            control.warn(f"the latents could not be stored: {error}")
+        else:
+            control.emit(LatentsStored(digest=digest))
+
+    def _pictures(
+        self, run: RunRecord, plan: Plan, denoised: Denoised, control: Control
+    ) -> tuple[bytes | bytearray | None, Tensor | None]:
+        """(the encoded video, the frames), each where it was asked for."""
+        wants_video = "video" in plan.spec.output.kinds
+        with control.stage("decode", cached="vae" not in plan.needs):
+            video: bytes | bytearray | None = None
+            if wants_video and plan.video_digest:
+                try:
+                    video = blobs.get(self.store.root, plan.video_digest)
+                    reuse_video(self.store, run, plan)
+                except (BlobMissing, BlobCorrupt) as error:
+                    self.store.forget_blob(plan.video_digest)
+                    control.warn(f"{error}; it is computed again")
+            if (video is not None or not wants_video) and not plan.wants_frames:
+                return video, None
+            begun = time.perf_counter()
+            part = plan.spec.components.vae
+            with out_of_memory_explained("decode"):
+                vae = self.models.component("vae", part, _teller(control))
+                frames = media.to_uint8(_decoded(vae, denoised.shown, control))
+            if wants_video and video is None:
+                video = media.encode_video(
+                    frames, fps=plan.spec.fps, comment=f"modiff run {run.id}"
+                )
+                self._store_video(run, plan, video, time.perf_counter() - begun, control)
+        return video, frames if plan.wants_frames else None
+
+    def _store_video(
+        self, run: RunRecord, plan: Plan, video: bytes, seconds: float, control: Control
+    ) -> None:
+        if plan.video:
+            link = LinkRecord(plan.video, "video", seconds=seconds)
+            self._store_link(run, link, video, control, stage="video", index=0)
+
+    def _store_link(
+        self,
+        run: RunRecord,
+        link: LinkRecord,
+        data: bytes,
+        control: Control,
+        *,
+        stage: str,
+        index: int,
+    ) -> None:
+        """Stores a result and its link; a store that cannot take it costs the reuse, not the run."""
+        try:
+            with writing(self.store.root):
+                digest = blobs.put(self.store.root, data)
+                self.store.record_link(
+                    run.id,
+                    replace(link, digest=digest, num_bytes=len(data)),
+                    stage=stage,
+                    index=index,
+                    source=COMPUTED,
+                    seconds=link.seconds,
+                )
+        except StoreError as error:
+            control.warn(f"the {stage} could not be stored: {error}")
+
+    def _read(self, digest: str) -> dict[str, Tensor]:
+        try:
+            return decode_tensors(blobs.get(self.store.root, digest))
+        except (BlobMissing, BlobCorrupt):
+            self.store.forget_blob(digest)
+            raise
+
+
+def _teller(control: Control) -> Callable[[str], None]:
+    return lambda text: control.emit(Message(level="info", text=text))
+
+
+def _decoded(vae: Any, latents: Tensor, control: Control) -> Tensor:
+    began = time.perf_counter()
+
+    def on_chunk(done: int, total: int) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        control.emit(ChunkDecoded(chunk=done, total=total, seconds=now - began))
+        began = now
+        control.check()
+
+    return stages.decode(vae, latents, on_chunk=on_chunk)
+
+
+def _to_keep(step: Step, kept: frozenset[int] | None) -> tuple[dict[str, Tensor], bool]:
+    """(what to store of a step, whether that is a keyframe)."""
+    if kept is None:
+        return ({} if step.velocity is None else {"velocity": step.velocity}), False
+    if step.state.step in kept:
+        return step.state.to_tensors(), True
+    return {}, False
+
+
+def _shown(
+    plan: Plan,
+    scheduler: Scheduler,
+    state: SolverState,
+    before: tuple[SolverState, Tensor | None] | None,
+) -> Tensor:
+    if not plan.is_partial or before is None:
+        return state.latents
+    earlier, velocity = before
+    if velocity is None:
+        return state.history[0] if state.history else state.latents
+    return earlier.latents - scheduler.sigmas[earlier.step].to(velocity.device) * velocity

@@ -1,0 +1,112 @@
+"""The steps of a running run on their way into the store, beside the computation and never in its way.
+
+One thread writes what the run hands over, in order: blob first, durable, then the row that speaks of it. A full queue
+slows the run rather than growing memory; a store that fails costs the steps their place in the store, not the run.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from store import blobs
+from store.errors import StoreError
+from store.gc import writing
+from store.records import COMPUTED, LinkRecord
+from store.store import Store, open_store
+from store.tensors import encode_tensors
+
+# A 720p latent has 19 MB: a handful in flight is nothing beside a model.
+QUEUE_LENGTH = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step to be stored. tensors: of its blob; is_keyframe: whether they are the solver's full state."""
+
+    link: LinkRecord
+    index: int
+    sigma: float
+    timestep: int
+    latents: Tensor
+    tensors: dict[str, Tensor]
+    is_keyframe: bool
+
+
+class Journal:
+    """Use it in a `with`: leaving it waits until everything is stored. warn: told once, in one line, when the
+    store takes no more."""
+
+    def __init__(self, root: Path, run_id: str, warn: Callable[[str], None]) -> None:
+        self._root = root
+        self._run_id = run_id
+        self._warn = warn
+        self._entries: queue.Queue[Entry | None] = queue.Queue(QUEUE_LENGTH)
+        self._failure = ""
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+
+    def put(self, entry: Entry) -> None:
+        """Hands a step over; waits while the store is more than a few steps behind."""
+        self._entries.put(entry)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._entries.put(None)
+        self._thread.join()
+        if self._failure:
+            self._warn(f"steps could not be stored: {self._failure}")
+
+    def _write(self) -> None:
+        try:
+            # a connection belongs to the thread that opened it
+            with open_store(self._root) as store:
+                while (entry := self._entries.get()) is not None:
+                    if not self._failure:
+                        self._store(store, entry)
+        except StoreError as error:
+            self._failure = self._failure or str(error)
+            while self._entries.get() is not None:
+                pass  # so that nobody waits for room
+
+    def _store(self, store: Store, entry: Entry) -> None:
+        try:
+            latents = blobs.digest_of(encode_tensors({"latents": entry.latents}))
+            link = replace(entry.link, latents=latents)
+            with writing(self._root):
+                if entry.tensors:
+                    data = encode_tensors(entry.tensors)
+                    digest = blobs.put(self._root, data)
+                    stored = replace(link, num_bytes=len(data))
+                    is_keyframe = entry.is_keyframe
+                    link = (
+                        replace(stored, state=digest)
+                        if is_keyframe
+                        else replace(stored, digest=digest)
+                    )
+                store.record_link(
+                    self._run_id,
+                    link,
+                    stage="step",
+                    index=entry.index,
+                    source=COMPUTED,
+                    seconds=link.seconds,
+                    sigma=entry.sigma,
+                    timestep=entry.timestep,
+                )
+        except StoreError as error:
+            self._failure = str(error)

@@ -1,0 +1,103 @@
+"""The walk itself, on tensors: rebuild the deepest stored state of a chain, then go on from there.
+
+A state is never trusted: rebuilding it replays the scheduler over the stored velocities, and after every step the
+latents must have the digest that was recorded when the step was first made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.pipelines.plan import StepLink
+from engine.pipelines.stages import Step
+from engine.schedulers.scheduler import Scheduler, SolverState
+from store import blobs
+from store.errors import BlobCorrupt, BlobMissing
+from store.store import Store
+from store.tensors import decode_tensors, encode_tensors
+
+
+class Unfaithful(Exception):
+    """What is stored does not lead to the latents on record: another machine's rounding, or another code's."""
+
+
+def latents_digest(latents: Tensor) -> str:
+    """The digest of latents, as a stored blob of them has it."""
+    return blobs.digest_of(encode_tensors({"latents": latents}))
+
+
+def rebuilt(
+    store: Store, scheduler: Scheduler, noise: Tensor, steps: Sequence[StepLink]
+) -> Iterator[Step]:
+    """The states after each of `steps`, from what is stored; those before the last keyframe are passed over where
+    the journal has holes.
+
+    Raises Unfaithful where a digest does not agree, and BlobMissing or BlobCorrupt (told to the store, so that
+    the next plan knows) where a blob cannot be had.
+    """
+    first = _first_needed(steps)
+    state = scheduler.start(noise)
+    for step in steps[first:]:
+        begun = time.perf_counter()
+        velocity = None
+        link = step.link
+        if link is None:
+            raise Unfaithful(f"step {step.index + 1} is not stored")
+        if state.step == step.index and link.digest:
+            velocity = _tensors(store, link.digest)["velocity"].to(noise.device)
+            state = scheduler.step(state, velocity)
+        elif link.state:
+            state = _keyframe(scheduler, _tensors(store, link.state), noise.device)
+        else:
+            continue
+        if latents_digest(state.latents) != link.latents:
+            raise Unfaithful(f"step {step.index + 1} does not replay to the latents on record")
+        yield Step(
+            state=state,
+            velocity=velocity,
+            sigma=float(scheduler.sigmas[step.index]),
+            timestep=int(scheduler.timesteps[step.index]),
+            seconds=time.perf_counter() - begun,
+        )
+
+
+def _first_needed(steps: Sequence[StepLink]) -> int:
+    """Where to begin: at the last keyframe before which the journal has a hole, else at the noise."""
+    first = 0
+    is_whole = True
+    for step in steps:
+        link = step.link
+        is_whole = is_whole and link is not None and bool(link.digest)
+        if not is_whole and link is not None and link.state:
+            first, is_whole = step.index, True
+    return first
+
+
+def _keyframe(
+    scheduler: Scheduler, tensors: Mapping[str, Tensor], device: torch.device
+) -> SolverState:
+    """A stored state, for a scheduler whose later steps may need less history than was kept."""
+    step = int(tensors["step"])
+    needed = scheduler.history_lengths[step]
+    names = ["latents", *(f"history.{age}" for age in range(needed))]
+    if any(name not in tensors for name in names):
+        raise Unfaithful(f"the keyframe after step {step} has too little history for this solver")
+    moved = {name: tensors[name].to(device) for name in names}
+    return scheduler.from_tensors({**moved, "step": tensors["step"]})
+
+
+def _tensors(store: Store, digest: str) -> dict[str, Tensor]:
+    try:
+        return decode_tensors(blobs.get(store.root, digest))
+    except (BlobMissing, BlobCorrupt):
+        store.forget_blob(digest)
+        raise
+
+
+def prediction(scheduler: Scheduler, before: SolverState, velocity: Tensor) -> Tensor:
+    """The clean latents that a step's velocity points to: x - sigma v."""
+    return before.latents - scheduler.sigmas[before.step] * velocity
