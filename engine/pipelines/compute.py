@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine import media, registry
@@ -143,19 +144,22 @@ class Computer:
                 reuse_steps(self.store, run, plan, plan.total, control)
                 return Denoised(latents, latents)
         scheduler = follow_course(plan.route.course)
-        part = plan.spec.components.denoiser
-        is_open = plan.start < plan.total or not registry.is_builtin("denoiser", part.name)
-        denoiser = self.models.component("denoiser", part, _teller(control)) if is_open else None
-        device = torch_device(part.device) if denoiser is None else denoiser.device
-        noise = stages.draw_noise(plan.route.parts[0].spec, plan.latent_channels, device)
+        root = plan.route.parts[0].spec
+        noise = stages.draw_noise(root, plan.latent_channels, self._device(root, control))
         state, before = self._rebuilt(run, plan, scheduler, noise, control)
         if state.step < plan.total:
-            # also where what is stored turned out to be damaged
-            denoiser = self.models.component("denoiser", part, _teller(control))
-            for step in self._computed(run, plan, scheduler, denoiser, state, states, control):
+            for step in self._computed(run, plan, scheduler, state, states, control):
                 before = (state, step.velocity)
                 state = step.state
         return Denoised(state.latents, _shown(plan, scheduler, state, before))
+
+    def _device(self, spec: RunSpec, control: Control) -> torch.device:
+        """Where the denoiser of a spec runs; ours need not be loaded to know."""
+        part = spec.components.denoiser
+        if registry.is_builtin("denoiser", part.name):
+            return torch_device(part.device)
+        device: torch.device = self.models.component("denoiser", part, _teller(control)).device
+        return device
 
     def _rebuilt(
         self, run: RunRecord, plan: Plan, scheduler: Scheduler, noise: Tensor, control: Control
@@ -179,7 +183,6 @@ class Computer:
         run: RunRecord,
         plan: Plan,
         scheduler: Scheduler,
-        denoiser: Any,
         state: SolverState,
         states: dict[str, Tensor],
         control: Control,
@@ -192,7 +195,10 @@ class Computer:
         def contexts_of(spec: RunSpec) -> list[Tensor]:
             return self._contexts(run, plan, spec, states, control)
 
-        walk = stages.advance(denoiser, plan.route, scheduler, state, contexts_of, plan.total)
+        def denoiser_of(spec: RunSpec) -> Any:
+            return self.models.component("denoiser", spec.components.denoiser, _teller(control))
+
+        walk = stages.advance(denoiser_of, plan.route, scheduler, state, contexts_of, plan.total)
         with Journal(self.store.root, run.id, control.warn) as journal:
             for step in walk:
                 number = step.state.step

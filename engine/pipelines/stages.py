@@ -112,11 +112,11 @@ def denoise(
     route = route_of(spec)
     scheduler = follow_course(route.course)
     state = scheduler.start(noise)
-    return advance(denoiser, route, scheduler, state, lambda _: contexts, route.num_steps)
+    return advance(lambda _: denoiser, route, scheduler, state, lambda _: contexts, route.num_steps)
 
 
 def advance(
-    denoiser: Denoiser,
+    denoiser_of: Callable[[RunSpec], Denoiser],
     route: Route,
     scheduler: Scheduler,
     state: SolverState,
@@ -125,23 +125,24 @@ def advance(
 ) -> Iterator[Step]:
     """Goes on from `state` until `total` steps are done, each by the settings of its part of the route.
 
-    contexts_of: spec -> the token states of its prompts, on any device. Raises RunFailed as `denoise` does.
+    denoiser_of, contexts_of: spec -> its denoiser, and the token states of its prompts on any device; asked for
+    once a part, and only for parts that have steps to be done. Raises RunFailed as `denoise` does.
     """
     for part in route.parts:
         stop = min(part.stop, total)
         if state.step >= stop:
             continue
         spec = part.spec
+        contexts, denoiser = contexts_of(spec), denoiser_of(spec)
         batched = num_tokens(spec) <= BATCHED_GUIDANCE_TOKENS
-        velocity_at = guided_velocity(
-            denoiser, contexts_of(spec), spec.guidance.scale, batched=batched
-        )
+        velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, batched=batched)
         while state.step < stop:
             started = time.perf_counter()
             index = state.step
             timestep = scheduler.timesteps[index : index + 1]
-            velocity = velocity_at(state.latents, timestep)
-            state = scheduler.step(state, velocity)
+            # two parts of a branched run may have denoisers on two devices
+            velocity = velocity_at(state.latents.to(denoiser.device), timestep)
+            state = scheduler.step(state, velocity.to(state.latents.device))
             _check_finite(state, scheduler.num_steps, spec)
             yield Step(
                 state=state,

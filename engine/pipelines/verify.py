@@ -76,12 +76,15 @@ def verify(
     def contexts_of(spec: RunSpec) -> list[Tensor]:
         return [texts[spec.components.text_encoder, prompt] for prompt in prompts_of(spec)]
 
+    def denoiser_of(spec: RunSpec) -> Any:
+        return models.component("denoiser", spec.components.denoiser)
+
     scheduler = follow_course(route.course)
-    denoiser = models.component("denoiser", route.parts[-1].spec.components.denoiser)
-    state = scheduler.start(stages.initial_noise(route.parts[0].spec, denoiser))
+    root = route.parts[0].spec
+    state = scheduler.start(stages.initial_noise(root, denoiser_of(root)))
     total = 1 + max(index for stage, index in seen if stage == "step")
     changed = _changed_environment(run, environment(state.latents.device))
-    for step in stages.advance(denoiser, route, scheduler, state, contexts_of, total):
+    for step in stages.advance(denoiser_of, route, scheduler, state, contexts_of, total):
         number = step.state.step
         link = seen.get(("step", number - 1))
         on_step(number, total)
