@@ -20,7 +20,7 @@ from presets.errors import PresetError
 from presets.library import override
 from presets.spec import decode_spec, encode_spec
 from presets.validation import validate
-from store.events import RunFinished
+from store.events import RunFinished, RunResumed
 from store.records import QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def branch(
     route = route_of_run(run)
     if at == "decode":
         _check_decoding_only(before, spec)
-        segments, step = list(run.segments), route.num_steps
+        segments, step = list(run.segments), run.stop_at or route.num_steps
     else:
         if not 0 <= at < route.num_steps:
             raise PresetError(
@@ -112,6 +112,7 @@ def branch(
         parent=run_id,
         parent_step=step,
         segments=segments,
+        stop_at=run.stop_at if at == "decode" else None,
     )
 
 
@@ -189,22 +190,31 @@ def _check_decoding_only(before: RunSpec, after: RunSpec) -> None:
 
 
 def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[Event]:
-    """The run's events from its first on, as they come, to the RunFinished with which it is at rest.
+    """The events of a run's present attempt from its first on, as they come, to its RunFinished.
 
-    Ends when the run does, however that happens: if its engine dies, the run is recorded as
-    interrupted; if it is queued and no engine lives, one is started.
+    A resumed run has a new attempt, from its RunResumed on. Ends when the attempt does, however that happens: if
+    its engine dies, the run is recorded as interrupted; if it is queued and no engine lives, one is started.
     """
-    last_id = 0
+    last_id = _attempt_start(store, run_id)
     while True:
         new = store.events(run_id, after=last_id)
         for event_id, event in new:
             last_id = event_id
             yield event
-        # a resumed run has finished before; only the last word of a run at rest is the end
-        if new and isinstance(new[-1][1], RunFinished) and store.run(run_id).is_finished:
-            return
+            if isinstance(event, RunFinished):
+                return
         if not new and not _look_after(store, run_id):
             time.sleep(poll_seconds)
+
+
+def _attempt_start(store: Store, run_id: str) -> int:
+    """The id before that of the event with which the present attempt of a run began."""
+    start = previous = 0
+    for event_id, event in store.events(run_id):
+        if isinstance(event, RunResumed):
+            start = previous
+        previous = event_id
+    return start
 
 
 def _look_after(store: Store, run_id: str) -> bool:

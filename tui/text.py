@@ -48,7 +48,9 @@ def clock(seconds: float) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """Bytes in binary units: `812 MiB`, `11.4 GiB`."""
+    """Bytes in binary units: `15 KiB`, `812 MiB`, `11.4 GiB`."""
+    if num_bytes < 1 << 20:
+        return f"{num_bytes / (1 << 10):.0f} KiB"
     if num_bytes < 1 << 30:
         return f"{num_bytes / (1 << 20):.0f} MiB"
     return f"{num_bytes / (1 << 30):.1f} GiB"

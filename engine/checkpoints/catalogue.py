@@ -55,11 +55,6 @@ class Model:
     releases: tuple[Release, ...]
 
 
-def known_names() -> list[str]:
-    """Every name a preset can use, once; `umt5-xxl` is a text encoder and its tokenizer."""
-    return list(dict.fromkeys(model.name for model in MODELS))
-
-
 def model(name: str, kind: str = "") -> Model | None:
     """The model of that name, of that component kind where one is given."""
     return next((m for m in MODELS if m.name == name and kind in ("", m.kind)), None)

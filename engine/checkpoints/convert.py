@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.checkpoints import configurations
 from engine.checkpoints.layout import Entry, Layout, lay_out
-from engine.checkpoints.load import TORCH_DTYPES, Weights
+from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.names import from_original
 from engine.checkpoints.recognise import describe, recognise
 from engine.checkpoints.source import Source, open_source
@@ -53,6 +53,9 @@ PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
 
+_SLICE = 1 << 23  # numbers looked at at a time
+# what to choose where a number is too large for a dtype; `bf16` elsewhere
+_WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
 SHARD_BYTES = 10 * 10**9  # as diffusers shards by default
 
 _FP8 = torch.float8_e4m3fn
@@ -62,6 +65,16 @@ _KEPT = (
     "modulation", "patch_embedding.", "text_embedding.", "time_projection.", "time_embedding.", "img_emb.",
     "head.", "token_embedding.", "pos_embedding.",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a tensor is stored as: a dtype's safetensors name or a GGUF block type, and its largest number.
+    keeps_infinity: whether it can say that a number is infinite."""
+
+    dtype: str
+    largest: float
+    keeps_infinity: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,7 @@ def convert(
 
     What was written is read back and compared bit for bit with what should be there; only then does it appear
     under its name. Raises CheckpointError, and leaves nothing behind, where the source is not whole, the target
-    exists, the layout does not know the component, or something differs.
+    exists, the layout does not know the component, a number is too large for the dtype, or something differs.
     """
     found, held = recognise(source), lay_out(source)
     naming = LAYOUTS[layout].get(held.component)
@@ -102,7 +115,8 @@ def convert(
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
     _check_dtype(source, held, layout, dtype)
-    with Weights(held.entries) as weights, whole_or_nothing(target) as draft:
+    # in this order a source that changed meanwhile is noticed before the target gets its name
+    with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
         pieces = _pieces(held, weights, naming, dtype)
         _write(draft, source, held, layout, pieces, shard_bytes)
         _verify(draft, held, pieces, on_tensor)
@@ -123,10 +137,17 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
             f"{source.path}: a {held.component.replace('_', ' ')} is not stored in {dtype}; choose keep, "
             f"{', '.join(PLAIN)}"
         )
-    entries = held.entries.values()
-    if dtype == "keep" and any(entry.scale or entry.parts[0].dtype in BLOCKS for entry in entries):
+    if dtype != "keep":
+        return
+    stored = {part.dtype for entry in held.entries.values() for part in entry.parts}
+    if stored & BLOCKS.keys() or any(entry.scales for entry in held.entries.values()):
         raise CheckpointError(
             f"{source.path}: is quantised; say what to store instead, one of {', '.join(DTYPES[1:])}"
+        )
+    if layout != "comfyui" and any(name.startswith("F8") for name in stored):
+        raise CheckpointError(
+            f"{source.path}: holds fp8, which is stored in the layout comfyui only; say what to store instead, for "
+            "example --dtype bf16"
         )
 
 
@@ -135,12 +156,13 @@ def _pieces(held: Layout, weights: Weights, naming: str, dtype: str) -> list[Pie
     pieces = []
     for original, entry in held.entries.items():
         shape = configurations.shape_in(naming, original, entry.shape)
-        stored = _stored_dtype(original, entry.parts[0].dtype, shape, dtype)
+        stored = _stored_as(original, dtype_name(natural_dtype(entry)), shape, dtype)
         names = from_original(held.component, naming, original)
         for index, name in enumerate(names):
             part = (shape[0] // len(names), *shape[1:]) if len(names) > 1 else shape
-            values = partial(_values, weights, original, index, len(names), part)
-            pieces += _stored(Planned(name, stored, part), values, is_scaled=dtype == "fp8_scaled")
+            values = partial(_values, weights, original, index, len(names), part, stored)
+            planned = Planned(name, stored.dtype, part)
+            pieces += _stored(planned, values, is_scaled=dtype == "fp8_scaled")
     if dtype == "fp8_scaled":
         # one number, not two: two would ask ComfyUI for matrix products in fp8
         pieces.append(
@@ -155,11 +177,40 @@ def _values(
     index: int,
     count: int,
     shape: tuple[int, ...],
+    stored: Stored,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The `index`-th of `count` equal parts of an original tensor."""
+    """The `index`-th of `count` equal parts of an original tensor. Raises CheckpointError where a number of it is
+    too large for what it is to be stored as."""
     whole = weights.tensor(original, device=CPU, dtype=dtype)
+    natural = natural_dtype(weights.entries[original])
+    is_narrower = stored.dtype != dtype_name(natural)
+    if is_narrower and not (stored.keeps_infinity and whole.isfinite().all()):
+        _check_range(weights, original, stored)
     return (whole.chunk(count)[index] if count > 1 else whole).reshape(shape)
+
+
+def _check_range(weights: Weights, original: str, stored: Stored) -> None:
+    entry = weights.entries[original]
+    numbers = weights.tensor(original, device=CPU, dtype=natural_dtype(entry))
+    for piece in numbers.flatten().split(_SLICE):
+        magnitudes = piece.to(torch.float64).abs()
+        if stored.keeps_infinity:
+            magnitudes = magnitudes[magnitudes.isfinite()]
+        if not (magnitudes <= stored.largest).all():
+            raise CheckpointError(
+                f"{entry.parts[0].file}: {original} holds numbers up to {magnitudes.max():.3g}, but {stored.dtype} "
+                f"ends at {stored.largest:.3g}; choose --dtype {_WIDER.get(stored.dtype, 'bf16')}"
+            )
+
+
+def _stored_as(original: str, held: str, shape: tuple[int, ...], dtype: str) -> Stored:
+    name = _stored_dtype(original, held, shape, dtype)
+    if name in BLOCKS:
+        return Stored(name, torch.finfo(torch.float16).max, False)  # which the scales of blocks are
+    if name == "F8_E4M3" and dtype == "fp8_scaled":
+        return Stored(name, torch.finfo(torch.float32).max, False)
+    return Stored(name, torch.finfo(TORCH_DTYPES[name]).max, name != "F8_E4M3")
 
 
 def _stored_dtype(original: str, held: str, shape: tuple[int, ...], dtype: str) -> str:

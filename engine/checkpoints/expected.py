@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 Shape = tuple[int, ...]
@@ -76,7 +77,8 @@ PUBLISHED: dict[str, DiTShape] = {
 }
 
 
-def dit(shape: DiTShape) -> dict[str, Shape]:
+@lru_cache(maxsize=16)
+def dit(shape: DiTShape) -> Mapping[str, Shape]:
     """Names and shapes of a diffusion transformer: 15 + 27 a block, more with an image branch or VACE."""
     d = shape.dim
     wanted = _linear("text_embedding.0", shape.text_dim, d) | _linear("text_embedding.2", d, d)
@@ -331,7 +333,8 @@ def _of(shapes: Shapes, name: str, num_axes: int, what: str) -> Shape:
 
 def _count(shapes: Shapes, prefix: str, at: int = 1) -> int:
     """How many blocks there are: one more than the highest number after `prefix`."""
-    numbers = [name.split(".")[at] for name in shapes if name.startswith(f"{prefix}.")]
+    start = f"{prefix}."
+    numbers = {name.split(".", at + 1)[at] for name in shapes if name.startswith(start)}
     return max(
         (int(number) + 1 for number in numbers if number.isdecimal() and len(number) < 4), default=0
     )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.checkpoints.reading import opened
 from engine.checkpoints.table import TensorInfo, WeightFile
 from engine.checkpoints.weight_file import read_weight_file
 from engine.errors import CheckpointError
@@ -44,7 +45,7 @@ def sample_of(file: WeightFile | Path) -> str:
     try:
         if isinstance(file, Path):
             if _is_json(file):
-                with file.open("rb") as text:
+                with opened(file, "a model's file") as (text, _):
                     return hashlib.file_digest(text, "sha256").hexdigest()
             file = read_weight_file(file)
         return _sample(file)
@@ -54,7 +55,7 @@ def sample_of(file: WeightFile | Path) -> str:
 
 def _is_json(path: Path) -> bool:
     # the length that a safetensors file starts with may look like a brace, but has zeros behind it
-    with path.open("rb") as file:
+    with opened(path, "a model's file") as (file, _):
         start = file.read(8)
     return start.lstrip().startswith((b"{", b"[")) and b"\0" not in start
 

@@ -63,7 +63,8 @@ def read_gguf(path: Path) -> WeightFile:
     Raises CheckpointError, in one line with what to do, where the file is absent, unreadable, truncated,
     damaged, of another version, or holds numbers of a type that published Wan files do not use.
     """
-    with opened(path) as (file, size):
+    with opened(path) as (file, facts):
+        size = facts.size
         header = _Cursor(file, size)
         try:
             num_tensors, num_keys = _read_counts(header)
@@ -80,7 +81,7 @@ def read_gguf(path: Path) -> WeightFile:
                 original = shapes.get(name, shape)
                 if math.prod(original) != math.prod(shape):
                     original = shape
-                tensors[name] = TensorInfo(dtype, original, start, stop, path)
+                tensors[name] = TensorInfo(dtype, original, start, stop, path, facts=facts)
             end = _check_overlaps(tensors)
         except _NotForUs as error:
             raise refusal(path, str(error)) from None

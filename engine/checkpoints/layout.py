@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from engine.checkpoints.names import component_of, naming_of, prefix_of, to_original
+from engine.checkpoints.names import MARKERS, component_of, naming_of, prefix_of, to_original
 from engine.checkpoints.source import Source
 from engine.checkpoints.table import BLOCKS, TensorInfo
 
 # The endings by which a weight's companions are called. A scale multiplies the stored numbers.
 _SCALES = (".scale_weight", ".weight_scale")
-# Scales of activations, for matrix products in fp8, which we do not do; and markers that repeat what the
-# dtypes already say.
+# Scales of activations, for matrix products in fp8, which we do not do; and what repeats what the dtypes already say.
 _IGNORED = (".scale_input", ".input_scale", ".comfy_quant")
-_MARKERS = ("scaled_fp8", "spiece_model")
+# The dtypes that are numbers by themselves, as the blocks of GGUF are; integers are numbers with their scale only.
+_NUMBERS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 # one table under two names in Hugging Face's encoders; a file may hold it under either
 _TIED = "encoder.embed_tokens.weight"
 
@@ -23,11 +23,12 @@ _TIED = "encoder.embed_tokens.weight"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor under its original name. parts: what to join along the first axis, mostly one. shape: of the
-    whole. scale: what the stored numbers are multiplied with, one number or one for each row."""
+    whole. scales: what the numbers of each part are multiplied with, one number or one for each row; empty where
+    none of them has one."""
 
     parts: tuple[TensorInfo, ...]
     shape: tuple[int, ...]
-    scale: TensorInfo | None = None
+    scales: tuple[TensorInfo | None, ...] = ()
 
     @property
     def num_elements(self) -> int:
@@ -49,37 +50,50 @@ class Layout:
 def lay_out(source: Source) -> Layout:
     """Every tensor of a source under its original name; what is not part of the component is left out, and
     what nobody knows stays under its own name."""
-    markers = {name for name in source.tensors if name.rpartition(".")[2] in _MARKERS}
-    named = [name for name in source.tensors if name not in markers]
+    named = [name for name in source.tensors if name.rpartition(".")[2] not in MARKERS]
     prefix = prefix_of(named)
     tensors = {name.removeprefix(prefix): source.tensors[name] for name in named}
     component = component_of(tensors)
     weights, scales, faults = _split_scales(tensors)
     if component == "text_encoder" and "shared.weight" not in weights and _TIED in weights:
         weights["shared.weight"] = weights.pop(_TIED)
+        if _TIED in scales:
+            scales["shared.weight"] = scales.pop(_TIED)
+    if component == "denoiser" and source.format == "gguf":
+        weights = _unflattened(weights)
     naming = naming_of(component, weights)
     if component in ("unknown", "lora"):
         entries = {name: Entry((info,), info.shape) for name, info in weights.items()}
         return Layout(component, "", prefix, entries, faults)
-    parts: dict[str, dict[int, TensorInfo]] = {}
-    scale_of: dict[str, TensorInfo] = {}
+    parts: dict[str, dict[int, tuple[TensorInfo, TensorInfo | None]]] = {}
     for name, info in weights.items():
         target = to_original(component, naming, name)
         if target is None:
             continue
         original, index = target
-        if index in parts.setdefault(original, {}):
+        pieces = parts.setdefault(original, {})
+        if index in pieces:
             faults[name] = f"makes {original}, which another tensor of the file makes too"
-        parts[original][index] = info
-        if name in scales:
-            scale_of[original] = scales[name]
+        scale = scales.get(name)
+        pieces[index] = info, scale
+        if fault := dtype_fault(info, scale):
+            faults[name] = fault
     entries = {}
     for name, pieces in parts.items():
-        joined = tuple(pieces[index] for index in sorted(pieces))
-        if len({part.shape[1:] for part in joined}) > 1:
+        joined, of_parts = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
+        if len(joined) > 1 and len({part.shape[1:] for part in joined}) > 1:
             faults[name] = "is to be joined of tensors of different widths"
-        entries[name] = Entry(joined, _joined_shape(joined), scale_of.get(name))
+        entries[name] = Entry(joined, _joined_shape(joined), of_parts if any(of_parts) else ())
     return Layout(component, naming, prefix, entries, faults)
+
+
+def dtype_fault(part: TensorInfo, scale: TensorInfo | None) -> str:
+    """Why the numbers of a weight cannot be told from what is stored, empty where they can."""
+    if part.dtype in BLOCKS or part.dtype in _NUMBERS:
+        return ""
+    if scale is None:
+        return f"stored as {part.dtype} without a scale"
+    return "" if part.dtype == "I8" else f"stored as {part.dtype}, which nothing here computes with"
 
 
 def quantisation(entries: Mapping[str, Entry]) -> str:
@@ -93,10 +107,10 @@ def quantisation(entries: Mapping[str, Entry]) -> str:
         return f"GGUF {max(blocks, key=lambda dtype: blocks[dtype])}"
     for dtype, word in (("F8_E4M3", "fp8_e4m3fn"), ("F8_E5M2", "fp8_e5m2"), ("I8", "int8")):
         if dtype in dtypes:
-            scales = [entry.scale for entry in entries.values() if entry.scale is not None]
+            scales = [scale for entry in entries.values() for scale in entry.scales]
             if not scales:
                 return word
-            by_row = any(math.prod(scale.shape) > 1 for scale in scales)
+            by_row = any(scale is not None and math.prod(scale.shape) > 1 for scale in scales)
             return f"{word} scaled{' by row' if by_row else ''}"
     return ""
 
@@ -129,6 +143,20 @@ def _split_scales(
         else:
             scales[weight] = info
     return weights, scales, faults
+
+
+def _unflattened(weights: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """GGUF has at most four axes, and some converters say nowhere what the fifth was. Patches are 1x2x2 in every
+    published model, and the bias has the width."""
+    whole = dict(weights)
+    for name in ("patch_embedding", "vace_patch_embedding"):
+        info, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
+        width = math.prod(bias.shape) if bias is not None else 0
+        if info is None or len(info.shape) == 5 or not width or math.prod(info.shape) % (4 * width):
+            continue
+        channels = math.prod(info.shape) // (4 * width)
+        whole[f"{name}.weight"] = replace(info, shape=(width, channels, 1, 2, 2))
+    return whole
 
 
 def _joined_shape(parts: tuple[TensorInfo, ...]) -> tuple[int, ...]:

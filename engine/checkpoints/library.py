@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.checkpoints import catalogue
 from engine.checkpoints.locate import models_folder
 from engine.checkpoints.places import ADDED, HUGGING_FACE, TOKENIZER, Place, places
+from engine.checkpoints.reading import opened
 from engine.checkpoints.recognise import Recognition, describe, recognise
 from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, open_source, sources_in, stays_inside
 from engine.checkpoints.table import BLOCKS, ITEM_BITS
@@ -61,11 +62,14 @@ def scan(place: Place) -> list[Found]:
 
 
 def scan_places() -> list[Found]:
-    """Everything in all places, in their order; a file that two of them reach counts once."""
+    """Everything in all places, in their order; a file that two of them reach counts once, as itself where it is in
+    one and a link to it in the other."""
     first: dict[str, Found] = {}
     for place in places():
         for found in scan(place):
-            first.setdefault(os.path.realpath(found.path), found)
+            known = first.setdefault(os.path.realpath(found.path), found)
+            if known.path.is_symlink() and not found.path.is_symlink():
+                first[os.path.realpath(found.path)] = found
     return list(first.values())
 
 
@@ -231,9 +235,9 @@ def _snapshots(hub: Path) -> Iterator[Path]:
         return
     for repository in map(Path, repositories):
         try:
-            with (repository / "refs" / "main").open(encoding="ascii") as file:
-                current = file.read(100).strip()
-        except (OSError, ValueError):
+            with opened(repository / "refs" / "main", "a revision") as (file, _):
+                current = file.read(100).decode("ascii").strip()
+        except (CheckpointError, ValueError):
             current = ""
         try:
             snapshots = [entry for entry in os.scandir(repository / "snapshots") if entry.is_dir()]
@@ -245,8 +249,8 @@ def _snapshots(hub: Path) -> Iterator[Path]:
 
 def _recognise_tokenizer(path: Path) -> Recognition:
     """UMT5-XXL's is told by its size, its folder or its number of pieces; another one has no variant."""
-    with path.open("rb") as file:
-        num_bytes = os.fstat(file.fileno()).st_size
+    with opened(path, "a tokenizer") as (file, facts):
+        num_bytes = facts.size
         if num_bytes > _MAX_TOKENIZER_BYTES:
             raise CheckpointError(f"{path}: {num_bytes:,} bytes are more than any tokenizer has")
         data = file.read()

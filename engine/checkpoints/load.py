@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,9 +19,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoints.layout import Entry
+from engine.checkpoints.layout import Entry, dtype_fault
+from engine.checkpoints.reading import opened
 from engine.checkpoints.recognise import compare, describe
-from engine.checkpoints.table import BLOCKS, TensorInfo
+from engine.checkpoints.table import BLOCKS, Facts, TensorInfo
 from engine.errors import CheckpointError
 
 # How many stored bytes are converted at a time.
@@ -53,13 +54,11 @@ class Weights:
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = entries
         self._maps: dict[Path, mmap.mmap] = {}
-        self._facts: dict[Path, tuple[int, ...]] = {}
-        for entry in entries.values():
-            for part in entry.parts:
-                if part.dtype not in TORCH_DTYPES and part.dtype not in BLOCKS:
-                    raise CheckpointError(
-                        f"{part.file}: nothing here computes with the dtype {part.dtype}"
-                    )
+        self._facts: dict[Path, Facts] = {}
+        for name, entry in entries.items():
+            for part, scale in _scaled_parts(entry):
+                if fault := dtype_fault(part, scale):
+                    raise CheckpointError(f"{part.file}: {name} is {fault}")
 
     def __enter__(self) -> Self:
         return self
@@ -72,8 +71,8 @@ class Weights:
     ) -> None:
         if error is None:
             for path, facts in self._facts.items():
-                if _facts(path) != facts:
-                    raise CheckpointError(f"{path}: changed while it was being read; try again")
+                with opened(path) as (_, now):
+                    _check_same(path, facts, now)
 
     def tensor(
         self, name: str, *, device: torch.device, dtype: torch.dtype | None = None
@@ -81,19 +80,19 @@ class Weights:
         """The tensor `name`, of its entry's shape, on `device`, in `dtype` or else in the dtype it is stored
         in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
         entry = self.entries[name]
-        if len(entry.parts) == 1 and entry.scale is None and _is_plain(entry.parts[0]):
+        if len(entry.parts) == 1 and not entry.scales and _is_plain(entry.parts[0]):
             stored = self._stored(entry.parts[0])
             is_wanted = stored.dtype == (dtype or stored.dtype) and device.type == "cpu"
             if is_wanted and stored.data_ptr() % ALIGNMENT == 0:
                 return stored
-        wanted = dtype or _natural_dtype(entry)
+        wanted = dtype or natural_dtype(entry)
         result = torch.empty(entry.shape, device=device, dtype=wanted)
-        scale = None if entry.scale is None else self._stored(entry.scale).float().flatten()
         row = 0
-        for part in entry.parts:
+        for part, scale in _scaled_parts(entry):
             rows = part.shape[0] if part.shape else 1
             target = result[row : row + rows] if len(entry.parts) > 1 else result
-            self._convert(part, scale, target)
+            factors = None if scale is None else self._stored(scale).float().flatten()
+            self._convert(part, factors, target)
             row += rows
         return result
 
@@ -105,8 +104,11 @@ class Weights:
             )
             return
         rows = part.shape[0]
-        row_bytes = max(1, (part.stop - part.start) // rows)
-        step = max(1, SLICE_BYTES // row_bytes)
+        row_bytes = (part.stop - part.start) // rows
+        # what is squeezed passes through fp32
+        is_squeezed = scale is not None or part.dtype in BLOCKS
+        cost = 4 * math.prod(part.shape[1:]) if is_squeezed else row_bytes
+        step = max(1, SLICE_BYTES // max(1, cost))
         for first in range(0, rows, step):
             last = min(first + step, rows)
             values = self._rows(part, first, last)
@@ -127,20 +129,21 @@ class Weights:
         return self._numbers(part, start, stop).view(last - first, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
-        """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats."""
+        """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
+        over the end of a row: some tensors were reshaped for the format."""
         import gguf
         import numpy as np
 
-        rows = part.shape[0]
-        row_bytes = (part.stop - part.start) // rows
+        block_bytes, block_weights = BLOCKS[part.dtype]
+        row = math.prod(part.shape[1:])
+        begin, end = first * row // block_weights, -(-last * row // block_weights)
         stored = np.frombuffer(
-            self._map(part.file),
-            np.uint8,
-            (last - first) * row_bytes,
-            part.start + first * row_bytes,
-        ).reshape(last - first, row_bytes)
+            self._map(part), np.uint8, (end - begin) * block_bytes, part.start + begin * block_bytes
+        ).reshape(end - begin, block_bytes)
         values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
-        return torch.from_numpy(values).view(last - first, *part.shape[1:])
+        before = first * row - begin * block_weights
+        numbers = torch.from_numpy(values).flatten()[before : before + (last - first) * row]
+        return numbers.view(last - first, *part.shape[1:])
 
     def _stored(self, part: TensorInfo) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of the map."""
@@ -158,26 +161,23 @@ class Weights:
         with unpadded headers, as before 2023)."""
         dtype = TORCH_DTYPES[part.dtype]
         if start % dtype.itemsize:
-            return torch.frombuffer(bytearray(self._map(part.file)[start:stop]), dtype=dtype)
+            return torch.frombuffer(bytearray(self._map(part)[start:stop]), dtype=dtype)
         count = (stop - start) // dtype.itemsize
-        return torch.frombuffer(self._map(part.file), dtype=dtype, count=count, offset=start)
+        return torch.frombuffer(self._map(part), dtype=dtype, count=count, offset=start)
 
-    def _map(self, path: Path) -> mmap.mmap:
+    def _map(self, part: TensorInfo) -> mmap.mmap:
+        path = part.file
         held = self._maps.get(path)
-        if held is not None:
-            return held
-        try:
-            with path.open("rb") as file:
-                self._facts[path] = _facts(path)
-                held = mmap.mmap(
+        if held is None:
+            with opened(path) as (file, facts):
+                _check_same(path, part.facts or facts, facts)
+                self._facts[path] = facts
+                held = self._maps[path] = mmap.mmap(
                     file.fileno(),
                     0,
                     flags=mmap.MAP_PRIVATE | _NO_RESERVE,
                     prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 )
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from None
-        self._maps[path] = held
         return held
 
     def _give_back(self, part: TensorInfo, start: int, stop: int) -> None:
@@ -186,7 +186,7 @@ class Weights:
         first = -(-(part.start + start) // page) * page
         last = (part.start + stop) // page * page
         if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._map(part.file).madvise(mmap.MADV_DONTNEED, first, last - first)
+            self._map(part).madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def fill(
@@ -223,12 +223,20 @@ def _is_plain(part: TensorInfo) -> bool:
     return part.dtype in TORCH_DTYPES and part.strides is None
 
 
-def _natural_dtype(entry: Entry) -> torch.dtype:
-    stored = TORCH_DTYPES.get(entry.parts[0].dtype)
-    return torch.float32 if stored is None or entry.scale is not None else stored
+def natural_dtype(entry: Entry) -> torch.dtype:
+    """The narrowest dtype that holds an entry's numbers as they are: the stored one, fp32 for squeezed ones."""
+    dtypes = {part.dtype for part in entry.parts}
+    if entry.scales or dtypes & BLOCKS.keys():
+        return torch.float32
+    if len(dtypes) == 1:
+        return TORCH_DTYPES[dtypes.pop()]
+    return torch.float64 if "F64" in dtypes else torch.float32
 
 
-def _facts(path: Path) -> tuple[int, ...]:
-    """What changes when a file does, whether it was rewritten or replaced."""
-    facts = path.stat()
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+def _scaled_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None]]:
+    return zip(entry.parts, entry.scales or (None,) * len(entry.parts), strict=True)
+
+
+def _check_same(path: Path, before: Facts, now: Facts) -> None:
+    if now != before:
+        raise CheckpointError(f"{path}: changed while it was being read; try again")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from engine.checkpoints.reading import check_count, check_name, opened, refusal, shortened
 from engine.checkpoints.state_dict_pickle import HoldsCode, NoWeights, StoredTensor, read_state_dict
-from engine.checkpoints.table import ITEM_BITS, TensorInfo, WeightFile
+from engine.checkpoints.table import ITEM_BITS, Facts, TensorInfo, WeightFile
 from engine.checkpoints.zip_directory import Member, data_start, read_directory
 
 # A tensor takes 135 bytes of it; the largest published file has 1,331 tensors.
@@ -20,13 +20,14 @@ MAX_PICKLE_BYTES = 4 << 20
 
 
 def read_pth(path: Path) -> WeightFile:
-    """The directory of a dict of tensors that torch.save wrote, also inside `model_state`, `state_dict` or `model`.
+    """The directory of a dict of tensors that torch.save wrote, also where trainers put it inside of others.
 
     The bytes of a tensor with strides reach from its first number to its last.
     Raises CheckpointError, in one line with what to do, where the file is absent, unreadable, truncated,
     damaged, holds code, or is no such archive.
     """
-    with opened(path) as (file, size):
+    with opened(path) as (file, facts):
+        size = facts.size
         try:
             members = read_directory(file, size)
             root = _root(members)
@@ -34,9 +35,9 @@ def read_pth(path: Path) -> WeightFile:
             pickled = _content(
                 file, "data.pkl", members[f"{root}/data.pkl"], size, MAX_PICKLE_BYTES
             )
-            stored = read_state_dict(pickled)
+            stored, note = read_state_dict(pickled)
             check_count(len(stored))
-            tensors = _place(path, file, size, members, root, stored)
+            tensors = _place(path, file, facts, members, root, stored)
         except EOFError:
             reason = f"a zip archive without its end ({size:,} bytes are there): truncated; download it again"
             raise refusal(path, reason) from None
@@ -53,7 +54,7 @@ def read_pth(path: Path) -> WeightFile:
             raise refusal(path, str(error)) from None
         except ValueError as error:
             raise refusal(path, f"damaged torch archive ({error}); download it again") from None
-    return WeightFile(path, "pth", size, tensors)
+    return WeightFile(path, "pth", size, tensors, note=note)
 
 
 class _NotTorch(Exception):
@@ -103,7 +104,7 @@ def _content(file: BinaryIO, name: str, member: Member, size: int, limit: int) -
 def _place(
     path: Path,
     file: BinaryIO,
-    size: int,
+    facts: Facts,
     members: dict[str, Member],
     root: str,
     stored: dict[str, StoredTensor],
@@ -117,11 +118,11 @@ def _place(
             raise ValueError(f"the numbers of {shortened(name)} are not in it")
         span = _span(name, tensor, member)
         if tensor.key not in starts:
-            starts[tensor.key] = data_start(file, member, size)
+            starts[tensor.key] = data_start(file, member, facts.size)
         first = starts[tensor.key] + span[0]
         strides = None if _is_contiguous(tensor.shape, tensor.strides) else tensor.strides
         tensors[name] = TensorInfo(
-            tensor.dtype, tensor.shape, first, first + span[1], path, strides
+            tensor.dtype, tensor.shape, first, first + span[1], path, strides, facts
         )
     return tensors
 

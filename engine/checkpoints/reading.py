@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-from engine.checkpoints.table import MAX_NAME_BYTES, MAX_TENSORS, TensorInfo
+from engine.checkpoints.table import MAX_NAME_BYTES, MAX_TENSORS, Facts, TensorInfo
 from engine.errors import CheckpointError
 
 MAX_REASON = 300
@@ -18,23 +20,27 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file for reading, and its size in bytes.
+def opened(path: Path, what: str = "a weight file") -> Iterator[tuple[BufferedReader, Facts]]:
+    """A regular file for reading, and what tells it from another one; `what`: was expected there.
 
     Raises CheckpointError where there is none, where it is not ours to read, and where its disk fails, also
     while the block runs. Pipes and devices are refused before they are opened, which may wait for ever.
     """
     try:
-        _check_kind(path, os.stat(path).st_mode)
+        _check_kind(path, os.stat(path).st_mode, what)
         # what was a file a moment ago may be something else by now: hence O_NONBLOCK and the second check
         with open(os.open(path, _OPEN_FLAGS), "rb") as file:
             status = os.fstat(file.fileno())
-            _check_kind(path, status.st_mode)
-            yield file, status.st_size
+            _check_kind(path, status.st_mode, what)
+            yield file, facts_of(status)
     except OSError as error:
         raise refusal(path, _in_words(path, error)) from None
     except UnicodeEncodeError:
         raise refusal(path, "not a path of this system; check its spelling") from None
+
+
+def facts_of(status: os.stat_result) -> Facts:
+    return Facts(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def refusal(path: Path, reason: str) -> CheckpointError:
@@ -62,6 +68,15 @@ def check_name(name: str) -> None:
         raise ValueError(f"a tensor has a name of more than {MAX_NAME_BYTES:,} bytes")
 
 
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of JSON in which no key may be there twice; raises ValueError."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{shortened(repeated)} is there twice")
+    return table
+
+
 def check_count(count: int) -> None:
     """Raises ValueError where a file says that it has more tensors than anybody publishes."""
     if count > MAX_TENSORS:
@@ -73,11 +88,11 @@ def in_order(tensors: dict[str, TensorInfo]) -> Iterable[tuple[str, TensorInfo]]
     return sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop))
 
 
-def _check_kind(path: Path, mode: int) -> None:
+def _check_kind(path: Path, mode: int, what: str) -> None:
     if stat.S_ISDIR(mode):
-        raise refusal(path, "a folder, expected a weight file; name a file inside it")
+        raise refusal(path, f"a folder, expected {what}; name a file inside it")
     if not stat.S_ISREG(mode):
-        raise refusal(path, f"a {_kind(mode)}, expected a weight file; name a regular file")
+        raise refusal(path, f"a {_kind(mode)}, expected {what}; name a regular file")
 
 
 def _kind(mode: int) -> str:

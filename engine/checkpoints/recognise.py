@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from engine.checkpoints import expected
+from engine.checkpoints.configure import dit_config
 from engine.checkpoints.layout import Entry, Layout, lay_out, quantisation
 from engine.checkpoints.names import lora_family
 from engine.checkpoints.source import Source, read_json
@@ -59,18 +60,17 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
 
-    @property
-    def complete(self) -> bool:
-        """Whether every tensor of the model is there in its shape."""
-        return not (self.missing or self.misshapen)
-
 
 def recognise(source: Source) -> Recognition:
-    """What `source` holds. Raises CheckpointError where a JSON file beside it is damaged."""
+    """What `source` holds, and whether a run would load it: where this says so, all that loading reads is there."""
     layout = lay_out(source)
     variant, wanted, note, supported = _identify(source, layout)
     missing, unexpected, misshapen = compare(layout.entries, wanted) if wanted else ((), (), ())
     unexpected = (*unexpected, *(f"{name} ({reason})" for name, reason in layout.faults.items()))
+    is_odd = supported and bool(unexpected) and not (missing or misshapen)
+    reason = (
+        "cannot be loaded for its unexpected tensors, which would be left out" if is_odd else ""
+    )
     dtypes: dict[str, int] = {}
     for entry in layout.entries.values():
         for part in entry.parts:
@@ -79,7 +79,7 @@ def recognise(source: Source) -> Recognition:
         component=layout.component,
         variant=variant,
         supported=supported and not (missing or unexpected or misshapen),
-        note="; ".join(part for part in (note, source.note) if part),
+        note="; ".join(part for part in (reason, note, source.note) if part),
         layout=_layout_name(source, layout),
         format=source.format,
         shards=len(source.files),
@@ -88,22 +88,23 @@ def recognise(source: Source) -> Recognition:
         quantisation=quantisation(layout.entries),
         parameters=sum(entry.num_elements for entry in layout.entries.values()),
         file_bytes=source.num_bytes,
-        memory={name: _loaded_bytes(layout, size) for name, size in _ITEM_BYTES.items()}
-        if wanted
-        else {},
+        memory=_loaded_bytes(layout) if wanted else {},
         missing=missing,
         unexpected=unexpected,
         misshapen=misshapen,
     )
 
 
-def _loaded_bytes(layout: Layout, item_bytes: int) -> int:
-    """What the tensors take as numbers of so many bytes; what is published to stay in fp32 does."""
+def _loaded_bytes(layout: Layout) -> dict[str, int]:
+    """What the tensors take in each dtype; what is published to stay in fp32 does."""
     is_dit = layout.component == "denoiser"
-    return sum(
-        entry.num_elements * (4 if is_dit and keeps_fp32(name) else item_bytes)
-        for name, entry in layout.entries.items()
-    )
+    in_fp32 = others = 0
+    for name, entry in layout.entries.items():
+        if is_dit and keeps_fp32(name):
+            in_fp32 += entry.num_elements
+        else:
+            others += entry.num_elements
+    return {name: 4 * in_fp32 + size * others for name, size in _ITEM_BYTES.items()}
 
 
 def compare(
@@ -116,7 +117,9 @@ def compare(
     misshapen = tuple(
         f"{name} is {list(entry.shape)} instead of {list(wanted[name])}"
         for name, entry in entries.items()
-        if name in wanted and _without_ones(entry.shape) != _without_ones(wanted[name])
+        if name in wanted
+        and entry.shape != wanted[name]
+        and _without_ones(entry.shape) != _without_ones(wanted[name])
     )
     return missing, unexpected, misshapen
 
@@ -133,12 +136,15 @@ def describe(missing: Sequence[str], unexpected: Sequence[str], misshapen: Seque
     )  # fmt: skip
 
 
-def _identify(source: Source, layout: Layout) -> tuple[str, dict[str, Shape], str, bool]:
+def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape], str, bool]:
     """(variant, expected tensors, note, whether this version loads such a model)."""
     shapes = {name: entry.shape for name, entry in layout.entries.items()}
     try:
         if layout.component == "denoiser":
-            return _identify_dit(source, shapes)
+            variant, wanted, note, supported = _identify_dit(source, shapes)
+            reason = _not_configurable(source, layout) if supported else ""
+            note = "; ".join(part for part in (reason, note) if part)
+            return variant, wanted, note, supported and not reason
         if (
             layout.component == "vae"
             and "decoder.upsamples.0.upsamples.0.residual.2.weight" in shapes
@@ -170,10 +176,16 @@ def _identify(source: Source, layout: Layout) -> tuple[str, dict[str, Shape], st
 
 def _identify_dit(
     source: Source, shapes: Mapping[str, Shape]
-) -> tuple[str, dict[str, Shape], str, bool]:
+) -> tuple[str, Mapping[str, Shape], str, bool]:
     if "vace_patch_embedding.weight" in shapes and "patch_embedding.weight" not in shapes:
         note = f"a VACE module without the model it belongs on; VACE is {_NOT_YET}"
         return "wan2.1-vace (module)", {}, note, False
+    if source.format == "gguf" and "patch_embedding.weight" not in shapes:
+        note = (
+            "a GGUF whose conversion was not finished: patch_embedding.weight, which has five axes, was never put "
+            "back; get another GGUF of this model, or finish it with ComfyUI-GGUF's fix_5d_tensors.py"
+        )
+        return "", {}, note, False
     shape = expected.dit_shape(shapes)
     wanted = expected.dit(shape)
     names = [name for name, published in expected.PUBLISHED.items() if published == shape]
@@ -193,8 +205,8 @@ def _identify_dit(
 
 
 def _identify_custom(
-    shape: expected.DiTShape, wanted: dict[str, Shape], shapes: Mapping[str, Shape]
-) -> tuple[str, dict[str, Shape], str, bool]:
+    shape: expected.DiTShape, wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]
+) -> tuple[str, Mapping[str, Shape], str, bool]:
     """A Wan DiT of a size that was not published; and the published relatives that have more inputs."""
     if any(
         name.startswith(("control_adapter.", "ref_conv.")) for name in shapes
@@ -214,8 +226,8 @@ def _identify_custom(
 
 
 def _tell_generations_apart(
-    path: Path, wanted: dict[str, Shape]
-) -> tuple[str, dict[str, Shape], str, bool]:
+    path: Path, wanted: Mapping[str, Shape]
+) -> tuple[str, Mapping[str, Shape], str, bool]:
     if _says_wan22(path):
         note = f"an expert of Wan 2.2, by the names around it; Wan 2.2 is {_NOT_YET}"
         return "wan2.2-t2v-a14b", wanted, note, False
@@ -223,11 +235,20 @@ def _tell_generations_apart(
     return "wan2.1-t2v-14b", wanted, note, True
 
 
+def _not_configurable(source: Source, layout: Layout) -> str:
+    """Why no model can be built for these tensors, empty where one can."""
+    try:
+        dit_config(source, layout)
+    except CheckpointError as error:
+        return str(error).removeprefix(f"{source.path}: ")
+    return ""
+
+
 def _says_wan22(path: Path) -> bool:
     names = list(_GENERATION.finditer(_around(path)))
     if names:
         return names[-1]["second"] is not None  # the nearest to the file counts
-    pipeline = path.parent.parent / "model_index.json"
+    pipeline = path.absolute().parent.parent / "model_index.json"
     if not pipeline.is_file():
         return False
     try:
@@ -236,7 +257,9 @@ def _says_wan22(path: Path) -> bool:
         return False
 
 
-def _tell_sizes_apart(path: Path, wanted: dict[str, Shape]) -> tuple[str, dict[str, Shape], str]:
+def _tell_sizes_apart(
+    path: Path, wanted: Mapping[str, Shape]
+) -> tuple[str, Mapping[str, Shape], str]:
     sizes = sorted(set(re.findall(r"480p|720p", _around(path))))
     note = "image to video is not there yet"
     if len(sizes) == 1:
@@ -249,7 +272,7 @@ def _tell_sizes_apart(path: Path, wanted: dict[str, Shape]) -> tuple[str, dict[s
 
 
 def _around(path: Path) -> str:
-    return "/".join(path.parts[-_PARTS_AROUND:]).lower()
+    return "/".join(path.absolute().parts[-_PARTS_AROUND:]).lower()
 
 
 def _layout_name(source: Source, layout: Layout) -> str:
@@ -261,7 +284,7 @@ def _layout_name(source: Source, layout: Layout) -> str:
         bool(layout.prefix)
         or source.format == "gguf"
         or any(
-            entry.scale is not None or entry.parts[0].dtype.startswith("F8")
+            entry.scales or entry.parts[0].dtype.startswith("F8")
             for entry in layout.entries.values()
         )
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,16 @@ from engine.checkpoints.reading import (
     refusal,
     shortened,
     truncated,
+    without_repeats,
 )
-from engine.checkpoints.table import ITEM_BITS, MAX_DIMENSIONS, MAX_TENSORS, TensorInfo, WeightFile
+from engine.checkpoints.table import (
+    ITEM_BITS,
+    MAX_DIMENSIONS,
+    MAX_TENSORS,
+    Facts,
+    TensorInfo,
+    WeightFile,
+)
 from engine.errors import CheckpointError
 
 # The longest header published for the family has 200 KB. The library allows 100 MB, which as JSON can cost
@@ -39,7 +46,8 @@ def read_safetensors(path: Path) -> WeightFile:
     Raises CheckpointError, in one line with what to do, where the file is absent, unreadable, truncated,
     damaged, or not a safetensors file at all.
     """
-    with opened(path) as (file, size):
+    with opened(path) as (file, facts):
+        size = facts.size
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
             raise refusal(
@@ -60,7 +68,9 @@ def read_safetensors(path: Path) -> WeightFile:
         entries = _parse(header)
         metadata = _metadata(entries.pop(_METADATA, None))
         check_count(len(entries))
-        tensors = {name: _tensor(name, entry, 8 + length, path) for name, entry in entries.items()}
+        tensors = {
+            name: _tensor(name, entry, 8 + length, path, facts) for name, entry in entries.items()
+        }
         end = _check_order(tensors, 8 + length)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise damaged(path, error) from None
@@ -81,17 +91,9 @@ def _parse(header: bytes) -> dict[str, Any]:
         raise ValueError(f"more than {MAX_TENSORS:,} entries")
     if header.count(b",") + header.count(b"[") > _MAX_SEPARATORS:
         raise ValueError("more values than its tensors need")
-    table = json.loads(header.decode(), object_pairs_hook=_without_repeats, parse_int=_bounded_int)
+    table = json.loads(header.decode(), object_pairs_hook=without_repeats, parse_int=_bounded_int)
     if not isinstance(table, dict):
         raise TypeError("not an object")
-    return table
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"{shortened(repeated)} is there twice")
     return table
 
 
@@ -109,7 +111,9 @@ def _metadata(table: object) -> dict[str, str]:
     return table
 
 
-def _tensor(name: str, entry: dict[str, Any], data_start: int, path: Path) -> TensorInfo:
+def _tensor(
+    name: str, entry: dict[str, Any], data_start: int, path: Path, facts: Facts
+) -> TensorInfo:
     check_name(name)
     shape = tuple(entry["shape"])
     if len(shape) > MAX_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
@@ -126,7 +130,9 @@ def _tensor(name: str, entry: dict[str, Any], data_start: int, path: Path) -> Te
         raise ValueError(
             f"{shortened(name)} has {stop - start:,} bytes, which does not fit its shape"
         )
-    return TensorInfo(entry["dtype"], shape, data_start + start, data_start + stop, path)
+    return TensorInfo(
+        entry["dtype"], shape, data_start + start, data_start + stop, path, facts=facts
+    )
 
 
 def _check_order(tensors: dict[str, TensorInfo], data_start: int) -> int:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.reading import opened, refusal, shortened, without_repeats
 from engine.checkpoints.table import TensorInfo, WeightFile
-from engine.checkpoints.weight_file import read_weight_file
-from engine.errors import CheckpointError
+from engine.checkpoints.weight_file import UNFINISHED, read_weight_file
 
 INDEX_SUFFIX = ".index.json"
 # The index of the 14B model has 97 KB; a repository's config a few hundred bytes.
@@ -27,7 +27,6 @@ MAX_DEPTH = 6
 MAX_ENTRIES = 20_000
 
 _SUFFIXES = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
-_UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.[a-z]+)")
 _SKIPPED_FOLDERS = {"node_modules", "__pycache__", "site-packages", "venv"}
 
@@ -75,8 +74,8 @@ def sources_in(folder: Path, *, max_depth: int = MAX_DEPTH) -> list[Path]:
     for parent, names in _walk(folder, max_depth):
         num_entries += len(names)
         if num_entries > MAX_ENTRIES:
-            raise CheckpointError(
-                f"{folder}: more than {MAX_ENTRIES:,} files; name a folder of models inside it"
+            raise refusal(
+                folder, f"more than {MAX_ENTRIES:,} files; name a folder of models inside it"
             )
         found += [parent / name for name in _checkpoints(names)]
     return sorted(found)
@@ -90,27 +89,24 @@ def read_config(source: Source) -> dict[str, Any]:
     try:
         config = json.loads(source.metadata.get("config", "{}"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{source.path}: damaged config in its metadata ({error})") from None
+        raise refusal(source.path, f"damaged config in its metadata ({error})") from None
     return config if isinstance(config, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a file of at most 8 MiB without repeated keys. Raises CheckpointError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    with opened(path, "a JSON file") as (file, _):
+        data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
-        raise CheckpointError(
-            f"{path}: larger than any published file of its kind ({MAX_JSON_BYTES:,} bytes)"
+        raise refusal(
+            path, f"larger than any published file of its kind ({MAX_JSON_BYTES:,} bytes)"
         )
     try:
-        table = json.loads(data, object_pairs_hook=_without_repeats)
+        table = json.loads(data, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged JSON ({error}); download it again") from None
+        raise refusal(path, f"damaged JSON ({error}); download it again") from None
     if not isinstance(table, dict):
-        raise CheckpointError(f"{path}: expected a JSON object; download it again")
+        raise refusal(path, "expected a JSON object; download it again")
     return table
 
 
@@ -125,15 +121,6 @@ def stays_inside(path: Path, folder: Path) -> bool:
     return entry is not None and target.is_relative_to(entry / "blobs")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in table:
-            raise ValueError(f"the key {key[:80]!r} is there twice")
-        table[key] = value
-    return table
-
-
 def _walk(folder: Path, max_depth: int) -> Iterator[tuple[Path, list[str]]]:
     """(folder, names of its files) of a folder and those below it."""
     todo = [(folder, 0)]
@@ -145,7 +132,7 @@ def _walk(folder: Path, max_depth: int) -> Iterator[tuple[Path, list[str]]]:
         except OSError as error:
             if parent != folder:
                 continue  # a folder inside that is not ours to read hides nothing else
-            raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from None
+            raise refusal(folder, f"cannot be read ({error.strerror or error})") from None
         names = []
         for entry in entries:
             if entry.name.startswith("."):
@@ -159,14 +146,15 @@ def _walk(folder: Path, max_depth: int) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _checkpoints(names: Sequence[str]) -> list[str]:
-    """The files of one folder by which `open_source` opens what it holds: each shard set counts once."""
+    """The files of one folder by which `open_source` opens what it holds: each shard set counts once, with what
+    of it is still being downloaded."""
     indices = {name for name in names if name.endswith(INDEX_SUFFIX)}
     found = sorted(indices)
     sets: set[tuple[str, str, str]] = set()
     for name in sorted(names):
         if not _is_weights(name):
             continue
-        shard = _SHARD.fullmatch(name)
+        shard = _SHARD.fullmatch(_finished(name))
         if shard is None:
             found.append(name)
         elif f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}" not in indices:
@@ -178,31 +166,33 @@ def _checkpoints(names: Sequence[str]) -> list[str]:
 
 
 def _is_weights(name: str) -> bool:
-    lower = name.lower()
-    for ending in _UNFINISHED:
-        lower = lower.removesuffix(ending)
+    lower = _finished(name).lower()
     return lower.endswith(_SUFFIXES) or (lower.endswith(".bin") and "pytorch_model" in lower)
+
+
+def _finished(name: str) -> str:
+    """What a download will be called."""
+    ending = next((ending for ending in UNFINISHED if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
 
 
 def _only_one(folder: Path) -> Path:
     try:
         here = _checkpoints([entry.name for entry in os.scandir(folder) if not entry.is_dir()])
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error.strerror or error})") from None
+        raise refusal(folder, f"cannot be read ({error.strerror or error})") from None
     if len(here) == 1:
         return folder / here[0]
     if not here:
-        raise CheckpointError(f"{folder}: holds no weight file (safetensors, .pth or GGUF)")
-    raise CheckpointError(
-        f"{folder}: holds {len(here)} checkpoints ({_few(here)}); name one of them"
-    )
+        raise refusal(folder, "holds no weight file (safetensors, .pth or GGUF)")
+    raise refusal(folder, f"holds {len(here)} checkpoints ({_few(here)}); name one of them")
 
 
 def _open_numbered(path: Path, shard: re.Match[str]) -> Source:
     """Shards without an index: the numbers in their names say what belongs together."""
     total = int(shard["total"])
     if not 1 <= total <= MAX_SHARDS:
-        raise CheckpointError(f"{path}: one of {total} shards; expected 1 to {MAX_SHARDS}")
+        raise refusal(path, f"one of {total} shards; expected 1 to {MAX_SHARDS}")
     names = [f"{shard['stem']}-{n:05}-of-{total:05}{shard['suffix']}" for n in range(1, total + 1)]
     return _source(path.with_name(names[0]), _read_shards(path, names))
 
@@ -211,31 +201,31 @@ def _open_indexed(index: Path) -> Source:
     table = read_json(index)
     places = table.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError(f"{index}: not an index of shards (no weight_map); download it again")
+        raise refusal(index, "not an index of shards (no weight_map); download it again")
     names = sorted(set(places.values()))
     if not 1 <= len(names) <= MAX_SHARDS:
-        raise CheckpointError(f"{index}: names {len(names):,} shards; expected 1 to {MAX_SHARDS}")
+        raise refusal(index, f"names {len(names):,} shards; expected 1 to {MAX_SHARDS}")
     for name in names:
         if not name or Path(name).name != name or name in ("..", "."):
-            raise CheckpointError(
-                f"{index}: names the shard {name[:80]!r}, which is not a file of its own folder; "
-                "get the index from where the model was published"
+            raise refusal(
+                index,
+                f"names the shard {shortened(name)!r}, which is not a file of its own folder; "
+                "get the index from where the model was published",
             )
     shards = _read_shards(index, names)
     held = {shard.path.name: shard.tensors for shard in shards}
     absent = [tensor for tensor, name in places.items() if tensor not in held[name]]
     if absent:
-        raise CheckpointError(
-            f"{index}: {len(absent)} tensors are not where it says ({absent[0]} not in {places[absent[0]]}): "
-            "shards of different models or downloads; download them again, all from one repository"
+        tensor, name = shortened(absent[0]), shortened(places[absent[0]])
+        raise refusal(
+            index,
+            f"{len(absent)} tensors are not where it says ({tensor} not in {name}): shards of different models or "
+            "downloads; download them again, all from one repository",
         )
-    size = (
-        table.get("metadata", {}).get("total_size")
-        if isinstance(table.get("metadata"), dict)
-        else None
-    )
+    about = table.get("metadata")
+    size = about.get("total_size") if isinstance(about, dict) else None
     stored = sum(t.stop - t.start for shard in shards for t in shard.tensors.values())
-    differs = isinstance(size, int) and size != stored
+    differs = type(size) is int and 0 <= size < 1 << 63 and size != stored
     note = (
         f"its index speaks of {size:,} bytes of tensors, its shards hold {stored:,}"
         if differs
@@ -248,15 +238,20 @@ def _read_shards(asked: Path, names: Sequence[str]) -> list[WeightFile]:
     folder = asked.parent
     absent = [name for name in names if not os.path.lexists(folder / name)]
     if absent:
-        raise CheckpointError(
-            f"{asked}: {len(absent)} of {len(names)} shards are missing ({_few(absent)}); "
-            f"download them into {folder}"
+        halves = [name + ending for name in absent for ending in UNFINISHED]
+        halves = [name for name in halves if os.path.lexists(folder / name)]
+        told = f"; half of one is there: {shortened(halves[0])}" if halves else ""
+        raise refusal(
+            asked,
+            f"{len(absent)} of {len(names)} shards are missing ({_few(absent)}{told}); download them into the same "
+            "folder",
         )
     for name in names:
         if not stays_inside(folder / name, folder):
-            raise CheckpointError(
-                f"{folder / name}: a link that leaves its folder (to {os.path.realpath(folder / name)}); "
-                "name the folder that really holds the files"
+            target = shortened(os.path.realpath(folder / name))
+            raise refusal(
+                folder / name,
+                f"a link that leaves its folder (to {target}); name the folder that really holds the files",
             )
     return [read_weight_file(folder / name) for name in names]
 
@@ -267,9 +262,10 @@ def _source(path: Path, shards: Sequence[WeightFile], note: str = "") -> Source:
     for shard in shards:
         twice = next((name for name in shard.tensors if name in tensors), None)
         if twice is not None:
-            raise CheckpointError(
-                f"{shard.path}: holds {twice}, which {tensors[twice].file.name} holds too: shards of "
-                "different models or downloads; download them again, all from one repository"
+            raise refusal(
+                shard.path,
+                f"holds {shortened(twice)}, which {shortened(tensors[twice].file.name)} holds too: shards of different "
+                "models or downloads; download them again, all from one repository",
             )
         tensors |= shard.tensors
         metadata |= shard.metadata
@@ -282,9 +278,9 @@ def _source(path: Path, shards: Sequence[WeightFile], note: str = "") -> Source:
         tensors=tensors,
         metadata=metadata,
         config_file=config if config.is_file() else None,
-        note=note,
+        note="; ".join(part for part in (note, *dict.fromkeys(s.note for s in shards)) if part),
     )
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(shortened, names[:3])) + (", ..." if len(names) > 3 else "")

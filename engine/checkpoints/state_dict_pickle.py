@@ -52,7 +52,10 @@ _KNOWN = (
 )
 _T = TypeVar("_T")
 
-_WRAPPERS = ("model_state", "state_dict", "model")
+# Under which keys trainers put the tensors, the first to be preferred
+_WRAPPERS = (
+    "model_state", "state_dict", "model", "module", "generator", "ema", "model_ema", "generator_ema",
+)  # fmt: skip
 
 
 class HoldsCode(ValueError):
@@ -88,8 +91,9 @@ class _Storage:
     size: int
 
 
-def read_state_dict(pickled: bytes) -> dict[str, StoredTensor]:
-    """The tensors by name, of a dict of tensors or of one inside `model_state`, `state_dict` or `model`.
+def read_state_dict(pickled: bytes) -> tuple[dict[str, StoredTensor], str]:
+    """(the tensors by name, of a dict of tensors or of one that trainers wrapped, such as `model`; which one is
+    read where it holds several, one line).
 
     Raises HoldsCode where it names anything else than torch.save needs for that, NoWeights where it holds no
     such dict, ValueError where it is damaged.
@@ -100,15 +104,31 @@ def read_state_dict(pickled: bytes) -> dict[str, StoredTensor]:
         raise ValueError(f"opcodes that make no sense: {error}") from None
     if not isinstance(outer, dict):
         raise NoWeights("expected a dict of tensors")
-    dicts = [outer.get(key) for key in _WRAPPERS] + [outer]
-    for table in dicts:
-        if isinstance(table, dict):
-            tensors = {
-                name: value for name, value in table.items() if isinstance(value, StoredTensor)
-            }
+    found = _state_dicts(outer)
+    if not found:
+        raise NoWeights("no tensors in it")
+    read, *others = found
+    note = f"of its {' and '.join([read, *others])}, {read} is read" if read and others else ""
+    return found[read], note
+
+
+def _state_dicts(table: dict[str, Any], under: str = "") -> dict[str, dict[str, StoredTensor]]:
+    """Where -> tensors: inside the known keys, two deep, before those of the table itself."""
+    found: dict[str, dict[str, StoredTensor]] = {}
+    for key in _WRAPPERS:
+        inner = table.get(key)
+        if isinstance(inner, dict):
+            tensors = _tensors(inner)
             if tensors:
-                return tensors
-    raise NoWeights("no tensors in it")
+                found[under + key] = tensors
+            elif not under:
+                found |= _state_dicts(inner, f"{key}.")
+    tensors = _tensors(table)
+    return found if found or not tensors else {under: tensors}
+
+
+def _tensors(table: dict[str, Any]) -> dict[str, StoredTensor]:
+    return {name: value for name, value in table.items() if isinstance(value, StoredTensor)}
 
 
 def _walk(pickled: bytes) -> object:

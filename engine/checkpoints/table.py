@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 # Bits of one number, by the dtype's name in the safetensors format.
 ITEM_BITS = {
@@ -24,13 +25,22 @@ MAX_TENSORS = 16_384  # the largest published file of the family has 1,331
 MAX_NAME_BYTES = 1024
 
 
+class Facts(NamedTuple):
+    """What changes when a file does, whether it was rewritten or replaced."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a file.
 
     dtype: as the safetensors format spells it, or the name of a GGUF block type. shape: as torch has it,
     outermost axis first. start, stop: its bytes in `file`. strides: in elements, None where the numbers lie in
-    the order of the shape without gaps.
+    the order of the shape without gaps. facts: of the file whose directory was read; None: of any.
     """
 
     dtype: str
@@ -39,13 +49,15 @@ class TensorInfo:
     stop: int
     file: Path
     strides: tuple[int, ...] | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
     """The directory of one file. format: `safetensors`, `pth` or `gguf`. size: bytes of the file.
 
-    metadata: the short texts that the file carries about itself, such as a `config`.
+    metadata: the short texts that the file carries about itself, such as a `config`. note: what else it holds
+    that is not read, one line.
     """
 
     path: Path
@@ -53,3 +65,4 @@ class WeightFile:
     size: int
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str] = field(default_factory=dict)
+    note: str = ""

@@ -32,7 +32,7 @@ def read_weight_file(path: Path) -> WeightFile:
     Raises CheckpointError, in one line with what to do, where it cannot be read, is none of these, or is
     damaged. Nothing in the file is run, and no memory is taken by what it says about itself.
     """
-    with opened(path) as (file, size):
+    with opened(path) as (file, facts):
         head = file.read(_HEAD_BYTES)
     ending = next((ending for ending in UNFINISHED if path.name.lower().endswith(ending)), None)
     if ending is not None:
@@ -46,7 +46,7 @@ def read_weight_file(path: Path) -> WeightFile:
     # a header is shorter than 16 TiB, and text has no zero bytes: so a JSON text is no safetensors file
     if head[5:8] == b"\0\0\0" and head[8:].lstrip(b" \t\r\n").startswith(b"{"):
         return read_safetensors(path)
-    raise refusal(path, _in_words(head, size))
+    raise refusal(path, _in_words(head, facts.size))
 
 
 def _in_words(head: bytes, size: int) -> str:

@@ -133,8 +133,13 @@ def write_sharded(
 
 def write_pth(path: Path, tensors: Sequence[Planned], read: Read) -> None:
     """What `torch.save` makes of a dict of tensors; all of them are held at once."""
+    whole = {tensor.name: read(tensor.name) for tensor in tensors}
     with path.open("xb") as file:
-        torch.save({tensor.name: read(tensor.name) for tensor in tensors}, file)
+        try:
+            torch.save(whole, file)
+        except RuntimeError as error:
+            # what the disk said, which torch puts an assertion of its own in the place of
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def write_gguf(

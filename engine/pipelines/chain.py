@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from engine.schedulers.course import Course, make_course, redirected
+from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update
 from presets.errors import PresetError
 from presets.spec import RunSpec, decode_spec
@@ -162,7 +163,9 @@ def video_key(vae: Identity, latents: str, fps: int) -> str:
 
 
 def _weights(update: Update) -> list[float]:
-    return [update.sigma, update.latents, update.velocity, *update.x0]
+    # as float32 has them, which is how they meet the latents: the last bits of float64 are each C library's own
+    weights = (update.sigma, update.latents, update.velocity, *update.x0)
+    return [to_float32(weight) for weight in weights]
 
 
 def identity_of(kind: str, part: Any, fingerprint: str) -> dict[str, Any]:

@@ -18,10 +18,18 @@ from engine.pipelines.chain import VERSIONS, prompts_of
 from engine.pipelines.journal import Entry, Journal
 from engine.pipelines.models import Models, environment, out_of_memory_explained
 from engine.pipelines.plan import Plan, TextLink, encode_facts
-from engine.pipelines.runner import Control, Made, memory_sample, reuse, reuse_steps, reuse_video
+from engine.pipelines.runner import (
+    Control,
+    Made,
+    memory_sample,
+    reuse,
+    reuse_steps,
+    reuse_texts,
+    reuse_video,
+)
 from engine.pipelines.stages import Step
 from engine.pipelines.thinning import kept_steps
-from engine.pipelines.walk import Unfaithful, rebuilt
+from engine.pipelines.walk import Unfaithful, prediction, rebuilt
 from engine.prompt import clean_prompt
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.spec import RunSpec
@@ -88,6 +96,7 @@ class Computer:
             out_of_memory_explained("text_encode"),
         ):
             if not is_needed:
+                reuse_texts(self.store, run, plan)
                 return states, plan
             for index, text in enumerate(plan.texts):
                 states[text.key] = self._text(run, text, index, control)
@@ -164,17 +173,16 @@ class Computer:
     def _rebuilt(
         self, run: RunRecord, plan: Plan, scheduler: Scheduler, noise: Tensor, control: Control
     ) -> tuple[SolverState, tuple[SolverState, Tensor | None] | None]:
-        """(the deepest stored state, the one before it with its velocity); the noise where nothing is stored, or
-        what is does not lead to the latents on record."""
-        state = start = scheduler.start(noise)
+        """(the deepest stored state, the one before it with its velocity): as far as what is stored can be read and
+        leads to the latents on record; the noise where that is not a step."""
+        state = scheduler.start(noise)
         before: tuple[SolverState, Tensor | None] | None = None
         try:
             for step in rebuilt(self.store, scheduler, noise, plan.steps[: plan.start]):
                 before = (state, step.velocity)
                 state = step.state
         except (BlobMissing, BlobCorrupt, Unfaithful) as error:
-            control.warn(f"{error}; the steps are computed again")
-            return start, None
+            control.warn(f"{error}; the run goes on from step {state.step}")
         reuse_steps(self.store, run, plan, state.step, control)
         return state, before
 
@@ -204,7 +212,7 @@ class Computer:
                 number = step.state.step
                 planned = plan.steps[number - 1]
                 if planned.key:
-                    tensors, is_keyframe = _to_keep(step, kept)
+                    tensors, is_keyframe = _to_keep(step, kept, plan)
                     link = LinkRecord(
                         planned.key,
                         "step",
@@ -349,11 +357,16 @@ def _decoded(vae: Any, latents: Tensor, control: Control) -> Tensor:
     return stages.decode(vae, latents, on_chunk=on_chunk)
 
 
-def _to_keep(step: Step, kept: frozenset[int] | None) -> tuple[dict[str, Tensor], bool]:
-    """(what to store of a step, whether that is a keyframe)."""
-    if kept is None:
+def _to_keep(step: Step, kept: frozenset[int] | None, plan: Plan) -> tuple[dict[str, Tensor], bool]:
+    """(what to store of a step, whether that is a keyframe).
+
+    A run that stops early is made to be gone on with, and shows what its last velocity points to: that one is
+    kept whatever the policy says, and the state that it starts from.
+    """
+    number = step.state.step
+    if kept is None or (plan.is_partial and number == plan.total):
         return ({} if step.velocity is None else {"velocity": step.velocity}), False
-    if step.state.step in kept:
+    if number in kept or (plan.is_partial and number == plan.total - 1):
         return step.state.to_tensors(), True
     return {}, False
 
@@ -367,6 +380,7 @@ def _shown(
     if not plan.is_partial or before is None:
         return state.latents
     earlier, velocity = before
-    if velocity is None:
-        return state.history[0] if state.history else state.latents
-    return earlier.latents - scheduler.sigmas[earlier.step].to(velocity.device) * velocity
+    assert velocity is not None, (
+        "the plan of a run that stops early begins before its last velocity"
+    )
+    return prediction(scheduler, earlier, velocity)

@@ -82,7 +82,8 @@ def environment(device: torch.device) -> str:
 def out_of_memory_explained(stage: str) -> Iterator[None]:
     """Turns the many errors of a full memory into RunFailed with what to try."""
     advice = {
-        "decode": "try --set components.vae.tile_size=256 or a smaller components.vae.chunk_frames",
+        "decode": "the latents are kept: try `modiff branch RUN --at decode --set components.vae.tile_size=256`, "
+        "or a smaller components.vae.chunk_frames",
         "denoise": "try fewer frames or a smaller size",
     }.get(stage, "try dtype bf16, or device cpu for the text encoder")
     try:

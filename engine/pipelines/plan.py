@@ -157,6 +157,10 @@ def make_plan(
         StepLink(index, key, facts, links.get(key)) for index, (key, facts) in enumerate(keyed)
     )
     start = _deepest(store, steps)
+    if start == total < route.num_steps and not _is_stored(store, _digest_of(steps[-1])):
+        start = _deepest(
+            store, steps[:-1]
+        )  # a keyframe does not tell where its last velocity points to
     last = steps[-1].link if steps else None
     final = last.latents if last is not None and _is_stored(store, last.latents) else ""
     vae = identify("vae", spec.components.vae)
@@ -226,6 +230,10 @@ def _deepest(store: Store, steps: Sequence[StepLink]) -> int:
         if is_reached:
             deepest = step.index + 1
     return deepest
+
+
+def _digest_of(step: StepLink) -> str:
+    return step.link.digest if step.link is not None else ""
 
 
 def _is_stored(store: Store, digest: str) -> bool:

@@ -32,6 +32,7 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
+from store.gc import writing
 from store.index import open_index
 from store.records import REUSED, LinkRecord
 from store.store import RunRecord, Store
@@ -104,7 +105,7 @@ class Runner:
                 run, plan, control, lambda: self._plan(route, identities, run.stop_at)
             )
         with control.stage("mux"):
-            path = _free_path(Path(run.output), spec, run.id, control)
+            path = _free_path(Path(run.output), spec, run.id, made, control)
             return made.write(path, spec)
 
     @property
@@ -144,6 +145,8 @@ class Runner:
         video = self._read(plan.video_digest) if "video" in kinds else None
         for name in ("text_encode", "denoise", "decode"):
             with control.stage(name, cached=True):
+                if name == "text_encode":
+                    reuse_texts(self.store, run, plan)
                 if name == "denoise":
                     reuse_steps(self.store, run, plan, plan.total, control)
         if plan.final:
@@ -167,6 +170,11 @@ class Made:
     video: bytes | bytearray | None
     latents: bytes | bytearray | None
     frames: Any
+
+    def is_at(self, kind: str, path: Path) -> bool:
+        """Whether the file is there already, as this run leaves it that is ended after it was written."""
+        data = {"video": self.video, "latents": self.latents}.get(kind)
+        return data is not None and path.is_file() and path.read_bytes() == data
 
     def write(self, path: Path, spec: RunSpec) -> str:
         """Writes the files of the run and returns the path of the main one."""
@@ -202,6 +210,14 @@ def reuse_steps(store: Store, run: RunRecord, plan: Plan, total: int, control: C
         )
 
 
+def reuse_texts(store: Store, run: RunRecord, plan: Plan) -> None:
+    """Records the prompts of a run that is stored whole: a clean-up leaves what some run names."""
+    links = store.find_links([text.key for text in plan.texts])
+    for index, text in enumerate(plan.texts):
+        if text.key in links:
+            reuse(store, run, links[text.key], stage="text", index=index)
+
+
 def reuse_video(store: Store, run: RunRecord, plan: Plan) -> None:
     found = store.find_links([plan.video])
     if plan.video in found:
@@ -218,17 +234,18 @@ def reuse(
     sigma: float | None = None,
     timestep: int | None = None,
 ) -> None:
-    """Records that a run took a link from the store."""
-    store.record_link(
-        run.id,
-        link,
-        stage=stage,
-        index=index,
-        source=REUSED,
-        seconds=0.0,
-        sigma=sigma,
-        timestep=timestep,
-    )
+    """Records that a run took a link from the store: as it is now, since a clean-up may have thinned it."""
+    with writing(store.root):
+        store.record_link(
+            run.id,
+            store.find_links([link.key]).get(link.key, link),
+            stage=stage,
+            index=index,
+            source=REUSED,
+            seconds=0.0,
+            sigma=sigma,
+            timestep=timestep,
+        )
 
 
 def memory_sample() -> MemorySampled:
@@ -244,9 +261,13 @@ def _num_reused(plan: Plan) -> int:
     return plan.start if "denoiser" in plan.needs else plan.total
 
 
-def _free_path(path: Path, spec: RunSpec, run_id: str, control: Control) -> Path:
+def _free_path(path: Path, spec: RunSpec, run_id: str, made: Made, control: Control) -> Path:
     """The output path, or one named after the run where somebody else's file took it in the meantime."""
-    taken = [target for target in output_paths(path, spec.output.kinds).values() if target.exists()]
+    taken = [
+        target
+        for kind, target in output_paths(path, spec.output.kinds).items()
+        if target.exists() and not made.is_at(kind, target)
+    ]
     if not taken or spec.output.overwrite:
         return path
     free = path.with_stem(f"{path.stem}-{run_id}")

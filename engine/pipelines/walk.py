@@ -16,7 +16,7 @@ from engine.pipelines.plan import StepLink
 from engine.pipelines.stages import Step
 from engine.schedulers.scheduler import Scheduler, SolverState
 from store import blobs
-from store.errors import BlobCorrupt, BlobMissing
+from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.store import Store
 from store.tensors import decode_tensors, encode_tensors
 
@@ -47,13 +47,18 @@ def rebuilt(
         link = step.link
         if link is None:
             raise Unfaithful(f"step {step.index + 1} is not stored")
-        if state.step == step.index and link.digest:
-            velocity = _tensors(store, link.digest)["velocity"].to(noise.device)
-            state = scheduler.step(state, velocity)
-        elif link.state:
-            state = _keyframe(scheduler, _tensors(store, link.state), noise.device)
-        else:
-            continue
+        try:
+            if state.step == step.index and link.digest:
+                velocity = _tensors(store, link.digest)["velocity"].to(noise.device)
+                state = scheduler.step(state, velocity)
+            elif link.state:
+                state = _keyframe(scheduler, _tensors(store, link.state), noise.device)
+            else:
+                continue
+        except (KeyError, ValueError) as error:  # a blob of something else, or of another size
+            raise Unfaithful(
+                f"what is stored of step {step.index + 1} is no step: {error}"
+            ) from None
         if latents_digest(state.latents) != link.latents:
             raise Unfaithful(f"step {step.index + 1} does not replay to the latents on record")
         yield Step(
@@ -92,12 +97,16 @@ def _keyframe(
 
 def _tensors(store: Store, digest: str) -> dict[str, Tensor]:
     try:
-        return decode_tensors(blobs.get(store.root, digest))
+        data = blobs.get(store.root, digest)
     except (BlobMissing, BlobCorrupt):
         store.forget_blob(digest)
         raise
+    try:
+        return decode_tensors(data)
+    except StoreError as error:
+        raise Unfaithful(f"{digest}: {error}") from None
 
 
 def prediction(scheduler: Scheduler, before: SolverState, velocity: Tensor) -> Tensor:
     """The clean latents that a step's velocity points to: x - sigma v."""
-    return before.latents - scheduler.sigmas[before.step] * velocity
+    return before.latents - scheduler.sigmas[before.step].to(velocity.device) * velocity

@@ -28,13 +28,14 @@ class Course:
 
     name: the solver, of the last part where it changed on the way. sigmas: num_steps + 1 noise levels,
     each a float32, strictly descending, the last 0. timesteps: num_steps, what the model is fed.
-    updates: the weights of each step.
+    updates: the weights of each step. begun: the step at which that solver began, without history.
     """
 
     name: str
     sigmas: tuple[float, ...]
     timesteps: tuple[int, ...]
     updates: tuple[Update, ...]
+    begun: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -71,22 +72,35 @@ def make_course(
 def redirected(course: Course, at: int, other: Course) -> Course:
     """`course` for its first `at` steps, then on as `other` would.
 
-    The noise level that was reached stays; from there on the run visits those levels of `other` that
-    lie below it. The same solver goes on with its history of earlier predictions; another one starts
-    anew, as it does at the first step of a run. With at = 0 nothing was done, and `other` is the whole.
+    The noise level that was reached takes the place of the level of `other` nearest to it, and the run goes
+    on with those below: a step of a hair's breadth, over which the next one would extrapolate, never comes
+    up. The same solver goes on with its history of earlier predictions; another one starts anew, as it does
+    at the first step of a run. With at = 0 nothing was done, and `other` is the whole.
 
-    Raises ValueError where `at` is not a step of the course, or no level is left.
+    Raises ValueError where `at` is not a step of the course, or lies before a step at which it changed.
     """
     if not 0 <= at < course.num_steps:
         raise ValueError(f"step {at} of {course.num_steps}: expected 0 to {course.num_steps - 1}")
-    if at == 0 or (other.name, other.sigmas) == (course.name, course.sigmas):
+    if at < course.begun:
+        raise ValueError(f"step {at}: the course changed at step {course.begun} already")
+    if at == 0:
         return other
     reached = course.sigmas[at]
-    below = [index for index, sigma in enumerate(other.sigmas) if sigma < reached]
-    sigmas = (*course.sigmas[: at + 1], *(other.sigmas[index] for index in below))
-    timesteps = (*course.timesteps[: at + 1], *other.timesteps[below[0] :])
-    if other.name == course.name:
-        remaining = SOLVERS[other.name](sigmas)[at:]
-    else:
-        remaining = SOLVERS[other.name](sigmas[at:])
-    return Course(other.name, sigmas, timesteps, (*course.updates[:at], *remaining))
+    following = _following(reached, other.sigmas)
+    sigmas = (*course.sigmas[: at + 1], *other.sigmas[following:])
+    timesteps = (*course.timesteps[: at + 1], *other.timesteps[following:])
+    # the weights of a multistep solver depend on all levels since it began
+    begun = course.begun if other.name == course.name else at
+    remaining = SOLVERS[other.name](sigmas[begun:])[at - begun :]
+    return Course(other.name, sigmas, timesteps, (*course.updates[:at], *remaining), begun)
+
+
+def _following(reached: float, sigmas: Sequence[float]) -> int:
+    """Index of the level to go to next: the first below `reached`, or, where `reached` is nearer to that one
+    than to the level above it, the one after."""
+    first = next(index for index, sigma in enumerate(sigmas) if sigma < reached)
+    if first == len(sigmas) - 1:
+        return first
+    # above the first level, as if they went on with the same spacing
+    above = sigmas[first - 1] if first else 2 * sigmas[0] - sigmas[1]
+    return first + 1 if reached - sigmas[first] < above - reached else first

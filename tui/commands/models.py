@@ -70,17 +70,24 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
 
 @models.command("list")
 @_json
-def list_(as_json: bool) -> None:
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
     """List all models in all places.
 
-    Files that are no part of Wan are only counted; --json has them too.
+    Files that are no part of Wan are only counted; --json has them too. Exit code 1 when some cannot be read.
     """
     from engine.checkpoints.library import scan_places
 
     found = scan_places()
     if as_json:
         _print_json([row(each) for each in found])
-        return
+    else:
+        _print_list(found)
+    if any(each.error for each in found):
+        ctx.exit(FAILED)
+
+
+def _print_list(found: Sequence[Found]) -> None:
     of_wan = [
         each for each in found if each.recognition and each.recognition.component != "unknown"
     ]

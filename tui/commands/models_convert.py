@@ -45,13 +45,12 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     What was written is read back and compared tensor by tensor before it appears under its name.
     """
     from engine.checkpoints.source import open_source
+    from engine.errors import CheckpointError
 
     path = _path_of(source)
     opened = open_source(path)
     if os.path.lexists(target):
-        raise click.ClickException(
-            f"{target} is there already; name another, nothing is overwritten"
-        )
+        raise CheckpointError(f"{target}: is there already; name another, nothing is overwritten")
     # torch takes a second to import: only once there is something to convert
     from engine.checkpoints.convert import convert as write
 

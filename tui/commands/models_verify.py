@@ -104,7 +104,9 @@ def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
     from engine.errors import CheckpointError
 
     if found.recognition is None:
-        return [Verdict(found.path, DAMAGED, "", found.error.removeprefix(f"{found.path}: "))]
+        # of a shard that is broken, its name in the same folder
+        reason = found.error.removeprefix(f"{found.path}: ").removeprefix(f"{found.path.parent}/")
+        return [Verdict(found.path, DAMAGED, "", reason)]
     verdicts = []
     for file in found.files:
         real = os.path.realpath(file)

@@ -5,10 +5,11 @@ read in both directions.
 """
 
 from engine.checkpoints.names.lora import is_lora, lora_family
-from engine.checkpoints.names.recognition import component_of, naming_of, prefix_of
+from engine.checkpoints.names.recognition import MARKERS, component_of, naming_of, prefix_of
 from engine.checkpoints.names.renaming import from_original, to_original
 
 __all__ = [
+    "MARKERS",
     "component_of",
     "from_original",
     "is_lora",

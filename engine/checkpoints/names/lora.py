@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 # The longest of these endings is half as long; more of a stranger's name is not worth searching.
 _TAIL = 64
@@ -39,7 +40,12 @@ _BEGINNINGS = {family: re.compile(beginning) for family, beginning in _FAMILIES.
 
 def is_lora(names: Collection[str]) -> bool:
     """Whether most of the names are of changes to weights instead of weights."""
-    return 2 * sum(_ANY.search(name[-_TAIL:]) is not None for name in names) > len(names)
+    return 2 * sum(map(_is_change, names)) > len(names)
+
+
+@lru_cache(maxsize=16_384)
+def _is_change(name: str) -> bool:
+    return _ANY.search(name[-_TAIL:]) is not None
 
 
 def lora_family(names: Collection[str]) -> str:

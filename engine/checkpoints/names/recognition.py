@@ -9,7 +9,7 @@ from engine.checkpoints.names.lora import is_lora
 from engine.checkpoints.names.renaming import NAMINGS, find
 
 # What files put in front of every name, where they do: ComfyUI's whole checkpoints and what was cut out of them,
-# Kijai's, trainers'. Longer ones before those they begin with.
+# Kijai's, trainers' (of torch's parallel and compiled modules, of DiffSynth). Longer ones before those they begin with.
 PREFIXES = (
     "model.diffusion_model.",
     "diffusion_model.",
@@ -23,9 +23,13 @@ PREFIXES = (
     "clip_vision.",
     "model_state.",
     "vae.",
+    "module.",
+    "_orig_mod.",
+    "dit.",
+    "pipe.dit.",
 )
 # Not weights, and in some files without the prefix that all else has: the mark of scaled fp8, the tokenizer.
-_MARKERS = ("scaled_fp8", "spiece_model")
+MARKERS = ("scaled_fp8", "spiece_model")
 
 # Names that no other published model has, in every naming. Several each: one that is missing hides nothing.
 _CHARACTERISTIC = {
@@ -76,8 +80,8 @@ def naming_of(component: str, names: Collection[str]) -> str:
     if namings is None:
         return ""
     known = {
-        naming: sum(find(table, name) is not None for name in names)
-        for naming, table in namings.items()
+        naming: sum(find(component, naming, name) is not None for name in names)
+        for naming in namings
     }
     return max(known, key=lambda naming: known[naming])
 
@@ -85,7 +89,7 @@ def naming_of(component: str, names: Collection[str]) -> str:
 def prefix_of(names: Collection[str]) -> str:
     """What every name begins with without its being part of the published name; empty where there is no such
     prefix. A LoRA keeps its prefix: there it tells the family."""
-    weights = [name for name in names if name.rpartition(".")[2] not in _MARKERS]
+    weights = [name for name in names if name.rpartition(".")[2] not in MARKERS]
     if not weights or is_lora(weights):
         return ""
     return next(

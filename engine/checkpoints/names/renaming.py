@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from engine.checkpoints.names import denoiser, image_encoder, text_encoder, vae
 from engine.checkpoints.names.templates import Naming, renamed
@@ -21,11 +22,10 @@ def to_original(component: str, naming: str, name: str) -> tuple[str, int] | Non
 
     None for a tensor that the component does without. A name that the naming does not have comes back as it is.
     """
-    table = NAMINGS[component][naming]
-    found = find(table, name)
+    found = find(component, naming, name)
     if found is not None:
         return found
-    return None if table.unused.fullmatch(name) else (name, 0)
+    return None if NAMINGS[component][naming].unused.fullmatch(name) else (name, 0)
 
 
 def from_original(component: str, naming: str, name: str) -> tuple[str, ...]:
@@ -35,8 +35,11 @@ def from_original(component: str, naming: str, name: str) -> tuple[str, ...]:
     return found[0] if found is not None else (name,)
 
 
-def find(table: Naming, name: str) -> tuple[str, int] | None:
+# a folder of many models has the same names again and again; of the largest published one there are 1,331
+@lru_cache(maxsize=16_384)
+def find(component: str, naming: str, name: str) -> tuple[str, int] | None:
     """(original name, index of the part) where the naming has the name, else None."""
+    table = NAMINGS[component][naming]
     found = renamed(table.to_original, name)
     if found is None and table.optional_prefix:
         found = renamed(table.to_original, table.optional_prefix + name)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 MODEL_TYPES = ("t2v", "i2v", "flf2v")
+_SIZES = (
+    "text_len", "in_dim", "dim", "ffn_dim", "freq_dim", "text_dim", "out_dim", "num_heads", "num_layers", "image_dim",
+)  # fmt: skip
 _FP32_PREFIXES = (
     "time_embedding.",
     "time_projection.",
@@ -39,10 +43,18 @@ class WanDiTConfig:
     image_dim: int = 1280
 
     def __post_init__(self) -> None:
-        for name in ("dim", "num_heads", "num_layers", "freq_dim"):
+        for name in _SIZES:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+        for name in ("qk_norm", "cross_attn_norm"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected true or false")
+        is_patch = type(self.patch_size) is tuple and len(self.patch_size) == 3
+        if not is_patch or any(type(n) is not int or n < 1 for n in self.patch_size):
+            raise ValueError(f"patch_size is {self.patch_size!r}, expected three whole numbers")
+        if type(self.eps) not in (float, int) or not 0 < self.eps < math.inf:
+            raise ValueError(f"eps is {self.eps!r}, expected a number above zero")
         if self.model_type not in MODEL_TYPES:
             raise ValueError(
                 f"model_type is {self.model_type!r}, expected one of {', '.join(MODEL_TYPES)}"

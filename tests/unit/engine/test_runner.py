@@ -142,7 +142,7 @@ def test_out_of_memory_says_what_to_try(
 
     monkeypatch.setattr(stages, "decode", exhausted)
     wanted = spec()
-    with pytest.raises(RunFailed, match=r"out of memory in stage decode; try .*tile_size=256"):
+    with pytest.raises(RunFailed, match=r"out of memory in stage decode; .*--at decode .*tile_size=256"):
         execute(runner, record(runner, wanted, tmp_path / "e.mp4"), wanted)
 
 

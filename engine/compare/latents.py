@@ -1,0 +1,214 @@
+"""How far apart the latents of two runs are, step by step.
+
+Latents are not stored for every step: they are rebuilt from the journal, by replaying the scheduler over the stored
+velocities, and count only where they have the digest on record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.errors import EngineError
+from engine.pipelines.chain import latent_size, route_of_run
+from engine.pipelines.stages import draw_noise
+from engine.pipelines.walk import latents_digest
+from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
+from presets.errors import PresetError
+from presets.spec import RunSpec
+from store import blobs
+from store.errors import BlobCorrupt, BlobMissing, StoreError
+from store.records import LinkRecord, RunLink, RunRecord
+from store.store import Store
+from store.tensors import decode_tensors
+
+LATENTS, VELOCITY = "latents", "velocity"
+
+ByStep = Iterable[tuple[int, Tensor]]
+"""Tensors with the index of their step (from 0), ascending; steps may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """relative_l2: |b - a| / |a|, infinite or NaN where `a` is 0. cosine: of the angle between the two."""
+
+    relative_l2: float
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """of: what was compared, the latents after each step or the velocity (after guidance) of each.
+    distances: (index from 0, how far apart) where both are stored or can be rebuilt; absent: the other steps that
+    both runs have, thinned or lost."""
+
+    of: str
+    distances: tuple[tuple[int, Distance], ...]
+    absent: tuple[int, ...]
+
+
+SAME = Distance(0.0, 1.0)
+
+
+class _Unfaithful(Exception):
+    """A replay does not lead to the latents on record: they were rounded by another kind of machine."""
+
+
+def distance(a: Tensor, b: Tensor) -> Distance:
+    """Raises EngineError for tensors of different shapes."""
+    if a.shape != b.shape:
+        raise EngineError(f"latents of {_shape(a)} and of {_shape(b)} cannot be compared")
+    if torch.equal(a, b):
+        return SAME
+    old, new = a.double().flatten(), b.double().flatten()
+    norm_a, norm_b = old.norm(), new.norm()
+    return Distance(float((new - old).norm() / norm_a), float(old @ new / (norm_a * norm_b)))
+
+
+def distances(a: ByStep, b: ByStep) -> Iterator[tuple[int, Distance]]:
+    """Of the steps that are in both; no more than one tensor of each is held at a time."""
+    rest_a, rest_b = iter(a), iter(b)
+    one, other = next(rest_a, None), next(rest_b, None)
+    while one is not None and other is not None:
+        if one[0] == other[0]:
+            yield one[0], distance(one[1], other[1])
+        behind_a, behind_b = one[0] <= other[0], other[0] <= one[0]
+        if behind_a:
+            one = next(rest_a, None)
+        if behind_b:
+            other = next(rest_b, None)
+
+
+def compare_steps(
+    store: Store,
+    a: RunRecord,
+    b: RunRecord,
+    steps_a: Sequence[RunLink],
+    steps_b: Sequence[RunLink],
+) -> Steps:
+    """The latents of two runs after each step, or their velocities where a journal does not replay here.
+
+    Raises EngineError for runs with latents of different shapes.
+    """
+    pairs = list(zip(steps_a, steps_b, strict=False))
+    sides = [[pair[i] for pair in pairs] for i in (0, 1)]
+    try:
+        same = {old.index for old, new in pairs if old.latents and old.latents == new.latents}
+        rebuilt = [rebuilt_latents(store, *each) for each in zip((a, b), sides, strict=True)]
+        return _steps(LATENTS, pairs, same, rebuilt)
+    except _Unfaithful:
+        same = {old.index for old, new in pairs if old.digest and old.digest == new.digest}
+        return _steps(VELOCITY, pairs, same, [velocities(store.root, side) for side in sides])
+
+
+def velocities(root: Path, steps: Iterable[RunLink]) -> Iterator[tuple[int, Tensor]]:
+    """Those that are stored, fp32 [1,C,F,h,w]."""
+    for step in steps:
+        tensor = stored(root, step.digest, "velocity")
+        if tensor is not None:
+            yield step.index, tensor
+
+
+def rebuilt_latents(
+    store: Store, run: RunRecord, steps: Sequence[RunLink]
+) -> Iterator[tuple[int, Tensor]]:
+    """The latents of a run after each of its first steps, fp32 [1,C,F,h,w]; those that neither the journal nor a
+    keyframe leads to are left out."""
+    try:
+        route = route_of_run(run)
+    except PresetError as error:  # of a newer version
+        raise EngineError(f"the steps of run {run.id} cannot be followed: {error}") from None
+    scheduler, device = follow_course(route.course), _device(run)
+    known = store.find_links([step.key for step in steps])
+    state: SolverState | None = None
+    for step in steps:
+        link = known.get(step.key)
+        if link is None or link.latents != step.latents:  # of another run's bytes
+            link = LinkRecord(step.key, "step")
+        velocity = stored(store.root, step.digest or link.digest, VELOCITY)
+        if velocity is not None and step.index == 0:
+            state = scheduler.start(_noise(route.parts[0].spec, velocity, device))
+        if velocity is not None and state is not None and state.step == step.index:
+            state = _advanced(scheduler, state, velocity.to(device), step)
+            yield step.index, state.latents.cpu()
+            continue
+        tensors = _read(store.root, link.state) or _read(store.root, step.latents)
+        state = _keyframe(scheduler, tensors, step, device)
+        if LATENTS in tensors:
+            yield step.index, tensors[LATENTS]
+
+
+def stored(root: Path, digest: str, name: str) -> Tensor | None:
+    """A tensor of a stored blob; None where the blob was thinned, collected or is damaged."""
+    return _read(root, digest).get(name)
+
+
+def _steps(
+    of: str, pairs: Sequence[tuple[RunLink, RunLink]], same: set[int], sides: Sequence[ByStep]
+) -> Steps:
+    found = dict.fromkeys(same, SAME)
+    if len(same) < len(pairs):  # else nothing has to be read
+        found |= {index: told for index, told in distances(*sides) if index not in same}
+    absent = tuple(old.index for old, _ in pairs if old.index not in found)
+    return Steps(of, tuple(sorted(found.items(), key=lambda item: item[0])), absent)
+
+
+def _noise(spec: RunSpec, velocity: Tensor, device: torch.device) -> Tensor:
+    """The noise that a run began with; how many channels its denoiser has is told by its first velocity."""
+    if velocity.ndim != 5 or velocity.shape != (1, velocity.shape[1], *latent_size(spec)):
+        raise _Unfaithful  # nothing that a run has made
+    return draw_noise(spec, velocity.shape[1], device)
+
+
+def _advanced(
+    scheduler: Scheduler, state: SolverState, velocity: Tensor, step: RunLink
+) -> SolverState:
+    try:
+        state = scheduler.step(state, velocity)
+    except ValueError:
+        raise _Unfaithful from None
+    if latents_digest(state.latents) != step.latents:
+        raise _Unfaithful
+    return state
+
+
+def _keyframe(
+    scheduler: Scheduler, tensors: dict[str, Tensor], step: RunLink, device: torch.device
+) -> SolverState | None:
+    """The state that was kept after a step; None where it cannot be gone on from."""
+    if "step" not in tensors or step.index >= scheduler.num_steps:
+        return None
+    # a solver that was changed to may need less history than was kept
+    ages = range(scheduler.history_lengths[step.index + 1])
+    names = [LATENTS, *(f"history.{age}" for age in ages if f"history.{age}" in tensors)]
+    moved = {name: tensors[name].to(device) for name in names}
+    try:
+        return scheduler.from_tensors({**moved, "step": tensors["step"]})
+    except ValueError:
+        return None
+
+
+def _read(root: Path, digest: str) -> dict[str, Tensor]:
+    if not digest:
+        return {}
+    try:
+        return decode_tensors(blobs.get(root, digest))
+    except (BlobMissing, BlobCorrupt):
+        return {}
+    except StoreError as error:
+        raise EngineError(f"{digest} cannot be read: {error}") from error
+
+
+def _device(run: RunRecord) -> torch.device:
+    """The kind of device that the run was computed on, where this machine has it: sums are rounded alike there."""
+    kind = json.loads(run.environment or "{}").get("device", "cpu")
+    return torch.device("cuda" if kind == "cuda" and torch.cuda.is_available() else "cpu")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))

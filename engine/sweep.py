@@ -1,0 +1,267 @@
+"""A sweep: the product of varied settings as runs, in an order in which their shared steps meet. Torch-free.
+
+Runs that share their first steps come after each other, so that whoever computes those steps is
+followed by all that reuse them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from engine.pipelines.chain import route_of
+from engine.registry import check, settle
+from presets.errors import PresetError
+from presets.fields import Field, fields
+from presets.overrides import parse_overrides
+from presets.spec import RunSpec, encode_spec
+from presets.validation import to_plain
+from store.records import Segment
+
+# A range of more values is a typing slip, and would be held in memory before anybody is asked.
+MAX_VALUES = 10_000
+
+_MAX_SLUG = 40
+_RANGE = re.compile(
+    r"([+-]?\d{1,19}(?:\.\d{1,9})?)\.\.([+-]?\d{1,19}(?:\.\d{1,9})?)"
+    r"(?:\.\.([+-]?\d{1,19}(?:\.\d{1,9})?))?"
+)
+_PLACE = re.compile(r"\{([^{}]*)\}")
+# What the noise is drawn from: it holds from the first step or not at all.
+_BEFORE_STEPS = frozenset({"task", "seed", "noise", "width", "height", "frames"})
+_AFTER_STEPS = ("fps", "output.", "components.vae.", "keep.")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A setting that is varied. values: texts that each make an override, `KEY=VALUE`."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One run of a sweep. values: what it has for each varied key, in the order of the axes."""
+
+    values: Mapping[str, object]
+    spec: RunSpec
+    segments: tuple[Segment, ...] = ()
+
+
+def parse_axes(texts: Sequence[str]) -> list[Axis]:
+    """`["seed=1..8", "guidance.scale=4,5,6"]` -> axes; raises PresetError.
+
+    Values are separated by commas. Each is a TOML value, bare text, or for anything but text a
+    range `FIRST..LAST` or `FIRST..LAST..STEP` that includes its end.
+    """
+    axes = [_parse_axis(text) for text in texts]
+    for axis in axes:
+        if sum(other.key == axis.key for other in axes) > 1:
+            raise PresetError("is varied twice; give all its values at once", key=axis.key)
+    return axes
+
+
+def count(axes: Sequence[Axis]) -> int:
+    """How many runs the product of the axes is."""
+    return math.prod(len(axis.values) for axis in axes)
+
+
+def make_members(
+    axes: Sequence[Axis],
+    load: Callable[[Sequence[str]], RunSpec],
+    *,
+    from_step: int | None = None,
+    stop_at: int | None = None,
+) -> list[Member]:
+    """The runs of the product, each checked as `engine.client.submit` would check it.
+
+    load: overrides -> the run that the preset makes with them. from_step: the varied values hold
+    from that step on, except those that the noise depends on. stop_at: how many steps each run is
+    to do. Raises PresetError, ComponentError or CheckpointError; two equal runs are an error.
+    """
+    if from_step is not None and not any(_rank(axis.key) == 1 for axis in axes):
+        raise PresetError(
+            f"from step {from_step} on nothing would differ: none of "
+            f"{', '.join(axis.key for axis in axes)} can change between steps"
+        )
+    ordered = sorted(axes, key=lambda axis: _rank(axis.key))
+    checked: set[bytes] = set()
+    seen: dict[bytes, str] = {}
+    prefixes: dict[tuple[str, ...], bytes] = {}
+    found = []
+    for texts in itertools.product(*(axis.values for axis in ordered)):
+        chosen = {axis.key: text for axis, text in zip(ordered, texts, strict=True)}
+        named = ", ".join(f"{axis.key}={chosen[axis.key]}" for axis in axes)
+        spec = settle(load([f"{key}={text}" for key, text in chosen.items()]))
+        segments: tuple[Segment, ...] = ()
+        if from_step is not None:
+            root = tuple(f"{key}={text}" for key, text in chosen.items() if _rank(key) == 0)
+            if root not in prefixes:
+                prefixes[root] = encode_spec(settle(load(root)))
+            segments = (Segment(from_step, prefixes[root]),)
+        _check_steps(spec, segments, stop_at)
+        encoded = encode_spec(spec)
+        if encoded in seen:
+            raise PresetError(f"{named} is the same run as {seen[encoded]}; give each value once")
+        seen[encoded] = named
+        _check_once(spec, checked)
+        values = {axis.key: to_plain(attrgetter(axis.key)(spec)) for axis in axes}
+        found.append(Member(values, spec, segments))
+    return found
+
+
+def with_outputs(members: Sequence[Member], pattern: str) -> list[Member]:
+    """The members with outputs of their own, from the pattern or, where it is empty, from their specs.
+
+    `{index}` in a pattern counts from 1, any key of a run stands for its value (`{seed}`,
+    `{guidance.scale}`), and `{run}` is left for the store. Raises PresetError where two members
+    would write one file.
+    """
+    width = len(str(len(members)))
+    found: list[Member] = []
+    taken: set[str] = set()
+    for number, member in enumerate(members, start=1):
+        path = member.spec.output.path
+        if pattern:
+            path = _filled(pattern, member, f"{number:0{width}}")
+        if path and "{run}" not in path and path in taken:
+            raise PresetError(
+                f"{path} would be written by several runs; name them apart with {{run}}, {{index}} "
+                "or what is varied, as in --output {index}-{seed}.mp4",
+                key="output.path",
+            )
+        taken.add(path)
+        output = msgspec.structs.replace(member.spec.output, path=path)
+        spec = msgspec.structs.replace(member.spec, output=output)
+        found.append(Member(member.values, spec, member.segments))
+    return found
+
+
+def _parse_axis(text: str) -> Axis:
+    key, equals, listed = text.partition("=")
+    key = key.strip()
+    if not equals or not listed.strip():
+        raise PresetError(
+            f'expected values to vary, like seed=1..8 or seed=1,2,3, got "{text[:60]}"'
+        )
+    field = next((field for field in fields(RunSpec) if field.key == key), None)
+    if key.startswith("output."):
+        raise PresetError("is not varied; the outputs of a sweep are named by --output", key=key)
+    items = _split(listed, key)
+    is_text = field is not None and isinstance(field.type, inspect.StrType)
+    values: list[str] = []
+    for item in items:
+        found = None if field is None or is_text else _RANGE.fullmatch(item)
+        values += [item] if found is None else _values_of_range(item, found, key)
+    for value in values:
+        parse_overrides([f"{key}={value}"])  # the key and the type, before a product is made of it
+    return Axis(key, tuple(values))
+
+
+def _split(text: str, key: str) -> list[str]:
+    """A list at its commas, but not at those inside a quoted text, an array or a table."""
+    items = []
+    rest = text.strip()
+    while True:
+        end = _end_of_item(rest, key)
+        item = rest[:end].strip()
+        if not item:
+            raise PresetError(
+                'one of the listed values is empty; write "" for an empty text', key=key
+            )
+        items.append(item)
+        if end == len(rest):
+            return items
+        rest = rest[end + 1 :].strip()
+
+
+def _end_of_item(text: str, key: str) -> int:
+    commas = [i for i, character in enumerate(text) if character == ","]
+    if text[:1] not in ('"', "'", "[", "{"):
+        return commas[0] if commas else len(text)
+    for end in (*commas, len(text)):
+        try:
+            tomllib.loads(f"value = {text[:end]}")
+        except (ValueError, RecursionError):
+            continue
+        return end
+    raise PresetError(f'the value that begins with "{text[:20]}" does not end', key=key)
+
+
+def _values_of_range(text: str, found: re.Match[str], key: str) -> list[str]:
+    first, last = Decimal(found[1]), Decimal(found[2])
+    step = Decimal(found[3]) if found[3] else Decimal(1 if first <= last else -1)
+    if step == 0 or (first != last and (step > 0) != (first < last)):
+        raise PresetError(f"the range {text} does not lead from {first} to {last}", key=key)
+    num_values = int((last - first) / step) + 1
+    if num_values > MAX_VALUES:
+        raise PresetError(
+            f"the range {text} has {num_values} values; expected at most {MAX_VALUES}", key=key
+        )
+    return [f"{first + i * step:f}" for i in range(num_values)]
+
+
+def _rank(key: str) -> int:
+    """When a setting begins to matter: 0 before the first step, 1 at a step, 2 after the last."""
+    if key in _BEFORE_STEPS:
+        return 0
+    return 2 if key.startswith(_AFTER_STEPS) else 1
+
+
+def _check_steps(spec: RunSpec, segments: Sequence[Segment], stop_at: int | None) -> None:
+    steps = route_of(spec, segments).num_steps
+    if stop_at is not None and stop_at > steps:
+        raise PresetError(f"expected to stop at one of {steps} steps, got {stop_at}")
+    if stop_at is not None and segments and stop_at <= segments[0].stop:
+        raise PresetError(
+            f"the runs would stop at step {stop_at}, before they differ from step {segments[0].stop} on"
+        )
+
+
+def _check_once(spec: RunSpec, checked: set[bytes]) -> None:
+    """`check`, which reads file headers, for what of a run it looks at and has not seen before."""
+    parts = msgspec.json.encode((spec.components, spec.extensions))
+    if parts not in checked:
+        check(spec)
+        checked.add(parts)
+
+
+def _filled(pattern: str, member: Member, number: str) -> str:
+    def fill(place: re.Match[str]) -> str:
+        key = place[1]
+        if key == "run":
+            return place[0]
+        if key == "index":
+            return number
+        if not any(field.key == key and not _is_long(field) for field in fields(RunSpec)):
+            raise PresetError(
+                f"{place[0]} stands for nothing; there are {{run}}, {{index}} and the keys of a "
+                "run, such as {seed} and {guidance.scale}",
+                key="output.path",
+            )
+        return _slug(attrgetter(key)(member.spec))
+
+    return _PLACE.sub(fill, pattern)
+
+
+def _is_long(field: Field) -> bool:
+    return field.key == "output.path" or isinstance(
+        field.type, inspect.VarTupleType | inspect.DictType
+    )
+
+
+def _slug(value: Any) -> str:
+    """A value as a part of a file name."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^\w.+-]+", "-", text)[:_MAX_SLUG].strip("-.") or "-"

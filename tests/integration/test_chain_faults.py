@@ -1,0 +1,456 @@
+"""Faults while a chain is computed, stored and read, injected for real: after each, no stored link is lost, nothing
+wrong is reused, and the next run works."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from engine import client
+from engine.checkpoints.locate import locate
+from engine.pipelines.runner import Runner
+from engine.worker import Worker, main
+from presets.library import load_preset
+from presets.spec import RunSpec, encode_spec
+from store.blobs import blob_path
+from store.database import immediate
+from store.events import (
+    Event,
+    LatentsStored,
+    Message,
+    PlanMade,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+)
+from store.records import RunRecord, Segment
+from store.store import Store, open_store
+from tests.benchmark.storm import check_store
+from tests.integration.chain_engine import ROOT, Engines, Fault
+
+TEST_SECONDS = 120
+STEPS = 8
+SCHEDULERS = ("unipc", "dpm++", "euler")
+THINNED = {
+    "keep.every=3": (3, 6),
+    "keep.every=0 keep.first=1": (1,),
+    "keep.every=0 keep.steps=[2,5]": (2, 5),
+    "keep.budget_mb=0": (),
+}
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    """A test that waits for what never comes fails instead of hanging."""
+
+    def expired(number: int, frame: object) -> None:
+        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Engines]:
+    with Engines() as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as opened:
+        yield opened
+
+
+# The metadata of a video name the run that made it first.
+_MAKER = re.compile(rb"modiff run \w{10}")
+
+
+class Asked:
+    is_set = False
+
+
+class Watched:
+    """The pipeline's own runner; `look` sees each event after it was logged."""
+
+    def __init__(self, store: Store, look: Callable[[RunRecord, Event], None]) -> None:
+        self.runner = Runner(store)
+        self.look = look
+
+    def execute(self, run: RunRecord, spec: RunSpec, *, emit, cancelled, paused) -> str:
+        def told(event: Event) -> None:
+            emit(event)
+            self.look(run, event)
+
+        return self.runner.execute(run, spec, emit=told, cancelled=cancelled, paused=paused)
+
+
+class Here:
+    """An engine in this process, with its models warm, for faults that leave it alive."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.watched = Watched(store, lambda run, event: None)
+
+    def work(self, look: Callable[[RunRecord, Event], None] = lambda run, event: None) -> None:
+        """Work off the queue."""
+        self.watched.look = look
+        with self.store.register_engine("engineaaaa", pid=os.getpid()):
+            Worker(self.store, "engineaaaa", lambda _: self.watched, Asked()).work(idle_seconds=0)
+
+    def make(self, spec: RunSpec, segments: Sequence[Segment] = ()) -> str:
+        """Queue a run and see it done."""
+        run_id = enqueue(self.store, spec, segments)
+        self.work()
+        assert done(self.store, run_id)
+        return run_id
+
+
+@pytest.fixture
+def here(store: Store) -> Here:
+    return Here(store)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
+    """An engine whose store nothing happens to: what the others are compared with."""
+    with open_store(tmp_path_factory.mktemp("calm") / "store") as opened:
+        yield Here(opened)
+
+
+def spec_of(*overrides: str, kinds: str = '["latents"]') -> RunSpec:
+    own = (f"scheduler.steps={STEPS}", f"output.kinds={kinds}")
+    return load_preset("micro", [*own, *overrides])
+
+
+def enqueue(store: Store, spec: RunSpec, segments: Sequence[Segment] = ()) -> str:
+    return store.enqueue(
+        encode_spec(spec),
+        preset="micro",
+        output=str(store.root.parent / "{run}.mp4"),
+        segments=segments,
+    )
+
+
+def done(store: Store, run_id: str) -> bool:
+    run = store.run(run_id)
+    assert (run.status, run.error) == ("done", "")
+    return True
+
+
+def steps(store: Store, run_id: str) -> list[tuple[int, str, str]]:
+    """(index, key, digest of the latents) of what the run saw."""
+    found = [link for link in store.links_of(run_id) if link.stage == "step"]
+    return [(link.index, link.key, link.latents) for link in found]
+
+
+def assert_same(store: Store, run_id: str, calm: Here, spec: RunSpec, segments=()) -> None:
+    """The run ended as it does where nothing happens."""
+    other = calm.make(spec, segments)
+    assert done(store, run_id)
+    assert store.run(run_id).latents == calm.store.run(other).latents
+    assert steps(store, run_id) == steps(calm.store, other)
+    ours, theirs = (Path(each.run(of).output) for each, of in ((store, run_id), (calm.store, other)))
+    if "latents" in spec.output.kinds:
+        found, expected = ours.with_suffix(".safetensors"), theirs.with_suffix(".safetensors")
+        assert found.read_bytes() == expected.read_bytes()
+    if "video" in spec.output.kinds:
+        found, expected = (_MAKER.sub(b"", path.read_bytes()) for path in (ours, theirs))
+        assert found == expected
+
+
+def told(store: Store, run_id: str, kind: type[Event]) -> list[Event]:
+    return [event for _, event in store.events(run_id) if isinstance(event, kind)]
+
+
+def warnings(store: Store, run_id: str) -> list[str]:
+    return [event.text for event in told(store, run_id, Message) if event.level == "warning"]
+
+
+def computed(store: Store, run_id: str) -> list[int]:
+    """The steps that were computed for a run, in all of its attempts."""
+    return [e.step for e in told(store, run_id, StepFinished) if e.source == "computed"]
+
+
+def last_plan(store: Store, run_id: str) -> PlanMade:
+    return told(store, run_id, PlanMade)[-1]
+
+
+def of_stage(store: Store, run_id: str, stage: str, index: int = 0):
+    return next(
+        link for link in store.links_of(run_id) if (link.stage, link.index) == (stage, index)
+    )
+
+
+# Pause, cancel, resume
+
+
+def stop_at(store: Store, step: int, request: str) -> Callable[[RunRecord, Event], None]:
+    """Ask for the end of a run at the moment when it has finished that step."""
+
+    def look(run: RunRecord, event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == step and event.source == "computed":
+            getattr(store, f"request_{request}")(run.id)
+
+    return look
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(here, calm, scheduler):
+    store = here.store
+    for step in range(1, STEPS + 1):
+        pauses = (step + SCHEDULERS.index(scheduler)) % 2 == 0
+        spec = spec_of(f"scheduler.name={scheduler}", f"seed={step}")
+        run_id = enqueue(store, spec)
+        here.work(stop_at(store, step, "pause" if pauses else "cancel"))
+        assert store.run(run_id).status == ("paused" if pauses else "cancelled")
+        assert computed(store, run_id) == list(range(1, step + 1))
+        client.resume(store, run_id)
+        here.work()
+        assert last_plan(store, run_id).reused_steps == step
+        assert computed(store, run_id) == list(range(1, STEPS + 1))
+        assert_same(store, run_id, calm, spec)
+    check_store(store)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("keep", THINNED)
+def test_a_thinned_run_goes_on_from_the_nearest_keyframe(here, calm, scheduler, keep):
+    """One run that is stopped after each of its steps."""
+    store = here.store
+    spec = spec_of(f"scheduler.name={scheduler}", *keep.split())
+    run_id = enqueue(store, spec)
+    for step in range(1, STEPS + 1):
+        here.work(stop_at(store, step, "pause"))
+        assert store.run(run_id).status == "paused"
+        keyframe = max((kept for kept in THINNED[keep] if kept < step), default=0)
+        assert last_plan(store, run_id).reused_steps == keyframe
+        client.resume(store, run_id)
+    here.work()
+    assert last_plan(store, run_id).reused_steps == max(THINNED[keep], default=0)
+    assert_same(store, run_id, calm, spec)
+    assert warnings(store, run_id) == []
+    check_store(store)
+
+
+def test_a_sweep_computes_what_its_runs_share_once(here, calm):
+    """4 seeds x 3 scales of guidance that differ from step 10 on: 4 prefixes of 10 steps."""
+    store, total, at = here.store, 12, 10
+    runs = []
+    for seed, scale in itertools.product(range(4), (2.5, 4, 6)):
+        base = spec_of(f"scheduler.steps={total}", f"seed={seed}")
+        spec = spec_of(f"scheduler.steps={total}", f"seed={seed}", f"guidance.scale={scale}")
+        segments = [Segment(at, encode_spec(base))]
+        output = str(store.root.parent / f"{seed}-{scale}.mp4")
+        runs.append((client.submit(store, spec, output=output, segments=segments), spec, segments))
+    here.work()
+    counts = [len(computed(store, run_id)) for run_id, _, _ in runs]
+    assert sum(counts) == 4 * at + 12 * (total - at)
+    assert sorted(counts) == [total - at] * 8 + [total] * 4
+    for run_id, spec, segments in (runs[1], runs[-1]):
+        assert_same(store, run_id, calm, spec, segments)
+
+
+# Kills at each point of what is written
+
+
+VIDEO = '["video", "latents"]'
+NUM_TEXTS = 2
+# Blobs in order: the prompts, the steps, the latents, the video; each followed by its row.
+KILLS: list[tuple[str, int, str]] = [
+    ("store.blobs:write_durably", 1, "before"),
+    ("store.blobs:put", 1, "after"),
+    ("store.links:record", 2, "after"),
+    *((point, NUM_TEXTS + 1, "after") for point in ("store.blobs:put", "store.links:record")),
+    *((point, NUM_TEXTS + 5, "after") for point in ("store.blobs:put", "store.links:record")),
+    ("store.files:_write_draft", NUM_TEXTS + 4, "after"),
+    ("store.files:sync_folder", NUM_TEXTS + 6, "before"),
+    ("store.blobs:put", NUM_TEXTS + STEPS, "after"),
+    ("store.blobs:put", NUM_TEXTS + STEPS + 1, "before"),
+    ("store.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
+    ("store.queue:set_latents", 1, "after"),
+    ("engine.pipelines.stages:decode", 1, "before"),
+    ("engine.media:encode_video", 1, "after"),
+    ("store.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
+    ("store.links:record", NUM_TEXTS + STEPS + 1, "after"),
+    ("engine.media:write_bytes", 1, "before"),
+    ("engine.media:write_bytes", 1, "after"),
+    ("engine.media:write_bytes", 2, "after"),
+    ("store.queue:finish", 1, "before"),
+]
+
+
+@pytest.mark.parametrize(("target", "call", "when"), KILLS)
+def test_a_kill_at_any_write_loses_nothing_that_is_on_record(
+    store, engines, calm, target, call, when
+):
+    spec = spec_of(kinds=VIDEO)
+    run_id = enqueue(store, spec)
+    fault = {"fault": "kill", "target": target, "call": call, "when": when}
+    assert engines.serve(store.root, fault) == -signal.SIGKILL
+    assert store.recover() == [run_id]
+    on_record = steps(store, run_id)
+    assert [index for index, _, _ in on_record] == list(range(len(on_record)))
+    client.resume(store, run_id)
+    assert engines.serve(store.root) == 0
+    assert last_plan(store, run_id).reused_steps == len(on_record)
+    assert steps(store, run_id)[: len(on_record)] == on_record
+    assert_same(store, run_id, calm, spec)
+    assert store.run(run_id).output == str(store.root.parent / f"{run_id}.mp4")
+    assert warnings(store, run_id) == []
+    check_store(store)
+
+
+# No room
+
+
+QUICK = {"fault": "busy_seconds", "seconds": 0.1}
+
+
+def no_room(target: str, error: str, path: str, first: int = 1, last: int = 10**9) -> Fault:
+    return {"fault": "fail", "target": target, "error": error, "path": path, "first": first, "last": last}
+
+
+# Drafts in order: the prompts, the steps, the latents, the video. See KILLS.
+FULL: dict[str, tuple[Fault, ...]] = {
+    "all blobs": (no_room("os:write", "ENOSPC", "/store/tmp/"),),
+    "from the third step on": (no_room("os:write", "ENOSPC", "/store/tmp/", NUM_TEXTS + 3),),
+    "one step": (no_room("os:write", "EDQUOT", "/store/tmp/", NUM_TEXTS + 3, NUM_TEXTS + 3),),
+    "the latents": (no_room("os:fsync", "ENOSPC", "/store/tmp/", 11, 11),),
+    "the video": (no_room("os:fsync", "EIO", "/store/tmp/", 12),),
+    "folders of blobs": (no_room("os:mkdir", "EROFS", "/store/blobs/", 3),),
+    "the index": (no_room("os:mkdir", "ENOSPC", "/store/index"),),
+    "files of 16 kB": ({"fault": "no_larger_files", "num_bytes": 16_000},),
+    "files of 200 kB": ({"fault": "no_larger_files", "num_bytes": 200_000}, QUICK),
+    "the database": ({"fault": "full_database", "pages": 0}, QUICK),
+    "the database, later": ({"fault": "full_database", "pages": 3}, QUICK),
+}
+
+
+@pytest.mark.parametrize("where", FULL)
+def test_a_full_disk_costs_the_store_its_part_and_no_result(store, engines, calm, where):
+    spec = spec_of(kinds=VIDEO)
+    run_id = enqueue(store, spec)
+    code = engines.serve(store.root, *FULL[where])
+    print(code, store.run(run_id).status, store.run(run_id).error, warnings(store, run_id))
+    assert code in (0, 1)
+    store.recover()
+    check_degraded(store, run_id, calm, spec)
+    again = enqueue(store, spec)
+    assert engines.serve(store.root) == 0
+    assert_same(store, again, calm, spec)
+    assert warnings(store, again) == []
+    check_store(store)
+
+
+def check_degraded(store: Store, run_id: str, calm: Here, spec: RunSpec) -> None:
+    """A run that its store failed ended well with its files as they should be, or with one line that says why; what
+    is stored is whole."""
+    run = store.run(run_id)
+    told = warnings(store, run_id)
+    assert len(told) == len(set(told))
+    assert all("could not be stored" in text and "\n" not in text for text in told)
+    store.sweep()
+    check_store(store)
+    if run.status == "done":
+        other = calm.make(spec)
+        found, expected = Path(run.output), Path(calm.store.run(other).output)
+        for suffix in (".mp4", ".safetensors"):
+            ours, theirs = (path.with_suffix(suffix).read_bytes() for path in (found, expected))
+            assert _MAKER.sub(b"", ours) == _MAKER.sub(b"", theirs)
+    else:
+        assert run.status in ("queued", "failed", "interrupted")
+        assert "\n" not in run.error
+        if run.status != "queued":
+            assert run.error
+
+
+# Damage
+
+
+DAMAGES = {
+    "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "grown": lambda path: write(path, path.read_bytes() + b"\0"),
+    "zeros": lambda path: write(path, bytes(path.stat().st_size)),
+    "a bit of the header": lambda path: flip(path, 3),
+    "a bit in the middle": lambda path: flip(path, path.stat().st_size // 2),
+    "the last bit": lambda path: flip(path, -1),
+    "deleted": lambda path: path.unlink(),
+    "its folder deleted": lambda path: shutil.rmtree(path.parent.parent),
+    "a link": lambda path: replace(path, lambda: path.symlink_to(move(path))),
+    "a link to nothing": lambda path: replace(path, lambda: path.symlink_to("/nonexistent")),
+    "a pipe": lambda path: replace(path, lambda: os.mkfifo(path)),
+    "a folder": lambda path: replace(path, lambda: (path.mkdir(), (path / "file").write_text("x"))),
+}
+# What is not a file is no blob to a plan either; what is one turns out to be damaged when it is read.
+UNSEEN = ("deleted", "its folder deleted", "a link to nothing", "a pipe", "a folder")
+
+
+def write(path: Path, data: bytes) -> None:
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    write(path, data)
+
+
+def replace(path: Path, put: Callable[[], object]) -> None:
+    kept = path.read_bytes()
+    path.unlink()
+    (path.parents[3] / "kept").write_bytes(kept)
+    put()
+
+
+def move(path: Path) -> Path:
+    return path.parents[3] / "kept"
+
+
+def check_repaired(store: Store, run_id: str, digest: str, damage: str) -> None:
+    """The damage was told, set aside and mended."""
+    told = [text for text in warnings(store, run_id) if digest in text]
+    assert len(told) == (0 if damage in UNSEEN else 1), told
+    if told:
+        assert "was damaged" in told[0]
+    if "deleted" not in damage:
+        [aside] = (store.root / "quarantine").glob(f"{digest.removeprefix('sha256:')}.*")
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+    assert blob_path(store.root, digest).is_file()
+    check_store(store)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_step_is_computed_again(here, calm, damage):
+    """Read by a branch behind it, which then finds it whole."""
+    store, spec = here.store, spec_of()
+    parent = here.make(spec)
+    digest = of_stage(store, parent, "step", 2).digest
+    DAMAGES[damage](blob_path(store.root, digest))
+    segments = [Segment(5, encode_spec(spec))]
+    branched = spec_of("guidance.scale=6")
+    branch = here.make(branched, segments)
+    assert_same(store, branch, calm, branched, segments)
+    assert computed(store, branch) == [3, *([] if damage == "x" else []), 4, 5, 6, 7, 8]
+    check_repaired(store, branch, digest, damage)
+    again = here.make(branched, segments)
+    assert computed(store, again) == []
+    assert warnings(store, again) == []

@@ -1,0 +1,227 @@
+"""Sweeps: what is varied, in which order, sharing what, and refused before anything is queued."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.errors import CheckpointError, ComponentError
+from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
+from presets.errors import PresetError
+from presets.library import load_preset
+from presets.spec import decode_spec
+
+
+def load(overrides=()):
+    return load_preset("micro", overrides)
+
+
+def members(*over, **options):
+    return make_members(parse_axes(over), load, **options)
+
+
+def values(found):
+    return [tuple(member.values.values()) for member in found]
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed=1..4", ("1", "2", "3", "4")),
+        ("seed=3..1", ("3", "2", "1")),
+        ("seed=0..10..4", ("0", "4", "8")),
+        ("seed=5..5", ("5",)),
+        ("seed=1, 2,9..11", ("1", "2", "9", "10", "11")),
+        ("guidance.scale=4..6..0.5", ("4.0", "4.5", "5.0", "5.5", "6.0")),
+        ("guidance.scale=0.1..0.3..0.1", ("0.1", "0.2", "0.3")),
+        ("scheduler.shift=5..3..-1", ("5", "4", "3")),
+        ("scheduler.name=unipc, euler", ("unipc", "euler")),
+        ("prompt=a red circle,a blue star", ("a red circle", "a blue star")),
+        ('prompt=\'one, two\',"a \\" b, c"', ("'one, two'", '"a \\" b, c"')),
+        ("prompt=the dog's ball, a cat", ("the dog's ball", "a cat")),
+        ("prompt=1..3", ("1..3",)),
+        ('prompt=""', ('""',)),
+        ("scheduler.sigmas=[1.0, 0.5],[0.9,0.3]", ("[1.0, 0.5]", "[0.9,0.3]")),
+        ("components.vae.tile_size=0,64", ("0", "64")),
+    ],
+)
+def test_values_are_listed_ranged_and_quoted(text, expected):
+    (axis,) = parse_axes([text])
+    assert axis == Axis(text.partition("=")[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (["seed"], "like seed=1..8"),
+        (["seed="], "like seed=1..8"),
+        (["seed=1,,2"], "empty"),
+        (["seed=1,"], "empty"),
+        (["sed=1..3"], "did you mean seed"),
+        (["guidance=1"], "guidance.scale"),
+        (["seed=1..x"], "seed: expected an integer"),
+        (["seed=1.5"], "seed: expected an integer"),
+        (["seed=1..3..0"], "does not lead from 1 to 3"),
+        (["seed=1..3..-1"], "does not lead from 1 to 3"),
+        (["seed=0..99999999999"], "100000000000 values"),
+        (['prompt="a,b'], "does not end"),
+        (["scheduler.sigmas=[1.0, 0.5"], "does not end"),
+        (["seed=1", "seed=2"], "varied twice"),
+        (["output.path=a.mp4,b.mp4"], "--output"),
+        (["width=64,63"], "multiple of 16"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused_with_its_key(over, words):
+    with pytest.raises(PresetError) as error:
+        parse_axes(over)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_range_is_counted_before_it_is_held():
+    assert count(parse_axes(["seed=1..9000", "frames=1,5", "fps=1..100"])) == 1_800_000
+
+
+# The product
+
+
+def test_the_product_has_every_combination_once_and_its_values_as_the_runs_have_them():
+    found = members("guidance.scale=2,4", "seed=7..9")
+    assert sorted(values(found)) == [(g, s) for g in (2.0, 4.0) for s in (7, 8, 9)]
+    assert list(found[0].values) == ["guidance.scale", "seed"]
+    for member in found:
+        scale, seed = member.values.values()
+        assert (member.spec.guidance.scale, member.spec.seed) == (scale, seed)
+        assert member.segments == ()
+
+
+def test_runs_that_share_steps_come_after_each_other():
+    found = members("fps=8,12", "guidance.scale=2,4,6", "seed=1..4", from_step=10)
+    assert [seed for seed, _ in groupby(member.spec.seed for member in found)] == [1, 2, 3, 4]
+    chains = [(member.spec.seed, member.spec.guidance.scale) for member in found]
+    assert len([chain for chain, _ in groupby(chains)]) == 12
+    assert len(found) == 24
+
+
+def test_from_a_step_on_the_steps_before_are_the_presets_with_the_runs_own_noise():
+    base = load()
+    for member in members("seed=1..3", "guidance.scale=4,6", "width=64,80", from_step=10):
+        (segment,) = member.segments
+        before = decode_spec(segment.spec_json)
+        assert segment.stop == 10
+        assert (before.seed, before.width) == (member.spec.seed, member.spec.width)
+        assert before.guidance.scale == base.guidance.scale
+        assert member.spec.guidance.scale in (4.0, 6.0)
+
+
+def test_files_are_settled_for_the_run_and_for_the_steps_before(monkeypatch):
+    # an engine that was started in another folder must find what this one means
+    monkeypatch.setattr(
+        "engine.sweep.settle", lambda spec: msgspec.structs.replace(spec, prompt="settled")
+    )
+    (member,) = members("guidance.scale=6", from_step=5)
+    assert member.spec.prompt == "settled"
+    assert decode_spec(member.segments[0].spec_json).prompt == "settled"
+
+
+@pytest.mark.parametrize(
+    ("over", "options", "words"),
+    [
+        (["seed=1..3"], {"from_step": 5}, "none of seed can change between steps"),
+        (["seed=1,2", "fps=8,9"], {"from_step": 5}, "nothing would differ"),
+        (["guidance.scale=2,3"], {"from_step": 20}, "expected 0 to 19"),
+        (["guidance.scale=2,3"], {"from_step": 5, "stop_at": 5}, "before they differ"),
+        (["seed=1,2"], {"stop_at": 21}, "one of 20 steps, got 21"),
+        (["scheduler.steps=30,10"], {"stop_at": 15}, "one of 10 steps, got 15"),
+        (["guidance.scale=4,4.0"], {}, "guidance.scale=4.0 is the same run as guidance.scale=4"),
+        (["scheduler.grid=wan,diffusers", "scheduler.name=euler,unipc"], {}, "scheduler.grid"),
+    ],
+)
+def test_a_sweep_with_a_member_that_cannot_be_is_refused_whole(over, options, words):
+    with pytest.raises(PresetError) as error:
+        members(*over, **options)
+    assert words in str(error.value)
+
+
+def test_components_are_checked_as_for_a_single_run():
+    with pytest.raises(ComponentError, match=r"components\.vae\.name"):
+        members("components.vae.name=wan-vae,nope")
+    with pytest.raises(CheckpointError, match=r"nope\.safetensors"):
+        members("components.vae.checkpoint=builtin:micro,nope.safetensors")
+
+
+def test_a_check_that_reads_files_is_made_once_for_each_choice_of_components(monkeypatch):
+    seen = []
+    monkeypatch.setattr("engine.sweep.check", lambda spec: seen.append(spec.components.vae))
+    members("seed=1..20", "components.vae.chunk_frames=0,2")
+    assert sorted(part.chunk_frames for part in seen) == [0, 2]
+
+
+# Outputs
+
+
+def outputs(pattern, *over):
+    return [member.spec.output.path for member in with_outputs(members(*over), pattern)]
+
+
+def test_a_pattern_names_the_outputs_by_what_was_varied():
+    assert outputs("{seed}-{guidance.scale}.mp4", "seed=1,2", "guidance.scale=2.5,4") == [
+        "1-2.5.mp4",
+        "1-4.mp4",
+        "2-2.5.mp4",
+        "2-4.mp4",
+    ]
+    assert outputs("{index}.mp4", "seed=1..10")[::9] == ["01.mp4", "10.mp4"]
+    assert outputs("{run}.mp4", "seed=1,2") == ["{run}.mp4"] * 2
+    assert outputs("", "seed=1,2") == ["", ""]
+
+
+def test_a_value_in_a_name_cannot_lead_to_another_folder():
+    (path,) = outputs("clips/{prompt}.mp4", 'prompt="../../etc/pass wd {run}/\\u001b"')
+    assert path == "clips/etc-pass-wd-run.mp4"
+    (path,) = outputs("{prompt}.mp4", f'prompt="{"x" * 400}"')
+    assert len(path) < 60
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("a.mp4", "would be written by several runs"),
+        ("{fps}.mp4", "would be written by several runs"),
+        ("{nope}.mp4", "{nope} stands for nothing"),
+        ("{scheduler.sigmas}{run}.mp4", "{scheduler.sigmas} stands for nothing"),
+        ("{output.path}{run}.mp4", "stands for nothing"),
+    ],
+)
+def test_a_pattern_that_does_not_tell_the_runs_apart_is_refused(pattern, words):
+    with pytest.raises(PresetError) as error:
+        outputs(pattern, "seed=1,2")
+    assert words in str(error.value)
+    assert str(error.value).startswith("output.path: ")
+
+
+def test_a_path_of_the_preset_is_one_file_for_all_and_refused():
+    found = make_members(
+        parse_axes(["seed=1,2"]),
+        lambda overrides: load_preset("micro", overrides, values={"output.path": "mine.mp4"}),
+    )
+    with pytest.raises(PresetError, match=r"mine\.mp4 would be written by several runs"):
+        with_outputs(found, "")
+
+
+def test_torch_is_not_needed():
+    code = (
+        "import sys; from engine.sweep import *; from presets.library import load_preset\n"
+        "make_members(parse_axes(['seed=1..2']), lambda o: load_preset('micro', o))\n"
+        "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

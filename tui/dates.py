@@ -1,0 +1,41 @@
+"""Dates as people type them: `2d` for two days ago, `2026-11-01`, `2026-11-01T14:30`."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import date, datetime, timedelta
+
+import click
+
+_AGO = re.compile(r"(\d{1,6}) ?(s|min|h|d|w)")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """The moment in ns since 1970 that an option names; a bare date is the beginning of that day."""
+    return None if text is None else _moment(text.strip(), days=0)
+
+
+def until(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """As `since`, but a bare date is the end of that day."""
+    return None if text is None else _moment(text.strip(), days=1)
+
+
+def _moment(text: str, *, days: int) -> int:
+    """days: added to a bare date. A time without a zone is local."""
+    if found := _AGO.fullmatch(text):
+        return time.time_ns() - int(found[1]) * _UNIT_SECONDS[found[2]] * 1_000_000_000
+    try:
+        if _DATE.fullmatch(text):
+            day = date.fromisoformat(text) + timedelta(days=days)
+            moment = datetime(day.year, day.month, day.day)
+        else:
+            moment = datetime.fromisoformat(text)
+        return int(moment.timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError, OSError):  # no date, or a year beyond the clock's
+        raise click.BadParameter(
+            f"{text!r} is no moment; expected an age like 30min, 6h, 2d or 3w, or a date like "
+            "2026-11-01 or 2026-11-01T14:30"
+        ) from None

@@ -1,0 +1,69 @@
+"""What a run will take, judged by what like runs took on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from store.records import COMPUTED
+
+if TYPE_CHECKING:
+    from presets.spec import RunSpec
+    from store.store import Store
+
+# The newest runs are looked through for like ones, until each time is known from so many.
+_SEARCHED = 500
+_ENOUGH = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Seconds, and bytes of the video; None where no like run is on record. load: of all models.
+    step: of one denoising step."""
+
+    load: float | None
+    text_encode: float | None
+    step: float | None
+    decode: float | None
+    video_bytes: float | None
+
+
+def experience_with(store: Store, spec: RunSpec) -> Experience:
+    """The medians over runs with the same models, dtypes, devices, size and use of guidance."""
+    import msgspec
+
+    wanted = _likeness(json.loads(msgspec.json.encode(spec)))
+    spent: dict[str, list[float]] = {field.name: [] for field in fields(Experience)}
+    for record in store.runs(limit=_SEARCHED, status="done"):
+        if record.origin == "local" and _likeness(json.loads(record.spec_json)) == wanted:
+            _add(spent, store, record.id)
+            if all(len(values) >= _ENOUGH for values in spent.values()):
+                break
+    return Experience(
+        **{name: median(values) if values else None for name, values in spent.items()}
+    )
+
+
+def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
+    """Add what a run knows to what is not known often enough."""
+    found: dict[str, list[float]] = {name: [] for name in spent}
+    for stage in store.stages(run_id):
+        if not stage.cached and stage.name in found:
+            found[stage.name].append(stage.seconds)
+    links = [link for link in store.links_of(run_id) if link.source == COMPUTED]
+    found["step"] = [link.seconds for link in links if link.stage == "step"]
+    videos = store.find_links([link.key for link in links if link.stage == "video"])
+    found["video_bytes"] = [video.num_bytes for video in videos.values()]
+    for name, values in found.items():
+        if len(spent[name]) < _ENOUGH:
+            spent[name] += values
+
+
+def _likeness(spec: Mapping[str, Any]) -> tuple[object, ...]:
+    """What the time of a step and of the stages depends on."""
+    scale = spec.get("guidance", {}).get("scale")
+    names = ("components", "extensions", "width", "height", "frames")
+    return (*(spec.get(name) for name in names), scale == 1)

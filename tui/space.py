@@ -1,0 +1,215 @@
+"""What is in the store as text: the lines for people, and the objects of `--json`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tui.text import columns, duration, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from store.removal import Plan
+    from store.space import Overview, RunShare, Share
+    from store.verify import Verdict
+
+LABELS = {
+    "text": "prompts",
+    "step": "step journal",
+    "keyframe": "keyframes",
+    "latents": "latents",
+    "video": "videos",
+}
+AGES = {
+    "day": "in the last day",
+    "week": "in the last week",
+    "month": "in the last month",
+    "longer": "longer ago",
+}
+
+
+def overview_lines(overview: Overview) -> list[str]:
+    """`modiff store info`."""
+    pinned = f", {overview.num_pinned} of them pinned" if overview.num_pinned else ""
+    rows = [("WHAT", "BLOBS", "SIZE")]
+    rows += [
+        (_label(kind), str(share.num_blobs), size(share.num_bytes))
+        for kind, share in overview.kinds.items()
+    ]
+    rows += [
+        (name, "-", size(num_bytes)) for name, num_bytes in overview.files.items() if num_bytes
+    ]
+    rows.append(("all", str(overview.num_blobs), size(overview.num_bytes)))
+    lines = [
+        f"store  {printable(str(overview.root))}",
+        f"runs   {overview.num_runs}{pinned}",
+        f"free   {size(overview.free_bytes)} on this disk",
+        "",
+        *columns(rows),
+        "",
+        f"steps, keyframes and what removed runs left take {size(overview.budgeted_bytes)}; "
+        f"`modiff store gc` leaves up to {size(overview.budget_bytes)} of them",
+    ]
+    if overview.leftover_bytes:
+        lines.append(f"of removed runs: {size(overview.leftover_bytes)}")
+    if overview.protected_bytes:
+        lines.append(
+            f"of pinned and unfinished runs, never removed: {size(overview.protected_bytes)}"
+        )
+    return lines
+
+
+def overview_data(overview: Overview) -> dict[str, Any]:
+    """`modiff store info --json`."""
+    return {
+        "path": str(overview.root),
+        "runs": overview.num_runs,
+        "pinned": overview.num_pinned,
+        "blobs": overview.num_blobs,
+        "bytes": overview.num_bytes,
+        "free_bytes": overview.free_bytes,
+        "kinds": shares_data("kind", overview.kinds),
+        "files": dict(overview.files),
+        "leftover_bytes": overview.leftover_bytes,
+        "protected_bytes": overview.protected_bytes,
+        "budgeted_bytes": overview.budgeted_bytes,
+        "budget_bytes": overview.budget_bytes,
+    }
+
+
+def shares_lines(title: str, shares: Mapping[str, Share]) -> list[str]:
+    """A heading and a line for each kind or age; none for none."""
+    rows = [(title, "BLOBS", "SIZE", "RECOMPUTE")]
+    rows += [
+        (_label(name), str(share.num_blobs), size(share.num_bytes), duration(share.seconds))
+        for name, share in shares.items()
+    ]
+    return columns(rows) if shares else []
+
+
+def shares_data(title: str, shares: Mapping[str, Share]) -> list[dict[str, Any]]:
+    """An object for each kind or age."""
+    return [
+        {
+            title: name,
+            "blobs": share.num_blobs,
+            "bytes": share.num_bytes,
+            "seconds": round(share.seconds, 3),
+        }
+        for name, share in shares.items()
+    ]
+
+
+def runs_lines(shares: Sequence[RunShare]) -> list[str]:
+    """A heading and a line for each run."""
+    rows = [("RUN", "ALONE", "SHARED", "RECOMPUTE", "PINNED", "PRESET")]
+    rows += [
+        (
+            printable(share.run.id),
+            size(share.alone_bytes),
+            size(share.shared_bytes),
+            duration(share.seconds),
+            "yes" if share.run.is_pinned else "",
+            printable(share.run.preset),
+        )
+        for share in shares
+    ]
+    return columns(rows)
+
+
+def run_data(share: RunShare) -> dict[str, Any]:
+    """A run of `modiff store ls --json`."""
+    created = datetime.fromtimestamp(share.run.created_ns / 1e9, UTC)
+    return {
+        "run": share.run.id,
+        "preset": share.run.preset,
+        "pinned": share.run.is_pinned,
+        "created": created.isoformat(" ", "seconds"),
+        "alone_bytes": share.alone_bytes,
+        "shared_bytes": share.shared_bytes,
+        "seconds": round(share.seconds, 3),
+    }
+
+
+def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
+    """What `modiff store gc` removed, or would."""
+    from store.space import by_kind
+
+    if not plan.removals:
+        return ["nothing to remove"]
+    rows = [
+        (_label(kind), str(share.num_blobs), size(share.num_bytes))
+        for kind, share in by_kind(plan.removals).items()
+    ]
+    return [
+        *columns([("WHAT", "BLOBS", "SIZE"), *rows]),
+        "",
+        f"{'would free' if dry_run else 'freed'} {size(plan.freed_bytes)}; "
+        f"{duration(plan.seconds)} to compute it again",
+    ]
+
+
+def plan_data(plan: Plan, budget: int | None, *, dry_run: bool) -> dict[str, Any]:
+    """`modiff store gc --json`."""
+    from store.space import by_kind
+
+    return {
+        "dry_run": dry_run,
+        "freed_bytes": plan.freed_bytes,
+        "seconds": round(plan.seconds, 3),
+        "removed": shares_data("kind", by_kind(plan.removals)),
+        "left_bytes": plan.left_bytes,
+        "budget_bytes": budget,
+    }
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """What `modiff store verify` found."""
+    read, present, unreferenced = verdict.read, verdict.present, verdict.unreferenced
+    num_problems = len(verdict.problems)
+    lines = [
+        f"{problem.what:<10}  {printable(problem.digest)}: {printable(problem.note)}"
+        for problem in verdict.problems
+    ]
+    lines += [f"{'no blob':<10}  {printable(str(path))}" for path in verdict.strays]
+    lines.append(
+        f"{present.num_blobs} blobs, {size(present.num_bytes)}; {read.num_blobs} were read"
+    )
+    if unreferenced.num_blobs:
+        lines.append(
+            f"{unreferenced.num_blobs} of them, {size(unreferenced.num_bytes)}, are of no use to "
+            "any run; `modiff store gc` removes them once they are an hour old"
+        )
+    if verdict.num_without_latents:
+        lines.append(
+            f"finished runs whose final latents are not stored: {verdict.num_without_latents}"
+        )
+    if num_problems:
+        lines.append(f"blobs that are not as they should be: {num_problems}")
+    else:
+        lines.append("the database and all blobs are sound")
+    return lines
+
+
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """`modiff store verify --json`."""
+    return {
+        "ok": not verdict.problems,
+        "problems": [
+            {"blob": problem.digest, "problem": problem.what, "note": problem.note}
+            for problem in verdict.problems
+        ],
+        "blobs": verdict.present.num_blobs,
+        "bytes": verdict.present.num_bytes,
+        "read_blobs": verdict.read.num_blobs,
+        "read_bytes": verdict.read.num_bytes,
+        "unreferenced_blobs": verdict.unreferenced.num_blobs,
+        "unreferenced_bytes": verdict.unreferenced.num_bytes,
+        "strays": [str(path) for path in verdict.strays],
+        "runs_without_latents": verdict.num_without_latents,
+    }
+
+
+def _label(name: str) -> str:
+    return printable(LABELS.get(name) or AGES.get(name) or name)
