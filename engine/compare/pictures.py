@@ -274,7 +274,9 @@ def _new_file(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)  # mkstemp makes it private
-        part.replace(path)  # unlike a rename it takes no name that is taken
+        # Takes no name that is taken, unlike a rename alone, on file systems without hard links too.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        part.replace(path)
     except FileExistsError:
         raise EngineError(f"{path} is there already; nothing is overwritten") from None
     except OSError as error:

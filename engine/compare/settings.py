@@ -44,7 +44,7 @@ def spec_differences(a: RunRecord, b: RunRecord) -> list[Difference]:
         for change in _changes(at_a, at_b):
             if change.key.startswith(_OF_THE_END):
                 continue
-            before = replace(change, start=change.start, stop=start)
+            before = replace(change, stop=start)
             longer = next((i for i, each in enumerate(found) if _ends_as(each, before)), None)
             if longer is None:
                 found.append(replace(change, start=start, stop=stop))

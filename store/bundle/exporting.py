@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -33,6 +33,7 @@ from store.files import sync_file, sync_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+    from zipfile import ZipFile
 
     from store.database import Lineage
     from store.records import RunRecord
@@ -72,6 +73,15 @@ class _Wanted:
     is_claimed: bool
 
 
+@dataclass(slots=True)
+class _Copied:
+    """sizes: of the blobs in the archive, by digest; the rest is of Exported."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    num_thinned: int = 0
+
+
 def export_bundle(
     lineage: Lineage,
     run_ids: Sequence[str],
@@ -98,37 +108,18 @@ def export_bundle(
         kinds = blob_kinds(manifest)
         wanted = _wanted(manifest, steps)
         encode_manifest(_with_blobs(manifest, dict.fromkeys(wanted, 0)))  # before hours of copying
-        sizes: dict[str, int] = {}
-        lost: list[str] = []
-        num_thinned = 0
         with _new_file(target) as file, new_archive(file) as archive:
-            for digest, want in sorted(wanted.items()):
-                try:
-                    data = blobs.get(lineage.root, digest)
-                except (BlobMissing, BlobCorrupt) as error:
-                    if isinstance(error, BlobMissing) and not want.is_claimed:
-                        num_thinned += 1
-                        continue
-                    if not allow_missing:
-                        raise StoreError(
-                            f"{want.what} cannot be exported: {error}; "
-                            "--allow-missing leaves it out"
-                        ) from error
-                    lost.append(f"{want.what} is left out: {error}")
-                    continue
-                check_contents(want.what, kinds[digest], bytes(data[:_HEAD_BYTES]), len(data))
-                add_member(archive, blob_name(digest), data)
-                sizes[digest] = len(data)
-            add_member(archive, MANIFEST, encode_manifest(_with_blobs(manifest, sizes)))
+            copied = _copy(lineage.root, archive, wanted, kinds, allow_missing=allow_missing)
+            add_member(archive, MANIFEST, encode_manifest(_with_blobs(manifest, copied.sizes)))
     except BundleRefused as error:
         raise StoreError(f"these runs cannot be exported: {error}") from error
     return Exported(
         path=target,
         num_bytes=target.stat().st_size,
         runs=tuple(record.id for record in records),
-        num_blobs=len(sizes),
-        num_thinned=num_thinned,
-        lost=tuple(lost),
+        num_blobs=len(copied.sizes),
+        num_thinned=copied.num_thinned,
+        lost=tuple(copied.lost),
     )
 
 
@@ -173,6 +164,35 @@ def _wanted(manifest: Manifest, steps: str) -> dict[str, _Wanted]:
             known = wanted.setdefault(digest, _Wanted(what, is_claimed))
             wanted[digest] = _Wanted(known.what, known.is_claimed or is_claimed)
     return wanted
+
+
+def _copy(
+    root: Path,
+    archive: ZipFile,
+    wanted: Mapping[str, _Wanted],
+    kinds: Mapping[str, str],
+    *,
+    allow_missing: bool,
+) -> _Copied:
+    """Copy the blobs that are wanted, each verified, into an archive."""
+    copied = _Copied()
+    for digest, want in sorted(wanted.items()):
+        try:
+            data = blobs.get(root, digest)
+        except (BlobMissing, BlobCorrupt) as error:
+            if isinstance(error, BlobMissing) and not want.is_claimed:
+                copied.num_thinned += 1
+            elif allow_missing:
+                copied.lost.append(f"{want.what} is left out: {error}")
+            else:
+                raise StoreError(
+                    f"{want.what} cannot be exported: {error}; --allow-missing leaves it out"
+                ) from error
+        else:
+            check_contents(want.what, kinds[digest], bytes(data[:_HEAD_BYTES]), len(data))
+            add_member(archive, blob_name(digest), data)
+            copied.sizes[digest] = len(data)
+    return copied
 
 
 def _with_blobs(manifest: Manifest, sizes: Mapping[str, int]) -> Manifest:

@@ -175,6 +175,53 @@ def test_parts_are_joined_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("slices")
+def test_one_number_has_a_scale_too(tmp_path: Path) -> None:
+    tensors = {"w": torch.tensor(3.0).to(torch.float8_e4m3fn), "s": torch.tensor(0.5)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    with Weights(entries_of(tmp_path / "w.safetensors", {"w": "s"})) as weights:
+        assert weights.tensor("w", device=CPU).tolist() == 1.5
+
+
+def test_scales_of_rows_in_every_slice(tmp_path: Path, monkeypatch) -> None:
+    """Three slices and a rest, each with the scales of its own rows."""
+    monkeypatch.setattr(load, "SLICE_BYTES", 4 * 3 * 8)
+    values, scale = random(11, 8).to(torch.float8_e4m3fn), torch.arange(1.0, 12.0)[:, None]
+    save_file({"w": values, "s": scale}, tmp_path / "w.safetensors")
+    with Weights(entries_of(tmp_path / "w.safetensors", {"w": "s"})) as weights:
+        actual = weights.tensor("w", device=CPU, dtype=torch.float32)
+    assert torch.equal(actual, values.float() * scale)
+
+
+@pytest.mark.usefixtures("slices")
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1"])
+@pytest.mark.parametrize("shape", [(16, 8, 2, 1, 1), (4, 16, 1, 2, 2), (256,)])
+def test_blocks_that_reach_over_the_rows_of_a_reshaped_tensor(tmp_path, kind, shape) -> None:
+    """What a converter reshaped to whole blocks comes back as the reference gives it, in the original shape."""
+    path, type_ = tmp_path / "w.gguf", gguf.GGMLQuantizationType[kind]
+    stored = gguf.quants.quantize(random(256 // 64, 64).numpy(), type_)
+    writer = gguf.GGUFWriter(path, "wan")
+    writer.add_array("comfy.gguf.orig_shape.w", list(shape))
+    writer.add_tensor("w", stored, raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with Weights(entries_of(path)) as weights:
+        actual = weights.tensor("w", device=CPU)
+    assert actual.shape == shape
+    assert np.array_equal(actual.flatten(), gguf.quants.dequantize(stored, type_).flatten())
+
+
+def test_the_dtype_of_mixed_parts_holds_them_all(tmp_path: Path) -> None:
+    stored = {"q": random(4, 3).half(), "k": random(4, 3, seed=1).bfloat16()}
+    save_file(stored, tmp_path / "w.safetensors")
+    infos = read_weight_file(tmp_path / "w.safetensors").tensors
+    with Weights({"qk": Entry((infos["q"], infos["k"]), (8, 3))}) as weights:
+        actual = weights.tensor("qk", device=CPU)
+    assert torch.equal(actual, torch.cat([stored["q"].float(), stored["k"].float()]))
+
+
+@pytest.mark.usefixtures("slices")
 def test_strides_of_a_pth_are_kept(tmp_path: Path) -> None:
     tensors = {"t": random(6, 8).t(), "c": random(2, 3, 4, 5).to(memory_format=torch.channels_last)}
     torch.save(tensors, tmp_path / "w.pth")
@@ -186,7 +233,12 @@ def test_strides_of_a_pth_are_kept(tmp_path: Path) -> None:
             )
 
 
-def test_unaligned_tensors_are_read(tmp_path: Path) -> None:
+def test_unaligned_tensors_are_read(tmp_path: Path, monkeypatch) -> None:
+    """From a copy: no tensor is ever made of numbers that do not lie at a multiple of their size."""
+    made, frombuffer = [], torch.frombuffer
+    monkeypatch.setattr(
+        load.torch, "frombuffer", lambda *a, **k: made.append(frombuffer(*a, **k)) or made[-1]
+    )
     header = (
         b'{"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
         b'"w":{"dtype":"F32","shape":[2],"data_offsets":[1,9]}}'
@@ -197,6 +249,8 @@ def test_unaligned_tensors_are_read(tmp_path: Path) -> None:
     entries = entries_of(path)
     with Weights({"w": entries["w"]}) as weights:
         assert weights.tensor("w", device=CPU).tolist() == [1.5, -2.5]
+    assert made
+    assert all(tensor.data_ptr() % tensor.itemsize == 0 for tensor in made)
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
@@ -211,6 +265,35 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         read_while_it_changes()
+
+
+@pytest.mark.parametrize("change", ["replaced", "rewritten", "gone"])
+@pytest.mark.parametrize("when", ["before it is mapped", "after"])
+def test_another_file_in_its_place_is_noticed(tmp_path: Path, change: str, when: str) -> None:
+    path, other = tmp_path / "w.safetensors", tmp_path / "other"
+    for number, file in enumerate((path, other)):
+        save_file({"w": random(300, seed=number)}, file)
+        os.utime(file, ns=(1, 1))
+    entries = entries_of(path)
+
+    def happen() -> None:
+        if change == "replaced":  # of one size and one time
+            other.rename(path)
+        elif change == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(other.read_bytes())
+
+    def read() -> None:
+        with Weights(entries) as weights:
+            if when == "after":
+                weights.tensor("w", device=CPU)
+            happen()
+            if when != "after":
+                weights.tensor("w", device=CPU)
+
+    with pytest.raises(CheckpointError, match="changed while it was being read|no such file"):
+        read()
 
 
 class Toy(nn.Module):
@@ -275,6 +358,36 @@ def test_refuses_what_does_not_fit_before_reading(
     with pytest.raises(CheckpointError, match=message):
         filled(toy, tmp_path, toy_weights)
     assert all(parameter.is_meta for parameter in toy.parameters())
+
+
+ONE = """
+import resource, sys
+from pathlib import Path
+import torch
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.load import Weights
+from engine.checkpoints.weight_file import read_weight_file
+tensors = read_weight_file(Path(sys.argv[1])).tensors
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with Weights({n: Entry((i,), i.shape) for n, i in tensors.items()}) as weights:
+    weights.tensor("small", device=torch.device("cpu"), dtype=torch.bfloat16)  # what the first call imports
+    before = peak()
+    held = weights.tensor("large", device=torch.device("cpu"), dtype=torch.bfloat16)
+print(peak() - before, held.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts differently elsewhere")
+def test_one_large_tensor_is_read_in_slices(tmp_path: Path) -> None:
+    """Of 384 MiB in fp32 the 192 MiB in bf16 and two slices: had it been mapped whole, it would be three times that."""
+    path = tmp_path / "big.safetensors"
+    save_file({"large": torch.zeros(96, 1 << 20), "small": torch.zeros(4, 4)}, path)
+    done = subprocess.run(
+        [sys.executable, "-c", ONE, str(path)], capture_output=True, text=True, check=True
+    )
+    grown, held = map(int, done.stdout.split())
+    assert held == 192 << 20
+    assert grown < held + 2 * load.SLICE_BYTES
 
 
 MEASURE = """

@@ -20,11 +20,13 @@ from store.bundle import archive, contents, exporting
 from store.bundle.exporting import export_bundle
 from store.bundle.portable import portable_json, portable_preset, portable_spec, portable_text
 from store.bundle.strict import BundleRefused
+from store.contents import look
 from store.database import immediate
 from store.errors import StoreError, StoreFull, UnknownRun
 from store.events import LatentsStored, RunFinished
 from store.keys import derive_key
 from store.links import find
+from store.needs import NOT_NEEDED, chains, classify
 from store.records import FINAL_STATUSES, LinkRecord
 from store.store import open_store
 from store.tensors import _DTYPES, encode_tensors
@@ -201,7 +203,8 @@ def test_what_was_thinned_is_not_missing(store, run_id, path):
     assert rows[2].digest in {row["digest"] for row in manifest_of(path)["blobs"]}
 
 
-def test_nothing_is_overwritten(store, run_id, path, tmp_path):
+def test_nothing_is_overwritten(store, run_id, path, tmp_path, monkeypatch):
+    monkeypatch.setattr(blobs, "get", None)  # told before anything is copied
     path.write_text("mine")
     with pytest.raises(StoreError, match="is there already"):
         export(store, path, run_id)
@@ -451,6 +454,17 @@ def test_a_damaged_blob_of_the_store_is_healed_by_an_import(store, other, path, 
     assert take(other, path).num_blobs == 1
     assert blobs.digest_of(blobs.get(other.root, digest)) == digest
     assert stat.S_IMODE(target.stat().st_mode) == 0o400
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+@pytest.mark.parametrize("steps", ["all", "last", "none"])
+def test_every_blob_that_comes_in_is_needed_by_a_row(store, other, path, run_id, steps, is_trusted):
+    export(store, path, run_id, steps=steps)
+    take(other, path, is_trusted=is_trusted)
+    found = look(other.lineage)
+    stored = classify(found, chains(found))
+    assert len(stored) == len(bundles.contents(other)["blobs"]) > 0
+    assert all(each.need != NOT_NEEDED for each in stored.values())
 
 
 def test_a_note_is_text_whatever_it_looks_like(store, other, path, run_id):

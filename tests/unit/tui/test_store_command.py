@@ -59,7 +59,7 @@ def test_info_says_what_takes_space(capsys, store):
     assert f"store  {store.root}" in out
     assert "runs   1, 1 of them pinned" in out
     assert cells(out, "step journal") == ["step journal", "8", "8 MiB"]
-    assert cells(out, "videos") == ["videos", "2", "0 MiB"]
+    assert cells(out, "videos") == ["videos", "2", "1 KiB"]
     assert "of removed runs: 4 MiB" in out
     assert "never removed: 4 MiB" in out
     found = data(capsys, "info")
@@ -149,7 +149,7 @@ def test_verify_a_sound_store(capsys, store):
     put(store, "orphan")
     code, out, _ = modiff(capsys, "verify")
     assert code == 0
-    assert "8 blobs, 0 MiB; 8 were read" in out
+    assert "8 blobs, 6 KiB; 8 were read" in out
     assert "1 of them" in out
     assert out.endswith("the database and all blobs are sound\n")
     assert "0 were read" in modiff(capsys, "verify", "--quick")[1]
