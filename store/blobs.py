@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,23 @@ from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.files import SLICE_BYTES, disk_error, sync_folder, write_durably
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+# From here on a thread to hash in costs less than it saves.
+HASHED_ASIDE_BYTES = 4 * 1024 * 1024
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # What open(2) answers for a symbolic link (O_NOFOLLOW) and for a socket or device without a driver.
 _NOT_A_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV}
 
 
-def digest_of(data: bytes | bytearray | memoryview) -> str:
-    """The name of these bytes: "sha256:" and 64 hexadecimal digits."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+def digest_of(*parts: bytes | bytearray | memoryview) -> str:
+    """The name of these bytes, the parts one after the other: "sha256:" and 64 hexadecimal digits."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(part)
+    return f"sha256:{sha256.hexdigest()}"
 
 
 def blob_path(root: Path, digest: str) -> Path:
@@ -40,21 +48,48 @@ def blob_path(root: Path, digest: str) -> Path:
     return root / "blobs" / name[:2] / name[2:4] / name
 
 
-def put(root: Path, data: bytes | bytearray | memoryview) -> str:
-    """Store the bytes durably and return their digest; only then may a row speak of them."""
-    digest = digest_of(data)
-    target = blob_path(root, digest)
-    if _is_stored(root, digest):
-        with contextlib.suppress(OSError):  # freshness only matters to a later clean-up
-            os.utime(target)
-        try:
-            # Whoever wrote it may have died between its rename and its folder's fsync.
-            sync_folder(target.parent)
-        except OSError as error:
-            raise disk_error(error, target) from error
-    else:
-        write_durably(root, target, data, mode=0o400)
+def put(root: Path, *parts: bytes | bytearray | memoryview) -> str:
+    """Store the bytes, the parts one after the other, durably and return their digest; only then may a row speak
+    of them."""
+    if sum(memoryview(part).nbytes for part in parts) >= HASHED_ASIDE_BYTES:
+        return _put_large(root, parts)
+    digest = digest_of(*parts)
+    if not _is_refreshed(root, digest):
+        write_durably(root, blob_path(root, digest), *parts, mode=0o400)
     return digest
+
+
+def _put_large(root: Path, parts: Sequence[bytes | bytearray | memoryview]) -> str:
+    """Hashed while they are written: the name is needed only once they are on the disk, and bytes that turn out to be
+    stored already cost no more than a write."""
+    found: list[str] = []
+    hashing = threading.Thread(target=lambda: found.append(digest_of(*parts)), name="hashing")
+    hashing.start()
+
+    def target() -> Path | None:
+        hashing.join()
+        return None if _is_refreshed(root, found[0]) else blob_path(root, found[0])
+
+    try:
+        write_durably(root, target, *parts, mode=0o400)
+    finally:
+        hashing.join()
+    return found[0]
+
+
+def _is_refreshed(root: Path, digest: str) -> bool:
+    """Whether the blob is stored; if so it counts as written just now."""
+    if not _is_stored(root, digest):
+        return False
+    target = blob_path(root, digest)
+    with contextlib.suppress(OSError):  # freshness only matters to a later clean-up
+        os.utime(target)
+    try:
+        # Whoever wrote it may have died between its rename and its folder's fsync.
+        sync_folder(target.parent)
+    except OSError as error:
+        raise disk_error(error, target) from error
+    return True
 
 
 def get(root: Path, digest: str) -> bytearray:

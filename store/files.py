@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from store.errors import StoreError, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SLICE_BYTES = 8 * 1024 * 1024
@@ -40,17 +41,29 @@ def disk_error(error: OSError, path: Path) -> StoreError:
 
 
 def write_durably(
-    root: Path, target: Path, data: bytes | bytearray | memoryview, *, mode: int
+    root: Path,
+    target: Path | Callable[[], Path | None],
+    *parts: bytes | bytearray | memoryview,
+    mode: int,
 ) -> None:
-    """Write `data` as the file `target` inside the store `root`, whole or not at all."""
+    """Write the parts, one after the other, as the file `target` inside the store `root`, whole or not at all.
+
+    target: or what tells it once the bytes are on the disk, None if they are not wanted after all.
+    """
     draft = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+    path = root if callable(target) else target
     try:
-        _write_draft(draft, memoryview(data).cast("B"), mode)
-        _make_folders(target.parent, root)
-        os.rename(draft, target)
-        sync_folder(target.parent)
+        _write_draft(draft, [memoryview(part).cast("B") for part in parts], mode)
+        if callable(target):
+            named = target()
+            if named is None:
+                return
+            path = named
+        _make_folders(path.parent, root)
+        os.rename(draft, path)
+        sync_folder(path.parent)
     except OSError as error:
-        raise disk_error(error, target) from error
+        raise disk_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(draft)
@@ -85,14 +98,15 @@ def sweep_drafts(root: Path) -> int:
     return num_removed
 
 
-def _write_draft(draft: Path, data: memoryview, mode: int) -> None:
+def _write_draft(draft: Path, parts: Sequence[memoryview], mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(draft, flags, 0o600)
     try:
-        for start in range(0, len(data), SLICE_BYTES):
-            unwritten = data[start : start + SLICE_BYTES]
-            while unwritten:
-                unwritten = unwritten[os.write(descriptor, unwritten) :]
+        for part in parts:
+            for start in range(0, len(part), SLICE_BYTES):
+                unwritten = part[start : start + SLICE_BYTES]
+                while unwritten:
+                    unwritten = unwritten[os.write(descriptor, unwritten) :]
         _sync(descriptor)
         os.fchmod(descriptor, mode)
     finally:

@@ -8,13 +8,15 @@ before it allocates, since headers may come from elsewhere.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
+from store import blobs
 from store.errors import StoreError
 
 MAX_HEADER_BYTES = 1024 * 1024
@@ -45,8 +47,14 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def encode_tensors(tensors: dict[str, torch.Tensor]) -> bytes:
+def encode_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     """Tensors of any device, shape and layout, by name, as the bytes of one safetensors file."""
+    return b"".join(encoded_parts(tensors))
+
+
+def encoded_parts(tensors: Mapping[str, torch.Tensor]) -> list[memoryview]:
+    """The bytes of `encode_tensors` as its header and the tensors' own memory, where they are contiguous and on the
+    CPU: nothing is copied, and nothing may change them until the parts are used."""
     header: dict[str, _Entry] = {}
     stored = []
     end = 0
@@ -58,32 +66,41 @@ def encode_tensors(tensors: dict[str, torch.Tensor]) -> bytes:
             raise StoreError(f"tensor {name!r} has dtype {tensor.dtype}, which cannot be stored")
         start, end = end, end + tensor.nbytes
         header[name] = _Entry(_NAMES[tensor.dtype], list(tensor.shape), (start, end))
-        stored.append(tensor)
+        stored.append(tensor.view(-1).view(torch.uint8).numpy().data)
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *map(_bytes_of, stored)])
+    return [memoryview(len(text).to_bytes(8, "little") + text), *stored]
 
 
 def decode_tensors(data: bytes | bytearray | memoryview) -> dict[str, torch.Tensor]:
     """The tensors of a file made by `encode_tensors`, on the CPU, in memory of their own."""
-    header, start = _read_header(memoryview(data))
-    body = memoryview(data)[start:]
+    return _decoded(memoryview(data), shared=False)
+
+
+def get_tensors(root: Path, digest: str) -> dict[str, torch.Tensor]:
+    """The tensors of a blob, on the CPU, verified; they share the memory that it was read into.
+
+    Raises BlobMissing or BlobCorrupt where it cannot be had, StoreError where it is something else.
+    """
+    return _decoded(memoryview(blobs.get(root, digest)), shared=True)
+
+
+def _decoded(data: memoryview, *, shared: bool) -> dict[str, torch.Tensor]:
+    header, start = _read_header(data)
+    body = data[start:]
     expected = 0
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: (item[1].data_offsets, item[0])):
         dtype = _checked_dtype(name, entry, expected)
         begin, expected = entry.data_offsets
-        tensors[name] = _tensor(body, begin, expected, dtype).reshape(entry.shape)
+        if expected > len(body):
+            raise StoreError(
+                f"not a tensor file: it ends at {len(body)} bytes of data, before {expected}"
+            )
+        tensors[name] = _tensor(body[begin:expected], dtype, shared=shared).reshape(entry.shape)
     if expected != len(body):
         raise StoreError(f"not a tensor file: {len(body)} data bytes, its header names {expected}")
     return tensors
-
-
-def _bytes_of(tensor: torch.Tensor) -> ctypes.Array[ctypes.c_char]:
-    """A view of a contiguous CPU tensor's memory, valid while the tensor lives."""
-    if not tensor.nbytes:
-        return (ctypes.c_char * 0)()
-    return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
 
 
 def _read_header(data: memoryview) -> tuple[dict[str, _Entry], int]:
@@ -123,11 +140,11 @@ def _checked_dtype(name: str, entry: _Entry, expected_begin: int) -> torch.dtype
     return dtype
 
 
-def _tensor(body: memoryview, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
-    if end > len(body):
-        raise StoreError(f"not a tensor file: it ends at {len(body)} bytes of data, before {end}")
-    if begin == end:
+def _tensor(data: memoryview, dtype: torch.dtype, *, shared: bool) -> torch.Tensor:
+    if not data:
         return torch.empty(0, dtype=dtype)
+    if shared and (tensor := torch.frombuffer(data, dtype=dtype)).data_ptr() % dtype.itemsize == 0:
+        return tensor
     # A copy of its own per tensor: offsets need not be aligned, and one tensor that lives on must
     # not keep the others' memory.
-    return torch.frombuffer(bytearray(body[begin:end]), dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype)

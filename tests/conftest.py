@@ -1,4 +1,4 @@
-"""Every test runs on folders of its own: never on the user's store, presets or models."""
+"""Every test runs on folders of its own: never on the user's store, presets, models or home."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that holds this test's `store`, `config` and `models`."""
+    """The folder that holds this test's `store`, `config` and `models`, and is its home."""
     home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))  # where ComfyUI's folders are looked for
+    monkeypatch.setenv("HF_HUB_CACHE", str(home / "hub"))
+    for name in ("HF_HOME", "HUGGINGFACE_HUB_CACHE", "COMFYUI_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODIFF_STORE", str(home / "store"))
     monkeypatch.setenv("MODIFF_CONFIG_DIR", str(home / "config"))
     monkeypatch.setenv("MODIFF_MODELS", str(home / "models"))

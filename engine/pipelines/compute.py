@@ -17,7 +17,7 @@ from engine.pipelines import stages
 from engine.pipelines.chain import VERSIONS, prompts_of
 from engine.pipelines.journal import Entry, Journal
 from engine.pipelines.models import Models, environment, out_of_memory_explained
-from engine.pipelines.plan import Plan, TextLink, encode_facts
+from engine.pipelines.plan import Plan, TextLink, encode_facts, is_stored
 from engine.pipelines.runner import (
     Control,
     Made,
@@ -39,7 +39,7 @@ from store.events import ChunkDecoded, LatentsStored, Message, StepFinished
 from store.gc import writing
 from store.records import COMPUTED, LinkRecord
 from store.store import RunRecord, Store
-from store.tensors import decode_tensors, encode_tensors
+from store.tensors import encode_tensors, get_tensors
 
 
 @dataclass(frozen=True)
@@ -89,30 +89,47 @@ class Computer:
     ) -> tuple[dict[str, Tensor], Plan]:
         """(token states by key, the plan with their digests known); none where no step needs them."""
         is_needed = "denoiser" in plan.needs
-        states: dict[str, Tensor] = {}
-        missing = [text for text in plan.texts if not text.is_stored] if is_needed else []
+        is_encoded = is_needed and not all(text.is_stored for text in plan.texts)
         with (
-            control.stage("text_encode", cached=not missing),
+            control.stage("text_encode", cached=not is_encoded),
             out_of_memory_explained("text_encode"),
         ):
-            if not is_needed:
-                reuse_texts(self.store, run, plan)
-                return states, plan
-            for index, text in enumerate(plan.texts):
-                states[text.key] = self._text(run, text, index, control)
-        return states, again() if missing else plan
+            if is_needed:
+                return self._all_texts(run, plan, control, again)
+            reuse_texts(self.store, run, plan, control)
+            return {}, plan
 
-    def _text(self, run: RunRecord, text: TextLink, index: int, control: Control) -> Tensor:
-        """The token states of a prompt: the stored ones, or encoded and stored."""
-        if text.is_stored:
-            try:
-                states = self._read(text.digest)["states"]
-            except (BlobMissing, BlobCorrupt) as error:
-                control.warn(f"{error}; it is computed again")
-            else:
-                link = self.store.find_links([text.key])[text.key]
-                reuse(self.store, run, link, stage="text", index=index)
-                return states
+    def _all_texts(
+        self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]
+    ) -> tuple[dict[str, Tensor], Plan]:
+        states: dict[str, Tensor] = {}
+        is_encoded = False
+        for index, text in enumerate(plan.texts):
+            stored = self._stored_text(run, text, index, control)
+            is_encoded |= stored is None
+            states[text.key] = (
+                self._encoded(run, text, index, control) if stored is None else stored
+            )
+        # also where a prompt was known before: today's states may have other bytes, and then it is another chain
+        return states, again() if is_encoded else plan
+
+    def _stored_text(
+        self, run: RunRecord, text: TextLink, index: int, control: Control
+    ) -> Tensor | None:
+        """The stored token states of a prompt; None where there are none or they are damaged."""
+        if not text.is_stored:
+            return None
+        try:
+            states = self._read(text.digest)["states"]
+        except (BlobMissing, BlobCorrupt) as error:
+            control.warn(f"{error}; it is computed again")
+            return None
+        link = self.store.find_links([text.key])[text.key]
+        reuse(self.store, run, link, control, stage="text", index=index)
+        return states
+
+    def _encoded(self, run: RunRecord, text: TextLink, index: int, control: Control) -> Tensor:
+        """The token states of a prompt, encoded and stored."""
         part = text.spec.components.text_encoder
         encoder = self.models.component("text_encoder", part, _teller(control))
         begun = time.perf_counter()
@@ -155,8 +172,11 @@ class Computer:
         scheduler = follow_course(plan.route.course)
         root = plan.route.parts[0].spec
         noise = stages.draw_noise(root, plan.latent_channels, self._device(root, control))
-        state, before = self._rebuilt(run, plan, scheduler, noise, control)
+        state, before = self._rebuilt(run, plan, scheduler, noise, control, again)
         if state.step < plan.total:
+            if not states:  # steps that seemed to be stored turned out not to be
+                states, plan = self._all_texts(run, plan, control, again)
+                state, before = self._rebuilt(run, plan, scheduler, noise, control, again)
             for step in self._computed(run, plan, scheduler, state, states, control):
                 before = (state, step.velocity)
                 state = step.state
@@ -171,7 +191,13 @@ class Computer:
         return device
 
     def _rebuilt(
-        self, run: RunRecord, plan: Plan, scheduler: Scheduler, noise: Tensor, control: Control
+        self,
+        run: RunRecord,
+        plan: Plan,
+        scheduler: Scheduler,
+        noise: Tensor,
+        control: Control,
+        again: Callable[[], Plan],
     ) -> tuple[SolverState, tuple[SolverState, Tensor | None] | None]:
         """(the deepest stored state, the one before it with its velocity): as far as what is stored can be read and
         leads to the latents on record; the noise where that is not a step."""
@@ -181,8 +207,16 @@ class Computer:
             for step in rebuilt(self.store, scheduler, noise, plan.steps[: plan.start]):
                 before = (state, step.velocity)
                 state = step.state
-        except (BlobMissing, BlobCorrupt, Unfaithful) as error:
+        except Unfaithful as error:
             control.warn(f"{error}; the run goes on from step {state.step}")
+        except (BlobMissing, BlobCorrupt) as error:
+            now = again()
+            goal = max(
+                now.start, state.step
+            )  # there may be an earlier keyframe than the one that is gone
+            control.warn(f"{error}; the run goes on from step {goal}")
+            if now.start > state.step:
+                return self._rebuilt(run, now, scheduler, noise, control, again)
         reuse_steps(self.store, run, plan, state.step, control)
         return state, before
 
@@ -198,10 +232,11 @@ class Computer:
         """The steps from `state` on, each stored as the run's policy says and told."""
         kept = kept_steps(plan.spec.keep, plan.total, state.latents.nbytes)
         where = environment(state.latents.device)
-        self.store.set_environment(run.id, where)
+        with control.recording("the environment"):
+            self.store.set_environment(run.id, where)
 
         def contexts_of(spec: RunSpec) -> list[Tensor]:
-            return self._contexts(run, plan, spec, states, control)
+            return self._contexts(plan, spec, states)
 
         def denoiser_of(spec: RunSpec) -> Any:
             return self.models.component("denoiser", spec.components.denoiser, _teller(control))
@@ -241,25 +276,14 @@ class Computer:
                 yield step
                 control.check()
 
-    def _contexts(
-        self, run: RunRecord, plan: Plan, spec: RunSpec, states: dict[str, Tensor], control: Control
-    ) -> list[Tensor]:
-        """The token states of a spec's prompts: those at hand, or now read or made, where steps have to be computed
-        that seemed to be stored."""
+    def _contexts(self, plan: Plan, spec: RunSpec, states: dict[str, Tensor]) -> list[Tensor]:
+        """The token states of a spec's prompts, which `_texts` has read or made."""
+        by_prompt = {
+            (text.spec.components.text_encoder, clean_prompt(text.prompt)): text.key
+            for text in plan.texts
+        }
         encoder = spec.components.text_encoder
-        contexts = []
-        for prompt in prompts_of(spec):
-            cleaned = clean_prompt(prompt)
-            index, text = next(
-                (index, text)
-                for index, text in enumerate(plan.texts)
-                if text.spec.components.text_encoder == encoder
-                and clean_prompt(text.prompt) == cleaned
-            )
-            if text.key not in states:
-                states[text.key] = self._text(run, text, index, control)
-            contexts.append(states[text.key])
-        return contexts
+        return [states[by_prompt[encoder, clean_prompt(prompt)]] for prompt in prompts_of(spec)]
 
     def _keep_latents(self, run: RunRecord, latents: bytes, control: Control) -> None:
         """Stores the latents; a store that cannot take them costs the safety net, not the run."""
@@ -282,7 +306,7 @@ class Computer:
             if wants_video and plan.video_digest:
                 try:
                     video = blobs.get(self.store.root, plan.video_digest)
-                    reuse_video(self.store, run, plan)
+                    reuse_video(self.store, run, plan, control)
                 except (BlobMissing, BlobCorrupt) as error:
                     self.store.forget_blob(plan.video_digest)
                     control.warn(f"{error}; it is computed again")
@@ -294,9 +318,7 @@ class Computer:
                 vae = self.models.component("vae", part, _teller(control))
                 frames = media.to_uint8(_decoded(vae, denoised.shown, control))
             if wants_video and video is None:
-                video = media.encode_video(
-                    frames, fps=plan.spec.fps, comment=f"modiff run {run.id}"
-                )
+                video = media.encode_video(frames, fps=plan.spec.fps, comment=_comment(run, plan))
                 self._store_video(run, plan, video, time.perf_counter() - begun, control)
         return video, frames if plan.wants_frames else None
 
@@ -320,6 +342,9 @@ class Computer:
         """Stores a result and its link; a store that cannot take it costs the reuse, not the run."""
         try:
             with writing(self.store.root):
+                known = self.store.find_links([link.key]).get(link.key)
+                if known is not None and known.digest and not is_stored(self.store, known.digest):
+                    self.store.forget_blob(known.digest)  # else the new bytes would not replace it
                 digest = blobs.put(self.store.root, data)
                 self.store.record_link(
                     run.id,
@@ -334,10 +359,15 @@ class Computer:
 
     def _read(self, digest: str) -> dict[str, Tensor]:
         try:
-            return decode_tensors(blobs.get(self.store.root, digest))
+            return get_tensors(self.store.root, digest)
         except (BlobMissing, BlobCorrupt):
             self.store.forget_blob(digest)
             raise
+
+
+def _comment(run: RunRecord, plan: Plan) -> str:
+    """What an mp4 says of itself: its key, so that equal work gives equal bytes; the run where it has none."""
+    return f"modiff {plan.video or run.id}"
 
 
 def _teller(control: Control) -> Callable[[str], None]:

@@ -16,12 +16,13 @@ from typing import Self
 
 from torch import Tensor
 
+from engine.pipelines.walk import latents_digest
 from store import blobs
 from store.errors import StoreError
 from store.gc import writing
 from store.records import COMPUTED, LinkRecord
 from store.store import Store, open_store
-from store.tensors import encode_tensors
+from store.tensors import encoded_parts
 
 # A 720p latent has 19 MB: a handful in flight is nothing beside a model.
 QUEUE_LENGTH = 4
@@ -85,13 +86,13 @@ class Journal:
 
     def _store(self, store: Store, entry: Entry) -> None:
         try:
-            latents = blobs.digest_of(encode_tensors({"latents": entry.latents}))
+            latents = latents_digest(entry.latents)
             link = replace(entry.link, latents=latents)
             with writing(self._root):
                 if entry.tensors:
-                    data = encode_tensors(entry.tensors)
-                    digest = blobs.put(self._root, data)
-                    stored = replace(link, num_bytes=len(data))
+                    parts = encoded_parts(entry.tensors)
+                    digest = blobs.put(self._root, *parts)
+                    stored = replace(link, num_bytes=sum(map(len, parts)))
                     is_keyframe = entry.is_keyframe
                     link = (
                         replace(stored, state=digest)

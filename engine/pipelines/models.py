@@ -97,7 +97,7 @@ def out_of_memory_explained(stage: str) -> Iterator[None]:
         raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
 
 
-def _file_facts(path: Path) -> tuple[str, int, int, int]:
-    """What changes when a file does, whether it was rewritten or replaced."""
+def _file_facts(path: Path) -> tuple[str, int, int, int, int]:
+    """What changes when a file does, whether it was rewritten or replaced, or its time set back after that."""
     facts = path.stat()
-    return str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

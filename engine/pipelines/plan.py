@@ -157,19 +157,19 @@ def make_plan(
         StepLink(index, key, facts, links.get(key)) for index, (key, facts) in enumerate(keyed)
     )
     start = _deepest(store, steps)
-    if start == total < route.num_steps and not _is_stored(store, _digest_of(steps[-1])):
+    if start == total < route.num_steps and not is_stored(store, _digest_of(steps[-1])):
         start = _deepest(
             store, steps[:-1]
         )  # a keyframe does not tell where its last velocity points to
     last = steps[-1].link if steps else None
-    final = last.latents if last is not None and _is_stored(store, last.latents) else ""
+    final = last.latents if last is not None and is_stored(store, last.latents) else ""
     vae = identify("vae", spec.components.vae)
     shown = last.latents if last is not None else ""
     if shown and total < route.num_steps:
         shown = f"prediction/{steps[-1].key}"
     video = video_key(vae, shown, spec.fps) if shown else ""
     stored = store.find_links([video]).get(video) if video else None
-    video_digest = stored.digest if stored is not None and _is_stored(store, stored.digest) else ""
+    video_digest = stored.digest if stored is not None and is_stored(store, stored.digest) else ""
     return Plan(
         route, total, tuple(texts), root, steps, start, final, video, video_digest, latent_channels
     )
@@ -187,9 +187,7 @@ def _texts(store: Store, route: Route, total: int, identify: Identify) -> list[T
             found.setdefault(key, TextLink(part.spec, prompt, key, "", False))
     digests = {key: link.digest for key, link in store.find_links(list(found)).items()}
     return [
-        replace(
-            text, digest=digests.get(key, ""), is_stored=_is_stored(store, digests.get(key, ""))
-        )
+        replace(text, digest=digests.get(key, ""), is_stored=is_stored(store, digests.get(key, "")))
         for key, text in found.items()
     ]
 
@@ -225,8 +223,8 @@ def _deepest(store: Store, steps: Sequence[StepLink]) -> int:
     for step in steps:
         if step.link is None:
             break
-        has_journal = is_reached and _is_stored(store, step.link.digest)
-        is_reached = has_journal or _is_stored(store, step.link.state)
+        has_journal = is_reached and is_stored(store, step.link.digest)
+        is_reached = has_journal or is_stored(store, step.link.state)
         if is_reached:
             deepest = step.index + 1
     return deepest
@@ -236,7 +234,8 @@ def _digest_of(step: StepLink) -> str:
     return step.link.digest if step.link is not None else ""
 
 
-def _is_stored(store: Store, digest: str) -> bool:
+def is_stored(store: Store, digest: str) -> bool:
+    """Whether a file of that name is there; only reading it tells whether it is whole."""
     return bool(digest) and os.path.isfile(blob_path(store.root, digest))
 
 

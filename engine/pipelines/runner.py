@@ -6,9 +6,9 @@ A run that is stored whole is two reads and a copy; torch comes in with the firs
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from engine.pipelines.identities import Identities, device_type
 from engine.pipelines.plan import Plan, make_plan
 from presets.spec import RunSpec
 from store import blobs
-from store.errors import BlobCorrupt, BlobMissing
+from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.events import (
     Event,
     MemorySampled,
@@ -49,9 +49,21 @@ class Control:
 
     emit: Emit
     check: Callable[[], None]
+    _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str) -> None:
-        self.emit(Message(level="warning", text=text))
+        """Tells it once, however often it happens in the run."""
+        if text not in self._told:
+            self._told.add(text)
+            self.emit(Message(level="warning", text=text))
+
+    @contextmanager
+    def recording(self, what: str) -> Iterator[None]:
+        """A store that cannot take this costs the record of it, not the run."""
+        try:
+            yield
+        except StoreError as error:
+            self.warn(f"{what} could not be recorded: {error}")
 
     @contextmanager
     def stage(self, name: str, *, cached: bool = False) -> Iterator[None]:
@@ -95,6 +107,7 @@ class Runner:
 
         control = Control(emit, check)
         route = route_of(spec, run.segments)
+        earlier = self._earlier(run)
         with open_index(self.store.root) as index:
             identities = Identities(
                 index, lambda kind, part: self._compute.models.component(kind, part)
@@ -105,7 +118,7 @@ class Runner:
                 run, plan, control, lambda: self._plan(route, identities, run.stop_at)
             )
         with control.stage("mux"):
-            path = _free_path(Path(run.output), spec, run.id, made, control)
+            path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
             return made.write(path, spec)
 
     @property
@@ -146,14 +159,20 @@ class Runner:
         for name in ("text_encode", "denoise", "decode"):
             with control.stage(name, cached=True):
                 if name == "text_encode":
-                    reuse_texts(self.store, run, plan)
+                    reuse_texts(self.store, run, plan, control)
                 if name == "denoise":
                     reuse_steps(self.store, run, plan, plan.total, control)
         if plan.final:
-            self.store.set_latents(run.id, plan.final)
+            with control.recording("the latents"):
+                self.store.set_latents(run.id, plan.final)
         if plan.video_digest:
-            reuse_video(self.store, run, plan)
+            reuse_video(self.store, run, plan, control)
         return Made(video=video, latents=latents, frames=None)
+
+    def _earlier(self, run: RunRecord) -> frozenset[str]:
+        """Digests of what this run has made before, in an attempt that was to stop early."""
+        videos = {link.digest for link in self.store.links_of(run.id) if link.stage == "video"}
+        return frozenset({run.latents, *videos} - {""})
 
     def _read(self, digest: str) -> bytearray:
         try:
@@ -197,7 +216,16 @@ def reuse_steps(store: Store, run: RunRecord, plan: Plan, total: int, control: C
             plan.route.course.sigmas[step.index],
             plan.route.course.timesteps[step.index],
         )
-        reuse(store, run, step.link, stage="step", index=step.index, sigma=sigma, timestep=timestep)
+        reuse(
+            store,
+            run,
+            step.link,
+            control,
+            stage="step",
+            index=step.index,
+            sigma=sigma,
+            timestep=timestep,
+        )
         control.emit(
             StepFinished(
                 step=step.index + 1,
@@ -210,24 +238,25 @@ def reuse_steps(store: Store, run: RunRecord, plan: Plan, total: int, control: C
         )
 
 
-def reuse_texts(store: Store, run: RunRecord, plan: Plan) -> None:
+def reuse_texts(store: Store, run: RunRecord, plan: Plan, control: Control) -> None:
     """Records the prompts of a run that is stored whole: a clean-up leaves what some run names."""
     links = store.find_links([text.key for text in plan.texts])
     for index, text in enumerate(plan.texts):
         if text.key in links:
-            reuse(store, run, links[text.key], stage="text", index=index)
+            reuse(store, run, links[text.key], control, stage="text", index=index)
 
 
-def reuse_video(store: Store, run: RunRecord, plan: Plan) -> None:
+def reuse_video(store: Store, run: RunRecord, plan: Plan, control: Control) -> None:
     found = store.find_links([plan.video])
     if plan.video in found:
-        reuse(store, run, found[plan.video], stage="video", index=0)
+        reuse(store, run, found[plan.video], control, stage="video", index=0)
 
 
 def reuse(
     store: Store,
     run: RunRecord,
     link: LinkRecord,
+    control: Control,
     *,
     stage: str,
     index: int,
@@ -235,7 +264,7 @@ def reuse(
     timestep: int | None = None,
 ) -> None:
     """Records that a run took a link from the store: as it is now, since a clean-up may have thinned it."""
-    with writing(store.root):
+    with control.recording("what was reused"), writing(store.root):
         store.record_link(
             run.id,
             store.find_links([link.key]).get(link.key, link),
@@ -261,15 +290,29 @@ def _num_reused(plan: Plan) -> int:
     return plan.start if "denoiser" in plan.needs else plan.total
 
 
-def _free_path(path: Path, spec: RunSpec, run_id: str, made: Made, control: Control) -> Path:
-    """The output path, or one named after the run where somebody else's file took it in the meantime."""
+def _free_path(
+    path: Path,
+    spec: RunSpec,
+    run_id: str,
+    made: Made,
+    earlier: Collection[str],
+    control: Control,
+) -> Path:
+    """The output path, or one named after the run where somebody else's file took it in the meantime.
+
+    earlier: digests of what the run wrote there before, when it was to stop early.
+    """
     taken = [
         target
         for kind, target in output_paths(path, spec.output.kinds).items()
-        if target.exists() and not made.is_at(kind, target)
+        if target.exists() and not made.is_at(kind, target) and not _is_one_of(target, earlier)
     ]
     if not taken or spec.output.overwrite:
         return path
     free = path.with_stem(f"{path.stem}-{run_id}")
     control.warn(f"{taken[0]} appeared during the run; writing {free}")
     return free
+
+
+def _is_one_of(path: Path, digests: Collection[str]) -> bool:
+    return bool(digests) and path.is_file() and blobs.digest_of(path.read_bytes()) in digests

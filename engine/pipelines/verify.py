@@ -20,7 +20,7 @@ from store.blobs import digest_of
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.records import RunRecord
 from store.store import Store
-from store.tensors import encode_tensors
+from store.tensors import encoded_parts
 
 LATENT_CHANNELS = (
     16  # of every denoiser that runs so far; a blob of another shape is refused by the scheduler
@@ -74,7 +74,7 @@ def verify(
                 continue
             checked += 1
             # by content: prompts that clean to the same text, or encoders that differ in their device, have one link
-            if digest_of(encode_tensors({"states": states})) not in known_texts:
+            if digest_of(*encoded_parts({"states": states})) not in known_texts:
                 changed = _changed_environment(recorded, environment(states.device))
                 return Verdict(False, f"text {len(texts)}", None, changed, checked)
 

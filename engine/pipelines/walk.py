@@ -18,7 +18,7 @@ from engine.schedulers.scheduler import Scheduler, SolverState
 from store import blobs
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.store import Store
-from store.tensors import decode_tensors, encode_tensors
+from store.tensors import encoded_parts, get_tensors
 
 
 class Unfaithful(Exception):
@@ -27,7 +27,7 @@ class Unfaithful(Exception):
 
 def latents_digest(latents: Tensor) -> str:
     """The digest of latents, as a stored blob of them has it."""
-    return blobs.digest_of(encode_tensors({"latents": latents}))
+    return blobs.digest_of(*encoded_parts({"latents": latents}))
 
 
 def rebuilt(
@@ -97,12 +97,10 @@ def _keyframe(
 
 def _tensors(store: Store, digest: str) -> dict[str, Tensor]:
     try:
-        data = blobs.get(store.root, digest)
+        return get_tensors(store.root, digest)
     except (BlobMissing, BlobCorrupt):
         store.forget_blob(digest)
         raise
-    try:
-        return decode_tensors(data)
     except StoreError as error:
         raise Unfaithful(f"{digest}: {error}") from None
 

@@ -27,7 +27,7 @@ from engine.pipelines.runner import Runner
 from presets.library import load_preset
 from store import blobs
 from store.store import Store, open_store
-from store.tensors import decode_tensors, encode_tensors
+from store.tensors import encoded_parts, get_tensors
 from tests.benchmark import timing
 
 ENGINE = "benchengine"
@@ -167,12 +167,12 @@ def throughput(folder: Path, rounds: int, num_mib: int) -> dict[str, object]:
     for number in range(rounds + 1):
         counts = bool(number)
         tensor = torch.randn(num_mib * 2**18)
-        digest = timed("put", lambda t=tensor: blobs.put(root, encode_tensors({"latents": t})), counts=counts)
+        digest = timed("put", lambda t=tensor: blobs.put(root, *encoded_parts({"latents": t})), counts=counts)
         timed("save_file", lambda t=tensor: save_durably(t, target), counts=counts)
         path = blobs.blob_path(root, str(digest))
         timed("get", lambda d=digest: blobs.get(root, d), counts=counts)
         timed("read and hash", lambda p=path: hashlib.sha256(p.read_bytes()).digest(), counts=counts)
-        timed("get and decode", lambda d=digest: decode_tensors(blobs.get(root, d)), counts=counts)
+        timed("get and decode", lambda d=digest: get_tensors(root, d), counts=counts)
         path.unlink()
         target.unlink()
     return {

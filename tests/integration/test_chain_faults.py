@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 from engine import client
 from engine.checkpoints.locate import locate
+from engine.pipelines import stages
 from engine.pipelines.runner import Runner
 from engine.worker import Worker, main
 from presets.library import load_preset
@@ -454,3 +456,283 @@ def test_a_damaged_step_is_computed_again(here, calm, damage):
     again = here.make(branched, segments)
     assert computed(store, again) == []
     assert warnings(store, again) == []
+
+
+SOME = ("a bit in the middle", "cut short", "zeros", "deleted", "a link", "a folder")
+
+
+@pytest.mark.parametrize("damage", SOME)
+def test_a_damaged_prompt_is_encoded_again(here, calm, damage):
+    store = here.store
+    digest = of_stage(store, here.make(spec_of()), "text").digest
+    DAMAGES[damage](blob_path(store.root, digest))
+    other = spec_of("seed=7")
+    run_id = here.make(other)
+    assert_same(store, run_id, calm, other)
+    check_repaired(store, run_id, digest, damage)
+    again = here.make(spec_of("seed=8"))
+    assert of_stage(store, again, "text").source == "reused"
+    assert warnings(store, again) == []
+
+
+@pytest.mark.parametrize("damage", SOME)
+def test_damaged_latents_are_made_of_the_steps_again(here, calm, damage):
+    store, spec = here.store, spec_of()
+    digest = store.run(here.make(spec)).latents
+    DAMAGES[damage](blob_path(store.root, digest))
+    run_id = here.make(spec)
+    assert computed(store, run_id) == []
+    assert_same(store, run_id, calm, spec)
+    check_repaired(store, run_id, digest, damage)
+    again = here.make(spec)
+    assert last_plan(store, again).stages["denoise"] == "stored"
+    assert warnings(store, again) == []
+
+
+@pytest.mark.parametrize("damage", ("a bit in the middle", "deleted", "a pipe"))
+def test_a_damaged_video_is_decoded_again(here, calm, damage):
+    store, spec = here.store, spec_of(kinds=VIDEO)
+    digest = of_stage(store, here.make(spec), "video").digest
+    DAMAGES[damage](blob_path(store.root, digest))
+    run_id = here.make(spec)
+    assert computed(store, run_id) == []
+    assert_same(store, run_id, calm, spec)
+    assert len(warnings(store, run_id)) == (damage not in UNSEEN)
+    check_store(store)
+    again = here.make(spec)
+    assert last_plan(store, again).stages["decode"] == "stored"
+    assert warnings(store, again) == []
+
+
+@pytest.mark.parametrize("damage", SOME)
+def test_behind_a_damaged_keyframe_there_is_an_earlier_one(here, calm, damage):
+    store, spec = here.store, spec_of("keep.every=3")
+    parent = here.make(spec)
+    key = of_stage(store, parent, "step", 5).key
+    digest = store.find_links([key])[key].state
+    DAMAGES[damage](blob_path(store.root, digest))
+    segments = [Segment(7, encode_spec(spec))]
+    branched = spec_of("keep.every=3", "guidance.scale=6")
+    run_id = here.make(branched, segments)
+    assert computed(store, run_id) == [4, 5, 6, 7, 8]
+    assert_same(store, run_id, calm, branched, segments)
+    check_repaired(store, run_id, digest, damage)
+    again = here.make(branched, segments)
+    assert warnings(store, again) == []
+
+
+def test_everything_damaged_at_once_is_everything_made_again(here, calm):
+    """The latents as they are needed, then the steps under them, then the prompts of those."""
+    store, spec = here.store, spec_of(kinds=VIDEO)
+    here.make(spec)
+    for path in (store.root / "blobs").rglob("*"):
+        if path.is_file():
+            flip(path, -1)
+    run_id = here.make(spec)
+    assert computed(store, run_id) == list(range(1, STEPS + 1))
+    assert_same(store, run_id, calm, spec)
+    assert all("\n" not in text for text in warnings(store, run_id))
+    check_store(store)
+    again = here.make(spec)
+    assert computed(store, again) == []
+    assert warnings(store, again) == []
+
+
+@pytest.mark.parametrize("damage", ("a bit in the middle", "deleted"))
+def test_a_prompt_that_is_encoded_otherwise_now_is_another_chain(here, calm, damage, monkeypatch):
+    """A machine or a library that rounds otherwise: what was made from the first bytes is not what comes of these."""
+    store, spec = here.store, spec_of()
+    parent = here.make(spec)
+    DAMAGES[damage](blob_path(store.root, of_stage(store, parent, "text").digest))
+    encode = stages.encode_prompt
+    monkeypatch.setattr(stages, "encode_prompt", lambda *given: encode(*given) * 1.01)
+    run_id = here.make(spec_of("seed=9"))
+    text = of_stage(store, run_id, "text")
+    for step in steps(store, run_id):
+        facts = json.loads(store.find_links([step[1]])[step[1]].facts)
+        assert facts["conditioning"][0] == text.digest
+    again = here.make(spec_of("seed=9"))
+    assert store.run(again).latents == store.run(run_id).latents
+
+
+# A database that others hold, clocks, versions, company
+
+
+HOLDER = """
+import sys, time
+from store.store import open_store
+with open_store(sys.argv[1]) as store:
+    connection = store.lineage.db.conn
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE runs SET note='half written'")
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def held(store: Store) -> Iterator[subprocess.Popen[str]]:
+    """A viewer in the middle of a write, for as long as nobody ends it."""
+    viewer = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(store.root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert viewer.stdout is not None
+        assert viewer.stdout.readline() == "held\n"
+        yield viewer
+    finally:
+        viewer.kill()
+        viewer.communicate()
+
+
+def wait_for(store: Store, run_id: str, kind: type[Event]) -> None:
+    while not told(store, run_id, kind):
+        time.sleep(0.005)
+
+
+SLOW = {"fault": "slow", "target": "engine.pipelines.stages:_check_finite", "seconds": 0.05}
+
+
+def test_a_database_that_is_locked_for_a_while_costs_time_only(store, engines, calm):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, SLOW)
+    wait_for(store, run_id, StepFinished)
+    with held(store):
+        time.sleep(1.0)
+    assert engines.wait(engine) == 0
+    assert_same(store, run_id, calm, spec)
+    assert warnings(store, run_id) == []
+    assert len(computed(store, run_id)) == STEPS
+    check_store(store)
+
+
+def test_a_viewer_killed_while_it_writes_leaves_nothing(store, engines, calm):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, SLOW)
+    wait_for(store, run_id, StepFinished)
+    with held(store) as viewer:
+        viewer.kill()
+        assert engines.wait(engine) == 0
+    assert_same(store, run_id, calm, spec)
+    assert store.run(run_id).note == ""
+    check_store(store)
+
+
+def test_a_database_that_stays_locked_costs_the_record(store, engines, calm):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, SLOW, {"fault": "busy_seconds", "seconds": 0.05})
+    wait_for(store, run_id, StepFinished)
+    with held(store):
+        assert engines.wait(engine) in (0, 1)
+    store.recover()
+    assert store.run(run_id).status == "interrupted"
+    client.resume(store, run_id)
+    assert engines.serve(store.root) == 0
+    assert done(store, run_id)
+    other = calm.make(spec)
+    assert store.run(run_id).latents == calm.store.run(other).latents
+    assert steps(store, run_id) == steps(calm.store, other)
+    check_store(store)
+
+
+def test_a_clock_that_goes_backwards_changes_no_order(store, engines, calm):
+    spec = spec_of(kinds=VIDEO)
+    first, second = enqueue(store, spec), enqueue(store, spec_of("seed=1"))
+    back = {"fault": "backward_clock", "seconds": 60}
+    assert engines.serve(store.root, back) == 0
+    assert_same(store, first, calm, spec)
+    assert [event.step for event in told(store, second, StepFinished)] == list(range(1, STEPS + 1))
+    assert store.run(first).seconds == 0
+    third = enqueue(store, spec_of("seed=2"))
+    kill = {"fault": "kill", "target": "store.blobs:put", "call": 4, "when": "before"}
+    assert engines.serve(store.root, back, kill) == -signal.SIGKILL
+    client.resume(store, *store.recover())
+    assert engines.serve(store.root) == 0
+    assert_same(store, third, calm, spec_of("seed=2"))
+    check_store(store)
+
+
+def test_a_store_of_a_newer_version_is_left_alone(store, engines, capsys):
+    run_id = enqueue(store, spec_of())
+    with immediate(store.lineage, durable=True) as connection:
+        connection.execute("PRAGMA user_version=99")
+    store.lineage.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = (store.root / "lineage.db").read_bytes()
+    assert main(["--store", str(store.root), "--idle-seconds", "0"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "schema 99" in error
+    assert "upgrade modiff" in error
+    assert engines.serve(store.root) == 1
+    assert (store.root / "lineage.db").read_bytes() == before
+    assert store.run(run_id).status == "queued"
+
+
+def test_of_two_engines_started_at_once_one_serves(store, engines, calm):
+    runs = {enqueue(store, spec_of(f"seed={seed}")): seed for seed in range(3)}
+    started = [engines.start(store.root, idle_seconds=0.5) for _ in range(2)]
+    assert [engines.wait(engine) for engine in started] == [0, 0]
+    owners = {store.run(run_id).engine for run_id in runs}
+    assert len(owners) == 1
+    for run_id, seed in runs.items():
+        assert len(told(store, run_id, RunStarted)) == 1
+        assert_same(store, run_id, calm, spec_of(f"seed={seed}"))
+    check_store(store)
+
+
+def test_engines_of_two_stores_do_not_meet(tmp_path, engines, calm):
+    spec = spec_of()
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(open_store(tmp_path / name / "store")) for name in "ab"]
+        runs = [enqueue(store, spec) for store in stores]
+        started = [engines.start(store.root) for store in stores]
+        assert [engines.wait(engine) for engine in started] == [0, 0]
+        for store, run_id in zip(stores, runs, strict=True):
+            assert_same(store, run_id, calm, spec)
+            assert computed(store, run_id) == list(range(1, STEPS + 1))
+            check_store(store)
+
+
+# Weights that change
+
+
+def test_weights_changed_in_place_are_other_weights(here, tmp_path):
+    """Same path, same size, same time of change as far as that can be set: other bytes are another chain."""
+    store = here.store
+    source = locate("denoiser", "builtin:micro")
+    weights = tmp_path / "denoiser.safetensors"
+    shutil.copyfile(source, weights)
+    shutil.copyfile(source.with_name("config.json"), tmp_path / "config.json")
+    original = weights.read_bytes()
+    spec = spec_of(f"components.denoiser.checkpoint={weights}")
+    first = here.make(spec)
+    times = weights.stat()
+    changed = bytearray(original)
+    for at in range(len(changed) // 2, len(changed), 2048):
+        changed[at] ^= 2
+
+    def rewrite(data: bytes) -> None:
+        with weights.open("r+b") as file:
+            file.write(data)
+        os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    rewrite(changed)
+    second = here.make(spec)
+    assert {key for _, key, _ in steps(store, first)}.isdisjoint(
+        key for _, key, _ in steps(store, second)
+    )
+    assert store.run(second).latents != store.run(first).latents
+    with open_store(tmp_path / "other" / "store") as other:
+        assert steps(other, Here(other).make(spec)) == steps(store, second)
+    rewrite(original)
+    third = here.make(spec)
+    assert computed(store, third) == []
+    assert store.run(third).latents == store.run(first).latents
+    check_store(store)

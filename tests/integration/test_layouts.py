@@ -12,6 +12,7 @@ from engine.checkpoints.convert import convert
 from engine.checkpoints.locate import locate
 from engine.checkpoints.recognise import recognise
 from engine.checkpoints.source import open_source
+from engine.errors import CheckpointError
 from engine.pipelines.text_to_video import TextToVideo, Video
 from tests import layouts
 
@@ -73,6 +74,22 @@ def test_a_whole_repository_is_named_by_its_folder(shipped: Video, tmp_path: Pat
     overrides = ["components.text_encoder.tokenizer="]
     overrides += [f"components.{kind}.checkpoint={folder}" for kind in KINDS]
     assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
+
+
+@pytest.mark.parametrize(
+    "config", [None, "{", '{"num_heads": 5, "dim": 1, "ffn_dim": 1, "num_layers": 1}']
+)
+def test_a_run_refuses_what_inspecting_says_it_would(tmp_path: Path, config: str | None) -> None:
+    """The heads of a width that was not published are in no tensor: a guess would give another video."""
+    path = tmp_path / "dit.safetensors"
+    path.write_bytes(locate("denoiser", "builtin:micro").read_bytes())
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    found = recognise(open_source(path))
+    assert not found.supported
+    with pytest.raises(CheckpointError) as caught:
+        video_of({"denoiser": path})
+    assert found.note in str(caught.value)
 
 
 def test_there_and_back_is_the_same_file(tmp_path: Path) -> None:

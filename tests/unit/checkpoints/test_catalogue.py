@@ -26,7 +26,10 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "16 bits": 2, "fp8": 1}
 
 
 def test_the_names_that_presets_use():
-    assert list(dict.fromkeys(model.name for model in catalogue.MODELS)) == [*PARAMETERS, "clip-vit-h-14"]
+    assert list(dict.fromkeys(model.name for model in catalogue.MODELS)) == [
+        *PARAMETERS,
+        "clip-vit-h-14",
+    ]
 
 
 def test_a_name_and_a_kind_are_one_model():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +147,131 @@ def test_a_quantised_source_needs_a_dtype(tmp_path: Path) -> None:
     convert(open_source(path), tmp_path / "out", layout="diffusers", dtype="bf16")
 
 
+@pytest.mark.parametrize("layout", ["original", "diffusers", "gguf"])
+def test_plain_fp8_needs_a_dtype_where_it_has_no_place(tmp_path: Path, layout: str) -> None:
+    path = convert(
+        micro("denoiser"), tmp_path / "fp8.safetensors", layout="comfyui", dtype="fp8_e4m3fn"
+    )
+    with pytest.raises(CheckpointError, match=r"holds fp8, .* comfyui only; .* --dtype bf16"):
+        convert(open_source(path), tmp_path / "out", layout=layout)
+    assert sorted(tmp_path.iterdir()) == [path]
+    kept = convert(open_source(path), tmp_path / "again.safetensors", layout="comfyui")
+    assert kept.read_bytes() == path.read_bytes()
+    convert(open_source(path), tmp_path / "out", layout=layout, dtype="bf16")
+
+
+def changed(folder: Path, kind: str, name: str, number: float, dtype=torch.float32) -> Source:
+    """The micro component in fp32 with one number of one tensor replaced."""
+    tensors = {each: tensor.float() for each, tensor in shipped(kind).items()}
+    tensors[name] = tensors[name].to(dtype)
+    tensors[name].view(-1)[1] = number
+    config = locate(kind, "builtin:micro").with_name("config.json").read_text()
+    save_file(tensors, folder / "source.safetensors", metadata={"config": config})
+    return open_source(folder / "source.safetensors")
+
+
+MATRIX = "blocks.0.ffn.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "advice"),
+    [
+        (70_000.0, "fp16", "holds numbers up to 7e\\+04, but F16 ends at 6.55e\\+04; choose --dtype bf16"),
+        (-70_000.0, "fp16", "choose --dtype bf16"),
+        (3.4e38, "bf16", "but BF16 ends at .*; choose --dtype fp32"),
+        (449.0, "fp8_e4m3fn", "but F8_E4M3 ends at 448; choose --dtype fp8_scaled or bf16"),
+        (math.inf, "fp8_e4m3fn", "holds numbers up to inf, but F8_E4M3 ends at 448"),
+        (math.inf, "fp8_scaled", "holds numbers up to inf"),
+        (math.nan, "fp8_scaled", "holds numbers up to nan"),
+        (1e6, "q8_0", "but Q8_0 ends at .*; choose --dtype bf16"),
+        (math.nan, "q4_0", "holds numbers up to nan"),
+    ],
+)  # fmt: skip
+def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path, number, dtype, advice) -> None:
+    source = changed(tmp_path, "denoiser", MATRIX, number)
+    layout = "gguf" if dtype.startswith("q") else "comfyui"
+    with pytest.raises(CheckpointError, match=f"{MATRIX} .*{advice}"):
+        convert(source, tmp_path / "out", layout=layout, dtype=dtype)
+    assert list(tmp_path.iterdir()) == [source.path]
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype", "stored"),
+    [(448.0, "fp8_e4m3fn", 448.0), (1e6, "fp8_scaled", 448.0), (65_504.0, "fp16", 65_504.0),
+     (math.inf, "fp16", math.inf), (math.inf, "bf16", math.inf)],
+)  # fmt: skip
+def test_the_largest_number_of_a_dtype_is_held(tmp_path, number, dtype, stored) -> None:
+    """And one that was infinite before stays so; a scale makes the largest number that of e4m3fn, 448."""
+    source = changed(tmp_path, "denoiser", MATRIX, number)
+    path = convert(source, tmp_path / "out", layout="comfyui", dtype=dtype)
+    assert load_file(path)[MATRIX].float().abs().max() == stored
+
+
+def test_every_scale_uses_all_of_fp8(tmp_path: Path) -> None:
+    path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", dtype="fp8_scaled")
+    squeezed = [t for t in load_file(path).values() if t.dtype == torch.float8_e4m3fn and t.ndim]
+    assert {float(t.float().abs().max()) for t in squeezed if len(t) > 1} == {448.0}
+
+
+def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
+    config = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+        patch_size=14, hidden_act="gelu",
+    )  # fmt: skip
+    tensors = {name: t.clone() for name, t in CLIPVisionModel(config).state_dict().items()}
+    query = next(name for name in tensors if name.endswith("q_proj.weight"))
+    dtypes = {"q": torch.bfloat16, "k": torch.float16, "v": torch.float16}
+    for part, dtype in dtypes.items():
+        name = query.replace("q_proj", f"{part}_proj")
+        tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, tmp_path / "hf.safetensors")
+    path = convert(open_source(tmp_path / "hf.safetensors"), tmp_path / "o.pth", layout="original")
+    joined = torch.load(path, weights_only=True)["visual.transformer.0.attn.to_qkv.weight"]
+    parts = [tensors[query.replace("q_proj", f"{part}_proj")].float() for part in "qkv"]
+    assert torch.equal(joined, torch.cat(parts))
+
+
+def test_a_source_that_changes_meanwhile_leaves_nothing_behind(tmp_path: Path, monkeypatch) -> None:
+    source = changed(tmp_path, "vae", "conv2.bias", 1.0)
+
+    def verify(*arguments) -> None:
+        os.utime(source.path, (1, 1))
+
+    monkeypatch.setattr(module, "_verify", verify)
+    with pytest.raises(CheckpointError, match="changed while it was being read"):
+        convert(source, tmp_path / "out.pth", layout="original")
+    assert list(tmp_path.iterdir()) == [source.path]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from engine.checkpoints.convert import convert
+from engine.checkpoints.locate import locate
+from engine.checkpoints.source import open_source
+from engine.errors import CheckpointError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    convert(open_source(locate("vae", "builtin:micro")), Path(sys.argv[1]), layout=sys.argv[2])
+except CheckpointError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("layout", ["original", "comfyui"])
+def test_no_room_for_the_numbers_is_one_line(tmp_path: Path, layout: str) -> None:
+    """Made for real: torch wraps what the system says in an assertion of its own."""
+    target = tmp_path / "vae.pth"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(target), layout],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{target}: cannot be written (File too large)\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_incomplete_source_is_refused(tmp_path: Path) -> None:
     tensors = shipped("vae")
     del tensors["conv2.bias"]
@@ -182,6 +310,22 @@ def test_a_byte_that_turned_on_the_disk_is_noticed(tmp_path: Path, monkeypatch) 
 
     monkeypatch.setattr(module, "write_safetensors", write)
     with pytest.raises(CheckpointError, match="does not read back as written"):
+        convert(micro("vae"), tmp_path / "vae.safetensors", layout="comfyui")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_too_many_is_noticed(tmp_path: Path, monkeypatch) -> None:
+    """Every tensor that was planned reads back, and still it is not what was to be written."""
+
+    def write(draft, tensors, read, **options) -> None:
+        extra = writers.Planned("extra", "F32", (1,))
+        both = [*tensors, extra]
+        writers.write_safetensors(
+            draft, both, lambda name: torch.ones(1) if name == "extra" else read(name), **options
+        )
+
+    monkeypatch.setattr(module, "write_safetensors", write)
+    with pytest.raises(CheckpointError, match="does not read back as what it was made of"):
         convert(micro("vae"), tmp_path / "vae.safetensors", layout="comfyui")
     assert list(tmp_path.iterdir()) == []
 

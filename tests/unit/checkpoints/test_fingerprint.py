@@ -202,3 +202,10 @@ def test_json_is_hashed_whole(tmp_path: Path) -> None:
     text.write_text(json.dumps({"x": "y" * 100_000}))
     whole = hashlib.sha256(text.read_bytes()).hexdigest()
     assert fingerprint([text]) == f"wf1:{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def test_pipes_are_refused_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="a pipe, expected a model's file"):
+        fingerprint([path])

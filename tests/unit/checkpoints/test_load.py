@@ -292,7 +292,7 @@ def test_another_file_in_its_place_is_noticed(tmp_path: Path, change: str, when:
             if when != "after":
                 weights.tensor("w", device=CPU)
 
-    with pytest.raises(CheckpointError, match="changed while it was being read|no such file"):
+    with pytest.raises(CheckpointError, match=r"changed while it was being read|no such file"):
         read()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from engine.checkpoints.pth_file import read_pth
+from engine.checkpoints.source import open_source
 from engine.checkpoints.table import TensorInfo
 from engine.errors import CheckpointError
 
@@ -115,7 +116,19 @@ def test_state_dicts_of_modules(tmp_path: Path) -> None:
     assert "2.weight" in read_pth(path).tensors
 
 
-@pytest.mark.parametrize("wrapper", ["model_state", "state_dict", "model"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "model_state",
+        "state_dict",
+        "model",
+        "module",
+        "generator",
+        "ema",
+        "model_ema",
+        "generator_ema",
+    ],
+)
 def test_wrappers(tmp_path: Path, wrapper: str) -> None:
     path = tmp_path / "wrapped.pth"
     rest = {
@@ -131,6 +144,30 @@ def test_wrappers(tmp_path: Path, wrapper: str) -> None:
         {**rest, "list": [1, [2]], "state": {0: 1}, wrapper: {**various(), "version": 2}}, path
     )
     assert_same(path, wrapper)
+
+
+def test_a_wrapper_in_a_wrapper(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"state_dict": various(), "step": 3}, "optimizer": {"state": {}}}, path)
+    assert_holds(path, torch.load(path, weights_only=True)["model"]["state_dict"])
+    assert read_pth(path).note == ""
+
+
+def test_which_of_several_is_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    ones, twos = {"w": torch.ones(2)}, {"w": torch.full((2,), 2.0)}
+    torch.save({"generator_ema": twos, "generator": ones, "critic": twos}, path)
+    assert_holds(path, ones)
+    assert read_pth(path).note == "of its generator and generator_ema, generator is read"
+    assert open_source(path).note == read_pth(path).note
+
+
+def test_a_dict_that_holds_itself_ends(tmp_path: Path) -> None:
+    outer: dict[str, object] = {}
+    outer["model"] = outer
+    torch.save(outer, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="no tensors in it"):
+        read_pth(tmp_path / "w.pth")
 
 
 def test_other_values_beside_tensors_are_left_out(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from engine.checkpoints import expected
@@ -76,7 +78,20 @@ def test_the_twins_of_two_generations_are_told_by_their_surroundings(
     assert "Wan 2.2" in found.note
 
 
-def test_an_expert_in_a_diffusers_folder_is_told_by_its_pipeline(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "place", ["Wan2.2-T2V-A14B/x.safetensors", "low_noise_model/x.safetensors"]
+)
+def test_a_relative_path_has_surroundings_too(tmp_path: Path, monkeypatch, place: str) -> None:
+    path = write_safetensors(
+        tmp_path / place, typed(expected.dit(PUBLISHED["wan2.1-t2v-14b"]), "BF16")
+    )
+    monkeypatch.chdir(path.parent)
+    assert told(Path("x.safetensors")).variant == "wan2.2-t2v-a14b"
+
+
+def test_an_expert_in_a_diffusers_folder_is_told_by_its_pipeline(
+    tmp_path: Path, monkeypatch
+) -> None:
     shapes = renamed("denoiser", "diffusers", expected.dit(PUBLISHED["wan2.1-t2v-14b"]))
     index = write_sharded(tmp_path / "transformer", typed(shapes, "BF16"), num_shards=6)
     assert (told(index).variant, told(index).layout, told(index).shards) == (
@@ -86,6 +101,8 @@ def test_an_expert_in_a_diffusers_folder_is_told_by_its_pipeline(tmp_path: Path)
     )
     (tmp_path / "model_index.json").write_text(json.dumps({"boundary_ratio": 0.875}))
     assert told(index).variant == "wan2.2-t2v-a14b"
+    monkeypatch.chdir(index.parent)
+    assert told(Path(index.name)).variant == "wan2.2-t2v-a14b"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +220,15 @@ def test_what_makes_no_sense_is_named(tmp_path: Path, extra, words) -> None:
     assert not found.supported
 
 
+def test_unexpected_tensors_alone_are_told_as_the_reason(tmp_path: Path) -> None:
+    tensors = typed(expected.dit(TINY), "BF16") | {"control.weight": ("F32", (2,))}
+    found = told(write_safetensors(tmp_path / "x.safetensors", tensors))
+    assert not found.supported
+    assert found.note == "cannot be loaded for its unexpected tensors, which would be left out"
+    del tensors["blocks.1.ffn.2.bias"]
+    assert told(write_safetensors(tmp_path / "x.safetensors", tensors)).note == ""
+
+
 def test_what_is_missing_or_misshapen_is_named(tmp_path: Path) -> None:
     tensors = typed(expected.dit(TINY), "BF16")
     del tensors["blocks.1.ffn.2.bias"]
@@ -211,6 +237,22 @@ def test_what_is_missing_or_misshapen_is_named(tmp_path: Path) -> None:
     assert found.missing == ("blocks.1.ffn.2.bias",)
     assert found.misshapen == ("blocks.0.norm3.weight is [7] instead of [1536]",)
     assert not found.supported
+
+
+def test_a_gguf_whose_conversion_was_not_finished(tmp_path: Path) -> None:
+    """ComfyUI-GGUF takes tensors of five axes out before it quantises, and puts them back in a step of its own."""
+    writer = gguf.GGUFWriter(tmp_path / "wan.gguf", "wan")
+    for name, shape in expected.dit(DiTShape(dim=16, ffn_dim=32, num_layers=1, text_dim=8)).items():
+        if name != "patch_embedding.weight":
+            writer.add_tensor(name, np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = told(tmp_path / "wan.gguf")
+    assert (found.component, found.supported) == ("denoiser", False)
+    assert "patch_embedding.weight, which has five axes, was never put back" in found.note
+    assert "get another GGUF" in found.note
 
 
 def test_a_tied_table_may_have_either_name(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.checkpoints.source import open_source, read_config, sources_in, stays_inside
+from engine.checkpoints.source import open_source, read_config, read_json, sources_in, stays_inside
 from engine.errors import CheckpointError
 
 STEM = "diffusion_pytorch_model"
@@ -103,6 +104,48 @@ def test_an_index_cannot_reach_out(sharded: Path, name: str) -> None:
 def test_a_damaged_index_is_refused(sharded: Path, text: str, words: str) -> None:
     (sharded / INDEX).write_text(text)
     refused(sharded / INDEX, words)
+
+
+def test_names_in_an_index_are_told_short_and_printable(sharded: Path) -> None:
+    name = "x\x1b[31m" * 500
+    for table in (
+        {"weight_map": {name: shard(1)}},
+        {"weight_map": {"a": f"{name}.safetensors"}},
+        {"weight_map": {"a": f"/{name}"}},
+        {"weight_map": {f"\n{n}": f"{n}{name}" for n in range(5)}},
+    ):
+        (sharded / INDEX).write_text(json.dumps(table))
+        with pytest.raises(CheckpointError) as caught:
+            open_source(sharded / INDEX)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < len(str(sharded / INDEX)) + 310
+
+
+@pytest.mark.parametrize("size", [-1, 10**400, True, "96"])
+def test_a_size_that_makes_no_sense_is_not_told(sharded: Path, size: object) -> None:
+    table = json.loads((sharded / INDEX).read_text())
+    (sharded / INDEX).write_text(json.dumps(table | {"metadata": {"total_size": size}}))
+    assert open_source(sharded).note == ""
+
+
+def test_a_shard_that_is_still_coming_is_told_once(sharded: Path) -> None:
+    (sharded / shard(2)).rename(sharded / f"{shard(2)}.part")
+    assert sources_in(sharded) == [sharded / INDEX]
+    refused(sharded, f"half of one is there: {shard(2)}.part")
+    (sharded / INDEX).unlink()
+    assert sources_in(sharded) == [sharded / shard(1)]
+    (sharded / shard(1)).rename(sharded / f"{shard(1)}.part")
+    (sharded / shard(3)).unlink()
+    assert sources_in(sharded) == [sharded / f"{shard(1)}.part"]
+    refused(sharded, "a half-finished download")
+
+
+@pytest.mark.parametrize("name", [INDEX, "config.json"])
+def test_pipes_are_refused_not_waited_for(sharded: Path, name: str) -> None:
+    (sharded / name).unlink(missing_ok=True)
+    os.mkfifo(sharded / name)
+    with pytest.raises(CheckpointError, match="a pipe, expected a JSON file"):
+        read_json(sharded / name)
 
 
 def test_links_may_not_leave_the_folder(sharded: Path, tmp_path: Path) -> None:

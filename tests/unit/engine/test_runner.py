@@ -33,7 +33,6 @@ from store.events import (
 from store.store import RunRecord, open_store
 from store.tensors import decode_tensors
 
-
 SEEDS = itertools.count(1000)
 
 
@@ -78,7 +77,8 @@ def test_stages_in_order_and_latents_before_decoding(runner: Runner, tmp_path: P
     assert torch.equal(latents, beside)
     assert float(latents.std()) == pytest.approx(steps[-1].std, rel=1e-5)
     assert len(list((tmp_path / "a-frames").iterdir())) == 17
-    assert f"modiff run {run.id}".encode() in (tmp_path / "a.mp4").read_bytes()
+    (video,) = [link for link in runner.store.links_of(run.id) if link.stage == "video"]
+    assert f"modiff {video.key}".encode() in (tmp_path / "a.mp4").read_bytes()
 
 
 def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Path) -> None:
@@ -120,7 +120,10 @@ def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: i
 
     with pytest.raises(RunCancelled):
         runner.execute(
-            record(runner, wanted, tmp_path / "d.mp4"), wanted, emit=events.append, cancelled=cancelled
+            record(runner, wanted, tmp_path / "d.mp4"),
+            wanted,
+            emit=events.append,
+            cancelled=cancelled,
         )
     assert not (tmp_path / "d.mp4").exists()
     assert sum(isinstance(e, StepFinished) for e in events) == max(0, after - 4)
@@ -142,7 +145,9 @@ def test_out_of_memory_says_what_to_try(
 
     monkeypatch.setattr(stages, "decode", exhausted)
     wanted = spec()
-    with pytest.raises(RunFailed, match=r"out of memory in stage decode; .*--at decode .*tile_size=256"):
+    with pytest.raises(
+        RunFailed, match=r"out of memory in stage decode; .*--at decode .*tile_size=256"
+    ):
         execute(runner, record(runner, wanted, tmp_path / "e.mp4"), wanted)
 
 

@@ -35,6 +35,9 @@ from tui.text import printable
 ROOT = Path(__file__).resolve().parents[3]
 VIDEO = b"\0\0\0\x18ftypmp42 a video"
 
+# Held while a run is leased: a run of the past must not be taken by the engine of the present.
+LEASING = threading.Lock()
+
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
@@ -55,7 +58,8 @@ class Engine(threading.Thread):
     def run(self) -> None:
         with open_store() as store, store.register_engine("engineaaaa", pid=os.getpid()):
             while not self.ended.is_set():
-                record = store.lease("engineaaaa")
+                with LEASING:
+                    record = store.lease("engineaaaa")
                 if record is None:
                     time.sleep(0.005)
                     continue
@@ -125,8 +129,8 @@ def done(store, *, output="{run}.mp4", status="done", kinds=("video",), **values
     """A run of the past, with its video in the store and not at its path."""
     spec = load_preset("micro", values={"output.kinds": kinds, **values})
     path = str(Path.cwd() / output)
-    run_id = store.enqueue(encode_spec(spec), preset="micro", output=path)
-    with store.register_engine("enginepast", pid=os.getpid()):
+    with LEASING, store.register_engine("enginepast", pid=os.getpid()):
+        run_id = store.enqueue(encode_spec(spec), preset="micro", output=path)
         while store.lease("enginepast").id != run_id:
             pass
         if status == "done":

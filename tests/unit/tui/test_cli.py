@@ -21,9 +21,9 @@ from store.events import LatentsStored, MemorySampled, Message, StageFinished, S
 from store.records import STATUSES as STORE_STATUSES
 from store.store import open_store
 from tui.cli import COMMANDS, cli, main
-from tui.commands.run import _part, result
 from tui.commands.runs import STATUSES
 from tui.failures import explain
+from tui.following import part, result
 from tui.progress import Progress
 from tui.watch import Watched
 
@@ -221,7 +221,7 @@ def test_who_leaves_a_queued_run_starts_its_engine_first(capsys, store, monkeypa
     started = []
     monkeypatch.setattr("engine.launch.ensure_engine", lambda store: started.append(store.root))
     watched = Watched(Progress(), cancel_asked=False)
-    _part(store, run_id, watched, quiet=False, as_json=True)
+    part(store, run_id, watched, quiet=False, as_json=True)
     out, err = capsys.readouterr()
     assert started == [store.root]
     assert json.loads(out)["status"] == "queued"

@@ -143,7 +143,7 @@ def test_list(capsys, models):
     write_safetensors(models / "other.safetensors", SMALL)
     (models / "broken.safetensors").write_bytes(b"")
     code, out, err = modiff(capsys, "list")
-    assert code == 0
+    assert code == 1  # one is broken
     head, dit, latent, blank, title, broken = out.splitlines()
     assert head.split() == ["MODEL", "COMPONENT", "LAYOUT", "NUMBERS", "SIZE", "LOADS", "PATH"]
     assert dit.split() == ["wan2.1-t2v-1.3b", "denoiser", "comfyui", "bf16", "2.84", "GB", "yes",
@@ -154,6 +154,9 @@ def test_list(capsys, models):
     assert broken.startswith(f"  {models}/broken.safetensors: an empty file")
     assert err == "and 1 weight files that are no part of Wan\n"
     assert len(objects(capsys, "list")) == 4
+    assert modiff(capsys, "list", "--json")[0] == 1
+    (models / "broken.safetensors").unlink()
+    assert modiff(capsys, "list")[0] == modiff(capsys, "list", "--json")[0] == 0
 
 
 def test_list_of_nothing_says_where_it_looked_and_what_to_do(capsys, models):
@@ -390,6 +393,16 @@ def test_verify_fails_on_missing_shards_and_tensors(capsys, tmp_path):
     assert whole.startswith(f"DAMAGED  {tmp_path}/vae.safetensors: 1 missing tensor ({gone})")
 
 
+def test_verify_names_a_broken_shard_once(capsys, tmp_path):
+    index = write_sharded(tmp_path / "dit", t2v_1_3b(), num_shards=3)
+    shard = index.parent / "diffusion_pytorch_model-00002-of-00003.safetensors"
+    os.truncate(shard, 1_000_000)
+    code, out, _ = modiff(capsys, "verify", tmp_path)
+    assert code == 1
+    (line,) = out.splitlines()
+    assert line.startswith(f"DAMAGED  {index}: {shard.name}: truncated, ")
+
+
 def test_verify_all_and_by_name(capsys, models):
     path = write_safetensors(models / "vae.safetensors", vae("F16"))
     small_file(models)
@@ -405,6 +418,35 @@ def test_verify_of_nothing(capsys):
         0,
         "nothing to verify; `modiff models where` says where models are looked for\n",
     )
+
+
+# convert
+
+
+def test_convert_says_where_it_wrote_and_overwrites_nothing(capsys, tmp_path):
+    source = ROOT / "engine/micro/weights/vae.safetensors"
+    target = tmp_path / "vae.pth"
+    code, out, err = modiff(capsys, "convert", source, target, "--layout", "original")
+    assert (code, out) == (0, f"{target}\n")
+    assert err.startswith("every tensor read back as written")
+    before = target.read_bytes()
+    code, out, err = modiff(capsys, "convert", source, target, "--layout", "original")
+    assert (code, out) == (2, "")
+    assert f"{target}: is there already" in err
+    assert target.read_bytes() == before
+    assert modiff(capsys, "convert", tmp_path / "no", target, "--layout", "original")[0] == 2
+
+
+def test_inspect_does_not_say_loads_it_of_what_no_run_would_load(capsys, tmp_path):
+    """A width that was not published, without the config.json that tells its heads."""
+    weights = ROOT / "engine/micro/weights"
+    copy = tmp_path / "dit.safetensors"
+    copy.write_bytes((weights / "dit.safetensors").read_bytes())
+    out = modiff(capsys, "inspect", copy)[1]
+    assert "modiff        cannot load it" in out
+    assert "put its config.json beside it" in out
+    (tmp_path / "config.json").write_bytes((weights / "config.json").read_bytes())
+    assert "modiff        loads it" in modiff(capsys, "inspect", copy)[1]
 
 
 # cost
