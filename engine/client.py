@@ -119,13 +119,24 @@ def branch(
 def resume(store: Store, run_id: str) -> None:
     """Queue a run again that was paused, interrupted or cancelled or has failed; what it stored is not computed
     again. Raises StoreError where there is nothing to resume."""
+    _name_output(store, run_id)
     store.resume(run_id)
 
 
 def finish(store: Store, run_id: str) -> str:
     """Queue a run again that was to stop early, now to its last step; returns its id."""
+    _name_output(store, run_id)
     store.continue_run(run_id)
     return run_id
+
+
+def _name_output(store: Store, run_id: str) -> None:
+    """A run from a bundle has no output of this machine: it gets one in the current folder."""
+    run = store.run(run_id)
+    if not run.output:
+        kinds = decode_spec(run.spec_json).output.kinds
+        path = _output_path(default_output(kinds).replace("{run}", run_id), kinds)
+        store.set_output(run_id, str(path))
 
 
 def plan(

@@ -15,14 +15,17 @@ import re
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.files import SLICE_BYTES, disk_error, sync_folder, write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+Memory = TypeVar("Memory", bytearray, memoryview)
 
 # From here on a thread to hash in costs less than it saves.
 HASHED_ASIDE_BYTES = 4 * 1024 * 1024
@@ -62,19 +65,16 @@ def put(root: Path, *parts: bytes | bytearray | memoryview) -> str:
 def _put_large(root: Path, parts: Sequence[bytes | bytearray | memoryview]) -> str:
     """Hashed while they are written: the name is needed only once they are on the disk, and bytes that turn out to be
     stored already cost no more than a write."""
-    found: list[str] = []
-    hashing = threading.Thread(target=lambda: found.append(digest_of(*parts)), name="hashing")
-    hashing.start()
+    with _HashingAside() as hashing:
+        for part in parts:
+            hashing.update(part)
 
-    def target() -> Path | None:
-        hashing.join()
-        return None if _is_refreshed(root, found[0]) else blob_path(root, found[0])
+        def target() -> Path | None:
+            digest = hashing.digest()
+            return None if _is_refreshed(root, digest) else blob_path(root, digest)
 
-    try:
         write_durably(root, target, *parts, mode=0o400)
-    finally:
-        hashing.join()
-    return found[0]
+    return hashing.digest()
 
 
 def _is_refreshed(root: Path, digest: str) -> bool:
@@ -94,6 +94,11 @@ def _is_refreshed(root: Path, digest: str) -> bool:
 
 def get(root: Path, digest: str) -> bytearray:
     """The bytes of a blob, verified; BlobMissing or BlobCorrupt when they cannot be had."""
+    return get_into(root, digest, bytearray)
+
+
+def get_into(root: Path, digest: str, allocate: Callable[[int], Memory]) -> Memory:
+    """As `get`, in memory of the caller's choice. allocate: gives so many bytes of it."""
     path = blob_path(root, digest)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -106,7 +111,7 @@ def get(root: Path, digest: str) -> bytearray:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _quarantined(root, digest, "type")
-        data, found = _read_and_hash(descriptor)
+        data, found = _read_and_hash(descriptor, allocate)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -124,18 +129,57 @@ def _is_stored(root: Path, digest: str) -> bool:
     return True
 
 
-def _read_and_hash(descriptor: int) -> tuple[bytearray, str]:
-    data = bytearray(os.fstat(descriptor).st_size)
-    view = memoryview(data)
-    sha256 = hashlib.sha256()
+def _read_and_hash(descriptor: int, allocate: Callable[[int], Memory]) -> tuple[Memory, str]:
+    num_bytes = os.fstat(descriptor).st_size
+    data = allocate(num_bytes)
+    if num_bytes < HASHED_ASIDE_BYTES:
+        sha256 = hashlib.sha256()
+        _read(descriptor, memoryview(data), sha256.update)
+        return data, f"sha256:{sha256.hexdigest()}"
+    with _HashingAside() as hashing:
+        _read(descriptor, memoryview(data), hashing.update)
+    return data, hashing.digest()
+
+
+def _read(descriptor: int, data: memoryview, each: Callable[[memoryview], object]) -> None:
+    """Fill `data` from a file, and hand each slice over as it comes."""
     filled = 0
     while filled < len(data):
-        num_read = os.readv(descriptor, [view[filled : filled + SLICE_BYTES]])
+        num_read = os.readv(descriptor, [data[filled : filled + SLICE_BYTES]])
         if num_read == 0:  # cut short since fstat: the digest will not match
             break
-        sha256.update(view[filled : filled + num_read])
+        each(data[filled : filled + num_read])
         filled += num_read
-    return data, f"sha256:{sha256.hexdigest()}"
+
+
+class _HashingAside:
+    """A digest made in a thread of its own, while the caller is at the disk; use it in a `with`."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._parts: SimpleQueue[bytes | bytearray | memoryview | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._hash, name="hashing", daemon=True)
+
+    def update(self, part: bytes | bytearray | memoryview) -> None:
+        """Hash these bytes after those before; nothing may change them until `digest`."""
+        self._parts.put(part)
+
+    def digest(self) -> str:
+        """The digest of all that was given, once that is hashed; nothing can be added after it."""
+        self._parts.put(None)
+        self._thread.join()
+        return f"sha256:{self._sha256.hexdigest()}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.digest()
+
+    def _hash(self) -> None:
+        while (part := self._parts.get()) is not None:
+            self._sha256.update(part)
 
 
 def _quarantined(root: Path, digest: str, reason: str) -> BlobCorrupt:

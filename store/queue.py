@@ -220,6 +220,11 @@ def set_latents(lineage: Lineage, run_id: str, digest: str) -> None:
     set_value(lineage, run_id, "latents", digest)
 
 
+def set_output(lineage: Lineage, run_id: str, path: str) -> None:
+    """Name the output of a run that has none, as one from a bundle."""
+    set_value(lineage, run_id, "output", path)
+
+
 def set_environment(lineage: Lineage, run_id: str, text: str) -> None:
     """Record what a run is computed on, as canonical JSON."""
     set_value(lineage, run_id, "environment", text)

@@ -218,6 +218,10 @@ class Store:
         """Record the digest of a run's final latents."""
         queue.set_latents(self.lineage, run_id, digest)
 
+    def set_output(self, run_id: str, path: str) -> None:
+        """Name the output of a run that has none, as one from a bundle."""
+        queue.set_output(self.lineage, run_id, path)
+
     def set_environment(self, run_id: str, text: str) -> None:
         """Record what a run is computed on, as canonical JSON."""
         queue.set_environment(self.lineage, run_id, text)

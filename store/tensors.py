@@ -82,7 +82,12 @@ def get_tensors(root: Path, digest: str) -> dict[str, torch.Tensor]:
 
     Raises BlobMissing or BlobCorrupt where it cannot be had, StoreError where it is something else.
     """
-    return _decoded(memoryview(blobs.get(root, digest)), shared=True)
+    return _decoded(blobs.get_into(root, digest, _uninitialised), shared=True)
+
+
+def _uninitialised(num_bytes: int) -> memoryview:
+    """Memory that nobody has filled with zeros first."""
+    return torch.empty(num_bytes, dtype=torch.uint8).numpy().data
 
 
 def _decoded(data: memoryview, *, shared: bool) -> dict[str, torch.Tensor]:

@@ -171,6 +171,8 @@ def assert_same(store: Store, run_id: str, calm: Here, spec: RunSpec, segments=(
         assert found.read_bytes() == expected.read_bytes()
     if "video" in spec.output.kinds:
         found, expected = (_MAKER.sub(b"", path.read_bytes()) for path in (ours, theirs))
+        if found != expected:
+            Path("/tmp/w/va.mp4").write_bytes(ours.read_bytes()); Path("/tmp/w/vb.mp4").write_bytes(theirs.read_bytes())
         assert found == expected
 
 

@@ -127,7 +127,7 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     names = ", ".join(run_ids)
     click.echo(f"removed {'run' if len(run_ids) == 1 else 'runs'} {names}", err=True)
     for record in records:
-        if Path(record.output).exists():
+        if record.output and Path(record.output).exists():
             click.echo(f"{printable(record.output)} stays", err=True)
     if num_branches:
         told = (

@@ -142,9 +142,14 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
 
 def _own_path(record: RunRecord, spec: RunSpec) -> Path:
     """The path from which `output_paths` made the run's main output."""
-    path = Path(record.output)
+    from engine.outputs import default_output
+
+    # a run from a bundle has no output of this machine
+    path = Path(
+        record.output or default_output(spec.output.kinds).replace("{run}", record.id)
+    ).absolute()
     kinds = set(spec.output.kinds)
-    if kinds == {"frames", "latents"}:
+    if record.output and kinds == {"frames", "latents"}:
         return path.with_name(path.name.removesuffix("-frames") + ".safetensors")
     return path
 
