@@ -29,7 +29,7 @@ from engine.pipelines.runner import (
 )
 from engine.pipelines.stages import Step
 from engine.pipelines.thinning import kept_steps
-from engine.pipelines.walk import Unfaithful, prediction, rebuilt
+from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuilt
 from engine.prompt import clean_prompt
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.spec import RunSpec
@@ -278,12 +278,9 @@ class Computer:
 
     def _contexts(self, plan: Plan, spec: RunSpec, states: dict[str, Tensor]) -> list[Tensor]:
         """The token states of a spec's prompts, which `_texts` has read or made."""
-        by_prompt = {
-            (text.spec.components.text_encoder, clean_prompt(text.prompt)): text.key
-            for text in plan.texts
-        }
+        keys = {part: text.key for text in plan.texts for part in text.parts}
         encoder = spec.components.text_encoder
-        return [states[by_prompt[encoder, clean_prompt(prompt)]] for prompt in prompts_of(spec)]
+        return [states[keys[encoder, prompt]] for prompt in prompts_of(spec)]
 
     def _keep_latents(self, run: RunRecord, latents: bytes, control: Control) -> None:
         """Stores the latents; a store that cannot take them costs the safety net, not the run."""
@@ -318,7 +315,9 @@ class Computer:
                 vae = self.models.component("vae", part, _teller(control))
                 frames = media.to_uint8(_decoded(vae, denoised.shown, control))
             if wants_video and video is None:
-                video = media.encode_video(frames, fps=plan.spec.fps, comment=_comment(run, plan))
+                video = media.encode_video(
+                    frames, fps=plan.spec.fps, comment=f"modiff {latents_digest(denoised.latents)}"
+                )
                 self._store_video(run, plan, video, time.perf_counter() - begun, control)
         return video, frames if plan.wants_frames else None
 
@@ -363,11 +362,6 @@ class Computer:
         except (BlobMissing, BlobCorrupt):
             self.store.forget_blob(digest)
             raise
-
-
-def _comment(run: RunRecord, plan: Plan) -> str:
-    """What an mp4 says of itself: its key, so that equal work gives equal bytes; the run where it has none."""
-    return f"modiff {plan.video or run.id}"
 
 
 def _teller(control: Control) -> Callable[[str], None]:

@@ -24,7 +24,7 @@ from engine.pipelines.chain import (
     video_key,
 )
 from engine.prompt import clean_prompt
-from presets.spec import RunSpec
+from presets.spec import RunSpec, TextEncoderSpec
 from store.blobs import blob_path
 from store.records import LinkRecord
 from store.store import Store
@@ -36,13 +36,15 @@ Identify = Callable[[str, Any], Identity]
 @dataclass(frozen=True)
 class TextLink:
     """One prompt that is to be encoded, or was. digest: of its token states, "" where nobody knows it yet.
-    is_stored: whether they are in the store."""
+    is_stored: whether they are in the store. parts: every (text encoder's spec, prompt) of the run whose states
+    these are: another device or spelling makes no other key."""
 
     spec: RunSpec
     prompt: str
     key: str
     digest: str
     is_stored: bool
+    parts: frozenset[tuple[TextEncoderSpec, str]]
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,12 @@ def _texts(store: Store, route: Route, total: int, identify: Identify) -> list[T
     for part in route.parts:
         if part.start >= total and part is not route.parts[-1]:
             continue
-        encoder = identify("text_encoder", part.spec.components.text_encoder)
+        encoder = part.spec.components.text_encoder
+        identity = identify("text_encoder", encoder)
         for prompt in prompts_of(part.spec):
-            key = text_key(encoder, clean_prompt(prompt))
-            found.setdefault(key, TextLink(part.spec, prompt, key, "", False))
+            key = text_key(identity, clean_prompt(prompt))
+            text = found.get(key, TextLink(part.spec, prompt, key, "", False, frozenset()))
+            found[key] = replace(text, parts=text.parts | {(encoder, prompt)})
     digests = {key: link.digest for key, link in store.find_links(list(found)).items()}
     return [
         replace(text, digest=digests.get(key, ""), is_stored=is_stored(store, digests.get(key, "")))
