@@ -61,8 +61,7 @@ def submit(
     spec = settle(spec)  # the engine may have been started with other folders
     check(spec)
     route = route_of(spec, segments)
-    if stop_at is not None and not 1 <= stop_at <= route.num_steps:
-        raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
+    _check_stop(stop_at, route)
     return store.enqueue(
         encode_spec(spec),
         preset=preset,
@@ -153,17 +152,24 @@ def plan(
 
     spec = settle(validate(spec))
     check(spec)
+    route = route_of(spec, segments)
+    _check_stop(stop_at, route)
+    root = route.parts[0].spec
     with open_index(store.root) as index:
         identities = Identities(index, load)
-        denoiser = spec.components.denoiser
         return make_plan(
             store,
-            route_of(spec, segments),
+            route,
             identities,
-            latent_channels=identities.latent_channels(denoiser),
-            device_type=device_type(denoiser.device),
+            latent_channels=identities.latent_channels(root.components.denoiser),
+            device_type=device_type(root),
             stop_at=stop_at,
         )
+
+
+def _check_stop(stop_at: int | None, route: Route) -> None:
+    if stop_at is not None and not 1 <= stop_at <= route.num_steps:
+        raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
 
 
 def _segments_before(run: RunRecord, route: Route, at: int) -> list[Segment]:

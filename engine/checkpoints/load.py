@@ -1,9 +1,9 @@
-"""Weights into memory: tensor by tensor from a memory map, straight to the wanted device and dtype.
+"""Weights into memory: tensor by tensor, straight to the wanted device and dtype.
 
-A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of the map:
-it costs no memory of this process and is read when it is first used. Everything else is converted in slices of a
-few megabytes whose pages are given back at once, so that loading needs the memory of the result and next to
-nothing beside it.
+A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of a map of its
+file: it costs no memory of this process and is read when it is first used. One that is only not aligned is read into
+its place. Everything else is converted in slices of a few megabytes, each from a map of its own, so that loading
+needs the memory of the result and next to nothing beside it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import mmap
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.layout import Entry, dtype_fault
-from engine.checkpoints.reading import opened
+from engine.checkpoints.reading import opened, refusal
 from engine.checkpoints.recognise import compare, describe
 from engine.checkpoints.table import BLOCKS, Facts, TensorInfo
 from engine.errors import CheckpointError
@@ -34,9 +36,8 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
-    "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
+    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
@@ -54,7 +55,8 @@ class Weights:
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = entries
         self._maps: dict[Path, mmap.mmap] = {}
-        self._facts: dict[Path, Facts] = {}
+        self._files: dict[Path, tuple[BufferedReader, Facts]] = {}
+        self._open = ExitStack()
         for name, entry in entries.items():
             for part, scale in _scaled_parts(entry):
                 if fault := dtype_fault(part, scale):
@@ -69,8 +71,9 @@ class Weights:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._open.close()
         if error is None:
-            for path, facts in self._facts.items():
+            for path, (_, facts) in self._files.items():
                 with opened(path) as (_, now):
                     _check_same(path, facts, now)
 
@@ -81,10 +84,10 @@ class Weights:
         in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
         entry = self.entries[name]
         if len(entry.parts) == 1 and not entry.scales and _is_plain(entry.parts[0]):
-            stored = self._stored(entry.parts[0])
-            is_wanted = stored.dtype == (dtype or stored.dtype) and device.type == "cpu"
-            if is_wanted and stored.data_ptr() % ALIGNMENT == 0:
-                return stored
+            part = entry.parts[0]
+            is_wanted = dtype in (None, TORCH_DTYPES[part.dtype]) and device.type == "cpu"
+            if is_wanted and part.start % ALIGNMENT == 0:
+                return self._stored(part)
         wanted = dtype or natural_dtype(entry)
         result = torch.empty(entry.shape, device=device, dtype=wanted)
         row = 0
@@ -103,6 +106,10 @@ class Weights:
                 self._stored(part) if scale is None else self._stored(part).float() * scale[0]
             )
             return
+        is_same = _is_plain(part) and TORCH_DTYPES[part.dtype] == target.dtype
+        if is_same and scale is None and target.device.type == "cpu":
+            self._read_into(target, part)
+            return
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows
         # what is squeezed passes through fp32
@@ -116,17 +123,29 @@ class Weights:
                 factor = scale[first:last] if len(scale) > 1 else scale
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
             target[first:last].copy_(values)
-            del values
-            self._give_back(part, first * row_bytes, last * row_bytes)
+            del values  # and the map with it
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
             return self._dequantised(part, first, last)
         if part.strides is not None:
-            return self._stored(part)[first:last]
+            return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
         start, stop = part.start + first * row_bytes, part.start + last * row_bytes
-        return self._numbers(part, start, stop).view(last - first, *part.shape[1:])
+        return self._numbers(part, start, stop, keep=False).view(last - first, *part.shape[1:])
+
+    def _read_into(self, target: Tensor, part: TensorInfo) -> None:
+        file = self._file(part)
+        left = target.flatten().view(torch.uint8).numpy().data
+        try:
+            file.seek(part.start)
+            while left:
+                count = file.readinto(left[:SLICE_BYTES])
+                if not count:
+                    raise refusal(part.file, "became shorter while it was being read; try again")
+                left = left[count:]
+        except OSError as error:
+            raise refusal(part.file, f"cannot be read ({error.strerror or error})") from None
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
@@ -137,56 +156,67 @@ class Weights:
         block_bytes, block_weights = BLOCKS[part.dtype]
         row = math.prod(part.shape[1:])
         begin, end = first * row // block_weights, -(-last * row // block_weights)
-        stored = np.frombuffer(
-            self._map(part), np.uint8, (end - begin) * block_bytes, part.start + begin * block_bytes
-        ).reshape(end - begin, block_bytes)
+        held, offset = self._map(
+            part, part.start + begin * block_bytes, part.start + end * block_bytes
+        )
+        stored = np.frombuffer(held, np.uint8, (end - begin) * block_bytes, offset)
+        stored = stored.reshape(end - begin, block_bytes)
         values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
         before = first * row - begin * block_weights
         numbers = torch.from_numpy(values).flatten()[before : before + (last - first) * row]
         return numbers.view(last - first, *part.shape[1:])
 
-    def _stored(self, part: TensorInfo) -> Tensor:
-        """The numbers of a plain tensor as they lie in the file: a view of the map."""
+    def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
+        """The numbers of a plain tensor as they lie in the file: a view of a map, kept or its own."""
         if part.start == part.stop:
             return torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
-        flat = self._numbers(part, part.start, part.stop)
+        flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
             if part.strides is None
             else flat.as_strided(part.shape, part.strides)
         )
 
-    def _numbers(self, part: TensorInfo, start: int, stop: int) -> Tensor:
-        """What lies between two offsets: a view of the map, or a copy where a view would not be aligned (files
-        with unpadded headers, as before 2023)."""
+    def _numbers(self, part: TensorInfo, start: int, stop: int, *, keep: bool) -> Tensor:
+        """What lies between two offsets: a view of a map, or a copy where a view would not be aligned (files with
+        unpadded headers, as before 2023)."""
         dtype = TORCH_DTYPES[part.dtype]
+        held, offset = (self._whole_map(part), start) if keep else self._map(part, start, stop)
         if start % dtype.itemsize:
-            return torch.frombuffer(bytearray(self._map(part)[start:stop]), dtype=dtype)
+            return torch.frombuffer(bytearray(held[offset : offset + stop - start]), dtype=dtype)
         count = (stop - start) // dtype.itemsize
-        return torch.frombuffer(self._map(part), dtype=dtype, count=count, offset=start)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=offset)
 
-    def _map(self, part: TensorInfo) -> mmap.mmap:
-        path = part.file
-        held = self._maps.get(path)
+    def _whole_map(self, part: TensorInfo) -> mmap.mmap:
+        """One for all views of a file: each takes a file descriptor as long as it lives."""
+        held = self._maps.get(part.file)
         if held is None:
-            with opened(path) as (file, facts):
-                _check_same(path, part.facts or facts, facts)
-                self._facts[path] = facts
-                held = self._maps[path] = mmap.mmap(
-                    file.fileno(),
-                    0,
-                    flags=mmap.MAP_PRIVATE | _NO_RESERVE,
-                    prot=mmap.PROT_READ | mmap.PROT_WRITE,
-                )
+            held = self._maps[part.file] = self._map(part, 0, 0)[0]
         return held
 
-    def _give_back(self, part: TensorInfo, start: int, stop: int) -> None:
-        """Takes the pages between two offsets of a tensor out of this process; the system keeps them cached."""
-        page = mmap.PAGESIZE
-        first = -(-(part.start + start) // page) * page
-        last = (part.start + stop) // page * page
-        if last > first and hasattr(mmap, "MADV_DONTNEED"):
-            self._map(part).madvise(mmap.MADV_DONTNEED, first, last - first)
+    def _map(self, part: TensorInfo, start: int, stop: int) -> tuple[mmap.mmap, int]:
+        """(a map of what lies between two offsets, where that begins in it); it is gone with what is made on it.
+        One map for all would be left with what systems map around what is read, megabytes for each tensor."""
+        base = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        file = self._file(part)
+        try:
+            held = mmap.mmap(
+                file.fileno(),
+                stop - base,
+                flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                offset=base,
+            )
+        except (OSError, ValueError) as error:
+            raise refusal(part.file, f"cannot be read ({error})") from None
+        return held, start - base
+
+    def _file(self, part: TensorInfo) -> BufferedReader:
+        if part.file not in self._files:
+            file, facts = self._open.enter_context(opened(part.file))
+            _check_same(part.file, part.facts or facts, facts)
+            self._files[part.file] = file, facts
+        return self._files[part.file][0]
 
 
 def fill(

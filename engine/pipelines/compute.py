@@ -82,7 +82,13 @@ class Computer:
         with control.stage("load", cached=held), out_of_memory_explained("load"):
             for kind, part in parts.items():
                 control.check()
-                self.models.component(kind, part, _teller(control))
+                self._component(kind, part, control)
+
+    def _component(self, kind: str, part: Any, control: Control) -> Any:
+        """The component of a spec, of the very files that the plan's keys were made from."""
+        component = self.models.component(kind, part, _teller(control))
+        control.check_files(kind, part)
+        return component
 
     def _texts(
         self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]
@@ -131,7 +137,7 @@ class Computer:
     def _encoded(self, run: RunRecord, text: TextLink, index: int, control: Control) -> Tensor:
         """The token states of a prompt, encoded and stored."""
         part = text.spec.components.text_encoder
-        encoder = self.models.component("text_encoder", part, _teller(control))
+        encoder = self._component("text_encoder", part, control)
         begun = time.perf_counter()
         states = stages.encode_prompt(encoder, text.spec, text.prompt)
         facts = {"version": VERSIONS["text"], "prompt": clean_prompt(text.prompt)}
@@ -187,7 +193,7 @@ class Computer:
         part = spec.components.denoiser
         if registry.is_builtin("denoiser", part.name):
             return torch_device(part.device)
-        device: torch.device = self.models.component("denoiser", part, _teller(control)).device
+        device: torch.device = self._component("denoiser", part, control).device
         return device
 
     def _rebuilt(
@@ -210,11 +216,8 @@ class Computer:
         except Unfaithful as error:
             control.warn(f"{error}; the run goes on from step {state.step}")
         except (BlobMissing, BlobCorrupt) as error:
-            now = again()
-            goal = max(
-                now.start, state.step
-            )  # there may be an earlier keyframe than the one that is gone
-            control.warn(f"{error}; the run goes on from step {goal}")
+            now = again()  # there may be an earlier keyframe than the one that is gone
+            control.warn(f"{error}; the run goes on from step {max(now.start, state.step)}")
             if now.start > state.step:
                 return self._rebuilt(run, now, scheduler, noise, control, again)
         reuse_steps(self.store, run, plan, state.step, control)
@@ -239,7 +242,7 @@ class Computer:
             return self._contexts(plan, spec, states)
 
         def denoiser_of(spec: RunSpec) -> Any:
-            return self.models.component("denoiser", spec.components.denoiser, _teller(control))
+            return self._component("denoiser", spec.components.denoiser, control)
 
         walk = stages.advance(denoiser_of, plan.route, scheduler, state, contexts_of, plan.total)
         with Journal(self.store.root, run.id, control.warn) as journal:
@@ -312,7 +315,7 @@ class Computer:
             begun = time.perf_counter()
             part = plan.spec.components.vae
             with out_of_memory_explained("decode"):
-                vae = self.models.component("vae", part, _teller(control))
+                vae = self._component("vae", part, control)
                 frames = media.to_uint8(_decoded(vae, denoised.shown, control))
             if wants_video and video is None:
                 video = media.encode_video(

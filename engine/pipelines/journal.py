@@ -26,6 +26,8 @@ from store.tensors import encoded_parts
 
 # A 720p latent has 19 MB: a handful in flight is nothing beside a model.
 QUEUE_LENGTH = 4
+# As long as the engine itself waits: a busy moment must not cost a long run its steps.
+BUSY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,17 @@ class Journal:
             self._warn(f"steps could not be stored: {self._failure}")
 
     def _write(self) -> None:
+        is_over = False
         try:
             # a connection belongs to the thread that opened it
-            with open_store(self._root) as store:
+            with open_store(self._root, busy_seconds=BUSY_SECONDS) as store:
                 while (entry := self._entries.get()) is not None:
                     if not self._failure:
                         self._store(store, entry)
-        except StoreError as error:
-            self._failure = self._failure or str(error)
-            while self._entries.get() is not None:
+                is_over = True
+        except Exception as error:  # noqa: BLE001  # whatever it is, the run must not wait for a thread that is gone
+            self._failure = self._failure or str(error) or type(error).__name__
+            while not is_over and self._entries.get() is not None:
                 pass  # so that nobody waits for room
 
     def _store(self, store: Store, entry: Entry) -> None:

@@ -45,10 +45,12 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Control:
-    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it."""
+    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it.
+    check_files: (kind, spec of that component) raises RunFailed where its files changed since the plan."""
 
     emit: Emit
     check: Callable[[], None]
+    check_files: Callable[[str, Any], None]
     _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str) -> None:
@@ -105,13 +107,13 @@ class Runner:
             if paused():
                 raise RunPaused
 
-        control = Control(emit, check)
         route = route_of(spec, run.segments)
         earlier = self._earlier(run)
         with open_index(self.store.root) as index:
             identities = Identities(
                 index, lambda kind, part: self._compute.models.component(kind, part)
             )
+            control = Control(emit, check, identities.check_unchanged)
             plan = self._plan(route, identities, run.stop_at)
             emit(PlanMade(_num_reused(plan), plan.total, plan.stages))
             made = self._made(
@@ -136,7 +138,7 @@ class Runner:
             route,
             identities,
             latent_channels=identities.latent_channels(denoiser),
-            device_type=device_type(denoiser.device),
+            device_type=device_type(route.parts[0].spec),
             stop_at=stop_at,
         )
 

@@ -15,7 +15,7 @@ KEYFRAME_LATENTS = 3
 def kept_steps(keep: KeepSpec, total: int, latent_bytes: int) -> frozenset[int] | None:
     """The numbers of steps done (1 to total) whose state is kept; None for a complete journal.
 
-    latent_bytes: of one latent. The last step is not counted: its latents are always kept.
+    latent_bytes: of one latent.
     """
     budget = keep.budget_mb * 10**6
     if keep.every == 1 and total * latent_bytes <= budget:

@@ -38,6 +38,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,31}$(?!\n)")]
 Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Step = Annotated[int, Meta(ge=0, le=100_000)]
+StopStep = Annotated[int, Meta(ge=1, le=100_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 
@@ -85,7 +86,7 @@ class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     preset: Annotated[str, Meta(max_length=255)]
     spec: str
     segments: tuple[SegmentRow, ...]
-    stop_at: Step | None
+    stop_at: StopStep | None
     parent: RunIdOrNone
     parent_step: Step | None
     note: Annotated[str, Meta(max_length=MAX_NOTE)]

@@ -30,11 +30,11 @@ Fault = dict[str, Any]
 class Engines:
     """Starts and ends engines; use it in a `with`, at whose end none is left."""
 
-    def __init__(self, *, in_folder_of_its_own: Path | None = None, megabytes: int = 0) -> None:
+    def __init__(self, mount: str = "") -> None:
+        """mount: a shell command after which the engines see other file systems than this process does."""
         command = [sys.executable, str(Path(__file__).resolve())]
-        if in_folder_of_its_own is not None:
-            mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && exec "$@"'
-            command = ["unshare", "-Urm", "sh", "-c", mount, str(in_folder_of_its_own), *command]
+        if mount:
+            command = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -47,6 +47,10 @@ class Engines:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def wait_ready(self) -> None:
+        """Until its file systems are mounted; every other request waits for that too."""
+        self._ask({"ready": True})
 
     def start(self, store: Path, *faults: Fault, idle_seconds: float = 0.0) -> int:
         """Fork an engine for the store; returns its pid. It ends when nothing is queued for so long."""
@@ -228,11 +232,10 @@ def slow(target: str, seconds: float) -> None:
 def busy_seconds(seconds: float) -> None:
     """How long a write waits for another process's, so that no test has to."""
     from engine import worker
-    from store import store
+    from engine.pipelines import journal
 
-    worker.BUSY_SECONDS = seconds
+    worker.BUSY_SECONDS = journal.BUSY_SECONDS = seconds
     worker.FINISH_PAUSES_SECONDS = (seconds,) * 4
-    store.BUSY_SECONDS = seconds
 
 
 FAULTS: dict[str, Callable[..., None]] = {
@@ -281,7 +284,9 @@ def _forked(request: dict[str, Any]) -> int:
 def _answers(lines: Iterator[str]) -> Iterator[int]:
     for line in lines:
         request = json.loads(line)
-        if "wait" in request:
+        if "ready" in request:
+            yield 0
+        elif "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
             yield os.waitstatus_to_exitcode(status)
         else:

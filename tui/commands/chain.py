@@ -202,7 +202,12 @@ def finish(
             record = store.run(run_id)
             if record.stop_at is None:
                 raise click.ClickException(
-                    f"run {run_id} was not to stop early; nothing is left to do"
+                    f"run {run_id} was not to stop early"
+                    + (
+                        ""
+                        if record.status == "done"
+                        else f" and is {record.status}; `modiff resume` goes on with it"
+                    )
                 )
             if record.status != "done":
                 raise click.ClickException(

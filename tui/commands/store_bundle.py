@@ -161,6 +161,8 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
             err=True,
         )
     click.echo(f"{_count(done.num_blobs, 'blob')} new here, {size(done.num_bytes)}", err=True)
+    if not is_trusted and any(run.is_new for run in done.runs):
+        click.echo("other runs do not reuse its steps; `--trust` allows that", err=True)
 
 
 def _check_spec(encoded: bytes) -> None:

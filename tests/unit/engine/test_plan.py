@@ -1,0 +1,360 @@
+"""Plans: what is stored, computed or skipped, for every state that a store can be in. No model is loaded for it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.pipelines.chain import video_key
+from engine.pipelines.plan import Plan, step_bytes
+from engine.pipelines.runner import Runner
+from presets.library import load_preset, override
+from presets.spec import RunSpec, encode_spec
+from store import blobs
+from store.records import LinkRecord, RunRecord, Segment
+from store.store import Store, open_store
+from tests.chains import (
+    SPEC,
+    any_run,
+    identify,
+    latents_of,
+    make_steps,
+    plan_of,
+    planned,
+    put_latents,
+    record,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = SPEC.scheduler.steps
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "store") as opened:
+        yield opened
+
+
+def wanting(*kinds: str) -> RunSpec:
+    return override(SPEC, [f"output.kinds={list(kinds)}"])
+
+
+def put_texts(store: Store, plan: Plan) -> None:
+    """The token states of a plan's prompts, with the digests that its keys are made of."""
+    for text in plan.texts:
+        path = blobs.blob_path(store.root, text.digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.key.encode())
+
+
+def put_video(store: Store, key: str) -> str:
+    digest = blobs.put(store.root, f"video {key}".encode())
+    record(store, any_run(store), LinkRecord(key, "video", digest), "video", 0)
+    return digest
+
+
+def states(plan: Plan) -> tuple[str, str, str]:
+    return plan.stages["text_encode"], plan.stages["denoise"], plan.stages["decode"]
+
+
+def test_nothing_is_stored(store: Store) -> None:
+    plan = plan_of(store, SPEC)
+    assert plan.needs == ("text_encoder", "denoiser", "vae")
+    assert states(plan) == ("compute", "compute", "compute")
+    assert (plan.start, plan.total, plan.final, plan.video) == (0, STEPS, "", "")
+    # the digests of the prompts are part of the steps' keys, and nobody knows them yet
+    assert [text.digest for text in plan.texts] == ["", ""]
+    assert {step.key for step in plan.steps} == {""}
+    assert plan.root.startswith("k1:")
+    assert not plan.is_whole
+
+
+def test_only_the_prompts_are_stored(store: Store) -> None:
+    put_texts(store, planned(store, SPEC))
+    plan = plan_of(store, SPEC)
+    assert plan.needs == ("denoiser", "vae")
+    assert states(plan) == ("stored", "compute", "compute")
+    assert len({step.key for step in plan.steps}) == STEPS
+    assert plan.start == 0
+
+
+def test_one_prompt_of_two_is_stored(store: Store) -> None:
+    put_texts(store, planned(store, override(SPEC, ["guidance.scale=1"])))
+    plan = plan_of(store, SPEC)
+    assert [text.is_stored for text in plan.texts] == [True, False]
+    assert plan.stages["text_encode"] == "compute"
+    assert {step.key for step in plan.steps} == {""}
+
+
+@pytest.mark.parametrize("done", range(1, STEPS + 1))
+def test_some_steps_are_stored(store: Store, done: int) -> None:
+    put_texts(store, planned(store, SPEC))
+    make_steps(store, planned(store, SPEC), total=done)
+    plan = plan_of(store, SPEC)
+    assert plan.start == done
+    assert plan.final == ""
+    assert states(plan) == (
+        ("stored", "compute", "compute") if done < STEPS else ("skip", "stored", "compute")
+    )
+    assert plan.needs == (("denoiser", "vae") if done < STEPS else ("vae",))
+    # the video's key needs the digest of the last latents, which is known before they are stored
+    assert bool(plan.video) == (done == STEPS)
+
+
+def test_the_text_is_gone_but_its_digest_is_known(store: Store) -> None:
+    """The chain is known to its end all the same, and the encoder is needed only where steps are."""
+    make_steps(store, planned(store, SPEC), total=4)
+    plan = plan_of(store, SPEC)
+    assert [text.is_stored for text in plan.texts] == [False, False]
+    assert plan.start == 4
+    assert plan.needs == ("text_encoder", "denoiser", "vae")
+    make_steps(store, plan, total=STEPS)
+    assert plan_of(store, SPEC).needs == ("vae",)
+
+
+THINNED = [
+    # journal, keyframes -> the deepest state that can be rebuilt
+    ((), (), 0),
+    ((), (3,), 3),
+    ((), (3, 5), 5),
+    ((1, 2), (), 2),
+    ((1, 2, 4), (), 2),  # 4 without the state after 3 leads nowhere
+    ((1, 2, 4), (3,), 4),
+    ((4, 5), (3,), 5),
+    ((1, 2, 3, 4, 5), (2,), 5),
+    ((2,), (1, 4), 4),
+]
+
+
+@pytest.mark.parametrize(("journal", "keyframes", "start"), THINNED)
+def test_thinned_steps(store: Store, journal, keyframes, start: int) -> None:
+    make_steps(store, planned(store, SPEC), total=5, journal=journal, keyframes=keyframes)
+    assert plan_of(store, SPEC).start == start
+
+
+SEEDS = itertools.count(1000)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    done=st.integers(0, STEPS),
+    journal=st.sets(st.integers(1, STEPS)),
+    keyframes=st.sets(st.integers(1, STEPS)),
+)
+def test_the_start_is_the_deepest_state_that_what_is_stored_leads_to(
+    store: Store, done: int, journal: set[int], keyframes: set[int]
+) -> None:
+    spec = override(SPEC, [f"seed={next(SEEDS)}"])  # a chain of which nothing is stored
+    make_steps(store, planned(store, spec), total=done, journal=journal, keyframes=keyframes)
+    reachable = {0}
+    for number in range(1, done + 1):
+        if number in keyframes or (number in journal and number - 1 in reachable):
+            reachable.add(number)
+    assert plan_of(store, spec).start == max(reachable)
+
+
+def test_a_lost_velocity_ends_the_way(store: Store) -> None:
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=STEPS)
+    os.unlink(blobs.blob_path(store.root, plan_of(store, SPEC).steps[2].link.digest))
+    assert plan_of(store, SPEC).start == 2
+
+
+def test_only_the_final_latents_are_stored(store: Store) -> None:
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=STEPS, journal=())
+    digest = put_latents(store, plan.steps[-1].key)
+    plan = plan_of(store, SPEC)
+    assert (plan.start, plan.final) == (0, digest)
+    assert plan.needs == ("vae",)
+    assert states(plan) == ("skip", "stored", "compute")
+    assert not plan.is_whole
+    assert plan_of(store, wanting("latents")).is_whole
+
+
+def test_only_the_video_is_stored(store: Store) -> None:
+    """What it was made of may be gone: for who wants the video, nothing is computed."""
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=STEPS, journal=())
+    digest = put_video(store, plan_of(store, SPEC).video)
+    plan = plan_of(store, SPEC)
+    assert plan.video_digest == digest
+    assert plan.needs == ()
+    assert states(plan) == ("skip", "stored", "stored")
+    assert plan.is_whole
+    # the latents are another matter
+    both = plan_of(store, wanting("video", "latents"))
+    assert both.needs == ("text_encoder", "denoiser")
+    assert not both.is_whole
+
+
+def test_frames_are_decoded_again_whatever_is_stored(store: Store) -> None:
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=STEPS)
+    put_latents(store, plan.steps[-1].key)
+    put_video(store, plan_of(store, SPEC).video)
+    assert plan_of(store, SPEC).is_whole
+    for kinds in (("frames",), ("video", "frames"), ("frames", "latents")):
+        plan = plan_of(store, wanting(*kinds))
+        assert plan.needs == ("vae",)
+        assert not plan.is_whole
+
+
+def test_who_wants_the_latents_needs_no_vae(store: Store) -> None:
+    plan = plan_of(store, wanting("latents"))
+    assert plan.needs == ("text_encoder", "denoiser")
+    assert states(plan) == ("compute", "compute", "skip")
+
+
+def test_another_decoding_has_a_video_of_its_own(store: Store) -> None:
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=STEPS)
+    put_latents(store, plan.steps[-1].key)
+    put_video(store, plan_of(store, SPEC).video)
+    tiled = plan_of(
+        store, override(SPEC, ["components.vae.tile_size=64", "components.vae.tile_overlap=32"])
+    )
+    assert tiled.needs == ("vae",)
+    assert tiled.start == STEPS
+    assert tiled.video != plan_of(store, SPEC).video
+
+
+# Runs that stop early
+
+
+def test_stopping_early_has_the_steps_of_the_whole_run_and_a_video_of_its_own(store: Store) -> None:
+    whole = planned(store, SPEC)
+    make_steps(store, whole, total=4)
+    plan = plan_of(store, SPEC, stop_at=4)
+    assert (plan.total, plan.start, plan.is_partial) == (4, 4, True)
+    assert [step.key for step in plan.steps] == [step.key for step in whole.steps[:4]]
+    assert plan.needs == ("vae",)
+    vae = identify("vae", SPEC.components.vae)
+    latents = latents_of(whole.steps[3].key)
+    assert plan.video not in ("", video_key(vae, latents, SPEC.fps))
+    put_video(store, plan.video)
+    assert plan_of(store, SPEC, stop_at=4).is_whole
+    assert plan_of(store, SPEC).video_digest == ""
+
+
+def test_stopping_early_at_a_keyframe_goes_one_step_back(store: Store) -> None:
+    """A state does not tell where its last velocity pointed to, and that is what the video shows."""
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=5, journal=(), keyframes=(2, 4))
+    assert plan_of(store, SPEC, stop_at=4).start == 2
+    assert plan_of(store, SPEC, stop_at=5).start == 4
+    assert plan_of(store, SPEC).start == 4
+    make_steps(store, plan, total=5, journal=(4,), keyframes=(3,))
+    assert plan_of(store, SPEC, stop_at=4).start == 4
+
+
+def test_stopping_early_shows_a_prediction_and_not_the_latents(store: Store) -> None:
+    """That the latents at that step are stored does not make the video."""
+    plan = planned(store, SPEC)
+    make_steps(store, plan, total=4, journal=())
+    put_latents(store, plan.steps[3].key)
+    assert plan_of(store, SPEC, stop_at=4).needs == ("text_encoder", "denoiser", "vae")
+
+
+@pytest.mark.parametrize("stop_at", [STEPS, STEPS + 1, 1000])
+def test_stopping_at_the_end_is_not_early(store: Store, stop_at: int) -> None:
+    plan = planned(store, SPEC, stop_at=stop_at)
+    assert (plan.total, plan.is_partial) == (STEPS, False)
+
+
+# Branches
+
+
+def test_a_branch_starts_from_what_it_shares(store: Store) -> None:
+    make_steps(store, planned(store, SPEC), total=STEPS)
+    changed = override(SPEC, ["prompt=a blue square"])
+    plan = planned(store, changed, [Segment(4, encode_spec(SPEC))])
+    assert plan.start == 4
+    assert [text.prompt for text in plan.texts] == ["a red circle", "blurred", "a blue square"]
+
+
+def test_a_branch_whose_ancestor_was_thinned_starts_before(store: Store) -> None:
+    make_steps(store, planned(store, SPEC), total=STEPS, journal=(), keyframes=(2, 5))
+    changed = override(SPEC, ["guidance.scale=2"])
+    assert planned(store, changed, [Segment(4, encode_spec(SPEC))]).start == 2
+    assert planned(store, changed, [Segment(5, encode_spec(SPEC))]).start == 5
+
+
+def test_prompts_that_clean_to_one_text_are_encoded_once(store: Store) -> None:
+    spec = override(SPEC, ["negative_prompt= a  red circle"])
+    moved = override(spec, ["components.text_encoder.device=cpu", "guidance.scale=2"])
+    plan = planned(store, moved, [Segment(2, encode_spec(spec))])
+    assert len(plan.texts) == 1
+    assert all(step.key for step in plan.steps)
+    assert plan.steps[0].facts["conditioning"] == [plan.texts[0].digest] * 2
+
+
+def test_a_part_that_is_never_reached_needs_no_prompt(store: Store) -> None:
+    segments = [
+        Segment(2, encode_spec(SPEC)),
+        Segment(4, encode_spec(override(SPEC, ["prompt=b"]))),
+    ]
+    plan = plan_of(store, override(SPEC, ["prompt=a red circle"]), segments, stop_at=2)
+    assert [text.prompt for text in plan.texts] == ["a red circle", "blurred"]
+
+
+def test_what_a_step_takes() -> None:
+    spec = override(SPEC, ["width=832", "height=480", "frames=81"])
+    assert (
+        step_bytes(spec, 16) == 4 * 16 * 21 * 60 * 104
+    )  # 8.4 MB, as store.tensors writes it without its header
+
+
+# Without torch
+
+EXECUTE = """
+import os, sys
+from engine.pipelines.runner import Runner
+from presets.spec import decode_spec
+from store.store import open_store
+
+with open_store(sys.argv[1]) as store:
+    run = store.run(sys.argv[2])
+    Runner(store).execute(run, decode_spec(run.spec_json), emit=lambda event: None, cancelled=lambda: False)
+    print(sorted({"torch", "transformers", "numpy"} & set(sys.modules)))
+"""
+
+
+def test_a_run_that_is_stored_whole_is_executed_without_torch(store: Store, tmp_path: Path) -> None:
+    spec = load_preset("micro", ["scheduler.steps=2", 'output.kinds=["video", "latents"]'])
+
+    def queued(name: str) -> RunRecord:
+        output = str(tmp_path / name)
+        return store.run(store.enqueue(encode_spec(spec), preset="micro", output=output))
+
+    first = queued("a.mp4")
+    Runner(store).execute(first, spec, emit=lambda event: None, cancelled=lambda: False)
+    again = queued("b.mp4")
+    done = subprocess.run(
+        [sys.executable, "-c", EXECUTE, str(store.root), again.id],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    for suffix in (".mp4", ".safetensors"):
+        first_file, second_file = (tmp_path / f"{name}{suffix}" for name in "ab")
+        assert first_file.read_bytes() == second_file.read_bytes()
+    links = [link for link in store.links_of(again.id) if link.stage in ("step", "video")]
+    assert [(link.stage, link.source) for link in links] == [
+        ("step", "reused"),
+        ("step", "reused"),
+        ("video", "reused"),
+    ]
+    assert store.run(again.id).latents == links[1].latents
