@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine.pipelines.chain import identity_of, route_of
+from engine.pipelines.identities import device_type
 from engine.pipelines.plan import Plan, make_plan
 from presets.library import override
 from presets.spec import RunSpec
@@ -53,7 +54,7 @@ def plan_of(
         route_of(spec, segments),
         identify,
         latent_channels=CHANNELS,
-        device_type=spec.components.denoiser.device.partition(":")[0],
+        device_type=device_type(route_of(spec, segments).parts[0].spec),
         stop_at=stop_at,
     )
 

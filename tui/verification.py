@@ -52,7 +52,9 @@ def _data(record: RunRecord, verdict: Verdict) -> dict[str, object]:
 
 def _lines(record: RunRecord, verdict: Verdict) -> list[str]:
     if verdict.identical:
-        lines = [f"run {record.id} is identical: all {verdict.checked} links computed again have their bytes"]
+        lines = [
+            f"run {record.id} is identical: all {verdict.checked} links computed again have their bytes"
+        ]
     else:
         far = "" if verdict.relative_l2 is None else f", by {verdict.relative_l2:.1e} (relative L2)"
         lines = [f"run {record.id} differs first at {verdict.first}{far}"]

@@ -52,7 +52,8 @@ def rebuilt(
                 velocity = _tensors(store, link.digest)["velocity"].to(noise.device)
                 state = scheduler.step(state, velocity)
             elif link.state:
-                state = _keyframe(scheduler, _tensors(store, link.state), noise.device)
+                tensors = _tensors(store, link.state)
+                state = _keyframe(scheduler, step.index + 1, tensors, noise.device)
             else:
                 continue
         except (KeyError, ValueError) as error:  # a blob of something else, or of another size
@@ -83,10 +84,12 @@ def _first_needed(steps: Sequence[StepLink]) -> int:
 
 
 def _keyframe(
-    scheduler: Scheduler, tensors: Mapping[str, Tensor], device: torch.device
+    scheduler: Scheduler, step: int, tensors: Mapping[str, Tensor], device: torch.device
 ) -> SolverState:
     """A stored state, for a scheduler whose later steps may need less history than was kept."""
-    step = int(tensors["step"])
+    done: object = tensors["step"].tolist()
+    if done != step:
+        raise ValueError(f"a keyframe after step {done}")
     needed = scheduler.history_lengths[step]
     names = ["latents", *(f"history.{age}" for age in range(needed))]
     if any(name not in tensors for name in names):

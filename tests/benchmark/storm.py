@@ -166,7 +166,9 @@ def _resume(store: Store, report: Report, kept: dict[str, int]) -> None:
         links = store.find_links([key for _, key, _ in _steps(store, run_id)])
         whole = [bool(link.digest) for link in links.values()]
         kept[run_id] = max(kept.get(run_id, 0), len(whole) if all(whole) else 0)
-        started = [event.stage for _, event in store.events(run_id) if isinstance(event, StageStarted)]
+        started = [
+            event.stage for _, event in store.events(run_id) if isinstance(event, StageStarted)
+        ]
         report.stages[started[-1] if started else "plan"] += 1
         report.interrupted += 1
         client.resume(store, run_id)
@@ -228,8 +230,8 @@ def check_store(store: Store) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=200, help="how many engines")
+    parser.add_argument("--seed", type=int, default=1, help="of the batch and the moments")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="modiff-storm-") as folder:
         os.environ["MODIFF_STORE"] = folder

@@ -48,10 +48,6 @@ class Engines:
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_ready(self) -> None:
-        """Until its file systems are mounted; every other request waits for that too."""
-        self._ask({"ready": True})
-
     def start(self, store: Path, *faults: Fault, idle_seconds: float = 0.0) -> int:
         """Fork an engine for the store; returns its pid. It ends when nothing is queued for so long."""
         pid = self._ask({"store": str(store), "idle_seconds": idle_seconds, "faults": faults})
@@ -284,9 +280,7 @@ def _forked(request: dict[str, Any]) -> int:
 def _answers(lines: Iterator[str]) -> Iterator[int]:
     for line in lines:
         request = json.loads(line)
-        if "ready" in request:
-            yield 0
-        elif "wait" in request:
+        if "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
             yield os.waitstatus_to_exitcode(status)
         else:

@@ -28,7 +28,7 @@ from engine.pipelines.chain import (
     text_key,
     video_key,
 )
-from engine.pipelines.identities import Identities
+from engine.pipelines.identities import Identities, device_type
 from engine.prompt import clean_prompt
 from presets.errors import PresetError
 from presets.fields import fields
@@ -83,7 +83,7 @@ def direct_keys(spec: RunSpec) -> Keys:
     conditioning = [f"digest {index}" for index, _ in enumerate(prompts_of(spec))]
     return Keys(
         tuple(text_key(encoder, clean_prompt(prompt)) for prompt in prompts_of(spec)),
-        noise_key(spec, CHANNELS, spec.components.denoiser.device.partition(":")[0]),
+        noise_key(spec, CHANNELS, device_type(spec)),
         tuple(
             step_key(step_facts("parent", course, index, spec, denoiser, conditioning))
             for index in range(course.num_steps)

@@ -114,7 +114,10 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("prompt=a\0b", "prompt: expected text without NUL characters"),
         ("prompt=\udc80", "prompt: expected text that is valid Unicode (UTF-8)"),
         ("scheduler.step=3", "scheduler.step: unknown key, did you mean scheduler.steps?"),
-        ("schedular.steps=3", "schedular.steps: unknown key, did you mean scheduler.steps or keep.steps?"),
+        (
+            "schedular.steps=3",
+            "schedular.steps: unknown key, did you mean scheduler.steps or keep.steps?",
+        ),
         ("steps=3", "steps: unknown key, did you mean scheduler.steps or keep.steps?"),
         ("guidance_scale=3", "guidance_scale: unknown key, did you mean guidance.scale?"),
         ("negative-prompt=x", "negative-prompt: unknown key, did you mean negative_prompt?"),
