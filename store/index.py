@@ -3,6 +3,9 @@
 It lives in <store>/index and speeds things up; the truth is elsewhere. So nothing here raises: what cannot be
 read is a miss and what cannot be written is dropped, told once in the log. An index that is damaged or not
 ours is moved to quarantine/ and begun anew. Each value carries a checksum, because the writes wait for no disk.
+
+An index as a whole is bounded, and forgets what was stored least recently. So the previews, of which every run adds
+many, lie in one of their own, <store>/previews: they must not push out what took minutes to find out.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Any, Self, TypeVar
 from store import locks
 
 MAX_VALUE_BYTES = 1 << 20
+SIZE_LIMIT_BYTES = 64 << 20
+PREVIEWS_LIMIT_BYTES = 512 << 20
 # How long a lookup may wait for another process that is writing: it is there to save time.
 LOCK_SECONDS = 2.0
 _CHECKSUM_BYTES = 16
@@ -37,11 +42,16 @@ def open_index(root: Path) -> Index:
 
 
 class Index:
-    """Belongs to the thread that opened it; close it, or use it in a `with`."""
+    """Belongs to the thread that opened it; close it, or use it in a `with`.
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "index"
+    name: of its folder in the store. size_limit: in bytes, of its database.
+    """
+
+    def __init__(self, root: Path, name: str = "index", size_limit: int = SIZE_LIMIT_BYTES) -> None:
+        self.folder = root / name
         self._root = root
+        self._size_limit = size_limit
+        self._previews: Index | None = None
         self._cache: Any = None
         self._opened: tuple[int, int] | None = (
             None  # device and inode of the file that _cache has open
@@ -49,6 +59,13 @@ class Index:
         self._is_off = (
             False  # after a failure, so that each lookup of many does not wait for the next
         )
+
+    @property
+    def previews(self) -> Index:
+        """The index of the previews (store.previews), which is closed with this one."""
+        if self._previews is None:
+            self._previews = Index(self._root, "previews", PREVIEWS_LIMIT_BYTES)
+        return self._previews
 
     def get(self, key: str) -> bytes | None:
         """The value of a key, None when it is not known."""
@@ -73,6 +90,8 @@ class Index:
         if self._cache is not None:
             self._cache.close()
         self._cache = self._opened = None
+        if self._previews is not None:
+            self._previews.close()
 
     def __enter__(self) -> Self:
         return self
@@ -155,11 +174,11 @@ class Index:
             from store.inline_disk import is_ours, open_cache  # 40 ms, for who has an index only
 
             self.close()
-            if not is_ours(self.folder):
+            if not is_ours(self.folder, self._size_limit):
                 self._rotate("damaged, or not written by this version")
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._opened = self._in_place()  # what is damaged, if opening it fails
-            self._cache = open_cache(self.folder)
+            self._cache = open_cache(self.folder, self._size_limit)
             self._opened = self._in_place()
         return self._cache
 
@@ -172,12 +191,13 @@ class Index:
         return status.st_dev, status.st_ino
 
     def _rotate(self, reason: str) -> None:
-        aside = self._root / "quarantine" / f"index.{time.time_ns()}"
+        aside = self._root / "quarantine" / f"{self.folder.name}.{time.time_ns()}"
         os.rename(self.folder, aside)
         log.warning("%s: begun anew (%s); the old one is %s", self.folder, reason, aside)
 
     def _lock(self) -> locks.HeldLock:
-        return locks.acquire(self._root / "locks" / "index", timeout_seconds=LOCK_SECONDS)
+        path = self._root / "locks" / self.folder.name
+        return locks.acquire(path, timeout_seconds=LOCK_SECONDS)
 
 
 def _checksum(key: str, value: bytes) -> bytes:

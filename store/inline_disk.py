@@ -19,16 +19,14 @@ from diskcache import UNKNOWN, Cache, Disk
 from diskcache.core import DBNAME, METADATA, MODE_RAW
 
 MAX_ROW_BYTES = (1 << 20) + 64
-SIZE_LIMIT_BYTES = 64 << 20
 BUSY_SECONDS = 1.0
 
-# Every setting, so that none is taken from a database. Opening writes some forty rows: without waiting for the
-# disk, because a value that a power cut has damaged is noticed by its checksum.
+# Every setting but the size limit (see `_settings`), so that none is taken from a database. Opening writes some
+# forty rows: without waiting for the disk, because a value that a power cut has damaged is noticed by its checksum.
 _SETTINGS = {
     "statistics": 0,
     "tag_index": 0,
     "eviction_policy": "least-recently-stored",
-    "size_limit": SIZE_LIMIT_BYTES,
     "cull_limit": 10,
     "sqlite_cell_size_check": 1,
     "sqlite_auto_vacuum": 1,  # else the file never shrinks and, once at its limit, loses ten rows a write
@@ -78,15 +76,16 @@ class InlineDisk(Disk):
         """Nothing: no row of ours has a file, and what another's names is not ours to delete."""
 
 
-def open_cache(folder: Path) -> Any:
-    """The diskcache.Cache in `folder`, made when it is absent. Raises what SQLite and diskcache raise."""
+def open_cache(folder: Path, size_limit: int) -> Any:
+    """The diskcache.Cache in `folder`, made when it is absent, of at most about `size_limit` bytes: a write that finds
+    it larger drops the ten values stored least recently. Raises what SQLite and diskcache raise."""
     if os.path.expandvars(folder) != str(folder):  # diskcache would, and work somewhere else
         raise OSError(f"{folder}: a folder with $NAME in its path cannot hold the index")
-    return Cache(folder, timeout=BUSY_SECONDS, disk=InlineDisk, **_SETTINGS)
+    return Cache(folder, timeout=BUSY_SECONDS, disk=InlineDisk, **_settings(size_limit))
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether `folder` holds an index of this version, or none yet, and diskcache may open it.
+def is_ours(folder: Path, size_limit: int) -> bool:
+    """Whether `folder` holds an index of this version and limit, or none yet, and diskcache may open it.
 
     Raises sqlite3.DatabaseError where that cannot be told.
     """
@@ -98,13 +97,13 @@ def is_ours(folder: Path) -> bool:
             return True
         if not has_kind(status.st_mode):
             return False
-    if status.st_size > 4 * SIZE_LIMIT_BYTES:
+    if status.st_size > 4 * size_limit:
         return False
     # mode=rw, not ro: what a killed writer left half done is rolled back here, which is a write
     address = f"file:{quote(os.fsencode(database))}?mode=rw"
     with closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as connection:
         try:
-            return _has_our_settings(connection)
+            return _has_our_settings(connection, _settings(size_limit))
         except sqlite3.DatabaseError as error:
             if is_damage(error):
                 return False
@@ -117,14 +116,18 @@ def is_damage(error: Exception) -> bool:
     return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _has_our_settings(connection: sqlite3.Connection) -> bool:
+def _settings(size_limit: int) -> dict[str, Any]:
+    return {**_SETTINGS, "size_limit": size_limit}
+
+
+def _has_our_settings(connection: sqlite3.Connection, ours: dict[str, Any]) -> bool:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     ((version,),) = connection.execute("PRAGMA user_version")
     if not tables:  # its making was cut short
-        return version in (0, _SETTINGS["sqlite_user_version"])
-    if version != _SETTINGS["sqlite_user_version"] or "Settings" not in tables:
+        return version in (0, ours["sqlite_user_version"])
+    if version != ours["sqlite_user_version"] or "Settings" not in tables:
         return False
-    known = {**METADATA, **_SETTINGS}
+    known = {**METADATA, **ours}
     settings = connection.execute("SELECT key, value FROM Settings").fetchmany(len(known) + 1)
     return len(settings) <= len(known) and all(
         key in known and (key in METADATA or value == known[key]) for key, value in settings

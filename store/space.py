@@ -134,7 +134,7 @@ def by_run(contents: Contents, known: Chains, stored: Mapping[str, Stored]) -> l
 def files_beside(root: Path) -> dict[str, int]:
     """The bytes of everything in the store that is no blob, by what it is."""
     database = sum(file_bytes(root / f"lineage.db{end}") for end in ("", "-wal", "-shm"))
-    folders = ("index", "backup", "quarantine", "logs", "tmp")
+    folders = ("index", "previews", "backup", "quarantine", "logs", "tmp")
     return {"database": database, **{name: folder_bytes(root / name) for name in folders}}
 
 

@@ -14,8 +14,8 @@ import diskcache
 import pytest
 
 from store import index as index_module
-from store import inline_disk, locks
-from store.index import MAX_VALUE_BYTES, open_index
+from store import locks
+from store.index import MAX_VALUE_BYTES, Index, open_index
 from store.paths import prepare
 
 PICKLED = 4  # diskcache's mode column of a pickled value
@@ -111,8 +111,9 @@ def test_only_its_owner_may_look_into_it(root, index):
     assert (root / "index").stat().st_mode & 0o777 == 0o700
 
 
-def test_it_keeps_to_its_size_and_forgets_the_oldest_first(root, index, monkeypatch):
-    monkeypatch.setitem(inline_disk._SETTINGS, "size_limit", 4 << 20)
+def test_it_keeps_to_its_size_and_forgets_the_oldest_first(root):
+    prepare(root)
+    index = Index(root, size_limit=4 << 20)
     for number in range(40):
         index.put(f"{number:02}", os.urandom(200_000))
     kept = sorted(index.keys(""))
@@ -120,6 +121,20 @@ def test_it_keeps_to_its_size_and_forgets_the_oldest_first(root, index, monkeypa
     assert kept[-1] == "39"
     assert kept == [f"{number:02}" for number in range(40 - len(kept), 40)]
     assert (root / "index" / "cache.db").stat().st_size < 6 << 20
+    index.close()
+
+
+def test_previews_are_stored_apart_and_push_nothing_out(root, monkeypatch):
+    prepare(root)
+    monkeypatch.setattr(index_module, "PREVIEWS_LIMIT_BYTES", 1 << 20)
+    with open_index(root) as index:
+        index.put("memo", b"1")
+        for number in range(40):
+            index.previews.put(f"{number:02}", os.urandom(200_000))
+        assert index.get("memo") == b"1"
+        assert list(index.keys("")) == ["memo"]
+        assert 1 < len(list(index.previews.keys(""))) < 40
+    assert (root / "previews" / "cache.db").stat().st_size < 3 << 20
 
 
 # Hostile content
