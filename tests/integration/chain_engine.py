@@ -212,12 +212,17 @@ def backward_clock(seconds: float) -> None:
     time.time = lambda: back() / 1e9
 
 
-def slow(target: str, seconds: float) -> None:
-    """Each call of the target takes so much longer."""
+def wait_for_file(target: str, call: int, path: str) -> None:
+    """The `call`-th call of the target waits until the file is there, for a minute at most."""
+    calls = 0
 
     def around(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **named: Any) -> Any:
-            time.sleep(seconds)
+            nonlocal calls
+            calls += 1
+            last = time.monotonic() + 60
+            while calls == call and not os.path.exists(path) and time.monotonic() < last:
+                time.sleep(0.005)
             return function(*arguments, **named)
 
         return called
@@ -241,7 +246,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "no_larger_files": no_larger_files,
     "full_database": full_database,
     "backward_clock": backward_clock,
-    "slow": slow,
+    "wait_for_file": wait_for_file,
     "busy_seconds": busy_seconds,
 }
 

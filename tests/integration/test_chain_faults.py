@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,9 +36,9 @@ from store.events import (
 from store.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.benchmark.storm import check_store
-from tests.integration.chain_engine import Engines, Fault
+from tests.integration.chain_engine import ROOT, Engines, Fault
 
-TEST_SECONDS = 90
+TEST_SECONDS = 120
 STEPS = 8
 SCHEDULERS = ("unipc", "dpm++", "euler")
 THINNED = {
@@ -646,6 +648,111 @@ def test_a_prompt_that_is_encoded_otherwise_now_is_another_chain(here, calm, dam
         assert facts["conditioning"][0] == text.digest
     again = here.make(spec_of("seed=9"))
     assert store.run(again).latents == store.run(run_id).latents
+
+
+# A database that others hold
+
+
+HOLDER = """
+import sys
+from store.store import open_store
+with open_store(sys.argv[1]) as store:
+    connection = store.lineage.db.conn
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE runs SET note='half written'")
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+GATED_STEP = 3
+WAIT_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def held(store: Store) -> Iterator[subprocess.Popen[str]]:
+    """A viewer in the middle of a write, for as long as nobody ends it."""
+    viewer = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(store.root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert viewer.stdout is not None
+        assert viewer.stdout.readline() == "held\n"
+        yield viewer
+    finally:
+        viewer.kill()
+        viewer.communicate()
+
+
+def wait_for(store: Store, run_id: str, kind: type[Event]) -> None:
+    """Until the run has told such an event; fails after a minute without one."""
+    last = time.monotonic() + WAIT_SECONDS
+    while not told(store, run_id, kind):
+        assert time.monotonic() < last, f"no {kind.__name__} within {WAIT_SECONDS:g} s"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def gate(store: Store) -> Path:
+    """The file before which a run with the fault `gated` does not go beyond its third step."""
+    return store.root.parent / "gate"
+
+
+def gated(gate: Path) -> Fault:
+    target = "engine.pipelines.stages:_check_finite"
+    return {"fault": "wait_for_file", "target": target, "call": GATED_STEP, "path": str(gate)}
+
+
+def test_a_database_that_is_locked_for_a_while_costs_time_only(store, engines, calm, gate):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, gated(gate))
+    wait_for(store, run_id, StepFinished)
+    with held(store):
+        gate.touch()
+        time.sleep(1.0)
+        assert len(computed(store, run_id)) < GATED_STEP
+    assert engines.wait(engine) == 0
+    assert_same(store, run_id, calm, spec)
+    assert warnings(store, run_id) == []
+    assert len(computed(store, run_id)) == STEPS
+    check_store(store)
+
+
+def test_a_viewer_killed_while_it_writes_leaves_nothing(store, engines, calm, gate):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, gated(gate))
+    wait_for(store, run_id, StepFinished)
+    with held(store) as viewer:
+        gate.touch()
+        viewer.kill()
+        assert engines.wait(engine) == 0
+    assert_same(store, run_id, calm, spec)
+    assert warnings(store, run_id) == []
+    assert store.run(run_id).note == ""
+    check_store(store)
+
+
+def test_a_database_that_stays_locked_costs_the_record(store, engines, calm, gate):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, gated(gate), {"fault": "busy_seconds", "seconds": 0.05})
+    wait_for(store, run_id, StepFinished)
+    with held(store):
+        gate.touch()
+        assert engines.wait(engine) in (0, 1)
+    store.recover()
+    assert store.run(run_id).status == "interrupted"
+    client.resume(store, run_id)
+    assert engines.serve(store.root) == 0
+    assert done(store, run_id)
+    other = calm.make(spec)
+    assert store.run(run_id).latents == calm.store.run(other).latents
+    assert steps(store, run_id) == steps(calm.store, other)
+    check_store(store)
 
 
 # Clocks, versions, company
