@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,19 +74,21 @@ def submit(
     )
 
 
-def branch(
-    store: Store,
-    run_id: str,
-    *,
-    at: int | Literal["decode"],
-    overrides: Sequence[str] = (),
-    output: str = "",
-) -> str:
-    """Queue a run that shares the first `at` steps of another and goes on with what `overrides` change; returns
-    its id. With "decode" it shares all steps, and only the decoding may change.
+@dataclass(frozen=True, slots=True)
+class Branched:
+    """What a branch will be: its spec and preset, the settings of what it shares, and its first own step."""
 
-    Raises PresetError where what is changed cannot change there, and as `submit` does.
-    """
+    spec: RunSpec
+    preset: str
+    segments: tuple[Segment, ...]
+    step: int
+    stop_at: int | None
+
+
+def branched(
+    store: Store, run_id: str, *, at: int | Literal["decode"], overrides: Sequence[str] = ()
+) -> Branched:
+    """What `branch` would queue. Raises PresetError where what is changed cannot change there."""
     run = store.run(run_id)
     before = decode_spec(run.spec_json)
     spec = override(before, overrides)
@@ -103,15 +106,33 @@ def branch(
         segments, step = _segments_before(run, route, at), at
     if spec.output.path == before.output.path:
         spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, path=""))
+    stop_at = run.stop_at if at == "decode" else None
+    return Branched(spec, run.preset, tuple(segments), step, stop_at)
+
+
+def branch(
+    store: Store,
+    run_id: str,
+    *,
+    at: int | Literal["decode"],
+    overrides: Sequence[str] = (),
+    output: str = "",
+) -> str:
+    """Queue a run that shares the first `at` steps of another and goes on with what `overrides` change; returns
+    its id. With "decode" it shares all steps, and only the decoding may change.
+
+    Raises PresetError where what is changed cannot change there, and as `submit` does.
+    """
+    wanted = branched(store, run_id, at=at, overrides=overrides)
     return submit(
         store,
-        spec,
-        preset=run.preset,
+        wanted.spec,
+        preset=wanted.preset,
         output=output,
         parent=run_id,
-        parent_step=step,
-        segments=segments,
-        stop_at=run.stop_at if at == "decode" else None,
+        parent_step=wanted.step,
+        segments=wanted.segments,
+        stop_at=wanted.stop_at,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from store.database import Lineage, immediate, rows
 from store.errors import UnknownRun
 from store.events import Event, StageFinished, decode_event, encode_event
-from store.records import StageRecord
+from store.records import LogEntry, StageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,35 @@ def events(lineage: Lineage, run_id: str, after: int) -> list[tuple[int, Event]]
     )
     decoded = ((event_id, decode_event(text)) for event_id, text in found)
     return [(event_id, event) for event_id, event in decoded if event is not None]
+
+
+def log(lineage: Lineage, run_id: str, after: int, limit: int) -> list[LogEntry]:
+    """At most `limit` entries of a run's log with ids above `after`, oldest first; unknown kinds are left out.
+
+    A log that holds only unknown kinds in its next `limit` entries gives the first known ones behind them.
+    """
+    while True:
+        found = rows(
+            lineage,
+            "SELECT id, ns, json FROM events WHERE run_id=? AND id>? ORDER BY id LIMIT ?",
+            (run_id, after, limit),
+        )
+        decoded = ((event_id, ns, decode_event(text)) for event_id, ns, text in found)
+        entries = [LogEntry(i, ns, event) for i, ns, event in decoded if event is not None]
+        if entries or len(found) < limit:
+            return entries
+        after = found[-1][0]
+
+
+def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:
+    """The most memory, of the process and of the device, that a run's log tells of, in bytes; 0 where it does not."""
+    [peaks] = rows(
+        lineage,
+        "SELECT max(json_extract(json, '$.rss_bytes')), max(json_extract(json, '$.device_bytes')) "
+        """FROM events WHERE run_id=? AND json LIKE '{"kind":"memory_sampled"%'""",
+        (run_id,),
+    )
+    return peaks[0] or 0, peaks[1] or 0
 
 
 def stages(lineage: Lineage, run_id: str) -> list[StageRecord]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from store.events import Event
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -126,6 +130,15 @@ class StageRecord:
     name: str
     seconds: float
     cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One event of a run's log, and when it was written."""
+
+    id: int
+    ns: int
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from store.database import Lineage
     from store.events import Event
     from store.locks import HeldLock
-    from store.records import EngineRecord, LinkRecord, RunLink, Segment, StageRecord
+    from store.records import EngineRecord, LinkRecord, LogEntry, RunLink, Segment, StageRecord
 
 __all__ = ["RunRecord", "Store", "open_store"]
 
@@ -274,6 +274,14 @@ class Store:
     def events(self, run_id: str, after: int = 0) -> list[tuple[int, Event]]:
         """The run's events with ids above `after`, with their ids, oldest first."""
         return history.events(self.lineage, run_id, after)
+
+    def log(self, run_id: str, after: int = 0, *, limit: int) -> list[LogEntry]:
+        """At most `limit` entries of the run's log with ids above `after`, oldest first."""
+        return history.log(self.lineage, run_id, after, limit)
+
+    def peak_memory(self, run_id: str) -> tuple[int, int]:
+        """The most memory, of process and device in bytes, that the run's log tells of; 0: nothing."""
+        return history.peak_memory(self.lineage, run_id)
 
     def stage(self, run_id: str, name: str, *, seconds: float, cached: bool) -> None:
         """Record a finished stage: its row and its event."""

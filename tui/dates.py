@@ -15,16 +15,16 @@ _UNIT_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def since(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
     """The moment in ns since 1970 that an option names; a bare date is the beginning of that day."""
-    return None if text is None else _moment(text.strip(), days=0)
+    return None if text is None else moment(text.strip(), days=0)
 
 
 def until(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
     """As `since`, but a bare date is the end of that day."""
-    return None if text is None else _moment(text.strip(), days=1)
+    return None if text is None else moment(text.strip(), days=1)
 
 
-def _moment(text: str, *, days: int) -> int:
-    """days: added to a bare date. A time without a zone is local."""
+def moment(text: str, *, days: int) -> int:
+    """ns since 1970. days: added to a bare date. A time without a zone is local. Raises click.BadParameter."""
     if found := _AGO.fullmatch(text):
         return time.time_ns() - int(found[1]) * _UNIT_SECONDS[found[2]] * 1_000_000_000
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,18 @@ _ENOUGH = 5
 @dataclass(frozen=True, slots=True)
 class Experience:
     """Seconds, and bytes of the video; None where no like run is on record. load: of all models.
-    step: of one denoising step."""
+    step: of one denoising step. memory_bytes, device_bytes: the most that one of them took."""
 
     load: float | None
     text_encode: float | None
     step: float | None
     decode: float | None
     video_bytes: float | None
+    memory_bytes: int | None = None
+    device_bytes: int | None = None
+
+
+_MEDIANS = ("load", "text_encode", "step", "decode", "video_bytes")
 
 
 def experience_with(store: Store, spec: RunSpec) -> Experience:
@@ -36,14 +41,18 @@ def experience_with(store: Store, spec: RunSpec) -> Experience:
     import msgspec
 
     wanted = _likeness(json.loads(msgspec.json.encode(spec)))
-    spent: dict[str, list[float]] = {field.name: [] for field in fields(Experience)}
+    spent: dict[str, list[float]] = {name: [] for name in _MEDIANS}
+    peaks: list[tuple[int, int]] = []
     for record in store.runs(limit=_SEARCHED, status="done"):
         if record.origin == "local" and _likeness(json.loads(record.spec_json)) == wanted:
             _add(spent, store, record.id)
+            peaks.append(store.peak_memory(record.id))
             if all(len(values) >= _ENOUGH for values in spent.values()):
                 break
     return Experience(
-        **{name: median(values) if values else None for name, values in spent.items()}
+        **{name: median(values) if values else None for name, values in spent.items()},
+        memory_bytes=max((rss for rss, _ in peaks if rss), default=None),
+        device_bytes=max((device for _, device in peaks if device), default=None),
     )
 
 

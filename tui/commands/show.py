@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,43 +67,9 @@ def show(run: str, as_json: bool) -> None:
     click.echo(_toml(known.record), nl=False)
 
 
-def _branch_points(store: Store, record: RunRecord, links: Sequence[RunLink]) -> list[int]:
-    """After how many of its steps, which these links are, the run's state can be rebuilt from the store.
-
-    By the journal from the noise on, or from a stored state; 0 is the noise itself. After the last
-    step there is nothing to branch but the decoding.
-    """
-    found = store.find_links([link.key for link in links])
-    points = [0]
-    for number, link in enumerate(links, start=1):
-        if link.index != number - 1 or link.key not in found:
-            break
-        held = found[link.key]
-        is_next = points[-1] == number - 1 and is_stored(store, held.digest)
-        if is_next or is_stored(store, held.state):
-            points.append(number)
-    return [point for point in points if point < _num_steps(record)]
-
-
-def _num_steps(record: RunRecord) -> float:
-    """How many steps the run has to its end; infinite where its spec is of a newer version."""
-    from engine.pipelines.chain import route_of_run
-    from presets.errors import PresetError
-
-    try:
-        return route_of_run(record).num_steps
-    except PresetError:
-        return math.inf
-
-
-def is_stored(store: Store, digest: str) -> bool:
-    """Whether there is a blob of that digest; its bytes are not read."""
-    from store.blobs import blob_path
-
-    return bool(digest) and blob_path(store.root, digest).is_file()
-
-
 def _look_up(store: Store, run_id: str) -> _Known:
+    from tui.branching import branch_points, is_stored
+
     record = store.run(run_id)
     links = store.links_of(run_id)
     return _Known(
@@ -114,7 +79,7 @@ def _look_up(store: Store, run_id: str) -> _Known:
         stages=store.stages(run_id),
         links=links,
         events=[event for _, event in store.events(run_id)],
-        points=_branch_points(store, record, [link for link in links if link.stage == "step"]),
+        points=branch_points(store, record, [link for link in links if link.stage == "step"]),
         has_latents=is_stored(store, record.latents),
     )
 

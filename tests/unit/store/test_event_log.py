@@ -143,3 +143,39 @@ def test_a_damaged_event_in_the_log_is_told(store):
         connection.execute("UPDATE events SET json='?'")
     with pytest.raises(StoreDamaged):
         store.events(run_id)
+
+
+def test_the_log_is_read_in_pages_with_times(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    for number in range(5):
+        store.append(run_id, [ChunkDecoded(number + 1, 5, 0.1)])
+    first = store.log(run_id, limit=4)
+    rest = store.log(run_id, first[-1].id, limit=4)
+    assert [entry.event for entry in first + rest] == [e for _, e in store.events(run_id)]
+    assert [entry.id for entry in first + rest] == [i for i, _ in store.events(run_id)]
+    assert len(first) == 4
+    assert all(entry.ns > 1.7e18 for entry in first)
+    assert sorted(entry.ns for entry in first + rest) == [entry.ns for entry in first + rest]
+    assert store.log(run_id, rest[-1].id, limit=4) == []
+
+
+def test_a_page_of_unknown_kinds_is_passed_over(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    with immediate(store.lineage) as connection:
+        connection.executemany(
+            "INSERT INTO events (run_id, ns, json) VALUES (?, 1, ?)",
+            [(run_id, '{"kind":"of_the_future"}')] * 7,
+        )
+    store.append(run_id, [StageStarted("load")])
+    [queued] = store.log(run_id, limit=1)
+    [entry] = store.log(run_id, queued.id, limit=3)
+    assert entry.event == StageStarted("load")
+
+
+def test_the_peak_of_memory_is_of_its_run(store):
+    run_id = store.enqueue(b"{}", preset="p", output="o")
+    other = store.enqueue(b"{}", preset="p", output="o")
+    assert store.peak_memory(run_id) == (0, 0)
+    store.append(run_id, [MemorySampled(5, 1), MemorySampled(7, 0)])
+    store.append(other, [MemorySampled(9, 9)])
+    assert store.peak_memory(run_id) == (7, 1)

@@ -1,0 +1,249 @@
+"""The Textual app: modes, what is true everywhere (status, notices, leaving), and the wires between screens.
+
+Screens ask `app.lab` and draw; nothing here or there imports torch. One worker looks at the store at a fixed pace and
+tells every screen through `status_signal`; what a screen shows beyond that it asks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import work
+from textual.app import App
+from textual.binding import Binding
+from textual.signal import Signal
+
+from tui.failures import explain
+from tui.frame import TABS, TopLine
+from tui.lab import CommandFailed, Lab, Status
+from tui.preferences import Preferences, load_preferences, save_preferences
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from textual.app import SystemCommand
+    from textual.binding import BindingType
+    from textual.screen import Screen
+
+    from presets.spec import RunSpec
+
+# How often the store is looked at; over a network link every redraw costs.
+LOOK_SECONDS = 0.25
+REMOTE_LOOK_SECONDS = 1.0
+# Panels of a live run are drawn so often at most.
+TICK_SECONDS = 0.1
+REMOTE_TICK_SECONDS = 0.5
+
+
+def _make_screen(mode: str) -> Screen[Any]:
+    """A screen's module is imported when the screen is first opened."""
+    made: Screen[Any] = getattr(import_module(f"tui.screens.{mode}"), mode.capitalize())()
+    return made
+
+
+class ModiffApp(App[int]):
+    """`modiff` without arguments."""
+
+    TITLE = "modiff"
+    CSS_PATH = "styles/app.tcss"
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        mode: partial(_make_screen, mode) for mode in TABS
+    }
+    DEFAULT_MODE: ClassVar[str] = "compose"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
+        (0, "-narrow"),
+        (100, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
+        (0, "-short"),
+        (30, "-tall"),
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(number, f"open('{mode}')", name, id=f"app.screen.{mode}", show=False)
+            for mode, (number, name, _) in TABS.items()
+        ),
+        Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
+        Binding("ctrl+q", "leave", "Quit", id="app.quit", show=False, priority=True),
+    ]
+
+    def __init__(self, root: Path | None = None, *, preferences: Preferences | None = None) -> None:
+        self.preferences = load_preferences() if preferences is None else preferences
+        if self.preferences.screen in TABS:
+            # read when the app is made: it begins where the last one was left
+            self.DEFAULT_MODE = self.preferences.screen  # type: ignore[misc]
+        super().__init__()
+        self.lab = Lab(root)
+        self.is_remote = any(name in os.environ for name in ("SSH_CONNECTION", "SSH_TTY"))
+        self.status: Status | None = None
+        self.trouble = ""
+        self.status_signal: Signal[Status | None] = Signal(self, "status")
+        self.watched_run = ""
+        if self.is_remote:
+            self.animation_level = "none"
+
+    @property
+    def tick_seconds(self) -> float:
+        """How often a live panel is drawn at most."""
+        return REMOTE_TICK_SECONDS if self.is_remote else TICK_SECONDS
+
+    def on_mount(self) -> None:
+        if self.preferences.theme in self.available_themes:
+            self.theme = self.preferences.theme
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        self._look()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Textual ends at once on these, with the terminal not restored
+            loop.add_signal_handler(number, self.exit, 128 + number)
+
+    def _remember_theme(self, _theme: object) -> None:
+        self.preferences.theme = self.theme
+
+    def action_open(self, mode: str) -> None:
+        """Open a screen of the top line."""
+        self.preferences.screen = mode
+        self.switch_mode(mode)
+
+    def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
+        self.action_open(message.mode)
+
+    # What is going on
+
+    @work(exclusive=True, group="look")
+    async def _look(self) -> None:
+        while True:
+            await self.look_once()
+            await asyncio.sleep(REMOTE_LOOK_SECONDS if self.is_remote else LOOK_SECONDS)
+
+    async def look_once(self) -> None:
+        """One look at the store; what keeps it from being read is said once and shown on top until it is gone."""
+        try:
+            self.status = await self.lab.status()
+        except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
+            line = self.line_for(error)
+            if line != self.trouble:
+                self.trouble = line
+                self.notify(line, title="store", severity="error", timeout=10)
+        else:
+            self.trouble = ""
+            for run_id in self.status.orphans:
+                self.notify(
+                    f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)",
+                    severity="warning",
+                )
+        for top in self.screen.query(TopLine):
+            top.show(self.status, self.trouble)
+        self.status_signal.publish(self.status)
+
+    def line_for(self, error: Exception) -> str:
+        """What is wrong, in the words of the command line; the trace of a defect goes to a log file."""
+        if isinstance(error, CommandFailed):
+            return printable(str(error))
+        return explain(error)[1]
+
+    def tell_error(self, error: Exception) -> None:
+        """Show what is wrong where it is seen on every screen."""
+        self.notify(
+            self.line_for(error), title="modiff", severity="error", timeout=10, markup=False
+        )
+
+    # Runs, whichever screen asks
+
+    @work(group="launch")
+    async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:
+        """Queue a run, see to it that an engine lives, and show it."""
+        try:
+            run_id = await self.lab.launch(spec, preset)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+            return
+        self.preferences.remember_prompt(spec.prompt)
+        self.after_queueing(run_id, watch=watch)
+
+    def after_queueing(self, run_id: str, *, watch: bool) -> None:
+        """A run was queued: start the engine, and watch the run where that was asked for."""
+        self.ensure_engine()
+        if watch:
+            self.watch_run(run_id)
+        else:
+            self.notify(f"run {run_id} is queued", markup=False)
+
+    @work(exclusive=True, group="engine")
+    async def ensure_engine(self) -> None:
+        """Start an engine if none lives; says so where that fails."""
+        try:
+            await self.lab.start_engine()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+
+    @work(exclusive=True, group="engine")
+    async def stop_engine(self) -> None:
+        """Stop the engine; the run at work becomes interrupted."""
+        try:
+            await self.lab.stop_engine()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            self.notify("the engine has stopped")
+
+    def watch_run(self, run_id: str) -> None:
+        """Show a run on the live screen."""
+        self.watched_run = run_id
+        self.action_open("live")
+
+    # Leaving
+
+    def action_leave(self) -> None:
+        """Leave; asks first where a run is at work."""
+        if self.status is not None and (self.status.running or self.status.num_queued):
+            from tui.screens.leaving import Leaving
+
+            self.push_screen(Leaving(self.status), self._leave)
+        else:
+            self.exit(0)
+
+    async def action_quit(self) -> None:
+        self.action_leave()
+
+    @work
+    async def _leave_cancelling(self) -> None:
+        try:
+            for row in await self.lab.queue():
+                await self.lab.cancel(row.record.id)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            self.exit(0)
+
+    def _leave(self, choice: str | None) -> None:
+        if choice == "detach":
+            self.exit(0)
+        elif choice == "cancel":
+            self._leave_cancelling()
+
+    def on_unmount(self) -> None:
+        save_preferences(self.preferences)
+        self.lab.close()
+
+    # Help and palette
+
+    def action_help(self) -> None:
+        """The keys of the present screen."""
+        from tui.screens.help import Help
+
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        from tui.palette import commands
+
+        return commands(self, screen)

@@ -1,0 +1,97 @@
+"""The frame around every screen: the line of tabs with the engine's state on top, the keys below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.message import Message
+from textual.widget import Widget
+
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from textual import events
+    from textual.app import RenderResult
+
+    from tui.lab import Status
+
+# mode: (its number, its name, its short name)
+TABS = {
+    "compose": ("1", "Compose", "Comp"),
+    "live": ("2", "Live", "Live"),
+    "runs": ("3", "Runs", "Runs"),
+    "queue": ("4", "Queue", "Queue"),
+    "store": ("5", "Store", "Store"),
+    "components": ("6", "Components", "Parts"),
+}
+_WIDE = 100
+
+
+class TopLine(Widget):
+    """Tabs left, engine and queue right; a click on a tab opens it."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"topline--tab", "topline--active", "topline--trouble"}
+
+    class TabChosen(Message):
+        """A tab was clicked."""
+
+        def __init__(self, mode: str) -> None:
+            super().__init__()
+            self.mode = mode
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self._status: Status | None = None
+        self._trouble = ""
+
+    def show(self, status: Status | None, trouble: str) -> None:
+        """trouble: what keeps the store from being read, or nothing."""
+        if (status, trouble) != (self._status, self._trouble):
+            self._status, self._trouble = status, trouble
+            self.refresh()
+
+    def render(self) -> RenderResult:
+        line = self._tabs()
+        right = self._right()
+        room = self.size.width - line.cell_len - cell_len(right) - 1
+        if room < 1:
+            right = right[-max(0, self.size.width - line.cell_len - 2) :] if room < 0 else right
+            room = max(1, self.size.width - line.cell_len - cell_len(right) - 1)
+        style = "topline--trouble" if self._trouble else "topline--tab"
+        return Text.assemble(line, " " * room, (right, self.get_component_rich_style(style)))
+
+    def _tabs(self) -> Text:
+        line = Text(" modiff ", style="bold", no_wrap=True)
+        for mode, (number, name, short) in TABS.items():
+            label = name if self.size.width >= _WIDE else short
+            is_active = mode == self.mode
+            style = self.get_component_rich_style(
+                "topline--active" if is_active else "topline--tab"
+            )
+            line.append(f"[{number} {label}]" if is_active else f" {number} {label} ", style)
+        return line
+
+    def _right(self) -> str:
+        if self._trouble:
+            return "✖ store "
+        status = self._status
+        if status is None:
+            return "… "
+        queue = f"  queue {status.num_queued}" if status.num_queued else ""
+        if status.running is not None:
+            return f"▶ {printable(status.running.id)}{queue} "
+        if not status.engines:
+            return f"○ no engine{queue} "
+        return f"{'▲ engine stuck' if status.is_stuck else '● engine idle'}{queue} "
+
+    def on_click(self, event: events.Click) -> None:
+        x = cell_len(" modiff ")
+        for mode, (number, name, short) in TABS.items():
+            x += cell_len(number) + 3 + cell_len(name if self.size.width >= _WIDE else short)
+            if event.x < x:
+                if event.x >= cell_len(" modiff "):
+                    self.post_message(self.TabChosen(mode))
+                return

@@ -1,0 +1,69 @@
+"""What the app remembers between two starts: the last preset, the filter, the theme, prompts. One JSON file.
+
+It is a convenience: a file that is absent, damaged or of a newer version means the defaults, and one that cannot be
+written costs the memory, never the app.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from presets.library import user_preset_dir
+
+MAX_PROMPTS = 200
+
+log = logging.getLogger(__name__)
+
+
+class Preferences(msgspec.Struct, kw_only=True):
+    """theme: a name of Textual's. images: auto, half or off. prompts: newest last."""
+
+    screen: str = "compose"
+    preset: str = "micro"
+    theme: str = ""
+    images: str = "auto"
+    runs_filter: str = ""
+    prompts: list[str] = []
+
+    def remember_prompt(self, prompt: str) -> None:
+        """As the newest; a prompt is remembered once."""
+        if prompt.strip():
+            self.prompts = [*(p for p in self.prompts if p != prompt), prompt][-MAX_PROMPTS:]
+
+
+def preferences_path() -> Path:
+    """Beside the user's presets."""
+    return user_preset_dir().parent / "app.json"
+
+
+def load_preferences() -> Preferences:
+    """Those of the last start, or the defaults."""
+    try:
+        return msgspec.json.decode(preferences_path().read_bytes(), type=Preferences)
+    except FileNotFoundError:
+        return Preferences()
+    except (OSError, RuntimeError, msgspec.MsgspecError) as error:
+        log.warning("%s cannot be read (%s); the defaults are used", "app.json", error)
+        return Preferences()
+
+
+def save_preferences(preferences: Preferences) -> None:
+    """Whole or not at all; a failure is logged."""
+    try:
+        path = preferences_path()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".app-", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(preferences)))
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    except (OSError, RuntimeError) as error:
+        log.warning("what the app remembers could not be saved: %s", error)

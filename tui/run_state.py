@@ -1,0 +1,335 @@
+"""What the log of a run says about it so far: one plain state for live panels and for those of past runs.
+
+`RunState` takes in log entries one by one and is drawn from at a fixed pace; it never grows beyond the steps of a
+run and fixed numbers of samples and log lines. Torch-free, and knows nothing of the screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from store.events import (
+    ChunkDecoded,
+    LatentsStored,
+    LinkStored,
+    MemorySampled,
+    Message,
+    PlanMade,
+    RunFinished,
+    RunPaused,
+    RunQueued,
+    RunResumed,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+from store.records import COMPUTED, REUSED
+from tui.text import clock, duration, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from store.records import LogEntry
+
+StepStatus = Literal["todo", "running", "computed", "reused"]
+StageStatus = Literal["todo", "running", "done", "cached", "skipped", "failed"]
+
+# stage in the log: its name on the screen
+STAGES = {
+    "load": "load",
+    "text_encode": "text",
+    "denoise": "denoise",
+    "decode": "decode",
+    "mux": "mux",
+}
+MAX_LINES = 2000
+MAX_SAMPLES = 512
+# The rate is the median over so many last computed steps, as on the command line.
+RATE_WINDOW = 9
+
+
+@dataclass(slots=True)
+class Step:
+    """One denoising step. status: reused counts as done. seconds: 0 unless computed. mean, std: of the latents
+    after it; change: relative L2 change of the latents in it; NaN where nobody knows. key: of its link."""
+
+    status: StepStatus = "todo"
+    sigma: float = math.nan
+    timestep: float = math.nan
+    seconds: float = 0.0
+    mean: float = math.nan
+    std: float = math.nan
+    change: float = math.nan
+    key: str = ""
+    is_stored: bool = False
+
+
+@dataclass(slots=True)
+class Stage:
+    """One stage. planned: what the plan says of it (stored, compute, skip), "" before there is one."""
+
+    name: str
+    status: StageStatus = "todo"
+    seconds: float | None = None
+    started_ns: int = 0
+    planned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySample:
+    """Bytes of the engine process and of its device, `seconds` after the attempt began."""
+
+    seconds: float
+    rss_bytes: int
+    device_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log for people. level: info, warning or error."""
+
+    ns: int
+    level: str
+    text: str
+
+
+@dataclass(slots=True)
+class RunState:
+    """Everything that panels draw of one run. changes: goes up with every entry, so that who draws knows whether
+    anything is new."""
+
+    run_id: str
+    status: str = "queued"
+    error: str = ""
+    engine_pid: int = 0
+    stages: dict[str, Stage] = field(
+        default_factory=lambda: {name: Stage(label) for name, label in STAGES.items()}
+    )
+    steps: list[Step] = field(default_factory=list)
+    reused_steps: int = 0
+    chunk: int = 0
+    num_chunks: int = 0
+    latents: str = ""
+    memory: list[MemorySample] = field(default_factory=list)
+    lines: deque[Line] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
+    num_lines: int = 0
+    started_ns: int = 0
+    ended_ns: int = 0
+    last_id: int = 0
+    last_ns: int = 0
+    changes: int = 0
+    _memory_stride: int = 1
+    _memory_seen: int = 0
+
+    def take(self, entries: Iterable[LogEntry]) -> None:
+        """Take in log entries, in their order; those that were seen are passed over."""
+        for entry in entries:
+            if entry.id <= self.last_id:
+                continue
+            self.last_id, self.last_ns = entry.id, entry.ns
+            self.changes += 1
+            self._apply(entry)
+
+    def _apply(self, entry: LogEntry) -> None:
+        match entry.event:
+            case RunQueued():
+                self.status = "queued"
+                self._say(entry.ns, "queued")
+            case RunResumed(status):
+                self._begin_anew()
+                self._say(entry.ns, f"resumed; it was {status}")
+            case RunStarted(engine, pid):
+                self.status, self.engine_pid, self.started_ns = "running", pid, entry.ns
+                self._say(entry.ns, f"engine {engine} (process {pid}) took the run")
+            case RunPaused():
+                pass  # RunFinished("paused") follows
+            case PlanMade():
+                self._plan(entry.event, entry.ns)
+            case StageStarted(name):
+                self._start_stage(name, entry.ns)
+            case StageFinished():
+                self._finish_stage(entry.event, entry.ns)
+            case StepFinished():
+                self._finish_step(entry.event, entry.ns)
+            case LinkStored():
+                self._store(entry.event)
+            case ChunkDecoded(chunk, total, _):
+                self.chunk, self.num_chunks = chunk, total
+            case MemorySampled(rss_bytes, device_bytes):
+                self._sample(entry.ns, rss_bytes, device_bytes)
+            case LatentsStored(digest):
+                self.latents = digest
+                self._say(entry.ns, f"latents stored as {digest[:12]}")
+            case RunFinished():
+                self._end(entry.event, entry.ns)
+            case Message(level, text):
+                self._say(entry.ns, text, level)
+
+    def _begin_anew(self) -> None:
+        """A resumed run has a new attempt; what the earlier one stored shows as reused steps of this one."""
+        self.stages = {name: Stage(label) for name, label in STAGES.items()}
+        self.steps = []
+        self.reused_steps = self.chunk = self.num_chunks = 0
+        self.memory = []
+        self.error = ""
+        self.started_ns = self.ended_ns = 0
+        self._memory_stride, self._memory_seen = 1, 0
+
+    def _plan(self, plan: PlanMade, ns: int) -> None:
+        self.reused_steps = plan.reused_steps
+        self._grow(plan.total_steps)
+        for name, what in plan.stages.items():
+            if name in self.stages:
+                self.stages[name].planned = what
+        told = ", ".join(f"{STAGES.get(name, name)} {what}" for name, what in plan.stages.items())
+        self._say(ns, f"plan: {plan.reused_steps} of {plan.total_steps} steps are stored; {told}")
+
+    def _start_stage(self, name: str, ns: int) -> None:
+        stage = self.stages.setdefault(name, Stage(name))
+        stage.status, stage.started_ns = "running", ns
+        self._mark_running()
+
+    def _finish_stage(self, event: StageFinished, ns: int) -> None:
+        stage = self.stages.setdefault(event.stage, Stage(event.stage))
+        stage.seconds = event.seconds
+        stage.status = "done"
+        if event.cached:
+            stage.status = "skipped" if stage.planned == "skip" else "cached"
+        told = {"cached": "cached", "skipped": "not needed"}.get(stage.status)
+        self._say(ns, f"{stage.name} {told or duration(event.seconds)}")
+
+    def _finish_step(self, event: StepFinished, ns: int) -> None:
+        self._grow(event.total)
+        if not 1 <= event.step <= len(self.steps):
+            return
+        step = self.steps[event.step - 1]
+        step.status = "reused" if event.source == REUSED else "computed"
+        step.sigma, step.timestep, step.seconds = event.sigma, event.timestep, event.seconds
+        step.mean, step.std = event.mean, event.std
+        step.change = event.change
+        self._mark_running()
+        if event.source == COMPUTED:
+            change = "" if math.isnan(event.change) else f"  change {event.change:.3f}"
+            self._say(
+                ns,
+                f"step {event.step}/{event.total}  σ {event.sigma:.3f}  {duration(event.seconds)}{change}",
+            )
+
+    def _mark_running(self) -> None:
+        """The first step that is not done is the one at work, while the denoising is."""
+        is_denoising = self.stages["denoise"].status == "running"
+        for step in self.steps:
+            if step.status in ("todo", "running"):
+                step.status = "running" if is_denoising else "todo"
+                break
+
+    def _store(self, event: LinkStored) -> None:
+        if event.stage != "step":
+            return
+        self._grow(event.index + 1)
+        step = self.steps[event.index]
+        step.key = event.key
+        step.is_stored = bool(event.digest)
+
+    def _sample(self, ns: int, rss_bytes: int, device_bytes: int) -> None:
+        """Every sample at first; every second one of all once there are too many, and so on."""
+        self._memory_seen += 1
+        if self._memory_seen % self._memory_stride:
+            return
+        seconds = max(0.0, (ns - self.started_ns) / 1e9) if self.started_ns else 0.0
+        self.memory.append(MemorySample(seconds, rss_bytes, device_bytes))
+        if len(self.memory) >= MAX_SAMPLES:
+            self.memory = self.memory[1::2]
+            self._memory_stride *= 2
+
+    def _end(self, event: RunFinished, ns: int) -> None:
+        self.status, self.error, self.ended_ns = event.status, event.error, ns
+        is_bad = event.status in ("failed", "interrupted")
+        for stage in self.stages.values():
+            if stage.status == "running":
+                stage.status = "failed" if is_bad else "todo"
+        for step in self.steps:
+            if step.status == "running":
+                step.status = "todo"
+        reason = f": {event.error}" if event.error else ""
+        self._say(ns, f"{event.status}{reason}", "error" if is_bad else "info")
+
+    def _grow(self, total: int) -> None:
+        while len(self.steps) < total:
+            self.steps.append(Step())
+
+    def _say(self, ns: int, text: str, level: str = "info") -> None:
+        self.lines.append(Line(ns, level, printable(text)))
+        self.num_lines += 1
+
+    # What is derived
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this attempt has ended."""
+        return self.status not in ("queued", "running")
+
+    @property
+    def steps_done(self) -> int:
+        return sum(step.status in ("computed", "reused") for step in self.steps)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median over the last computed steps; None before the first."""
+        last = [step.seconds for step in self.steps if step.status == "computed"][-RATE_WINDOW:]
+        return median(last) if last else None
+
+    @property
+    def rate(self) -> str:
+        """`3.4 it/s`, or `2.1 s/it` for steps longer than a second; empty before the first computed step."""
+        seconds = self.step_seconds
+        if not seconds:
+            return ""
+        return f"{1 / seconds:.2f} it/s" if seconds < 1 else f"{seconds:.2f} s/it"
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """What the reused steps would have cost at the present rate; None where no step was computed."""
+        seconds = self.step_seconds
+        reused = sum(step.status == "reused" for step in self.steps)
+        return None if seconds is None else reused * seconds
+
+    def elapsed_seconds(self, now_ns: int) -> float:
+        """Of this attempt, from the lease on."""
+        if not self.started_ns:
+            return 0.0
+        return max(0.0, ((self.ended_ns or now_ns) - self.started_ns) / 1e9)
+
+    def eta_seconds(self, decode_seconds: float | None) -> float | None:
+        """Until the end of the run; None where that cannot be told. Steps that are stored take no time.
+
+        decode_seconds: what decoding took in like runs, None where that is not known.
+        """
+        if self.is_over or not self.steps:
+            return None
+        open_steps = max(0, len(self.steps) - max(self.steps_done, self.reused_steps))
+        seconds = self.step_seconds
+        if open_steps and seconds is None:
+            return None
+        left = open_steps * (seconds or 0.0)
+        decode = self.stages["decode"]
+        if decode.status == "running" and self.num_chunks:
+            spent = (self.last_ns - decode.started_ns) / 1e9
+            return spent / max(1, self.chunk) * (self.num_chunks - self.chunk)
+        if decode.status in ("todo", "running") and decode.planned == "compute":
+            return (
+                None
+                if decode_seconds is None and not open_steps
+                else left + (decode_seconds or 0.0)
+            )
+        return left
+
+    def eta(self, decode_seconds: float | None) -> str:
+        """`~0:15 left`, or nothing."""
+        left = self.eta_seconds(decode_seconds)
+        return "" if left is None else f"~{clock(left)} left"

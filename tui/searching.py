@@ -1,0 +1,97 @@
+"""The filter line of the list of runs: `star preset:micro status:done tag:good since:2d pinned`.
+
+Words must stand in the prompt, note, id, output or preset, all of them; `key:value` says more. Times are those of the
+command line (tui.dates).
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import click
+
+from store.records import STATUSES
+from tui import dates
+
+if TYPE_CHECKING:
+    from store.records import RunRecord
+    from store.store import Store
+
+KEYS = ("preset", "status", "tag", "since", "until")
+
+
+class BadSearch(Exception):
+    """A filter that means nothing; says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What runs are wanted; everything that is given must fit."""
+
+    words: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    status: str | None = None
+    preset: str = ""
+    since_ns: int | None = None
+    until_ns: int | None = None
+    is_pinned: bool = False
+
+    def find(self, store: Store, limit: int) -> list[RunRecord]:
+        """The newest runs first, at most `limit`."""
+        found = store.search(
+            limit=limit,
+            text=self.words[0] if self.words else "",
+            tags=self.tags,
+            status=self.status,
+            preset=self.preset,
+            since_ns=self.since_ns,
+            until_ns=self.until_ns,
+        )
+        return [run for run in found if self._fits(run)]
+
+    def _fits(self, run: RunRecord) -> bool:
+        if self.is_pinned and not run.pinned:
+            return False
+        if len(self.words) < 2:
+            return True
+        text = f"{run.id}\n{run.preset}\n{run.output}\n{run.note}\n{run.spec_json.decode()}"
+        return all(word.casefold() in text.casefold() for word in self.words[1:])
+
+
+def parse(line: str) -> Search:
+    """The search that a filter line means. Raises BadSearch."""
+    try:
+        parts = shlex.split(line)
+    except ValueError:  # a quotation that is not closed yet, as while it is typed
+        parts = line.replace('"', " ").replace("'", " ").split()
+    search = Search()
+    for part in parts:
+        search = _with(search, part)
+    return search
+
+
+def _with(search: Search, part: str) -> Search:
+    key, colon, value = part.partition(":")
+    if part == "pinned":
+        return replace(search, is_pinned=True)
+    if not colon or key not in KEYS:
+        return replace(search, words=(*search.words, part))
+    if not value:
+        return search  # still being typed
+    match key:
+        case "status":
+            if value not in STATUSES:
+                raise BadSearch(f"status:{value} is none of {', '.join(STATUSES)}")
+            return replace(search, status=value)
+        case "tag":
+            return replace(search, tags=(*search.tags, value))
+        case "preset":
+            return replace(search, preset=value)
+    try:
+        if key == "since":
+            return replace(search, since_ns=dates.moment(value, days=0))
+        return replace(search, until_ns=dates.moment(value, days=1))
+    except click.BadParameter as error:
+        raise BadSearch(error.message) from None
