@@ -34,7 +34,13 @@ SOURCES = {
         "engine/schedulers/*.py",
         *_WEIGHTS,
     ),
-    "video": ("engine/media.py", "engine/models/vae/*.py", "engine/pipelines/stages.py", *_WEIGHTS),
+    "video": (
+        "engine/media.py",
+        "engine/models/vae/__init__.py",
+        "engine/models/vae/wanvae.py",  # not latent_rgb.py: no key depends on previews
+        "engine/pipelines/stages.py",
+        *_WEIGHTS,
+    ),
 }
 
 

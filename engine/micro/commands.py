@@ -18,6 +18,8 @@ from engine.micro.checks import DevelopmentCheck, RoundTripCheck
 from engine.micro.encode import Encoding, encode_clips
 from engine.micro.evaluate import evaluate
 from engine.micro.export import export_weights
+from engine.micro.latent_rgb import FILE as LATENT_RGB_FILE
+from engine.micro.latent_rgb import fit_latent_rgb, write_latent_rgb
 from engine.micro.parallel import launch
 from engine.micro.recipe import Recipe, run_recipe
 from engine.micro.report import evaluation_report
@@ -254,3 +256,16 @@ def export_command(vae: Path, dit: Path, out: Path, gates: Path | None, notes: P
         notes=notes.read_text(encoding="utf-8") if notes else "",
     )
     narrate(f"{out}: {size / 1e6:.1f} MB")
+
+
+@main.command("latent-rgb")
+@click.option("--weights", type=FOLDER, help="Exported folder.  [default: the shipped weights]")
+@click.option("--clips", default=256, help="Clips to fit on; a quarter as many measure the fit.")
+@click.option("--seed", default=0)
+def latent_rgb_command(weights: Path | None, clips: int, seed: int) -> None:
+    """Fit the colours of previews to a VAE, and write them beside its weights."""
+    folder = weights or locate("vae", BUILTIN_MICRO).parent
+    fit = fit_latent_rgb(load_exported(folder).vae, clips=clips, seed=seed)
+    path = folder / LATENT_RGB_FILE
+    write_latent_rgb(path, fit, clips=clips, seed=seed)
+    narrate(f"{path}: explains {fit.r_squared:.3f} of the variance")

@@ -1,0 +1,100 @@
+"""What latents look like, without a VAE: one linear map from channels to colours, for previews.
+
+A latent of the Wan VAE stands for 8x8 pixels of one frame (the first) or of four. Its channels are close to linear in
+the mean colour of those pixels, so that a matrix shows them, at a thousandth of the cost of decoding and at an eighth
+of its resolution.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LatentRGB:
+    """colour = latent @ factors + bias, in [-1,1]; for normalised latents, those that a denoiser works on.
+
+    factors: fp32 [C,3]. bias: fp32 [3].
+    """
+
+    factors: Tensor
+    bias: Tensor
+
+    @property
+    def latent_channels(self) -> int:
+        return len(self.factors)
+
+
+# The published Wan 2.1 VAE. Source of the figures: ComfyUI, `comfy/latent_formats.py`, class Wan21; there they are
+# applied to a sampler's denoised latents, which like ours are normalised by the published mean and deviation.
+WAN21 = LatentRGB(
+    torch.tensor(
+        [
+            [-0.1299, -0.1692, 0.2932],
+            [0.0671, 0.0406, 0.0442],
+            [0.3568, 0.2548, 0.1747],
+            [0.0372, 0.2344, 0.1420],
+            [0.0313, 0.0189, -0.0328],
+            [0.0296, -0.0956, -0.0665],
+            [-0.3477, -0.4059, -0.2925],
+            [0.0166, 0.1902, 0.1975],
+            [-0.0412, 0.0267, -0.1364],
+            [-0.1293, 0.0740, 0.1636],
+            [0.0680, 0.3019, 0.1128],
+            [0.0032, 0.0581, 0.0639],
+            [-0.1251, 0.0927, 0.1699],
+            [0.0060, -0.0633, 0.0005],
+            [0.3477, 0.2275, 0.2950],
+            [0.1984, 0.0913, 0.1861],
+        ]
+    ),
+    torch.tensor([-0.1835, -0.0868, -0.3360]),
+)
+
+
+def read_latent_rgb(path: Path) -> LatentRGB:
+    """The map of a JSON file with `factors` [C][3] and `bias` [3]. Raises OSError, and ValueError for another file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        factors, bias = torch.tensor(content["factors"]), torch.tensor(content["bias"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no map from latents to colours ({error})") from None
+    if factors.ndim != 2 or factors.shape[1] != 3 or bias.shape != (3,):
+        raise ValueError(
+            f"{path}: factors {list(factors.shape)} and bias {list(bias.shape)}: expected [C, 3] and [3]"
+        )
+    return LatentRGB(factors.float(), bias.float())
+
+
+def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side: int) -> Tensor:
+    """Latents fp32 [1,C,F,h,w] -> uint8 [F',h',w',3] on their device.
+
+    F' is at most max_frames, spread evenly from the first frame to the last. h' and w' are at most max_side, in
+    proportion: averaged over areas where they are smaller than h and w, never enlarged.
+    """
+    picked = latents[0, :, spread(latents.shape[2], max_frames)]
+    factors, bias = rgb.factors.to(latents.device), rgb.bias.to(latents.device)
+    channels, num_frames, height, width = picked.shape
+    colours = torch.addmm(bias[:, None], factors.T, picked.reshape(channels, -1))
+    colours = colours.view(3, num_frames, height, width)
+    scale = min(1.0, max_side / max(height, width))
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        colours = F.adaptive_avg_pool2d(colours, size)
+    levels = colours.add_(1).mul_(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+
+
+def spread(count: int, at_most: int) -> list[int] | slice:
+    """The indices of at most so many of `count` things, evenly from the first to the last; all as a slice."""
+    if count <= at_most:
+        return slice(None)
+    if at_most == 1:
+        return [0]
+    return [round(number * (count - 1) / (at_most - 1)) for number in range(at_most)]
