@@ -70,7 +70,8 @@ class StageFinished(_Base, frozen=True, tag="stage_finished"):
 class StepFinished(_Base, frozen=True, tag="step_finished"):
     """One denoising step; step counts from 1 to total; mean and std are of the latents after it.
 
-    mean and std are NaN where the latents were not finite. source is "computed" or "reused".
+    mean and std are NaN where the latents were not finite. source is "computed" or "reused". change is how far the
+    step moved the latents, ||after - before|| / ||before||; NaN where it was not computed.
     """
 
     step: int
@@ -81,6 +82,7 @@ class StepFinished(_Base, frozen=True, tag="step_finished"):
     mean: float = math.nan
     std: float = math.nan
     source: str = "computed"
+    change: float = math.nan
 
 
 class LinkStored(_Base, frozen=True, tag="link_stored"):
@@ -163,10 +165,10 @@ class _Kind(msgspec.Struct, frozen=True):
 
 
 def encode_event(event: Event) -> str:
-    """One event as JSON text; JSON has no NaN, so a mean or std that is not finite is left out."""
+    """One event as JSON text; JSON has no NaN, so what a step has that is not finite is left out."""
     fields = msgspec.to_builtins(event)
     if isinstance(event, StepFinished):
-        for name in ("mean", "std"):
+        for name in ("mean", "std", "change"):
             if not math.isfinite(fields[name]):
                 del fields[name]
     return msgspec.json.encode(fields).decode()

@@ -13,11 +13,13 @@ from torch import Tensor
 from engine import media, registry
 from engine.component import KINDS
 from engine.dtypes import torch_device
+from engine.models.vae.latent_rgb import LatentRGB
 from engine.pipelines import stages
 from engine.pipelines.chain import VERSIONS, prompts_of
 from engine.pipelines.journal import Entry, Journal
 from engine.pipelines.models import Models, environment, out_of_memory_explained
 from engine.pipelines.plan import Plan, TextLink, encode_facts, is_stored
+from engine.pipelines.previews import colours_of, preview_of
 from engine.pipelines.runner import (
     Control,
     Made,
@@ -37,6 +39,7 @@ from store import blobs
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.events import ChunkDecoded, LatentsStored, Message, StepFinished
 from store.gc import writing
+from store.previews import Preview
 from store.records import COMPUTED, LinkRecord
 from store.store import RunRecord, Store
 from store.tensors import encode_tensors, get_tensors
@@ -234,6 +237,7 @@ class Computer:
     ) -> Iterator[Step]:
         """The steps from `state` on, each stored as the run's policy says and told."""
         kept = kept_steps(plan.spec.keep, plan.total, state.latents.nbytes)
+        colours = colours_of(plan.spec.components.vae, plan.latent_channels)
         where = environment(state.latents.device)
         with control.recording("the environment"):
             self.store.set_environment(run.id, where)
@@ -247,7 +251,8 @@ class Computer:
         walk = stages.advance(denoiser_of, plan.route, scheduler, state, contexts_of, plan.total)
         with Journal(self.store.root, run.id, control.warn) as journal:
             for step in walk:
-                number = step.state.step
+                before, state = state, step.state
+                number = state.step
                 planned = plan.steps[number - 1]
                 if planned.key:
                     tensors, is_keyframe = _to_keep(step, kept, plan)
@@ -260,8 +265,8 @@ class Computer:
                     )
                     journal.put(
                         Entry(
-                            link, number - 1, step.sigma, step.timestep, step.state.latents, tensors,
-                            is_keyframe,
+                            link, number - 1, step.sigma, step.timestep, state.latents, tensors,
+                            is_keyframe, _preview(colours, scheduler, before, step),
                         )
                     )  # fmt: skip
                 control.emit(
@@ -271,8 +276,9 @@ class Computer:
                         sigma=step.sigma,
                         timestep=step.timestep,
                         seconds=step.seconds,
-                        mean=float(step.state.latents.mean()),
-                        std=float(step.state.latents.std()),
+                        mean=float(state.latents.mean()),
+                        std=float(state.latents.std()),
+                        change=_change(before.latents, state.latents),
                     )
                 )
                 control.emit(memory_sample())
@@ -382,6 +388,27 @@ def _decoded(vae: Any, latents: Tensor, control: Control) -> Tensor:
         control.check()
 
     return stages.decode(vae, latents, on_chunk=on_chunk)
+
+
+def _preview(
+    colours: LatentRGB | None, scheduler: Scheduler, before: SolverState, step: Step
+) -> Callable[[], Preview] | None:
+    """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
+    velocity = step.velocity
+    if colours is None or velocity is None:
+        return None
+
+    def make() -> Preview:
+        # two parts of a branched run may have denoisers on two devices
+        moved = velocity.to(before.latents.device)
+        return preview_of(colours, prediction(scheduler, before, moved))
+
+    return make
+
+
+def _change(before: Tensor, after: Tensor) -> float:
+    """How far a step has moved the latents: ||after - before|| / ||before||."""
+    return float(torch.dist(after, before) / torch.linalg.vector_norm(before))
 
 
 def _to_keep(step: Step, kept: frozenset[int] | None, plan: Plan) -> tuple[dict[str, Tensor], bool]:

@@ -2,10 +2,12 @@
 
 One thread writes what the run hands over, in order: blob first, durable, then the row that speaks of it. A full queue
 slows the run rather than growing memory; a store that fails costs the steps their place in the store, not the run.
+A step's preview is made here too, and is there before the row: whoever is told of the row finds it.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from engine.pipelines.walk import latents_digest
 from store import blobs
 from store.errors import StoreError
 from store.gc import writing
+from store.index import Index, open_index
+from store.previews import Preview, put_preview
 from store.records import COMPUTED, LinkRecord
 from store.store import Store, open_store
 from store.tensors import encoded_parts
@@ -29,10 +33,13 @@ QUEUE_LENGTH = 4
 # As long as the engine itself waits: a busy moment must not cost a long run its steps.
 BUSY_SECONDS = 60.0
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A step to be stored. tensors: of its blob; is_keyframe: whether they are the solver's full state."""
+    """A step to be stored. tensors: of its blob; is_keyframe: whether they are the solver's full state.
+    preview: makes the step's; None where nobody knows how."""
 
     link: LinkRecord
     index: int
@@ -41,6 +48,7 @@ class Entry:
     latents: Tensor
     tensors: dict[str, Tensor]
     is_keyframe: bool
+    preview: Callable[[], Preview] | None = None
 
 
 class Journal:
@@ -53,6 +61,7 @@ class Journal:
         self._warn = warn
         self._entries: queue.Queue[Entry | None] = queue.Queue(QUEUE_LENGTH)
         self._failure = ""
+        self._has_previews = True
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
 
     def put(self, entry: Entry) -> None:
@@ -78,15 +87,29 @@ class Journal:
         is_over = False
         try:
             # a connection belongs to the thread that opened it
-            with open_store(self._root, busy_seconds=BUSY_SECONDS) as store:
+            with (
+                open_store(self._root, busy_seconds=BUSY_SECONDS) as store,
+                open_index(self._root) as index,
+            ):
                 while (entry := self._entries.get()) is not None:
                     if not self._failure:
+                        self._keep_preview(index, entry)
                         self._store(store, entry)
                 is_over = True
         except Exception as error:  # noqa: BLE001  # whatever it is, the run must not wait for a thread that is gone
             self._failure = self._failure or str(error) or type(error).__name__
             while not is_over and self._entries.get() is not None:
                 pass  # so that nobody waits for room
+
+    def _keep_preview(self, index: Index, entry: Entry) -> None:
+        """A preview that cannot be made costs the run its previews, and nothing else."""
+        if entry.preview is None or not self._has_previews:
+            return
+        try:
+            put_preview(index, entry.link.key, entry.preview())
+        except (RuntimeError, ValueError, MemoryError) as error:  # torch's for all that goes wrong
+            self._has_previews = False
+            log.warning("no more previews of run %s: %s", self._run_id, error)
 
     def _store(self, store: Store, entry: Entry) -> None:
         try:
