@@ -17,7 +17,7 @@ from torch import Tensor
 from engine.errors import EngineError
 from engine.pipelines.chain import latent_size, route_of_run
 from engine.pipelines.stages import draw_noise
-from engine.pipelines.walk import latents_digest
+from engine.pipelines.walk import Unfaithful, advanced, keyframe
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.errors import PresetError
 from presets.spec import RunSpec
@@ -53,10 +53,6 @@ class Steps:
 
 
 SAME = Distance(0.0, 1.0)
-
-
-class _Unfaithful(Exception):
-    """A replay does not lead to the latents on record: they were rounded by another kind of machine."""
 
 
 def distance(a: Tensor, b: Tensor) -> Distance:
@@ -101,7 +97,7 @@ def compare_steps(
         same = {old.index for old, new in pairs if old.latents and old.latents == new.latents}
         rebuilt = [rebuilt_latents(store, *each) for each in zip((a, b), sides, strict=True)]
         return _steps(LATENTS, pairs, same, rebuilt)
-    except _Unfaithful:
+    except Unfaithful:
         same = {old.index for old, new in pairs if old.digest and old.digest == new.digest}
         return _steps(VELOCITY, pairs, same, [velocities(store.root, side) for side in sides])
 
@@ -134,7 +130,7 @@ def rebuilt_latents(
         if velocity is not None and step.index == 0:
             state = scheduler.start(_noise(route.parts[0].spec, velocity, device))
         if velocity is not None and state is not None and state.step == step.index:
-            state = _advanced(scheduler, state, velocity.to(device), step)
+            state = advanced(scheduler, state, velocity.to(device), step.latents)
             yield step.index, state.latents.cpu()
             continue
         tensors = _read(store.root, link.state) or _read(store.root, step.latents)
@@ -161,20 +157,8 @@ def _steps(
 def _noise(spec: RunSpec, velocity: Tensor, device: torch.device) -> Tensor:
     """The noise that a run began with; how many channels its denoiser has is told by its first velocity."""
     if velocity.ndim != 5 or velocity.shape != (1, velocity.shape[1], *latent_size(spec)):
-        raise _Unfaithful  # nothing that a run has made
+        raise Unfaithful("what is stored of step 1 is no step")  # nothing that a run has made
     return draw_noise(spec, velocity.shape[1], device)
-
-
-def _advanced(
-    scheduler: Scheduler, state: SolverState, velocity: Tensor, step: RunLink
-) -> SolverState:
-    try:
-        state = scheduler.step(state, velocity)
-    except ValueError:
-        raise _Unfaithful from None
-    if latents_digest(state.latents) != step.latents:
-        raise _Unfaithful
-    return state
 
 
 def _keyframe(
@@ -183,13 +167,9 @@ def _keyframe(
     """The state that was kept after a step; None where it cannot be gone on from."""
     if "step" not in tensors or step.index >= scheduler.num_steps:
         return None
-    # a solver that was changed to may need less history than was kept
-    ages = range(scheduler.history_lengths[step.index + 1])
-    names = [LATENTS, *(f"history.{age}" for age in ages if f"history.{age}" in tensors)]
-    moved = {name: tensors[name].to(device) for name in names}
     try:
-        return scheduler.from_tensors({**moved, "step": tensors["step"]})
-    except ValueError:
+        return keyframe(scheduler, step.index + 1, tensors, step.latents, device)
+    except Unfaithful:
         return None
 
 

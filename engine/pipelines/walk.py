@@ -47,21 +47,17 @@ def rebuilt(
         link = step.link
         if link is None:
             raise Unfaithful(f"step {step.index + 1} is not stored")
-        try:
-            if state.step == step.index and link.digest:
-                velocity = _tensors(store, link.digest)["velocity"].to(noise.device)
-                state = scheduler.step(state, velocity)
-            elif link.state:
-                tensors = _tensors(store, link.state)
-                state = _keyframe(scheduler, step.index + 1, tensors, noise.device)
-            else:
-                continue
-        except (KeyError, ValueError) as error:  # a blob of something else, or of another size
-            raise Unfaithful(
-                f"what is stored of step {step.index + 1} is no step: {error}"
-            ) from None
-        if latents_digest(state.latents) != link.latents:
-            raise Unfaithful(f"step {step.index + 1} does not replay to the latents on record")
+        if state.step == step.index and link.digest:
+            tensors = _tensors(store, link.digest)
+            if "velocity" not in tensors:
+                raise Unfaithful(f"what is stored of step {step.index + 1} has no velocity")
+            velocity = tensors["velocity"].to(noise.device)
+            state = advanced(scheduler, state, velocity, link.latents)
+        elif link.state:
+            tensors = _tensors(store, link.state)
+            state = keyframe(scheduler, step.index + 1, tensors, link.latents, noise.device)
+        else:
+            continue
         yield Step(
             state=state,
             velocity=velocity,
@@ -83,19 +79,50 @@ def _first_needed(steps: Sequence[StepLink]) -> int:
     return first
 
 
-def _keyframe(
-    scheduler: Scheduler, step: int, tensors: Mapping[str, Tensor], device: torch.device
+def advanced(
+    scheduler: Scheduler, state: SolverState, velocity: Tensor, latents: str
 ) -> SolverState:
-    """A stored state, for a scheduler whose later steps may need less history than was kept."""
-    done: object = tensors["step"].tolist()
-    if done != step:
-        raise ValueError(f"a keyframe after step {done}")
-    needed = scheduler.history_lengths[step]
-    names = ["latents", *(f"history.{age}" for age in range(needed))]
+    """The state one step on. latents: the digest on record of the latents that the step led to.
+
+    Raises Unfaithful where it leads to others, or where the velocity is not one of this run.
+    """
+    number = state.step + 1
+    try:
+        state = scheduler.step(state, velocity)
+    except ValueError as error:  # a blob of another size
+        raise Unfaithful(f"what is stored of step {number} is no step: {error}") from None
+    return _faithful(state, latents)
+
+
+def keyframe(
+    scheduler: Scheduler,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    latents: str,
+    device: torch.device,
+) -> SolverState:
+    """The stored state after `step` steps, for a scheduler whose later steps may need less history than was kept.
+
+    latents: the digest on record of the latents after that step. Raises Unfaithful where the state has others, is
+    of another step, or has too little history.
+    """
+    names = ["latents", *(f"history.{age}" for age in range(scheduler.history_lengths[step]))]
     if any(name not in tensors for name in names):
         raise Unfaithful(f"the keyframe after step {step} has too little history for this solver")
     moved = {name: tensors[name].to(device) for name in names}
-    return scheduler.from_tensors({**moved, "step": tensors["step"]})
+    try:
+        state = scheduler.from_tensors({**moved, "step": tensors["step"]})
+    except (KeyError, ValueError) as error:  # a blob of something else
+        raise Unfaithful(f"what is stored of step {step} is no step: {error}") from None
+    if state.step != step:
+        raise Unfaithful(f"what is stored of step {step} is no step: a keyframe after {state.step}")
+    return _faithful(state, latents)
+
+
+def _faithful(state: SolverState, latents: str) -> SolverState:
+    if latents_digest(state.latents) != latents:
+        raise Unfaithful(f"step {state.step} does not replay to the latents on record")
+    return state
 
 
 def _tensors(store: Store, digest: str) -> dict[str, Tensor]:

@@ -264,10 +264,10 @@ def test_another_solver(store: Store) -> None:
 @pytest.mark.parametrize(
     ("tensors", "why"),
     [
-        ({"states": torch.zeros(3, 4)}, "no step: 'velocity'"),
+        ({"states": torch.zeros(3, 4)}, "step 4 has no velocity"),
         ({"velocity": torch.zeros(1, 2, 3, 4, 5)}, "no step: velocity has shape"),
         ({"velocity": torch.zeros(SHAPE, dtype=torch.int64)}, "no step: velocity is torch.int64"),
-        ({}, "no step: 'velocity'"),
+        ({}, "step 4 has no velocity"),
     ],
 )
 def test_a_blob_of_something_else(store: Store, tensors: dict[str, Tensor], why: str) -> None:
