@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -18,12 +17,6 @@ class Axis:
     def share(self, value: float) -> float:
         """Where `value` lies: 0 at `low`, 1 at `high`, beyond them outside."""
         return (value - self.low) / (self.high - self.low)
-
-
-def fitted(values: Iterable[float]) -> tuple[float, float] | None:
-    """The least and the greatest finite value, or None."""
-    finite = [value for value in values if math.isfinite(value)]
-    return (min(finite), max(finite)) if finite else None
 
 
 def exact_axis(low: float, high: float) -> Axis:
@@ -43,8 +36,6 @@ def round_axis(low: float, high: float, *, binary: bool = False) -> Axis:
     ticks = [first * step, last * step]
     if (last - first) % 2 == 0:
         ticks.insert(1, (first + last) // 2 * step)
-    if not (math.isfinite(ticks[0]) and math.isfinite(ticks[-1]) and ticks[0] < ticks[-1]):
-        return Axis(low, high, (low, high))
     return Axis(ticks[0], ticks[-1], tuple(ticks))
 
 
@@ -63,10 +54,10 @@ def number(value: float) -> str:
 def _apart(low: float, high: float) -> tuple[float, float]:
     """The two in order, half a unit (or a tenth of the value) around them where they are one.
 
-    Halves of the range of a float at most, so that no difference overflows.
+    Within 1e307 and more than 1e-290 apart, so that neither a difference nor its inverse overflows.
     """
-    low, high = sorted((max(-8e307, min(8e307, low)), max(-8e307, min(8e307, high))))
-    if high - low > 1e-9 * max(abs(low), abs(high)):
+    low, high = sorted((max(-1e307, min(1e307, low)), max(-1e307, min(1e307, high))))
+    if high - low > max(1e-9 * max(abs(low), abs(high)), 1e-290):
         return low, high
     margin = max(abs(low) / 10, 1e-9) if low else 0.5
     return low - margin, high + margin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 # bits of the dots in one cell, by column and by row from the top (Unicode's braille patterns)
 _BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -116,6 +117,7 @@ class Canvas:
         return self._owners[row][column] if self._dots[row][column] else None
 
 
+@lru_cache
 def sample(series: int, columns: int = 4) -> str:
     """What the pattern of `series` looks like, for a legend: `columns` cells."""
     canvas = Canvas(columns, 1)

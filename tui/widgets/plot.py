@@ -13,7 +13,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from tui.text import printable, shorten
-from tui.widgets.axes import Axis, exact_axis, fitted, number, round_axis
+from tui.widgets.axes import Axis, exact_axis, number, round_axis
 from tui.widgets.braille import Canvas, sample
 from tui.widgets.drawn import Drawn
 
@@ -123,7 +123,7 @@ class Plot(Drawn):
         yield margin, self.styled("plot--axis")
         column = 0
         for text, owner in canvas.runs(row):
-            style = self.rich_style if owner is None else self.styled(f"plot--series-{owner + 1}")
+            style = self.plain if owner is None else self.styled(f"plot--series-{owner + 1}")
             place = marks[0] - column if marks else -1
             if marks and 0 <= place < len(text) and (row == marks[1] or owner is None):
                 yield text[:place], style
@@ -158,7 +158,7 @@ class Plot(Drawn):
                 least = max(1, room - cell_len(pattern) - cell_len(value) - 1)
                 text = shorten(f"{shorten(name, least)} {value}", max(1, room - cell_len(pattern)))
             style = self.styled(f"plot--series-{index + 1}")
-            parts += [(f"{pattern}{text}", style), ("  ", self.rich_style)]
+            parts += [(f"{pattern}{text}", style), ("  ", self.plain)]
         return self.line(parts, width)
 
     def _last_value(self, series: Series) -> str:
@@ -168,8 +168,8 @@ class Plot(Drawn):
         return self._y_format(last) if math.isfinite(last) else str(float(last))
 
     def _x_labels(self, axis: Axis, gutter: int, width: int) -> Strip:
-        """First and last x at the ends of the axis; only the last one where both do not fit."""
-        first, last = (self._x_format(value) for value in (axis.low, axis.high))
+        """First and last x at the ends of the axis; the last one where both do not fit."""
+        first, last = self._x_format(axis.low), self._x_format(axis.high)
         space = width - gutter - cell_len(first) - cell_len(last)
         text = f"{first}{' ' * space}{last}" if space >= 1 else shorten(last, width - gutter)
         return self.line([(" " * gutter + text, self.styled("plot--axis"))], width)
@@ -177,20 +177,21 @@ class Plot(Drawn):
 
 def _axes(content: _Content, is_binary: bool) -> tuple[Axis, Axis] | None:
     """The axes of x and y, or None where there is no point with a place."""
-    points = [
-        (x, y)
-        for series in content.series
-        for x, y in zip(series.xs, series.ys, strict=False)
-        if math.isfinite(x) and math.isfinite(y)
-    ]
-    if not points:
+    isfinite = math.isfinite
+    xs: list[float] = []
+    ys: list[float] = []
+    for series in content.series:
+        found = [
+            pair for pair in zip(series.xs, series.ys, strict=False) if isfinite(pair[0] + pair[1])
+        ]
+        xs += [x for x, _ in found]
+        ys += [y for _, y in found]
+    if not xs:
         return None
-    x_range = content.x_range or fitted(x for x, _ in points) or (0.0, 1.0)
-    x_axis = exact_axis(*x_range)
+    x_axis = exact_axis(*(content.x_range or (min(xs), max(xs))))
     if content.y_range:
         return x_axis, exact_axis(*content.y_range)
-    low, high = fitted(y for _, y in points) or (0.0, 1.0)
-    return x_axis, round_axis(low, high, binary=is_binary)
+    return x_axis, round_axis(min(ys), max(ys), binary=is_binary)
 
 
 def _places(series: Series, x_axis: Axis, y_axis: Axis) -> list[tuple[float, float] | None]:
@@ -199,7 +200,7 @@ def _places(series: Series, x_axis: Axis, y_axis: Axis) -> list[tuple[float, flo
     y_low, y_scale = y_axis.low, 1 / (y_axis.high - y_axis.low)
     isfinite = math.isfinite
     return [
-        ((x - x_low) * x_scale, (y - y_low) * y_scale) if isfinite(y) and isfinite(x) else None
+        ((x - x_low) * x_scale, (y - y_low) * y_scale) if isfinite(x + y) else None
         for x, y in zip(series.xs, series.ys, strict=False)
     ]
 
