@@ -1,19 +1,28 @@
-"""Every test runs on folders of its own: never on the user's store, presets, models or home."""
+"""Every test runs on folders of its own, never on the user's store, presets, models or home, and with the signals of a
+process that was just started: what it starts would inherit those that are ignored."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
-def pytest_configure() -> None:
-    """Where CI runs us under `nohup` or in the background, signals are ignored, and what the tests start would
-    inherit that. A signal with a handler is its default again in a new program."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        if signal.getsignal(number) == signal.SIG_IGN:
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """CI may run us under `nohup`, and an engine in this process ignores SIGHUP; a signal with a handler is its
+    default again in a new program."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
