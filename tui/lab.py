@@ -168,6 +168,16 @@ class Lab:
         """What decoding took in runs like this one, None where there is none."""
         return await self._in("work", lambda store: _decode_seconds(store, run_id))
 
+    async def sigmas(self, run_id: str) -> tuple[float, ...]:
+        """The noise levels of a run's whole course, the last one 0; empty where its spec is of a newer version."""
+        return await self._in("read", lambda store: _sigmas(store, run_id))
+
+    async def open_file(self, path: str) -> None:
+        """Open a file in the desktop's player. Raises CannotOpen, with the reason."""
+        from tui.opening import open_file
+
+        await asyncio.to_thread(open_file, path)
+
     async def plan(self, spec: RunSpec) -> Planned:
         """What a run would compute. Raises as `engine.client.submit` does."""
         from tui.planning import planned
@@ -468,6 +478,16 @@ def _decode_seconds(store: Store, run_id: str) -> float | None:
     from tui.estimates import experience_with
 
     return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode
+
+
+def _sigmas(store: Store, run_id: str) -> tuple[float, ...]:
+    from engine.pipelines.chain import route_of_run
+    from presets.errors import PresetError
+
+    try:
+        return route_of_run(store.run(run_id)).course.sigmas
+    except PresetError:
+        return ()
 
 
 def _space(store: Store) -> Space:
