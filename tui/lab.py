@@ -74,7 +74,7 @@ class RunRow:
 @dataclass(frozen=True, slots=True)
 class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
-    branched with nothing computed again; has_output: whether its file is there."""
+    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -85,6 +85,7 @@ class Detail:
     points: tuple[int, ...]
     has_latents: bool
     has_output: bool
+    has_video: bool
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -139,6 +140,10 @@ class Lab:
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
         """The runs that fit, newest first."""
         return await self._in("read", lambda store: _rows(store, search.find(store, limit)))
+
+    async def ancestors(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """The runs that these descend from and that are not among them; those that were removed are left out."""
+        return await self._in("read", lambda store: _ancestors(store, rows))
 
     async def queue(self) -> list[RunRow]:
         """The run at work first, then the queued ones in their order."""
@@ -442,6 +447,23 @@ def _rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
     return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
 
 
+def _ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
+    from store.errors import UnknownRun
+
+    passed = {row.record.id for row in rows}
+    found: list[RunRecord] = []
+    for row in rows:
+        parent = row.record.parent
+        while parent and parent not in passed:
+            passed.add(parent)
+            try:
+                found.append(store.run(parent))
+            except UnknownRun:
+                break
+            parent = found[-1].parent
+    return _rows(store, found)
+
+
 def _prompt(record: RunRecord) -> str:
     prompt = json.loads(record.spec_json).get("prompt", "")
     return prompt if isinstance(prompt, str) else ""
@@ -463,6 +485,7 @@ def _detail(store: Store, run_id: str) -> Detail:
         points=tuple(points),
         has_latents=is_stored(store, record.latents),
         has_output=bool(record.output) and os.path.exists(record.output),
+        has_video=any(link.stage == "video" and is_stored(store, link.digest) for link in links),
     )
 
 
