@@ -1,8 +1,9 @@
 """Everything that the app knows and does: the one module of it that reads the store and starts processes.
 
 Each question is a function that runs in a lane: one thread with a store connection of its own (a connection belongs
-to its thread). Quick reads, changes, long work and the start of an engine have a lane each, so that none keeps
-another waiting. What is wrong comes out of the `await` as the error that the command line would explain. Torch-free.
+to its thread). Quick reads, changes, long work, a check of everything and the start of an engine have a lane each, so
+that none keeps another waiting. What is wrong comes out of the `await` as the error that the command line would
+explain. Torch-free.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from store.store import Store
     from store.verify import Verdict
     from tui.planning import Planned
+    from tui.queued import Expected
+    from tui.remembered import Known
     from tui.searching import Search
 
 Told = TypeVar("Told")
-LaneName = Literal["read", "change", "work", "engine"]
+LaneName = Literal["read", "change", "work", "check", "engine"]
 At = int | Literal["decode"]
 
 # A panel reads so many log entries at a time: the screen is drawn in between.
@@ -116,7 +119,7 @@ class Lab:
 
     def __init__(self, root: Path | None = None) -> None:
         self._lanes: dict[LaneName, _Lane] = {
-            name: _Lane(name, root) for name in ("read", "change", "work", "engine")
+            name: _Lane(name, root) for name in get_args(LaneName)
         }
 
     def close(self) -> None:
@@ -151,6 +154,12 @@ class Lab:
             "read",
             lambda store: _rows(store, [*store.runs(limit=1, status="running"), *store.queued()]),
         )
+
+    async def expectations(self, records: Sequence[RunRecord]) -> dict[str, Expected]:
+        """What queued runs change of their presets and may take, by run."""
+        from tui.queued import expected
+
+        return await self._in("work", lambda store: expected(store, records))
 
     async def run(self, run_id: str) -> RunRecord:
         """Raises UnknownRun where it was removed."""
@@ -224,6 +233,14 @@ class Lab:
             return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
 
         return await self._in("work", ask)
+
+    async def known_of(self, found: Found) -> Known:
+        """What is remembered of a model's files; a large one is not read."""
+        from tui.remembered import known_of
+
+        lane = self._lanes["work"]
+        num_bytes = found.recognition.file_bytes if found.recognition else 0
+        return await lane.ask(lambda store: known_of(lane.index(store), found.files, num_bytes))
 
     async def components(self) -> list[ComponentRow]:
         """Raises ComponentError where two packages claim one name."""
@@ -325,10 +342,11 @@ class Lab:
         return await self._in("work", ask)
 
     async def verify_store(self, on_progress: Callable[[int, int], None]) -> Verdict:
-        """Read everything again; on_progress: (bytes done, all bytes), called in another thread."""
+        """Read everything again; on_progress: (bytes done, all bytes), called in another thread. What it raises
+        ends the reading and comes out of here."""
         from store.verify import verify
 
-        return await self._in("work", lambda store: verify(store.lineage, on_progress=on_progress))
+        return await self._in("check", lambda store: verify(store.lineage, on_progress=on_progress))
 
     # The engine
 
