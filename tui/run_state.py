@@ -312,7 +312,8 @@ class RunState:
         """
         if self.is_over or not self.steps:
             return None
-        open_steps = max(0, len(self.steps) - max(self.steps_done, self.reused_steps))
+        left_over = self.steps[self.reused_steps :]
+        open_steps = sum(step.status in ("todo", "running") for step in left_over)
         seconds = self.step_seconds
         if open_steps and seconds is None:
             return None
