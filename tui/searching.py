@@ -16,10 +16,14 @@ from store.records import STATUSES
 from tui import dates
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from store.records import RunRecord
     from store.store import Store
 
 KEYS = ("preset", "status", "tag", "since", "until")
+# What the store does not look for itself is looked for among so many of its runs.
+_LOOKED_AT = 100_000
 
 
 class BadSearch(Exception):
@@ -40,8 +44,9 @@ class Search:
 
     def find(self, store: Store, limit: int) -> list[RunRecord]:
         """The newest runs first, at most `limit`."""
+        is_all = len(self.words) < 2 and not self.is_pinned
         found = store.search(
-            limit=limit,
+            limit=limit if is_all else _LOOKED_AT,
             text=self.words[0] if self.words else "",
             tags=self.tags,
             status=self.status,
@@ -49,7 +54,7 @@ class Search:
             since_ns=self.since_ns,
             until_ns=self.until_ns,
         )
-        return [run for run in found if self._fits(run)]
+        return [run for run in found if self._fits(run)][:limit]
 
     def _fits(self, run: RunRecord) -> bool:
         if self.is_pinned and not run.pinned:
@@ -70,6 +75,23 @@ def parse(line: str) -> Search:
     for part in parts:
         search = _with(search, part)
     return search
+
+
+def complete(line: str, *, presets: Iterable[str], tags: Iterable[str]) -> str | None:
+    """The line with its last word completed: a key, or a value of one; None where nothing begins like that."""
+    space = line.rfind(" ") + 1
+    before, word = line[:space], line[space:]
+    if not word:
+        return None
+    key, colon, value = word.partition(":")
+    if not colon:
+        return _first_like(before, word, [*(f"{key}:" for key in KEYS), "pinned"])
+    values = {"status": STATUSES, "preset": presets, "tag": tags}.get(key, ())
+    return _first_like(f"{before}{key}:", value, values)
+
+
+def _first_like(before: str, begun: str, candidates: Iterable[str]) -> str | None:
+    return next((before + each for each in candidates if each.startswith(begun)), None)
 
 
 def _with(search: Search, part: str) -> Search:
