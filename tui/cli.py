@@ -91,15 +91,20 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
 def cli(ctx: click.Context) -> None:
     """Modular Diffusion: a laboratory for compound video-diffusion systems.
 
+    Without a command, the app: configure a pipeline, launch it, watch it think, go back to any step of any run.
+
     \b
     Examples:
+      modiff
       modiff run micro
       modiff run micro --prompt "a small yellow star moves up over a black background"
       modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --output cat.mp4
       modiff runs
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        from tui.launch import start
+
+        ctx.exit(start())
 
 
 def refuse_shadowed_packages() -> None:

@@ -82,9 +82,12 @@ def test_every_option_of_every_command_is_explained():
                 assert option.help, f"{name} {option.name}"
 
 
-def test_no_command_is_the_help(capsys):
-    assert main([]) == 0
-    assert capsys.readouterr().out.startswith("Usage: modiff [OPTIONS] [COMMAND]")
+def test_no_command_is_the_app_which_needs_a_terminal(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("modiff: the app needs a terminal")
+    assert "modiff --help" in shown.err
 
 
 def test_version(capsys):

@@ -1,0 +1,194 @@
+"""The app's start and its answer to keys.
+
+start: from the exec to the first screen, `modiff` beside a bare Textual app with as many widgets as a form has, each
+in a terminal of its own, in turn. keys: from a key to what it changes on the screen, while a run logs 2,000 events a
+second for a minute, beside the same keys while nothing is logged; with the growth of the app's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from presets.library import load_preset
+from presets.spec import encode_spec
+from store.events import Event, MemorySampled, Message, RunStarted, StageStarted, StepFinished
+from store.store import Store, open_store
+from tests.benchmark.timing import show
+from tests.terminal import Terminal
+
+ROOT = Path(__file__).resolve().parents[2]
+BARE = """
+from textual.app import App
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Footer, Input, Label, OptionList, Static, TextArea
+class Bare(App):
+    CSS = "OptionList, Static { width: 30; }"
+    def compose(self):
+        with Horizontal():
+            yield OptionList(*(f"line {n}" for n in range(10)))
+            with VerticalScroll():
+                yield Label("Compose")
+                for n in range(6):
+                    yield Input(str(n))
+                yield TextArea("a prompt")
+            yield Static("a plan")
+        yield Footer()
+Bare().run()
+"""
+MODIFF = "from tui.cli import main; main([])"
+STEPS = 1000
+ENGINE = "benchmark"
+
+
+def first_screen(code: str, folder: Path, text: str) -> float:
+    """Seconds from the exec until `text` is on the screen."""
+    with Terminal(
+        [sys.executable, "-P", "-c", code],
+        environment=environment(folder),
+        folder=folder,
+    ) as terminal:
+        return terminal.wait_for(text)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": str(ROOT),
+        "MODIFF_STORE": str(folder / "store"),
+        "MODIFF_CONFIG_DIR": str(folder / "config"),
+    }
+
+
+def start(rounds: int, folder: Path) -> dict[str, object]:
+    spent: dict[str, list[float]] = {"modiff": [], "bare": []}
+    for number in range(rounds + 1):
+        for name, code in (("modiff", MODIFF), ("bare", BARE)):
+            seconds = first_screen(code, folder, "Compose")
+            if number:
+                spent[name].append(seconds)
+    pairs = zip(spent["modiff"], spent["bare"], strict=True)
+    return {
+        "seconds": {name: round(statistics.median(values), 3) for name, values in spent.items()},
+        "fastest": {name: round(min(values), 3) for name, values in spent.items()},
+        "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+        "limit_seconds": 0.5,
+    }
+
+
+def log_events(store_root: Path, run_id: str, rate: int, ended: threading.Event) -> None:
+    """What a run would log, `rate` events a second in batches of a fiftieth of a second."""
+    with open_store(store_root) as store:
+        begun, sent = time.perf_counter(), 0
+        while not ended.wait(0.02):
+            due = int((time.perf_counter() - begun) * rate) - sent
+            store.append(run_id, [an_event(sent + number) for number in range(due)])
+            sent += due
+
+
+def an_event(number: int) -> Event:
+    step = number // 4 % STEPS + 1
+    match number % 4:
+        case 0:
+            return StepFinished(step, STEPS, 1 - step / STEPS, 1000.0, 0.002, 0.01, 0.9)
+        case 1:
+            return MemorySampled((500 + step) << 20, step << 20)
+        case _:
+            return Message("info", f"event {number}")
+
+
+def a_run(store: Store) -> str:
+    """A run at work as far as the store can tell."""
+    spec = load_preset("micro", [f"scheduler.steps={STEPS}"])
+    run_id = store.enqueue(encode_spec(spec), preset="micro", output="video.mp4")
+    store.lease(ENGINE)
+    store.append(run_id, [RunStarted(ENGINE, 1), StageStarted("denoise")])
+    return run_id
+
+
+def answers(terminal: Terminal, seconds: float) -> list[float]:
+    """Seconds from each key (the help opens, the help closes) to the screen that shows it."""
+    found = []
+    deadline = time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        terminal.written = b""
+        begun = time.perf_counter()
+        terminal.press("?")
+        terminal.wait_for("esc closes", seconds=10)
+        found.append(time.perf_counter() - begun)
+        terminal.press("q")
+        settle = time.perf_counter() + 0.4
+        while time.perf_counter() < settle:
+            terminal.read(0.02)
+    return found
+
+
+def keys(seconds: float, rate: int, folder: Path) -> dict[str, object]:
+    told: dict[str, object] = {"events_per_second": rate, "seconds": seconds, "limit_ms": 100}
+    with (
+        open_store(folder / "store") as store,
+        store.register_engine(ENGINE, pid=1),
+        Terminal(
+            [sys.executable, "-P", "-c", MODIFF], environment=environment(folder), folder=folder
+        ) as terminal,
+    ):
+        run_id = a_run(store)
+        terminal.wait_for("Compose")
+        terminal.press("\x1b")  # leaves a text field
+        time.sleep(1)
+        terminal.press("2")
+        terminal.wait_for(run_id)
+        process = psutil.Process(terminal.process.pid)
+        told["quiet"] = in_ms(answers(terminal, min(10.0, seconds)))
+        ended = threading.Event()
+        writer = threading.Thread(
+            target=log_events, args=(folder / "store", run_id, rate, ended), daemon=True
+        )
+        writer.start()
+        answers(terminal, seconds / 4)
+        half, cpu = process.memory_info().rss, process.cpu_times()
+        begun = time.perf_counter()
+        told["busy"] = in_ms(answers(terminal, seconds * 3 / 4))
+        after = process.cpu_times()
+        spent = after.user + after.system - cpu.user - cpu.system
+        told["cpu_share"] = round(spent / (time.perf_counter() - begun), 2)
+        told["memory_growth_mib"] = round((process.memory_info().rss - half) / (1 << 20), 1)
+        ended.set()
+        writer.join()
+        told["events_logged"] = len(store.events(run_id))
+    return told
+
+
+def in_ms(spent: list[float]) -> dict[str, float]:
+    ordered = sorted(spent)
+    return {
+        "median": round(1000 * statistics.median(ordered), 1),
+        "p95": round(1000 * ordered[int(0.95 * (len(ordered) - 1))], 1),
+        "max": round(1000 * ordered[-1], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("start", "keys", "all"), nargs="?", default="all")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rate", type=int, default=2000)
+    options = parser.parse_args()
+    result: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.what in ("start", "all"):
+            result["start"] = start(options.rounds, Path(scratch))
+        if options.what in ("keys", "all"):
+            result["keys"] = keys(options.seconds, options.rate, Path(scratch))
+    show(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Starting the app: whether this terminal can show it, what it can show, and what is said once it is left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from tui.failures import BAD_INPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tui.lab import Status
+
+_INSTEAD = "`modiff run micro` makes a video anywhere, `modiff --help` lists all commands"
+
+
+def refusal(environ: Mapping[str, str], *, has_terminal: bool) -> str:
+    """Why the app cannot be shown here, "" where it can. Textual itself would write into any pipe."""
+    if "TEXTUAL_DRIVER" in environ:  # as under `textual serve`, which brings a terminal of its own
+        return ""
+    if not has_terminal:
+        return f"the app needs a terminal on its input and output; {_INSTEAD}"
+    if environ.get("TERM", "") in ("", "dumb", "unknown"):
+        return (
+            f"the terminal ({environ.get('TERM') or 'no TERM'}) cannot move its cursor; {_INSTEAD}"
+        )
+    return ""
+
+
+def start() -> int:
+    """Show the app until it is left; its exit code."""
+    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if reason := refusal(os.environ, has_terminal=has_terminal):
+        click.echo(f"modiff: {reason}", err=True)
+        return BAD_INPUT
+    from tui.app import ModiffApp
+
+    app = ModiffApp()
+    _load_graphics(app, is_tty=has_terminal)
+    code = app.run()
+    if not code and app.status is not None:
+        _say_what_goes_on(app.status)
+    return code or app.return_code or 0
+
+
+def _load_graphics(app: object, *, is_tty: bool) -> None:
+    """Before the app owns the keyboard: what can show images asks the terminal for its abilities."""
+
+
+def _say_what_goes_on(status: Status) -> None:
+    if status.running is not None:
+        click.echo(f"run {status.running.id} goes on; `modiff` shows it again", err=True)
+    elif status.num_queued and status.engines:
+        click.echo(f"{status.num_queued} queued runs go on; `modiff` shows them again", err=True)
