@@ -45,12 +45,14 @@ def submit(
     parent_step: int | None = None,
     segments: Sequence[Segment] = (),
     stop_at: int | None = None,
+    is_checked: bool = False,
 ) -> str:
     """Check a run and queue it; returns its id.
 
     output: where the output goes; empty means the spec's own path, or a file in the current folder
-    that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. Raises PresetError,
-    ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
+    that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. is_checked: its components
+    were checked just now, as `engine.sweep.make_members` does once for all of its runs.
+    Raises PresetError, ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
     from engine.registry import check, settle
@@ -60,7 +62,8 @@ def submit(
         output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
     )
     spec = settle(spec)  # the engine may have been started with other folders
-    check(spec)
+    if not is_checked:
+        check(spec)
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     return store.enqueue(

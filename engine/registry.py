@@ -69,7 +69,7 @@ def is_builtin(kind: str, name: str) -> bool:
 
 def load(kind: str, spec: Any) -> Any:
     """The component that a spec of that kind names, built. Raises ComponentError or CheckpointError."""
-    path = _import_path(kind, spec.name)
+    path = _import_path(components(), kind, spec.name)
     module, _, attribute = path.partition(":")
     try:
         build: Callable[[Any], Any] = getattr(importlib.import_module(module), attribute)
@@ -125,9 +125,10 @@ def check(spec: RunSpec) -> None:
     Raises ComponentError or CheckpointError: one line naming the key.
     """
     layouts = {}
+    table = components()  # it reads what every installed package says of itself
     for kind in KINDS:
         part = getattr(spec.components, kind)
-        path = _import_path(kind, part.name)
+        path = _import_path(table, kind, part.name)
         if path != _BUILTIN.get((kind, part.name)):
             continue  # a third-party component checks its own options when it is built
         layouts[kind] = _checked_layout(kind, locate(kind, part.checkpoint))
@@ -155,7 +156,8 @@ def check(spec: RunSpec) -> None:
 def _checked_layout(kind: str, path: Path) -> Layout:
     """The layout of a component's weights; refuses what is not this component, or not whole, from the headers."""
     source = open_source(path)
-    found = recognise(source)
+    layout = lay_out(source)
+    found = recognise(source, layout)
     wanted = kind.replace("_", " ")
     if found.component != kind:
         what = found.component.replace("_", " ")
@@ -172,7 +174,7 @@ def _checked_layout(kind: str, path: Path) -> Layout:
         raise CheckpointError(
             f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
         )
-    return lay_out(source)
+    return layout
 
 
 # kind -> what it says about a width, as (width, the tensor that has it, the axis)
@@ -237,8 +239,7 @@ def _absolute(given: str, found: Path) -> str:
     return given if given == BUILTIN_MICRO else str(found.absolute())
 
 
-def _import_path(kind: str, name: str) -> str:
-    table = components()
+def _import_path(table: Mapping[tuple[str, str], str], kind: str, name: str) -> str:
     if (kind, name) not in table:
         known = ", ".join(sorted(n for k, n in table if k == kind))
         raise ComponentError(f"components.{kind}.name: unknown {name!r}; known: {known}")

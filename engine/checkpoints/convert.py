@@ -105,7 +105,8 @@ def convert(
     under its name. Raises CheckpointError, and leaves nothing behind, where the source is not whole, the target
     exists, the layout does not know the component, a number is too large for the dtype, or something differs.
     """
-    found, held = recognise(source), lay_out(source)
+    held = lay_out(source)
+    found = recognise(source, held)
     naming = LAYOUTS[layout].get(held.component)
     if naming is None:
         raise CheckpointError(

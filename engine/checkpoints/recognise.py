@@ -61,9 +61,12 @@ class Recognition(msgspec.Struct, frozen=True, kw_only=True):
     misshapen: tuple[str, ...]
 
 
-def recognise(source: Source) -> Recognition:
-    """What `source` holds, and whether a run would load it: where this says so, all that loading reads is there."""
-    layout = lay_out(source)
+def recognise(source: Source, layout: Layout | None = None) -> Recognition:
+    """What `source` holds, and whether a run would load it: where this says so, all that loading reads is there.
+
+    layout: that of the source, where it is known already.
+    """
+    layout = layout or lay_out(source)
     variant, wanted, note, supported = _identify(source, layout)
     missing, unexpected, misshapen = compare(layout.entries, wanted) if wanted else ((), (), ())
     unexpected = (*unexpected, *(f"{name} ({reason})" for name, reason in layout.faults.items()))

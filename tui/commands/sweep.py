@@ -150,6 +150,13 @@ def _refuse_set_and_varied(
 def _queue(store: Store, member: Member, preset: str, stop_at: int | None, tag: str) -> str:
     from engine.client import submit
 
-    run_id = submit(store, member.spec, preset=preset, segments=member.segments, stop_at=stop_at)
+    run_id = submit(
+        store,
+        member.spec,
+        preset=preset,
+        segments=member.segments,
+        stop_at=stop_at,
+        is_checked=True,
+    )
     store.tag(run_id, [tag])
     return run_id

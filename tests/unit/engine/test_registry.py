@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from engine import registry
 from engine.checkpoints.expected import UMT5Shape, umt5, vae, vae22
+from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
 from presets.library import load_preset
@@ -35,6 +36,19 @@ def test_the_micro_preset_passes() -> None:
 def test_refuses_what_is_not_there(override: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         registry.check(load_preset("micro", [override]))
+
+
+def test_packages_are_asked_and_names_are_sorted_once_for_each_check(monkeypatch) -> None:
+    """A viewer checks whatever is typed: neither may cost it as often as there are components."""
+    calls: list[str] = []
+    lay_out = registry.lay_out
+    monkeypatch.setattr(registry, "entry_points", lambda group: calls.append("packages") or ())
+    for module in ("engine.registry", "engine.checkpoints.recognise"):
+        monkeypatch.setattr(
+            f"{module}.lay_out", lambda source: calls.append("names") or lay_out(source)
+        )
+    registry.check(load_preset("micro"))
+    assert sorted(calls) == ["names"] * len(KINDS) + ["packages"]
 
 
 def test_a_published_preset_without_files_says_which_one_is_missing() -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
 from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import decode_spec
+from store.store import open_store
 
 
 def load(overrides=()):
@@ -163,6 +165,15 @@ def test_a_check_that_reads_files_is_made_once_for_each_choice_of_components(mon
     monkeypatch.setattr("engine.sweep.check", lambda spec: seen.append(spec.components.vae))
     members("seed=1..20", "components.vae.chunk_frames=0,2")
     assert sorted(part.chunk_frames for part in seen) == [0, 2]
+
+
+def test_what_was_checked_as_a_sweep_is_not_read_again_when_it_is_queued(tmp_path, monkeypatch):
+    found = members("seed=1,2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.registry.open_source", lambda path: pytest.fail(f"reads {path}"))
+    with open_store(tmp_path / "store") as store:
+        ids = [submit(store, member.spec, is_checked=True) for member in found]
+        assert [run.id for run in store.queued()] == ids
 
 
 # Outputs
