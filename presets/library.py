@@ -67,14 +67,16 @@ def load_preset(
     overrides: Iterable[str] = (),
     *,
     values: Mapping[str, object] | None = None,
+    text: str | None = None,
 ) -> RunSpec:
     """The run that a preset describes, validated.
 
     name_or_path: a preset's name, or a path ending in `.toml`. overrides: `"scheduler.steps=12"`,
     applied after the file. values: `{"prompt": text}` with dotted keys, taken as they are and
-    applied last. Raises `PresetError`.
+    applied last. text: taken as the file's content, to check it before it is written. Raises
+    `PresetError`.
     """
-    layers = _chain(preset_path(name_or_path))
+    layers = _chain(preset_path(name_or_path), text)
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, settle_steps(layer.values))
@@ -146,11 +148,7 @@ def save_preset(
     header = {"format": FORMAT, "extends": extends, "description": description}
     document = {**{key: value for key, value in header.items() if value}, **content}
     build(document, PresetFile)
-    encoded = tomli_w.dumps(document).encode()
-    if len(encoded) > MAX_FILE_BYTES:
-        raise PresetError(
-            f"a preset file has at most {MAX_FILE_BYTES} bytes, this one would have {len(encoded)}"
-        )
+    encoded = _encoded(tomli_w.dumps(document))
     try:
         _write_whole(path, encoded, overwrite=overwrite)
     except FileExistsError:
@@ -162,9 +160,36 @@ def save_preset(
     return path
 
 
+def read_preset_text(path: Path) -> str:
+    """What a preset's file holds, whether it is a valid preset or not; raises `PresetError`."""
+    return _read_text(path)
+
+
+def write_preset_text(path: Path, text: str) -> None:
+    """Replace one of the user's preset files as a whole, by a valid preset or not, so that one can be mended in
+    steps. Raises `PresetError`: a shipped preset, a text that is too long, or a file that cannot be written.
+    """
+    if path.resolve().parent == _SHIPPED.resolve():
+        raise PresetError(f'"{path.stem}" is a shipped preset; save a copy under another name')
+    encoded = _encoded(text)
+    try:
+        _write_whole(path, encoded, overwrite=True)
+    except OSError as error:
+        raise PresetError(f"cannot write {path}: {error.strerror or error}") from None
+
+
 def dump_preset(spec: RunSpec) -> str:
     """`spec` as the TOML of a preset without parents, every default written out."""
     return tomli_w.dumps(to_plain(spec))
+
+
+def _encoded(text: str) -> bytes:
+    encoded = text.encode()
+    if len(encoded) > MAX_FILE_BYTES:
+        raise PresetError(
+            f"a preset file has at most {MAX_FILE_BYTES} bytes, this one would have {len(encoded)}"
+        )
+    return encoded
 
 
 def _check_name(name: str) -> None:
@@ -208,9 +233,9 @@ def _info(path: Path, *, shipped: bool) -> PresetInfo:
     return PresetInfo(name, path, shipped, description, extends, error)
 
 
-def _chain(path: Path) -> list[_Layer]:
-    """The layers of a preset, its farthest parent first."""
-    layers = [_read(path)]
+def _chain(path: Path, text: str | None = None) -> list[_Layer]:
+    """The layers of a preset, its farthest parent first. text: of the preset itself, where it is not the file's."""
+    layers = [_read(path, text)]
     while parent := layers[-1].extends:
         child = layers[-1].path
         try:
@@ -227,8 +252,8 @@ def _chain(path: Path) -> list[_Layer]:
     return layers[::-1]
 
 
-def _read(path: Path) -> _Layer:
-    text = _read_text(path)
+def _read(path: Path, text: str | None = None) -> _Layer:
+    text = _read_text(path) if text is None else text
     try:
         values = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, and an integer of thousands of digits

@@ -216,7 +216,48 @@ class Lab:
     async def presets(self) -> list[PresetInfo]:
         from presets.library import list_presets
 
-        return await self._in("work", lambda _store: list_presets())
+        # like all about presets, beside the lanes: small files, which are there where the store is not
+        return await asyncio.to_thread(list_presets)
+
+    async def load_preset(self, name: str) -> RunSpec:
+        """Raises PresetError where it is absent or broken."""
+        from presets.library import load_preset
+
+        return await asyncio.to_thread(load_preset, name)
+
+    async def save_preset(
+        self, name: str, spec: RunSpec, *, parent: str, description: str | None, overwrite: bool
+    ) -> Path:
+        """As `modiff presets save` does; where it lies. Raises PresetError."""
+        from tui.saving import save_from
+
+        return await asyncio.to_thread(
+            save_from, name, spec, parent=parent, description=description, overwrite=overwrite
+        )
+
+    async def preset_text(self, path: Path) -> str:
+        """What the file of a preset, valid or not, holds. Raises PresetError where it cannot be read."""
+        from presets.library import read_preset_text
+
+        return await asyncio.to_thread(read_preset_text, path)
+
+    async def check_preset_text(self, path: Path, text: str) -> RunSpec:
+        """The run that a preset's file would describe, if it held that text. Raises PresetError."""
+        from presets.library import load_preset
+
+        return await asyncio.to_thread(load_preset, path, text=text)
+
+    async def write_preset_text(self, path: Path, text: str) -> None:
+        """Replace a preset's file as a whole. Raises PresetError where it cannot be."""
+        from presets.library import write_preset_text
+
+        await asyncio.to_thread(write_preset_text, path, text)
+
+    async def unknown_words(self, spec: RunSpec) -> str:
+        """The warning of `modiff run` about words that the micro model does not know, or nothing."""
+        from tui.micro_words import unknown_words_warning
+
+        return await asyncio.to_thread(unknown_words_warning, spec)
 
     async def models(self) -> list[Found]:
         """Every weight file in every place, told by its header."""

@@ -18,11 +18,11 @@ from presets.library import (
     list_presets,
     load_preset,
     preset_path,
-    save_preset,
     user_preset_dir,
 )
 from presets.spec import RunSpec, preset_schema
 from tui.failures import BAD_INPUT
+from tui.saving import extended_by, save_from
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
@@ -142,14 +142,8 @@ def save(
     its parent. A parent that is a file elsewhere is copied in full.
     """
     spec = load_preset(parent, overrides)
-    extends = "" if parent.endswith(".toml") else parent
-    if parent == name:  # changed in place: it keeps its own parent and description
-        own = next(i for i in list_presets() if i.name == name)
-        extends = own.extends
-        description = own.description if description is None else description
-    path = save_preset(
-        name, spec, description=description or "", extends=extends, overwrite=overwrite
-    )
+    extends, _ = extended_by(name, parent)
+    path = save_from(name, spec, parent=parent, description=description, overwrite=overwrite)
     if as_json:
         _print_json({"name": name, "path": str(path), "extends": extends})
     else:

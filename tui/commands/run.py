@@ -7,7 +7,6 @@ Whatever can be refused is refused before anything is queued. stdout gets the ou
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
 import click
 
@@ -22,12 +21,6 @@ from tui.options import (
     result_json_option,
     set_option,
 )
-from tui.text import printable
-
-if TYPE_CHECKING:
-    from presets.spec import RunSpec
-
-_WORDS_SHOWN = 12
 
 _EPILOG = """\b
 Examples:
@@ -79,6 +72,7 @@ def run(
     from presets.library import load_preset
     from store.store import open_store
     from tui.following import Manner, follow_queued
+    from tui.micro_words import unknown_words_warning
     from tui.outputs import check_output
 
     values = named_values(
@@ -91,31 +85,12 @@ def run(
     spec = load_preset(preset, overrides, values=values)
     with open_store() as store:
         check_output(store, spec)
-        if not quiet:
-            _warn_of_unknown_words(spec)
+        if not quiet and (warning := unknown_words_warning(spec)):
+            click.echo(f"warning: {warning}", err=True)
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,
             store,
             lambda: submit(store, spec, preset=preset),
             Manner(detach=detach, quiet=quiet, as_json=as_json, again=again),
-        )
-
-
-def _warn_of_unknown_words(spec: RunSpec) -> None:
-    """One line that names the words that mean nothing to the micro model."""
-    from engine.checkpoints.locate import BUILTIN_MICRO
-    from engine.micro.grammar import unknown_words
-
-    if spec.components.denoiser.checkpoint != BUILTIN_MICRO:
-        return
-    prompts = [spec.prompt] if spec.guidance.scale == 1 else [spec.prompt, spec.negative_prompt]
-    unknown = list(dict.fromkeys(word for text in prompts for word in unknown_words(text)))
-    if unknown:
-        shown = ", ".join(printable(word) for word in unknown[:_WORDS_SHOWN])
-        more = f" and {len(unknown) - _WORDS_SHOWN} more" if len(unknown) > _WORDS_SHOWN else ""
-        click.echo(
-            f"warning: the micro model knows only coloured shapes that move; "
-            f"these words mean nothing to it: {shown}{more}",
-            err=True,
         )
