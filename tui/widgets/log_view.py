@@ -1,0 +1,111 @@
+"""The log of a run: plain lines with their level as a word, followed unless the reader scrolls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.widgets import RichLog
+
+from tui.text import printable
+
+Level = Literal["info", "warning", "error"]
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+MAX_LINES = 2000
+
+_WORD_CELLS = max(map(len, LEVELS))
+
+
+class LogView(RichLog):
+    """At most MAX_LINES lines, those of at least `level` shown; `e` follows, `l` changes the level.
+
+    The lines below the level are kept too, so that lowering it shows them.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "log-view--error",
+        "log-view--time",
+        "log-view--warning",
+    }
+    DEFAULT_CSS = """
+    LogView { background: transparent; overflow-x: hidden; }
+    LogView > .log-view--time { color: $foreground-muted; }
+    LogView > .log-view--warning { color: $text-warning; }
+    LogView > .log-view--error { color: $text-error; text-style: bold; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("e", "follow", "Follow", id="live.follow"),
+        Binding("l", "level", "Level", id="live.level"),
+    ]
+
+    def __init__(
+        self, *, name: str | None = None, id: str | None = None, classes: str | None = None
+    ) -> None:
+        super().__init__(max_lines=MAX_LINES, min_width=1, name=name, id=id, classes=classes)
+        self.level: Level = "info"
+        self._kept: deque[tuple[str, Level, str]] = deque(maxlen=MAX_LINES)
+        self._describe()
+
+    def add(self, lines: Sequence[tuple[str, str, str]]) -> None:
+        """Add (time, level, text) lines at the end, in one batch; an unknown level is `info`."""
+        known = [(time, _level(level), text) for time, level, text in lines[-MAX_LINES:]]
+        self._kept.extend(known)
+        self._write(known)
+
+    def clear(self) -> LogView:
+        """Forget all lines, also those that the level hides."""
+        self._kept.clear()
+        super().clear()
+        return self
+
+    def action_follow(self) -> None:
+        """Stay at the end as lines come, or stop doing so."""
+        self.auto_scroll = not self.auto_scroll
+        if self.auto_scroll:
+            self.scroll_end(animate=False)
+        self._describe()
+
+    def action_level(self) -> None:
+        """Show info, warning or error lines and those above, in turns."""
+        self.level = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
+        self._rewrite()
+        self._describe()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        if self.is_mounted and self._kept:
+            self.call_next(self._rewrite)
+
+    def _rewrite(self) -> None:
+        super().clear()
+        self._write(self._kept)
+
+    def _write(
+        self, lines: Sequence[tuple[str, Level, str]] | deque[tuple[str, Level, str]]
+    ) -> None:
+        """Draw the lines that the level lets through, as one text of many lines."""
+        shown = [line for line in lines if LEVELS.index(line[1]) >= LEVELS.index(self.level)]
+        if shown:
+            self.write(Text("\n").join(map(self._text, shown)))
+
+    def _text(self, line: tuple[str, Level, str]) -> Text:
+        time, level, text = line
+        style = "" if level == "info" else self.get_component_rich_style(f"log-view--{level}")
+        time_style = self.get_component_rich_style("log-view--time")
+        return Text.assemble(
+            (printable(time), time_style),
+            (f" {level:{_WORD_CELLS}} {printable(text)}", style),
+            no_wrap=True,
+        )
+
+    def _describe(self) -> None:
+        level = self.level if self.level == LEVELS[-1] else f"{self.level}+"
+        self.border_subtitle = f"follow {'on' if self.auto_scroll else 'off'}  level {level}"
+
+
+def _level(word: str) -> Level:
+    return next((level for level in LEVELS if level == word.lower()), "info")
