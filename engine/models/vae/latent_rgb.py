@@ -60,10 +60,11 @@ WAN21 = LatentRGB(
 
 def read_latent_rgb(path: Path) -> LatentRGB:
     """The map of a JSON file with `factors` [C][3] and `bias` [3]. Raises OSError, and ValueError for another file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
     try:
+        content = json.loads(text)
         factors, bias = torch.tensor(content["factors"]), torch.tensor(content["bias"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch has all but the first
         raise ValueError(f"{path}: no map from latents to colours ({error})") from None
     if factors.ndim != 2 or factors.shape[1] != 3 or bias.shape != (3,):
         raise ValueError(
@@ -91,10 +92,10 @@ def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side
     return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
-def spread(count: int, at_most: int) -> list[int] | slice:
-    """The indices of at most so many of `count` things, evenly from the first to the last; all as a slice."""
+def spread(count: int, at_most: int) -> list[int]:
+    """The indices of at most so many of `count` things, evenly from the first to the last."""
     if count <= at_most:
-        return slice(None)
+        return list(range(count))
     if at_most == 1:
         return [0]
     return [round(number * (count - 1) / (at_most - 1)) for number in range(at_most)]

@@ -39,7 +39,7 @@ EXAMPLES = [
     PlanMade(12, 20, {"text_encode": "stored", "denoise": "compute", "load": "skip"}),
     StageStarted("denoise"),
     StageFinished("denoise", 1.5, True),
-    StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01, "reused"),
+    StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01, "computed", 0.125),
     LinkStored("denoise", 2, "k1:" + "0" * 64, "sha256:" + "1" * 64, "", "computed"),
     MemorySampled(1 << 40, 0),
     ChunkDecoded(1, 5, 0.5),
@@ -67,10 +67,11 @@ def test_an_event_is_json_that_names_its_kind():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_statistics_of_latents_that_are_not_finite_come_back_as_nan(value):
-    text = encode_event(StepFinished(1, 2, 1.0, 1000.0, 0.1, mean=value, std=0.5))
+    text = encode_event(StepFinished(1, 2, 1.0, 1000.0, 0.1, mean=value, std=0.5, change=value))
     assert "null" not in text
     event = decode_event(text)
     assert math.isnan(event.mean)
+    assert math.isnan(event.change)
     assert event.std == 0.5
 
 

@@ -1,0 +1,231 @@
+"""Every step of a run leaves a preview of what it points to, before anybody is told of the step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine import client
+from engine.models.vae.latent_rgb import WAN21, read_latent_rgb
+from engine.pipelines import compute, previews
+from engine.pipelines.previews import colours_of, preview_of
+from engine.pipelines.runner import Runner
+from presets.library import load_preset
+from presets.spec import RunSpec, VAESpec
+from store.events import Event, LinkStored, Message, StepFinished
+from store.index import open_index
+from store.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put_preview
+from store.records import COMPUTED, REUSED, LinkRecord
+from store.store import Store, open_store
+from store.tensors import get_tensors
+from tests.executing import ENGINE, execute, plan_in
+
+SEEDS = itertools.count(3000)
+MICRO = VAESpec(checkpoint="builtin:micro")
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    root = tmp_path_factory.mktemp("store")
+    with open_store(root) as store, store.register_engine(ENGINE, pid=os.getpid()):
+        yield Runner(store)
+
+
+def spec(*overrides: str) -> RunSpec:
+    """A run that no other test has made before, without its decoding."""
+    own = ["scheduler.steps=4", 'output.kinds=["latents"]', f"seed={next(SEEDS)}"]
+    return load_preset("micro", [*own, *overrides])
+
+
+def finished(runner: Runner, wanted: RunSpec, folder: Path) -> tuple[str, list[Event]]:
+    run_id = client.submit(runner.store, wanted, output=str(folder / "{run}"))
+    return run_id, execute(runner, run_id)
+
+
+def step_keys(store: Store, run_id: str) -> list[str]:
+    """From the log: what a viewer knows."""
+    events = [event for _, event in store.events(run_id)]
+    return [e.key for e in events if isinstance(e, LinkStored) and e.stage == "step"]
+
+
+def previews_of(store: Store, keys: list[str]) -> list[Preview | None]:
+    with open_index(store.root) as index:
+        return [get_preview(index, key) for key in keys]
+
+
+def colours(preview: Preview | None) -> np.ndarray:
+    assert preview is not None
+    shape = (preview.num_frames, preview.height, preview.width, 3)
+    return np.frombuffer(preview.pixels, np.uint8).reshape(shape).astype(float)
+
+
+def noise_of(wanted: RunSpec) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(wanted.seed)
+    return torch.randn(1, 16, 5, 8, 8, generator=generator).double()
+
+
+# Which map
+
+
+def test_each_vae_has_its_own_colours_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    micro = colours_of(MICRO, 16)
+    assert micro is not None
+    assert micro.factors.shape == (16, 3)
+    assert not torch.equal(micro.factors, WAN21.factors)
+    assert colours_of(VAESpec(checkpoint="wan2.1-vae"), 16) is WAN21
+    assert colours_of(VAESpec(checkpoint="/any/path.safetensors"), 16) is WAN21
+    assert colours_of(VAESpec(checkpoint="wan2.1-vae"), 48) is None
+    assert colours_of(MICRO, 48) is None
+    assert colours_of(VAESpec(name="another", checkpoint="wan2.1-vae"), 16) is None
+
+    def absent(path: Path) -> object:
+        return read_latent_rgb(path.with_name("absent.json"))
+
+    monkeypatch.setattr(previews, "read_latent_rgb", absent)
+    assert colours_of(MICRO, 16) is None
+
+
+def test_a_large_clip_becomes_a_small_preview() -> None:
+    preview = preview_of(WAN21, torch.randn(1, 16, 21, 60, 104))
+    assert (preview.num_frames, preview.height, preview.width) == (MAX_FRAMES, 55, MAX_SIDE)
+
+
+# In a run
+
+
+def test_every_step_has_one_of_the_clean_latents_that_it_points_to(
+    runner: Runner, tmp_path: Path
+) -> None:
+    wanted = spec("scheduler.name=euler")
+    run_id, _ = finished(runner, wanted, tmp_path)
+    links = [link for link in runner.store.links_of(run_id) if link.stage == "step"]
+    velocities = [get_tensors(runner.store.root, link.digest)["velocity"] for link in links]
+    micro = colours_of(MICRO, 16)
+    assert micro is not None
+    latents = noise_of(wanted)
+    sigmas = [link.sigma for link in links] + [0.0]
+    for number, velocity in enumerate(velocities):
+        clean = latents - sigmas[number] * velocity.double()
+        found = colours(previews_of(runner.store, [links[number].key])[0])
+        expected = clean[0].movedim(0, -1) @ micro.factors.double() + micro.bias.double()
+        levels = ((expected + 1) * 127.5).clamp(0, 255).numpy()
+        assert np.abs(found - levels).max() < 0.51
+        latents = latents + (sigmas[number + 1] - sigmas[number]) * velocity.double()
+
+
+def test_a_preview_is_there_before_anybody_is_told_of_its_step(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_link = Store.record_link
+    found: list[bool] = []
+
+    def watched(self: Store, run_id: str, link: LinkRecord, **told: object) -> LinkRecord:
+        if told["stage"] == "step":
+            found.append(previews_of(self, [link.key]) != [None])
+        return record_link(self, run_id, link, **told)
+
+    monkeypatch.setattr(Store, "record_link", watched)
+    finished(runner, spec(), tmp_path)
+    assert found == [True] * 4
+
+
+@pytest.mark.parametrize("keep", ["keep.every=0", "keep.every=2", "keep.budget_mb=0"])
+def test_steps_that_are_not_kept_have_one_too(runner: Runner, tmp_path: Path, keep: str) -> None:
+    run_id, _ = finished(runner, spec(keep), tmp_path)
+    keys = step_keys(runner.store, run_id)
+    assert len(keys) == 4
+    assert None not in previews_of(runner.store, keys)
+
+
+def test_a_replay_finds_them_where_the_run_left_them(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec()
+    first, events = finished(runner, wanted, tmp_path)
+    steps = [e for e in events if isinstance(e, StepFinished)]
+    assert all(0 < e.change < 10 for e in steps)
+    again, events = finished(runner, wanted, tmp_path)
+    assert plan_in(events).reused_steps == 4
+    steps = [e for e in events if isinstance(e, StepFinished)]
+    assert [e.source for e in steps] == [REUSED] * 4
+    assert all(np.isnan(e.change) for e in steps)
+    keys = step_keys(runner.store, again)
+    assert keys == step_keys(runner.store, first)
+    assert None not in previews_of(runner.store, keys)
+
+
+def test_a_step_tells_how_far_it_moved_the_latents(runner: Runner, tmp_path: Path) -> None:
+    wanted = spec("scheduler.name=euler", "scheduler.steps=1")
+    run_id, events = finished(runner, wanted, tmp_path)
+    step = next(e for e in events if isinstance(e, StepFinished))
+    links = [link for link in runner.store.links_of(run_id) if link.stage == "step"]
+    latents = get_tensors(runner.store.root, links[0].latents)["latents"]
+    before, after = noise_of(wanted).flatten(), latents.double().flatten()
+    expected = float((after - before).square().sum().sqrt() / before.square().sum().sqrt())
+    assert step.change == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError, torch.OutOfMemoryError])
+def test_a_preview_that_cannot_be_made_costs_nothing_else(
+    runner: Runner, tmp_path: Path, monkeypatch, caplog, error: type[Exception]
+) -> None:
+    def failing(*_: object) -> Preview:
+        raise error("no preview today")
+
+    monkeypatch.setattr(compute, "preview_of", failing)
+    run_id, events = finished(runner, spec(), tmp_path)
+    keys = step_keys(runner.store, run_id)
+    assert len(keys) == 4
+    assert previews_of(runner.store, keys) == [None] * 4
+    assert [e for e in events if isinstance(e, Message) and e.level != "info"] == []
+    assert all(link.source == COMPUTED for link in runner.store.links_of(run_id)[:4])
+    assert caplog.text.count("no preview today") == 1
+
+
+def test_an_index_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    with open_store(root) as store, store.register_engine(ENGINE, pid=os.getpid()):
+        (root / "locks" / "previews").mkdir()  # where its lock's file should be
+        run_id, events = finished(Runner(store), spec(), tmp_path)
+        keys = step_keys(store, run_id)
+        assert len(keys) == 4
+        assert previews_of(store, keys) == [None] * 4
+        assert [e for e in events if isinstance(e, Message) and e.level != "info"] == []
+
+
+def test_a_vae_without_colours_gives_none(runner: Runner, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(compute, "colours_of", lambda part, latent_channels: None)
+    run_id, _ = finished(runner, spec(), tmp_path)
+    assert previews_of(runner.store, step_keys(runner.store, run_id)) == [None] * 4
+
+
+def test_what_is_damaged_or_gone_is_none(runner: Runner, tmp_path: Path) -> None:
+    run_id, _ = finished(runner, spec(), tmp_path)
+    keys = step_keys(runner.store, run_id)
+    with open_index(runner.store.root) as index:
+        index.previews.put("preview/" + keys[0], b"damaged")
+        index.previews.delete("preview/" + keys[1])
+        put_preview(index, keys[2], Preview(1, 1, 1, b"RGB"))
+    found = previews_of(runner.store, keys)
+    assert found[:3] == [None, None, Preview(1, 1, 1, b"RGB")]
+    assert found[3] is not None
+
+
+def test_the_last_preview_looks_like_the_video(runner: Runner, tmp_path: Path) -> None:
+    """As far as one matrix can: brightness, so shapes and places, more than colours, which it mutes. Measured on 16
+    seeds: correlations of 0.90 to 0.92 and of 0.75 to 0.77."""
+    wanted = load_preset("micro", ['output.kinds=["frames"]'])
+    run_id, _ = finished(runner, wanted, tmp_path)
+    files = sorted((tmp_path / run_id).iterdir())
+    video = np.stack([np.asarray(Image.open(file)) for file in files]).astype(float)
+    small = video.reshape(17, 8, 8, 8, 8, 3).mean((2, 4))
+    parts = [small[:1], *(small[start : start + 4] for start in (1, 5, 9, 13))]
+    shown = np.stack([part.mean(0) for part in parts])
+    last = colours(previews_of(runner.store, step_keys(runner.store, run_id)[-1:])[0])
+    assert np.corrcoef(last.mean(-1).ravel(), shown.mean(-1).ravel())[0, 1] > 0.85
+    assert np.corrcoef(last.ravel(), shown.ravel())[0, 1] > 0.7
