@@ -200,6 +200,17 @@ class ModiffApp(App[int]):
         self.watched_run = run_id
         self.action_open("live")
 
+    @work(exclusive=True, group="compose")
+    async def compose_with(self, spec: RunSpec, preset: str) -> None:
+        """Show the settings of a run in the form, to be changed and started. preset: the one that it came from."""
+        self.preferences.screen = "compose"
+        await self.switch_mode("compose")
+        from tui.screens.compose import Compose
+
+        form = self.get_screen_stack("compose")[0]
+        assert isinstance(form, Compose)
+        form.load_run(spec, preset)
+
     # Leaving
 
     def action_leave(self) -> None:

@@ -12,6 +12,8 @@ from tui.frame import TopLine
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
+    from presets.spec import RunSpec
+
 
 class Compose(Screen[None]):
     """To come."""
@@ -20,3 +22,6 @@ class Compose(Screen[None]):
         yield TopLine("compose")
         yield Static("compose")
         yield Footer()
+
+    def load_run(self, spec: RunSpec, preset: str) -> None:
+        """To come."""
