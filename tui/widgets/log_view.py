@@ -1,4 +1,4 @@
-"""The log of a run: plain lines with their level as a word, followed unless the reader scrolls."""
+"""The log of a run: plain lines with their level as a word, followed until the reader scrolls up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
+from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.widgets import RichLog
@@ -32,7 +33,7 @@ class LogView(RichLog):
         "log-view--warning",
     }
     DEFAULT_CSS = """
-    LogView { background: transparent; overflow-x: hidden; }
+    LogView { background: transparent; overflow-x: auto; scrollbar-size-horizontal: 0; }
     LogView > .log-view--time { color: $foreground-muted; }
     LogView > .log-view--warning { color: $text-warning; }
     LogView > .log-view--error { color: $text-error; text-style: bold; }
@@ -64,10 +65,7 @@ class LogView(RichLog):
 
     def action_follow(self) -> None:
         """Stay at the end as lines come, or stop doing so."""
-        self.auto_scroll = not self.auto_scroll
-        if self.auto_scroll:
-            self.scroll_end(animate=False)
-        self._describe()
+        self._follow(not self.auto_scroll)
 
     def action_level(self) -> None:
         """Show info, warning or error lines and those above, in turns."""
@@ -75,10 +73,34 @@ class LogView(RichLog):
         self._rewrite()
         self._describe()
 
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        if self.is_mounted and self._kept:
-            self.call_next(self._rewrite)
+    # Who scrolls up wants to read: new lines must not take the text away. The end follows again.
+
+    def action_scroll_up(self) -> None:
+        self._follow(False)
+        super().action_scroll_up()
+
+    def action_page_up(self) -> None:
+        self._follow(False)
+        super().action_page_up()
+
+    def action_scroll_home(self) -> None:
+        self._follow(False)
+        super().action_scroll_home()
+
+    def action_scroll_end(self) -> None:
+        self._follow(True)
+
+    def on_mouse_scroll_up(self) -> None:
+        self._follow(False)
+
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rewrite())
+
+    def _follow(self, is_on: bool) -> None:
+        self.auto_scroll = is_on
+        if is_on:
+            self.scroll_end(animate=False)
+        self._describe()
 
     def _rewrite(self) -> None:
         super().clear()
@@ -94,13 +116,17 @@ class LogView(RichLog):
 
     def _text(self, line: tuple[str, Level, str]) -> Text:
         time, level, text = line
-        style = "" if level == "info" else self.get_component_rich_style(f"log-view--{level}")
-        time_style = self.get_component_rich_style("log-view--time")
         return Text.assemble(
-            (printable(time), time_style),
-            (f" {level:{_WORD_CELLS}} {printable(text)}", style),
-            no_wrap=True,
+            (printable(time), self._colour("time")),
+            (f" {level:{_WORD_CELLS}} {printable(text)}", self._colour(level)),
         )
+
+    def _colour(self, part: str) -> Style:
+        """The style of a part without its background, which is another one while focused."""
+        if part == "info":
+            return Style.null()
+        style = self.get_component_rich_style(f"log-view--{part}")
+        return Style(color=style.color, bold=style.bold)
 
     def _describe(self) -> None:
         level = self.level if self.level == LEVELS[-1] else f"{self.level}+"
