@@ -45,6 +45,8 @@ class Terminal:
 
     def read(self, seconds: float) -> bytes:
         """What the program writes in the next `seconds`, or less where it writes something."""
+        if self.master < 0:
+            return b""
         ready, _, _ = select.select([self.master], [], [], seconds)
         if not ready:
             return b""
@@ -67,6 +69,11 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
+    def hang_up(self) -> None:
+        """Close the terminal under the program."""
+        os.close(self.master)
+        self.master = -1
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,4 +81,5 @@ class Terminal:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        os.close(self.master)
+        if self.master >= 0:
+            os.close(self.master)
