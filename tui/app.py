@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from presets.spec import RunSpec
+    from tui.widgets.graphics import ImageMaker
 
 # How often the store is looked at; over a network link every redraw costs.
 LOOK_SECONDS = 0.25
@@ -75,7 +76,14 @@ class ModiffApp(App[int]):
         Binding("ctrl+q", "leave", "Quit", id="app.quit", show=False, priority=True),
     ]
 
-    def __init__(self, root: Path | None = None, *, preferences: Preferences | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        preferences: Preferences | None = None,
+        graphics: ImageMaker | None = None,
+    ) -> None:
+        """graphics: what draws real pixels in this terminal; half blocks are drawn where it is None."""
         self.preferences = load_preferences() if preferences is None else preferences
         if self.preferences.screen in TABS:
             # read when the app is made: it begins where the last one was left
@@ -83,6 +91,7 @@ class ModiffApp(App[int]):
         super().__init__()
         self.lab = Lab(root)
         self.is_remote = any(name in os.environ for name in ("SSH_CONNECTION", "SSH_TTY"))
+        self.graphics = graphics
         self.status: Status | None = None
         self.trouble = ""
         self.status_signal: Signal[Status | None] = Signal(self, "status")
@@ -210,6 +219,12 @@ class ModiffApp(App[int]):
         form = self.get_screen_stack("compose")[0]
         assert isinstance(form, Compose)
         form.load_run(spec, preset)
+
+    def branch_from(self, run_id: str, step: int | None = None) -> None:
+        """Ask for what is to change after a step of a run (None: one yet to be chosen), and branch there."""
+        from tui.screens.branch import Branch
+
+        self.push_screen(Branch(run_id, step))
 
     # Leaving
 

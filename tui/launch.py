@@ -38,17 +38,18 @@ def start() -> int:
         click.echo(f"modiff: {reason}", err=True)
         return BAD_INPUT
     from tui.app import ModiffApp
+    from tui.preferences import load_preferences
+    from tui.widgets.graphics import load_graphics, wanted_graphics
 
-    app = ModiffApp()
-    _load_graphics(app, is_tty=has_terminal)
+    preferences = load_preferences()
+    graphics = None
+    if wanted_graphics(os.environ, is_tty=has_terminal, choice=preferences.images):
+        graphics = load_graphics()  # asks the terminal, while the keyboard is still ours
+    app = ModiffApp(preferences=preferences, graphics=graphics)
     code = app.run()
     if not code and app.status is not None:
         _say_what_goes_on(app.status)
     return code or app.return_code or 0
-
-
-def _load_graphics(app: object, *, is_tty: bool) -> None:
-    """Before the app owns the keyboard: what can show images asks the terminal for its abilities."""
 
 
 def _say_what_goes_on(status: Status) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -26,7 +27,7 @@ class Preferences(msgspec.Struct, kw_only=True):
     screen: str = "compose"
     preset: str = "micro"
     theme: str = ""
-    images: str = "auto"
+    images: Literal["auto", "half", "off"] = "auto"
     runs_filter: str = ""
     prompts: list[str] = []
 
