@@ -164,7 +164,7 @@ class RunState:
                 self._sample(entry.ns, rss_bytes, device_bytes)
             case LatentsStored(digest):
                 self.latents = digest
-                self._say(entry.ns, f"latents stored as {digest[:12]}")
+                self._say(entry.ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
             case RunFinished():
                 self._end(entry.event, entry.ns)
             case Message(level, text):

@@ -1,0 +1,268 @@
+"""What the panels of a run show of its state: cells, lines of plots, sentences. Pure functions, torch-free."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tui.text import clock, duration, printable, size
+from tui.widgets.plot import Series
+from tui.widgets.stages import StageCell
+from tui.widgets.timeline import StepCell
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from store.records import RunRecord
+    from tui.run_state import RunState, Stage, Step
+
+SYMBOLS = {
+    "queued": "○",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✖",
+    "cancelled": "–",
+    "interrupted": "▲",
+    "paused": "‖",
+}
+# a run of one of these goes on where it was
+RESUMABLE = ("failed", "cancelled", "interrupted", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a run says. output: whether `message` is the path of the run's file."""
+
+    symbol: str
+    status: str
+    times: str
+    origin: str
+    hits: str
+    message: str
+    is_output: bool
+
+
+def head(
+    state: RunState, record: RunRecord | None, *, decode_seconds: float | None, now_ns: int
+) -> Head:
+    """The head of a run. record: None where it is not known (yet)."""
+    message, is_output = _message(state, record)
+    return Head(
+        symbol=SYMBOLS.get(state.status, "?"),
+        status=_status(state, record),
+        times="  ".join(filter(None, _times(state, decode_seconds, now_ns))),
+        origin=_origin(record) if record else "",
+        hits=_hits(state),
+        message=message,
+        is_output=is_output,
+    )
+
+
+def _status(state: RunState, record: RunRecord | None) -> str:
+    if state.status == "running" and record is not None and record.status == "running":
+        if record.cancel_requested:
+            return "running, to be cancelled after this step"
+        if record.pause_requested:
+            return "running, to be paused after this step"
+    return printable(state.status)
+
+
+def _times(state: RunState, decode_seconds: float | None, now_ns: int) -> list[str]:
+    elapsed = state.elapsed_seconds(now_ns)
+    total = len(state.steps)
+    steps = ""
+    if total:
+        done = state.steps_done
+        steps = f"{done} of {total} steps  {100 * done // total}%"
+    return [
+        clock(elapsed) if state.started_ns else "",
+        state.eta(decode_seconds),
+        state.rate,
+        steps,
+    ]
+
+
+def _origin(record: RunRecord) -> str:
+    """Preset, ancestor, seed and prompt."""
+    spec = json.loads(record.spec_json)
+    parts = [record.preset or "no preset"]
+    if record.parent:
+        at = "" if record.parent_step is None else f" @{record.parent_step}"
+        parts.append(f"branch of {record.parent}{at}")
+    if isinstance(seed := spec.get("seed"), int):
+        parts.append(f"seed {seed}")
+    if isinstance(prompt := spec.get("prompt"), str) and prompt.strip():
+        parts.append(prompt)
+    return printable(" · ".join(parts))
+
+
+def _hits(state: RunState) -> str:
+    """What came from the store; empty before there is a plan."""
+    if not state.steps:
+        return ""
+    stages = [stage for stage in state.stages.values() if stage.status == "cached"]
+    reused = sum(step.status == "reused" for step in state.steps)
+    if not stages and not reused:
+        return "nothing of it was stored before"
+    named = f"{len(stages)} stages ({', '.join(stage.name for stage in stages)})" if stages else ""
+    if len(stages) == 1:
+        named = f"stage {stages[0].name}"
+    parts = [named, f"{reused} of {len(state.steps)} steps" if reused else ""]
+    told = f"from the store: {', '.join(filter(None, parts))}"
+    saved = state.saved_seconds
+    return f"{told}; ~{duration(saved)} saved" if saved else told
+
+
+def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
+    """The most useful line now, and whether it is the path of the output."""
+    match state.status:
+        case "done":
+            return (printable(record.output), True) if record and record.output else ("", False)
+        case "failed":
+            return f"{printable(state.error) or 'it failed'} (r tries again from there)", False
+        case "interrupted":
+            reason = printable(state.error) or "the engine ended"
+            return f"{reason}; r resumes it where it was", False
+        case "paused" | "cancelled":
+            return "r resumes it where it was", False
+        case "queued":
+            return "waits for its turn", False
+        case "running":
+            return _memory(state), False
+        case _:
+            return "", False
+
+
+def _memory(state: RunState) -> str:
+    if not state.memory:
+        return ""
+    last = state.memory[-1]
+    device = f" + {size(last.device_bytes)} device" if last.device_bytes else ""
+    return f"memory {size(last.rss_bytes)}{device}"
+
+
+def stage_cells(state: RunState, now_ns: int) -> list[StageCell]:
+    """The stages in their order; those that the run does not have, because nothing needs them, are skipped."""
+    return [
+        StageCell(
+            stage.name,
+            stage.status,
+            stage.seconds if stage.status == "done" else None,
+            _detail(state, name, stage, now_ns),
+        )
+        for name, stage in state.stages.items()
+    ]
+
+
+def _detail(state: RunState, name: str, stage: Stage, now_ns: int) -> str:
+    if stage.status == "todo":
+        return "stored" if stage.planned == "stored" else ""
+    if stage.status not in ("running", "failed"):
+        return ""
+    if name == "denoise" and state.steps:
+        return f"{state.steps_done}/{len(state.steps)}"
+    if name == "decode" and state.num_chunks:
+        return f"{state.chunk}/{state.num_chunks}"
+    seconds = (now_ns - stage.started_ns) / 1e9
+    return clock(seconds) if stage.status == "running" and seconds >= 1 else ""
+
+
+def step_cells(state: RunState, points: Collection[int] | None = None) -> list[StepCell]:
+    """The steps. points: after which a branch finds its state stored, None to go by the log.
+
+    The log says what was stored when the step ended; a clean-up may have taken it since.
+    """
+    last = len(state.steps)
+    return [
+        StepCell(
+            step.status,
+            step.seconds,
+            step.is_stored if points is None or number == last else number in points,
+        )
+        for number, step in enumerate(state.steps, start=1)
+    ]
+
+
+def newest_step(state: RunState) -> int:
+    """The last step that is done, 0 before the first."""
+    return next(
+        (
+            number
+            for number in range(len(state.steps), 0, -1)
+            if state.steps[number - 1].status in ("computed", "reused")
+        ),
+        0,
+    )
+
+
+def sigma_series(state: RunState, sigmas: Sequence[float]) -> list[Series]:
+    """The noise level after 0, 1, 2 ... steps: the whole course where it is known, else as far as the log goes."""
+    if sigmas:
+        return [Series("σ", tuple(map(float, range(len(sigmas)))), tuple(sigmas))]
+    known = [
+        (float(index), step.sigma)
+        for index, step in enumerate(state.steps)
+        if not math.isnan(step.sigma)
+    ]
+    return [Series("σ", tuple(x for x, _ in known), tuple(y for _, y in known))] if known else []
+
+
+def latent_series(state: RunState) -> list[Series]:
+    """Standard deviation, mean and relative change |Δ| of the latents after each step; reused ones are gaps."""
+    xs = tuple(map(float, range(1, newest_step(state) + 1)))
+    steps = state.steps[: len(xs)]
+    found = [
+        Series("std", xs, tuple(step.std for step in steps)),
+        Series("mean", xs, tuple(step.mean for step in steps)),
+        Series("|Δ|", xs, tuple(step.change for step in steps)),
+    ]
+    return [series for series in found if any(map(math.isfinite, series.ys))]
+
+
+def bad_step(state: RunState) -> int:
+    """The first computed step whose latents are not finite, 0 for none."""
+    return next(
+        (
+            number
+            for number, step in enumerate(state.steps, start=1)
+            if step.status == "computed" and not math.isfinite(step.std)
+        ),
+        0,
+    )
+
+
+def memory_series(state: RunState) -> list[Series]:
+    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt."""
+    xs = tuple(sample.seconds for sample in state.memory)
+    found = [Series("host", xs, tuple(float(sample.rss_bytes) for sample in state.memory))]
+    if any(sample.device_bytes for sample in state.memory):
+        device = tuple(float(sample.device_bytes) for sample in state.memory)
+        found.append(Series("device", xs, device))
+    return found if xs else []
+
+
+def step_values(state: RunState, number: int, sigmas: Sequence[float]) -> str:
+    """The values after a step, of those that are known: `σ 0.742  std 0.93  mean -0.01  |Δ| 0.093`."""
+    step: Step | None = state.steps[number - 1] if 1 <= number <= len(state.steps) else None
+    sigma = sigmas[number] if number < len(sigmas) else math.nan
+    if math.isnan(sigma) and number < len(state.steps):
+        sigma = state.steps[number].sigma
+    values = [("σ", sigma)]
+    if step is not None:
+        values += [("std", step.std), ("mean", step.mean), ("|Δ|", step.change)]
+    return "  ".join(f"{name} {value:.3f}" for name, value in values if not math.isnan(value))
+
+
+def new_lines(state: RunState, seen: int) -> list[tuple[str, str, str]]:
+    """(time of day, level, text) of the log lines after the first `seen`, of those that are still kept."""
+    fresh = min(state.num_lines - seen, len(state.lines))
+    if fresh <= 0:
+        return []
+    kept = list(state.lines)[-fresh:]
+    return [
+        (time.strftime("%H:%M:%S", time.localtime(line.ns / 1e9)), line.level, line.text)
+        for line in kept
+    ]
