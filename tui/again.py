@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ class Again:
 
     def __init__(
         self,
-        screen: Screen[None],
+        screen: Screen[Any],
         ask: Callable[[], Awaitable[None]],
         on_error: Callable[[Exception], None],
     ) -> None:

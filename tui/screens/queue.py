@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -238,33 +237,24 @@ class Queue(Screen[None]):
             self._change(self._edit(row))
 
     async def _edit(self, row: RunRow) -> None:
-        """Into Compose; the run goes back to its place where that fails."""
-        run_id, preset, following = row.record.id, row.record.preset, self._following(row)
-        compose_with = getattr(self.app, "compose_with", None)
+        """Into Compose, and only then out of the queue: whatever fails, the run is in one of the two."""
+        run_id, following = row.record.id, self._following(row)
         if row.record.parent or row.record.segments:
             self.notify(
-                f"run {run_id} goes on from run {row.record.parent}; branch that one anew in Runs (b)",
+                f"run {run_id} goes on from run {row.record.parent}; branch that one anew in Runs",
                 severity="warning",
                 markup=False,
             )
             return
         spec = decode_spec(row.record.spec_json)
-        if compose_with is None:
-            self.notify("Compose cannot take a run yet", severity="warning")
-            return
-        if (await self._app.lab.take_back(run_id)).status != "queued":
+        await self._app.compose_with(spec, row.record.preset).wait()
+        if (await self._app.lab.take_back(run_id)).status == "queued":
+            self._undo.append((run_id, following))
+            self.notify(f"run {run_id} is out of the queue, to be edited", markup=False)
+        else:
             self.notify(
-                f"run {run_id} has begun and cannot be edited", severity="warning", markup=False
+                f"run {run_id} has begun; this is a copy of it", severity="warning", markup=False
             )
-            return
-        try:
-            outcome = compose_with(spec, preset)
-            if inspect.isawaitable(outcome):
-                await outcome
-        except Exception:
-            await self._put_back(run_id, following)
-            raise
-        self._undo.append((run_id, following))
 
     def action_watch(self) -> None:
         if (row := self._current) is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import DataTable
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """width: in cells; 0 for an even part of what the others leave, at least MIN_FREE_CELLS. from_width: of the table, below which
-    the column is left out. is_number: set to the right."""
+    """width: in cells; 0 for an even part of what the others leave, at least MIN_FREE_CELLS. from_width: of the
+    table, below which the column is left out. is_number: set to the right."""
 
     title: str
     width: int
@@ -115,4 +116,5 @@ class Listing(DataTable[Text]):
 
 def _aligned(text: str, column: Column, width: int, style: str) -> Text:
     shown = shorten(printable(text), width)
-    return Text(shown, style=style, no_wrap=True, justify="right" if column.is_number else "left")
+    blank = " " * (width - cell_len(shown)) if column.is_number else ""
+    return Text(blank + shown, style=style, no_wrap=True)
