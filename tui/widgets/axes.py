@@ -26,12 +26,12 @@ def exact_axis(low: float, high: float) -> Axis:
 
 
 def round_axis(low: float, high: float, *, binary: bool = False) -> Axis:
-    """An axis around `low..high` that begins, ends and has its middle at round numbers.
+    """An axis around `low..high` that begins and ends at round numbers, its middle too if ticked.
 
     Round: 1, 2, 2.5 or 5 times a power of ten, with `binary` a power of two (sizes in bytes).
     """
     low, high = _apart(low, high)
-    step = _round_step((high - low) / 2, binary)
+    step = _round_step((high - low) / 4, binary)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [first * step, last * step]
     if (last - first) % 2 == 0:

@@ -44,7 +44,7 @@ class Picture(Drawn):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"picture--caption"}
     DEFAULT_CSS = """
-    Picture { height: 1fr; min-height: 1; align: center middle; }
+    Picture { width: 1fr; height: 1fr; min-height: 1; align: center middle; }
     Picture > .picture--caption { color: $foreground-muted; }
     """
 

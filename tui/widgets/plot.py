@@ -49,7 +49,7 @@ class Plot(Drawn):
         "plot--series-3",
     }
     DEFAULT_CSS = """
-    Plot { height: 1fr; min-height: 1; }
+    Plot { width: 1fr; height: 1fr; min-height: 1; }
     Plot > .plot--axis, Plot > .plot--empty { color: $foreground-muted; }
     Plot > .plot--marker { color: $foreground; text-style: bold; }
     Plot > .plot--series-1 { color: $text-primary; text-style: bold; }

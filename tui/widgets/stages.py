@@ -50,7 +50,7 @@ class Stages(Drawn):
         "stages--todo",
     }
     DEFAULT_CSS = """
-    Stages { height: 1; }
+    Stages { width: 1fr; height: 1; }
     Stages > .stages--done { color: $text-success; }
     Stages > .stages--cached { color: $text-primary; }
     Stages > .stages--failed { color: $text-error; text-style: bold; }

@@ -52,6 +52,7 @@ class Timeline(Drawn, can_focus=True):
     """Steps 1 to n with a cursor; 0 is the noise that step 1 starts from. One to five rows high."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "timeline--arrow",
         "timeline--computed",
         "timeline--cursor",
         "timeline--muted",
@@ -63,7 +64,7 @@ class Timeline(Drawn, can_focus=True):
         "timeline--todo",
     }
     DEFAULT_CSS = """
-    Timeline { height: 5; min-height: 1; }
+    Timeline { width: 1fr; height: 5; min-height: 1; }
     Timeline > .timeline--computed { color: $text-success; }
     Timeline > .timeline--reused { color: $text-primary; }
     Timeline > .timeline--skipped, Timeline > .timeline--muted { color: $foreground-muted; }
@@ -71,8 +72,8 @@ class Timeline(Drawn, can_focus=True):
     Timeline > .timeline--running { color: $text-warning; text-style: bold; }
     Timeline > .timeline--todo { color: $foreground-disabled; }
     Timeline > .timeline--stored { color: $text-accent; }
-    Timeline > .timeline--cursor { text-style: bold; }
-    Timeline:focus > .timeline--cursor { text-style: bold reverse; }
+    Timeline > .timeline--cursor { color: $foreground; text-style: bold; }
+    Timeline:focus > .timeline--arrow { color: $foreground; text-style: bold reverse; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(-1)", "Step back", show=False, id="timeline.back"),
@@ -183,7 +184,7 @@ class Timeline(Drawn, can_focus=True):
             state = next(state for state in _GLYPHS if state in present)
             style = self.styled(f"timeline--{state}")
             if column == cursor_column:
-                style += self.get_component_rich_style("timeline--cursor", partial=True)
+                style = self.styled("timeline--cursor")
             drawn, space = grid.split
             glyphs = _GLYPHS[state] * drawn
             if state == "running":
@@ -222,7 +223,7 @@ class Timeline(Drawn, can_focus=True):
             [
                 (self._label(grid, "kept"), self.styled("timeline--muted")),
                 (text[:place], stored),
-                ("▲" if is_stored or not self.cursor else "△", self.styled("timeline--cursor")),
+                ("▲" if is_stored or not self.cursor else "△", self.styled("timeline--arrow")),
                 (text[place + 1 :], stored),
             ],
             width,
