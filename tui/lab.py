@@ -253,6 +253,12 @@ class Lab:
 
         await asyncio.to_thread(write_preset_text, path, text)
 
+    async def known_names(self) -> dict[str, tuple[str, ...]]:
+        """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
+        from tui.known_names import known_names
+
+        return await asyncio.to_thread(known_names)
+
     async def unknown_words(self, spec: RunSpec) -> str:
         """The warning of `modiff run` about words that the micro model does not know, or nothing."""
         from tui.micro_words import unknown_words_warning
