@@ -145,20 +145,21 @@ class Plot(Drawn):
         return column, _cell_row(y_axis, value, canvas)
 
     def _legend(self, width: int) -> Strip:
-        """Each series with its pattern, its name and its last value; names give way, then values."""
-        values = [self._last_value(series) for series in self._content.series]
-        names = [printable(series.name) for series in self._content.series]
-        room = width // len(names) - 2
+        """Each series with its pattern, its name and its last value, as much of them as fits."""
+        series = self._content.series
+        names = [printable(one.name) for one in series]
+        full = [f"{name} {self._last_value(one)}" for name, one in zip(names, series, strict=True)]
+        for cells, texts in ((4, full), (3, full), (3, names), (0, names)):
+            patterns = [f"{sample(index, cells)} " if cells else "" for index in range(len(texts))]
+            entries = [pattern + text for pattern, text in zip(patterns, texts, strict=True)]
+            if sum(map(cell_len, entries)) + 2 * (len(entries) - 1) <= width:
+                break
+        else:
+            room = (width - 2 * (len(names) - 1)) // len(names)
+            entries = [shorten(name, max(1, room)) for name in names]
         parts: list[tuple[str, Style]] = []
-        for index, (name, value) in enumerate(zip(names, values, strict=True)):
-            is_roomy = width >= sum(map(cell_len, (*names, *values))) + 8 * len(names)
-            pattern = f"{sample(index)} " if is_roomy or room >= 16 else ""
-            text = f"{name} {value}"
-            if not is_roomy:
-                least = max(1, room - cell_len(pattern) - cell_len(value) - 1)
-                text = shorten(f"{shorten(name, least)} {value}", max(1, room - cell_len(pattern)))
-            style = self.styled(f"plot--series-{index + 1}")
-            parts += [(f"{pattern}{text}", style), ("  ", self.plain)]
+        for index, entry in enumerate(entries):
+            parts += [(entry, self.styled(f"plot--series-{index + 1}")), ("  ", self.plain)]
         return self.line(parts, width)
 
     def _last_value(self, series: Series) -> str:

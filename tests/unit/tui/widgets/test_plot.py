@@ -69,6 +69,22 @@ def test_series_are_told_apart_without_colour():
     assert len({"".join(sorted(set(line[4:].rstrip()))) for line in rows}) == 3
 
 
+@pytest.mark.parametrize(
+    ("width", "legend"),
+    [
+        (60, "⠒⠒⠒⠒ std 0.4  ⠒⠒⠂  mean 0.188  ⠂ ⠂  |Δ| 0.424"),
+        (44, "⠒⠒⠒ std 0.4  ⠒⠒⠂ mean 0.188  ⠂ ⠂ |Δ| 0.424"),
+        (30, "⠒⠒⠒ std  ⠒⠒⠂ mean  ⠂ ⠂ |Δ|"),
+        (20, "std  mean  |Δ|"),
+        (11, "s…  m…  |…"),
+    ],
+)
+def test_the_legend_says_what_fits(width, legend):
+    values = {"std": 0.4, "mean": 0.188, "|Δ|": 0.424}
+    three = [Series(name, (1, 2), (0, value)) for name, value in values.items()]
+    assert drawn(lambda plot: plot.show(three), (width, 8))[0].rstrip() == legend
+
+
 def test_a_fourth_series_is_left_out():
     lines = drawn(lambda plot: plot.show([Series(n, (1, 2), (1, 2)) for n in "abcd"]))
     assert "c 2" in lines[0]
