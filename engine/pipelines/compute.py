@@ -39,6 +39,7 @@ from store import blobs
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.events import ChunkDecoded, LatentsStored, Message, StepFinished
 from store.gc import writing
+from store.index import Index, open_index
 from store.previews import Preview
 from store.records import COMPUTED, LinkRecord
 from store.store import RunRecord, Store
@@ -60,6 +61,7 @@ class Computer:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.models = Models()
+        self._index = open_index(store.root)
 
     def made(self, run: RunRecord, plan: Plan, control: Control, again: Callable[[], Plan]) -> Made:
         """Everything that the run was asked for. again: the plan anew, after something was stored or lost."""
@@ -249,7 +251,7 @@ class Computer:
             return self._component("denoiser", spec.components.denoiser, control)
 
         walk = stages.advance(denoiser_of, plan.route, scheduler, state, contexts_of, plan.total)
-        with Journal(self.store.root, run.id, control.warn) as journal:
+        with Journal(self.store.root, run.id, control.warn, self._preview_index()) as journal:
             for step in walk:
                 before, state = state, step.state
                 number = state.step
@@ -284,6 +286,12 @@ class Computer:
                 control.emit(memory_sample())
                 yield step
                 control.check()
+
+    def _preview_index(self) -> Index:
+        """Kept open between runs: opening it takes as long as all the previews of a small one."""
+        if self._index.previews.is_off:
+            self._index = open_index(self.store.root)
+        return self._index
 
     def _contexts(self, plan: Plan, spec: RunSpec, states: dict[str, Tensor]) -> list[Tensor]:
         """The token states of a spec's prompts, which `_texts` has read or made."""

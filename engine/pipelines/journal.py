@@ -22,7 +22,7 @@ from engine.pipelines.walk import latents_digest
 from store import blobs
 from store.errors import StoreError
 from store.gc import writing
-from store.index import Index, open_index
+from store.index import Index
 from store.previews import Preview, put_preview
 from store.records import COMPUTED, LinkRecord
 from store.store import Store, open_store
@@ -53,12 +53,13 @@ class Entry:
 
 class Journal:
     """Use it in a `with`: leaving it waits until everything is stored. warn: told once, in one line, when the
-    store takes no more."""
+    store takes no more. index: of the store, which nobody else uses meanwhile."""
 
-    def __init__(self, root: Path, run_id: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, run_id: str, warn: Callable[[str], None], index: Index) -> None:
         self._root = root
         self._run_id = run_id
         self._warn = warn
+        self._index = index
         self._entries: queue.Queue[Entry | None] = queue.Queue(QUEUE_LENGTH)
         self._failure = ""
         self._has_previews = True
@@ -87,26 +88,25 @@ class Journal:
         is_over = False
         try:
             # a connection belongs to the thread that opened it
-            with (
-                open_store(self._root, busy_seconds=BUSY_SECONDS) as store,
-                open_index(self._root) as index,
-            ):
+            with open_store(self._root, busy_seconds=BUSY_SECONDS) as store:
                 while (entry := self._entries.get()) is not None:
                     if not self._failure:
-                        self._keep_preview(index, entry)
+                        self._keep_preview(entry)
                         self._store(store, entry)
                 is_over = True
         except Exception as error:  # noqa: BLE001  # whatever it is, the run must not wait for a thread that is gone
             self._failure = self._failure or str(error) or type(error).__name__
             while not is_over and self._entries.get() is not None:
                 pass  # so that nobody waits for room
+        finally:
+            self._index.disconnect()
 
-    def _keep_preview(self, index: Index, entry: Entry) -> None:
+    def _keep_preview(self, entry: Entry) -> None:
         """A preview that cannot be made costs the run its previews, and nothing else."""
         if entry.preview is None or not self._has_previews:
             return
         try:
-            put_preview(index, entry.link.key, entry.preview())
+            put_preview(self._index, entry.link.key, entry.preview())
         except (RuntimeError, ValueError, MemoryError) as error:  # torch's for all that goes wrong
             self._has_previews = False
             log.warning("no more previews of run %s: %s", self._run_id, error)

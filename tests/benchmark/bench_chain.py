@@ -1,4 +1,5 @@
-"""What the store costs and saves: replay, branch, the journal beside a run, and blobs against plain files.
+"""What the store costs and saves: replay, branch, the journal and the previews beside a run, and blobs against plain
+files.
 
 Micro runs are warm and in this process, one after another in turn, so that each sees the same load; medians of
 paired rounds. The replay is the command itself, with the start of its process.
@@ -23,9 +24,16 @@ import torch
 from safetensors.torch import save_file
 
 from engine import client
+from engine.pipelines import compute
+from engine.pipelines.previews import preview_of
 from engine.pipelines.runner import Runner
+from engine.pipelines.walk import prediction
+from engine.schedulers.scheduler import create_scheduler
 from presets.library import load_preset
+from presets.spec import VAESpec
 from store import blobs
+from store.index import open_index
+from store.previews import encode_preview, put_preview
 from store.store import Store, open_store
 from store.tensors import encoded_parts, get_tensors
 from tests.benchmark import timing
@@ -147,6 +155,62 @@ def journal(bench: Bench, rounds: int) -> dict[str, object]:
     }
 
 
+def previews(bench: Bench, rounds: int) -> dict[str, object]:
+    """A run that leaves previews against one that leaves none; and CPU microseconds of one preview, made and stored."""
+    spent: dict[str, list[float]] = {"previews": [], "none": []}
+    cpu: dict[str, list[float]] = {"previews": [], "none": []}
+    known = compute.colours_of
+    for number in range(rounds + 1):
+        for way in list(spent) if number % 2 else list(reversed(spent)):
+            run_id = bench.fresh()
+            compute.colours_of = known if way == "previews" else lambda part, channels: None
+            begun = time.process_time()
+            seconds = bench.execute(run_id)
+            if number:
+                spent[way].append(seconds)
+                cpu[way].append(time.process_time() - begun)
+    compute.colours_of = known
+    return {
+        "seconds": timing.medians(spent),
+        "share": round(timing.ratio(spent, "previews", "none") - 1, 4),
+        "share of fastest": round(min(spent["previews"]) / min(spent["none"]) - 1, 4),
+        "cpu share": round(timing.ratio(cpu, "previews", "none") - 1, 4),
+        "cpu microseconds": {
+            "micro, 16x5x8x8": one_preview(
+                bench.store, VAESpec(checkpoint="builtin:micro"), 5, 8, 8
+            ),
+            "480p, 16x21x60x104": one_preview(bench.store, VAESpec(), 21, 60, 104),
+        },
+    }
+
+
+def one_preview(store: Store, part: VAESpec, *size: int) -> dict[str, object]:
+    """CPU microseconds of the clean latents, their colours, and storing them; bytes of the stored preview."""
+    colours = compute.colours_of(part, 16)
+    scheduler = create_scheduler("unipc", num_steps=STEPS)
+    before = scheduler.start(torch.randn(1, 16, *size))
+    velocity = torch.randn(1, 16, *size)
+    stages: dict[str, Callable[[], object]] = {}
+    with open_index(store.root) as index:
+        clean = prediction(scheduler, before, velocity)
+        preview = preview_of(colours, clean)
+        stages["clean latents"] = lambda: prediction(scheduler, before, velocity)
+        stages["colours"] = lambda: preview_of(colours, clean)
+        stages["store"] = lambda: put_preview(index, "k1:benchmark", preview)
+        found: dict[str, object] = {name: cpu_microseconds(run) for name, run in stages.items()}
+    return {**found, "bytes": len(encode_preview(preview))}
+
+
+def cpu_microseconds(function: Callable[[], object], number: int = 50) -> int:
+    """Of one call: the median of many."""
+    spent = []
+    for _ in range(number):
+        begun = time.process_time()
+        function()
+        spent.append(time.process_time() - begun)
+    return round(statistics.median(spent) * 1e6)
+
+
 def throughput(folder: Path, rounds: int, num_mib: int) -> dict[str, object]:
     """Tensors of this size: a durable put against safetensors' writer with the same fsyncs, and a verified get against
     reading and hashing the same bytes."""
@@ -209,7 +273,9 @@ def _sync(path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--case", choices=["replay", "branch", "journal", "throughput", "all"], default="all"
+        "--case",
+        choices=["replay", "branch", "journal", "previews", "throughput", "all"],
+        default="all",
     )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--mib", type=int, default=64)
@@ -222,7 +288,7 @@ def main() -> None:
             result["throughput"] = throughput(folder, options.rounds, options.mib)
         with open_store(folder / "store") as store, store.register_engine(ENGINE, pid=os.getpid()):
             bench = Bench(store, folder)
-            for case in (replay, branch, journal):
+            for case in (replay, branch, journal, previews):
                 if options.case in (case.__name__, "all"):
                     result[case.__name__] = case(bench, options.rounds)
     finally:

@@ -79,17 +79,22 @@ def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side
     F' is at most max_frames, spread evenly from the first frame to the last. h' and w' are at most max_side, in
     proportion: averaged over areas where they are smaller than h and w, never enlarged.
     """
-    picked = latents[0, :, spread(latents.shape[2], max_frames)]
+    frames = latents[0]
+    if frames.shape[1] > max_frames:
+        frames = frames[:, spread(frames.shape[1], max_frames)]
+    channels, num_frames, height, width = frames.shape
     factors, bias = rgb.factors.to(latents.device), rgb.bias.to(latents.device)
-    channels, num_frames, height, width = picked.shape
-    colours = torch.addmm(bias[:, None], factors.T, picked.reshape(channels, -1))
-    colours = colours.view(3, num_frames, height, width)
+    # (x @ factors + bias + 1) * 127.5: levels from 0 to 255
+    levels = torch.addmm(
+        (bias + 1)[:, None], factors.T, frames.reshape(channels, -1), beta=127.5, alpha=127.5
+    )
+    levels = levels.view(3, num_frames, height, width)
     scale = min(1.0, max_side / max(height, width))
     if scale < 1:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        colours = F.adaptive_avg_pool2d(colours, size)
-    levels = colours.add_(1).mul_(127.5).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+        levels = F.adaptive_avg_pool2d(levels, size)
+    rows = levels.round_().clamp_(0, 255).permute(1, 2, 3, 0)
+    return rows.to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def spread(count: int, at_most: int) -> list[int]:

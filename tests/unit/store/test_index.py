@@ -7,6 +7,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -135,6 +136,21 @@ def test_previews_are_stored_apart_and_push_nothing_out(root, monkeypatch):
         assert list(index.keys("")) == ["memo"]
         assert 1 < len(list(index.previews.keys(""))) < 40
     assert (root / "previews" / "cache.db").stat().st_size < 3 << 20
+
+
+def test_threads_take_turns_with_an_index(root, index):
+    def write(number):
+        index.put(f"{number}", b"%d" % number)
+        index.previews.put(f"{number}", b"p%d" % number)
+        index.disconnect()
+
+    for number in range(3):
+        thread = threading.Thread(target=write, args=(number,))
+        thread.start()
+        thread.join()
+    assert not index.is_off
+    assert [index.get(f"{number}") for number in range(3)] == [b"0", b"1", b"2"]
+    assert index.previews.get("2") == b"p2"
 
 
 # Hostile content
