@@ -11,7 +11,9 @@ from engine.component import KINDS
 def known_names() -> dict[str, tuple[str, ...]]:
     """Raises ComponentError where two packages claim one name."""
     components = registry.components()
-    names = {"components.denoiser.attention": registry.ATTENTION_BACKENDS}
+    names: dict[str, tuple[str, ...]] = {
+        "components.denoiser.attention": registry.ATTENTION_BACKENDS
+    }
     for kind in KINDS:
         names[f"components.{kind}.name"] = tuple(name for of, name in components if of == kind)
         models = (model.name for model in MODELS if model.kind == kind)

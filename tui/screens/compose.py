@@ -1,27 +1,295 @@
-"""The compose screen."""
+"""The compose screen: a preset, what is changed of it, what that would compute, and the start of the run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual import work
+from textual.binding import Binding
 
-from tui.frame import TopLine
+from presets.errors import PresetError
+from tui.editor import EditorFailed, edit_file, edit_text
+from tui.form import Draft
+from tui.form_sections import SECTIONS, keys_of, section_of
+from tui.screens.form_screen import FormScreen
+from tui.widgets.compose_panels import Changes, Problems, Stages
+from tui.widgets.prompts import PromptArea, Prompts
 
 if TYPE_CHECKING:
-    from textual.app import ComposeResult
+    from collections.abc import Mapping
 
+    from textual.binding import BindingType
+    from textual.widgets import OptionList
+
+    from presets.library import PresetInfo
     from presets.spec import RunSpec
 
+# What one has written oneself stays when another preset is picked; the rest belongs to the model.
+_TAKEN_ALONG = ("prompt", "seed")
 
-class Compose(Screen[None]):
-    """To come."""
 
-    def compose(self) -> ComposeResult:
-        yield TopLine("compose")
-        yield Static("compose")
-        yield Footer()
+class Compose(FormScreen):
+    """Choose a preset, change what you like, see what it would compute, start it."""
+
+    HELP = (
+        "Compose: the pipeline on the left, the fields of one stage in the middle, the plan beside it.\n"
+        "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
+        Binding(
+            "ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"
+        ),
+        Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
+        Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
+        Binding("f3", "history", "Prompts", id="compose.prompts", tooltip="the prompts of before"),
+        Binding(
+            "f4",
+            "editor",
+            "Editor",
+            id="compose.editor",
+            tooltip="$EDITOR with the prompt, or with the preset's file",
+        ),
+        Binding(
+            "u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"
+        ),
+        Binding(
+            "U",
+            "undo_all",
+            "Undo all",
+            id="compose.undo_all",
+            show=False,
+            tooltip="all fields as the preset has them",
+        ),
+        Binding(
+            "f2", "suggest", "Known values", id="compose.suggest", show=False,
+            tooltip="what a field can be set to",
+        ),
+        Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
+        Binding(
+            "e", "edit_file", "Edit preset file", id="compose.file", show=False,
+            tooltip="edit the preset's file here",
+        ),
+        Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
+        Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
+        Binding("p", "panel('problems')", "Plan and problems", id="compose.plan", show=False),
+        Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
+        Binding("escape", "back", "Back to the stages", id="compose.back", show=False),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        # by preset, the edits with which it was left
+        self._left: dict[str, Mapping[str, str]] = {}
 
     def load_run(self, spec: RunSpec, preset: str) -> None:
-        """To come."""
+        """Put the settings of a run into the form, as changes of the preset that they came from."""
+        self.open_run(spec, preset)
+
+    # Changing and starting
+
+    async def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        if isinstance(event.option_list, Stages):
+            await self.show_section(SECTIONS[event.option_index])
+            if self.section.name == "preset":
+                self.action_pick()
+            else:
+                await self.go_to(keys_of(self.section)[0])
+        elif self.broken:
+            self.action_edit_file()
+        elif isinstance(event.option_list, Problems | Changes) and event.option_list.key:
+            await self.go_to(event.option_list.key)
+
+    def action_undo(self) -> None:
+        """The focused field, or the one that a list names, or all of the stage, as the preset has it."""
+        if self.draft is None:
+            return
+        focused, row = self.focused, self.focused_row
+        if row is not None:
+            self._change(self.draft.without(row.row.key))
+        elif isinstance(focused, Changes | Problems):
+            self._change(self.draft.without(focused.key))
+        elif isinstance(focused, Stages):
+            self._change(self.draft.without(*keys_of(self.section)))
+
+    def action_undo_all(self) -> None:
+        """Everything as the preset has it."""
+        if self.draft is not None:
+            self._change(Draft(self.draft.preset, self.draft.base))
+
+    def action_random_seed(self) -> None:
+        """Another noise to begin with; where the seed is in sight."""
+        if self.draft is not None and self.section is section_of("seed"):
+            # short enough to be read and said
+            self._change(self.draft.typed("seed", str(random.randrange(2**31))))
+
+    async def action_run(self) -> None:
+        await self._start(watch=True)
+
+    async def action_queue(self) -> None:
+        await self._start(watch=False)
+
+    async def _start(self, *, watch: bool) -> None:
+        """Queue the run, or go to the first thing that is wrong."""
+        spec = await self.valid_spec()
+        if spec is None or self.draft is None:
+            return
+        if self._refusal:
+            self.action_panel("problems")
+            return
+        self.app.launch(spec, self.draft.preset, watch=watch)
+
+    async def valid_spec(self) -> RunSpec | None:
+        """The run as it is in the form; where something is wrong, None, and that is gone to."""
+        self._gather()
+        if self.checked is None:
+            self.action_panel("problems")
+        elif self.checked.spec is not None:
+            return self.checked.spec
+        else:
+            key, line = next(iter(self.checked.errors.items()))
+            self.notify(line, severity="error", markup=False)
+            if key:
+                await self.go_to(key)
+            else:
+                self.action_panel("problems")
+        return None
+
+    # Presets
+
+    @work(exclusive=True, group="preset")
+    async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
+        """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
+        try:
+            base = await self.app.lab.load_preset(name)
+        except PresetError as error:
+            self.broken = (name, error)
+            await self.show_draft(None)
+            self.query_one(Stages).highlighted = 0
+            return
+        self.app.preferences.preset = name
+        draft = Draft(name, base)
+        for key, text in edits.items():
+            draft = draft.typed(key, text)
+        await self.show_draft(draft)
+
+    @work(exclusive=True, group="pick")
+    async def action_pick(self) -> None:
+        """Pick another preset. What was changed of this one comes back with it."""
+        from tui.screens.picker import Item, Picker
+
+        self.presets = await self.app.lab.presets()
+        items = [
+            Item(info.name, f"✖ {info.error}" if info.error else info.description)
+            for info in self.presets
+        ]
+        present = self.draft.preset if self.draft else ""
+        name = await self.app.push_screen_wait(Picker("presets", items, present))
+        if name is None or (self.draft and name == present):
+            return
+        edits: dict[str, str] = {}
+        if self.draft is not None:
+            self._left[present] = self.draft.edits
+            edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
+        self.open_preset(name, {**self._left.get(name, {}), **edits})
+
+    @work(exclusive=True, group="pick")
+    async def action_save(self) -> None:
+        """Save the form as a preset of one's own, and go on from that."""
+        from tui.screens.save_preset import SavePreset
+
+        spec = await self.valid_spec()
+        if spec is None or self.draft is None:
+            return
+        info = self._info(self.draft.preset)
+        own = info if info is not None and not info.shipped else None
+        name, description = (own.name, own.description) if own else ("", "")
+        path = await self.app.push_screen_wait(
+            SavePreset(spec, self.draft.preset, name, description)
+        )
+        if path is not None:
+            self.notify(f"saved {path}", markup=False)
+            self.open_preset(path.stem, {})
+
+    @work(exclusive=True, group="pick")
+    async def action_edit_file(self) -> None:
+        """The preset's file, here."""
+        from tui.screens.preset_file import PresetFile
+
+        path = self._file()
+        if path is None:
+            return
+        try:
+            text = await self.app.lab.preset_text(path)
+        except PresetError as error:
+            self.app.tell_error(error)
+            return
+        key = self.broken[1].key if self.broken else ""
+        if await self.app.push_screen_wait(PresetFile(path, text, key)):
+            self._reopen()
+
+    def action_editor(self) -> None:
+        """The prompt in the user's editor, or from elsewhere the preset's file."""
+        focused = self.focused
+        path = None if isinstance(focused, PromptArea) else self._file()
+        try:
+            if isinstance(focused, PromptArea):
+                focused.fill(edit_text(self.app, focused.text))
+            elif path is not None:
+                edit_file(self.app, path)
+                self._reopen()
+        except EditorFailed as error:
+            self.notify(str(error), severity="error", markup=False)
+
+    def _reopen(self) -> None:
+        name = self.broken[0] if self.broken else self.draft.preset if self.draft else ""
+        edits = self.draft.edits if self.draft else self._left.get(name, {})
+        self.open_preset(name, edits)
+
+    def _info(self, name: str) -> PresetInfo | None:
+        return next((info for info in self.presets if info.name == name), None)
+
+    def _file(self) -> Path | None:
+        """The file to be mended, or that of the present preset; says so where that cannot be changed."""
+        name = self.broken[0] if self.broken else self.draft.preset if self.draft else ""
+        info = self._info(name)
+        path = Path(name) if name.endswith(".toml") else info.path if info else None
+        if self.broken and self.broken[1].source:
+            path = Path(self.broken[1].source)  # a parent of the preset may be what is broken
+        if path is None or (info is not None and info.shipped):
+            self.notify(
+                f"{name or 'this'} is not a preset file of yours; ctrl+s saves one", markup=False
+            )
+            return None
+        return path
+
+    # Prompts and known values
+
+    @work(exclusive=True, group="pick")
+    async def action_history(self) -> None:
+        """A prompt of before, by searching."""
+        from tui.screens.prompt_history import PromptHistory
+
+        prompts = self.app.preferences.prompts
+        if not prompts:
+            self.notify("no prompts yet: each run's is remembered")
+            return
+        prompt = await self.app.push_screen_wait(PromptHistory(prompts))
+        if prompt is not None:
+            await self.go_to("prompt")
+            self.query_one(Prompts).area("prompt").fill(prompt)
+
+    @work(exclusive=True, group="pick")
+    async def action_suggest(self) -> None:
+        """What the focused field can be set to, where that is known."""
+        from tui.screens.picker import Item, Picker
+
+        editor = self.focused_row
+        if editor is None or not (values := editor.row.suggestions or editor.row.choices):
+            return
+        items = [Item(value) for value in values]
+        value = await self.app.push_screen_wait(Picker(editor.row.label, items, editor.row.text))
+        if value is not None:
+            editor.put(value)

@@ -1,0 +1,222 @@
+"""The form's sections, in the order of the pipeline: their fields as rows, and each in a few words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import inspect
+
+from tui.form import FIELDS, text_of, value_text
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from presets.fields import Field
+    from presets.spec import RunSpec
+    from tui.form import Checked, Draft
+
+Kind = Literal["text", "choice", "switch", "number", "list", "path"]
+
+# What a device field is most often set to; others are typed.
+_DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+_FILE_BYTES_LIMIT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the form. keys: fields, or groups of them. about: what this stage does, in a line."""
+
+    name: str
+    title: str
+    about: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FormRow:
+    """A field as it is shown. choices: what it can be, where that is known to the end; of a list, its items.
+    suggestions: some of what it can be. error: whole line, or nothing."""
+
+    key: str
+    label: str
+    kind: Kind
+    choices: tuple[str, ...]
+    suggestions: tuple[str, ...]
+    text: str
+    base_text: str
+    expected: str
+    description: str
+    is_changed: bool
+    error: str
+
+
+SECTIONS = (
+    Section("preset", "preset", "Where the settings start from.", ("task", "format")),
+    Section("prompt", "prompt", "What to show, in words.", ("prompt", "negative_prompt")),
+    Section(
+        "encoder",
+        "text encoder",
+        "Turns the prompt into numbers that the denoiser understands.",
+        ("components.text_encoder",),
+    ),
+    Section(
+        "denoiser",
+        "denoiser",
+        "The diffusion transformer: takes noise away, step by step.",
+        ("components.denoiser",),
+    ),
+    Section("scheduler", "scheduler", "Which noise levels, and how to go on.", ("scheduler",)),
+    Section(
+        "guidance",
+        "guidance",
+        "How strictly the prompt is followed; extensions.",
+        ("guidance", "extensions"),
+    ),
+    Section(
+        "size",
+        "size & seed",
+        "How large, how long, from which noise.",
+        ("width", "height", "frames", "fps", "seed", "noise"),
+    ),
+    Section("decode", "decode", "The video autoencoder: latents to pixels.", ("components.vae",)),
+    Section("keep", "keep", "Which steps stay stored, to be gone back to.", ("keep",)),
+    Section("output", "output", "What is written, and where.", ("output",)),
+)
+
+
+def keys_of(section: Section) -> tuple[str, ...]:
+    """All fields of a section."""
+    return tuple(
+        key
+        for group in section.keys
+        for key in FIELDS
+        if key == group or key.startswith(f"{group}.")
+    )
+
+
+def section_of(key: str) -> Section:
+    """The section that a field is in; the first for no field."""
+    return next((section for section in SECTIONS if key in keys_of(section)), SECTIONS[0])
+
+
+def rows(
+    section: Section, draft: Draft, checked: Checked, known: Mapping[str, Sequence[str]]
+) -> tuple[FormRow, ...]:
+    """The rows of a section. known: by key, names that exist on this machine."""
+    return tuple(_row(key, draft, checked, tuple(known.get(key, ()))) for key in keys_of(section))
+
+
+def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
+    """What is chosen in a section, in a few words."""
+    parts = spec.components
+    match section.name:
+        case "preset":
+            return printable(draft.preset) or "none: settings of a run"
+        case "prompt":
+            return printable(spec.prompt) or "(empty)"
+        case "encoder":
+            return _part(parts.text_encoder.name, parts.text_encoder)
+        case "denoiser":
+            return _part(parts.denoiser.name, parts.denoiser)
+        case "decode":
+            return _part(parts.vae.name, parts.vae)
+        case "scheduler":
+            return f"{spec.scheduler.name}, {spec.scheduler.steps} steps"
+        case "guidance":
+            added = f", {len(spec.extensions)} extensions" if spec.extensions else ""
+            return f"scale {spec.guidance.scale:g}{added}"
+        case "size":
+            return f"{spec.width}x{spec.height}, {spec.frames} frames, seed {spec.seed}"
+        case "keep":
+            return _kept(spec)
+        case _:
+            return printable(
+                f"{', '.join(spec.output.kinds)}: {spec.output.path or 'a file named after the run'}"
+            )
+
+
+def stepped(key: str, text: str, up: int) -> str:
+    """The number in a field, so many steps of its grid higher or lower, within its limits; unchanged where the
+    text is no number."""
+    node, extra = FIELDS[key].type, FIELDS[key].extra
+    try:
+        value = float(text) if isinstance(node, inspect.FloatType) else int(text)
+    except ValueError:
+        return text
+    if isinstance(node, inspect.FloatType) and math.isfinite(value):
+        moved = round(value + 0.5 * up, 6)
+        low, high = node.ge, node.le
+        return repr(float(min(max(moved, low or 0.0), math.inf if high is None else high)))
+    if not isinstance(node, inspect.IntType):
+        return text
+    step = int(extra.get("step") or node.multiple_of or 1)
+    low, high = node.ge or 0, 2**63 - 1 if node.le is None else node.le
+    # from a number off the grid to the next one on it
+    origin = low if "step" in extra else 0
+    position = (int(value) - origin) / step
+    place = math.floor(position) + up if up > 0 else math.ceil(position) + up
+    if step == 1:
+        return str(min(max(int(value) + up, low), high))
+    return str(min(max(origin + place * step, low), high))
+
+
+def _row(key: str, draft: Draft, checked: Checked, known: tuple[str, ...]) -> FormRow:
+    field = FIELDS[key]
+    kind, choices = _kind(field, known)
+    text = text_of(draft, checked, key)
+    if kind == "choice" and text not in choices:
+        choices = (text, *choices)
+    return FormRow(
+        key=key,
+        label=key.rpartition(".")[2].replace("_", " "),
+        kind=kind,
+        choices=choices,
+        suggestions=_DEVICES if key.endswith(".device") else () if choices else known,
+        text=text,
+        base_text=value_text(draft.base, key),
+        expected=field.expected,
+        description=field.description,
+        is_changed=key in checked.changed,
+        error=checked.errors.get(key, ""),
+    )
+
+
+def _kind(field: Field, known: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
+    match field.type:
+        case inspect.BoolType():
+            return "switch", ("false", "true")
+        case inspect.LiteralType(values):
+            return "choice", tuple(map(str, values))
+        case inspect.IntType() | inspect.FloatType():
+            return "number", ()
+        case inspect.VarTupleType(inspect.LiteralType(values)):
+            return "list", tuple(map(str, values))
+        case inspect.VarTupleType():
+            return "list", ()
+        case inspect.StrType(max_length=limit) if limit == _FILE_BYTES_LIMIT:
+            return "path", ()
+    names_component = field.key.endswith((".name", ".attention"))
+    return ("choice", known) if names_component and known else ("text", ())
+
+
+def _part(name: str, part: object) -> str:
+    checkpoint = getattr(part, "checkpoint", "")
+    files = PurePath(checkpoint).name if "/" in checkpoint else checkpoint
+    told = f"{files or name} {getattr(part, 'device', '')} {getattr(part, 'dtype', '')}"
+    return printable(told)
+
+
+def _kept(spec: RunSpec) -> str:
+    keep = spec.keep
+    if keep.every == 1:
+        return "every step"
+    told = [
+        f"every {keep.every}" if keep.every else "",
+        f"first {keep.first}" if keep.first else "",
+        f"last {keep.last}" if keep.last else "",
+        f"{len(keep.steps)} steps" if keep.steps else "",
+    ]
+    return ", ".join(filter(None, told)) or "no step"

@@ -1,0 +1,81 @@
+"""Saving the settings of the form as a preset of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Checkbox, Input, Static
+
+from presets.errors import PresetError
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from presets.spec import RunSpec
+    from tui.app import ModiffApp
+
+
+class SavePreset(ModalScreen[Path | None]):
+    """Ends with the path of what was saved, or None."""
+
+    app: ModiffApp
+    DEFAULT_CSS = """
+    SavePreset Input, SavePreset Checkbox { margin-bottom: 1; }
+    SavePreset #wrong { color: $text-error; height: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "save", "Save", id="preset.save"),
+        Binding("escape", "dismiss(None)", "Leave", id="preset.leave"),
+    ]
+
+    def __init__(self, spec: RunSpec, parent: str, name: str, description: str) -> None:
+        """parent: the preset that the settings started from. name, description: to begin with; a description is
+        kept where it is left as it is."""
+        super().__init__(classes="dialog")
+        self._spec, self._made_from = spec, parent
+        self._first_name, self._description = name, description
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box") as box:
+            box.border_title = "save as preset"
+            box.border_subtitle = "enter saves, esc leaves"
+            yield Static("name: letters, digits, '.', '_', '+' and '-'")
+            yield Input(self._first_name, id="name", compact=True, select_on_focus=False)
+            yield Static("description: one line for lists")
+            yield Input(self._description, id="description", compact=True, select_on_focus=False)
+            yield Checkbox("replace a preset of that name", id="replace", compact=True)
+            yield Static(self._about(), id="about", markup=False)
+            yield Static("", id="wrong", markup=False)
+
+    def _about(self) -> str:
+        if self._made_from and not self._made_from.endswith(".toml"):
+            return f"Only what differs from {printable(self._made_from)} is written; it follows the rest."
+        return "All settings are written."
+
+    def on_input_submitted(self) -> None:
+        self.action_save()
+
+    def action_save(self) -> None:
+        self._save(self.query_one("#name", Input).value.strip())
+
+    @work(exclusive=True)
+    async def _save(self, name: str) -> None:
+        try:
+            path = await self.app.lab.save_preset(
+                name,
+                self._spec,
+                parent=self._made_from,
+                description=self.query_one("#description", Input).value,
+                overwrite=self.query_one("#replace", Checkbox).value,
+            )
+        except PresetError as error:
+            self.query_one("#wrong", Static).update(f"✖ {error}")
+        else:
+            self.dismiss(path)

@@ -1,0 +1,170 @@
+"""The panels around the form: the stages, the plan, what is wrong, what differs from the preset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.binding import Binding
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from tui.form_sections import SECTIONS, keys_of, summary
+from tui.planning import shown
+from tui.text import duration, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.binding import BindingType
+
+    from tui.form import Change, Checked, Draft, Problem
+    from tui.planning import Planned
+
+_STATES = {"stored": "✓", "compute": "●", "skip": "·"}
+
+
+class Panel(OptionList):
+    """A list in a titled box, with the keys that lists have."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "Down", show=False, id="list.down"),
+        Binding("k", "cursor_up", "Up", show=False, id="list.up"),
+        Binding("g", "first", "First", show=False, id="list.first"),
+        Binding("G", "last", "Last", show=False, id="list.last"),
+    ]
+
+    def __init__(self, title: str, *, id: str) -> None:  # Textual's own name for it
+        super().__init__(id=id, classes="panel", markup=False)
+        self.border_title = title
+
+    @property
+    def chosen(self) -> str:
+        """The id of the highlighted line, a key of a field with its number; empty for none."""
+        if self.highlighted is None:
+            return ""
+        return self.get_option_at_index(self.highlighted).id or ""
+
+    def show_lines(self, lines: Sequence[tuple[str, Text]], nothing: str) -> None:
+        """(key, text) by line; the highlight stays at its place. nothing: what an empty list says."""
+        at = self.highlighted
+        options = [Option(text, f"{number}:{key}") for number, (key, text) in enumerate(lines)]
+        self.set_options(options or [Option(Text(nothing), disabled=True)])
+        if at is not None and options:
+            self.highlighted = min(at, len(options) - 1)
+
+    @property
+    def key(self) -> str:
+        """The field that the highlighted line is about, empty for none."""
+        return self.chosen.partition(":")[2]
+
+
+class Stages(Panel):
+    """The pipeline: each stage with what is chosen for it; `*` differs from the preset, `✖` is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__("stages", id="stages")
+        self.add_options(Option(f"  {section.title}", section.name) for section in SECTIONS)
+        self.highlighted = 0
+
+    def show(self, draft: Draft | None, checked: Checked | None, *, is_roomy: bool) -> None:
+        """draft: None where the preset is broken."""
+        for section in SECTIONS:
+            keys = keys_of(section)
+            is_wrong = draft is None or checked is None
+            if is_wrong:
+                is_wrong = section.name == "preset"
+            elif checked is not None:
+                is_wrong = any(key in checked.errors for key in keys)
+            is_changed = checked is not None and any(key in checked.changed for key in keys)
+            mark = "✖" if is_wrong else "*" if is_changed else " "
+            line = Text(f"{mark} {section.title}", style="bold" if mark != " " else "")
+            if is_roomy:
+                told = summary(section, draft, checked.shown) if draft and checked else ""
+                line.append(f"\n  {told}", "dim not bold")
+            self.replace_option_prompt(section.name, line)
+
+
+class PlanPanel(Static):
+    """What the run would compute."""
+
+    def __init__(self) -> None:
+        super().__init__(id="plan", classes="panel", markup=False)
+        self.border_title = "plan"
+        self.text = ""
+
+    def show(self, planned: Planned | None, state: str) -> None:
+        """state: what is going on with it, such as that it is out of date; empty for nothing."""
+        self.border_subtitle = state
+        self.text = _plan(planned)
+        self.update(self.text)
+
+
+class Problems(Panel):
+    """What is wrong, and what to think of; enter goes to the field."""
+
+    def show(self, problems: Sequence[Problem]) -> None:
+        num_errors = sum(problem.is_error for problem in problems)
+        self.border_title = f"problems: {num_errors}" if num_errors else "problems"
+        self.show_lines([(problem.key, _problem(problem)) for problem in problems], "✓ none")
+
+
+class Changes(Panel):
+    """The fields that differ from the preset; enter goes to one, u undoes it."""
+
+    def show(self, changes: Sequence[Change], preset: str) -> None:
+        self.border_title = f"differs from {printable(preset) or 'the run'}: {len(changes)}"
+        self.show_lines([(change.key, _change(change)) for change in changes], "nothing")
+
+
+def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> str:
+    """All of it in one line."""
+    told = ["no plan yet"]
+    if planned is not None:
+        time = "time ?" if planned.seconds is None else f"about {duration(planned.seconds)}"
+        told = [time, f"{planned.stored_steps} of {planned.total_steps} steps stored"]
+    if num_changes:
+        told.append(f"* {num_changes} changed")
+    if num_problems:
+        told.append(f"✖ {num_problems} wrong")
+    return "  ".join(told)
+
+
+def _plan(planned: Planned | None) -> str:
+    if planned is None:
+        return "no plan yet"
+    lines = []
+    for row in planned.rows:
+        stage, steps, state, time, disk = shown(row)
+        name = f"{stage.replace('_', ' ')} {steps}".rstrip()
+        lines.append((f"{_STATES[row.state]} {name}", state, time, disk))
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(4)]
+    told = [
+        f"{name:<{widths[0]}} {state:<{widths[1]}} {time:>{widths[2]}} {disk:>{widths[3]}}".rstrip()
+        for name, state, time, disk in lines
+    ]
+    seconds = "not known: no like run yet" if planned.seconds is None else duration(planned.seconds)
+    memory = "not known" if planned.memory_bytes is None else size(planned.memory_bytes)
+    if planned.device_bytes:
+        memory += f", on the device {size(planned.device_bytes)}"
+    return "\n".join(
+        [
+            *told,
+            "",
+            f"time    {seconds}",
+            f"memory  {memory}",
+            f"disk    {size(planned.bytes)}",
+            f"stored  {planned.stored_steps} of {planned.total_steps} steps",
+        ]
+    )
+
+
+def _problem(problem: Problem) -> Text:
+    return Text(f"{'✖' if problem.is_error else '▲'} {printable(problem.text)}")
+
+
+def _change(change: Change) -> Text:
+    line = Text(f"{change.key}\n", style="bold")
+    old, new = (printable(text) or "(empty)" for text in (change.old, change.new))
+    return line.append(f"  {old} → {new}", "not bold")
