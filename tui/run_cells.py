@@ -14,7 +14,7 @@ from tui.widgets.stages import StageCell
 from tui.widgets.timeline import StepCell
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from store.records import RunRecord
     from tui.run_state import RunState, Stage, Step
@@ -100,19 +100,16 @@ def _origin(record: RunRecord) -> str:
 
 
 def _hits(state: RunState) -> str:
-    """What came from the store; empty before there is a plan."""
+    """What was not computed again, because the store or the engine's memory has it; empty before there is a plan."""
     if not state.steps:
         return ""
-    stages = [stage for stage in state.stages.values() if stage.status == "cached"]
-    reused = sum(step.status == "reused" for step in state.steps)
-    if not stages and not reused:
-        return "nothing of it was stored before"
-    named = f"{len(stages)} stages ({', '.join(stage.name for stage in stages)})" if stages else ""
-    if len(stages) == 1:
-        named = f"stage {stages[0].name}"
-    parts = [named, f"{reused} of {len(state.steps)} steps" if reused else ""]
-    told = f"from the store: {', '.join(filter(None, parts))}"
+    parts = [stage.name for stage in state.stages.values() if stage.status == "cached"]
+    if reused := sum(step.status == "reused" for step in state.steps):
+        parts.append(f"{reused} of {len(state.steps)} steps")
+    if not parts:
+        return "nothing of it was there before"
     saved = state.saved_seconds
+    told = f"not computed again: {', '.join(parts)}"
     return f"{told}; ~{duration(saved)} saved" if saved else told
 
 
@@ -199,25 +196,29 @@ def newest_step(state: RunState) -> int:
 
 
 def sigma_series(state: RunState, sigmas: Sequence[float]) -> list[Series]:
-    """The noise level after 0, 1, 2 ... steps: the whole course where it is known, else as far as the log goes."""
-    if sigmas:
-        return [Series("σ", tuple(map(float, range(len(sigmas)))), tuple(sigmas))]
-    known = [
-        (float(index), step.sigma)
-        for index, step in enumerate(state.steps)
-        if not math.isnan(step.sigma)
-    ]
-    return [Series("σ", tuple(x for x, _ in known), tuple(y for _, y in known))] if known else []
+    """The noise level after 0, 1, 2 ... steps: how far it has come, and what is planned where the course is known."""
+    if not sigmas:
+        levels = [step.sigma for step in state.steps if not math.isnan(step.sigma)]
+        return [_line("σ", range(len(levels)), levels)] if levels else []
+    done = min(newest_step(state), len(sigmas) - 1)
+    found = [_line("σ", range(done + 1), sigmas[: done + 1])]
+    if done + 1 < len(sigmas):
+        found.append(_line("planned", range(done, len(sigmas)), sigmas[done:]))
+    return found
+
+
+def _line(name: str, xs: Iterable[float], ys: Iterable[float]) -> Series:
+    return Series(name, tuple(map(float, xs)), tuple(ys))
 
 
 def latent_series(state: RunState) -> list[Series]:
     """Standard deviation, mean and relative change |Δ| of the latents after each step; reused ones are gaps."""
-    xs = tuple(map(float, range(1, newest_step(state) + 1)))
-    steps = state.steps[: len(xs)]
+    steps = state.steps[: newest_step(state)]
+    xs = range(1, len(steps) + 1)
     found = [
-        Series("std", xs, tuple(step.std for step in steps)),
-        Series("mean", xs, tuple(step.mean for step in steps)),
-        Series("|Δ|", xs, tuple(step.change for step in steps)),
+        _line("std", xs, (step.std for step in steps)),
+        _line("mean", xs, (step.mean for step in steps)),
+        _line("|Δ|", xs, (step.change for step in steps)),
     ]
     return [series for series in found if any(map(math.isfinite, series.ys))]
 
@@ -236,12 +237,12 @@ def bad_step(state: RunState) -> int:
 
 def memory_series(state: RunState) -> list[Series]:
     """Bytes of the engine process, and of its device where it has one, by seconds of this attempt."""
-    xs = tuple(sample.seconds for sample in state.memory)
-    found = [Series("host", xs, tuple(float(sample.rss_bytes) for sample in state.memory))]
-    if any(sample.device_bytes for sample in state.memory):
-        device = tuple(float(sample.device_bytes) for sample in state.memory)
-        found.append(Series("device", xs, device))
-    return found if xs else []
+    samples = state.memory
+    xs = [sample.seconds for sample in samples]
+    found = [_line("host", xs, (sample.rss_bytes for sample in samples))]
+    if any(sample.device_bytes for sample in samples):
+        found.append(_line("device", xs, (sample.device_bytes for sample in samples)))
+    return found if samples else []
 
 
 def step_values(state: RunState, number: int, sigmas: Sequence[float]) -> str:

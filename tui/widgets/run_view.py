@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from store.records import RunRecord
     from tui.run_state import RunState
 
+# Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
+_PANEL_NS = 500_000_000
 # Below either, the panels under the head take turns as tabs of one area.
 _ALL_FROM = (100, 28)
 TABS = {"sigma": "σ", "latents": "latents", "memory": "memory", "preview": "preview", "log": "log"}
@@ -82,6 +84,8 @@ class RunView(Widget):
         self._sigmas: Sequence[float] = ()
         self._drawn: tuple[object, ...] = ()
         self._num_lines = 0
+        self._panels_ns = 0
+        self._is_panel_due = False
 
     def compose(self) -> ComposeResult:
         with Panel(id="run", classes="panel") as run:
@@ -125,7 +129,8 @@ class RunView(Widget):
 
     def clear(self) -> None:
         """Forget the run, before another one is shown."""
-        self._state, self._sigmas, self._drawn, self._num_lines = None, (), (), 0
+        self._state, self._sigmas, self._drawn = None, (), ()
+        self._num_lines = self._panels_ns = 0
         self.is_following = True
         self.query_one(RunHead).show(None)
         self.query_one(Stages).show(())
@@ -161,13 +166,14 @@ class RunView(Widget):
         )
         self.query_one(Stages).show(run_cells.stage_cells(state, now_ns))
         drawn = (state.changes, record and record.id, len(sigmas), points)
-        if drawn == self._drawn:
-            return
-        self._drawn = drawn
-        self._set(self.query_one("#run"), title=state.run_id)
-        self.query_one(Timeline).show(run_cells.step_cells(state, points))
-        self._follow()
-        self._show_panels()
+        if drawn != self._drawn:
+            self._drawn, self._is_panel_due = drawn, True
+            self._set(self.query_one("#run"), title=state.run_id)
+            self.query_one(Timeline).show(run_cells.step_cells(state, points))
+            self._follow()
+        if self._is_panel_due and (state.is_over or now_ns - self._panels_ns >= _PANEL_NS):
+            self._panels_ns, self._is_panel_due = now_ns, False
+            self._show_panels()
 
     def show_preview(
         self, step: int, preview: Preview | None, nothing: str = "no preview yet"
@@ -271,4 +277,4 @@ def _bytes(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2g}"
+    return f"{value + 0.0:.2f}"
