@@ -1,22 +1,267 @@
-"""The runs screen."""
+"""The runs screen: every run that there was, found, looked into, gone on with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual import work
+from textual.binding import Binding
+from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Footer
 
+from tui import run_actions, searching, summary
 from tui.frame import TopLine
+from tui.lineage import families
+from tui.screens.run_details import RunDetails
+from tui.screens.run_list import RunList
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from tui.app import ModiffApp
+    from tui.lab import RunRow
+
+# The list is read so often while it is on the screen.
+_LOOK_SECONDS = 0.5
 
 
 class Runs(Screen[None]):
-    """To come."""
+    """Every run that there was: find one, see all about it, go on from any of its steps."""
+
+    CSS_PATH = "../styles/runs.tcss"
+    AUTO_FOCUS = "RunList Listing"
+    HELP = """Every run that there was: find one, see all about it, go on from any of its steps.
+
+The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, status:done,
+tag:NAME, since:2d, until:2026-11-01, pinned. Marks: the first two are A and B, which d compares; delete and X take
+all that are marked. [ and ] change the tab of the details, and inside the panels the panel; there . and , change the
+tab.
+"""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", id="list.filter"),
+        Binding("t", "switch", "Tree", id="runs.tree", tooltip="Table or tree of branches"),
+        Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, X and delete"),
+        Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
+        Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
+        Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
+        Binding("R", "replay", "Replay", id="runs.replay", tooltip="Make the output again"),
+        Binding("o", "play", "Play", id="runs.play", tooltip="Open the video in the player"),
+        Binding("V", "verify", "Verify", id="runs.verify", show=False),
+        Binding("p", "pin", "Pin or unpin", id="runs.pin", show=False),
+        Binding("T", "tags", "Tags", id="runs.tags", show=False),
+        Binding("n", "note", "Note", id="runs.note", show=False),
+        Binding("l", "load", "Load into Compose", id="runs.load", show=False),
+        Binding("X", "export", "Export a bundle", id="runs.export", show=False),
+        Binding("delete", "remove", "Remove", id="runs.remove", show=False),
+        Binding("y", "copy", "Copy the id", id="app.copy", show=False),
+        Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
+        Binding(
+            "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
+        ),
+        Binding("escape", "back", "Back", id="app.back", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._search = searching.Search()
+        self._known: tuple[object, ...] = ()
+
+    @property
+    def modiff(self) -> ModiffApp:
+        return cast("ModiffApp", self.app)
 
     def compose(self) -> ComposeResult:
         yield TopLine("runs")
-        yield Static("runs")
+        with Horizontal(id="body"):
+            yield RunList(self.modiff.preferences.runs_filter)
+            yield RunDetails()
         yield Footer()
+
+    @property
+    def runs(self) -> RunList:
+        return self.query_one(RunList)
+
+    @property
+    def details(self) -> RunDetails:
+        return self.query_one(RunDetails)
+
+    # The list
+
+    def on_mount(self) -> None:
+        try:
+            self._search = searching.parse(self.modiff.preferences.runs_filter)
+        except searching.BadSearch as error:
+            self.runs.tell(str(error))
+        self.set_interval(_LOOK_SECONDS, self._look_if_seen)
+
+    def on_screen_resume(self) -> None:
+        self._look_if_seen()
+
+    def _look_if_seen(self) -> None:
+        is_looking = any(
+            worker.group == "look" and worker.node is self and not worker.is_finished
+            for worker in self.workers
+        )
+        if self.is_active and not is_looking:
+            self.look()
+
+    @work(exclusive=True, group="look")
+    async def look(self) -> None:
+        """Read the list again, and draw it where anything has changed."""
+        try:
+            rows = await self.modiff.lab.runs(self._search)
+            ancestors = await self.modiff.lab.ancestors(rows)
+            known = (*rows, None, *ancestors)
+            if known != self._known:
+                relatives = await asyncio.to_thread(families, rows, ancestors)
+                self._known = known
+                self.runs.show(rows, relatives)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.runs.tell(self.modiff.line_for(error))
+
+    def on_run_list_filtered(self, message: RunList.Filtered) -> None:
+        self._search = message.search
+        self.modiff.preferences.runs_filter = message.line
+        self.look()
+
+    def on_run_list_moved(self, message: RunList.Moved) -> None:
+        self.details.show(message.row)
+        self.refresh_bindings()
+
+    def on_run_list_opened(self) -> None:
+        self.add_class("-opened")
+        self.details.focus_content()
+
+    def action_filter(self) -> None:
+        """To the line that says which runs are wanted."""
+        self.remove_class("-opened")
+        self.runs.focus_filter()
+
+    def action_switch(self) -> None:
+        """From table to tree and back."""
+        self.runs.switch()
+
+    def action_back(self) -> None:
+        """One level back: from the details or the filter to the list, from marks to none."""
+        if self.has_class("-opened") or not self.runs.has_list_focus:
+            self.remove_class("-opened")
+            self.runs.focus_list()
+        elif self.runs.marks:
+            self.runs.clear_marks()
+
+    def action_tab(self, by: int) -> None:
+        """The next tab of the details."""
+        self.details.turn_tab(by)
+
+    def action_mark(self) -> None:
+        """Mark the run, or take its mark."""
+        self.runs.toggle_mark()
+
+    # One run
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        row = self.runs.current if self.is_mounted else None
+        if action in _NEED_RUN and row is None:
+            return False
+        if action == "go_on":
+            return row is not None and summary.can_go_on(row.record)
+        if action in ("replay", "verify"):
+            return row is not None and row.record.status == "done"
+        if action == "play":
+            return row is not None and bool(row.record.output) and row.record.status == "done"
+        return True
+
+    @work(group="act")
+    async def _do(self, doing: Awaitable[Any]) -> None:
+        try:
+            await doing
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.modiff.tell_error(error)
+        self.look()
+
+    def _current(self) -> RunRow:
+        row = self.runs.current
+        assert row is not None  # check_action sees to it
+        return row
+
+    def _chosen(self) -> list[RunRow]:
+        """The marked runs, or the current one."""
+        return self.runs.marked or [self._current()]
+
+    def action_go_on(self) -> None:
+        """Resume the run, or take it to its end."""
+        self._do(run_actions.go_on(self.modiff, self._current()))
+
+    def action_replay(self) -> None:
+        """Make its output again from the store."""
+        self._do(run_actions.replay(self.modiff, self._current()))
+
+    def action_verify(self) -> None:
+        """Compute it again and compare."""
+        self._do(run_actions.verify(self.modiff, self._current()))
+
+    def action_pin(self) -> None:
+        """Pin it, or take the pin off."""
+        self._do(run_actions.pin(self.modiff, self._current()))
+
+    def action_tags(self) -> None:
+        """Change its tags."""
+        self._do(run_actions.edit_tags(self.modiff, self._current()))
+
+    def action_note(self) -> None:
+        """Change its note."""
+        self._do(run_actions.edit_note(self.modiff, self._current()))
+
+    def action_play(self) -> None:
+        """Open its file in the player."""
+        self._do(run_actions.play(self.modiff, self._current()))
+
+    def action_export(self) -> None:
+        """Write the marked runs, or this one, as a bundle."""
+        self._do(run_actions.export(self.modiff, self._chosen()))
+
+    def action_remove(self) -> None:
+        """Remove the marked runs, or this one."""
+        self._do(run_actions.remove(self.modiff, self._chosen()))
+
+    def action_load(self) -> None:
+        """Its settings into Compose."""
+        try:
+            run_actions.load(self.modiff, self._current())
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.modiff.tell_error(error)
+
+    def action_copy(self) -> None:
+        """Its id into the clipboard."""
+        run_id = self._current().record.id
+        self.app.copy_to_clipboard(run_id)
+        self.notify(f"copied {run_id}")
+
+    def action_branch(self) -> None:
+        """Branch from the step that is looked at, or from one yet to be chosen."""
+        self.modiff.branch_from(self._current().record.id, self.details.cursor)
+
+    def action_compare(self) -> None:
+        """Compare the two marked runs; the current one with a marked one, or with its parent."""
+        row = self._current()
+        pair = [each.record.id for each in self.runs.marked]
+        if len(pair) == 1 and pair[0] != row.record.id:
+            pair.append(row.record.id)
+        elif not pair and row.record.parent:
+            pair = [row.record.parent, row.record.id]
+        if len(pair) == 2:
+            from tui.screens.compare import Compare
+
+            self.app.push_screen(Compare(pair[0], pair[1]))
+        else:
+            self.notify("mark one or two runs with m to compare them", severity="warning")
+
+
+_NEED_RUN = (
+    *("mark", "compare", "branch", "pin", "tags", "note", "load", "export", "remove", "copy"),
+)

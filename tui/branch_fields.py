@@ -1,0 +1,63 @@
+"""What the form of a branch changes: its fields, their values in the parent, and what differs as overrides. Pure."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from engine.compare.settings import flatten
+from tui.options import text_override
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tui.lab import At
+
+TEXTS = ("prompt", "negative_prompt")
+FIELDS = (
+    "guidance.scale",
+    "scheduler.name",
+    "scheduler.steps",
+    "scheduler.shift",
+    *TEXTS,
+)
+
+
+def values_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """What a run has in the fields, as it is typed; "" for what its spec does not say."""
+    flat = flatten(spec)
+    return {key: _typed(flat.get(key)) for key in FIELDS}
+
+
+def _typed(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def overrides_of(before: Mapping[str, str], typed: Mapping[str, str], more: str) -> list[str]:
+    """`KEY=VALUE` for every field that has another value now, then those of the free line.
+
+    A field that was emptied means the parent's value, but for texts. Raises ValueError for a quotation that is not
+    closed in the free line.
+    """
+    found = []
+    for key, value in typed.items():
+        if value == before.get(key):
+            continue
+        if key in TEXTS:
+            found.append(text_override(key, value))
+        elif value.strip():
+            found.append(f"{key}={value.strip()}")
+    return [*found, *shlex.split(more)]
+
+
+def shares(at: At, total: int) -> str:
+    """What a branch at a step has in common with its parent of so many steps."""
+    if at == "decode":
+        return f"shares all {total} steps; decodes them again"
+    if at == 0:
+        return "shares no step: begins at the noise"
+    steps = "step 1" if at == 1 else f"steps 1-{at}"
+    return f"shares {steps}; goes on to {total}"

@@ -1,0 +1,200 @@
+"""Two runs side by side: what was asked of them, what came of it, and where they part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from textual import work
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from engine.compare.settings import spec_differences
+from tui import compare_text
+from tui.frame import TopLine
+from tui.run_actions import absolute, taken
+from tui.screens.ask import Ask
+from tui.step_links import cells_of
+from tui.text import printable, shorten
+from tui.widgets.picture import Picture
+from tui.widgets.plot import Plot
+from tui.widgets.timeline import Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import ComposeResult, RenderResult
+    from textual.binding import BindingType
+
+    from tui.app import ModiffApp
+    from tui.lab import Detail
+
+_TOLD_SECONDS = 12
+_WAITING = "comparing… latents and frames are read"
+
+
+class Compare(Screen[None]):
+    """Two runs, A and B, from settings to frames. Left and right go from step to step."""
+
+    CSS_PATH = "../styles/runs.tcss"
+    AUTO_FOCUS = "Timeline"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Back", id="app.back"),
+        Binding("w", "write", "Write the video", id="compare.write", tooltip="Both side by side"),
+        Binding("b", "branch", "Branch from B", id="runs.branch"),
+    ]
+
+    def __init__(self, a: str, b: str) -> None:
+        super().__init__()
+        self._ids = (a, b)
+        self._details: tuple[Detail, ...] = ()
+        self._data: dict[str, Any] | None = None
+
+    @property
+    def modiff(self) -> ModiffApp:
+        return cast("ModiffApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("runs")
+        with VerticalScroll(id="both", can_focus=False):
+            with VerticalScroll(id="told", classes="panel") as told:
+                told.border_title = f"A {self._ids[0]}  →  B {self._ids[1]}"
+                yield Static(_WAITING, id="lines", markup=False)
+            with Vertical(id="seen"):
+                with Horizontal(id="plots"):
+                    yield Plot(id="l2", empty=_WAITING)
+                    yield Plot(id="cosine", empty="")
+                with Vertical(id="steps", classes="panel") as steps:
+                    steps.border_title = "steps of B"
+                    yield Timeline()
+                with Horizontal(id="pictures"):
+                    for name in "AB":
+                        with Vertical(classes="panel", id=f"panel-{name}"):
+                            yield Picture(
+                                graphics=getattr(self.app, "graphics", None), id=f"picture-{name}"
+                            )
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._load()
+
+    @work
+    async def _load(self) -> None:
+        lab = self.modiff.lab
+        try:
+            self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
+            self._show_details()
+            self._data = await lab.command("compare", *self._ids)
+            self._show_comparison(self._data)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.modiff.tell_error(error)
+            self.query_one("#lines", Static).update(self.modiff.line_for(error))
+
+    # What is shown
+
+    def _show_details(self) -> None:
+        for name, detail in zip("AB", self._details, strict=True):
+            prompt = detail.spec.get("prompt", "")
+            title = f"{name} {detail.record.id}  {printable(str(prompt))}"
+            self.query_one(f"#panel-{name}").border_title = shorten(title, 80)
+        a, b = (detail.record for detail in self._details)
+        known = compare_text.settings_section([asdict(each) for each in spec_differences(a, b)])
+        self.query_one("#lines", Static).update(
+            _table([known, compare_text.Section("results", (), _WAITING)])
+        )
+        detail = self._details[1]
+        timeline = self.query_one(Timeline)
+        timeline.show(cells_of(detail))
+        timeline.cursor = len(detail.steps)
+        self._show_step()
+
+    def _show_comparison(self, data: compare_text.Data) -> None:
+        self.query_one("#lines", Static).update(_table(compare_text.sections(data)))
+        series = compare_text.step_series(data)
+        if series is None:
+            reason = printable(data["reasons"].get("steps", "no steps to compare"))
+            self.query_one("#l2", Plot).show(())
+            self.query_one("#steps").border_subtitle = shorten(reason, 60)
+        self._show_step()
+
+    def on_timeline_moved(self, message: Timeline.Moved) -> None:
+        message.stop()
+        self._show_step()
+
+    def _show_step(self) -> None:
+        step = self.query_one(Timeline).cursor
+        if self._data is not None:
+            self.query_one("#steps").border_subtitle = compare_text.step_told(self._data, step)
+            for series in compare_text.step_series(self._data) or ():
+                plot = self.query_one("#cosine" if series.name == "cosine" else "#l2", Plot)
+                plot.show([series], marker=float(step) if step else None)
+        self._show_pictures(step)
+
+    @work(exclusive=True, group="pictures")
+    async def _show_pictures(self, step: int) -> None:
+        """The previews after a step, of a run with fewer steps that of its last one."""
+        steps = [detail.steps[: max(step, 0)] for detail in self._details]
+        keys = [links[-1].key if links else "" for links in steps]
+        try:
+            found = await self.modiff.lab.previews(keys)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.modiff.tell_error(error)
+            return
+        for name, key, links in zip("AB", keys, steps, strict=True):
+            preview = found.get(key)
+            place = f"after step {len(links)}" if links else "the noise"
+            picture = self.query_one(f"#picture-{name}", Picture)
+            picture.show(preview, place if preview else f"{place}: no preview")
+
+    # What people do
+
+    def action_branch(self) -> None:
+        """Branch from the second run, at the step that is looked at."""
+        self.modiff.branch_from(self._ids[1], self.query_one(Timeline).cursor)
+
+    @work
+    async def action_write(self) -> None:
+        """Both as one video, and a contact sheet beside it."""
+        line = await self.app.push_screen_wait(
+            Ask(
+                "write the video",
+                "Both runs side by side, and a contact sheet beside it that ends in .png.",
+                value=absolute(f"compare-{self._ids[0]}-{self._ids[1]}.mp4"),
+                check=taken,
+            )
+        )
+        if not line or not line.strip():
+            return
+        try:
+            told = await self.modiff.lab.command("compare", *self._ids, "--output", absolute(line))
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.modiff.tell_error(error)
+            return
+        self.notify(
+            "\n".join(map(printable, told["output"])),
+            title="written",
+            timeout=_TOLD_SECONDS,
+            markup=False,
+        )
+
+
+def _table(sections: Sequence[compare_text.Section]) -> RenderResult:
+    """Rows of all sections under one set of columns; sentences take their whole width."""
+    parts: list[Any] = []
+    for section in sections:
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(ratio=5)
+        table.add_column(ratio=5, overflow="fold")
+        table.add_column(ratio=5, overflow="fold")
+        table.add_column(ratio=3)
+        for row in section.rows:
+            table.add_row(*map(Text, row[:3]), Text(row[3], style="dim"))
+        parts.append(Text(section.title, style="bold"))
+        parts.append(Text(section.sentence) if section.sentence else table)
+        parts.append(Text(""))
+    return Group(*parts)

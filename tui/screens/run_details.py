@@ -1,0 +1,155 @@
+"""All about one run: its summary, the panels that the live screen has too, its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, cast
+
+from rich.table import Table
+from rich.text import Text
+from textual import work
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import Static, TabbedContent, TabPane, Tabs
+
+from store.errors import UnknownRun
+from tui import summary
+from tui.run_feed import RunFeed
+from tui.text import escaped
+from tui.widgets.run_view import RunView
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult, RenderResult
+
+    from tui.app import ModiffApp
+    from tui.lab import Detail, RunRow
+
+# The cursor may pass over many runs on its way; only where it rests one is read.
+_REST_SECONDS = 0.12
+_TABS = ("summary", "panels", "settings")
+
+
+class RunDetails(Vertical):
+    """Shows the run that `show` names, and keeps it up to date while it is at work."""
+
+    def __init__(self) -> None:
+        super().__init__(id="details")
+        self.detail: Detail | None = None
+        self._row: RunRow | None = None
+        self._feed: RunFeed | None = None
+
+    def compose(self) -> ComposeResult:
+        with TabbedContent(initial="summary"):
+            with TabPane("summary", id="summary"), VerticalScroll():
+                yield Static(id="summary-lines")
+            with TabPane("panels", id="panels"):
+                yield RunView()
+            with TabPane("settings", id="settings"), VerticalScroll():
+                yield Static(id="toml", markup=False)
+
+    @property
+    def cursor(self) -> int | None:
+        """The step that is looked at in the panels, None where they are not open."""
+        is_open = self.query_one(TabbedContent).active == "panels"
+        return self.query_one(RunView).cursor if is_open and self._feed is not None else None
+
+    def show(self, row: RunRow | None) -> None:
+        """Read a run and show it; None: there is none."""
+        before, self._row = self._row, row
+        if row is None:
+            self._draw(None)
+        if row is None or before is None or row.record.id != before.record.id:
+            self._end_feed()
+        self._read()
+
+    def focus_content(self) -> None:
+        """Into the tab that is open."""
+        tab = self.query_one(TabbedContent).active
+        inside: dict[str, str] = {"panels": "Timeline"}
+        self.query_one(f"#{tab} {inside.get(tab, 'VerticalScroll')}").focus()
+
+    def turn_tab(self, by: int) -> None:
+        """Open the next tab, or the one before."""
+        tabs = self.query_one(TabbedContent)
+        has_focus = self.has_focus_within and not self.query_one(Tabs).has_focus
+        tabs.active = _TABS[(_TABS.index(tabs.active) + by) % len(_TABS)]
+        if has_focus:
+            self.call_after_refresh(self.focus_content)
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        self._follow()
+
+    @work(exclusive=True, group="detail")
+    async def _read(self) -> None:
+        row = self._row
+        if row is None:
+            return
+        is_other = self.detail is None or self.detail.record.id != row.record.id
+        if is_other:
+            await asyncio.sleep(_REST_SECONDS)
+        app = cast("ModiffApp", self.app)
+        try:
+            self._draw(await app.lab.detail(row.record.id))
+        except UnknownRun:
+            self._draw(None)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            app.tell_error(error)
+        else:
+            self._follow()
+
+    def _draw(self, detail: Detail | None) -> None:
+        self.detail = detail
+        self.query_one("#summary-lines", Static).update(_table(detail) if detail else "")
+        self.query_one("#toml", Static).update(_toml(detail) if detail else "")
+
+    # The panels, while they are open
+
+    def _follow(self) -> None:
+        """Read the log of the run where its panels are open and nobody does so yet."""
+        row = self._row
+        is_open = self.query_one(TabbedContent).active == "panels"
+        if row is None or not is_open:
+            self._end_feed()
+        elif self._feed is None or self._feed.run_id != row.record.id:
+            self._end_feed()
+            app = cast("ModiffApp", self.app)
+            self._feed = RunFeed(app.lab, row.record.id, self.query_one(RunView))
+            self._feed_panels(self._feed)
+        elif self._feed.is_over and not row.record.is_finished:  # it was resumed
+            self._feed_panels(self._feed)
+
+    def _end_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.end()
+            self._feed = None
+
+    @work(exclusive=True, group="feed")
+    async def _feed_panels(self, feed: RunFeed) -> None:
+        app = cast("ModiffApp", self.app)
+        try:
+            await feed.begin()
+            while feed is self._feed:
+                is_full = await feed.turn() if self._can_be_seen() else False
+                await asyncio.sleep(0 if is_full else app.tick_seconds)
+        except UnknownRun:
+            return
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            app.tell_error(error)
+
+    def _can_be_seen(self) -> bool:
+        return self.screen.is_active and bool(self.query_one(RunView).size)
+
+
+def _table(detail: Detail) -> RenderResult:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in summary.lines(detail):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _toml(detail: Detail) -> str:
+    import tomli_w
+
+    return escaped(tomli_w.dumps(json.loads(detail.record.spec_json)))
