@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Column:
     """width: in cells; 0 for an even part of what the others leave, at least MIN_FREE_CELLS. from_width: of the
-    table, below which the column is left out. is_number: set to the right."""
+    table, below which the column is left out. is_number: set to the right. keeps_end: what is too long loses its
+    beginning, as paths do."""
 
     title: str
     width: int
     from_width: int = 0
     is_number: bool = False
+    keeps_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,11 @@ class Listing(DataTable[Text]):
 
 
 def _aligned(text: str, column: Column, width: int, style: str) -> Text:
-    shown = shorten(printable(text), width)
+    shown = printable(text)
+    if column.keeps_end and cell_len(shown) > width:
+        while cell_len(shown) > width - 1:
+            shown = shown[max(1, len(shown) - width) :]
+        shown = f"…{shown}"
+    shown = shorten(shown, width)
     blank = " " * (width - cell_len(shown)) if column.is_number else ""
     return Text(blank + shown, style=style, no_wrap=True)
