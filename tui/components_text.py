@@ -26,13 +26,13 @@ PARTS = (
     Column("NAME", 14),
     Column("FROM", 0),
     Column("RUNS IN", 12, from_width=66),
-    Column("HEALTH", 16),
+    Column("HEALTH", 11),
 )
 MODELS = (
-    Column("MODEL", 18),
-    Column("NUMBERS", 9),
-    Column("SIZE", 9, is_number=True),
-    Column("LOADS", 7),
+    Column("", 1),
+    Column("MODEL", 20),
+    Column("NUMBERS", 7),
+    Column("SIZE", 8, is_number=True),
     Column("PATH", 0, keeps_end=True),
 )
 MARKS = {"ok": "✓", "absent": "–", "warn": "▲", "fail": "✖"}
@@ -71,7 +71,7 @@ def health(row: ComponentRow, findings: Findings) -> str:
     if row.kind == "attention":
         found = findings.get(row.name)
         if found is None:
-            return "○ not tried (d)"
+            return "○ not tried"
         told = {"ok": "works", "absent": "not here", "fail": "fails"}
         return f"{MARKS.get(found['status'], '?')} {told.get(found['status'], found['status'])}"
     if row.origin == "modiff":
@@ -81,7 +81,7 @@ def health(row: ComponentRow, findings: Findings) -> str:
         is_there = importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
         is_there = False
-    return "✓ installed" if is_there else "✖ package gone"
+    return "✓ installed" if is_there else "✖ is gone"
 
 
 def about_part(
@@ -113,7 +113,7 @@ def models(found: Sequence[Found]) -> list[Row]:
     rows = [
         Row(
             str(each.path),
-            (variant, numbers, size, "✓ yes" if loads == "yes" else "✖ no", path),
+            ("✓" if loads == "yes" else "✖", variant, numbers, size, path),
         )
         for each, (variant, _, _, numbers, size, loads, path) in zip(
             of_wan, table(of_wan)[1:], strict=True
@@ -121,7 +121,7 @@ def models(found: Sequence[Found]) -> list[Row]:
     ]
     broken = [each for each in found if each.error]
     rows += [
-        Row(f"broken {each.path}", ("✖ unusable", "", "", "✖ no", each.error))
+        Row(f"broken {each.path}", ("✖", each.path.name, "", "", each.error))
         for each in broken[:MAX_BROKEN]
     ]
     return rows

@@ -52,7 +52,7 @@ class Components(Screen[None]):
         Binding("R", "restart", "Restart", id="engine.restart", tooltip="Stop the engine and start another"),
         Binding("l", "log", "Log", id="engine.log", tooltip="The last lines of the engine's log"),
         Binding("o", "read", "Open", id="health.open", show=False, tooltip="The detail over the screen; also enter"),
-        Binding("r", "look", "Look again", id="health.look", show=False, tooltip="Look for components and models again"),
+        Binding("r", "look", "Look again", id="health.look", show=False, tooltip="Look for all of it again"),
         Binding("left_square_bracket", "panel(-1)", "Panel before", id="panel.prev", group=_PANELS, key_display="["),
         Binding("right_square_bracket", "panel(1)", "Next panel", id="panel.next", group=_PANELS, key_display="]"),
     ]  # fmt: skip

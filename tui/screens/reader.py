@@ -29,8 +29,8 @@ class Reader(ModalScreen[None]):
         Binding("G", "roll('end')", "Bottom", id="reader.bottom", show=False),
         Binding("y", "copy", "Copy", id="reader.copy"),
     ]
-    DEFAULT_CSS = """
-    Reader > .box { width: 110; }
+    CSS = """
+    Reader.dialog > .box { width: 110; }
     Reader Static { height: auto; }
     """
 
