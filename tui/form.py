@@ -132,8 +132,10 @@ def problems(checked: Checked, refusal: str, refused_key: str, warning: str) -> 
     field is wrong), then a warning about the prompt."""
     found = [Problem(key, line, True) for key, line in checked.errors.items()]
     if not found:
-        lines = refusal.splitlines()
-        found += [Problem(field_in(line) or refused_key, line, True) for line in lines]
+        for number, line in enumerate(refusal.splitlines()):
+            # the lines after the first that name no field say what to do
+            key = field_in(line)
+            found.append(Problem(key or refused_key, line, bool(key) or not number))
     if warning:
         found.append(Problem("prompt", warning, False))
     return tuple(found)

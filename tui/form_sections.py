@@ -15,6 +15,7 @@ from tui.text import printable
 
 if TYPE_CHECKING:
     from presets.fields import Field
+    from presets.library import PresetInfo
     from presets.spec import RunSpec
     from tui.form import Checked, Draft
 
@@ -129,13 +130,28 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             added = f", {len(spec.extensions)} extensions" if spec.extensions else ""
             return f"scale {spec.guidance.scale:g}{added}"
         case "size":
-            return f"{spec.width}x{spec.height}, {spec.frames} frames, seed {spec.seed}"
+            return f"{spec.width}x{spec.height}x{spec.frames}, seed {spec.seed}"
         case "keep":
             return _kept(spec)
         case _:
-            return printable(
-                f"{', '.join(spec.output.kinds)}: {spec.output.path or 'a file named after the run'}"
-            )
+            path = f" to {spec.output.path}" if spec.output.path else ""
+            return printable(f"{', '.join(spec.output.kinds)}{path}")
+
+
+def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
+    """A preset in a few lines, and what can be done from here. info: None where it is in no list of presets. error:
+    what is wrong with it, or nothing."""
+    lines = [name or "the settings of a run whose preset is gone"]
+    if info is not None:
+        lines += [info.description] if info.description else []
+        lines += ["shipped with modiff" if info.shipped else f"yours: {info.path}"]
+        lines += [f"extends {info.extends}"] if info.extends else []
+    if error:
+        lines += ["", f"✖ {error}", "", "e edits the file here, f4 in your editor"]
+    else:
+        lines += ["", "ctrl+r makes this video", "enter picks another preset"]
+        lines += ["↓ goes on to the prompt and the other stages"]
+    return "\n".join(printable(line) for line in lines)
 
 
 def stepped(key: str, text: str, up: int) -> str:

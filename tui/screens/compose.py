@@ -44,12 +44,12 @@ class Compose(FormScreen):
         ),
         Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
         Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
-        Binding("f3", "history", "Prompts", id="compose.prompts", tooltip="the prompts of before"),
+        Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),
         Binding(
             "f4",
             "editor",
             "Editor",
-            id="compose.editor",
+            id="compose.editor", show=False,
             tooltip="$EDITOR with the prompt, or with the preset's file",
         ),
         Binding(
@@ -74,7 +74,7 @@ class Compose(FormScreen):
         ),
         Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
         Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
-        Binding("p", "panel('problems')", "Plan and problems", id="compose.plan", show=False),
+        Binding("p", "panel('problems')", "Plan", id="compose.plan", tooltip="the plan, and what is wrong"),
         Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
         Binding("escape", "back", "Back to the stages", id="compose.back", show=False),
     ]  # fmt: skip
@@ -244,7 +244,7 @@ class Compose(FormScreen):
             self.notify(str(error), severity="error", markup=False)
 
     def _reopen(self) -> None:
-        name = self.broken[0] if self.broken else self.draft.preset if self.draft else ""
+        name, _ = self.name_and_error
         edits = self.draft.edits if self.draft else self._left.get(name, {})
         self.open_preset(name, edits)
 
@@ -253,7 +253,7 @@ class Compose(FormScreen):
 
     def _file(self) -> Path | None:
         """The file to be mended, or that of the present preset; says so where that cannot be changed."""
-        name = self.broken[0] if self.broken else self.draft.preset if self.draft else ""
+        name, _ = self.name_and_error
         info = self._info(name)
         path = Path(name) if name.endswith(".toml") else info.path if info else None
         if self.broken and self.broken[1].source:

@@ -12,9 +12,8 @@ from textual.widgets import Footer, Static
 
 from presets.errors import PresetError
 from tui.form import Draft, Problem, changes, check, draft_of, field_key, problems, text_of
-from tui.form_sections import SECTIONS, rows, section_of
+from tui.form_sections import SECTIONS, about_preset, rows, section_of
 from tui.frame import TopLine
-from tui.text import printable
 from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line
 from tui.widgets.form_row import FieldEdited, RowEditor
 from tui.widgets.prompts import PromptArea, Prompts
@@ -147,6 +146,13 @@ class FormScreen(Screen[None]):
             row = focused.parent
             self.on_field_edited(FieldEdited(row.row.key, row.text))
 
+    @property
+    def name_and_error(self) -> tuple[str, str]:
+        """The preset, empty for none, and what is wrong with it."""
+        if self.broken:
+            return self.broken[0], str(self.broken[1])
+        return (self.draft.preset if self.draft else ""), ""
+
     # The plan
 
     @work(exclusive=True, group="plan")
@@ -154,7 +160,9 @@ class FormScreen(Screen[None]):
         spec = self.checked.spec if self.checked else None
         panel = self.query_one(PlanPanel)
         if spec is None:
-            panel.show(self.planned, "as of before")
+            if self.checked is None:
+                self.planned = None
+            panel.show(self.planned, "as of before" if self.planned else "")
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
@@ -215,6 +223,7 @@ class FormScreen(Screen[None]):
             prompts.show({key: text_of(draft, checked, key) for key in keys}, source)
             wrong = "".join(checked.errors.get(key, "") for key in keys)
             prompts.warn(wrong or self._warning, is_error=bool(wrong))
+        self.query_one(Prompts).disabled = draft is None
         self._show_help()
 
     def _rows(self) -> tuple[FormRow, ...]:
@@ -232,29 +241,15 @@ class FormScreen(Screen[None]):
         form.border_title = section.title
         about = section.about
         if section.name == "preset":
-            about = self._about_preset()
+            name, error = self.name_and_error
+            info = next((info for info in self.presets if info.name == name), None)
+            about = about_preset(name, info, error)
         self.query_one("#about", Static).update(about)
         container = self.query_one("#rows")
         async with self.batch():
             await container.remove_children()
             await container.mount_all(RowEditor(row) for row in self._rows())
         self._show_help()
-
-    def _about_preset(self) -> str:
-        """The preset in a few lines, and what can be done from here."""
-        name = self.draft.preset if self.draft else self.broken[0] if self.broken else ""
-        info = next((info for info in self.presets if info.name == name), None)
-        lines = [name or "the settings of a run whose preset is gone"]
-        if info is not None:
-            lines += [info.description] if info.description else []
-            lines += ["shipped with modiff" if info.shipped else f"yours: {info.path}"]
-            lines += [f"extends {info.extends}"] if info.extends else []
-        if self.broken:
-            lines += ["", f"✖ {self.broken[1]}", "", "e edits the file here, f4 in your editor"]
-        else:
-            lines += ["", "ctrl+r makes this video", "enter picks another preset"]
-            lines += ["↓ goes on to the prompt and the other stages"]
-        return "\n".join(printable(line) for line in lines)
 
     def _show_help(self) -> None:
         editor = self.focused_row

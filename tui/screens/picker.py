@@ -65,11 +65,9 @@ class Picker(ModalScreen[str | None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         words = event.value.lower().split()
-        self._found = [
-            item
-            for item in self._items
-            if all(word in f"{item.value} {item.note}".lower() for word in words)
-        ]
+        by_name = [item for item in self._items if _holds(item.value, words)]
+        by_note = [item for item in self._items if _holds(f"{item.value} {item.note}", words)]
+        self._found = list(dict.fromkeys([*by_name, *by_note]))
         self._fill()
 
     def _fill(self) -> None:
@@ -99,3 +97,7 @@ class Picker(ModalScreen[str | None]):
 
 def _shown(item: Item) -> str:
     return printable(item.value) + (f"\n  {printable(item.note)}" if item.note else "")
+
+
+def _holds(text: str, words: Sequence[str]) -> bool:
+    return all(word in text.lower() for word in words)

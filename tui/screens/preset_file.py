@@ -57,6 +57,7 @@ class PresetFile(ModalScreen[bool]):
         area = self.query_one(TextArea)
         area.focus()
         area.move_cursor((line_of(self._text, self._key), 0))
+        self._check(self._text)
 
     def on_text_area_changed(self) -> None:
         self._check(self.query_one(TextArea).text)

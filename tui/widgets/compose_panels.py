@@ -114,7 +114,7 @@ class Changes(Panel):
     """The fields that differ from the preset; enter goes to one, u undoes it."""
 
     def show(self, changes: Sequence[Change], preset: str) -> None:
-        self.border_title = f"differs from {printable(preset) or 'the run'}: {len(changes)}"
+        self.border_title = f"differs from {printable(preset) or 'the preset'}: {len(changes)}"
         self.show_lines([(change.key, _change(change)) for change in changes], "nothing")
 
 
@@ -122,7 +122,7 @@ def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> s
     """All of it in one line."""
     told = ["no plan yet"]
     if planned is not None:
-        time = "time ?" if planned.seconds is None else f"about {duration(planned.seconds)}"
+        time = "time not known" if planned.seconds is None else f"about {duration(planned.seconds)}"
         told = [time, f"{planned.stored_steps} of {planned.total_steps} steps stored"]
     if num_changes:
         told.append(f"* {num_changes} changed")

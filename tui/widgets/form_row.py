@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Where the editor of a row begins, and how wide one is whose values are short.
 LABEL_CELLS = 16
-SHORT_CELLS = 24
+SHORT_CELLS = 20
 
 
 class FieldEdited(Message):
@@ -49,7 +49,7 @@ class NumberInput(Input):
     ]
 
     def __init__(self, key: str, value: str) -> None:
-        super().__init__(value, compact=True, select_on_focus=False)
+        super().__init__(value, compact=True)
         self.key = key
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
@@ -80,10 +80,10 @@ class RowEditor(Widget):
     RowEditor { height: auto; }
     RowEditor > .row-editor--label { color: $foreground; }
     RowEditor > .row-editor--changed { color: $text-warning; text-style: bold; }
-    RowEditor > .row-editor--note { color: $text-muted; }
+    RowEditor > .row-editor--note { text-style: dim; }
     RowEditor > .row-editor--error { color: $text-error; }
     RowEditor > Input, RowEditor > ChoiceLine { margin-left: 16; width: 1fr; }
-    RowEditor > NumberInput { width: 24; }
+    RowEditor > NumberInput { width: 20; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "screen.focus_previous", "Field above", show=False, id="form.previous"),
@@ -128,6 +128,7 @@ class RowEditor(Widget):
             editor = self.editor
             if isinstance(editor, Input):
                 editor.value = row.text
+                editor.cursor_position = len(row.text)
             else:
                 editor.show(row.choices, self._chosen())
         self.refresh(layout=True)

@@ -99,6 +99,7 @@ class Prompts(Vertical):
     def __init__(self) -> None:
         super().__init__(id="prompts", classes="panel")
         self.border_title = "prompt"
+        self.border_subtitle = "ctrl+↑ older  f3 all  f4 editor"
 
     def compose(self) -> ComposeResult:
         yield PromptArea("prompt", "what to show")
