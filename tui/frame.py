@@ -55,13 +55,11 @@ class TopLine(Widget):
 
     def render(self) -> RenderResult:
         line = self._tabs()
-        right = self._right()
-        room = self.size.width - line.cell_len - cell_len(right) - 1
-        if room < 1:
-            right = right[-max(0, self.size.width - line.cell_len - 2) :] if room < 0 else right
-            room = max(1, self.size.width - line.cell_len - cell_len(right) - 1)
+        room = self.size.width - line.cell_len - 1
+        right = next((text for text in self._right() if cell_len(text) <= room), "")
         style = "topline--trouble" if self._trouble else "topline--tab"
-        return Text.assemble(line, " " * room, (right, self.get_component_rich_style(style)))
+        gap = " " * max(1, room + 1 - cell_len(right))
+        return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
 
     def _tabs(self) -> Text:
         line = Text(" modiff ", style="bold", no_wrap=True)
@@ -74,18 +72,23 @@ class TopLine(Widget):
             line.append(f"[{number} {label}]" if is_active else f" {number} {label} ", style)
         return line
 
-    def _right(self) -> str:
-        if self._trouble:
-            return "✖ store "
+    def _right(self) -> tuple[str, ...]:
+        """What goes on, in the words that say most first."""
         status = self._status
+        if self._trouble:
+            return "✖ store cannot be read ", "✖ store ", "✖"
         if status is None:
-            return "… "
-        queue = f"  queue {status.num_queued}" if status.num_queued else ""
+            return ("… ",)
+        long, short = "", ""
+        if status.num_queued:
+            long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
         if status.running is not None:
-            return f"▶ {printable(status.running.id)}{queue} "
+            run_id = printable(status.running.id)
+            return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
         if not status.engines:
-            return f"○ no engine{queue} "
-        return f"{'▲ engine stuck' if status.is_stuck else '● engine idle'}{queue} "
+            return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
+        mark, state = ("▲", "stuck") if status.is_stuck else ("●", "idle")
+        return f"{mark} engine {state}{long} ", f"{mark} {state}{short}", f"{mark}{short}"
 
     def on_click(self, event: events.Click) -> None:
         x = cell_len(" modiff ")
