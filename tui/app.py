@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ from textual import work
 from textual.app import App
 from textual.binding import Binding
 from textual.signal import Signal
+from textual.worker import WorkerCancelled
 
 from tui.failures import explain
 from tui.frame import TABS, TopLine
@@ -25,11 +27,11 @@ from tui.preferences import Preferences, load_preferences, save_preferences
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from textual.app import SystemCommand
     from textual.binding import BindingType
+    from textual.command import Provider
     from textual.screen import Screen
 
     from presets.spec import RunSpec
@@ -41,6 +43,13 @@ REMOTE_LOOK_SECONDS = 1.0
 # Panels of a live run are drawn so often at most.
 TICK_SECONDS = 0.1
 REMOTE_TICK_SECONDS = 0.5
+
+
+def _commands() -> type[Provider]:
+    """What the palette offers; imported when it is first opened."""
+    from tui.palette import Commands
+
+    return Commands
 
 
 def _make_screen(mode: str) -> Screen[Any]:
@@ -58,7 +67,7 @@ class ModiffApp(App[int]):
         mode: partial(_make_screen, mode) for mode in TABS
     }
     DEFAULT_MODE: ClassVar[str] = "compose"
-    ENABLE_COMMAND_PALETTE = True
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_commands}
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
         (0, "-narrow"),
         (100, "-wide"),
@@ -220,6 +229,20 @@ class ModiffApp(App[int]):
         assert isinstance(form, Compose)
         form.load_run(spec, preset)
 
+    @work(exclusive=True, group="runs")
+    async def show_run(self, run_id: str) -> None:
+        """Show a run in the list of all runs, where its filter lets it through."""
+        self.preferences.screen = "runs"
+        await self.switch_mode("runs")
+        from tui.screens.runs import Runs
+
+        screen = self.get_screen_stack("runs")[0]
+        assert isinstance(screen, Runs)
+        with suppress(WorkerCancelled):  # the screen looks again by itself
+            await screen.look().wait()
+        screen.runs.select(run_id)
+        screen.runs.focus_list()
+
     def branch_from(self, run_id: str, step: int | None = None) -> None:
         """Ask for what is to change after a step of a run (None: one yet to be chosen), and branch there."""
         from tui.screens.branch import Branch
@@ -260,7 +283,7 @@ class ModiffApp(App[int]):
         save_preferences(self.preferences)
         self.lab.close()
 
-    # Help and palette
+    # Help
 
     def action_help(self) -> None:
         """The keys of the present screen."""
@@ -268,8 +291,3 @@ class ModiffApp(App[int]):
 
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.screen))
-
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        from tui.palette import commands
-
-        return commands(self, screen)

@@ -1,47 +1,157 @@
-"""The command palette: every action that applies now, every screen, every preset."""
+"""The command palette: every action that applies now, every screen, every preset, the recent runs.
+
+Names are `area: verb`. What does not apply now is absent. Actions are there at once; presets and runs follow when the
+store has answered, and where it does not, the palette goes without them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from textual.app import SystemCommand
+from textual.command import DiscoveryHit, Hit, Provider
 
 from tui.frame import TABS
+from tui.searching import Search
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from textual.command import Hits
     from textual.screen import Screen
 
     from tui.app import ModiffApp
 
+RECENT_RUNS = 20
+# After so long without an answer, presets or runs are left out.
+WAIT_SECONDS = 2.0
 
-def commands(app: ModiffApp, screen: Screen[Any]) -> Iterator[SystemCommand]:
-    """In the order of nearness: the keys of the screen and its focused widget, the screens, the app."""
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """help: one line below the name."""
+
+    name: str
+    help: str
+    run: Callable[[], Any]
+
+
+class Commands(Provider):
+    """What Textual's palette asks for what it lists."""
+
+    _found: asyncio.Task[list[Command]] | None = None
+
+    @property
+    def _modiff(self) -> ModiffApp:
+        return cast("ModiffApp", self.app)
+
+    async def startup(self) -> None:
+        # a question asked once; the actions do not wait for its answer
+        self._found = asyncio.create_task(found_commands(self._modiff))
+
+    async def shutdown(self) -> None:
+        if self._found is not None:
+            self._found.cancel()
+
+    async def discover(self) -> Hits:
+        for command in actions(self._modiff, self.screen):
+            yield DiscoveryHit(command.name, command.run, help=command.help)
+        for command in await self._answer():
+            yield DiscoveryHit(command.name, command.run, help=command.help)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for command in [*actions(self._modiff, self.screen), *await self._answer()]:
+            # the help of a run is its prompt, by which it may be looked for
+            score = matcher.match(command.name) or 0.5 * matcher.match(command.help)
+            if score > 0:
+                yield Hit(score, matcher.highlight(command.name), command.run, help=command.help)
+
+    async def _answer(self) -> list[Command]:
+        return await asyncio.shield(self._found) if self._found is not None else []
+
+
+def actions(app: ModiffApp, screen: Screen[Any]) -> Iterator[Command]:
+    """In the order of nearness: the keys of the screen and its focused widget, the screens, engine and app."""
     told = set()
     for node, binding, is_enabled, _ in screen.active_bindings.values():
         if not is_enabled or not binding.description or node is app or binding.system:
             continue
-        title = f"{type(screen).__name__.lower()}: {binding.description}"
-        if title not in told:
-            told.add(title)
-            yield SystemCommand(
-                title,
-                binding.tooltip or f"key {app.get_key_display(binding)}",
-                lambda node=node, action=binding.action: app.run_worker(
-                    app.run_action(action, node), exclusive=False
-                ),
-            )
-    for mode, (number, name, _) in TABS.items():
-        yield SystemCommand(
-            f"open: {name}", f"key {number}", lambda mode=mode: app.action_open(mode)
+        area = type(screen).__name__.lower() if node is screen else "panel"
+        name = f"{area}: {binding.description}"
+        if name in told:
+            continue
+        told.add(name)
+        key = f"key {app.get_key_display(binding)}"
+        yield Command(
+            name,
+            f"{binding.tooltip} ({key})" if binding.tooltip else key,
+            partial(_act, app, binding.action, node),
         )
-    yield SystemCommand("app: Theme", "Change the colours", app.action_change_theme)
-    yield SystemCommand("app: Help", "The keys of this screen", app.action_help)
-    yield SystemCommand(
-        "engine: Start", "Start the engine if none lives", lambda: app.ensure_engine()
+    for mode, (number, name, _) in TABS.items():
+        yield Command(f"open: {name}", f"key {number}", partial(app.action_open, mode))
+    if app.status is not None and app.status.engines:
+        yield Command(
+            "engine: Stop", "After its present step; the queue waits", lambda: app.stop_engine()
+        )
+    else:
+        yield Command(
+            "engine: Start", "It goes on with the runs that wait", lambda: app.ensure_engine()
+        )
+    yield Command("app: Help", "The keys of this screen (key ?)", app.action_help)
+    yield Command("app: Theme", "Change the colours", app.action_change_theme)
+    yield Command("app: Quit", "Asks where a run is at work (key ctrl+q)", app.action_leave)
+
+
+def _act(app: ModiffApp, action: str, node: Any) -> None:
+    app.run_worker(app.run_action(action, node), exclusive=False, group="palette")
+
+
+async def found_commands(app: ModiffApp) -> list[Command]:
+    """Presets that can be used, then the newest runs."""
+    groups = await asyncio.gather(
+        asyncio.wait_for(_presets(app), WAIT_SECONDS),
+        asyncio.wait_for(_runs(app), WAIT_SECONDS),
+        return_exceptions=True,  # what is wrong with the store is told elsewhere
     )
-    yield SystemCommand(
-        "engine: Stop", "After the present step; the queue waits", lambda: app.stop_engine()
-    )
-    yield SystemCommand("app: Quit", "Asks where a run is at work", app.action_leave)
+    return [command for group in groups if isinstance(group, list) for command in group]
+
+
+async def _presets(app: ModiffApp) -> list[Command]:
+    return [
+        Command(
+            f"compose: use preset {preset.name}",
+            printable(preset.description),
+            partial(_use_preset, app, preset.name),
+        )
+        for preset in await app.lab.presets()
+        if not preset.error
+    ]
+
+
+def _use_preset(app: ModiffApp, name: str) -> None:
+    async def use() -> None:
+        from presets.library import load_preset
+
+        try:
+            spec = await asyncio.to_thread(load_preset, name)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            app.tell_error(error)
+        else:
+            app.compose_with(spec, name)
+
+    app.run_worker(use(), exclusive=False, group="palette")
+
+
+async def _runs(app: ModiffApp) -> list[Command]:
+    return [
+        Command(
+            f"runs: open {row.record.id}",
+            f"{row.record.status}, {printable(row.record.preset)}: {shorten(printable(row.prompt), 60)}",
+            partial(app.show_run, row.record.id),
+        )
+        for row in await app.lab.runs(Search(), RECENT_RUNS)
+    ]
