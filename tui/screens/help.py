@@ -1,25 +1,56 @@
-"""The keys of a screen, read from its own bindings: `?` everywhere."""
+"""What a screen is for and the keys that work on it now, read from its own bindings: `?` everywhere."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.cells import cell_len
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.text import columns
+from tui.frame import TABS
 
 if TYPE_CHECKING:
-    from textual.app import ComposeResult
+    from textual.app import App, ComposeResult
     from textual.binding import BindingType
+    from textual.dom import DOMNode
     from textual.screen import Screen
+
+_KEYS_WIDTH = 24
+# Textual's own words for what lists and lines of text do, by action.
+_PLAIN = {
+    "select_cursor": "Open what is under the cursor",
+    "cursor_up": "Up",
+    "cursor_down": "Down",
+    "cursor_left": "Left",
+    "cursor_right": "Right",
+    "page_up": "A page up",
+    "page_down": "A page down",
+    "scroll_top": "To the first row",
+    "scroll_bottom": "To the last row",
+    "scroll_home": "To the beginning",
+    "scroll_end": "To the end",
+}
+_NAMES = {
+    "Listing": "list",
+    "DataTable": "list",
+    "Input": "line of text",
+    "TextArea": "text",
+    "VerticalScroll": "panel",
+    "Tabs": "tabs",
+    "ContentTabs": "tabs",
+}
 
 
 class Help(ModalScreen[None]):
-    """What a screen is for (its docstring's first line and its HELP), and every key that acts on it now."""
+    """What a screen is for (its HELP, or what its class says of itself), and every key that acts on it now."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,f1,q", "dismiss", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,f1,q", "dismiss", "Close", id="help.close")
+    ]
 
     def __init__(self, screen: Screen[Any]) -> None:
         super().__init__(classes="dialog")
@@ -29,32 +60,72 @@ class Help(ModalScreen[None]):
         with VerticalScroll(classes="box") as box:
             box.border_title = f"help: {type(self._about).__name__.lower()}"
             box.border_subtitle = "esc closes"
-            yield Static(_text(self._about), markup=False)
+            yield Static("\n".join(lines(self._about)), markup=False)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
 
 
-def _text(screen: Screen[Any]) -> str:
-    about = (screen.HELP or type(screen).__doc__ or "").strip()
-    keys: dict[str, str] = {}
-    for _, binding, is_enabled, _ in screen.active_bindings.values():
-        if binding.description and is_enabled and not binding.system:
-            key = screen.app.get_key_display(binding)
-            keys.setdefault(key, binding.tooltip or binding.description)
-    everywhere = [
-        ("1 to 6", "the screens of the top line"),
-        ("Tab, Shift+Tab", "from panel to panel"),
-        (screen.app.get_key_display(_palette(screen)), "every action, by its name"),
-        ("ctrl+q", "leave; work that goes on is asked about"),
+def lines(screen: Screen[Any]) -> list[str]:
+    """The screen's keys, those of the panel that has the focus, and those that work everywhere."""
+    focused = screen.focused
+    about = screen.HELP or (type(screen).__doc__ or "").strip()
+    told = [about]
+    for title, keys in sections(screen):
+        told += ["", title, *(_line(key, what) for key, what in keys)]
+    if focused is None:
+        told += ["", "Tab goes to a panel; its keys are listed here then."]
+    return told
+
+
+def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(title, [(keys, what they do)]) in the order of the bindings; keys of one action stand together."""
+    found: dict[DOMNode, dict[str, tuple[list[str], str]]] = {}
+    for node, binding, is_enabled, _ in screen.active_bindings.values():
+        if not binding.description or not is_enabled or node is screen.app or binding.system:
+            continue
+        keys, _ = found.setdefault(node, {}).setdefault(binding.action, ([], _words(binding)))
+        keys.append(shown_key(screen.app, binding))
+    nodes = sorted(found, key=lambda node: node is not screen)
+    told = [
+        (
+            "On this screen" if node is screen else f"In the {_name(node)}",
+            [(", ".join(dict.fromkeys(keys)), what) for keys, what in found[node].values()],
+        )
+        for node in nodes
     ]
-    lines = columns(list(keys.items()))
-    return "\n".join([about, "", *lines, "", "Everywhere", *columns(everywhere)])
+    return [*told, ("Everywhere", _everywhere())]
 
 
-def _palette(screen: Screen[Any]) -> Any:
-    return next(
-        binding
-        for _, binding, _, _ in screen.active_bindings.values()
-        if binding.action.endswith("command_palette")
-    )
+def shown_key(app: App[Any], binding: Binding) -> str:
+    """The key itself: a footer may show one key for two."""
+    return app.get_key_display(replace(binding, key_display=None))
+
+
+def _everywhere() -> list[tuple[str, str]]:
+    numbers = [number for number, _, _ in TABS.values()]
+    return [
+        (f"{numbers[0]} to {numbers[-1]}", "The screens of the top line"),
+        ("tab, shift+tab", "From panel to panel"),
+        ("esc", "One step back; it never leaves modiff"),
+        ("^p", "Every action by its name, every preset, the recent runs"),
+        ("?, f1", "This help"),
+        ("^q", "Leave modiff; asks where a run is at work"),
+    ]
+
+
+def _words(binding: Binding) -> str:
+    name = binding.action.rpartition(".")[2].partition("(")[0]
+    if binding.id is None and name in _PLAIN:
+        return _PLAIN[name]
+    return binding.tooltip or binding.description
+
+
+def _name(node: DOMNode) -> str:
+    title = getattr(node, "border_title", None)
+    name = _NAMES.get(type(node).__name__, "panel")
+    return f"{name} “{title}”" if title else name
+
+
+def _line(key: str, what: str) -> str:
+    return f"  {key}{' ' * max(2, _KEYS_WIDTH - cell_len(key))}{what}"
