@@ -23,7 +23,7 @@ def refusal(environ: Mapping[str, str], *, has_terminal: bool) -> str:
     if "TEXTUAL_DRIVER" in environ:  # as under `textual serve`, which brings a terminal of its own
         return ""
     if not has_terminal:
-        return f"the app needs a terminal on its input and output; {_INSTEAD}"
+        return f"the app needs a terminal on its input and both of its outputs; {_INSTEAD}"
     if environ.get("TERM", "") in ("", "dumb", "unknown"):
         return (
             f"the terminal ({environ.get('TERM') or 'no TERM'}) cannot move its cursor; {_INSTEAD}"
@@ -33,7 +33,8 @@ def refusal(environ: Mapping[str, str], *, has_terminal: bool) -> str:
 
 def start() -> int:
     """Show the app until it is left; its exit code."""
-    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    # Textual draws on stderr
+    has_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     if reason := refusal(os.environ, has_terminal=has_terminal):
         click.echo(f"modiff: {reason}", err=True)
         return BAD_INPUT
