@@ -56,8 +56,8 @@ def overrides_of(before: Mapping[str, str], typed: Mapping[str, str], more: str)
 def shares(at: At, total: int) -> str:
     """What a branch at a step has in common with its parent of so many steps."""
     if at == "decode":
-        return f"shares all {total} steps; decodes them again"
+        return f"shares all {total} steps"
     if at == 0:
-        return "shares no step: begins at the noise"
+        return "shares no step"
     steps = "step 1" if at == 1 else f"steps 1-{at}"
-    return f"shares {steps}; goes on to {total}"
+    return f"shares {steps} of {total}"

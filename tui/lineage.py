@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from engine.compare.settings import spec_differences
+from engine.compare.settings import Difference, Settings, flatten
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from engine.compare.settings import Difference
     from store.records import RunRecord
     from tui.lab import RunRow
 
@@ -53,6 +52,8 @@ def families(rows: Sequence[RunRow], ancestors: Sequence[RunRow] = ()) -> list[R
     found: list[Relative] = []
     seen: set[str] = set()
     for row in rows:
+        if row.record.id in seen:
+            continue
         waiting = [(_first_of(row, known), 0)]
         while waiting:
             member, depth = waiting.pop()
@@ -78,12 +79,20 @@ def _first_of(row: RunRow, known: Mapping[str, RunRow]) -> RunRow:
     return row
 
 
-@lru_cache(maxsize=4096)
 def _changes(parent: RunRecord, child: RunRecord) -> tuple[Difference, ...]:
-    """Cached: the list of runs asks for the same pairs again and again."""
+    """Against the parent's last part, which a branch is made from; specs are stored with every default."""
+    before, after = _settings(parent.spec_json), _settings(child.spec_json)
     return tuple(
-        each for each in spec_differences(parent, child) if not each.key.startswith(_NOT_TOLD)
+        Difference(key, before.get(key), after.get(key))
+        for key in dict.fromkeys((*after, *before))
+        if not key.startswith(_NOT_TOLD) and before.get(key) != after.get(key)
     )
+
+
+@lru_cache(maxsize=2048)
+def _settings(spec_json: bytes) -> Settings:
+    """Cached: the list of runs asks for the same ones again and again."""
+    return flatten(json.loads(spec_json))
 
 
 def told(relative: Relative) -> str:

@@ -64,7 +64,7 @@ class Branch(ModalScreen[str | None]):
                 with Vertical(id="fields"):
                     yield Timeline()
                     with Horizontal(classes="field"):
-                        yield Checkbox("only decode", compact=True)
+                        yield Checkbox("decode only", compact=True)
                         yield Static(id="shares", markup=False)
                     for key in (*FIELDS, _MORE):
                         yield from self._field(key)
@@ -180,12 +180,16 @@ class Branch(ModalScreen[str | None]):
         if self._detail is None:
             return
         try:
-            plan = await self.modiff.lab.plan_of_branch(self._run_id, self.at, self._overrides())
+            overrides = self._overrides()
+            plan = await self.modiff.lab.plan_of_branch(self._run_id, self.at, overrides)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._tell(error)
         else:
             self._tell(None)
-            self.query_one("#plan", Static).update(plan_told(plan))
+            told = plan_told(plan)
+            if not overrides:
+                told += "\nnothing is changed yet: it would be the same run again"
+            self.query_one("#plan", Static).update(told)
 
     def _tell(self, error: Exception | None) -> None:
         """Say what is wrong at the field that it is about, and take away what was wrong before."""

@@ -188,13 +188,13 @@ def _table(sections: Sequence[compare_text.Section]) -> RenderResult:
     parts: list[Any] = []
     for section in sections:
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
-        table.add_column(ratio=5)
         table.add_column(ratio=5, overflow="fold")
-        table.add_column(ratio=5, overflow="fold")
-        table.add_column(ratio=3)
+        table.add_column(ratio=4, overflow="fold")
+        table.add_column(ratio=4, overflow="fold")
+        table.add_column(ratio=4)
+        heads = ("A", "B") if section.rows else ("", "")
+        table.add_row(*(Text(head, style="bold") for head in (section.title, *heads, "")))
         for row in section.rows:
             table.add_row(*map(Text, row[:3]), Text(row[3], style="dim"))
-        parts.append(Text(section.title, style="bold"))
-        parts.append(Text(section.sentence) if section.sentence else table)
-        parts.append(Text(""))
+        parts += [table, Text(section.sentence + "\n" if section.sentence else "")]
     return Group(*parts)

@@ -32,7 +32,7 @@ _COLUMNS = (
     Column("steps", 6, from_width=88, is_number=True),
     Column("time", 7, from_width=62, is_number=True),
     Column("age", 6, is_number=True),
-    Column("tags", 10, from_width=76),
+    Column("tags", 14, from_width=100),
     Column("★", 1),
 )
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
