@@ -75,11 +75,14 @@ class Commands(Provider):
 
 
 def actions(app: ModiffApp, screen: Screen[Any]) -> Iterator[Command]:
-    """In the order of nearness: the keys of the screen and its focused widget, the screens, engine and app."""
+    """In the order of nearness: the keys of the screen and its focused panel, the screens, engine and app."""
     told = set()
-    for node, binding, is_enabled, _ in screen.active_bindings.values():
+    active = sorted(screen.active_bindings.values(), key=lambda each: each.node is not screen)
+    for node, binding, is_enabled, _ in active:
         if not is_enabled or not binding.description or node is app or binding.system:
             continue
+        if binding.id is None or binding.id.startswith("list."):
+            continue  # moving about, which nobody looks for by name
         area = type(screen).__name__.lower() if node is screen else "panel"
         name = f"{area}: {binding.description}"
         if name in told:

@@ -34,6 +34,8 @@ _PLAIN = {
     "scroll_home": "To the beginning",
     "scroll_end": "To the end",
 }
+# Textual gives every screen keys for these.
+_EVERYWHERE = ("app.focus_next", "app.focus_previous", "screen.copy_text")
 _NAMES = {
     "Listing": "list",
     "DataTable": "list",
@@ -84,6 +86,8 @@ def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     for node, binding, is_enabled, _ in screen.active_bindings.values():
         if not binding.description or not is_enabled or node is screen.app or binding.system:
             continue
+        if node is screen and binding.id is None and binding.action in _EVERYWHERE:
+            continue
         keys, _ = found.setdefault(node, {}).setdefault(binding.action, ([], _words(binding)))
         keys.append(shown_key(screen.app, binding))
     nodes = sorted(found, key=lambda node: node is not screen)
@@ -107,6 +111,7 @@ def _everywhere() -> list[tuple[str, str]]:
     return [
         (f"{numbers[0]} to {numbers[-1]}", "The screens of the top line"),
         ("tab, shift+tab", "From panel to panel"),
+        ("^c", "Copy the text that is selected with the mouse"),
         ("esc", "One step back; it never leaves modiff"),
         ("^p", "Every action by its name, every preset, the recent runs"),
         ("?, f1", "This help"),

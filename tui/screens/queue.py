@@ -41,13 +41,13 @@ class Queue(Screen[None]):
         "removed or stopped keeps what it made and stays in Runs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("K,shift+up", "move(-1)", "Earlier", id="queue.up", group=_MOVE, key_display="K"),
-        Binding("J,shift+down", "move(1)", "Later", id="queue.down", group=_MOVE, key_display="J"),
+        Binding("K,shift+up", "move(-1)", "One place earlier", id="queue.up", group=_MOVE, key_display="K"),
+        Binding("J,shift+down", "move(1)", "One place later", id="queue.down", group=_MOVE, key_display="J"),
         Binding("delete", "drop", "Remove", id="queue.drop", tooltip="Take it out of the queue"),
         Binding("u", "undo", "Undo", id="queue.undo", tooltip="Put back the run that was last taken out or stopped"),
         Binding("e", "edit", "Edit", id="queue.edit", tooltip="Take it back into Compose; also enter"),
         Binding("w", "watch", "Watch", id="queue.watch", tooltip="Show it on Live; enter on the run at work"),
-        Binding("s", "start", "Start engine", id="queue.start"),
+        Binding("s", "start", "Start engine", id="queue.start", tooltip="Start an engine; it makes what waits"),
         Binding("space", "pause", "Pause", id="queue.pause", tooltip="Pause the run at work after its present step"),
         Binding("x", "cancel", "Cancel", id="queue.cancel", tooltip="Cancel the run at work; asks first"),
     ]  # fmt: skip

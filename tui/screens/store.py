@@ -177,8 +177,8 @@ class Store(Screen[None]):
         self.action_open_run()
 
     def action_open_run(self) -> None:
-        if self._current is not None:
-            self._app.action_open("runs")
+        if (share := self._current) is not None:
+            self._app.show_run(share.run.id)
 
     @work(group="change")
     async def action_pin(self) -> None:
