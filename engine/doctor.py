@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,7 +136,8 @@ def _attention() -> list[Row]:
         except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as fault:
             reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
             status: Status = "fail" if name in REQUIRED_ATTENTION else "absent"
-            rows.append(Row(name, f"does not work here: {reason[:100]}", status))
+            words = textwrap.shorten(reason, 100, placeholder=" ...")
+            rows.append(Row(name, f"does not work here: {words}", status))
             continue
         distance = float((result.cpu().double() - exact).norm() / exact.norm())
         seconds = _seconds(partial(attention, q, k, v), device)
@@ -194,7 +196,9 @@ def _store(root: Path) -> list[Row]:
     from store.sqlite import has_wal_reset_bug, sqlite3
     from store.store import open_store
 
-    rows = [Row("folder", str(root))]
+    # one that is not there yet is made, and whether it can be is told by the database
+    is_folder = root.is_dir() or not root.exists()
+    rows = [Row("folder", str(root), "ok" if is_folder else "fail")]
     library = f"{sqlite3.sqlite_version} ({sqlite3.__name__})"
     if has_wal_reset_bug():
         hint = "it can lose pages when several processes write: pip install pysqlite3"

@@ -152,6 +152,8 @@ def is_about(model: catalogue.Model, found: Found) -> bool:
 def wanted(kind: str, name: str) -> catalogue.Model:
     """The model of the catalogue; raises CheckpointError, with the nearest name, where there is none."""
     model = catalogue.model(name, kind)
+    if model is None and os.sep in name:  # no name has one: this was to be a path
+        raise CheckpointError(f"{name}: no such file or folder; check the path")
     if model is None:
         names = list(dict.fromkeys(m.name for m in catalogue.MODELS if kind in ("", m.kind)))
         near = did_you_mean(nearest(name, names)) or f"; there are {', '.join(names)}"
