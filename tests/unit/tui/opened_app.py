@@ -1,0 +1,56 @@
+"""The app on one of its screens, without a terminal: keys go in, what is shown comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Static
+
+from tui.app import ModiffApp
+from tui.preferences import Preferences
+
+WIDE, NARROW = (120, 36), (80, 24)
+WAIT_SECONDS = 30.0
+
+
+def play(
+    mode: str,
+    script: Callable[[Pilot[int]], Awaitable[None]],
+    *,
+    size: tuple[int, int] = WIDE,
+    root: Path | None = None,
+) -> ModiffApp:
+    """Open the app on a screen and run the script; whatever goes wrong in the app is raised here."""
+    app = ModiffApp(root, preferences=Preferences(screen=mode))
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await script(pilot)
+
+    asyncio.run(run())
+    return app
+
+
+async def until(pilot: Pilot[int], condition: Callable[[], object], what: str = "") -> None:
+    """Wait for what another thread or process brings about."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what or condition}"
+        await asyncio.sleep(0.02)
+    await pilot.pause()
+
+
+def shown(screen: Screen[object], selector: str) -> str:
+    """The text of a Static."""
+    return str(screen.query_one(selector, Static).content)
+
+
+def notices(app: ModiffApp) -> list[str]:
+    """What the app has told on the margin, oldest first."""
+    return [notice.message for notice in app._notifications]
