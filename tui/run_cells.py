@@ -107,7 +107,8 @@ def _hits(state: RunState) -> str:
     if reused := sum(step.status == "reused" for step in state.steps):
         parts.append(f"{reused} of {len(state.steps)} steps")
     if not parts:
-        return "nothing of it was there before"
+        is_known = any(step.status == "computed" for step in state.steps)
+        return "nothing of it was there before" if is_known else ""
     saved = state.saved_seconds
     told = f"not computed again: {', '.join(parts)}"
     return f"{told}; ~{duration(saved)} saved" if saved else told
@@ -119,16 +120,16 @@ def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
         case "done":
             return (printable(record.output), True) if record and record.output else ("", False)
         case "failed":
-            return f"{printable(state.error) or 'it failed'} (r tries again from there)", False
+            return printable(state.error) or "it failed; r tries again from there", False
         case "interrupted":
             reason = printable(state.error) or "the engine ended"
-            return f"{reason}; r resumes it where it was", False
+            return f"r resumes it where it was; {reason}", False
         case "paused" | "cancelled":
             return "r resumes it where it was", False
         case "queued":
             return "waits for its turn", False
         case "running":
-            return _memory(state), False
+            return _memory(state) or "the engine gets ready", False
         case _:
             return "", False
 
@@ -173,12 +174,14 @@ def step_cells(state: RunState, points: Collection[int] | None = None) -> list[S
     The log says what was stored when the step ended; a clean-up may have taken it since.
     """
     last = len(state.steps)
+
+    def is_stored(number: int, step: Step) -> bool:
+        if points is None or number == last:
+            return step.is_stored or (number <= state.reused_steps and not step.key)
+        return number in points
+
     return [
-        StepCell(
-            step.status,
-            step.seconds,
-            step.is_stored if points is None or number == last else number in points,
-        )
+        StepCell(step.status, step.seconds, is_stored(number, step))
         for number, step in enumerate(state.steps, start=1)
     ]
 

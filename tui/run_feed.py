@@ -27,6 +27,7 @@ class RunFeed:
         self._sigmas: tuple[float, ...] = ()
         self._decode_seconds: float | None = None
         self._points: frozenset[int] | None = None
+        self._has_end = False
         self._asked: asyncio.Task[None] | None = None
         self._preview_due = 0.0
         self._shown: tuple[int, str] = (0, "")
@@ -65,13 +66,13 @@ class RunFeed:
 
     async def turn(self, *, now_ns: int | None = None) -> bool:
         """Read the next page of the log, draw; whether the page was full, so that there is more at once."""
-        was_over = self.state.is_over
         is_full = await self._follower.read()
-        if self.state.is_over and not is_full and not was_over:
-            await self._ask_end()
-        elif not self.state.is_over:
-            self._points = None
+        if not self.state.is_over:
+            self._points, self._has_end = None, False
         self.draw(now_ns=now_ns)
+        if self.state.is_over and not is_full and not self._has_end:
+            await self._ask_end()
+            self.draw(now_ns=now_ns)
         if not is_full:
             await self.show_preview()
         return is_full
@@ -89,7 +90,8 @@ class RunFeed:
     async def _ask_end(self) -> None:
         """What is true of a run at rest: where its file is, and what is still stored of its steps."""
         detail = await self._lab.detail(self.run_id)
-        self.record, self._points = detail.record, frozenset(detail.points)
+        self.record, self._points, self._has_end = detail.record, frozenset(detail.points), True
+        self._preview_due = 0.0  # the last picture must not wait for a turn that nobody takes
 
     async def show_preview(self) -> None:
         """The picture of the step that is looked at, read at most twice a second; at once where a hand moved there.
@@ -102,7 +104,7 @@ class RunFeed:
         step = view.cursor
         now = time.monotonic()
         is_moved = not view.is_following and step != self._shown[0]
-        if now < self._preview_due and not is_moved and not self.is_over:
+        if now < self._preview_due and not is_moved:
             return
         self._preview_due = now + PREVIEW_SECONDS
         key = known[step - 1].key if 1 <= step <= len(known) else ""

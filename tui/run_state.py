@@ -186,8 +186,7 @@ class RunState:
         for name, what in plan.stages.items():
             if name in self.stages:
                 self.stages[name].planned = what
-        told = ", ".join(f"{STAGES.get(name, name)} {what}" for name, what in plan.stages.items())
-        self._say(ns, f"plan: {plan.reused_steps} of {plan.total_steps} steps are stored; {told}")
+        self._say(ns, _told(plan))
 
     def _start_stage(self, name: str, ns: int) -> None:
         stage = self.stages.setdefault(name, Stage(name))
@@ -334,3 +333,13 @@ class RunState:
         """`~0:15 left`, or nothing."""
         left = self.eta_seconds(decode_seconds)
         return "" if left is None else f"~{clock(left)} left"
+
+
+def _told(plan: PlanMade) -> str:
+    """`plan: 3 of 30 steps, text stored; denoise, decode to compute`"""
+    words = {"stored": "stored", "compute": "to compute", "skip": "not needed"}
+    named: dict[str, list[str]] = {"stored": [f"{plan.reused_steps} of {plan.total_steps} steps"]}
+    for name, what in plan.stages.items():
+        named.setdefault(what, []).append(STAGES.get(name, name))
+    parts = [f"{', '.join(names)} {words.get(what, what)}" for what, names in named.items()]
+    return f"plan: {'; '.join(parts)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import getters, work
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
+    from textual.worker import Worker
 
     from tui.lab import Status
 
@@ -38,12 +38,14 @@ press 1 to compose one, then ctrl+r to start it"""
 
 
 class Live(Screen[None]):
-    """One run as it goes on: its stages and steps, what they do to the latents, and how long it will take.
+    """One run as it goes on, and what can be done to it."""
 
-    Move along the steps with the arrow keys: the picture and the values are those of that step, and b branches
-    there. The run goes on when this app is left, and is found here again.
-    """
-
+    HELP = (
+        "One run as it goes on: its stages and steps, what they do to the latents, and how long it will take. Move "
+        "along the steps with the arrow keys: the picture and the values are those of that step, and b branches "
+        "there. The run goes on when this app is left, and is found here again."
+    )
+    ALLOW_IN_MAXIMIZED_VIEW = "TopLine, Footer"
     app = getters.app(ModiffApp)
     CSS_PATH = "../styles/live.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -63,7 +65,7 @@ class Live(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._feed: RunFeed | None = None
-        self._is_reading = False
+        self._reader: Worker[bool] | None = None
         self._goes_on = True
         self._at_work = ""  # the run at work when this one was chosen: it is not the next one
         self._shows_previews = True
@@ -85,7 +87,14 @@ class Live(Screen[None]):
         self._watch()
 
     def on_screen_suspend(self) -> None:
-        self.workers.cancel_group(self, "watch")
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._reader is not None and not (
+            self._reader.is_finished or self._reader.is_cancelled
+        )
 
     # Which run
 
@@ -114,18 +123,12 @@ class Live(Screen[None]):
         if self._choose() != feed.run_id:
             self._watch()
 
-    @work(exclusive=True, group="watch")
-    async def _watch(self) -> None:
-        """Read and draw until the run is over."""
-        self._is_reading = True
-        try:
-            await self._read()
-        except UnknownRun:
-            self._forget()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is; the next look begins again
-            self.app.tell_error(error)
-        finally:
-            self._is_reading = False
+    def _watch(self) -> None:
+        """Read and draw from now on, until the run is over."""
+        self._reader = self.run_worker(self._reading, group="watch", exclusive=True)
+
+    async def _reading(self) -> bool:
+        return await self._told(self._read())
 
     async def _read(self) -> None:
         run_id = self._choose()
@@ -208,13 +211,17 @@ class Live(Screen[None]):
         return feed.record.output if feed and is_done and feed.record else ""
 
     async def _told(self, asked: Awaitable[object]) -> bool:
-        """Whether it went well; if not, why is told."""
+        """Whether it went well; if not, why is told, and a run that was removed is forgotten."""
         try:
             await asked
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
+        except UnknownRun as error:
             self.app.tell_error(error)
-            return False
-        return True
+            self._forget()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is; the next look begins again
+            self.app.tell_error(error)
+        else:
+            return True
+        return False
 
     @work(group="change")
     async def action_pause(self) -> None:
@@ -244,19 +251,10 @@ class Live(Screen[None]):
             await self.app.look_once()
             self._watch()
 
-    @work(group="change")
-    async def action_branch(self) -> None:
+    def action_branch(self) -> None:
         """Branch after the step under the cursor."""
-        feed = self._feed
-        if feed is None:
-            return
-        try:
-            detail = await self.app.lab.detail(feed.run_id)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
-        branch = import_module("tui.screens.branch")
-        self.app.push_screen(branch.Branch(detail, self.query_one(RunView).cursor))
+        if self._feed is not None:
+            self.app.branch_from(self._feed.run_id, self.query_one(RunView).cursor)
 
     def action_detach(self) -> None:
         """Leave at once: the engine goes on."""

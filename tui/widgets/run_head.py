@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from textual.message import Message
 
 from tui.text import shorten
@@ -64,19 +64,14 @@ class RunHead(Drawn):
         lines: list[list[tuple[str, Style]]] = [
             [(status, self._status_style(head.status)), (f"  {times}", plain)],
             [(shorten(head.origin, width), plain)],
-            [(shorten(head.hits, width), muted)],
-            [(self._message(head, width), self._message_style(head))],
         ]
+        style = self._message_style(head)
+        if head.is_output or cell_len(head.message) <= width:
+            lines.append([(shorten(head.hits, width), muted)])
+            lines.append([(_cut_in_front(head.message, width), style)])
+        else:  # an error: its second half is worth more than what was reused
+            lines += [[(text, style)] for text in _in_two(head.message, width)]
         return [self.line(parts, width) for parts in lines[:height]]
-
-    def _message(self, head: Head, width: int) -> str:
-        """A path is cut at its front: its end tells files apart."""
-        text = head.message
-        if not head.is_output or cell_len(text) <= width:
-            return shorten(text, width)
-        while text and cell_len(text) > width - 1:
-            text = text[1:]
-        return f"…{text}"
 
     def _status_style(self, status: str) -> Style:
         kind = {
@@ -101,3 +96,21 @@ class RunHead(Drawn):
         if is_output and offset is not None and offset.y == _OUTPUT_ROW:
             event.stop()
             self.post_message(self.OutputClicked())
+
+
+def _cut_in_front(path: str, width: int) -> str:
+    """The end of a path tells files apart."""
+    if cell_len(path) <= width:
+        return path
+    while path and cell_len(path) > width - 1:
+        path = path[1:]
+    return f"…{path}"
+
+
+def _in_two(text: str, width: int) -> tuple[str, str]:
+    """Two lines, parted at a blank where the first has one in its second half."""
+    first = set_cell_size(text, width)
+    space = first.rfind(" ")
+    if space > width // 2:
+        first = first[:space]
+    return first, shorten(text[len(first) :].lstrip(), width)

@@ -67,6 +67,8 @@ class RunView(Widget):
     RunView.-tabs > #run { display: block; height: 11; }
     RunView.-tabs > .-current { display: block; }
     RunView.-tabs Timeline { height: 4; }
+    RunView > .panel.-maximized { height: 1fr; }
+    RunView > .-maximized Timeline { height: 5; }
     """
 
     class StepMoved(Message):
