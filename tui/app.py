@@ -158,6 +158,8 @@ class ModiffApp(App[int]):
                     f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)",
                     severity="warning",
                 )
+        if not self.screen_stack:  # the app was left while the store was read
+            return
         for top in self.screen.query(TopLine):
             top.show(self.status, self.trouble)
         self.status_signal.publish(self.status)
