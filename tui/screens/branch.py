@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
@@ -126,10 +128,11 @@ class Branch(ModalScreen[str | None]):
 
     def on_timeline_moved(self, message: Timeline.Moved) -> None:
         message.stop()
-        if isinstance(message, Timeline.Chosen):
-            self._input(FIELDS[0]).focus()
-        else:
-            self._moved()
+        self._moved()
+
+    def on_timeline_chosen(self, message: Timeline.Chosen) -> None:
+        message.stop()
+        self._input(FIELDS[0]).focus()
 
     def _moved(self) -> None:
         self.query_one("#shares", Static).update(shares(self.at, self._total))
@@ -179,16 +182,17 @@ class Branch(ModalScreen[str | None]):
         await asyncio.sleep(_REST_SECONDS)
         if self._detail is None:
             return
+        told, wrong = "", None
         try:
             overrides = self._overrides()
             plan = await self.modiff.lab.plan_of_branch(self._run_id, self.at, overrides)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self._tell(error)
-        else:
-            self._tell(None)
             told = plan_told(plan)
             if not overrides:
                 told += "\nnothing is changed yet: it would be the same run again"
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            wrong = error
+        with suppress(NoMatches):  # the form was left meanwhile
+            self._tell(wrong)
             self.query_one("#plan", Static).update(told)
 
     def _tell(self, error: Exception | None) -> None:
@@ -203,7 +207,6 @@ class Branch(ModalScreen[str | None]):
         place = self.query_one(f"#problem-{_id(key)}" if key in FIELDS else "#problem", Static)
         place.update(f"✖ {line}")
         place.display = True
-        self.query_one("#plan", Static).update("")
 
     @work(exclusive=True, group="launch")
     async def action_launch(self, watch: bool) -> None:

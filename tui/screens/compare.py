@@ -11,6 +11,7 @@ from rich.text import Text
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
@@ -91,6 +92,8 @@ class Compare(Screen[None]):
             self._show_details()
             self._data = await lab.command("compare", *self._ids)
             self._show_comparison(self._data)
+        except NoMatches:
+            return  # it was left meanwhile
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.modiff.tell_error(error)
             self.query_one("#lines", Static).update(self.modiff.line_for(error))

@@ -65,6 +65,9 @@ class RunList(Vertical):
         self.border_title = "runs"
         self.marks: list[str] = []
         self._line = line
+        # that were ever shown here: completed while the filter that is typed has no run yet
+        self.presets: dict[str, None] = {}
+        self.tags: dict[str, None] = {}
         self._rows: dict[str, RunRow] = {}
         self._relatives: tuple[Relative, ...] = ()
         self._fitting: Sequence[str] = ()
@@ -117,6 +120,8 @@ class RunList(Vertical):
         """rows: those that fit. relatives: the same and their ancestors, as families."""
         self._rows = {each.row.record.id: each.row for each in relatives}
         self._relatives = tuple(relatives)
+        self.presets |= dict.fromkeys(row.record.preset for row in rows if row.record.preset)
+        self.tags |= dict.fromkeys(tag for row in rows for tag in row.tags)
         self.marks = [run_id for run_id in self.marks if run_id in self._rows]
         more = "+" if len(rows) >= 500 else ""
         self.query_one("#found", Static).update(
@@ -227,16 +232,11 @@ class RunList(Vertical):
 
 
 class _Filters(Suggester):
-    """Completes the last word of a filter from keys, statuses, and what the shown runs have."""
+    """Completes the last word of a filter from keys, statuses, and what runs have that were shown."""
 
     def __init__(self, runs: RunList) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
         self._runs = runs
 
     async def get_suggestion(self, value: str) -> str | None:
-        rows = self._runs.rows
-        return searching.complete(
-            value,
-            presets=dict.fromkeys(row.record.preset for row in rows if row.record.preset),
-            tags=dict.fromkeys(tag for row in rows for tag in row.tags),
-        )
+        return searching.complete(value, presets=self._runs.presets, tags=self._runs.tags)

@@ -69,7 +69,7 @@ tab.
     def __init__(self) -> None:
         super().__init__()
         self._search = searching.Search()
-        self._known: tuple[object, ...] = ()
+        self._known: tuple[object, ...] | None = None
 
     @property
     def modiff(self) -> ModiffApp:
@@ -127,6 +127,7 @@ tab.
     def on_run_list_filtered(self, message: RunList.Filtered) -> None:
         self._search = message.search
         self.modiff.preferences.runs_filter = message.line
+        self._known = None
         self.look()
 
     def on_run_list_moved(self, message: RunList.Moved) -> None:
