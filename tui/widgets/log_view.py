@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.events import Resize
 from textual.widgets import RichLog
 
 from tui.text import printable
@@ -49,7 +50,14 @@ class LogView(RichLog):
         super().__init__(max_lines=MAX_LINES, min_width=1, name=name, id=id, classes=classes)
         self.level: Level = "info"
         self._kept: deque[tuple[str, Level, str]] = deque(maxlen=MAX_LINES)
+        self._written_width = 0
         self._describe()
+
+    def on_resize(self, event: Resize) -> None:
+        """Lines were cut at the width that they were written for."""
+        width, self._written_width = self._written_width, event.size.width
+        if width not in (0, event.size.width):
+            self._rewrite()
 
     def add(self, lines: Sequence[tuple[str, str, str]]) -> None:
         """Add (time, level, text) lines at the end, in one batch; an unknown level is `info`."""
