@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
     from textual.binding import BindingType
+    from textual.geometry import Size
 
     from store.previews import Preview
     from store.records import RunRecord
@@ -109,10 +110,14 @@ class RunView(Widget):
         yield LogView(id="log", classes="panel")
 
     def on_mount(self) -> None:
+        self._fit(self.screen.size)  # a guess until it knows its own: nothing is drawn twice
         self._set_tab(self._tab)
 
     def on_resize(self, event: events.Resize) -> None:
-        is_small = event.size.width < _ALL_FROM[0] or event.size.height < _ALL_FROM[1]
+        self._fit(event.size)
+
+    def _fit(self, size: Size) -> None:
+        is_small = size.width < _ALL_FROM[0] or size.height < _ALL_FROM[1]
         if is_small != self.has_class("-tabs"):
             self.set_class(is_small, "-tabs")
             self._set_tab(self._tab)

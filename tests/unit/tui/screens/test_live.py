@@ -453,6 +453,20 @@ def test_the_log_keeps_nothing_back_while_it_is_hidden(tmp_path):
         watch(tmp_path / "store", act, (80, 24))
 
 
+def test_long_lines_of_the_log_are_whole_where_it_is_enlarged(tmp_path):
+    async def act(watched: Watched) -> None:
+        words = " ".join(f"w{number:02}" for number in range(24))
+        run.say(Message("error", words))
+        log = watched.live.query_one(LogView)
+        await watched.until(lambda: any("w00" in line.text for line in log.lines))
+        log.focus()
+        await watched.pilot.press("z")
+        await watched.until(lambda: any(words in line.text for line in log.lines))
+
+    with live_run(tmp_path / "store") as run:
+        watch(tmp_path / "store", act)
+
+
 def test_zoom_and_back(tmp_path):
     async def act(watched: Watched) -> None:
         await watched.until_head("running")
