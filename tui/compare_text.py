@@ -151,10 +151,10 @@ def step_series(data: Data) -> tuple[Series, Series] | None:
 
 
 def step_told(data: Data, step: int) -> str:
-    """How far the two are apart after a step, where that is known."""
+    """How far the two are apart after a step, or why nobody knows."""
     for each in (data["steps"] or {}).get("compared", ()):
         if each["index"] == step - 1:
             return (
                 f"relative L2 {_number(each['relative_l2'])}  cosine {_number(each['cosine'], 6)}"
             )
-    return ""
+    return printable(data["reasons"].get("steps", "")) if step else ""

@@ -66,7 +66,7 @@ class Branch(ModalScreen[str | None]):
                 with Vertical(id="fields"):
                     yield Timeline()
                     with Horizontal(classes="field"):
-                        yield Checkbox("decode only", compact=True)
+                        yield _Box("decode only", compact=True)
                         yield Static(id="shares", markup=False)
                     for key in (*FIELDS, _MORE):
                         yield from self._field(key)
@@ -220,6 +220,16 @@ class Branch(ModalScreen[str | None]):
             return
         self.dismiss(run_id)
         self.modiff.after_queueing(run_id, watch=watch)
+
+
+class _Box(Checkbox):
+    """A check box whose state is seen without colour: Textual's has its X always."""
+
+    BUTTON_INNER = " "
+
+    def watch_value(self) -> None:
+        self.BUTTON_INNER = "X" if self.value else " "
+        super().watch_value()
 
 
 def _id(key: str) -> str:

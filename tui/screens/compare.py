@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tui.app import ModiffApp
     from tui.lab import Detail
 
+_LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 12
 _WAITING = "comparing… latents and frames are read"
 
@@ -68,8 +70,8 @@ class Compare(Screen[None]):
                 yield Static(_WAITING, id="lines", markup=False)
             with Vertical(id="seen"):
                 with Horizontal(id="plots"):
-                    yield Plot(id="l2", empty=_WAITING)
-                    yield Plot(id="cosine", empty="")
+                    yield Plot(id="l2", empty="relative L2 by step")
+                    yield Plot(id="cosine", empty="cosine by step")
                 with Vertical(id="steps", classes="panel") as steps:
                     steps.border_title = "steps of B"
                     yield Timeline()
@@ -86,17 +88,30 @@ class Compare(Screen[None]):
 
     @work
     async def _load(self) -> None:
+        """Compare them, and again once one that was at work has ended."""
         lab = self.modiff.lab
         try:
-            self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
-            self._show_details()
-            self._data = await lab.command("compare", *self._ids)
-            self._show_comparison(self._data)
+            is_final = False
+            while not is_final:
+                self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
+                is_final = all(detail.record.is_finished for detail in self._details)
+                self._show_details()
+                self._data = await lab.command("compare", *self._ids)
+                self._show_comparison(self._data)
+                if not is_final:
+                    await self._until_at_rest()
         except NoMatches:
             return  # it was left meanwhile
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.modiff.tell_error(error)
             self.query_one("#lines", Static).update(self.modiff.line_for(error))
+
+    async def _until_at_rest(self) -> None:
+        for run_id in self._ids:
+            run = await self.modiff.lab.run(run_id)
+            while not run.is_finished:
+                await asyncio.sleep(_LOOK_SECONDS)
+                run = await self.modiff.lab.run(run_id)
 
     # What is shown
 
@@ -118,11 +133,6 @@ class Compare(Screen[None]):
 
     def _show_comparison(self, data: compare_text.Data) -> None:
         self.query_one("#lines", Static).update(_table(compare_text.sections(data)))
-        series = compare_text.step_series(data)
-        if series is None:
-            reason = printable(data["reasons"].get("steps", "no steps to compare"))
-            self.query_one("#l2", Plot).show(())
-            self.query_one("#steps").border_subtitle = shorten(reason, 60)
         self._show_step()
 
     def on_timeline_moved(self, message: Timeline.Moved) -> None:
