@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from store import blobs
-from store.database import immediate
+from store.contents import Blob, Contents, LinkRow, RunLinkRow, RunRow
+from store.database import Lineage, immediate
 from store.keys import derive_key
 from store.records import LinkRecord
 
@@ -125,3 +126,39 @@ def promised(store):
     """The digests whose bytes some link says are stored."""
     rows = store.lineage.db.execute("SELECT digest, state FROM links").fetchall()
     return {digest for row in rows for digest in row if digest}
+
+
+def large(num_runs: int, num_steps: int) -> Contents:
+    """Runs in fours, each branched from the one before it halfway; as rows alone, without a store."""
+    links, run_links, runs, found = [], [], [], {}
+    for run in range(num_runs):
+        parent = "" if run % 4 == 0 else f"run {run - 1}"
+        runs.append(RunRow(f"run {run}", "done", False, run % 100 == 0, parent, "", "p", run))
+        for index in range(num_steps):
+            key = f"k {run if index >= num_steps // 2 or not parent else run // 4 * 4} {index}"
+            digest = blobs.digest_of(key.encode())
+            if digest not in found:
+                links.append(LinkRow(key, "step", digest, "", "", 100, 1.0, run * DAY_NS // 100))
+                found[digest] = Blob(100, 0)
+            run_links.append(RunLinkRow(f"run {run}", "step", index, key, digest, "", 1.0))
+    return Contents(found, links, run_links, runs)
+
+
+def put_rows(lineage: Lineage, contents: Contents) -> None:
+    """The runs and steps of `large` as rows of a store; each link with facts of 900 bytes."""
+    with immediate(lineage) as connection:
+        connection.executemany(
+            "INSERT INTO runs (id, status, preset, spec, output, created_ns) "
+            "VALUES (?, 'done', 'p', '{}', 'o', 1)",
+            [(run.id,) for run in contents.runs],
+        )
+        connection.executemany(
+            "INSERT INTO links (key, kind, digest, bytes, seconds, created_ns, used_ns, facts) "
+            "VALUES (?, 'step', ?, 100, 1, 1, 1, ?)",
+            [(link.key, link.digest, '{"x":"%s"}' % ("y" * 900)) for link in contents.links],
+        )
+        connection.executemany(
+            "INSERT INTO run_links (run_id, stage, idx, key, digest, latents, source, seconds) "
+            "VALUES (?, 'step', ?, ?, ?, '', 'computed', 1)",
+            [(row.run, row.idx, row.key, row.digest) for row in contents.run_links],
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def write_sharded(folder: Path, tensors: Tensors, *, num_shards: int) -> Path:
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps({"model_type": "t2v", "dim": 5120}))
     return index
+
+
+def write_umt5_vocabulary(path: Path) -> Path:
+    """A GGUF file with as many tokens and scores as the UMT5 encoder's, and one tensor of two numbers."""
+
+    def text(content: bytes) -> bytes:
+        return struct.pack("<Q", len(content)) + content
+
+    tokens = b"".join(text(b"x" * (n % 12)) for n in range(256_384))
+    keys = [
+        text(b"tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 256_384) + tokens,
+        text(b"tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 256_384) + bytes(4 * 256_384),
+        text(b"general.name") + struct.pack("<I", 8) + text(b"umt5-xxl"),
+    ]
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + b"".join(keys)
+    head += text(b"w") + struct.pack("<IQIQ", 1, 2, 0, 0)
+    path.write_bytes(head + bytes(-len(head) % 32 + 8))
+    return path
 
 
 def _dit(d: int, f: int, num_layers: int, dtype: str) -> Tensors:

@@ -342,35 +342,42 @@ def endless(path):
 
 
 def test_a_run_does_not_wait_for_a_digest(digester, endless, monkeypatch):
-    started = threading.Event()
+    """`pause` is back while a slice is at work, and no slice follows that one."""
+    reading, go_on = threading.Event(), threading.Event()
+    slices = []
     read = digests.full_digest
 
-    def full_digest(path, **options):
-        started.set()
-        return read(path, **options)
+    def full_digest(path, *, should_stop):
+        def between_slices(done, total):
+            slices.append(done)
+            reading.set()
+            assert go_on.wait(60)
+
+        return read(path, on_progress=between_slices, should_stop=should_stop)
 
     monkeypatch.setattr("engine.digesting.full_digest", full_digest)
+    monkeypatch.setattr("engine.digesting.JOIN_SECONDS", 60.0)
     monkeypatch.setattr("engine.registry.files", lambda kind, spec: (endless,))
     digester.add(run_of(endless))
     for _ in range(2):  # it begins again with the file that was interrupted
-        started.clear()
+        reading.clear()
+        go_on.clear()
         digester.resume()
-        assert started.wait(10)
+        assert reading.wait(60)
         thread = digester._thread
         digester.resume()
         assert digester._thread is thread
-        time.sleep(0.05)
-        assert thread.is_alive()
-        asked = time.perf_counter()
         digester.pause()
-        assert time.perf_counter() - asked < 0.01
-        thread.join(10)
-        assert time.perf_counter() - asked < 1  # measured: 0.005 s
-    asked = time.perf_counter()
+        assert thread.is_alive()
+        assert slices == [digests.SLICE_BYTES]
+        go_on.set()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert slices == [digests.SLICE_BYTES]
+        slices.clear()
     digester.resume()
     digester.__exit__()
     assert not digester._thread.is_alive()
-    assert time.perf_counter() - asked < 1
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"", None])

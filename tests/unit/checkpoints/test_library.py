@@ -511,7 +511,7 @@ def test_a_file_comes_before_a_link_to_it(models, tmp_path):
 
 
 def test_names_that_were_seen_are_known(tmp_path):
-    """Files of one model share their names: translating them is half of the work with a file."""
+    """Files of one model share their names: a file whose names are new takes a quarter longer."""
     for number in range(10):
         write_safetensors(tmp_path / f"{number}.safetensors", t2v_14b())
     scan(place(tmp_path / "0.safetensors"))

@@ -29,7 +29,8 @@ from store.store import open_store
 from tests import bundles
 from tests.bundles import VIDEO, export, forgery, make_run, take, tensors
 
-SECONDS = 3.0
+# CPU seconds, forty times the slowest: only what grows with the square of a file, or unpacks a bomb, gets there.
+MAX_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,12 @@ def path(tmp_path):
 
 
 def refuse(store, path, reason, **options):
-    """The bundle is refused for that reason, quickly, in a line that a terminal can show."""
+    """The bundle is refused for that reason, in a line that a terminal can show."""
     before = bundles.contents(store)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(BundleRefused, match=reason) as told:
         take(store, path, is_trusted=True, **options)
-    assert time.monotonic() - began < SECONDS
+    assert time.process_time() - began < MAX_SECONDS
     assert str(told.value).removeprefix(str(path)).isprintable()
     assert len(str(told.value)) < 1000
     assert bundles.contents(store) == before

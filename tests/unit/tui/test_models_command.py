@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -460,7 +459,7 @@ sys.stderr.write("\\n" + json.dumps([code, sorted(sys.modules)]))
 
 
 @pytest.mark.parametrize("command", ["inspect", "list", "where", "add"])
-def test_neither_torch_nor_numpy_is_imported_and_it_takes_well_under_a_second(command, models):
+def test_neither_torch_nor_numpy_is_imported(command, models):
     write_sharded(models / "Wan2.1-T2V-14B", t2v_14b(), num_shards=6)
     write_safetensors(models / "vae.safetensors", vae())
     arguments = {
@@ -468,7 +467,6 @@ def test_neither_torch_nor_numpy_is_imported_and_it_takes_well_under_a_second(co
         "where": ["wan2.1-t2v-14b"],
         "add": [str(models / "Wan2.1-T2V-14B")],
     }
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", CODE, json.dumps(["models", command, *arguments.get(command, [])])],
         capture_output=True,
@@ -476,8 +474,6 @@ def test_neither_torch_nor_numpy_is_imported_and_it_takes_well_under_a_second(co
         cwd=ROOT,
         check=True,
     )
-    seconds = time.perf_counter() - start
     code, modules = json.loads(done.stderr.splitlines()[-1])
     assert code == 0, done.stderr
     assert not {"torch", "numpy", "safetensors", "gguf", "transformers"} & set(modules)
-    assert seconds < 3  # 0.4 s on an idle machine, interpreter and all
