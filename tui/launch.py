@@ -42,6 +42,9 @@ def start() -> int:
     from tui.preferences import load_preferences
     from tui.widgets.graphics import load_graphics, wanted_graphics
 
+    if has_terminal:
+        for name in ("COLUMNS", "LINES"):  # exported by some shells; would hold the app at that size
+            os.environ.pop(name, None)
     preferences = load_preferences()
     graphics = None
     if wanted_graphics(os.environ, is_tty=has_terminal, choice=preferences.images):

@@ -1,0 +1,124 @@
+"""Journeys of people in a terminal: the true command, the true engine, the micro model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from store.store import Store, open_store
+from tests.sessions import Session, open_session, wait_for, wait_until
+
+__all__ = ["open_session"]  # a fixture
+
+Open = Callable[[Path], Session]
+PTY_ONLY = pytest.mark.parametrize("open_session", ["pty"], indirect=True)
+
+
+@pytest.fixture
+def store(own_folders: Path) -> Iterator[Store]:
+    """The store that the sessions use; its engines end with the test."""
+    with open_store(own_folders / "store") as opened:
+        yield opened
+        for engine in opened.engines():
+            os.kill(engine.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def long_run(own_folders: Path) -> None:
+    """The app begins with a preset whose runs take a while."""
+    presets = own_folders / "config" / "presets"
+    presets.mkdir(parents=True)
+    (presets / "long.toml").write_text('extends = "micro"\n[scheduler]\nsteps = 1000\n')
+    (own_folders / "config" / "app.json").write_text(json.dumps({"preset": "long"}))
+
+
+def is_done(screen: str) -> bool:
+    return "✓ done" in screen
+
+
+def wait_for_steps(session: Session) -> str:
+    """The screen of a run that is in the middle of its steps."""
+    return wait_until(
+        session, lambda screen: re.search(r"[1-9]\d* of 1000 steps", screen) is not None
+    )
+
+
+def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path):
+    session = open_session(tmp_path)
+    wait_for(session, "Compose")
+    wait_for(session, "scheduler")
+    session.press("ctrl+r")
+    screen = wait_until(session, is_done)
+    [run] = store.runs(limit=10)
+    assert run.id in screen
+    assert Path(run.output).parent == tmp_path
+    assert Path(run.output).name in screen  # a newcomer sees where it is
+    frames, _ = imageio_ffmpeg.count_frames_and_secs(run.output)
+    assert frames == 17
+
+    session.press("home", *["right"] * 8)
+    wait_for(session, "step 8 of 20")
+    session.press("b")
+    wait_for(session, "branch from")
+    session.press("ctrl+r")
+    wait_until(session, lambda screen: "branch of" in screen and is_done(screen))
+    branched, _ = store.runs(limit=10)
+    assert (branched.parent, branched.parent_step) == (run.id, 8)
+    session.press("ctrl+q")
+    wait_until(session, lambda _screen: session.is_over())
+
+
+@PTY_ONLY
+@pytest.mark.usefixtures("long_run")
+def test_a_terminal_that_is_closed_leaves_the_run_live(
+    open_session: Open, store: Store, tmp_path: Path
+):
+    session = open_session(tmp_path)
+    wait_for(session, "scheduler")
+    session.press("ctrl+r")
+    wait_for_steps(session)
+    session.kill_terminal()
+    again = open_session(tmp_path)
+    wait_for(again, "▶")
+    again.press("escape", "2")
+    wait_for_steps(again)
+    [run] = store.runs(limit=10)
+    assert run.status == "running"
+    again.press("ctrl+q")
+    wait_for(again, "Leave it running")
+    again.press("d")
+    wait_until(again, lambda _screen: again.is_over())
+    assert store.run(run.id).status == "running"
+    store.request_cancel(run.id)
+
+
+@PTY_ONLY
+@pytest.mark.usefixtures("long_run")
+def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
+    open_session: Open, store: Store, tmp_path: Path
+):
+    session = open_session(tmp_path)
+    wait_for(session, "scheduler")
+    session.press("ctrl+r")
+    wait_for_steps(session)
+    [engine] = store.engines()
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_for(session, "interrupted")
+    session.press("r")
+    wait_until(session, lambda screen: "▶ running" in screen and "reused" in screen)
+    wait_for_steps(session)
+    session.press("x")
+    wait_for(session, "cancel")
+    session.press("y")
+    wait_for(session, "cancelled")
+    [run] = store.runs(limit=10)
+    assert run.status == "cancelled"
+    session.press("ctrl+q")
+    wait_until(session, lambda _screen: session.is_over())
