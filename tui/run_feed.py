@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tui.follower import Follower
@@ -62,7 +63,8 @@ class RunFeed:
 
     async def _ask_decode_seconds(self) -> None:
         """It may wait behind long work, and only the time left is the worse without it."""
-        self._decode_seconds = await self._lab.decode_seconds(self.run_id)
+        with suppress(Exception):
+            self._decode_seconds = await self._lab.decode_seconds(self.run_id)
 
     async def turn(self, *, now_ns: int | None = None) -> bool:
         """Read the next page of the log, draw; whether the page was full, so that there is more at once."""

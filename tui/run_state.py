@@ -336,10 +336,12 @@ class RunState:
 
 
 def _told(plan: PlanMade) -> str:
-    """`plan: 3 of 30 steps, text stored; denoise, decode to compute`"""
-    words = {"stored": "stored", "compute": "to compute", "skip": "not needed"}
-    named: dict[str, list[str]] = {"stored": [f"{plan.reused_steps} of {plan.total_steps} steps"]}
+    """`plan: 3/30 steps, text stored; to do: denoise, decode; not needed: mux`"""
+    named: dict[str, list[str]] = {}
     for name, what in plan.stages.items():
         named.setdefault(what, []).append(STAGES.get(name, name))
-    parts = [f"{', '.join(names)} {words.get(what, what)}" for what, names in named.items()]
-    return f"plan: {'; '.join(parts)}"
+    steps = f"{plan.reused_steps}/{plan.total_steps} steps"
+    told = [f"{', '.join([steps, *named.pop('stored', [])])} stored"]
+    words = {"compute": "to do", "skip": "not needed"}
+    told += [f"{words.get(what, what)}: {', '.join(names)}" for what, names in named.items()]
+    return f"plan: {'; '.join(told)}"

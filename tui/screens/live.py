@@ -78,7 +78,7 @@ class Live(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self._shows_previews = not self.app.is_remote
+        self._shows_previews = not self.app.is_remote and self.app.preferences.images != "off"
         self.query_one(RunView).display = False
         self.app.status_signal.subscribe(self, self._on_status)
 

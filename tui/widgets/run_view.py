@@ -276,7 +276,9 @@ class RunView(Widget):
 
 
 def _tab_title(current: str) -> str:
-    return "  ".join(f"‹{word}›" if name == current else word for name, word in TABS.items())
+    """All of them between their keys; a title is markup, in which a bracket is to be escaped."""
+    words = [f"‹{word}›" if name == current else word for name, word in TABS.items()]
+    return f"\\[  {'  '.join(words)}  ]"
 
 
 def _bytes(value: float) -> str:
