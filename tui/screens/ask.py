@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 class Ask(ModalScreen[str | None]):
     """Ends with the line that was typed, also an empty one, or None where it was left with esc."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss(None)", "Leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Leave", id="app.back")
+    ]
     DEFAULT_CSS = """
     Ask .error { color: $text-error; height: auto; }
     """
@@ -67,9 +70,9 @@ class Confirm(ModalScreen[bool]):
     """Ends with whether it was agreed to: y or the button; esc, n and the other button do not."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("y", "dismiss(True)", "Yes"),
-        ("n,escape", "dismiss(False)", "No"),
-        ("left,right", "other", "Other button"),
+        Binding("y", "dismiss(True)", "Yes", id="confirm.yes"),
+        Binding("n,escape", "dismiss(False)", "No", id="confirm.no"),
+        Binding("left,right", "other", "Other button", id="confirm.other"),
     ]
     DEFAULT_CSS = """
     Confirm VerticalScroll { height: auto; max-height: 16; }
