@@ -32,10 +32,10 @@ async def go_on(app: ModiffApp, row: RunRow) -> None:
 
 
 async def replay(app: ModiffApp, row: RunRow) -> None:
-    """Make the output again and tell where it is."""
+    """Make the output again and tell where it is: at its own path, or beside it in the place of an earlier replay."""
     run_id = row.record.id
     app.notify(f"run {run_id} is replayed…")
-    done = await app.lab.command("replay", run_id, "--quiet")
+    done = await app.lab.command("replay", run_id, "--overwrite", "--quiet")
     if done.get("status") != "done":
         told = printable(str(done.get("error") or done.get("status")))
         app.notify(f"run {run_id} was not replayed: {told}", severity="error", markup=False)
