@@ -50,7 +50,7 @@ class Compose(FormScreen):
             "editor",
             "Editor",
             id="compose.editor", show=False,
-            tooltip="$EDITOR with the prompt, or with the preset's file",
+            tooltip="the prompt, or the preset's file, in $EDITOR",
         ),
         Binding(
             "u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"
@@ -175,7 +175,7 @@ class Compose(FormScreen):
             draft = draft.typed(key, text)
         await self.show_draft(draft)
 
-    @work(exclusive=True, group="pick")
+    @work(group="pick")
     async def action_pick(self) -> None:
         """Pick another preset. What was changed of this one comes back with it."""
         from tui.screens.picker import Item, Picker
@@ -195,25 +195,25 @@ class Compose(FormScreen):
             edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
         self.open_preset(name, {**self._left.get(name, {}), **edits})
 
-    @work(exclusive=True, group="pick")
     async def action_save(self) -> None:
         """Save the form as a preset of one's own, and go on from that."""
+        spec = await self.valid_spec()
+        if spec is not None and self.draft is not None:
+            self._save_as(spec, self.draft)
+
+    @work(group="pick")
+    async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
         from tui.screens.save_preset import SavePreset
 
-        spec = await self.valid_spec()
-        if spec is None or self.draft is None:
-            return
-        info = self._info(self.draft.preset)
+        info = self._info(draft.preset)
         own = info if info is not None and not info.shipped else None
         name, description = (own.name, own.description) if own else ("", "")
-        path = await self.app.push_screen_wait(
-            SavePreset(spec, self.draft.preset, name, description)
-        )
+        path = await self.app.push_screen_wait(SavePreset(spec, draft.preset, name, description))
         if path is not None:
             self.notify(f"saved {path}", markup=False)
             self.open_preset(path.stem, {})
 
-    @work(exclusive=True, group="pick")
+    @work(group="pick")
     async def action_edit_file(self) -> None:
         """The preset's file, here."""
         from tui.screens.preset_file import PresetFile
@@ -267,7 +267,7 @@ class Compose(FormScreen):
 
     # Prompts and known values
 
-    @work(exclusive=True, group="pick")
+    @work(group="pick")
     async def action_history(self) -> None:
         """A prompt of before, by searching."""
         from tui.screens.prompt_history import PromptHistory
@@ -278,10 +278,10 @@ class Compose(FormScreen):
             return
         prompt = await self.app.push_screen_wait(PromptHistory(prompts))
         if prompt is not None:
-            await self.go_to("prompt")
             self.query_one(Prompts).area("prompt").fill(prompt)
+            self.call_next(self.go_to, "prompt")
 
-    @work(exclusive=True, group="pick")
+    @work(group="pick")
     async def action_suggest(self) -> None:
         """What the focused field can be set to, where that is known."""
         from tui.screens.picker import Item, Picker

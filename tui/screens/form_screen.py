@@ -14,7 +14,7 @@ from presets.errors import PresetError
 from tui.form import Draft, Problem, changes, check, draft_of, field_key, problems, text_of
 from tui.form_sections import SECTIONS, about_preset, rows, section_of
 from tui.frame import TopLine
-from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line
+from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line, put
 from tui.widgets.form_row import FieldEdited, RowEditor
 from tui.widgets.prompts import PromptArea, Prompts
 
@@ -55,6 +55,7 @@ class FormScreen(Screen[None]):
         self._refusal, self._refused_key, self._warning = "", "", ""
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[str, int] = ("", 0)
+        self._mounting = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         yield TopLine("compose")
@@ -107,16 +108,17 @@ class FormScreen(Screen[None]):
             self._known = await self.app.lab.known_names()
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
             self.app.tell_error(error)
-        await self.show_section(self.section, anew=True)
+        self.call_next(self.show_section, self.section, anew=True)
 
     async def show_draft(self, draft: Draft | None) -> None:
-        """Another draft; None where the preset is broken."""
+        """Another draft; None where the preset is broken. For workers: they may be cancelled while the presets are
+        read, but not while rows are mounted, which the screen does itself."""
+        self.presets = await self.app.lab.presets()
         self.draft = draft
         if draft is not None:
             self.broken = None
-        self.presets = await self.app.lab.presets()
         self._recheck()
-        await self.show_section(self.section, anew=True)
+        self.call_next(self.show_section, self.section, anew=True)
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
@@ -210,9 +212,8 @@ class FormScreen(Screen[None]):
         self.query_one(Problems).show(found)
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
-        self.query_one("#summary", Static).update(
-            " " + plan_line(self.planned, num_errors, len(changed)) + "  (p)"
-        )
+        line = plan_line(self.planned, num_errors, len(changed))
+        put(self.query_one("#summary", Static), f" {line}  (p)")
         by_key = {row.key: row for row in self._rows()}
         for editor in self.query(RowEditor):
             if editor.row.key in by_key:
@@ -244,9 +245,9 @@ class FormScreen(Screen[None]):
             name, error = self.name_and_error
             info = next((info for info in self.presets if info.name == name), None)
             about = about_preset(name, info, error)
-        self.query_one("#about", Static).update(about)
+        put(self.query_one("#about", Static), about)
         container = self.query_one("#rows")
-        async with self.batch():
+        async with self._mounting, self.batch():
             await container.remove_children()
             await container.mount_all(RowEditor(row) for row in self._rows())
         self._show_help()
@@ -261,7 +262,7 @@ class FormScreen(Screen[None]):
                 text += f"\npreset: {row.base_text or '(empty)'}"
             if row.suggestions:
                 text += "\nf2 lists what is known, → takes what is offered"
-        self.query_one("#help", Static).update(text)
+        put(self.query_one("#help", Static), text)
 
     @property
     def focused_row(self) -> RowEditor | None:

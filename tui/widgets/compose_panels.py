@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from tui.form import Change, Checked, Draft, Problem
     from tui.planning import Planned
 
-_STATES = {"stored": "✓", "compute": "●", "skip": "·"}
+_MARKS = {"stored": "✓", "compute": "●", "skip": "·"}
+
+
+def put(widget: Static, text: str) -> None:
+    """Show a text; one that is there already costs nothing."""
+    if widget.content != text:
+        widget.update(text)
 
 
 class Panel(OptionList):
@@ -38,6 +44,7 @@ class Panel(OptionList):
     def __init__(self, title: str, *, id: str) -> None:  # Textual's own name for it
         super().__init__(id=id, classes="panel", markup=False)
         self.border_title = title
+        self._listed: tuple[Sequence[tuple[str, Text]], str] = ((), "")
 
     @property
     def chosen(self) -> str:
@@ -48,11 +55,14 @@ class Panel(OptionList):
 
     def show_lines(self, lines: Sequence[tuple[str, Text]], nothing: str) -> None:
         """(key, text) by line; the highlight stays at its place. nothing: what an empty list says."""
+        if (lines, nothing) == self._listed:
+            return  # drawing a list anew lays out the whole screen
+        self._listed = (lines, nothing)
         at = self.highlighted
         options = [Option(text, f"{number}:{key}") for number, (key, text) in enumerate(lines)]
         self.set_options(options or [Option(Text(nothing), disabled=True)])
-        if at is not None and options:
-            self.highlighted = min(at, len(options) - 1)
+        if options:
+            self.highlighted = min(at or 0, len(options) - 1)
 
     @property
     def key(self) -> str:
@@ -65,6 +75,7 @@ class Stages(Panel):
 
     def __init__(self) -> None:
         super().__init__("stages", id="stages")
+        self._drawn: dict[str, Text] = {}
         self.add_options(Option(f"  {section.title}", section.name) for section in SECTIONS)
         self.highlighted = 0
 
@@ -83,7 +94,9 @@ class Stages(Panel):
             if is_roomy:
                 told = summary(section, draft, checked.shown) if draft and checked else ""
                 line.append(f"\n  {told}", "dim not bold")
-            self.replace_option_prompt(section.name, line)
+            if line != self._drawn.get(section.name):
+                self._drawn[section.name] = line
+                self.replace_option_prompt(section.name, line)
 
 
 class PlanPanel(Static):
@@ -92,13 +105,11 @@ class PlanPanel(Static):
     def __init__(self) -> None:
         super().__init__(id="plan", classes="panel", markup=False)
         self.border_title = "plan"
-        self.text = ""
 
     def show(self, planned: Planned | None, state: str) -> None:
         """state: what is going on with it, such as that it is out of date; empty for nothing."""
         self.border_subtitle = state
-        self.text = _plan(planned)
-        self.update(self.text)
+        put(self, _plan(planned))
 
 
 class Problems(Panel):
@@ -136,9 +147,9 @@ def _plan(planned: Planned | None) -> str:
         return "no plan yet"
     lines = []
     for row in planned.rows:
-        stage, steps, state, time, disk = shown(row)
+        stage, steps, _, time, disk = shown(row)
         name = f"{stage.replace('_', ' ')} {steps}".rstrip()
-        lines.append((f"{_STATES[row.state]} {name}", state, time, disk))
+        lines.append((f"{_MARKS[row.state]} {name}", row.state, time, disk))
     widths = [max(cell_len(line[column]) for line in lines) for column in range(4)]
     told = [
         f"{name:<{widths[0]}} {state:<{widths[1]}} {time:>{widths[2]}} {disk:>{widths[3]}}".rstrip()
@@ -154,7 +165,7 @@ def _plan(planned: Planned | None) -> str:
             "",
             f"time    {seconds}",
             f"memory  {memory}",
-            f"disk    {size(planned.bytes)}",
+            f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
             f"stored  {planned.stored_steps} of {planned.total_steps} steps",
         ]
     )

@@ -9,6 +9,7 @@ from textual.containers import Vertical
 from textual.widgets import Static, TextArea
 
 from tui.text import printable
+from tui.widgets.compose_panels import put
 from tui.widgets.form_row import FieldEdited
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Prompts(Vertical):
     def warn(self, text: str, *, is_error: bool) -> None:
         """What is to be said about the prompt, empty for nothing."""
         words = self.query_one("#words", Static)
-        words.update(f"{'✖' if is_error else '▲'} {printable(text)}" if text else "")
+        put(words, f"{'✖' if is_error else '▲'} {printable(text)}" if text else "")
         words.display = bool(text)
         words.set_class(is_error, "error")
 
