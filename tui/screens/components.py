@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Footer, Static, Tab, Tabs
 
 from tui import components_text as text
 from tui.again import Again
 from tui.frame import TopLine
 from tui.remembered import lines as known_lines
+from tui.screens.engine_keys import EngineKeys
 from tui.widgets.listing import Listing
 
 if TYPE_CHECKING:
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
     from textual.widgets import DataTable
 
     from engine.checkpoints.library import Found
-    from tui.app import ModiffApp
     from tui.lab import ComponentRow, Status
 
 # What is under the cursor is told once the cursor has stayed for so long.
 REST_SECONDS = 0.15
-LOG_LINES = 300
 PANELS = {"parts": "components", "models": "models", "engines": "engines", "detail": "detail"}
 _PANELS = Binding.Group("Panel", compact=True)
 
 
-class Components(Screen[None]):
+class Components(EngineKeys):
     """What runs can name, the models on this machine, the engines, and what works here."""
 
     CSS_PATH = "../styles/components.tcss"
@@ -47,10 +45,6 @@ class Components(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "doctor", "Doctor", id="health.doctor", tooltip="Try what works here, in a process of its own"),
         Binding("i", "inspect", "Inspect", id="health.inspect", tooltip="Say what a weight file or folder is"),
-        Binding("s", "start", "Start", id="engine.start", tooltip="Start the engine"),
-        Binding("S", "stop", "Stop", id="engine.stop", tooltip="Stop the engine after its present step"),
-        Binding("R", "restart", "Restart", id="engine.restart", tooltip="Stop the engine and start another"),
-        Binding("l", "log", "Log", id="engine.log", tooltip="The last lines of the engine's log"),
         Binding("o", "read", "Open", id="health.open", show=False, tooltip="The detail over the screen; also enter"),
         Binding("r", "look", "Look again", id="health.look", show=False, tooltip="Look for all of it again"),
         Binding("left_square_bracket", "panel(-1)", "Panel before", id="panel.prev", group=_PANELS, key_display="["),
@@ -61,17 +55,12 @@ class Components(Screen[None]):
         super().__init__()
         self._parts: list[ComponentRow] = []
         self._found: list[Found] = []
-        self._status: Status | None = None
         self._report: Mapping[str, Any] = {"ok": True, "sections": []}
         self._detail: tuple[str, list[str]] = ("detail", [])
         self._told_of = ""
         self._look_at_parts = Again(self, self._ask_parts, self._show_problem)
         self._look_at_models = Again(self, self._ask_models, self._show_problem)
         self._tell = Again(self, self._tell_of_current, self._show_problem)
-
-    @property
-    def _app(self) -> ModiffApp:
-        return cast("ModiffApp", self.app)
 
     def compose(self) -> ComposeResult:
         yield TopLine("components")
@@ -94,22 +83,23 @@ class Components(Screen[None]):
         return listing
 
     def on_mount(self) -> None:
-        self._app.status_signal.subscribe(self, self._take)
+        self.modiff.status_signal.subscribe(self, self._take)
         self._show_panel("parts")
         self.query_one("#models").border_subtitle = "looking …"
-        self._take(self._app.status)
+        self._take(self.modiff.status)
         self.query_one("#parts").focus()
         self.action_look()
 
     # Looking
 
     def _take(self, status: Status | None) -> None:
-        was_alive, self._status = bool(self._status and self._status.engines), status
+        was_alive = self.is_engine_alive
+        self.status = status
         shown = self.query_one("#engine_lines", Static)
         lines = "\n".join(text.engines(status))
         if str(shown.content) != lines:
             shown.update(lines)
-        if was_alive != bool(status and status.engines):
+        if was_alive != self.is_engine_alive:
             self.refresh_bindings()
 
     def action_look(self) -> None:
@@ -117,7 +107,7 @@ class Components(Screen[None]):
         self._look_at_models()
 
     async def _ask_parts(self) -> None:
-        self._parts = await self._app.lab.components()
+        self._parts = await self.modiff.lab.components()
         await self._show_parts()
 
     async def _show_parts(self) -> None:
@@ -127,7 +117,7 @@ class Components(Screen[None]):
         self._retell()
 
     async def _ask_models(self) -> None:
-        found = await self._app.lab.models()
+        found = await self.modiff.lab.models()
         self._found = [*await self._built_in(), *found]
         listing = self.query_one("#models", Listing)
         listing.show(text.models(self._found))
@@ -139,10 +129,10 @@ class Components(Screen[None]):
         from engine.checkpoints.locate import BUILTIN_MICRO, locate
 
         paths = [locate(kind, BUILTIN_MICRO) for kind in ("text_encoder", "denoiser", "vae")]
-        return [found for path in paths for found in await self._app.lab.inspect(path)]
+        return [found for path in paths for found in await self.modiff.lab.inspect(path)]
 
     def _show_problem(self, error: Exception) -> None:
-        self._show_detail("cannot be told", [f"✖ {self._app.line_for(error)}"])
+        self._show_detail("cannot be told", [f"✖ {self.modiff.line_for(error)}"])
 
     # The detail
 
@@ -175,7 +165,7 @@ class Components(Screen[None]):
                 title, lines = found.path.name, text.about_model(found)
                 self._show_detail(title, lines)
                 if found.recognition is not None:
-                    known = await self._app.lab.known_of(found)
+                    known = await self.modiff.lab.known_of(found)
                     self._show_detail(title, [*lines, *known_lines(known)])
                 return
 
@@ -205,6 +195,11 @@ class Components(Screen[None]):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "panel":
+            return self.has_class("-narrow")
+        return super().check_action(action, parameters)
+
     # Panels, of which a narrow screen shows one
 
     def on_tabs_tab_activated(self, event: Tabs.TabActivated) -> None:
@@ -233,7 +228,7 @@ class Components(Screen[None]):
             self.query_one(Tabs).active = "detail"
             self.query_one("#detail").focus()
         try:
-            self._report = await self._app.lab.command("doctor")
+            self._report = await self.modiff.lab.command("doctor")
             lines = text.doctor(self._report)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)
@@ -262,72 +257,19 @@ class Components(Screen[None]):
             return
         try:
             path = _path(line)
-            found = await self._app.lab.inspect(path)
+            found = await self.modiff.lab.inspect(path)
             lines = (
                 [f"{path}: holds no weight file (safetensors, .pth or GGUF)"] if not found else []
             )
             for each in found:
                 lines += [*([""] if lines else []), *text.about_model(each)]
                 if each.recognition is not None:
-                    lines += known_lines(await self._app.lab.known_of(each))
+                    lines += known_lines(await self.modiff.lab.known_of(each))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self._app.tell_error(error)
+            self.modiff.tell_error(error)
             return
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))
-
-    # The engine
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        is_alive = bool(self._status and self._status.engines)
-        if action == "panel":
-            return self.has_class("-narrow")
-        return {"start": not is_alive, "stop": is_alive, "restart": is_alive}.get(action, True)
-
-    def action_start(self) -> None:
-        self.notify("the engine starts; that takes some seconds")
-        self._app.ensure_engine()
-
-    @work(group="engine")
-    async def action_stop(self) -> None:
-        if await self._is_agreed("stop the engine", "Stop it"):
-            self._app.stop_engine()
-
-    @work(group="engine")
-    async def action_restart(self) -> None:
-        if not await self._is_agreed("restart the engine", "Restart it"):
-            return
-        self.notify("the engine restarts; that takes some seconds")
-        try:
-            await self._app.lab.stop_engine()
-            await self._app.lab.start_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self._app.tell_error(error)
-
-    async def _is_agreed(self, title: str, yes: str) -> bool:
-        """Asks where a run would be interrupted."""
-        from tui.screens.ask import Confirm
-
-        running = self._status.running if self._status else None
-        if running is None:
-            return True
-        lines = [
-            f"Run {running.id} is at work. It becomes interrupted after its present step;",
-            "steps that are done stay in the store, and Runs takes it up again.",
-        ]
-        return await self.app.push_screen_wait(Confirm(title, lines, yes))
-
-    @work(exclusive=True, group="log")
-    async def action_log(self) -> None:
-        """The last lines of the engine's log."""
-        from tui.screens.reader import Reader
-
-        try:
-            told = await self._app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self._app.tell_error(error)
-            return
-        self.app.push_screen(Reader(told["path"], told["lines"], at_end=True))
 
 
 def _path(line: str) -> Path:

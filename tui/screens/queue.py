@@ -124,6 +124,8 @@ class Queue(Screen[None]):
         listing = self.query_one(Listing)
         listing.show(queue_text.table(self._rows, self._expected))
         listing.display = bool(self._rows)
+        if self._rows and self.focused is None:
+            listing.focus()  # a list that was hidden has lost it
         self.query_one("#nothing").display = not self._rows
         self.query_one("#about").display = bool(self._rows)
         told = queue_text.summary(self._rows, self._expected, self._status)

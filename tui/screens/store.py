@@ -134,6 +134,8 @@ class Store(Screen[None]):
             f"{len(rows)} {'run' if len(rows) == 1 else 'runs'}" if self._view == "run" else ""
         )
         listing.display = bool(rows)
+        if rows and self.focused is None:
+            listing.focus()  # a list that was hidden has lost it
         self.query_one("#nothing").display = not rows
         self.refresh_bindings()
 

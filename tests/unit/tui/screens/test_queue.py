@@ -134,6 +134,19 @@ def test_empty_teaches_and_its_keys_are_few(store):
     play("queue", script)
 
 
+def test_the_list_has_the_focus_again_when_something_waits(store):
+    async def script(pilot):
+        await until(pilot, lambda: pilot.app.screen.query_one("#nothing").display)
+        first, second = add(store), add(store)
+        await filled(pilot, 2)
+        await pilot.press("j")
+        await until(pilot, lambda: listing(pilot).current == second)
+        await pilot.press("delete")
+        await until(pilot, lambda: order(store) == [first])
+
+    play("queue", script)
+
+
 def test_s_starts_an_engine_only_where_none_lives(store, engine_starts):
     add(store)
 
