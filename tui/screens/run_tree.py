@@ -37,6 +37,7 @@ class RunTree(Tree[str]):
         self.guide_depth = 3
         self.auto_expand = False  # enter opens a run; space folds
         self._drawn: tuple[object, ...] = ()
+        self._shape: Sequence[tuple[str, int]] = ()
         self._relatives: Sequence[Relative] = ()
         self._marks: Sequence[str] = ()
 
@@ -64,8 +65,15 @@ class RunTree(Tree[str]):
         if state == self._drawn:
             return
         self._drawn = state
+        shape = [(each.row.record.id, each.depth) for each in self._relatives]
+        if shape == self._shape:
+            self._relabel()
+            return
+        self._shape = shape
         current = self.current
-        folded = {node.data for node in self._all_nodes() if node.allow_expand and not node.is_expanded}
+        folded = {
+            node.data for node in self._all_nodes() if node.allow_expand and not node.is_expanded
+        }
         self.clear()
         path: list[TreeNode[str]] = [self.root]
         for each in self._relatives:
@@ -78,6 +86,13 @@ class RunTree(Tree[str]):
             path.append(node)
         self.root.expand()
         self._move_to(current)
+
+    def _relabel(self) -> None:
+        """The same runs in the same places: only what they are called may differ."""
+        labels = {each.row.record.id: self._label(each) for each in self._relatives}
+        for node in self._all_nodes():
+            if node.data and node.label != labels[node.data]:
+                node.set_label(labels[node.data])
 
     def _move_to(self, run_id: str) -> None:
         _ = self.last_line  # nodes learn their lines from that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import work
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from tui.app import ModiffApp
     from tui.lab import RunRow
 
-# The list is read so often while it is on the screen.
+# While it is on the screen the list is read so often where runs come and go, and so often at least: who else has the
+# store open may tag a run.
 _LOOK_SECONDS = 0.5
+_REST_SECONDS = 2.0
 
 
 class Runs(Screen[None]):
@@ -35,13 +38,13 @@ class Runs(Screen[None]):
 
     CSS_PATH = "../styles/runs.tcss"
     AUTO_FOCUS = "RunList Listing"
-    HELP = """Every run that there was: find one, see all about it, go on from any of its steps.
-
-The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, status:done,
-tag:NAME, since:2d, until:2026-11-01, pinned. Marks: the first two are A and B, which d compares; delete and X take
-all that are marked. [ and ] change the tab of the details, and inside the panels the panel; there . and , change the
-tab.
-"""
+    HELP = (
+        "Every run that there was: find one, see all about it, go on from any of its steps.\n\n"
+        "The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, "
+        "status:done, tag:NAME, since:2d, until:2026-11-01, pinned.\n\n"
+        "The first two marks are A and B, which d compares; X and delete take all that are marked. "
+        "[ and ] change the tab of the details, and inside its panels the panel; there , and . change the tab."
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="list.filter"),
         Binding("t", "switch", "Tree", id="runs.tree", tooltip="Table or tree of branches"),
@@ -70,6 +73,8 @@ tab.
         super().__init__()
         self._search = searching.Search()
         self._known: tuple[object, ...] | None = None
+        self._told: tuple[object, ...] | None = None
+        self._looked_at = 0.0
 
     @property
     def modiff(self) -> ModiffApp:
@@ -107,12 +112,21 @@ tab.
             worker.group == "look" and worker.node is self and not worker.is_finished
             for worker in self.workers
         )
-        if self.is_active and not is_looking:
+        status = self.modiff.status
+        told = (
+            (status.running, status.num_queued, status.newest_run, status.orphans)
+            if status is not None
+            else None
+        )
+        is_due = time.monotonic() - self._looked_at >= _REST_SECONDS
+        if self.is_active and not is_looking and (is_due or told != self._told):
+            self._told = told
             self.look()
 
     @work(exclusive=True, group="look")
     async def look(self) -> None:
         """Read the list again, and draw it where anything has changed."""
+        self._looked_at = time.monotonic()
         try:
             rows = await self.modiff.lab.runs(self._search)
             ancestors = await self.modiff.lab.ancestors(rows)
