@@ -45,7 +45,7 @@ class Row:
 
 MIN_FREE_CELLS = 8
 _PADDING = 2  # cells beside every column
-_SCROLLBAR = 1
+_SCROLLBAR = 2
 
 
 class Listing(DataTable[Text]):
