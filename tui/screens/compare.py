@@ -12,6 +12,7 @@ from rich.text import Text
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Static
@@ -119,7 +120,7 @@ class Compare(Screen[None]):
         for name, detail in zip("AB", self._details, strict=True):
             prompt = detail.spec.get("prompt", "")
             title = f"{name} {detail.record.id}  {printable(str(prompt))}"
-            self.query_one(f"#panel-{name}").border_title = shorten(title, 80)
+            self.query_one(f"#panel-{name}").border_title = Content(shorten(title, 80))
         a, b = (detail.record for detail in self._details)
         known = compare_text.settings_section([asdict(each) for each in spec_differences(a, b)])
         self.query_one("#lines", Static).update(
@@ -142,7 +143,8 @@ class Compare(Screen[None]):
     def _show_step(self) -> None:
         step = self.query_one(Timeline).cursor
         if self._data is not None:
-            self.query_one("#steps").border_subtitle = compare_text.step_told(self._data, step)
+            told = compare_text.step_told(self._data, step)
+            self.query_one("#steps").border_subtitle = Content(told)
             for series in compare_text.step_series(self._data) or ():
                 plot = self.query_one("#cosine" if series.name == "cosine" else "#l2", Plot)
                 plot.show([series], marker=float(step) if step else None)

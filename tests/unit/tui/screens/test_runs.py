@@ -601,6 +601,27 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
     assert asked[1][:4] == ("compare", first.id, second.id, "--output")
 
 
+def test_what_people_typed_is_text_everywhere(store, monkeypatch):
+    prompt = 'prompt="[/x] [bold] \\u001b[2J"'
+    first = record_run(store, micro(prompt))
+    below = branch_of(store, first, prompt)
+    store.note(below.id, "[/red]")
+    monkeypatch.setattr(Lab, "command", lambda _lab, *_: asyncio.sleep(0, COMPARISON))
+
+    async def script(pilot):
+        await until(pilot, lambda: summary(pilot) == below.id)
+        await pilot.press("t", "b")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        await pilot.press("escape", "d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Compare))
+        panel = pilot.app.screen.query_one("#panel-A")
+        await until(pilot, lambda: "x]" in str(panel.border_title))
+        await pilot.press("escape", "delete")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+
+    play(script)
+
+
 def test_a_branch_is_compared_with_its_parent_where_none_is_marked(store, monkeypatch):
     first = record_run(store, micro(STAR))
     branch_of(store, first, "guidance.scale=4")
