@@ -63,7 +63,8 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
             details = app.screen.query_one(RunDetails)
             await until(lambda: details.detail is not None)
             await pilot.press("right_square_bracket")
-            await until(lambda: details.cursor == 10)
+            timeline = details.query_one(Timeline)
+            await until(lambda: timeline.cursor == 10)
             await pilot.press("enter", "left", "left")
             assert details.cursor == 8
             picture = app.screen.query_one("#preview")

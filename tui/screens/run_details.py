@@ -49,9 +49,10 @@ class RunDetails(Vertical):
 
     @property
     def cursor(self) -> int | None:
-        """The step that is looked at in the panels, None where they are not open."""
+        """The step that somebody went to in the panels; None where nobody did, and while they are not open."""
+        view = self.query_one(RunView)
         is_open = self.query_one(TabbedContent).active == "panels"
-        return self.query_one(RunView).cursor if is_open and self._feed is not None else None
+        return view.cursor if is_open and self._feed is not None and not view.is_following else None
 
     def show(self, row: RunRow | None) -> None:
         """Read a run and show it; None: there is none."""
