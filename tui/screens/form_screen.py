@@ -134,19 +134,21 @@ class FormScreen(Screen[None]):
 
     def on_field_edited(self, event: FieldEdited) -> None:
         event.stop()
+        self._take(event.key, event.text)
+
+    def _take(self, key: str, text: str) -> None:
         if self.draft is None or self.checked is None:
             return
-        if event.text != text_of(self.draft, self.checked, event.key):
-            self._change(self.draft.typed(event.key, event.text), event.key)
+        if text != text_of(self.draft, self.checked, key):
+            self._change(self.draft.typed(key, text), key)
 
     def _gather(self) -> None:
-        """Take in what the focused editor holds and has not told yet."""
-        focused = self.focused
-        if isinstance(focused, PromptArea):
-            self.on_field_edited(FieldEdited(focused.key, focused.text))
-        elif focused is not None and isinstance(focused.parent, RowEditor):
-            row = focused.parent
-            self.on_field_edited(FieldEdited(row.row.key, row.text))
+        """Take in what the editors hold and have not told yet."""
+        for area in self.query(PromptArea):
+            self._take(area.key, area.text)
+        for row in self.query(RowEditor):
+            if row.is_mounted and row.text != row.row.text:
+                self._take(row.row.key, row.text)
 
     @property
     def name_and_error(self) -> tuple[str, str]:
@@ -236,6 +238,7 @@ class FormScreen(Screen[None]):
         """Open one section of the form. anew: also where it is open."""
         if section is self.section and not anew:
             return
+        self._gather()
         self.section = section
         self.set_class(section.name == "prompt", "-prompt")
         form = self.query_one("#form")

@@ -32,6 +32,7 @@ class Picker(ModalScreen[str | None]):
     """Ends with the picked value, or None."""
 
     DEFAULT_CSS = """
+    Picker Input { background: $foreground 8%; }
     Picker OptionList { height: auto; max-height: 16; border: none; padding: 0; margin-top: 1; }
     Picker OptionList:focus { border: none; }
     """

@@ -9,10 +9,11 @@ from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Checkbox, Input, Static
+from textual.widgets import Input, Static
 
 from presets.errors import PresetError
 from tui.text import printable
+from tui.widgets.choice_line import ChoiceLine
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -27,7 +28,8 @@ class SavePreset(ModalScreen[Path | None]):
 
     app: ModiffApp
     DEFAULT_CSS = """
-    SavePreset Input, SavePreset Checkbox { margin-bottom: 1; }
+    SavePreset Input, SavePreset ChoiceLine { margin-bottom: 1; }
+    SavePreset Input { background: $foreground 8%; }
     SavePreset #wrong { color: $text-error; height: auto; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,7 +52,8 @@ class SavePreset(ModalScreen[Path | None]):
             yield Input(self._first_name, id="name", compact=True, select_on_focus=False)
             yield Static("description: one line for lists")
             yield Input(self._description, id="description", compact=True, select_on_focus=False)
-            yield Checkbox("replace a preset of that name", id="replace", compact=True)
+            yield Static("replace a preset of that name")
+            yield ChoiceLine(("no", "yes"), ("no",))
             yield Static(self._about(), id="about", markup=False)
             yield Static("", id="wrong", markup=False)
 
@@ -73,7 +76,7 @@ class SavePreset(ModalScreen[Path | None]):
                 self._spec,
                 parent=self._made_from,
                 description=self.query_one("#description", Input).value,
-                overwrite=self.query_one("#replace", Checkbox).value,
+                overwrite=self.query_one(ChoiceLine).chosen == ("yes",),
             )
         except PresetError as error:
             self.query_one("#wrong", Static).update(f"✖ {error}")

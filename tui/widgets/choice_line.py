@@ -69,7 +69,7 @@ class ChoiceLine(Widget, can_focus=True):
             is_chosen = choice in self.chosen
             name = printable(choice)
             style = self._style("chosen") if is_chosen else ""
-            if self._many and self.has_focus and index == self._cursor:
+            if self.has_focus and index == self._cursor:
                 style = self._style("cursor")
             line.append(f"[{name}]" if is_chosen else f" {name} ", style)
         return line
