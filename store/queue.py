@@ -5,6 +5,7 @@ Every change of a run's status and the event that tells of it are one transactio
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from store import history
 from store.database import Lineage, immediate, rows
-from store.errors import StoreError
+from store.errors import StoreError, UnknownRun
 from store.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
 from store.records import FINAL_STATUSES, PAUSED, QUEUED, RUNNING, RunRecord, Segment
 from store.runs import ID_LENGTH, ID_LETTERS, run, select, set_value, status_of
@@ -83,6 +84,12 @@ def enqueue(
 def is_waiting(lineage: Lineage) -> bool:
     """Whether any run is queued."""
     return bool(rows(lineage, "SELECT 1 FROM runs WHERE status=? LIMIT 1", (QUEUED,)))
+
+
+def count(lineage: Lineage) -> int:
+    """How many runs are queued."""
+    [(number,)] = rows(lineage, "SELECT count(*) FROM runs WHERE status=?", (QUEUED,))
+    return int(number)
 
 
 def queued(lineage: Lineage) -> list[RunRecord]:
@@ -162,6 +169,17 @@ def request_cancel(lineage: Lineage, run_id: str) -> str:
     return _request(lineage, run_id, "cancelled", "cancel_requested")
 
 
+def request_cancel_all(lineage: Lineage, run_ids: Sequence[str]) -> None:
+    """Cancel the queued ones and ask the running ones to stop; one that is gone is passed over.
+
+    One change, so that no engine leases one of them while the others are dealt with.
+    """
+    with immediate(lineage, durable=True) as connection:
+        for run_id in run_ids:
+            with contextlib.suppress(UnknownRun):
+                _ask(lineage, connection, run_id, "cancelled", "cancel_requested")
+
+
 def request_pause(lineage: Lineage, run_id: str) -> str:
     """Pause a queued run at once, ask a running one to pause; returns the status it now has."""
     return _request(lineage, run_id, PAUSED, "pause_requested")
@@ -232,12 +250,18 @@ def set_environment(lineage: Lineage, run_id: str, text: str) -> None:
 
 def _request(lineage: Lineage, run_id: str, status: str, flag: str) -> str:
     with immediate(lineage, durable=True) as connection:
-        found = status_of(lineage, connection, run_id)
-        if found == QUEUED:
-            end(connection, run_id, status, "")
-            return status
-        if found == RUNNING:
-            connection.execute(f"UPDATE runs SET {flag}=1 WHERE id=?", (run_id,))
+        return _ask(lineage, connection, run_id, status, flag)
+
+
+def _ask(
+    lineage: Lineage, connection: sqlite3.Connection, run_id: str, status: str, flag: str
+) -> str:
+    found = status_of(lineage, connection, run_id)
+    if found == QUEUED:
+        end(connection, run_id, status, "")
+        return status
+    if found == RUNNING:
+        connection.execute(f"UPDATE runs SET {flag}=1 WHERE id=?", (run_id,))
     return found
 
 

@@ -99,6 +99,10 @@ class Store:
         """The queued runs in the order in which they will be leased."""
         return queue.queued(self.lineage)
 
+    def num_queued(self) -> int:
+        """How many runs are queued; cheap, however many they are."""
+        return queue.count(self.lineage)
+
     def reorder(self, run_id: str, before_run_id: str | None) -> None:
         """Put a queued run before another queued one, or (None) at the end of the queue."""
         queue.reorder(self.lineage, run_id, before_run_id)
@@ -115,6 +119,11 @@ class Store:
         """Cancel a queued run, flag a running one; returns its status after that."""
         self._recover_engine_of(run_id)
         return queue.request_cancel(self.lineage, run_id)
+
+    def request_cancel_all(self, run_ids: Sequence[str]) -> None:
+        """Cancel those that are queued and flag those that run, all in the same moment."""
+        self.recover()
+        queue.request_cancel_all(self.lineage, run_ids)
 
     def request_pause(self, run_id: str) -> str:
         """Pause a queued run, flag a running one; returns its status after that."""
@@ -209,6 +218,10 @@ class Store:
     def ancestors(self, run_id: str) -> list[RunRecord]:
         """What the run was branched from, nearest first."""
         return ancestry.ancestors(self.lineage, run_id)
+
+    def branches(self) -> list[str]:
+        """The ids of all runs that were branched from another, newest first."""
+        return ancestry.branches(self.lineage)
 
     def tree(self, run_id: str) -> list[tuple[RunRecord, int]]:
         """All related runs, each after its parent, with its depth below the oldest ancestor."""

@@ -500,7 +500,7 @@ def _status(store: Store) -> Status:
     return Status(
         engines=tuple(engines),
         running=running,
-        num_queued=len(store.queued()),
+        num_queued=store.num_queued(),
         newest_run=newest[0].id if newest else "",
         orphans=tuple(orphans),
         is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,

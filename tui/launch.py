@@ -43,7 +43,10 @@ def start() -> int:
     from tui.widgets.graphics import load_graphics, wanted_graphics
 
     if has_terminal:
-        for name in ("COLUMNS", "LINES"):  # exported by some shells; would hold the app at that size
+        for name in (
+            "COLUMNS",
+            "LINES",
+        ):  # exported by some shells; would hold the app at that size
             os.environ.pop(name, None)
     preferences = load_preferences()
     graphics = None

@@ -37,8 +37,11 @@ def fitted(
 def scaled(pixels: memoryview, width: int, height: int, columns: int, rows: int) -> list[list[int]]:
     """One RGB frame as `rows` rows of `columns` pixels, each row r, g, b, r, g, b and so on.
 
-    Where the frame is larger each result is the mean of up to 3 by 3 pixels spread over its area.
+    Where the frame is larger each result is the mean of up to 3 by 3 pixels spread over its area; where it is
+    smaller in both directions, pixels run into each other (bilinear): latents are an eighth of the video's size.
     """
+    if columns > width and rows > height:
+        return _enlarged(pixels, width, height, columns, rows)
     x_taps = _taps(width, columns)
     y_taps = _taps(height, rows)
     takes = [
@@ -54,6 +57,34 @@ def scaled(pixels: memoryview, width: int, height: int, columns: int, rows: int)
             count = len(samples)
             scaled_rows.append([sum(values) // count for values in zip(*samples, strict=True)])
     return scaled_rows
+
+
+def _enlarged(
+    pixels: memoryview, width: int, height: int, columns: int, rows: int
+) -> list[list[int]]:
+    wide = []
+    for y in range(height):
+        line = bytes(pixels[3 * width * y : 3 * width * (y + 1)])
+        wide.append(
+            [
+                (line[3 * x + c] * (256 - part) + line[3 * after + c] * part) >> 8
+                for x, after, part in _between(width, columns)
+                for c in range(3)
+            ]
+        )
+    return [
+        [(a * (256 - part) + b * part) >> 8 for a, b in zip(wide[y], wide[after], strict=True)]
+        for y, after, part in _between(height, rows)
+    ]
+
+
+def _between(size: int, wanted: int) -> list[tuple[int, int, int]]:
+    """For each of `wanted` places: the positions, of `size`, around it, and how much of 256 the second one counts."""
+    found = []
+    for place in range(wanted):
+        at = max(0, min((size - 1) << 8, (2 * place + 1) * size * 128 // wanted - 128))
+        found.append((at >> 8, min(size - 1, (at >> 8) + 1), at & 255))
+    return found
 
 
 def _taps(size: int, wanted: int) -> list[list[int]]:

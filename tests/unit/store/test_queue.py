@@ -43,6 +43,15 @@ def test_the_output_may_name_the_run(store):
     assert store.run(run_id).output == f"/videos/modiff-{run_id}.mp4"
 
 
+def test_queued_runs_are_counted(store, engine):
+    assert store.num_queued() == 0
+    for _ in range(3):
+        enqueue(store)
+    assert store.num_queued() == len(store.queued()) == 3
+    store.lease(engine)
+    assert store.num_queued() == len(store.queued()) == 2
+
+
 def test_runs_are_leased_oldest_first_and_once(store, engine):
     queued = [enqueue(store) for _ in range(3)]
     leased = [store.lease(engine) for _ in range(3)]
