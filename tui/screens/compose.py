@@ -149,10 +149,9 @@ class Compose(FormScreen):
         elif self.checked.spec is not None:
             return self.checked.spec
         else:
-            key, line = next(iter(self.checked.errors.items()))
-            self.notify(line, severity="error", markup=False)
+            key = next(iter(self.checked.errors))
             if key:
-                await self.go_to(key)
+                await self.go_to(key)  # which says what is wrong with it
             else:
                 self.action_panel("problems")
         return None
