@@ -1,0 +1,78 @@
+"""Makes the README's pictures of the app, from real runs of the micro model: `python docs/make_screens.py`.
+
+A run that is at work, in the middle of its steps, and the lineage of some branches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+
+IMAGES = Path(__file__).parent / "images"
+SIZE = (120, 36)
+# as long as the name of a temporary folder, so that nothing moves
+SHOWN_FOLDER = "/home/ada/videos"
+STAR = "a small yellow star moves up over a dark blue background"
+
+
+async def make(folder: Path) -> None:
+    from presets.library import load_preset
+    from tui.app import ModiffApp
+    from tui.follower import Follower
+    from tui.preferences import Preferences
+
+    os.chdir(folder)  # where the videos go
+    app = ModiffApp(folder / "store", preferences=Preferences(theme="textual-dark"))
+    async with app.run_test(size=SIZE) as pilot:
+
+        async def finished(run_id: str) -> str:
+            for _ in range(1200):
+                if (await app.lab.run(run_id)).is_finished:
+                    return run_id
+                await pilot.pause(0.1)
+            raise TimeoutError(f"run {run_id} did not end")
+
+        await app.lab.start_engine()
+        spec = load_preset("micro", ["seed=7"], values={"prompt": STAR})
+        star = await finished(await app.lab.launch(spec, "micro"))
+        for at, change in (
+            (8, "guidance.scale=4"),
+            (8, "guidance.scale=1.5"),
+            (12, "scheduler.name='euler'"),
+        ):
+            strong = await finished(await app.lab.branch(star, at, [change]))
+        await finished(
+            await app.lab.branch(strong, 16, ["prompt='a small yellow star moves down'"])
+        )
+        await app.lab.set_pinned(star, True)
+        await app.lab.set_tags(star, ["good"])
+
+        slow = await app.lab.branch(star, 8, ["scheduler.steps=400"])
+        app.watch_run(slow)
+        seen = Follower(app.lab, slow)
+        while not seen.state.steps or seen.state.steps_done < 0.6 * len(seen.state.steps):
+            await seen.read()
+            await pilot.pause(0.05)
+        await pilot.pause(0.5)
+        save(app, "live.svg", folder)
+        await finished(slow)
+
+        app.action_open("runs")
+        await pilot.pause(1.0)
+        await pilot.press("t", "home", "down")
+        await pilot.pause(3.0)
+        save(app, "lineage.svg", folder)
+        await app.lab.stop_engine()
+
+
+def save(app, name: str, folder: Path) -> None:
+    picture = app.export_screenshot(title="modiff")
+    (IMAGES / name).write_text(picture.replace(str(folder), SHOWN_FOLDER))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["MODIFF_CONFIG_DIR"] = f"{scratch}/config"
+        asyncio.run(make(Path(scratch)))
