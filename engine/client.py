@@ -6,7 +6,6 @@ several may follow one run.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from engine.launch import ensure_engine
-from engine.outputs import default_output
+from engine.outputs import default_output, folder_problem
 from engine.pipelines.chain import route_of, route_of_run
 from presets.errors import PresetError
 from presets.library import override
@@ -276,13 +275,10 @@ def _output_path(output: str, kinds: Collection[str]) -> Path:
         path = Path(output).expanduser().absolute()
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
         raise PresetError(f"{output}: {error}", key="output.path") from None
-    problem = ""
     if path.is_dir() and "video" in kinds:
         problem = f"{path} is a folder; name a file in it, such as video.mp4"
-    elif not path.parent.is_dir():
-        problem = f"there is no folder {path.parent}; make it, or choose another"
-    elif not os.access(path.parent, os.W_OK):
-        problem = f"the folder {path.parent} cannot be written; choose another"
+    else:
+        problem = folder_problem(path)
     if problem:
         raise PresetError(problem, key="output.path")
     return path

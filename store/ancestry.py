@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from store.database import rows
 from store.runs import run, select
 
 if TYPE_CHECKING:
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 def children(lineage: Lineage, run_id: str) -> list[RunRecord]:
     """The runs that were branched from this one, oldest first; it may be gone itself."""
     return select(lineage, "WHERE parent=? ORDER BY seq", (run_id,))
+
+
+def branches(lineage: Lineage) -> list[str]:
+    """The ids of all runs that were branched from another, which may be gone; newest first."""
+    found = rows(lineage, "SELECT id FROM runs WHERE parent<>'' ORDER BY seq DESC")
+    return [run_id for (run_id,) in found]
 
 
 def ancestors(lineage: Lineage, run_id: str) -> list[RunRecord]:

@@ -27,7 +27,11 @@ class StoreFromFuture(StoreError):
     """The database was written by a newer version; it is never migrated down."""
 
 
-class UnknownRun(StoreError):
+class BadRequest(StoreError):
+    """What was asked for is wrong, a name, a value or a place: the store is fine."""
+
+
+class UnknownRun(BadRequest):
     """A run id or prefix names no run, or more than one."""
 
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from store.database import Lineage, immediate, rows
-from store.errors import StoreError, UnknownRun
+from store.errors import BadRequest, StoreError, UnknownRun
 from store.records import PAUSED, QUEUED, RUNNING, STATUSES, RunRecord, Segment
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def search(
     ]
     if status is not None:
         if status not in STATUSES:
-            raise StoreError(f"unknown status {status!r}; expected one of {', '.join(STATUSES)}")
+            raise BadRequest(f"unknown status {status!r}; expected one of {', '.join(STATUSES)}")
         is_paused = status == PAUSED
         wanted.append(
             ("status=? AND is_paused=?", ("interrupted" if is_paused else status, is_paused))
@@ -141,7 +141,7 @@ def tag(lineage: Lineage, run_id: str, names: Sequence[str]) -> None:
     """Give a run tags: names of up to 64 letters, digits and . _ - /"""
     for name in names:
         if not _TAG.fullmatch(name):
-            raise StoreError(
+            raise BadRequest(
                 f"{name!r} is not a tag; expected up to 64 letters, digits and . _ - /, "
                 "with a letter or digit first"
             )
@@ -180,7 +180,7 @@ def note(lineage: Lineage, run_id: str, text: str) -> None:
     """Set the note of a run; an empty one removes it."""
     _check_text(text, "the note")
     if len(text) > MAX_NOTE:
-        raise StoreError(
+        raise BadRequest(
             f"the note has {len(text)} characters; expected at most {MAX_NOTE}, shorten it"
         )
     set_value(lineage, run_id, "note", text, durable=True)
@@ -247,7 +247,7 @@ def _check_text(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:  # bytes of a command line that are not UTF-8
-        raise StoreError(f"{what} is not valid Unicode: {text!r}; write it in UTF-8") from None
+        raise BadRequest(f"{what} is not valid Unicode: {text!r}; write it in UTF-8") from None
 
 
 def _unknown(lineage: Lineage, run_id: str) -> UnknownRun:

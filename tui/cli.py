@@ -14,7 +14,15 @@ from pathlib import Path
 
 import click
 
-from tui.failures import CANCELLED, FAILED, Invocation, close_output, explain, json_failure
+from tui.failures import (
+    CANCELLED,
+    FAILED,
+    Invocation,
+    close_output,
+    explain,
+    flush_output,
+    json_failure,
+)
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -139,7 +147,7 @@ def main(args: Sequence[str] | None = None) -> int:
         refuse_shadowed_packages()
         code = cli.main(args=arguments, prog_name="modiff", standalone_mode=False, obj=invocation)
         # A closed pipe must show here, where it is handled, not while the interpreter shuts down.
-        _flush()
+        flush_output()
         return code if isinstance(code, int) else 0
     except (click.Abort, KeyboardInterrupt):
         return _report(invocation, CANCELLED, "interrupted")
@@ -161,16 +169,11 @@ def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False
             click.echo(f"modiff: {line}", err=True)
         if invocation.wants_run_json:
             click.echo(json_failure(invocation, code, line))
-        _flush()
+        flush_output()
     except OSError:
         close_output()
         return FAILED
     return code
-
-
-def _flush() -> None:
-    if sys.stdout is not None:  # None when it was closed before we came, as by `>&-`
-        sys.stdout.flush()
 
 
 if __name__ == "__main__":

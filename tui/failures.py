@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 from tui.text import printable
 
@@ -41,13 +44,15 @@ def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line for `error`; writes a log file when nobody expected it."""
     from engine.errors import CheckpointError, ComponentError, EngineError
     from presets.errors import PresetError
-    from store.errors import StoreError, UnknownRun
+    from store.errors import BadRequest, StoreError
 
-    if isinstance(error, PresetError | ComponentError | CheckpointError | UnknownRun):
+    if isinstance(error, PresetError | ComponentError | CheckpointError | BadRequest):
         # several lines where several files are absent, each with what to do
         return BAD_INPUT, "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, StoreError | EngineError):
         return FAILED, printable(str(error))
+    if isinstance(error, OSError) and _is_of_output(error):
+        return FAILED, f"the output could not be written ({error.strerror or error})"
     return FAILED, (
         f"unexpected {type(error).__name__}: {printable(str(error))} "
         f"(a defect of modiff; the details are in {_write_log(error)})"
@@ -73,6 +78,21 @@ def close_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def flush_output() -> None:
+    """Hand what is buffered for stdout to the system; OSError where that takes it no more."""
+    if sys.stdout is not None:  # None when it was closed before we came, as by `>&-`
+        sys.stdout.flush()
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether an error came up while stdout or stderr was written, as on a full disk.
+
+    Told by where it was raised: the error names no file, and it may be gone when the stream is tried again.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_code in (click.echo.__code__, flush_output.__code__)
 
 
 def _write_log(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,11 +129,18 @@ def exit_code(record: RunRecord, cancel_asked: bool) -> int:
 
 
 def watch_run(
-    store: Store, run_id: str, signals: Signals, *, quiet: bool, title: str = ""
+    store: Store,
+    run_id: str,
+    signals: Signals,
+    *,
+    quiet: bool,
+    title: str = "",
+    cancel_too: Sequence[str] = (),
 ) -> Watched:
     """Show a run's progress until it ends or a signal says otherwise.
 
-    title: what the first line calls it. A run that no engine can take is withdrawn and the error raised.
+    title: what the first line calls it. cancel_too: as `watch` takes it. A run that no engine can take is
+    withdrawn and the error raised.
     """
     from engine.errors import EngineUnavailable
     from store.errors import StoreError
@@ -143,7 +150,7 @@ def watch_run(
     with closing(open_display(quiet=quiet)) as display:
         try:
             display.note(title or f"run {run_id}{_queue_note(store, run_id)}")
-            return watch(store, run_id, display, signals)
+            return watch(store, run_id, display, signals, cancel_too=cancel_too)
         except (EngineUnavailable, StoreError):
             withdraw(store, run_id)
             raise

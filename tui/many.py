@@ -1,7 +1,7 @@
 """Several runs queued at once, followed one after another, and told of in one table at the end.
 
 All of them are queued or none. A run that fails does not keep the others from being made; Ctrl-C
-cancels all that are left.
+cancels all that are left at once, and waits for the engine's word on the one that runs.
 """
 
 from __future__ import annotations
@@ -101,19 +101,29 @@ def _watch_all(
         values = ", ".join(f"{key}={_shown(value)}" for key, value in each.values.items())
         title = f"run {run_id} ({number + 1} of {len(run_ids)}){': ' if values else ''}{values}"
         try:
-            watched = watch_run(store, run_id, signals, quiet=quiet, title=title)
+            left = run_ids[number + 1 :]
+            watched = watch_run(store, run_id, signals, quiet=quiet, title=title, cancel_too=left)
         except (EngineUnavailable, StoreError):
             _cancel(store, run_ids[number:])
             raise
         if signals.ended_by:
             return False
         if watched.cancel_asked:
-            _cancel(store, run_ids[number + 1 :])
+            _await_running(store, left, signals, quiet=quiet)
             return True
         record = store.run(run_id)
         if record.error:
             click.echo(f"modiff: run {run_id} {record.status}: {printable(record.error)}", err=True)
     return False
+
+
+def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, quiet: bool) -> None:
+    """Wait for the end of one of these that the engine took up before it could be cancelled in the queue."""
+    for run_id in run_ids:
+        if signals.interrupts > 1 or signals.ended_by:
+            return
+        if not store.run(run_id).is_finished:
+            watch_run(store, run_id, signals, quiet=quiet)
 
 
 def _part(store: Store, run_ids: Sequence[str], *, quiet: bool) -> None:
@@ -132,8 +142,7 @@ def _cancel(store: Store, run_ids: Sequence[str]) -> None:
     from store.errors import StoreError
 
     with suppress(StoreError):  # what led here is the thing to tell
-        for run_id in run_ids:
-            store.request_cancel(run_id)
+        store.request_cancel_all(run_ids)
 
 
 def _report(

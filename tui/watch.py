@@ -18,6 +18,7 @@ from store.store import open_store
 from tui.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import FrameType
 
@@ -63,9 +64,12 @@ class Watched:
     cancel_asked: bool
 
 
-def watch(store: Store, run_id: str, display: Display, signals: Signals) -> Watched:
+def watch(
+    store: Store, run_id: str, display: Display, signals: Signals, *, cancel_too: Sequence[str] = ()
+) -> Watched:
     """Follow a run to its end or until told to leave, with an engine started if there is none.
 
+    cancel_too: runs that an interrupt cancels in the same moment, so that no engine takes up one of them next.
     Raises what stopped the reading of events, EngineError or StoreError; the run is then still
     queued or running, and what becomes of it is the caller's to decide.
     """
@@ -77,7 +81,7 @@ def watch(store: Store, run_id: str, display: Display, signals: Signals) -> Watc
     while progress.finished is None and not signals.ended_by:
         if signals.interrupts and not cancel_asked:
             cancel_asked = True
-            store.request_cancel(run_id)
+            store.request_cancel_all([run_id, *cancel_too])
             display.note(f"cancelling run {run_id}: it stops when its present step ends")
         if signals.interrupts > 1:
             break

@@ -15,7 +15,8 @@ from engine.errors import CheckpointError
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
 
-BUILTIN_MICRO = "builtin:micro"
+BUILTIN = "builtin:"
+BUILTIN_MICRO = f"{BUILTIN}micro"
 _MICRO_FOLDER = Path(__file__).parent.parent / "micro" / "weights"
 _MICRO_FILES = {
     "text_encoder": "text_encoder.safetensors",
@@ -82,6 +83,15 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
             f"or name a model: {', '.join(model.name for model in catalogue.MODELS if model.kind == kind)}"
         )
     return path
+
+
+def builtin_files(name: str) -> list[Path]:
+    """The files that a name such as `builtin:micro` stands for: the weights of its components, then its tokenizer.
+    Raises CheckpointError where nothing built in has that name."""
+    if name != BUILTIN_MICRO:
+        raise CheckpointError(f"{name}: nothing built in is named so; there is {BUILTIN_MICRO}")
+    weights = [file for kind, file in _MICRO_FILES.items() if kind != "tokenizer"]
+    return [_MICRO_FOLDER / file for file in [*weights, _MICRO_FILES["tokenizer"]]]
 
 
 def tokenizer_beside(weights: Path) -> Path | None:

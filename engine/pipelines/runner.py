@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine import media
-from engine.errors import RunCancelled, RunPaused
+from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.outputs import output_paths
 from engine.pipelines.chain import Route, route_of
 from engine.pipelines.identities import Identities, device_type
@@ -121,7 +121,13 @@ class Runner:
             )
         with control.stage("mux"):
             path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
-            return made.write(path, spec)
+            try:
+                return made.write(path, spec)
+            except OSError as error:  # it speaks of a draft, which nobody named
+                raise RunFailed(
+                    f"cannot write {path} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
+                    f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
+                ) from error
 
     @property
     def _compute(self) -> Computer:

@@ -27,7 +27,7 @@ from store.bundle.manifest import (
 )
 from store.bundle.rows import described, links_of
 from store.bundle.strict import BundleRefused
-from store.errors import BlobCorrupt, BlobMissing, StoreError, StoreFull
+from store.errors import BadRequest, BlobCorrupt, BlobMissing, StoreError, StoreFull
 from store.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -47,6 +47,16 @@ STEPS = (ALL, LAST, NONE)
 
 _HEAD_BYTES = 2 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What a target in the wrong place meets: it is for whoever named it to name another.
+_WRONG_PLACE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -94,8 +104,8 @@ def export_bundle(
 ) -> Exported:
     """Write runs that are at rest as the new file `target`; steps is one of STEPS.
 
-    made_by: the program and its version. Raises StoreError where a blob is missing or damaged,
-    unless allow_missing, and where `target` is there already or cannot be written.
+    made_by: the program and its version. Raises BadRequest where `target` is there already or its
+    folder takes no file, StoreError where a blob is missing or damaged, unless allow_missing.
     """
     if steps not in STEPS:
         raise ValueError(f"steps {steps!r}; expected one of {STEPS}")
@@ -216,6 +226,8 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
     """A file that gets its name when it is whole and durable, and never takes another's place."""
     if os.path.lexists(target):
         raise _taken(target)
+    if not os.path.isdir(target.parent):
+        raise BadRequest(f"there is no folder {target.parent}; make it, or name another")
     draft = target.parent / f".modiff-{uuid.uuid4().hex}"
     try:
         with open(draft, "x+b") as file:
@@ -235,11 +247,12 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(f"no space left for {target} ({error.strerror}); free some") from error
-        raise StoreError(f"cannot write {target} ({error.strerror}); name another") from error
+        kind = BadRequest if error.errno in _WRONG_PLACE else StoreError
+        raise kind(f"cannot write {target} ({error.strerror}); name another") from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
 
 
-def _taken(target: Path) -> StoreError:
-    return StoreError(f"{target} is there already; name another, nothing is overwritten")
+def _taken(target: Path) -> BadRequest:
+    return BadRequest(f"{target} is there already; name another, nothing is overwritten")

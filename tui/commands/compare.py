@@ -67,6 +67,8 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
 
 def _targets(output: Path | None) -> list[Path]:
     """The files to write; raises before anything is computed where they cannot be."""
+    from engine.outputs import folder_problem
+
     if output is None:
         return []
     output = output.absolute()
@@ -79,8 +81,8 @@ def _targets(output: Path | None) -> list[Path]:
             raise _BadInput(
                 printable(f"{target} is there already; name another, nothing is overwritten")
             )
-    if not output.parent.is_dir():
-        raise _BadInput(printable(f"there is no folder {output.parent}"))
+    if problem := folder_problem(output):
+        raise _BadInput(printable(problem))
     return targets
 
 

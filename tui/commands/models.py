@@ -45,14 +45,18 @@ models.add_command(convert)
 def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Say what weights are, from their headers alone.
 
-    PATH is a weight file, the index of a sharded one, or a folder, of which everything is told. Exit code 1
-    when some of it cannot be read, 2 when nothing can.
+    PATH is a weight file, the index of a sharded one, a folder, of which everything is told, or builtin:micro.
+    Exit code 1 when some of it cannot be read, 2 when nothing can.
     """
     from engine.checkpoints.library import look
+    from engine.checkpoints.locate import BUILTIN, builtin_files
     from engine.checkpoints.source import sources_in
     from engine.errors import CheckpointError
 
-    paths = sources_in(path) if path.is_dir() else [path]
+    if str(path).startswith(BUILTIN):
+        paths = builtin_files(str(path))
+    else:
+        paths = sources_in(path) if path.is_dir() else [path]
     if not paths:
         raise CheckpointError(f"{path}: holds no weight file (safetensors, .pth or GGUF)")
     found = [look(path) for path in paths]

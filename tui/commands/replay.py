@@ -116,7 +116,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
     """The run's spec with the path that the replay writes to."""
     import msgspec
 
-    from engine.outputs import output_paths
+    from engine.outputs import folder_problem, output_paths
     from presets.errors import PresetError
 
     if output:
@@ -129,11 +129,10 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
         taken = [path for path in output_paths(path, spec.output.kinds).values() if path.exists()]
         if taken:  # also with --overwrite: only who names the run's own output replaces it
             path = path.with_stem(f"{path.stem}-replay")
-    problem = ""
     if path.is_dir() and "video" in spec.output.kinds:
         problem = f"{path} is a folder; name a file in it, such as video.mp4"
-    elif not path.parent.is_dir():
-        problem = f"there is no folder {path.parent}; name another with --output"
+    else:
+        problem = folder_problem(path)
     if problem:
         raise PresetError(problem, key="output.path")
     written = msgspec.structs.replace(spec.output, path=str(path), overwrite=overwrite)

@@ -161,8 +161,17 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
             err=True,
         )
     click.echo(f"{_count(done.num_blobs, 'blob')} new here, {size(done.num_bytes)}", err=True)
-    if not is_trusted and any(run.is_new for run in done.runs):
+    if is_trusted:
+        click.echo(_trusted_line(done), err=True)
+    elif any(run.is_new for run in done.runs):
         click.echo("other runs do not reuse its steps; `--trust` allows that", err=True)
+
+
+def _trusted_line(done: Imported) -> str:
+    """What `--trust` did, which is the same for runs that were here already."""
+    if done.num_links:
+        return f"other runs reuse {_count(done.num_links, 'result')} of this bundle from now on"
+    return "`--trust` changed nothing: the bundle holds no result that is new here"
 
 
 def _check_spec(encoded: bytes) -> None:

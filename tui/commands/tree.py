@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from presets.errors import PresetError
 from tui.commands.runs import print_json, spec_of
 from tui.completion import complete_run
 from tui.options import json_option
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 # Where a run writes and what it keeps is no difference of what it makes.
 _NOT_TOLD = ("format", "output.", "keep.")
 _MAX_VALUE = 40
-# Of these newest runs those that were branched have their families shown.
-_SEARCHED = 1000
 
 _EPILOG = """\b
 Examples:
@@ -86,9 +85,9 @@ def has_boxes() -> bool:
 def _newest_families(store: Store, limit: int) -> list[list[_Relative]]:
     found: list[list[_Relative]] = []
     seen: set[str] = set()
-    for record in store.runs(limit=_SEARCHED):
-        if record.parent and record.id not in seen:
-            family = _family(store.tree(record.id))
+    for run_id in store.branches():
+        if run_id not in seen:
+            family = _family(store.tree(run_id))
             seen |= {member.record.id for member in family}
             found.append(family)
             if len(found) == limit:
@@ -146,10 +145,22 @@ def _leads(depths: Sequence[int], *, boxes: bool) -> list[str]:
 
 def _step(member: _Relative) -> str:
     record = member.record
-    step = "" if record.parent_step is None else f"at {record.parent_step}"
+    step = "" if record.parent_step is None else f"at {_branch_point(record)}"
     if record.parent and not member.depth:
         return f"{step} of {record.parent}, which was removed".strip()
     return step
+
+
+def _branch_point(record: RunRecord) -> int | str | None:
+    """As `modiff branch --at` takes it: who shares all of its steps decodes them anew."""
+    from engine.pipelines.chain import route_of_run
+
+    step = record.parent_step
+    try:
+        end = route_of_run(record).num_steps if record.stop_at is None else record.stop_at
+    except PresetError:  # a spec of a newer version
+        return step
+    return "decode" if step is not None and step >= end else step
 
 
 def _told(member: _Relative) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from engine.outputs import default_output, output_paths
+import pytest
+
+from engine.outputs import default_output, folder_problem, output_paths
 
 
 def test_everything_lies_beside_the_video() -> None:
@@ -23,3 +26,19 @@ def test_default_names_fit_what_is_written() -> None:
 
 def test_frames_alone_take_the_path_itself() -> None:
     assert output_paths(Path("/a/shots"), ["frames"]) == {"frames": Path("/a/shots")}
+
+
+def test_a_folder_that_takes_files_is_left_as_it_was(tmp_path: Path) -> None:
+    assert folder_problem(tmp_path / "clip.mp4") == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("gone/clip.mp4", "file/clip.mp4"):
+        assert folder_problem(tmp_path / name).startswith(f"there is no folder {tmp_path}/")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that not even root can write")
+def test_rights_alone_do_not_make_a_folder_that_takes_files() -> None:
+    assert folder_problem(Path("/proc/clip.mp4")).startswith("the folder /proc cannot be written (")

@@ -158,9 +158,15 @@ def test_a_device_that_is_not_there(runner: Runner, tmp_path: Path) -> None:
 
 
 def test_an_output_folder_that_vanished(runner: Runner, tmp_path: Path) -> None:
+    """Told by the path that was asked for, not by the draft that could not be made."""
     wanted = spec()
-    with pytest.raises(OSError, match="gone"):
-        execute(runner, record(runner, wanted, tmp_path / "gone" / "g.mp4"), wanted)
+    run = record(runner, wanted, tmp_path / "gone" / "g.mp4")
+    with pytest.raises(RunFailed) as caught:
+        execute(runner, run, wanted)
+    assert str(caught.value) == (
+        f"cannot write {tmp_path}/gone/g.mp4 (No such file or directory); `modiff resume {run.id}` tries again, "
+        f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
+    )
 
 
 def test_python_face(tmp_path: Path) -> None:

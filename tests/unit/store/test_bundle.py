@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ from store.bundle.portable import portable_json, portable_preset, portable_spec,
 from store.bundle.strict import BundleRefused
 from store.contents import look
 from store.database import immediate
-from store.errors import StoreError, StoreFull, UnknownRun
+from store.errors import BadRequest, StoreError, StoreFull, UnknownRun
 from store.events import LatentsStored, RunFinished
 from store.keys import derive_key
 from store.links import find
@@ -245,8 +246,24 @@ def test_a_disk_without_hard_links_will_do(store, run_id, path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_told(store, run_id, tmp_path):
-    with pytest.raises(StoreError, match=r"cannot write .*No such file"):
+    with pytest.raises(BadRequest, match=r"there is no folder .*none; make it"):
         export(store, tmp_path / "none" / "b.modiff", run_id)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EACCES, BadRequest), (errno.EROFS, BadRequest), (errno.EIO, StoreError)],
+)
+def test_a_place_that_takes_no_file_is_told_from_a_disk_that_fails(
+    store, run_id, path, monkeypatch, number, kind
+):
+    def refuse(draft):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(exporting, "sync_file", refuse)
+    with pytest.raises(StoreError, match=r"cannot write .*; name another") as caught:
+        export(store, path, run_id)
+    assert type(caught.value) is kind
 
 
 def test_a_full_disk_leaves_no_bundle(store, run_id, path, tmp_path):

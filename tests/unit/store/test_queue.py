@@ -111,6 +111,16 @@ def test_cancelling_a_running_run_asks_its_engine(store, engine):
     assert store.request_cancel(run_id) == "cancelled"
 
 
+def test_several_are_cancelled_in_one_moment(store, engine):
+    running, *queued = [enqueue(store) for _ in range(3)]
+    store.lease(engine)
+    store.request_cancel_all([queued[0], "nothing", running, queued[1]])
+    assert [store.run(each).status for each in queued] == ["cancelled", "cancelled"]
+    assert [store.events(each)[-1][1] for each in queued] == [RunFinished("cancelled")] * 2
+    assert (store.run(running).status, store.cancel_requested(running)) == ("running", True)
+    assert store.lease(engine) is None
+
+
 def test_cancelling_a_finished_run_changes_nothing(store, engine):
     run_id = enqueue(store)
     store.lease(engine)

@@ -261,6 +261,16 @@ def test_children_and_ancestors(store, family):
     assert store.ancestors(family["a"]) == []
 
 
+def test_branches_are_told_newest_first_also_without_their_parents(store, family):
+    before = store.branches()
+    assert set(before) == {family[name] for name in "bcde"}
+    created = [record.id for record in store.runs(limit=99)]
+    assert before == [run_id for run_id in created if run_id in before]
+    store.request_cancel(family["a"])
+    store.remove([family["a"]])
+    assert store.branches() == before
+
+
 @pytest.mark.parametrize("name", "abcde")
 def test_a_tree_is_the_same_from_each_of_its_runs(store, family, name):
     tree = store.tree(family[name])

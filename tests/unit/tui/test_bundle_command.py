@@ -124,9 +124,28 @@ def test_what_is_missing_is_told(modiff, run_id, path):
 def test_nothing_is_overwritten(modiff, run_id, path):
     path.write_text("mine")
     code, _, err = modiff("export", run_id, "--output", path)
-    assert code == 1
+    assert code == 2
     assert "is there already" in err
     assert path.read_text() == "mine"
+
+
+def test_a_target_in_the_wrong_place_is_bad_input(modiff, run_id, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("none/b.modiff", "file/b.modiff", "/proc/b.modiff"):
+        code, out, err = modiff("export", run_id, "--output", tmp_path / name)
+        assert (code, out, err.count("\n")) == (2, "", 1), name
+        assert str(Path(tmp_path / name).parent) in err
+
+
+def test_what_trust_does_is_said_also_of_runs_that_are_here(modiff, run_id, path, elsewhere):
+    modiff("export", run_id, "--output", path)
+    elsewhere()
+    modiff("import", path)
+    trusted = [modiff("import", path, "--trust")[2].splitlines()[-1] for _ in range(2)]
+    assert trusted == [
+        "other runs reuse 7 results of this bundle from now on",
+        "`--trust` changed nothing: the bundle holds no result that is new here",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from store.events import RunFinished, RunResumed, StageFinished, StageStarted, S
 from store.keys import derive_key
 from store.records import LinkRecord
 from store.store import open_store
+from tui import following
 from tui.cli import main
 from tui.text import printable
 
@@ -196,7 +197,12 @@ def test_replay_where_it_is_told_to(capsys, store, tmp_path):
     assert (told_json["run"], told_json["status"]) == (run_id, "done")
     assert told_json["output"] == str(tmp_path / "a.mp4")
     assert Path("a.mp4").read_bytes() == VIDEO
-    for output, words in (("a.mkv", ".mp4"), (".", "is a folder"), ("no/a.mp4", "no folder")):
+    for output, words in (
+        ("a.mkv", ".mp4"),
+        (".", "is a folder"),
+        ("no/a.mp4", "no folder"),
+        ("/proc/a.mp4", "folder /proc"),
+    ):
         assert words in refused(capsys, "replay", run_id, "--output", output)
 
 
@@ -581,10 +587,40 @@ def test_ctrl_c_cancels_what_is_left_of_a_sweep(capsys, store, engine):
     thread.start()
     out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..5", "--json", code=130)
     thread.join()
-    assert len(json.loads(out)["runs"]) == 5
-    while any(not record.is_finished for record in store.runs(limit=9)):
-        time.sleep(0.005)
-    assert {record.status for record in store.runs(limit=9)} == {"cancelled"}
+    told_runs = json.loads(out)["runs"]
+    assert [each["status"] for each in told_runs] == ["cancelled"] * 5
+    assert engine.executed == [told_runs[0]["run"]]
+
+
+def test_ctrl_c_waits_for_a_run_that_an_engine_took_up_meanwhile(capsys, store, engine):
+    """Ctrl-C that comes while the second runs and the end of the first is not yet seen."""
+    number_of = {}
+
+    def script(own, record):
+        number_of[record.id] = len(number_of)
+        if len(number_of) == 1:
+            own.finish(record.id, "done")
+            return
+        while not own.cancel_requested(record.id):
+            time.sleep(0.005)
+        time.sleep(0.5)
+        own.finish(record.id, "cancelled")
+
+    engine.script = script
+    watch = following.watch_run
+
+    def interrupted(store, run_id, signals, **options):
+        while len(number_of) < 2:
+            time.sleep(0.005)
+        signals.interrupts = max(1, signals.interrupts)
+        return watch(store, run_id, signals, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tui.many.watch_run", interrupted)
+        out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..4", "--json", code=130)
+    statuses = [each["status"] for each in json.loads(out)["runs"]]
+    assert statuses == ["done", "cancelled", "cancelled", "cancelled"]
+    assert len(engine.executed) == 2
 
 
 def test_a_sweep_is_queued_whole_or_not_at_all(capsys, store, monkeypatch, no_engine):

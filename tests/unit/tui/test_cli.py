@@ -16,7 +16,7 @@ from engine.errors import CheckpointError, ComponentError, EngineUnavailable
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.errors import StoreBusy, StoreFull, UnknownRun
+from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.records import STATUSES as STORE_STATUSES
 from store.store import open_store
@@ -120,6 +120,7 @@ def test_the_shell_completes_presets_and_runs(capsys, store, monkeypatch):
         (EngineUnavailable("bad"), 1),
         (StoreBusy("bad"), 1),
         (UnknownRun("bad"), 2),
+        (BadRequest("bad"), 2),
     ],
 )
 def test_an_expected_error_is_its_own_line(error, code):
@@ -140,6 +141,23 @@ def test_a_defect_is_one_line_and_a_log_with_the_trace(capsys, monkeypatch, own_
     assert str(log) in err
     assert "Traceback" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["runs", "--json"], ["presets", "list"], ["--help"]])
+def test_output_that_cannot_be_written_is_no_defect(own_folders, arguments, unbuffered):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-m", "tui.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        )
+    line = "modiff: the output could not be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (1, line)
+    assert list((own_folders / "store").glob("logs/modiff-*.log")) == []
 
 
 def test_a_store_that_cannot_be_made_is_one_line(capsys, monkeypatch, tmp_path):
@@ -180,6 +198,7 @@ def test_a_defect_is_logged_also_where_the_store_cannot_be_named(monkeypatch, tm
         (["run", "micro", "--prompt", "x" * 20_000], "prompt: "),
         (["run", "micro", "--prompt", "\udcff"], "prompt: "),
         (["run", "micro", "--output", "/no/such/folder/a.mp4"], "/no/such/folder"),
+        (["run", "micro", "--output", "/proc/a.mp4"], "folder /proc"),
         (["run", "micro", "--output", "/"], "is a folder"),
         (["run", "micro", "--output", "a.mkv"], "ends in .mp4"),
         (["run", "micro", "--set", "components.vae.name=nope"], "components.vae.name"),

@@ -218,7 +218,11 @@ def test_nothing_is_overwritten(capsys, pair, tmp_path, taken):
     [
         ("both.avi", "expected a name that ends in .mp4 or .png, got both.avi"),
         ("both", "expected a name that ends in .mp4 or .png, got both"),
-        ("gone/both.mp4", "there is no folder {folder}/gone"),
+        ("gone/both.mp4", "there is no folder {folder}/gone; make it, or choose another"),
+        (
+            "/proc/both.mp4",
+            "the folder /proc cannot be written (No such file or directory); choose another",
+        ),
     ],
 )
 def test_names_that_will_not_do(capsys, pair, tmp_path, name, line):

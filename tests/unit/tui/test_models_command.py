@@ -68,6 +68,15 @@ def test_inspect_a_file(capsys, tmp_path):
     assert told["modiff"] == "loads it"
 
 
+def test_inspect_takes_the_name_of_what_is_built_in(capsys):
+    rows = objects(capsys, "inspect", "builtin:micro")
+    components = ["text_encoder", "denoiser", "vae", "tokenizer"]
+    assert [row["component"] for row in rows] == components
+    code, out, err = modiff(capsys, "inspect", "builtin:nano")
+    assert (code, out) == (2, "")
+    assert err == "modiff: builtin:nano: nothing built in is named so; there is builtin:micro\n"
+
+
 def test_inspect_names_the_first_tensors_that_are_missing_or_too_many(capsys, tmp_path):
     tensors = vae()
     gone = [name for name in tensors if name.startswith("decoder.middle.0")]

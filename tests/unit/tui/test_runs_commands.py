@@ -17,6 +17,7 @@ import pytest
 from presets.library import load_preset
 from presets.spec import encode_spec
 from store import blobs
+from store.database import immediate
 from store.keys import derive_key
 from store.records import LinkRecord, Segment
 from store.store import open_store
@@ -277,10 +278,10 @@ def test_a_family_is_drawn_with_what_each_branch_changed(capsys, store):
     root, first, below, second = family(store)
     enqueue(store)
     expected = [
-        f'{root}        queued         "a red circle"',
-        f"├─ {first}     queued  at 10  guidance.scale=4.0  scheduler.shift=2.0",
-        f'│  └─ {below}  queued  at 15  "a blue \\u001b[31m star"',
-        f"└─ {second}     queued  at 20  the same",
+        f'{root}        queued             "a red circle"',
+        f"├─ {first}     queued  at 10      guidance.scale=4.0  scheduler.shift=2.0",
+        f'│  └─ {below}  queued  at 15      "a blue \\u001b[31m star"',
+        f"└─ {second}     queued  at decode  the same",
     ]
     for arguments in ((root,), (below[:9],), ()):
         assert told(capsys, "tree", *arguments).out.splitlines() == expected
@@ -351,6 +352,30 @@ def test_the_newest_families_come_first_and_only_runs_that_were_branched(capsys,
     assert len(data(capsys, "tree", "--limit", "2")) == 2
 
 
+def test_a_branch_is_found_however_many_runs_came_after_it(capsys, store):
+    root = enqueue(store)
+    child = enqueue(store, parent=root, parent_step=1)
+    with immediate(store.lineage, durable=False) as connection:
+        connection.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<1100) "
+            "INSERT INTO runs (id, status, preset, spec, output, created_ns) "
+            "SELECT printf('later%d', i), 'done', 'micro', '{}', '', 1 FROM n"
+        )
+    assert [[member["run"] for member in each] for each in data(capsys, "tree")] == [[root, child]]
+
+
+def test_only_what_shares_all_steps_was_branched_at_decode(capsys, store):
+    root = enqueue(store, stop_at=8)
+    stopped = enqueue(store, parent=root, parent_step=8, stop_at=8)
+    onward = enqueue(store, parent=root, parent_step=8)
+    strange = store.enqueue(
+        b'{"format":99}', preset="p", output="/v.mp4", parent=root, parent_step=8
+    )
+    lines = told(capsys, "tree", root).out.splitlines()[1:]
+    points = {line.split()[1]: line.split("  at ")[1].split()[0] for line in lines}
+    assert points == {stopped: "decode", onward: "8", strange: "8"}
+
+
 def test_no_family_at_all(capsys, store):
     assert "no run was branched yet" in told(capsys, "tree").err
     assert data(capsys, "tree") == []
@@ -373,7 +398,7 @@ def test_tags_are_given_and_taken(capsys, store):
 @pytest.mark.parametrize("word", ["two words", "", "-x", "x" * 65, "\x1b[31m", "ü"])
 def test_what_is_no_tag_is_refused_in_one_line(capsys, store, word):
     run_id = enqueue(store)
-    err = told(capsys, "tag", run_id, "fine", "--", word, code=1).err
+    err = told(capsys, "tag", run_id, "fine", "--", word, code=2).err
     assert err.count("\n") == 1
     assert "is not a tag" in err
     assert "\x1b" not in err
@@ -386,7 +411,7 @@ def test_a_note_is_written_and_removed(capsys, store):
     assert store.run(run_id).note == "the hand\nis right"
     assert told(capsys, "note", run_id, "").err == f"run {run_id} has no note\n"
     assert store.run(run_id).note == ""
-    assert "shorten it" in told(capsys, "note", run_id, "x" * 10_001, code=1).err
+    assert "shorten it" in told(capsys, "note", run_id, "x" * 10_001, code=2).err
 
 
 def test_a_pin_is_set_and_removed(capsys, store):
