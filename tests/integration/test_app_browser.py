@@ -136,7 +136,7 @@ async def look(browser: str, address: str, profile: Path) -> tuple[float, float]
                 page = Page(opened)
                 first = tab_at(await seen(page, lambda picture: tab_at(picture) >= 0))
                 await page.click(STORE_TAB, 9)
-                after = tab_at(await seen(page, lambda picture: tab_at(picture) > first + 0.1))
+                after = tab_at(await seen(page, lambda picture: tab_at(picture) > first + 0.05))
                 return first, after
     finally:
         process.kill()
