@@ -86,8 +86,8 @@ class RowEditor(Widget):
     RowEditor > NumberInput { width: 20; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "screen.focus_previous", "Field above", show=False, id="form.previous"),
-        Binding("down", "screen.focus_next", "Field below", show=False, id="form.next"),
+        Binding("up", "app.focus_previous", "Field above", show=False, id="form.previous"),
+        Binding("down", "app.focus_next", "Field below", show=False, id="form.next"),
     ]
 
     def __init__(self, row: FormRow) -> None:

@@ -8,7 +8,9 @@ import pkgutil
 from collections import defaultdict
 
 import pytest
+from textual.actions import parse
 from textual.binding import Binding
+from textual.screen import Screen
 from textual.widget import Widget
 
 import tui.screens
@@ -51,6 +53,15 @@ def test_keys(place):
         claimed[binding.key].add(binding.action)
     for key, actions in claimed.items():
         assert len(actions) == 1 or actions == TOGGLES.get((place.__name__, key)), (key, actions)
+
+
+@pytest.mark.parametrize("place", places(), ids=lambda place: place.__name__)
+def test_what_a_key_asks_for_is_there(place):
+    for binding in own_bindings(place):
+        where, name, _ = parse(binding.action)
+        owner = {"": place, "app": ModiffApp, "screen": Screen}[where]
+        found = [f"action_{name}", f"_action_{name}"]
+        assert any(hasattr(owner, method) for method in found), binding
 
 
 def test_an_id_is_of_one_action_with_a_key_in_common_wherever_it_is():

@@ -22,6 +22,7 @@ from tui.screens.compose import Compose
 from tui.screens.picker import Picker
 from tui.screens.preset_file import PresetFile
 from tui.screens.save_preset import SavePreset
+from tui.widgets.choice_line import ChoiceLine
 from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages
 from tui.widgets.form_row import RowEditor
 from tui.widgets.prompts import PromptArea
@@ -149,6 +150,19 @@ def test_words_that_the_micro_model_does_not_know_are_told():
         assert any("dragon" in line for line in shown.lines(Problems))
         await shown.press("ctrl+r")
         await shown.until(shown.queued)  # a warning keeps nothing from starting
+
+    show(act)
+
+
+def test_up_and_down_go_from_field_to_field():
+    async def act(shown):
+        await shown.go("scheduler.name")
+        await shown.press("down")
+        assert shown.app.focused is shown.row("scheduler.steps").query_one(Input)
+        await shown.press("down")
+        assert shown.app.focused is shown.row("scheduler.shift").query_one(Input)
+        await shown.press("up", "up")
+        assert shown.app.focused is shown.row("scheduler.name").query_one(ChoiceLine)
 
     show(act)
 
