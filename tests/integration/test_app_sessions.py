@@ -46,7 +46,8 @@ def is_done(screen: str) -> bool:
 def wait_for_steps(session: Session) -> str:
     """The screen of a run that is in the middle of its steps."""
     return wait_until(
-        session, lambda screen: re.search(r"[1-9]\d* of 1000 steps", screen) is not None
+        session,
+        lambda screen: re.search(r"┃ ▶ running .* [1-9]\d* of 1000 steps", screen) is not None,
     )
 
 
@@ -112,7 +113,7 @@ def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
     os.kill(engine.pid, signal.SIGKILL)
     wait_for(session, "interrupted")
     session.press("r")
-    wait_until(session, lambda screen: "▶ running" in screen and "reused" in screen)
+    wait_for(session, "not computed again: text")
     wait_for_steps(session)
     session.press("x")
     wait_for(session, "cancel the run")
