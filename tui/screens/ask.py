@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
+
+from tui.screens.dialog import Dialog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from textual.suggester import Suggester
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str | None]):
     """Ends with the line that was typed, also an empty one, or None where it was left with esc."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -38,7 +39,7 @@ class Ask(ModalScreen[str | None]):
         suggester: Suggester | None = None,
     ) -> None:
         """text: what is asked, lines for people. check: what is wrong with a line, "" for nothing."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._title, self._text, self._value = title, text, value
         self._placeholder, self._check, self._suggester = placeholder, check, suggester
 
@@ -66,7 +67,7 @@ class Ask(ModalScreen[str | None]):
         return self._check(line) if self._check else ""
 
 
-class Confirm(ModalScreen[bool]):
+class Confirm(Dialog[bool]):
     """Ends with whether it was agreed to: y or the button; esc, n and the other button do not."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -82,7 +83,7 @@ class Confirm(ModalScreen[bool]):
 
     def __init__(self, title: str, lines: Sequence[str], yes: str) -> None:
         """lines: what will happen. yes: the word for it on the button, such as Remove."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._title, self._lines, self._yes = title, lines, yes
 
     def compose(self) -> ComposeResult:

@@ -10,13 +10,13 @@ from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.css.query import NoMatches
-from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from presets.errors import PresetError
 from tui.branch_fields import FIELDS, overrides_of, shares, values_of
 from tui.planning import shown
+from tui.screens.dialog import Dialog
 from tui.step_links import cells_of
 from tui.text import clock, columns, size
 from tui.widgets.picture import Picture
@@ -35,7 +35,7 @@ _REST_SECONDS = 0.25
 _MORE = "more"
 
 
-class Branch(ModalScreen[str | None]):
+class Branch(Dialog[str | None]):
     """Go on from a step of a run with other settings. Ends with the id of the new run, None where there is none."""
 
     CSS_PATH = "../styles/runs.tcss"
@@ -48,7 +48,7 @@ class Branch(ModalScreen[str | None]):
 
     def __init__(self, run_id: str, step: int | None = None) -> None:
         """step: that the cursor begins at; the middle of the run where it is None."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._run_id, self._step = run_id, step
         self._detail: Detail | None = None
         self._before: dict[str, str] = {}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import click
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from store.removal import Policy
 from tui.again import Again
 from tui.amounts import age_option, size_option
+from tui.screens.dialog import Dialog
 from tui.space import plan_lines
 from tui.text import size
 
@@ -49,7 +49,7 @@ class Tick(Checkbox):
         self.refresh()
 
 
-class CleanUp(ModalScreen[Planned | None]):
+class CleanUp(Dialog[Planned | None]):
     """Ends with the last plan, or None where there is none."""
 
     CSS_PATH = "../styles/clean_up.tcss"
@@ -63,7 +63,7 @@ class CleanUp(ModalScreen[Planned | None]):
 
     def __init__(self, budget_bytes: int) -> None:
         """budget_bytes: what holds where neither a budget nor an age is given."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._default_budget = budget_bytes
         self._planned: Planned | None = None
         self._timer: Timer | None = None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.cells import cell_len
 from textual.binding import Binding
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.frame import TABS
+from tui.screens.dialog import Dialog
 
 if TYPE_CHECKING:
     from textual.app import App, ComposeResult
@@ -47,7 +47,7 @@ _NAMES = {
 }
 
 
-class Help(ModalScreen[None]):
+class Help(Dialog[None]):
     """What a screen is for (its HELP, or what its class says of itself), and every key that acts on it now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -55,7 +55,7 @@ class Help(ModalScreen[None]):
     ]
 
     def __init__(self, screen: Screen[Any]) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self._about = screen
 
     def compose(self) -> ComposeResult:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from tui.screens.dialog import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tui.lab import Status
 
 
-class Leaving(ModalScreen[str | None]):
+class Leaving(Dialog[str | None]):
     """Ends with "detach", "cancel", or None to stay."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -29,7 +29,7 @@ class Leaving(ModalScreen[str | None]):
     ]
 
     def __init__(self, status: Status) -> None:
-        super().__init__(classes="dialog")
+        super().__init__()
         self._status = status
 
     def compose(self) -> ComposeResult:

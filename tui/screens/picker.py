@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from tui.screens.dialog import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Item:
     note: str = ""
 
 
-class Picker(ModalScreen[str | None]):
+class Picker(Dialog[str | None]):
     """Ends with the picked value, or None."""
 
     DEFAULT_CSS = """
@@ -44,7 +44,7 @@ class Picker(ModalScreen[str | None]):
 
     def __init__(self, title: str, items: Sequence[Item], chosen: str = "") -> None:
         """chosen: the value that is highlighted first."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._title = title
         self._items = items
         self._found = list(items)

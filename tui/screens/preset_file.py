@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Static, TextArea
 
 from presets.errors import PresetError
 from tui.form import line_of
+from tui.screens.dialog import Dialog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 0.15
 
 
-class PresetFile(ModalScreen[bool]):
+class PresetFile(Dialog[bool]):
     """Ends with whether it was saved."""
 
     app: ModiffApp
@@ -43,7 +43,7 @@ class PresetFile(ModalScreen[bool]):
 
     def __init__(self, path: Path, text: str, key: str) -> None:
         """key: where the cursor begins, empty for the first line."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._path, self._text, self._key = path, text, key
 
     def compose(self) -> ComposeResult:

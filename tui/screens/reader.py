@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.screens.dialog import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
 
-class Reader(ModalScreen[None]):
+class Reader(Dialog[None]):
     """Lines that scroll; the keys of lists move them, esc closes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -36,7 +36,7 @@ class Reader(ModalScreen[None]):
 
     def __init__(self, title: str, lines: Sequence[str], *, at_end: bool = False) -> None:
         """lines: untrusted text. at_end: begin with the last of them, as for a log."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._title, self._lines, self._at_end = title, [printable(line) for line in lines], at_end
 
     def compose(self) -> ComposeResult:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from presets.errors import PresetError
+from tui.screens.dialog import Dialog
 from tui.text import printable
 from tui.widgets.choice_line import ChoiceLine
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tui.app import ModiffApp
 
 
-class SavePreset(ModalScreen[Path | None]):
+class SavePreset(Dialog[Path | None]):
     """Ends with the path of what was saved, or None."""
 
     app: ModiffApp
@@ -40,7 +40,7 @@ class SavePreset(ModalScreen[Path | None]):
     def __init__(self, spec: RunSpec, parent: str, name: str, description: str) -> None:
         """parent: the preset that the settings started from. name, description: to begin with; a description is
         kept where it is left as it is."""
-        super().__init__(classes="dialog")
+        super().__init__()
         self._spec, self._made_from = spec, parent
         self._first_name, self._description = name, description
 

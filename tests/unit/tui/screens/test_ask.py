@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from textual.app import App
+from textual.events import Key
 from textual.screen import ModalScreen
 
 from tui.screens.ask import Ask, Confirm
+from tui.screens.picker import Item, Picker
 
 
 def answer(screen: ModalScreen[Any], *keys: str) -> list[Any]:
@@ -39,6 +42,33 @@ def test_a_line_that_is_wrong_stays():
 
     assert answer(Ask("x", "y", check=check), "a", "enter") == []
     assert answer(Ask("x", "y", check=check), "a", "enter", "b", "enter") == ["ab"]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda: Ask("note", "of run k3f", value="a"),
+        lambda: Confirm("remove", ["run k3f"], "Remove"),
+        lambda: Picker("presets", [Item("a")]),
+    ],
+    ids=["line", "yes or no", "list"],
+)
+def test_answered_twice_it_takes_the_first_answer_and_nothing_else_away(question):
+    given: list[Any] = []
+
+    async def run() -> None:
+        app: App[None] = App()
+        async with app.run_test(size=(80, 24)) as pilot:
+            app.push_screen(question(), given.append)
+            await pilot.pause()
+            for _ in range(3):  # faster than anything is answered
+                app.post_message(Key("enter", "\r"))
+            await pilot.pause()
+            await pilot.pause()
+            assert len(app.screen_stack) == 1
+
+    asyncio.run(run())
+    assert len(given) == 1
 
 
 def test_yes_and_no():
