@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -16,22 +17,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.signal import Signal
 from textual.worker import WorkerCancelled
 
 from tui.failures import explain
 from tui.frame import TABS, TopLine
+from tui.harmless import Harmless
 from tui.lab import CommandFailed, Lab, Status
 from tui.preferences import Preferences, load_preferences, save_preferences
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.filter import LineFilter
     from textual.screen import Screen
 
     from presets.spec import RunSpec
@@ -43,6 +47,9 @@ REMOTE_LOOK_SECONDS = 1.0
 # Panels of a live run are drawn so often at most.
 TICK_SECONDS = 0.1
 REMOTE_TICK_SECONDS = 0.5
+# How long an error is to be read; the same one is not told again meanwhile.
+TOLD_SECONDS = 10.0
+_MAX_EXPLAINED = 64
 
 
 def _commands() -> type[Provider]:
@@ -105,6 +112,9 @@ class ModiffApp(App[int]):
         self.trouble = ""
         self.status_signal: Signal[Status | None] = Signal(self, "status")
         self.watched_run = ""
+        self._harmless = Harmless()
+        self._explained: dict[tuple[type[Exception], str], str] = {}
+        self._told: tuple[str, float] = ("", 0.0)
         if self.is_remote:
             self.animation_level = "none"
 
@@ -122,6 +132,13 @@ class ModiffApp(App[int]):
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Textual ends at once on these, with the terminal not restored
             loop.add_signal_handler(number, self.exit, 128 + number)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._harmless]
+
+    def pop_screen(self) -> AwaitComplete:
+        """The last screen stays. Textual's palette leaves once for each of several quick presses of enter."""
+        return super().pop_screen() if len(self.screen_stack) > 1 else AwaitComplete()
 
     def _remember_theme(self, _theme: object) -> None:
         self.preferences.theme = self.theme
@@ -150,13 +167,16 @@ class ModiffApp(App[int]):
             line = self.line_for(error)
             if line != self.trouble:
                 self.trouble = line
-                self.notify(line, title="store", severity="error", timeout=10)
+                self.notify(
+                    line, title="store", severity="error", timeout=TOLD_SECONDS, markup=False
+                )
         else:
             self.trouble = ""
             for run_id in self.status.orphans:
                 self.notify(
                     f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)",
                     severity="warning",
+                    markup=False,
                 )
         if not self.screen_stack:  # the app was left while the store was read
             return
@@ -165,16 +185,24 @@ class ModiffApp(App[int]):
         self.status_signal.publish(self.status)
 
     def line_for(self, error: Exception) -> str:
-        """What is wrong, in the words of the command line; the trace of a defect goes to a log file."""
+        """What is wrong, in the words of the command line; the trace of a defect goes to a log file: once, because
+        what looks again and again meets the same one again and again."""
         if isinstance(error, CommandFailed):
             return printable(str(error))
-        return explain(error)[1]
+        known = (type(error), str(error))
+        if known not in self._explained:
+            if len(self._explained) >= _MAX_EXPLAINED:
+                self._explained.clear()
+            self._explained[known] = explain(error)[1]
+        return self._explained[known]
 
     def tell_error(self, error: Exception) -> None:
-        """Show what is wrong where it is seen on every screen."""
-        self.notify(
-            self.line_for(error), title="modiff", severity="error", timeout=10, markup=False
-        )
+        """Show what is wrong where it is seen on every screen; once while it is shown."""
+        line, now = self.line_for(error), time.monotonic()
+        if line == self._told[0] and now - self._told[1] < TOLD_SECONDS:
+            return
+        self._told = line, now
+        self.notify(line, title="modiff", severity="error", timeout=TOLD_SECONDS, markup=False)
 
     # Runs, whichever screen asks
 
@@ -254,11 +282,12 @@ class ModiffApp(App[int]):
     # Leaving
 
     def action_leave(self) -> None:
-        """Leave; asks first where a run is at work."""
+        """Leave; asks first, and once, where a run is at work."""
         if self.status is not None and (self.status.running or self.status.num_queued):
             from tui.screens.leaving import Leaving
 
-            self.push_screen(Leaving(self.status), self._leave)
+            if not isinstance(self.screen, Leaving):
+                self.push_screen(Leaving(self.status), self._leave)
         else:
             self.exit(0)
 
@@ -268,8 +297,7 @@ class ModiffApp(App[int]):
     @work
     async def _leave_cancelling(self) -> None:
         try:
-            for row in await self.lab.queue():
-                await self.lab.cancel(row.record.id)
+            await self.lab.cancel_all()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.tell_error(error)
         else:

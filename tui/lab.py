@@ -329,6 +329,15 @@ class Lab:
         """Returns the run's status after that: a running one stops when its present step ends."""
         return await self._in("change", lambda store: store.request_cancel(run_id))
 
+    async def cancel_all(self) -> None:
+        """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
+
+        def ask(store: Store) -> None:
+            going = [*store.runs(limit=1, status="running"), *store.queued()]
+            store.request_cancel_all([record.id for record in going])
+
+        await self._in("change", ask)
+
     async def pause(self, run_id: str) -> str:
         """Returns the run's status after that: a running one stops when its present step ends."""
         return await self._in("change", lambda store: store.request_pause(run_id))

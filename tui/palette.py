@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual.command import DiscoveryHit, Hit, Provider
+from textual.content import Content
 
 from tui.frame import TABS
 from tui.searching import Search
@@ -58,9 +59,9 @@ class Commands(Provider):
 
     async def discover(self) -> Hits:
         for command in actions(self._modiff, self.screen):
-            yield DiscoveryHit(command.name, command.run, help=command.help)
+            yield _hit(command)
         for command in await self._answer():
-            yield DiscoveryHit(command.name, command.run, help=command.help)
+            yield _hit(command)
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
@@ -68,10 +69,21 @@ class Commands(Provider):
             # the help of a run is its prompt, by which it may be looked for
             score = matcher.match(command.name) or 0.5 * matcher.match(command.help)
             if score > 0:
-                yield Hit(score, matcher.highlight(command.name), command.run, help=command.help)
+                yield Hit(
+                    score, matcher.highlight(command.name), command.run, help=_plain(command.help)
+                )
 
     async def _answer(self) -> list[Command]:
         return await asyncio.shield(self._found) if self._found is not None else []
+
+
+def _hit(command: Command) -> DiscoveryHit:
+    return DiscoveryHit(_plain(command.name), command.run, help=_plain(command.help))
+
+
+def _plain(text: str) -> Any:
+    """Text as it is: Textual takes a string for markup, and a help that is not one although it says so."""
+    return Content(text)
 
 
 def actions(app: ModiffApp, screen: Screen[Any]) -> Iterator[Command]:

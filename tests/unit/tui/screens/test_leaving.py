@@ -87,6 +87,19 @@ def test_stayed(store, keys):
     play("queue", script)
 
 
+def test_asked_once(store):
+    add(store)
+
+    async def script(pilot):
+        await asked(pilot)
+        await pilot.press("ctrl+q")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
+        assert not pilot.app._exit
+
+    play("queue", script)
+
+
 def test_by_mouse(store):
     add(store)
 
@@ -106,10 +119,10 @@ def test_a_cancelling_that_fails_stays_and_is_told(store, monkeypatch):
 
     add(store)
 
-    async def fails(lab, run_id):
+    async def fails(lab):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Lab, "cancel", fails)
+    monkeypatch.setattr(Lab, "cancel_all", fails)
 
     async def script(pilot):
         await asked(pilot)

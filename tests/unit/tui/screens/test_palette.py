@@ -7,6 +7,7 @@ import os
 
 import pytest
 from textual.command import CommandPalette
+from textual.events import Key
 from textual.widgets import Input, OptionList
 
 from presets.library import load_preset, save_preset
@@ -68,6 +69,37 @@ def test_every_preset_and_the_recent_runs(store):
         told = {each.name: each.help for each in await palette.found_commands(pilot.app)}
         assert {"compose: use preset micro", "compose: use preset mine"} <= set(told)
         assert "a \\x1b[31mstar" in told[f"runs: open {run_id}"]
+
+    play("store", script)
+
+
+def test_what_people_wrote_is_no_markup(store):
+    prompt = "a star [/red] \\[b] [@click=app.exit]here[/]"
+    add(store, prompt=prompt)
+
+    async def script(pilot):
+        await pilot.press("ctrl+p")
+        found = pilot.app.screen.query_one(OptionList)
+
+        def is_told():
+            return any(prompt in str(option.prompt) for option in found.options)
+
+        await until(pilot, is_told)
+        await pilot.press(*"redhere")  # the same by searching
+        await until(pilot, lambda: found.option_count < 5 and is_told())
+
+    play("store", script)
+
+
+def test_enter_again_and_again(store):
+    async def script(pilot):
+        await pilot.press("ctrl+p")
+        found = pilot.app.screen.query_one(OptionList)
+        await pilot.press(*"open: live")
+        await until(pilot, lambda: found.option_count and found.highlighted is not None)
+        for _ in range(3):  # faster than Textual leaves the palette
+            pilot.app.post_message(Key("enter", "\r"))
+        await until(pilot, lambda: type(pilot.app.screen).__name__ == "Live")
 
     play("store", script)
 
