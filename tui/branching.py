@@ -27,7 +27,8 @@ def branch_points(store: Store, record: RunRecord, links: Sequence[RunLink]) -> 
         is_next = points[-1] == number - 1 and is_stored(store, held.digest)
         if is_next or is_stored(store, held.state):
             points.append(number)
-    return [point for point in points if point < num_steps(record)]
+    last = num_steps(record)  # once: it costs the whole course of the solver
+    return [point for point in points if point < last]
 
 
 def num_steps(record: RunRecord) -> float:
