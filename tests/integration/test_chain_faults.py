@@ -96,9 +96,12 @@ class Watched:
 class Here:
     """An engine in this process, with its models warm, for faults that leave it alive."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, like: Here | None = None) -> None:
+        """like: an engine whose models this one uses too; to load them takes as long as to compute a run."""
         self.store = store
         self.watched = Watched(store, lambda run, event: None)
+        if like is not None:
+            self.watched.runner._compute.models = like.watched.runner._compute.models
 
     def work(self, look: Callable[[RunRecord, Event], None] = lambda run, event: None) -> None:
         """Work off the queue."""
@@ -114,16 +117,30 @@ class Here:
         return run_id
 
 
-@pytest.fixture
-def here(store: Store) -> Here:
-    return Here(store)
+class Calm(Here):
+    """An engine whose store nothing happens to: what the others are compared with."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._made: dict[tuple[bytes, tuple[Segment, ...]], str] = {}
+
+    def make(self, spec: RunSpec, segments: Sequence[Segment] = ()) -> str:
+        """A run of that spec, one for all who ask."""
+        wanted = (encode_spec(spec), tuple(segments))
+        if wanted not in self._made:
+            self._made[wanted] = super().make(spec, segments)
+        return self._made[wanted]
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
-    """An engine whose store nothing happens to: what the others are compared with."""
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
     with open_store(tmp_path_factory.mktemp("calm") / "store") as opened:
-        yield Here(opened)
+        yield Calm(opened)
+
+
+@pytest.fixture
+def here(store: Store, calm: Calm) -> Here:
+    return Here(store, like=calm)
 
 
 def spec_of(*overrides: str, kinds: str = '["latents"]') -> RunSpec:
@@ -152,7 +169,7 @@ def steps(store: Store, run_id: str) -> list[tuple[int, str, str]]:
     return [(link.index, link.key, link.latents) for link in found]
 
 
-def assert_same(store: Store, run_id: str, calm: Here, spec: RunSpec, segments=()) -> None:
+def assert_same(store: Store, run_id: str, calm: Calm, spec: RunSpec, segments=()) -> None:
     """The run ended as it does where nothing happens."""
     other = calm.make(spec, segments)
     assert done(store, run_id)
@@ -372,7 +389,7 @@ def test_a_full_disk_costs_the_store_its_part_and_no_result(store, engines, calm
     check_store(store)
 
 
-def check_degraded(store: Store, run_id: str, calm: Here, spec: RunSpec) -> None:
+def check_degraded(store: Store, run_id: str, calm: Calm, spec: RunSpec) -> None:
     """A run that its store failed ended well with its files as they should be, or with one line that says why; what
     is stored is whole."""
     run = store.run(run_id)
@@ -455,9 +472,10 @@ def test_a_disk_that_is_really_full(tmp_path, calm):
         logs = [path.read_text() for path in (store.root / "logs").iterdir()]
         assert any("no space left" in log for log in logs)
         check_degraded(store, run_id, calm, spec)
-        assert_same(store, Here(store).make(spec), calm, spec)
+        here = Here(store, like=calm)
+        assert_same(store, here.make(spec), calm, spec)
         client.resume(store, run_id)
-        Here(store).work()
+        here.work()
         assert_same(store, run_id, calm, spec)
         check_store(store)
 
@@ -470,7 +488,7 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(store, calm, tmp_pat
         engine = engines.start(root)
         assert engines.wait(engine) == 1
     assert store.run(run_id).status == "queued"
-    assert_same(store, Here(store).make(spec), calm, spec)
+    assert_same(store, Here(store, like=calm).make(spec), calm, spec)
     assert done(store, run_id)
     check_store(store)
 
@@ -845,7 +863,7 @@ def test_weights_changed_in_place_are_other_weights(here, tmp_path):
         key for _, key, _ in steps(store, second)
     )
     assert store.run(second).latents != store.run(first).latents
-    with open_store(tmp_path / "other" / "store") as other:
+    with open_store(tmp_path / "other" / "store") as other:  # whose engine has loaded nothing yet
         assert steps(other, Here(other).make(spec)) == steps(store, second)
     rewrite(original)
     third = here.make(spec)

@@ -77,7 +77,7 @@ def trained_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("phase", "steps", "stop"), [("curriculum", 8, 3), ("joint", 3, 1), ("decoder", 3, 2)]
+    ("phase", "steps", "stop"), [("curriculum", 4, 2), ("joint", 3, 2), ("decoder", 3, 2)]
 )
 def test_a_resumed_vae_training_equals_an_unbroken_one(
     phase: str, steps: int, stop: int, trained_vae: Path, tmp_path: Path
@@ -205,8 +205,9 @@ def test_new_statistics_come_with_new_latents(tmp_path: Path) -> None:
 def test_interrupted_encoding_writes_the_same_shards(
     trained_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "CLIPS_PER_SHARD", 8)
-    settings = Encoding(clips=16, seed=3)
+    monkeypatch.setattr(encode, "CLIPS_PER_SHARD", 4)
+    monkeypatch.setattr(encode, "CLIPS_PER_PASS", 2)
+    settings = Encoding(clips=8, seed=3)
     encode_clips(Rank(), settings, trained_vae, tmp_path)
     first, second = sorted(tmp_path.glob("*.pt"))
     expected, untouched = load_checkpoint(second, "latents"), first.stat().st_mtime_ns
@@ -216,8 +217,8 @@ def test_interrupted_encoding_writes_the_same_shards(
     assert first.stat().st_mtime_ns == untouched
     data = LatentSet(tmp_path)
     data.refresh()
-    assert data.latents.shape == (16, 16, 5, 8, 8)
-    assert len(data.attributes) == 16
+    assert data.latents.shape == (8, 16, 5, 8, 8)
+    assert len(data.attributes) == 8
 
 
 def test_latents_of_two_encoders_never_mix(trained_vae: Path, tmp_path: Path) -> None:
