@@ -170,7 +170,9 @@ def test_a_step_tells_how_far_it_moved_the_latents(runner: Runner, tmp_path: Pat
     assert step.change == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError, torch.OutOfMemoryError])
+@pytest.mark.parametrize(
+    "error", [RuntimeError, ValueError, MemoryError, torch.OutOfMemoryError, AttributeError]
+)
 def test_a_preview_that_cannot_be_made_costs_nothing_else(
     runner: Runner, tmp_path: Path, monkeypatch, caplog, error: type[Exception]
 ) -> None:
