@@ -52,7 +52,7 @@ def edit_text(app: App[int], text: str) -> str:
 
 
 def _command() -> list[str]:
-    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    chosen = os.environ.get("VISUAL", "").strip() or os.environ.get("EDITOR", "").strip()
     found = chosen or next((name for name in _USUAL if shutil.which(name)), "")
     if not found:
         raise EditorFailed("no editor is known; set EDITOR")
