@@ -172,10 +172,8 @@ def stepped(key: str, text: str, up: int) -> str:
     low, high = node.ge or 0, 2**63 - 1 if node.le is None else node.le
     # from a number off the grid to the next one on it
     origin = low if "step" in extra else 0
-    position = (int(value) - origin) / step
-    place = math.floor(position) + up if up > 0 else math.ceil(position) + up
-    if step == 1:
-        return str(min(max(int(value) + up, low), high))
+    passed = int(value) - origin
+    place = (passed // step if up > 0 else -(-passed // step)) + up
     return str(min(max(origin + place * step, low), high))
 
 

@@ -224,6 +224,8 @@ def test_a_row_says_what_differs_and_what_is_wrong(draft):
         ("guidance.scale", "0.25", "0.75", "0.0"),
         ("scheduler.steps", "abc", "abc", "abc"),
         ("guidance.scale", "nan", "nan", "nan"),
+        ("width", "9" * 400, "4096", "4096"),
+        ("seed", "-" + "9" * 400, "0", "0"),
     ],
 )
 def test_a_step_more_or_less_stays_on_the_grid(key, text, more, less):
