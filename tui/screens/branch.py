@@ -53,6 +53,7 @@ class Branch(Dialog[str | None]):
         self._detail: Detail | None = None
         self._before: dict[str, str] = {}
         self._total = 0
+        self._is_launching = False
 
     @property
     def modiff(self) -> ModiffApp:
@@ -103,6 +104,10 @@ class Branch(Dialog[str | None]):
             self.modiff.tell_error(error)
             self.dismiss(None)
             return
+        with suppress(NoMatches):  # the form was left meanwhile
+            self._show(detail)
+
+    def _show(self, detail: Detail) -> None:
         self._detail, self._before = detail, values_of(detail.spec)
         cells = cells_of(detail)
         self._total = len(cells)
@@ -208,16 +213,30 @@ class Branch(Dialog[str | None]):
         place.update(f"✖ {line}")
         place.display = True
 
-    @work(exclusive=True, group="launch")
-    async def action_launch(self, watch: bool) -> None:
-        """Queue the branch, and show it where that is wanted."""
-        if self._detail is None:
+    def action_launch(self, watch: bool) -> None:
+        """Queue the branch, once, and show it where that is wanted."""
+        if self._detail is None or self._is_launching:
             return
         try:
-            run_id = await self.modiff.lab.branch(self._run_id, self.at, self._overrides())
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            overrides = self._overrides()
+        except ValueError as error:
             self._tell(error)
             return
+        self._is_launching = True
+        # the app's: the engine is started for the run also where the form is left meanwhile
+        self.modiff.run_worker(self._launch(self.at, overrides, watch), group="launch")
+
+    async def _launch(self, at: At, overrides: list[str], watch: bool) -> None:
+        try:
+            run_id = await self.modiff.lab.branch(self._run_id, at, overrides)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            if self.is_active:
+                self._tell(error)
+            else:
+                self.modiff.tell_error(error)
+            return
+        finally:
+            self._is_launching = False
         self.dismiss(run_id)
         self.modiff.after_queueing(run_id, watch=watch)
 

@@ -487,6 +487,33 @@ def test_a_branch_that_only_waits(store, started):
     play(script)
 
 
+def test_a_branch_is_queued_once_and_started_also_where_the_form_is_left(
+    store, started, monkeypatch
+):
+    run_id = record_run(store, micro(STAR)).id
+    may_queue = asyncio.Event()
+    queue = Lab.branch
+
+    async def slow(lab: Lab, *arguments: Any) -> str:
+        await may_queue.wait()
+        return await queue(lab, *arguments)
+
+    monkeypatch.setattr(Lab, "branch", slow)
+
+    async def script(pilot):
+        pilot.app.branch_from(run_id, 1)
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 1)
+        await pilot.press("ctrl+t", "ctrl+t", "ctrl+t", "escape")
+        assert not isinstance(pilot.app.screen, Branch)
+        may_queue.set()
+        await until(pilot, lambda: started == ["engine"])
+        assert len(store.queued()) == 1
+
+    play(script)
+
+
 def test_what_cannot_be_branched_is_said_at_its_field(store, started):
     run_id = record_run(store, micro(STAR)).id
 
