@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Footer, Static, Tab, Tabs
 
 from tui import components_text as text
 from tui.again import Again
 from tui.frame import TopLine
 from tui.remembered import lines as known_lines
+from tui.run_actions import absolute
 from tui.screens.engine_keys import EngineKeys
+from tui.text import printable
 from tui.widgets.listing import Listing
 
 if TYPE_CHECKING:
@@ -118,7 +121,8 @@ class Components(EngineKeys):
 
     async def _ask_models(self) -> None:
         found = await self.modiff.lab.models()
-        self._found = [*await self._built_in(), *found]
+        # once, also where a place of models holds the built-in ones
+        self._found = list({each.path: each for each in [*await self._built_in(), *found]}.values())
         listing = self.query_one("#models", Listing)
         listing.show(text.models(self._found))
         listing.border_subtitle = text.models_note(self._found)
@@ -175,7 +179,7 @@ class Components(EngineKeys):
 
     def _show_detail(self, title: str, lines: Sequence[str]) -> None:
         self._detail = (title, list(lines))
-        self.query_one("#detail").border_title = title
+        self.query_one("#detail").border_title = Content(printable(title))
         self.query_one("#lines", Static).update("\n".join(lines))
 
     def on_data_table_row_selected(self) -> None:
@@ -256,7 +260,7 @@ class Components(EngineKeys):
         if not line or not line.strip():
             return
         try:
-            path = _path(line)
+            path = Path(absolute(line))
             found = await self.modiff.lab.inspect(path)
             lines = (
                 [f"{path}: holds no weight file (safetensors, .pth or GGUF)"] if not found else []
@@ -270,8 +274,3 @@ class Components(EngineKeys):
             return
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))
-
-
-def _path(line: str) -> Path:
-    """What was typed, `~` as in a shell."""
-    return Path(line.strip()).expanduser()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.widgets import Static
 
 from tui.screens.dialog import Dialog
@@ -41,7 +42,7 @@ class Reader(Dialog[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="box") as box:
-            box.border_title = self._title
+            box.border_title = Content(printable(self._title))
             box.border_subtitle = "y copies, esc closes"
             yield Static("\n".join(self._lines) or "(nothing)", markup=False)
 

@@ -183,6 +183,34 @@ def test_a_broken_model_is_a_row_with_its_reason(store, own_folders):
     play("components", script)
 
 
+def test_a_model_that_is_found_twice_is_listed_once(store, monkeypatch):
+    vae = locate("vae", BUILTIN_MICRO)
+    monkeypatch.setenv("MODIFF_MODELS", str(vae.parent))
+
+    async def script(pilot):
+        await until(pilot, lambda: str(vae) in rows(pilot, "models"))
+        await pilot.resize_terminal(90, 30)  # fills the lists again
+
+    play("components", script)
+
+
+def test_the_name_of_a_file_is_no_markup(store, own_folders):
+    folder = own_folders / "models"
+    folder.mkdir(exist_ok=True)
+    broken = folder / "wan[b].safetensors"
+    broken.write_bytes(b"no")
+
+    async def script(pilot):
+        await until(pilot, lambda: f"broken {broken}" in rows(pilot, "models"))
+        await pilot.press("tab", "G")
+        await until(pilot, lambda: "cannot be used" in detail(pilot))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Reader))
+        assert pilot.app.screen.query_one(".box")._border_title.plain == broken.name
+
+    play("components", script)
+
+
 def test_the_engine_is_shown_started_and_stopped(store, engine):
     async def script(pilot):
         lines = lambda: shown(pilot.app.screen, "#engine_lines")  # noqa: E731
