@@ -56,9 +56,15 @@ class _Layer:
 
 
 def user_preset_dir() -> Path:
-    """The folder of the user's own presets; it need not exist yet."""
+    """The folder of the user's own presets; it need not exist yet. Raises `PresetError` where no home is known."""
     configured = os.environ.get("MODIFF_CONFIG_DIR")
-    root = Path(configured).expanduser() if configured else platformdirs.user_config_path("modiff")
+    try:
+        root = (
+            Path(configured).expanduser() if configured else platformdirs.user_config_path("modiff")
+        )
+    except RuntimeError:
+        what = f"MODIFF_CONFIG_DIR={configured}" if configured else "HOME"
+        raise PresetError(f"{what} names no folder: there is no such home") from None
     return root / "presets"
 
 
@@ -111,8 +117,8 @@ def preset_path(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, Path) or name_or_path.endswith(".toml"):
         return Path(name_or_path).expanduser()
     _check_name(name_or_path)
-    for folder in (_SHIPPED, user_preset_dir()):
-        path = folder / f"{name_or_path}.toml"
+    for folder in (lambda: _SHIPPED, user_preset_dir):
+        path = folder() / f"{name_or_path}.toml"
         if os.path.exists(path):  # False where it cannot be known; Path.exists raises
             return path
     names = [path.stem for path in (*sorted(_SHIPPED.glob("*.toml")), *_user_files())]

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from presets.errors import PresetError
 from presets.library import user_preset_dir
 
 MAX_PROMPTS = 200
@@ -48,7 +49,7 @@ def load_preferences() -> Preferences:
         return msgspec.json.decode(preferences_path().read_bytes(), type=Preferences)
     except FileNotFoundError:
         return Preferences()
-    except (OSError, RuntimeError, msgspec.MsgspecError) as error:
+    except (OSError, RuntimeError, PresetError, msgspec.MsgspecError) as error:
         log.warning("%s cannot be read (%s); the defaults are used", "app.json", error)
         return Preferences()
 
@@ -66,5 +67,5 @@ def save_preferences(preferences: Preferences) -> None:
         except BaseException:
             os.unlink(draft)
             raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, PresetError) as error:
         log.warning("what the app remembers could not be saved: %s", error)

@@ -168,6 +168,9 @@ class Compose(FormScreen):
             await self.show_draft(None)
             self.query_one(Stages).highlighted = 0
             return
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
         self.app.preferences.preset = name
         draft = Draft(name, base)
         for key, text in edits.items():
@@ -179,7 +182,7 @@ class Compose(FormScreen):
         """Pick another preset. What was changed of this one comes back with it."""
         from tui.screens.picker import Item, Picker
 
-        self.presets = await self.app.lab.presets()
+        await self.list_presets()
         items = [
             Item(info.name, f"✖ {info.error}" if info.error else info.description)
             for info in self.presets
@@ -222,7 +225,7 @@ class Compose(FormScreen):
             return
         try:
             text = await self.app.lab.preset_text(path)
-        except PresetError as error:
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
         key = self.broken[1].key if self.broken else ""

@@ -86,7 +86,7 @@ class FormScreen(Screen[None]):
         name = self.app.preferences.preset
         try:
             base = await self.app.lab.load_preset(name)
-        except PresetError as error:
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             name = self.app.preferences.preset = _FIRST_PRESET
             base = await self.app.lab.load_preset(name)
@@ -98,6 +98,9 @@ class FormScreen(Screen[None]):
         try:
             base = await self.app.lab.load_preset(preset)
         except PresetError:
+            base = None
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
             base = None
         await self.show_draft(draft_of(spec, preset, base))
 
@@ -113,12 +116,19 @@ class FormScreen(Screen[None]):
     async def show_draft(self, draft: Draft | None) -> None:
         """Another draft; None where the preset is broken. For workers: they may be cancelled while the presets are
         read, but not while rows are mounted, which the screen does itself."""
-        self.presets = await self.app.lab.presets()
+        await self.list_presets()
         self.draft = draft
         if draft is not None:
             self.broken = None
         self._recheck()
         self.call_next(self.show_section, self.section, anew=True)
+
+    async def list_presets(self) -> None:
+        """Read which there are; where they cannot be read, those of before stay."""
+        try:
+            self.presets = await self.app.lab.presets()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
+from textual.content import Content
+from textual.css.query import NoMatches
 from textual.widgets import Static, TextArea
 
 from presets.errors import PresetError
 from tui.form import line_of
 from tui.screens.dialog import Dialog
+from tui.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +52,7 @@ class PresetFile(Dialog[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:
-            box.border_title = str(self._path)
+            box.border_title = Content(printable(str(self._path)))
             box.border_subtitle = "ctrl+s saves, esc leaves"
             yield TextArea(self._text, show_line_numbers=True, compact=True)
             yield Static("", id="state", markup=False)
@@ -70,20 +74,25 @@ class PresetFile(Dialog[bool]):
         except PresetError as error:
             # the file is named in the title
             self._tell(f"✖ {str(error).removesuffix(f' (in {self._path})')}", is_error=True)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
         else:
             self._tell("✓ a valid preset", is_error=False)
 
     def _tell(self, text: str, *, is_error: bool) -> None:
-        state = self.query_one("#state", Static)
-        state.update(text)
-        state.set_class(is_error, "error")
+        with suppress(NoMatches):  # it was left meanwhile
+            state = self.query_one("#state", Static)
+            state.update(printable(text))
+            state.set_class(is_error, "error")
 
-    @work(exclusive=True)
+    @work(group="save")  # apart from the checks, of which each ends the one before
     async def action_save(self) -> None:
         """Also what is not valid yet: it can be mended in steps."""
         try:
             await self.app.lab.write_preset_text(self._path, self.query_one(TextArea).text)
         except PresetError as error:
             self._tell(f"✖ {error}", is_error=True)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
         else:
             self.dismiss(True)

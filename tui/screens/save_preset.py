@@ -80,5 +80,7 @@ class SavePreset(Dialog[Path | None]):
             )
         except PresetError as error:
             self.query_one("#wrong", Static).update(f"✖ {error}")
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
         else:
             self.dismiss(path)

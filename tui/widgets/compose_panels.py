@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.cells import cell_len
 from rich.text import Text
 from textual.binding import Binding
+from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -125,7 +126,8 @@ class Changes(Panel):
     """The fields that differ from the preset; enter goes to one, u undoes it."""
 
     def show(self, changes: Sequence[Change], preset: str) -> None:
-        self.border_title = f"differs from {printable(preset) or 'the preset'}: {len(changes)}"
+        name = printable(preset) or "the preset"
+        self.border_title = Content(f"differs from {name}: {len(changes)}")
         self.show_lines([(change.key, _change(change)) for change in changes], "nothing")
 
 

@@ -122,6 +122,14 @@ def test_the_config_folder_follows_the_environment(monkeypatch: pytest.MonkeyPat
     assert user_preset_dir() != Path("/somewhere/presets")
 
 
+def test_a_home_that_is_not_there_costs_only_the_users_own(monkeypatch):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", "~nobody-of-that-name/x")
+    assert load_preset("micro")
+    for ask in (lambda: load_preset("mine"), list_presets):
+        with pytest.raises(PresetError, match="MODIFF_CONFIG_DIR=~nobody-of-that-name/x"):
+            ask()
+
+
 def test_a_missing_user_folder_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MODIFF_CONFIG_DIR", str(tmp_path / "absent"))
     assert all(info.shipped for info in list_presets())

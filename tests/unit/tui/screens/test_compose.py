@@ -17,6 +17,7 @@ from store.store import open_store
 from tui.app import ModiffApp
 from tui.form import FIELDS
 from tui.form_sections import SECTIONS
+from tui.lab import Lab
 from tui.preferences import Preferences, load_preferences
 from tui.screens.compose import Compose
 from tui.screens.picker import Picker
@@ -462,6 +463,68 @@ def test_a_broken_preset_of_the_last_time_is_no_obstacle():
         assert any("scheduler.steps" in note.message for note in shown.app._notifications)
 
     show(act, preferences=Preferences(preset="mine"))
+
+
+def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch):
+    broken_preset()
+    saving, may_save = asyncio.Event(), asyncio.Event()
+    write = Lab.write_preset_text
+
+    async def slow(lab, path, text):
+        saving.set()
+        await may_save.wait()
+        await write(lab, path, text)
+
+    monkeypatch.setattr(Lab, "write_preset_text", slow)
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+        area = shown.app.screen.query_one(TextArea)
+        area.text = area.text.replace("steps = 0", "steps = 7")
+        await shown.press("ctrl+s")
+        await saving.wait()
+        await shown.press("x")
+        may_save.set()
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.draft.base.scheduler.steps == 7
+
+    show(act)
+
+
+def test_paths_are_no_markup(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", str(tmp_path / "[" / "red] [b]"))
+    path = broken_preset()
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+        title = shown.app.screen.query_one(".box")._border_title
+        assert title.plain == str(path)
+
+    show(act)
+
+
+def test_presets_that_cannot_be_read_are_told(monkeypatch):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", "~nobody-of-that-name/x")
+
+    async def act(shown):
+        assert shown.screen.draft.preset == "micro"
+        told = [note.message for note in shown.app._notifications]
+        assert ["names no folder" in each for each in told] == [True]
+        await shown.press("ctrl+o")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
+        await shown.press("escape", "ctrl+s")
+        await shown.until(lambda: isinstance(shown.app.screen, SavePreset))
+        await shown.press("x", "enter")
+        wrong = shown.app.screen.query_one("#wrong", Static)
+        await shown.until(lambda: "names no folder" in str(wrong.content))
+
+    show(act)
 
 
 def test_a_file_is_edited_in_the_editor_of_the_user(monkeypatch):
