@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -105,7 +106,8 @@ class Compare(Screen[None]):
             return  # it was left meanwhile
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.modiff.tell_error(error)
-            self.query_one("#lines", Static).update(self.modiff.line_for(error))
+            with suppress(NoMatches):
+                self.query_one("#lines", Static).update(self.modiff.line_for(error))
 
     async def _until_at_rest(self) -> None:
         for run_id in self._ids:
@@ -160,10 +162,12 @@ class Compare(Screen[None]):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.modiff.tell_error(error)
             return
-        for name, key, links in zip("AB", keys, steps, strict=True):
+        pictures = self.query(Picture)
+        if not pictures:
+            return  # it was left meanwhile
+        for picture, key, links in zip(pictures, keys, steps, strict=True):
             preview = found.get(key)
             place = f"after step {len(links)}" if links else "the noise"
-            picture = self.query_one(f"#picture-{name}", Picture)
             picture.show(preview, place if preview else f"{place}: no preview")
 
     # What people do

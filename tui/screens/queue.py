@@ -9,6 +9,7 @@ from textual import work
 from textual.binding import Binding
 from textual.screen import Screen
 from textual.widgets import Footer, Static
+from textual.worker import WorkerCancelled
 
 from presets.spec import decode_spec
 from tui import queue_text
@@ -249,7 +250,10 @@ class Queue(Screen[None]):
             )
             return
         spec = decode_spec(row.record.spec_json)
-        await self._app.compose_with(spec, row.record.preset).wait()
+        try:
+            await self._app.compose_with(spec, row.record.preset).wait()
+        except WorkerCancelled:
+            return  # another run has taken its place in the form
         if (await self._app.lab.take_back(run_id)).status == "queued":
             self._undo.append((run_id, following))
             self.notify(f"run {run_id} is out of the queue, to be edited", markup=False)

@@ -133,9 +133,11 @@ class RunDetails(Vertical):
                 is_full = await feed.turn() if self._can_be_seen() else False
                 await asyncio.sleep(0 if is_full else app.tick_seconds)
         except UnknownRun:
-            return
+            pass
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             app.tell_error(error)
+        if feed is self._feed:
+            self._end_feed()  # the next look begins again
 
     def _can_be_seen(self) -> bool:
         return self.screen.is_active and bool(self.query_one(RunView).size)

@@ -11,6 +11,7 @@ from textual.suggester import Suggester
 from textual.widgets import ContentSwitcher, Input, Static, Tree
 
 from tui import searching, summary
+from tui.lab import RUN_LIMIT
 from tui.lineage import mark_of
 from tui.screens.run_tree import RunTree
 from tui.widgets.listing import Column, Listing, Row
@@ -123,7 +124,7 @@ class RunList(Vertical):
         self.presets |= dict.fromkeys(row.record.preset for row in rows if row.record.preset)
         self.tags |= dict.fromkeys(tag for row in rows for tag in row.tags)
         self.marks = [run_id for run_id in self.marks if run_id in self._rows]
-        more = "+" if len(rows) >= 500 else ""
+        more = "+" if len(rows) >= RUN_LIMIT else ""
         self.query_one("#found", Static).update(
             f" {len(rows)}{more} run{'' if len(rows) == 1 else 's'}"
         )
