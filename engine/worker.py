@@ -102,6 +102,8 @@ class Worker:
         self.stop = stop
         self.runner: Executor | None = None
         self.is_store_failing = False
+        # (run, status, error, output) of ends that the store could not take yet
+        self.owed: list[tuple[str, str, str, str]] = []
         self.digester = Digester(store.root)
 
     def work(self, idle_seconds: float) -> None:
@@ -113,6 +115,7 @@ class Worker:
         idle_since = time.monotonic()
         while not self.stop.is_set:
             try:
+                self._record_owed()
                 run = self.store.lease(self.engine_id)
                 self.is_store_failing = False
             except (StoreFull, StoreBusy) as error:
@@ -146,7 +149,7 @@ class Worker:
             self.digester.add(run.spec_json)
 
     def _finish(self, run_id: str, status: str, error: str, output: str) -> None:
-        """Record the end of a run, in several attempts; a vain one is logged and costs no more."""
+        """Record the end of a run, in several attempts; after them it is owed, and the queue waits for it."""
         for pause in (*FINISH_PAUSES_SECONDS, None):
             try:
                 self.store.finish(run_id, status, error=error, output=output)
@@ -154,12 +157,29 @@ class Worker:
             except (StoreFull, StoreBusy) as failure:
                 if pause is None:
                     log.exception("run %s: its end (%s) is not recorded", run_id, status)
+                    self.owed.append((run_id, status, error, output))
                     return
                 self._tell_once(f"run {run_id}: its end cannot be recorded yet", failure)
                 time.sleep(pause)
             except StoreError:
                 log.exception("run %s: its end (%s) is not recorded", run_id, status)
                 return
+
+    def _record_owed(self) -> None:
+        """Record the ends that are owed, so that no run is told as running for as long as this engine lives.
+
+        Raises StoreFull or StoreBusy where the store still does not take them.
+        """
+        while self.owed:
+            run_id, status, error, output = self.owed[0]
+            try:
+                self.store.finish(run_id, status, error=error, output=output)
+                log.info("run %s: its end (%s) is recorded now", run_id, status)
+            except (StoreFull, StoreBusy):
+                raise
+            except StoreError:
+                log.exception("run %s: its end (%s) is not recorded", run_id, status)
+            del self.owed[0]
 
     def _emit(self, run_id: str, event: Event) -> None:
         """Log an event of a run; one that the store cannot take is dropped."""
