@@ -55,3 +55,47 @@ def test_help_imports_no_command():
     modules = modules_after("--help")
     assert not {name for name in modules if name.startswith("tui.commands.")}
     assert not modules & {"store", "presets", "rich", "msgspec", "sqlite3", "pysqlite3"}
+
+
+APP = """
+import asyncio, importlib, json, pkgutil, sys
+import tui.screens, tui.widgets
+from tui.app import ModiffApp
+from tui.preferences import Preferences
+
+async def shown(mode):
+    async with ModiffApp(preferences=Preferences(screen=mode)).run_test() as pilot:
+        await pilot.pause()
+
+if sys.argv[1] == "all":
+    for package in (tui.screens, tui.widgets):
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+else:
+    asyncio.run(shown(sys.argv[1]))
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def modules_of_app(what: str) -> set[str]:
+    """All that a process has imported which opened a screen, or ("all") only imported every one of them."""
+    done = subprocess.run(
+        [sys.executable, "-c", APP, what], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_no_screen_and_no_widget_imports_anything_heavy():
+    modules = modules_of_app("all")
+    assert {"tui.screens.live", "tui.screens.compare", "tui.widgets.picture"} <= modules
+    assert not modules & {*HEAVY} - {"textual"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "own"), [("compose", {"compose", "form_screen"}), ("queue", {"queue"})]
+)
+def test_the_app_begins_with_one_screen(mode, own):
+    modules = modules_of_app(mode)
+    assert not modules & {*HEAVY} - {"textual"}
+    screens = {name.removeprefix("tui.screens.") for name in modules if "tui.screens." in name}
+    assert screens == own
