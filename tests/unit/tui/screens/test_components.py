@@ -233,9 +233,8 @@ def test_stopping_a_busy_engine_asks(store, engine):
     store.lease("engine1")
 
     async def script(pilot):
-        await until(pilot, lambda: "run" in shown(pilot.app.screen, "#engine_lines"))
-        await until(pilot, lambda: pilot.app.status and pilot.app.status.running)
-        await pilot.pause(0.4)
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.status and screen.status.running)
         for key in ("S", "R"):
             await pilot.press(key)
             await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
+from tests.unit.tui.opened_app import until
 from tui.widgets.log_view import MAX_LINES, LogView
 
 LINES = [
@@ -83,7 +84,7 @@ def test_follow_stops_when_somebody_reads():
         end = log.scroll_y
         assert end == log.max_scroll_y > 0
         await pilot.press("pageup")
-        await pilot.pause(0.3)
+        await pilot.wait_for_scheduled_animations()
         assert log.border_subtitle == "follow off  level info+"
         place = log.scroll_y
         log.add(LINES)
@@ -124,9 +125,8 @@ def test_colours_follow_the_theme_without_touching_the_text():
         await pilot.pause()
         before, styles = texts(log), [segment.style for segment in log.lines[2]]
         pilot.app.theme = "textual-light"
-        await pilot.pause(0.1)
+        await until(pilot, lambda: [segment.style for segment in log.lines[2]] != styles)
         assert texts(log) == before
-        assert [segment.style for segment in log.lines[2]] != styles
 
     with_log(body)
 

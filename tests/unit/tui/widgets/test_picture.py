@@ -17,6 +17,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
+from tests.unit.tui.opened_app import until
 from tui.widgets.graphics import ImageMaker
 from tui.widgets.halfblocks import fitted, scaled
 from tui.widgets.picture import Picture
@@ -124,12 +125,12 @@ def test_the_timer_moves_it():
     async def body(picture, pilot):
         picture.show(RED_GREEN)
         seen = set()
-        for _ in range(100):
-            await pilot.pause(0.02)
-            seen |= colours(picture)
-            if len(seen) == 2:
-                break
-        assert len(seen) == 2
+
+        def both_were_seen():
+            seen.update(colours(picture))
+            return len(seen) == 2
+
+        await until(pilot, both_were_seen)
 
     with_picture(body, fps=50)
 
@@ -218,8 +219,7 @@ def test_letters_where_there_is_no_colour(monkeypatch):
         picture._advance()
         assert texts(picture)[1] == "@" * 4
         pilot.app.theme = "textual-light"
-        await pilot.pause(0.1)
-        assert texts(picture)[1] == " " * 4
+        await until(pilot, lambda: texts(picture)[1] == " " * 4)
 
     with_picture(body, (4, 2), use_letters=True, fps=0.01)
     monkeypatch.setenv("NO_COLOR", "1")
@@ -293,11 +293,10 @@ def test_real_pixels_are_painted_seldom(kind):
         for _ in range(5):
             picture.show(plain_frames((7, 7, 7)))
         assert len(painted) == 1
-        await pilot.pause(0.6)
+        await until(pilot, lambda: len(painted) > 1)
         assert painted[1:] == [bytes([7] * 3)]
         picture.show(None, "nothing")
-        await pilot.pause(0.6)
-        assert not image.display
+        await until(pilot, lambda: not image.display)
         assert "nothing" in "".join(texts(picture))
 
     with_picture(body, graphics=Maker(kind, FakeImage, 10, 20))
