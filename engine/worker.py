@@ -120,6 +120,9 @@ class Worker:
                 self.is_store_failing = False
             except (StoreFull, StoreBusy) as error:
                 self._tell_once("no run can be leased", error)
+                idled = time.monotonic() - idle_since >= idle_seconds
+                if self.owed and idled and not self.store.num_queued():
+                    return  # whoever sees the lock free ends those runs
                 time.sleep(RETRY_SECONDS)
                 continue
             if run is not None:
