@@ -161,6 +161,7 @@ class ModiffApp(App[int]):
 
     async def look_once(self) -> None:
         """One look at the store; what keeps it from being read is said once and shown on top until it is gone."""
+        was_full = self.status is not None and self.status.is_full
         try:
             self.status = await self.lab.status()
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
@@ -172,6 +173,13 @@ class ModiffApp(App[int]):
                 )
         else:
             self.trouble = ""
+            if self.status.is_full and not was_full:
+                self.notify(
+                    "the store's disk is full: what runs compute is neither kept nor shown until there is room",
+                    title="store",
+                    severity="error",
+                    timeout=TOLD_SECONDS,
+                )
             for run_id in self.status.orphans:
                 self.notify(
                     f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)",

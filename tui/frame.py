@@ -57,7 +57,8 @@ class TopLine(Widget):
         line = self._tabs()
         room = self.size.width - line.cell_len - 1
         right = next((text for text in self._right() if cell_len(text) <= room), "")
-        style = "topline--trouble" if self._trouble else "topline--tab"
+        is_wrong = self._trouble or (self._status is not None and self._status.is_full)
+        style = "topline--trouble" if is_wrong else "topline--tab"
         gap = " " * max(1, room + 1 - cell_len(right))
         return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
 
@@ -79,16 +80,9 @@ class TopLine(Widget):
             return "✖ store cannot be read ", "✖ store ", "✖"
         if status is None:
             return ("… ",)
-        long, short = "", ""
-        if status.num_queued:
-            long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
-        if status.running is not None:
-            run_id = printable(status.running.id)
-            return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
-        if not status.engines:
-            return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
-        mark, state = ("▲", "stuck") if status.is_stuck else ("●", "idle")
-        return f"{mark} engine {state}{long} ", f"{mark} {state}{short}", f"{mark}{short}"
+        if status.is_full:
+            return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
+        return _at_work(status)
 
     def on_click(self, event: events.Click) -> None:
         x = cell_len(" modiff ")
@@ -98,3 +92,17 @@ class TopLine(Widget):
                 if event.x >= cell_len(" modiff "):
                     self.post_message(self.TabChosen(mode))
                 return
+
+
+def _at_work(status: Status) -> tuple[str, ...]:
+    """Engine and queue, the longest words first."""
+    long, short = "", ""
+    if status.num_queued:
+        long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
+    if status.running is not None:
+        run_id = printable(status.running.id)
+        return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
+    if not status.engines:
+        return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
+    mark, state = ("▲", "stuck") if status.is_stuck else ("●", "idle")
+    return f"{mark} engine {state}{long} ", f"{mark} {state}{short}", f"{mark}{short}"

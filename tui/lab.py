@@ -46,6 +46,8 @@ LOG_PAGE = 1000
 RUN_LIMIT = 500
 # An engine writes its heartbeat every second; after so long without, it is told as stuck.
 STUCK_SECONDS = 10.0
+# With less than this the database takes nothing more.
+FULL_BYTES = 1 << 20
 
 
 class CommandFailed(Exception):
@@ -55,7 +57,8 @@ class CommandFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
-    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while."""
+    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while. is_full:
+    the store's disk has no room left, so that what a run does cannot be seen and is not kept."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -63,6 +66,7 @@ class Status:
     newest_run: str
     orphans: tuple[str, ...]
     is_stuck: bool
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +502,8 @@ class _Lane:
 
 
 def _status(store: Store) -> Status:
+    from store.space import free_bytes
+
     engines = store.engines()
     running = next(iter(store.runs(limit=1, status="running")), None)
     orphans: list[str] = []
@@ -513,6 +519,7 @@ def _status(store: Store) -> Status:
         newest_run=newest[0].id if newest else "",
         orphans=tuple(orphans),
         is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,
+        is_full=free_bytes(store.root) < FULL_BYTES,
     )
 
 
