@@ -6,6 +6,8 @@ import os
 import time
 
 import pytest
+from textual.widgets import Tab, Tabs
+from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from store.records import EngineRecord
@@ -319,6 +321,15 @@ def test_an_engine_that_is_silent_is_told_by_a_mark():
     lines = text.engines(status, now)
     assert lines[0].startswith("▶ host, process 7")
     assert any("▲ silent for 15" in line for line in lines)
+
+
+def test_a_narrow_screen_says_which_panel_it_shows(store):
+    async def script(pilot):
+        tabs = pilot.app.screen.query_one(Tabs)
+        assert tabs.query_one(Underline).region in tabs.region
+        assert {tab.region.height for tab in tabs.query(Tab)} == {1}
+
+    play("components", script, size=NARROW)
 
 
 def test_no_size_breaks_it(store):
