@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Static
@@ -62,22 +63,17 @@ class Help(Dialog[None]):
         with VerticalScroll(classes="box") as box:
             box.border_title = f"help: {type(self._about).__name__.lower()}"
             box.border_subtitle = "esc closes"
-            yield Static("\n".join(lines(self._about)), markup=False)
+            yield Static(
+                self._about.HELP or (type(self._about).__doc__ or "").strip(), markup=False
+            )
+            for title, keys in sections(self._about):
+                yield Static(f"\n{title}", markup=False)
+                yield Static(_table(keys))
+            if self._about.focused is None:
+                yield Static("\nTab goes to a panel; its keys are listed here then.", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
-
-
-def lines(screen: Screen[Any]) -> list[str]:
-    """The screen's keys, those of the panel that has the focus, and those that work everywhere."""
-    focused = screen.focused
-    about = screen.HELP or (type(screen).__doc__ or "").strip()
-    told = [about]
-    for title, keys in sections(screen):
-        told += ["", title, *(_line(key, what) for key, what in keys)]
-    if focused is None:
-        told += ["", "Tab goes to a panel; its keys are listed here then."]
-    return told
 
 
 def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -123,7 +119,8 @@ def _words(binding: Binding) -> str:
     name = binding.action.rpartition(".")[2].partition("(")[0]
     if binding.id is None and name in _PLAIN:
         return _PLAIN[name]
-    return binding.tooltip or binding.description
+    words = binding.tooltip or binding.description
+    return words[:1].upper() + words[1:]
 
 
 def _name(node: DOMNode) -> str:
@@ -132,5 +129,11 @@ def _name(node: DOMNode) -> str:
     return f"{name} “{title}”" if title else name
 
 
-def _line(key: str, what: str) -> str:
-    return f"  {key}{' ' * max(2, _KEYS_WIDTH - cell_len(key))}{what}"
+def _table(keys: list[tuple[str, str]]) -> Table:
+    """Keys beside what they do, which stays in its column where it takes several lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=_KEYS_WIDTH)
+    table.add_column(ratio=1)
+    for key, what in keys:
+        table.add_row(Text(f"  {key}"), Text(what))
+    return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual.widgets import Static
 
 from store.store import open_store
 from tests.made_stores import make_run
@@ -72,3 +73,19 @@ def test_opens_and_closes(keys):
         await until(pilot, lambda: pilot.app.screen is screen)
 
     play("store", script, size=NARROW)
+
+
+def test_what_a_key_does_stays_in_its_column():
+    async def script(pilot):
+        await settled(pilot)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        drawn = [
+            "".join(segment.text for segment in strip).rstrip()
+            for table in pilot.app.screen.query(Static).results()
+            for strip in table.render_lines(table.region.reset_offset)
+        ]
+        at = next(i for i, line in enumerate(drawn) if "The prompt, or the preset's file" in line)
+        assert drawn[at].index("The prompt") == len(drawn[at + 1]) - len(drawn[at + 1].lstrip())
+
+    play("compose", script)
