@@ -31,8 +31,10 @@ def round_axis(low: float, high: float, *, binary: bool = False) -> Axis:
     Round: 1, 2, 2.5 or 5 times a power of ten, with `binary` a power of two (sizes in bytes).
     """
     low, high = _apart(low, high)
-    step = _round_step((high - low) / 4, binary)
+    least = (high - low) / 4
+    step = _round_step(max(least, _told_apart(high)) if binary else least, binary)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
     ticks = [first * step, last * step]
     if (last - first) % 2 == 0:
         ticks.insert(1, (first + last) // 2 * step)
@@ -61,6 +63,11 @@ def _apart(low: float, high: float) -> tuple[float, float]:
         return low, high
     margin = max(abs(low) / 10, 1e-9) if low else 0.5
     return low - margin, high + margin
+
+
+def _told_apart(num_bytes: float) -> float:
+    """By how much sizes as large as this must differ to differ in words, as `tui.text.size` has them."""
+    return 1 << 27 if num_bytes >= 1 << 30 else 1 << 20 if num_bytes >= 1 << 20 else 0
 
 
 def _round_step(least: float, binary: bool) -> float:

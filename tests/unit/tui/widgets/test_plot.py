@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from textual.app import App, ComposeResult
 
+from tui.text import size
 from tui.widgets.axes import exact_axis, number, round_axis
 from tui.widgets.braille import Canvas, sample
 from tui.widgets.plot import Plot, Series
@@ -203,6 +204,20 @@ def test_axes_end_at_round_numbers():
         axis = round_axis(low, high)
         assert axis.low < axis.high
         assert 2 <= len(axis.ticks) <= 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (462 << 20, (462 << 20) + 5000),
+        (462 << 20, 463 << 20),
+        (1 << 30, (1 << 30) + 1),
+        (9e9, 9.01e9),
+    ],
+)
+def test_the_ticks_of_sizes_are_told_apart(low, high):
+    ticks = round_axis(low, high, binary=True).ticks
+    assert len({size(int(tick)) for tick in ticks}) == len(ticks)
 
 
 @pytest.mark.parametrize(
