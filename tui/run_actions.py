@@ -150,10 +150,14 @@ def absolute(line: str) -> str:
 
 
 def taken(line: str) -> str:
-    """What is wrong with the path of a new file: it is there already; "" for nothing."""
+    """What is wrong with the path of a new file: it is there already, or its folder is not; "" for nothing."""
+    if not line.strip():
+        return ""
     path = absolute(line)
-    is_taken = bool(line.strip()) and os.path.lexists(path)
-    return f"{os.path.basename(path)} is there already; name another" if is_taken else ""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {printable(folder)}"
+    return f"{printable(os.path.basename(path))} is there already" if os.path.lexists(path) else ""
 
 
 async def remove(app: ModiffApp, rows: Sequence[RunRow]) -> bool:
