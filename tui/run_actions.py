@@ -134,6 +134,7 @@ async def export(app: ModiffApp, rows: Sequence[RunRow]) -> None:
     )
     if not line or not line.strip():
         return
+    app.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
     done = await app.lab.command("store", "export", *ids, "--output", absolute(line))
     left_out = f", {len(done['left_out'])} left out" if done["left_out"] else ""
     app.notify(

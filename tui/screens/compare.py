@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -189,6 +190,7 @@ class Compare(Screen[None]):
         )
         if not line or not line.strip():
             return
+        self.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
         try:
             told = await self.modiff.lab.command("compare", *self._ids, "--output", absolute(line))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
