@@ -1,0 +1,148 @@
+"""Every screen as it was looked at: at 80x24 and 120x36, in a dark and a light theme, on a store recorded from
+real runs.
+
+`pytest tests/unit/tui/test_snapshots.py --snapshot-update` draws them anew; look at each before it is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+from textual.pilot import Pilot
+from textual.widgets import Input, TextArea
+
+from engine.checkpoints.library import Found
+from store.database import immediate
+from store.store import Store
+from tests import recorded_store
+from tui.app import ModiffApp
+from tui.lab import Lab
+from tui.preferences import Preferences
+from tui.widgets.picture import Picture
+
+SIZES = ((80, 24), (120, 36))
+THEMES = ("textual-dark", "textual-light")
+ENGINE = "recordedengine"
+Usage = namedtuple("Usage", "total used free")
+
+
+class SvgExtension(SingleFileSnapshotExtension):
+    """One file for each picture, to be opened in a browser."""
+
+    file_extension = "svg"
+    _write_mode = WriteMode.TEXT
+
+
+@pytest.fixture
+def pictures(snapshot: SnapshotAssertion) -> SnapshotAssertion:
+    return snapshot.use_extension(SvgExtension)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The recorded one, a minute after its last run, in UTC, on a disk that is always equally full."""
+    now = recorded_store.recorded_ns() + 60_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**12, 6 * 10**11, 4 * 10**11))
+    for kind in (Input, TextArea):
+        monkeypatch.setattr(kind, "cursor_blink", False)
+    make = Picture.__init__
+    monkeypatch.setattr(
+        Picture, "__init__", lambda self, **options: make(self, **options | {"fps": 0.0})
+    )
+    monkeypatch.setattr(Lab, "models", _no_models)
+    with recorded_store.play(tmp_path / "store") as played:
+        yield played
+    monkeypatch.undo()
+    time.tzset()
+
+
+async def _no_models(_lab: Lab) -> list[Found]:
+    """Where they lie differs from machine to machine."""
+    return []
+
+
+@pytest.fixture
+def live_run(store: Store) -> Iterator[str]:
+    """A run in the middle of its steps, with a live engine."""
+    run_id = next(run.id for run in store.runs(limit=50, status="done") if run.parent_step == 8)
+    with store.register_engine(ENGINE, pid=4242):
+        with immediate(store.lineage) as connection:
+            connection.execute(
+                "UPDATE runs SET status='running', engine=?, ended_ns=NULL WHERE id=?",
+                (ENGINE, run_id),
+            )
+            [(last,)] = connection.execute(
+                "SELECT id FROM events WHERE run_id=? AND json_extract(json, '$.kind')='link_stored' "
+                "AND json_extract(json, '$.stage')='step' AND json_extract(json, '$.index')=11",
+                (run_id,),
+            ).fetchall()
+            connection.execute("DELETE FROM events WHERE run_id=? AND id>?", (run_id, last))
+            connection.execute("UPDATE events SET ns=ns+58000000000 WHERE run_id=?", (run_id,))
+            connection.execute(
+                "UPDATE runs SET started_ns=started_ns+58000000000 WHERE id=?", (run_id,)
+            )
+        yield run_id
+
+
+async def settled(pilot: Pilot[int]) -> None:
+    """Until what the screen asked for has come: it is the same for a while."""
+    before, unchanged = "", 0
+    for _ in range(100):
+        await pilot.pause(0.1)
+        now = pilot.app.export_screenshot()
+        unchanged = unchanged + 1 if now == before else 0
+        if unchanged == 5:
+            return
+        before = now
+    raise AssertionError("the screen does not come to rest")
+
+
+def drawn(
+    store: Store,
+    mode: str,
+    *,
+    size: tuple[int, int],
+    theme: str,
+    keys: tuple[str, ...] = (),
+    prepare: Callable[[ModiffApp], None] = lambda app: None,
+) -> str:
+    """The screen as SVG, after some keys."""
+
+    async def draw() -> str:
+        app = ModiffApp(store.root, preferences=Preferences(screen=mode, theme=theme))
+        prepare(app)
+        async with app.run_test(size=size) as pilot:
+            await settled(pilot)
+            for key in keys:
+                await pilot.press(key)
+            await settled(pilot)
+            return app.export_screenshot()
+
+    return asyncio.run(draw())
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x36"])
+@pytest.mark.parametrize("mode", ["compose", "runs", "queue", "store", "components"])
+def test_a_screen_looks_as_it_did(store, pictures, mode, size, theme):
+    assert drawn(store, mode, size=size, theme=theme) == pictures
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x36"])
+def test_a_live_run_looks_as_it_did(store, live_run, pictures, size, theme):
+    def prepare(app: ModiffApp) -> None:
+        app.watched_run = live_run
+
+    assert drawn(store, "live", size=size, theme=theme, prepare=prepare) == pictures
