@@ -7,6 +7,7 @@ tells every screen through `status_signal`; what a screen shows beyond that it a
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -127,7 +128,8 @@ class ModiffApp(App[int]):
         if self.preferences.theme in self.available_themes:
             self.theme = self.preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        self._look()
+        self.call_after_refresh(gc.enable)  # see tui.launch
+        self.call_after_refresh(self._look)  # the first screen comes first
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Textual ends at once on these, with the terminal not restored

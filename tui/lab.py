@@ -3,7 +3,8 @@
 Each question is a function that runs in a lane: one thread with a store connection of its own (a connection belongs
 to its thread). Quick reads, changes, long work, a check of everything and the start of an engine have a lane each, so
 that none keeps another waiting. What is wrong comes out of the `await` as the error that the command line would
-explain. Torch-free.
+explain. A function imports what it needs in its lane too: in the event loop, that would keep the screen waiting.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -198,16 +199,20 @@ class Lab:
 
     async def plan(self, spec: RunSpec) -> Planned:
         """What a run would compute. Raises as `engine.client.submit` does."""
-        from tui.planning import planned
 
-        return await self._in("work", lambda store: planned(store, spec))
+        def ask(store: Store) -> Planned:
+            from tui.planning import planned
+
+            return planned(store, spec)
+
+        return await self._in("work", ask)
 
     async def plan_of_branch(self, run_id: str, at: At, overrides: Sequence[str]) -> Planned:
         """What a branch would compute. Raises as `engine.client.branch` does."""
-        from tui.planning import planned
 
         def ask(store: Store) -> Planned:
             from engine import client
+            from tui.planning import planned
 
             wanted = client.branched(store, run_id, at=at, overrides=overrides)
             return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
@@ -259,39 +264,56 @@ class Lab:
 
     async def known_names(self) -> dict[str, tuple[str, ...]]:
         """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
-        from tui.known_names import known_names
 
-        return await asyncio.to_thread(known_names)
+        def ask() -> dict[str, tuple[str, ...]]:
+            from tui.known_names import known_names
+
+            return known_names()
+
+        return await asyncio.to_thread(ask)
 
     async def unknown_words(self, spec: RunSpec) -> str:
         """The warning of `modiff run` about words that the micro model does not know, or nothing."""
-        from tui.micro_words import unknown_words_warning
 
-        return await asyncio.to_thread(unknown_words_warning, spec)
+        def ask() -> str:
+            from tui.micro_words import unknown_words_warning
+
+            return unknown_words_warning(spec)
+
+        return await asyncio.to_thread(ask)
 
     async def models(self) -> list[Found]:
         """Every weight file in every place, told by its header."""
-        from engine.checkpoints.library import scan_places
 
-        return await self._in("work", lambda _store: scan_places())
+        def ask(_store: Store) -> list[Found]:
+            from engine.checkpoints.library import scan_places
+
+            return scan_places()
+
+        return await self._in("work", ask)
 
     async def inspect(self, path: Path) -> list[Found]:
         """What a weight file is, or all of those in a folder."""
-        from engine.checkpoints.library import look
-        from engine.checkpoints.source import sources_in
 
         def ask(_store: Store) -> list[Found]:
+            from engine.checkpoints.library import look
+            from engine.checkpoints.source import sources_in
+
             return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
 
         return await self._in("work", ask)
 
     async def known_of(self, found: Found) -> Known:
         """What is remembered of a model's files; a large one is not read."""
-        from tui.remembered import known_of
-
         lane = self._lanes["work"]
         num_bytes = found.recognition.file_bytes if found.recognition else 0
-        return await lane.ask(lambda store: known_of(lane.index(store), found.files, num_bytes))
+
+        def ask(store: Store) -> Known:
+            from tui.remembered import known_of
+
+            return known_of(lane.index(store), found.files, num_bytes)
+
+        return await lane.ask(ask)
 
     async def components(self) -> list[ComponentRow]:
         """Raises ComponentError where two packages claim one name."""
@@ -301,10 +323,11 @@ class Lab:
 
     async def launch(self, spec: RunSpec, preset: str) -> str:
         """Queue a run, checked as on the command line; its id. An engine is for `start_engine`."""
-        from engine import client
-        from tui.outputs import check_output
 
         def ask(store: Store) -> str:
+            from engine import client
+            from tui.outputs import check_output
+
             check_output(store, spec)
             return client.submit(store, spec, preset=preset)
 
@@ -312,22 +335,33 @@ class Lab:
 
     async def branch(self, run_id: str, at: At, overrides: Sequence[str]) -> str:
         """Queue a branch; its id."""
-        from engine import client
 
-        return await self._in(
-            "change", lambda store: client.branch(store, run_id, at=at, overrides=overrides)
-        )
+        def ask(store: Store) -> str:
+            from engine import client
+
+            return client.branch(store, run_id, at=at, overrides=overrides)
+
+        return await self._in("change", ask)
 
     async def resume(self, run_id: str) -> None:
-        from engine import client
+        """Queue a run again that stopped before its end."""
 
-        await self._in("change", lambda store: client.resume(store, run_id))
+        def ask(store: Store) -> None:
+            from engine import client
+
+            client.resume(store, run_id)
+
+        await self._in("change", ask)
 
     async def finish(self, run_id: str) -> None:
         """Take a run that was to stop early to its end."""
-        from engine import client
 
-        await self._in("change", lambda store: client.finish(store, run_id))
+        def ask(store: Store) -> None:
+            from engine import client
+
+            client.finish(store, run_id)
+
+        await self._in("change", ask)
 
     async def cancel(self, run_id: str) -> str:
         """Returns the run's status after that: a running one stops when its present step ends."""

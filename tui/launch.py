@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ def start() -> int:
     if reason := refusal(os.environ, has_terminal=has_terminal):
         click.echo(f"modiff: {reason}", err=True)
         return BAD_INPUT
+    gc.disable()  # until the first screen is there: starting makes much, and no garbage
     from tui.app import ModiffApp
     from tui.preferences import load_preferences
     from tui.widgets.graphics import load_graphics, wanted_graphics

@@ -119,6 +119,6 @@ def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
     wait_for(session, "cancel the run")
     session.press("y")
     wait_until(session, lambda _screen: store.runs(limit=1)[0].status == "cancelled")
-    wait_for(session, "cancelled")
+    wait_for(session, "engine idle")
     session.press("ctrl+q")
     wait_until(session, lambda _screen: session.is_over())

@@ -77,7 +77,7 @@ class FormScreen(Screen[None]):
     def on_mount(self) -> None:
         self.app.status_signal.subscribe(self, self._on_status)
         self._begin()
-        self._learn_names()
+        self.call_after_refresh(self._learn_names)  # reads much, for lists that are opened later
 
     # What the form holds
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 # Three digits: the deepest published model has 40 blocks, and a name must not make anyone count to a million.
 _INDEX = "(?P<{}>0|[1-9][0-9]{{0,2}})"
@@ -25,7 +26,7 @@ Templates = str | tuple[str, ...]
 class Rename:
     """One direction of one pair: what a name must look like, what comes out, and which part of it this is."""
 
-    pattern: re.Pattern[str]
+    template: str
     targets: tuple[str, ...]
     part: int = 0
 
@@ -55,9 +56,9 @@ def naming(
             mine = original.replace("{p}", leaf)
             parts = (theirs,) if isinstance(theirs, str) else theirs
             parts = tuple(part.replace("{p}", leaf) for part in parts)
-            _add(table.from_original, mine, Rename(_pattern(mine), parts))
+            _add(table.from_original, mine, Rename(mine, parts))
             for number, part in enumerate(parts):
-                _add(table.to_original, part, Rename(_pattern(part), (mine,), number))
+                _add(table.to_original, part, Rename(part, (mine,), number))
     return table
 
 
@@ -66,7 +67,7 @@ def renamed(table: dict[str, list[Rename]], name: str) -> tuple[tuple[str, ...],
     if len(name) > _LONGEST:
         return None
     for rename in table.get(_blanked(name), ()):
-        match = rename.pattern.fullmatch(name)
+        match = _pattern(rename.template).fullmatch(name)
         if match is not None:
             return tuple(
                 target.format(**match.groupdict()) for target in rename.targets
@@ -82,6 +83,7 @@ def _blanked(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
+@cache  # at first use: there are 1,500 of them, and a viewer that starts needs none
 def _pattern(template: str) -> re.Pattern[str]:
     pieces = _LETTER.split(template)  # text, letter, text, letter, ..., text
     return re.compile(
