@@ -106,12 +106,12 @@ class FormScreen(Screen[None]):
 
     @work(exclusive=True, group="names")
     async def _learn_names(self) -> None:
-        """The components that are installed, and the models that have names."""
+        """The components that are installed, and the models that have names: for the sections that are opened from
+        now on, since a field that is edited must not go from under its cursor."""
         try:
             self._known = await self.app.lab.known_names()
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
             self.app.tell_error(error)
-        self.call_next(self.show_section, self.section, anew=True)
 
     async def show_draft(self, draft: Draft | None) -> None:
         """Another draft; None where the preset is broken. For workers: they may be cancelled while the presets are
@@ -157,7 +157,7 @@ class FormScreen(Screen[None]):
         for area in self.query(PromptArea):
             self._take(area.key, area.text)
         for row in self.query(RowEditor):
-            if row.is_mounted and row.text != row.row.text:
+            if row.is_filled and row.text != row.row.text:
                 self._take(row.row.key, row.text)
 
     @property

@@ -105,6 +105,11 @@ class RowEditor(Widget):
             yield Input(row.text, compact=True, select_on_focus=False, suggester=suggester)
 
     @property
+    def is_filled(self) -> bool:
+        """Whether its editor is there, which comes a moment after the row."""
+        return self.is_mounted and bool(self.children)
+
+    @property
     def editor(self) -> Input | ChoiceLine:
         """The child that takes the keys."""
         child = self.children[0]
@@ -124,7 +129,7 @@ class RowEditor(Widget):
         before, self.row = self.row, row
         if row == before:
             return
-        if row.text != before.text and not is_source:
+        if row.text != before.text and not is_source and self.is_filled:
             editor = self.editor
             if isinstance(editor, Input):
                 editor.value = row.text

@@ -92,6 +92,13 @@ def show(
         async with app.run_test(size=size) as pilot:
             shown = Shown(app, pilot)
             await shown.until(lambda: shown.screen.checked or shown.screen.broken)
+            await pilot.pause()  # the section is shown by a callback of the screen's own
+            await shown.until(
+                lambda: (
+                    all(row.is_filled for row in shown.screen.query(RowEditor))
+                    and not shown.screen._mounting.locked()
+                )
+            )
             await act(shown)
 
     asyncio.run(run())
