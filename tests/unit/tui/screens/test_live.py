@@ -533,7 +533,7 @@ def test_20_000_events_come_in_pages_and_keep_the_screen_alive(tmp_path):
         state = watched.live._feed.state
         assert state.last_id >= 20_000
         assert (len(state.lines), len(state.memory) <= 512) == (2000, True)
-        assert turns > 5
+        assert turns > 1
 
     with live_run(tmp_path / "store", steps=1000) as run:
         _long_log(run)
