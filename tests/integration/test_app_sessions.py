@@ -54,7 +54,7 @@ def wait_for_steps(session: Session) -> str:
 def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path):
     session = open_session(tmp_path)
     wait_for(session, "Compose")
-    wait_for(session, "scheduler")
+    wait_for(session, "0 of 20 steps")  # the plan is there
     session.press("ctrl+r")
     screen = wait_until(session, is_done)
     [run] = store.runs(limit=10)
@@ -82,7 +82,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_live(
     open_session: Open, store: Store, tmp_path: Path
 ):
     session = open_session(tmp_path)
-    wait_for(session, "scheduler")
+    wait_for(session, "0 of 1000 steps")
     session.press("ctrl+r")
     wait_for_steps(session)
     session.kill_terminal()
@@ -106,7 +106,7 @@ def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
     open_session: Open, store: Store, tmp_path: Path
 ):
     session = open_session(tmp_path)
-    wait_for(session, "scheduler")
+    wait_for(session, "0 of 1000 steps")
     session.press("ctrl+r")
     wait_for_steps(session)
     [engine] = store.engines()
