@@ -72,6 +72,19 @@ def wait_for(session: Session, text: str, *, seconds: float = 60.0) -> str:
     return wait_until(session, lambda screen: text in screen, seconds=seconds)
 
 
+def press_until(session: Session, key: str, text: str) -> str:
+    """Press a key, again every 10 s where a slow machine was not ready for it, until the text is on the screen."""
+    deadline = time.monotonic() + 90
+    while True:
+        session.press(key)
+        again = time.monotonic() + 10
+        while time.monotonic() < again:
+            if text in (screen := session.screen()):
+                return screen
+            time.sleep(0.05)
+        assert time.monotonic() < deadline, f"{key} did nothing\n{screen}"
+
+
 class PtySession:
     """In a pseudo-terminal, drawn by pyte."""
 

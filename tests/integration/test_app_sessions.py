@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import pytest
 
 from store.store import Store, open_store
-from tests.sessions import Session, open_session, wait_for, wait_until
+from tests.sessions import Session, open_session, press_until, wait_for, wait_until
 
 __all__ = ["open_session"]  # a fixture
 
@@ -55,7 +55,7 @@ def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path)
     session = open_session(tmp_path)
     wait_for(session, "Compose")
     wait_for(session, "0 of 20 steps")  # the plan is there
-    session.press("ctrl+r")
+    press_until(session, "ctrl+r", "[2 Live]")
     screen = wait_until(session, is_done)
     [run] = store.runs(limit=10)
     assert run.id in screen
@@ -66,8 +66,7 @@ def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path)
 
     session.press("home", *["right"] * 8)
     wait_for(session, "step 8 of 20")
-    session.press("b")
-    wait_for(session, "branch from")
+    press_until(session, "b", "branch from")
     session.press("ctrl+r")
     wait_until(session, lambda screen: "branch of" in screen and is_done(screen))
     branched, _ = store.runs(limit=10)
@@ -83,7 +82,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_live(
 ):
     session = open_session(tmp_path)
     wait_for(session, "0 of 1000 steps")
-    session.press("ctrl+r")
+    press_until(session, "ctrl+r", "[2 Live]")
     wait_for_steps(session)
     session.kill_terminal()
     again = open_session(tmp_path)
@@ -107,17 +106,15 @@ def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
 ):
     session = open_session(tmp_path)
     wait_for(session, "0 of 1000 steps")
-    session.press("ctrl+r")
+    press_until(session, "ctrl+r", "[2 Live]")
     wait_for_steps(session)
     [engine] = store.engines()
     os.kill(engine.pid, signal.SIGKILL)
     wait_for(session, "▲ interrupted")
     wait_for(session, "r Resume")
-    session.press("r")
-    wait_for(session, "not computed again: text")
+    press_until(session, "r", "not computed again: text")
     wait_for_steps(session)
-    session.press("x")
-    wait_for(session, "cancel the run")
+    press_until(session, "x", "cancel the run")
     session.press("y")
     wait_until(session, lambda _screen: store.runs(limit=1)[0].status == "cancelled")
     wait_for(session, "engine idle")
