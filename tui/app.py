@@ -113,6 +113,8 @@ class ModiffApp(App[int]):
         self.trouble = ""
         self.status_signal: Signal[Status | None] = Signal(self, "status")
         self.watched_run = ""
+        # What is neither seen nor needed on the first screen waits for this: its threads would slow the painting.
+        self.painted = asyncio.Event()
         self._harmless = Harmless()
         self._explained: dict[tuple[type[Exception], str], str] = {}
         self._told: tuple[str, float] = ("", 0.0)
@@ -128,12 +130,18 @@ class ModiffApp(App[int]):
         if self.preferences.theme in self.available_themes:
             self.theme = self.preferences.theme
         self.theme_changed_signal.subscribe(self, self._remember_theme)
-        self.call_after_refresh(gc.enable)  # see tui.launch
-        self.call_after_refresh(self._look)  # the first screen comes first
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Textual ends at once on these, with the terminal not restored
             loop.add_signal_handler(number, self.exit, 128 + number)
+
+    def on_ready(self) -> None:
+        self.call_after_refresh(self._after_first_paint)
+
+    def _after_first_paint(self) -> None:
+        self.painted.set()
+        gc.enable()  # see tui.launch
+        self._look()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), self._harmless]

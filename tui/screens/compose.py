@@ -83,10 +83,18 @@ class Compose(FormScreen):
         super().__init__()
         # by preset, the edits with which it was left
         self._left: dict[str, Mapping[str, str]] = {}
+        # asked for before the first preset was read: whether to watch the run
+        self._start_asked: bool | None = None
 
     def load_run(self, spec: RunSpec, preset: str) -> None:
         """Put the settings of a run into the form, as changes of the preset that they came from."""
         self.open_run(spec, preset)
+
+    async def show_draft(self, draft: Draft | None) -> None:
+        await super().show_draft(draft)
+        if self._start_asked is not None:
+            self.call_next(self._start, watch=self._start_asked)
+            self._start_asked = None
 
     # Changing and starting
 
@@ -132,7 +140,10 @@ class Compose(FormScreen):
         await self._start(watch=False)
 
     async def _start(self, *, watch: bool) -> None:
-        """Queue the run, or go to the first thing that is wrong."""
+        """Queue the run, or go to the first thing that is wrong; once there is a draft."""
+        if self.draft is None and self.broken is None:
+            self._start_asked = watch
+            return
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return

@@ -56,33 +56,45 @@ class FormScreen(Screen[None]):
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[str, int] = ("", 0)
         self._mounting = asyncio.Lock()
+        self._furnished = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield TopLine("compose")
         with Horizontal(id="main"):
             yield Stages()
-            with Vertical(id="middle"):
-                with Vertical(id="form", classes="panel"):
-                    yield Static(id="about", markup=False)
-                    yield VerticalScroll(id="rows", can_focus=False)
-                    yield Static(id="help", markup=False)
-                yield Prompts()
-            with Vertical(id="side"):
-                yield PlanPanel()
-                yield Problems("problems", id="problems")
-                yield Changes("differs from the preset", id="changes")
         yield Static(id="summary", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
-        self.app.status_signal.subscribe(self, self._on_status)
+        self._furnish()
         self._begin()
+
+    @work(group="furnish")
+    async def _furnish(self) -> None:
+        """The panels beside the stages. Once the rest is painted: this is the first screen that anyone sees, and
+        these are three quarters of its widgets."""
+        await self.app.painted.wait()
+        form = Vertical(
+            Static(id="about", markup=False),
+            VerticalScroll(id="rows", can_focus=False),
+            Static(id="help", markup=False),
+            id="form",
+            classes="panel",
+        )
+        changes_panel = Changes("differs from the preset", id="changes")
+        await self.query_one("#main").mount(
+            Vertical(form, Prompts(), id="middle"),
+            Vertical(PlanPanel(), Problems("problems", id="problems"), changes_panel, id="side"),
+        )
+        self._furnished.set()
+        self.app.status_signal.subscribe(self, self._on_status)
         self.call_after_refresh(self._learn_names)  # reads much, for lists that are opened later
 
     # What the form holds
 
     @work(exclusive=True, group="preset")
     async def _begin(self) -> None:
+        await self.app.painted.wait()
         name = self.app.preferences.preset
         try:
             base = await self.app.lab.load_preset(name)
@@ -116,6 +128,7 @@ class FormScreen(Screen[None]):
     async def show_draft(self, draft: Draft | None) -> None:
         """Another draft; None where the preset is broken. For workers: they may be cancelled while the presets are
         read, but not while rows are mounted, which the screen does itself."""
+        await self._furnished.wait()
         await self.list_presets()
         self.draft = draft
         if draft is not None:
@@ -216,6 +229,8 @@ class FormScreen(Screen[None]):
 
     def show(self, source: str = "") -> None:
         """Draw all that follows from the draft. source: the key of the field that was typed in just now."""
+        if not self._furnished.is_set():
+            return
         draft, checked = self.draft, self.checked
         found = self._problems()
         changed = changes(draft, checked) if draft and checked else ()
@@ -250,6 +265,8 @@ class FormScreen(Screen[None]):
             return
         self._gather()
         self.section = section
+        if not self._furnished.is_set():
+            return
         self.set_class(section.name == "prompt", "-prompt")
         form = self.query_one("#form")
         form.border_title = section.title
@@ -266,6 +283,8 @@ class FormScreen(Screen[None]):
         self._show_help()
 
     def _show_help(self) -> None:
+        if not self._furnished.is_set():
+            return
         editor = self.focused_row
         text = ""
         if editor is not None:
@@ -297,6 +316,8 @@ class FormScreen(Screen[None]):
 
     async def go_to(self, key: str) -> None:
         """Open the section of a field and focus its editor."""
+        if not self._furnished.is_set():
+            return
         section = section_of(key)
         self.remove_class("-side")
         self.query_one(Stages).highlighted = SECTIONS.index(section)
@@ -315,6 +336,8 @@ class FormScreen(Screen[None]):
 
     def action_panel(self, name: str) -> None:
         """The panels beside the form; where there is no room for both, in its place."""
+        if not self._furnished.is_set():
+            return
         self.add_class("-side")
         self.query_one(f"#{name}").focus()
 

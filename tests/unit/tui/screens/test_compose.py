@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
 from presets.library import load_preset, save_preset, user_preset_dir
-from presets.spec import decode_spec
+from presets.spec import RunSpec, decode_spec
 from store.store import open_store
 from tui.app import ModiffApp
 from tui.form import FIELDS
@@ -107,6 +107,31 @@ def show(
 @pytest.fixture(autouse=True)
 def no_engine(monkeypatch):
     monkeypatch.setattr(ModiffApp, "ensure_engine", lambda _app: None)
+
+
+@pytest.mark.parametrize("keys", [("ctrl+t",), ("down", "enter", "p", "f4", "ctrl+t")])
+def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
+    keys: tuple[str, ...],
+) -> None:
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences())
+        load, may_read = app.lab.load_preset, asyncio.Event()
+
+        async def load_late(name: str) -> RunSpec:
+            await may_read.wait()
+            return await load(name)
+
+        app.lab.load_preset = load_late  # type: ignore[method-assign]
+        async with app.run_test(size=(120, 36)) as pilot:
+            shown = Shown(app, pilot)
+            await shown.press(*keys)
+            assert shown.screen.draft is None
+            assert not shown.queued()
+            may_read.set()
+            await shown.until(shown.queued)
+            assert shown.queued() == [("micro", load_preset("micro"))]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
+from store.records import LogEntry
 from store.store import open_store
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui import opening
 from tui.app import ModiffApp
+from tui.lab import LOG_PAGE
 from tui.preferences import Preferences
 from tui.screens.live import Live
 from tui.widgets.log_view import LogView
@@ -522,21 +525,34 @@ def test_it_reads_nothing_while_another_screen_is_open(tmp_path):
 
 def test_20_000_events_come_in_pages_and_keep_the_screen_alive(tmp_path):
     """The loop turns between the pages, and the state stays small. bench_app measures how short the turns are."""
+    turns, turns_at_page = 0, []
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0.001)
 
     async def act(watched: Watched) -> None:
-        turns = 0
-        deadline = time.monotonic() + 600
-        while "done" not in watched.head:
-            await watched.pilot.pause(0.01)
-            turns += 1
-            assert time.monotonic() < deadline
+        await watched.until_head("running")
+        log = watched.app.lab.log
+
+        async def counted_log(run_id: str, after: int) -> list[LogEntry]:
+            turns_at_page.append(turns)
+            return await log(run_id, after)
+
+        watched.app.lab.log = counted_log  # type: ignore[method-assign]
+        turning = asyncio.create_task(turn())
+        _long_log(run)
+        await watched.until_head("done")
+        turning.cancel()
         state = watched.live._feed.state
         assert state.last_id >= 20_000
         assert (len(state.lines), len(state.memory) <= 512) == (2000, True)
-        assert turns > 1
+        assert len(turns_at_page) >= 20_000 / LOG_PAGE
+        assert all(before < after for before, after in pairwise(turns_at_page))
 
     with live_run(tmp_path / "store", steps=1000) as run:
-        _long_log(run)
         watch(tmp_path / "store", act)
 
 
