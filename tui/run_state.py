@@ -125,6 +125,7 @@ class RunState:
     changes: int = 0
     _memory_stride: int = 1
     _memory_seen: int = 0
+    _num_done: int = 0  # of the steps before the first one that is not
 
     def take(self, entries: Iterable[LogEntry]) -> None:
         """Take in log entries, in their order; those that were seen are passed over."""
@@ -179,6 +180,7 @@ class RunState:
         self.error = ""
         self.started_ns = self.ended_ns = 0
         self._memory_stride, self._memory_seen = 1, 0
+        self._num_done = 0
 
     def _plan(self, plan: PlanMade, ns: int) -> None:
         self.reused_steps = plan.reused_steps
@@ -222,10 +224,13 @@ class RunState:
     def _mark_running(self) -> None:
         """The first step that is not done is the one at work, while the denoising is."""
         is_denoising = self.stages["denoise"].status == "running"
-        for step in self.steps:
-            if step.status in ("todo", "running"):
-                step.status = "running" if is_denoising else "todo"
-                break
+        open_states = ("todo", "running")
+        while self._num_done < len(self.steps) and (
+            self.steps[self._num_done].status not in open_states
+        ):
+            self._num_done += 1
+        if self._num_done < len(self.steps):
+            self.steps[self._num_done].status = "running" if is_denoising else "todo"
 
     def _store(self, event: LinkStored) -> None:
         if event.stage != "step":

@@ -1,8 +1,9 @@
 """The app's start and its answer to keys.
 
 start: from the exec to the first screen, `modiff` beside a bare Textual app with as many widgets as a form has, each
-in a terminal of its own, in turn. keys: from a key to what it changes on the screen, while a run logs 2,000 events a
-second for a minute, beside the same keys while nothing is logged; with the growth of the app's memory.
+in a terminal of its own, in turn. "painted" is the frame with the stages, "complete" the form with its preset read.
+keys: from a key that moves the timeline's cursor to the terminal being told, while a run logs 2,000 events a second
+for a minute, beside the same keys while nothing is logged; with the growth of the app's memory.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ STEPS = 1000
 ENGINE = "benchmark"
 
 
-def first_screen(code: str, folder: Path, text: str) -> float:
-    """Seconds from the exec until `text` is on the screen."""
+def first_screen(code: str, folder: Path, *texts: str) -> list[float]:
+    """Seconds from the exec until each of `texts` is on the screen."""
     with Terminal(
         [sys.executable, "-P", "-c", code],
         environment=environment(folder),
         folder=folder,
     ) as terminal:
-        return terminal.wait_for(text)
+        return [terminal.wait_for(text) for text in texts]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -67,13 +68,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def start(rounds: int, folder: Path) -> dict[str, object]:
-    spent: dict[str, list[float]] = {"modiff": [], "bare": []}
+    spent: dict[str, list[float]] = {"painted": [], "complete": [], "bare": []}
     for number in range(rounds + 1):
-        for name, code in (("modiff", MODIFF), ("bare", BARE)):
-            seconds = first_screen(code, folder, "Compose")
-            if number:
+        painted, complete = first_screen(MODIFF, folder, "Compose", "shipped with modiff")
+        (bare,) = first_screen(BARE, folder, "Compose")
+        if number:
+            for name, seconds in (("painted", painted), ("complete", complete), ("bare", bare)):
                 spent[name].append(seconds)
-    pairs = zip(spent["modiff"], spent["bare"], strict=True)
+    pairs = zip(spent["painted"], spent["bare"], strict=True)
     return {
         "seconds": {name: round(statistics.median(values), 3) for name, values in spent.items()},
         "fastest": {name: round(min(values), 3) for name, values in spent.items()},
@@ -109,20 +111,21 @@ def a_run(store: Store) -> str:
     run_id = store.enqueue(encode_spec(spec), preset="micro", output="video.mp4")
     store.lease(ENGINE)
     store.append(run_id, [RunStarted(ENGINE, 1), StageStarted("denoise")])
+    store.append(run_id, [an_event(4 * step) for step in range(STEPS)])
     return run_id
 
 
 def answers(terminal: Terminal, seconds: float) -> list[float]:
-    """Seconds from each key (the help opens, the help closes) to the screen that shows it."""
+    """Seconds from each key (the timeline's cursor goes to the noise, and back) to the screen that shows it."""
     found = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         terminal.written = b""
         begun = time.perf_counter()
-        terminal.press("?")
-        terminal.wait_for("esc closes", seconds=10)
+        terminal.press("\x1b[H")
+        terminal.wait_for("the noise · before", seconds=10)
         found.append(time.perf_counter() - begun)
-        terminal.press("q")
+        terminal.press("\x1b[F")
         settle = time.perf_counter() + 0.4
         while time.perf_counter() < settle:
             terminal.read(0.02)
@@ -144,6 +147,8 @@ def keys(seconds: float, rate: int, folder: Path) -> dict[str, object]:
         time.sleep(1)
         terminal.press("2")
         terminal.wait_for(run_id)
+        terminal.press("\x1b[F")
+        time.sleep(1)
         process = psutil.Process(terminal.process.pid)
         told["quiet"] = in_ms(answers(terminal, min(10.0, seconds)))
         ended = threading.Event()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
+from rich.cells import cell_len
+from rich.segment import Segment
 from rich.style import Style
-from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.events import Resize
-from textual.widgets import RichLog
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
 
 from tui.text import printable
 
@@ -22,10 +24,20 @@ MAX_LINES = 2000
 _WORD_CELLS = max(map(len, LEVELS))
 
 
-class LogView(RichLog):
+class _Line(NamedTuple):
+    time: str
+    level: Level
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.time} {self.level:{_WORD_CELLS}} {self.text}"
+
+
+class LogView(ScrollView, can_focus=True):
     """At most MAX_LINES lines, those of at least `level` shown; `e` follows, `l` changes the level.
 
-    The lines below the level are kept too, so that lowering it shows them.
+    The lines below the level are kept too, so that lowering it shows them. A line is drawn when it is in sight: of a
+    thousand that come in a second, few ever are (Textual's RichLog draws each when it comes).
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -47,29 +59,45 @@ class LogView(RichLog):
     def __init__(
         self, *, name: str | None = None, id: str | None = None, classes: str | None = None
     ) -> None:
-        super().__init__(max_lines=MAX_LINES, min_width=1, name=name, id=id, classes=classes)
+        super().__init__(name=name, id=id, classes=classes)
         self.level: Level = "info"
-        self._kept: deque[tuple[str, Level, str]] = deque(maxlen=MAX_LINES)
-        self._written_width = 0
+        self.auto_scroll = True
+        self._kept: deque[_Line] = deque(maxlen=MAX_LINES)
+        self._shown: deque[_Line] = deque(maxlen=MAX_LINES)
         self._describe()
 
-    def on_resize(self, event: Resize) -> None:
-        """Lines were cut at the width that they were written for."""
-        width, self._written_width = self._written_width, event.size.width
-        if width not in (0, event.size.width):
-            self._rewrite()
+    @property
+    def lines(self) -> list[str]:
+        """The lines that the level lets through, oldest first."""
+        return [str(line) for line in self._shown]
 
     def add(self, lines: Sequence[tuple[str, str, str]]) -> None:
         """Add (time, level, text) lines at the end, in one batch; an unknown level is `info`."""
-        known = [(time, _level(level), text) for time, level, text in lines[-MAX_LINES:]]
+        known = [
+            _Line(printable(time), _level(level), printable(text))
+            for time, level, text in lines[-MAX_LINES:]
+        ]
         self._kept.extend(known)
-        self._write(known)
+        self._show(known)
 
-    def clear(self) -> LogView:
+    def clear(self) -> None:
         """Forget all lines, also those that the level hides."""
         self._kept.clear()
-        super().clear()
-        return self
+        self._show_anew()
+
+    def render_line(self, y: int) -> Strip:
+        left, top = self.scroll_offset
+        width = self.scrollable_content_region.width
+        if top + y >= len(self._shown):
+            return Strip.blank(width, self.rich_style)
+        line = self._shown[top + y]
+        strip = Strip(
+            [
+                Segment(line.time, self._colour("time")),
+                Segment(f" {line.level:{_WORD_CELLS}} {line.text}", self._colour(line.level)),
+            ]
+        )
+        return strip.crop_extend(left, left + width, self.rich_style).apply_style(self.rich_style)
 
     def action_follow(self) -> None:
         """Stay at the end as lines come, or stop doing so."""
@@ -78,7 +106,7 @@ class LogView(RichLog):
     def action_level(self) -> None:
         """Show info, warning or error lines and those above, in turns."""
         self.level = LEVELS[(LEVELS.index(self.level) + 1) % len(LEVELS)]
-        self._rewrite()
+        self._show_anew()
         self._describe()
 
     # Who scrolls up wants to read: new lines must not take the text away. The end follows again.
@@ -101,33 +129,26 @@ class LogView(RichLog):
     def on_mouse_scroll_up(self) -> None:
         self._follow(False)
 
-    def on_mount(self) -> None:
-        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rewrite())
-
     def _follow(self, is_on: bool) -> None:
         self.auto_scroll = is_on
         if is_on:
             self.scroll_end(animate=False)
         self._describe()
 
-    def _rewrite(self) -> None:
-        super().clear()
-        self._write(self._kept)
+    def _show_anew(self) -> None:
+        self._shown.clear()
+        self.virtual_size = Size(0, 0)
+        self._show(self._kept)
 
-    def _write(
-        self, lines: Sequence[tuple[str, Level, str]] | deque[tuple[str, Level, str]]
-    ) -> None:
-        """Draw the lines that the level lets through, as one text of many lines."""
-        shown = [line for line in lines if LEVELS.index(line[1]) >= LEVELS.index(self.level)]
-        if shown:
-            self.write(Text("\n").join(map(self._text, shown)))
-
-    def _text(self, line: tuple[str, Level, str]) -> Text:
-        time, level, text = line
-        return Text.assemble(
-            (printable(time), self._colour("time")),
-            (f" {level:{_WORD_CELLS}} {printable(text)}", self._colour(level)),
-        )
+    def _show(self, lines: Sequence[_Line] | deque[_Line]) -> None:
+        """Put the lines that the level lets through at the end."""
+        shown = [line for line in lines if LEVELS.index(line.level) >= LEVELS.index(self.level)]
+        self._shown.extend(shown)
+        widest = max((cell_len(str(line)) for line in shown), default=0)
+        self.virtual_size = Size(max(widest, self.virtual_size.width), len(self._shown))
+        if self.auto_scroll:
+            self.scroll_end(animate=False, immediate=False, x_axis=False)
+        self.refresh()
 
     def _colour(self, part: str) -> Style:
         """The style of a part without its background, which is another one while focused."""

@@ -38,7 +38,9 @@ def with_log(body: Callable[[LogView, Pilot[None]], Awaitable[None]], size=(60, 
 
 
 def texts(log: LogView) -> list[str]:
-    return [line.text.rstrip() for line in log.lines]
+    """All lines as they are drawn, from the first one on, whatever is in sight."""
+    top = log.scroll_offset.y
+    return [log.render_line(y - top).text.rstrip() for y in range(log.virtual_size.height)]
 
 
 def test_lines_are_plain_and_say_their_level():
@@ -123,9 +125,9 @@ def test_colours_follow_the_theme_without_touching_the_text():
     async def body(log, pilot):
         log.add(LINES)
         await pilot.pause()
-        before, styles = texts(log), [segment.style for segment in log.lines[2]]
+        before, styles = texts(log), [segment.style for segment in log.render_line(2)]
         pilot.app.theme = "textual-light"
-        await until(pilot, lambda: [segment.style for segment in log.lines[2]] != styles)
+        await until(pilot, lambda: [segment.style for segment in log.render_line(2)] != styles)
         assert texts(log) == before
 
     with_log(body)

@@ -262,7 +262,7 @@ def test_nothing_is_drawn_again_that_has_not_changed(monkeypatch):
         drawn: list[type] = []
         for kind in (RunHead, Stages, Timeline, Plot, Picture):
             monkeypatch.setattr(kind, "redraw", lambda widget: drawn.append(type(widget)))
-        monkeypatch.setattr(LogView, "write", lambda *_args, **_options: drawn.append(LogView))
+        monkeypatch.setattr(LogView, "add", lambda *_args, **_options: drawn.append(LogView))
         for _ in range(3):
             show(view, state, now_ns=20 * SECOND + 10_000)
         assert drawn == []
