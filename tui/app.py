@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 # How often the store is looked at; over a network link every redraw costs.
 LOOK_SECONDS = 0.25
 REMOTE_LOOK_SECONDS = 1.0
+# How long leaving waits for a last look.
+LEAVE_LOOK_SECONDS = 0.5
 # Panels of a live run are drawn so often at most.
 TICK_SECONDS = 0.1
 REMOTE_TICK_SECONDS = 0.5
@@ -301,13 +303,30 @@ class ModiffApp(App[int]):
 
     def action_leave(self) -> None:
         """Leave; asks first, and once, where a run is at work."""
-        if self.status is not None and (self.status.running or self.status.num_queued):
-            from tui.screens.leaving import Leaving
+        from tui.screens.leaving import Leaving
 
-            if not isinstance(self.screen, Leaving):
-                self.push_screen(Leaving(self.status), self._leave)
+        if isinstance(self.screen, Leaving):
+            return
+        if self._has_work:
+            self._ask_leaving()
         else:
             self.exit(0)
+
+    @property
+    def _has_work(self) -> bool:
+        return self.status is not None and bool(self.status.running or self.status.num_queued)
+
+    @work(exclusive=True, group="leaving")
+    async def _ask_leaving(self) -> None:
+        """The work may have ended since the last look, which the person has seen on the live screen."""
+        from tui.screens.leaving import Leaving
+
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.look_once(), LEAVE_LOOK_SECONDS)
+        if self.status is None or not self._has_work:
+            self.exit(0)
+        else:
+            self.push_screen(Leaving(self.status), self._leave)
 
     async def action_quit(self) -> None:
         self.action_leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -96,6 +97,37 @@ def test_asked_once(store):
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
         assert not pilot.app._exit
+
+    play("queue", script)
+
+
+def test_work_that_has_ended_since_the_last_look_is_not_asked_about(store, monkeypatch):
+    monkeypatch.setattr("tui.app.LOOK_SECONDS", 600)
+    run_id = add(store)
+
+    async def script(pilot):
+        await until(pilot, lambda: pilot.app.status is not None)
+        assert pilot.app.status.num_queued == 1
+        store.request_cancel(run_id)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: pilot.app._exit or isinstance(pilot.app.screen, Leaving))
+        assert pilot.app._exit
+
+    play("queue", script)
+
+
+def test_leaving_does_not_wait_for_a_store_that_cannot_be_read(store, monkeypatch):
+    monkeypatch.setattr("tui.app.LEAVE_LOOK_SECONDS", 0.05)
+    add(store)
+
+    async def script(pilot):
+        await until(pilot, lambda: pilot.app.status is not None)
+
+        async def never():
+            await asyncio.Event().wait()
+
+        pilot.app.lab.status = never
+        await asked(pilot)
 
     play("queue", script)
 
