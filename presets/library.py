@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 import tomli_w
 
 from presets.errors import PresetError
 from presets.fields import build, did_you_mean, nearest
 from presets.overrides import nest, parse_overrides
+from presets.paths import user_preset_dir
 from presets.spec import FORMAT, PresetFile, RunSpec, check_format
 from presets.validation import settle_steps, to_plain, validate
 
@@ -53,19 +53,6 @@ class _Layer:
     values: dict[str, Any]
     extends: str
     description: str
-
-
-def user_preset_dir() -> Path:
-    """The folder of the user's own presets; it need not exist yet. Raises `PresetError` where no home is known."""
-    configured = os.environ.get("MODIFF_CONFIG_DIR")
-    try:
-        root = (
-            Path(configured).expanduser() if configured else platformdirs.user_config_path("modiff")
-        )
-    except RuntimeError:
-        what = f"MODIFF_CONFIG_DIR={configured}" if configured else "HOME"
-        raise PresetError(f"{what} names no folder: there is no such home") from None
-    return root / "presets"
 
 
 def load_preset(
@@ -110,6 +97,15 @@ def list_presets() -> list[PresetInfo]:
     """All presets, the shipped ones first, each group by name; broken ones carry their error."""
     found = [_info(path, shipped=True) for path in sorted(_SHIPPED.glob("*.toml"))]
     return found + [_info(path, shipped=False) for path in _user_files()]
+
+
+def preset_info(name: str) -> PresetInfo | None:
+    """One preset as `list_presets` has it; None where none has this name."""
+    for folder, shipped in ((_SHIPPED, True), (user_preset_dir(), False)):
+        path = folder / f"{name}.toml"
+        if _NAME.match(name) and os.path.exists(path):
+            return _info(path, shipped=shipped)
+    return None
 
 
 def preset_path(name_or_path: str | Path) -> Path:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +26,6 @@ from textual.worker import WorkerCancelled
 from tui.failures import explain
 from tui.frame import TABS, TopLine
 from tui.harmless import Harmless
-from tui.lab import CommandFailed, Lab, Status
 from tui.preferences import Preferences, load_preferences, save_preferences
 from tui.text import printable
 
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from presets.spec import RunSpec
+    from tui.lab import Lab, Status
     from tui.widgets.graphics import ImageMaker
 
 # How often the store is looked at; over a network link every redraw costs.
@@ -74,9 +74,9 @@ class ModiffApp(App[int]):
     TITLE = "modiff"
     CSS_PATH = "styles/app.tcss"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
-        mode: partial(_make_screen, mode) for mode in TABS
+        mode: partial(_make_screen, mode) for mode in ("start", *TABS)
     }
-    DEFAULT_MODE: ClassVar[str] = "compose"
+    DEFAULT_MODE: ClassVar[str] = "start"
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_commands}
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
         (0, "-narrow"),
@@ -104,24 +104,26 @@ class ModiffApp(App[int]):
     ) -> None:
         """graphics: what draws real pixels in this terminal; half blocks are drawn where it is None."""
         self.preferences = load_preferences() if preferences is None else preferences
-        if self.preferences.screen in TABS:
-            # read when the app is made: it begins where the last one was left
-            self.DEFAULT_MODE = self.preferences.screen  # type: ignore[misc]
         super().__init__()
-        self.lab = Lab(root)
+        self._root = root
         self.is_remote = any(name in os.environ for name in ("SSH_CONNECTION", "SSH_TTY"))
         self.graphics = graphics
         self.status: Status | None = None
         self.trouble = ""
         self.status_signal: Signal[Status | None] = Signal(self, "status")
         self.watched_run = ""
-        # What is neither seen nor needed on the first screen waits for this: its threads would slow the painting.
-        self.painted = asyncio.Event()
         self._harmless = Harmless()
         self._explained: dict[tuple[type[Exception], str], str] = {}
         self._told: tuple[str, float] = ("", 0.0)
         if self.is_remote:
             self.animation_level = "none"
+
+    @cached_property
+    def lab(self) -> Lab:
+        """All that is known and done outside the screen; made when it is first asked."""
+        from tui.lab import Lab
+
+        return Lab(self._root)
 
     @property
     def tick_seconds(self) -> float:
@@ -137,11 +139,27 @@ class ModiffApp(App[int]):
             # Textual ends at once on these, with the terminal not restored
             loop.add_signal_handler(number, self.exit, 128 + number)
 
-    def on_ready(self) -> None:
-        self.call_after_refresh(self._after_first_paint)
+    @property
+    def first_mode(self) -> str:
+        """The screen on which the last app was left."""
+        return self.preferences.screen if self.preferences.screen in TABS else "compose"
 
-    def _after_first_paint(self) -> None:
-        self.painted.set()
+    def on_ready(self) -> None:
+        self.call_after_refresh(self._open_first)
+
+    async def _open_first(self) -> None:
+        """Importing and mounting a screen takes longer than the start of the app: its frame is there meanwhile. What
+        is typed now waits in the queue that this holds up; what was typed before, the frame has kept."""
+        from tui.screens.start import Start
+
+        start = self.screen
+        await self.switch_mode(self.first_mode)
+        if isinstance(start, Start):
+            for key in start.keys:
+                await self.on_event(key)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
         gc.enable()  # see tui.launch
         self._look()
 
@@ -167,6 +185,8 @@ class ModiffApp(App[int]):
 
     @work(exclusive=True, group="look")
     async def _look(self) -> None:
+        if self.first_mode == "compose":
+            await asyncio.sleep(LOOK_SECONDS)  # its thread would slow the painting of the form
         while True:
             await self.look_once()
             await asyncio.sleep(REMOTE_LOOK_SECONDS if self.is_remote else LOOK_SECONDS)
@@ -207,6 +227,8 @@ class ModiffApp(App[int]):
     def line_for(self, error: Exception) -> str:
         """What is wrong, in the words of the command line; the trace of a defect goes to a log file: once, because
         what looks again and again meets the same one again and again."""
+        from tui.lab import CommandFailed
+
         if isinstance(error, CommandFailed):
             return printable(str(error))
         known = (type(error), str(error))

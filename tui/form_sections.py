@@ -1,4 +1,4 @@
-"""The form's sections, in the order of the pipeline: their fields as rows, and each in a few words."""
+"""What the form's sections hold: their fields as rows, and each section in a few words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import inspect
 
 from tui.form import FIELDS, text_of, value_text
+from tui.sections import SECTIONS
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -18,22 +19,13 @@ if TYPE_CHECKING:
     from presets.library import PresetInfo
     from presets.spec import RunSpec
     from tui.form import Checked, Draft
+    from tui.sections import Section
 
 Kind = Literal["text", "choice", "switch", "number", "list", "path"]
 
 # What a device field is most often set to; others are typed.
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _FILE_BYTES_LIMIT = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the form. keys: fields, or groups of them. about: what this stage does, in a line."""
-
-    name: str
-    title: str
-    about: str
-    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +44,6 @@ class FormRow:
     description: str
     is_changed: bool
     error: str
-
-
-SECTIONS = (
-    Section("preset", "preset", "Where the settings start from.", ("task", "format")),
-    Section("prompt", "prompt", "What to show, in words.", ("prompt", "negative_prompt")),
-    Section(
-        "encoder",
-        "text encoder",
-        "Turns the prompt into numbers that the denoiser understands.",
-        ("components.text_encoder",),
-    ),
-    Section(
-        "denoiser",
-        "denoiser",
-        "The diffusion transformer: takes noise away, step by step.",
-        ("components.denoiser",),
-    ),
-    Section("scheduler", "scheduler", "Which noise levels, and how to go on.", ("scheduler",)),
-    Section(
-        "guidance",
-        "guidance",
-        "How strictly the prompt is followed; extensions.",
-        ("guidance", "extensions"),
-    ),
-    Section(
-        "size",
-        "size & seed",
-        "How large, how long, from which noise.",
-        ("width", "height", "frames", "fps", "seed", "noise"),
-    ),
-    Section("decode", "decode", "The video autoencoder: latents to pixels.", ("components.vae",)),
-    Section("keep", "keep", "Which steps stay stored, to be gone back to.", ("keep",)),
-    Section("output", "output", "What is written, and where.", ("output",)),
-)
 
 
 def keys_of(section: Section) -> tuple[str, ...]:

@@ -228,6 +228,12 @@ class Lab:
         # like all about presets, beside the lanes: small files, which are there where the store is not
         return await asyncio.to_thread(list_presets)
 
+    async def preset_info(self, name: str) -> PresetInfo | None:
+        """None where no preset has this name."""
+        from presets.library import preset_info
+
+        return await asyncio.to_thread(preset_info, name)
+
     async def load_preset(self, name: str) -> RunSpec:
         """Raises PresetError where it is absent or broken."""
         from presets.library import load_preset

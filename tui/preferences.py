@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from presets.errors import PresetError
-from presets.library import user_preset_dir
+from presets.paths import user_preset_dir
 
 MAX_PROMPTS = 200
 

@@ -17,7 +17,7 @@ import tomli_w
 from engine.checkpoints.locate import models_folder
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.errors import CheckpointError
-from presets.library import user_preset_dir
+from presets.paths import user_preset_dir
 
 MODELS, ADDED, HUGGING_FACE, COMFYUI = "models folder", "added", "Hugging Face cache", "ComfyUI"
 TOKENIZER = "tokenizer.json"

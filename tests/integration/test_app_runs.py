@@ -19,6 +19,7 @@ from engine.launch import ensure_engine
 from presets.library import load_preset
 from presets.spec import decode_spec
 from store.store import Store, open_store
+from tests.opened import opened
 from tui.app import ModiffApp
 from tui.preferences import Preferences
 from tui.screens.branch import Branch
@@ -53,6 +54,7 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
 
     async def run() -> None:
         async with app.run_test(size=(120, 36)) as pilot:
+            await opened(pilot)
 
             async def until(is_so: Callable[[], Any]) -> None:
                 end = time.monotonic() + WAIT_SECONDS

@@ -13,6 +13,7 @@ import pytest
 
 from presets.library import load_preset
 from store.store import open_store
+from tests.opened import opened
 from tui.app import ModiffApp
 from tui.preferences import Preferences
 from tui.widgets.run_head import RunHead
@@ -37,6 +38,7 @@ def test_a_killed_engine_costs_one_key_and_every_step_has_a_picture(root: Path):
     async def run() -> None:
         app = ModiffApp(root, preferences=Preferences())
         async with app.run_test(size=(120, 36)) as pilot:
+            await opened(pilot)
 
             async def until(condition) -> None:
                 end = time.monotonic() + WAIT_SECONDS

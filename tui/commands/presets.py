@@ -18,8 +18,8 @@ from presets.library import (
     list_presets,
     load_preset,
     preset_path,
-    user_preset_dir,
 )
+from presets.paths import user_preset_dir
 from presets.spec import RunSpec, preset_schema
 from tui.failures import BAD_INPUT
 from tui.saving import extended_by, save_from

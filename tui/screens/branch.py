@@ -54,6 +54,8 @@ class Branch(Dialog[str | None]):
         self._before: dict[str, str] = {}
         self._total = 0
         self._is_launching = False
+        # asked for before the run was read: whether to watch the branch
+        self._launch_asked: bool | None = None
 
     @property
     def modiff(self) -> ModiffApp:
@@ -118,6 +120,8 @@ class Branch(Dialog[str | None]):
         timeline.show(cells)
         timeline.cursor = self._total // 2 if self._step is None else self._step
         self._moved()
+        if self._launch_asked is not None:
+            self.action_launch(self._launch_asked)
 
     def _input(self, key: str) -> Input:
         return self.query_one(f"#{_id(key)}", Input)
@@ -214,8 +218,11 @@ class Branch(Dialog[str | None]):
         place.display = True
 
     def action_launch(self, watch: bool) -> None:
-        """Queue the branch, once, and show it where that is wanted."""
-        if self._detail is None or self._is_launching:
+        """Queue the branch, once, and show it where that is wanted; as soon as the run is read."""
+        if self._detail is None:
+            self._launch_asked = watch
+            return
+        if self._is_launching:
             return
         try:
             overrides = self._overrides()

@@ -12,8 +12,9 @@ from textual.binding import Binding
 from presets.errors import PresetError
 from tui.editor import EditorFailed, edit_file, edit_text
 from tui.form import Draft
-from tui.form_sections import SECTIONS, keys_of, section_of
+from tui.form_sections import keys_of, section_of
 from tui.screens.form_screen import FormScreen
+from tui.sections import SECTIONS
 from tui.widgets.compose_panels import Changes, Problems, Stages
 from tui.widgets.prompts import PromptArea, Prompts
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
     from textual.widgets import OptionList
+    from textual.worker import Worker
 
-    from presets.library import PresetInfo
     from presets.spec import RunSpec
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
@@ -85,6 +86,7 @@ class Compose(FormScreen):
         self._left: dict[str, Mapping[str, str]] = {}
         # asked for before the first preset was read: whether to watch the run
         self._start_asked: bool | None = None
+        self._launch: Worker[None] | None = None
 
     def load_run(self, spec: RunSpec, preset: str) -> None:
         """Put the settings of a run into the form, as changes of the preset that they came from."""
@@ -140,9 +142,12 @@ class Compose(FormScreen):
         await self._start(watch=False)
 
     async def _start(self, *, watch: bool) -> None:
-        """Queue the run, or go to the first thing that is wrong; once there is a draft."""
+        """Queue the run, or go to the first thing that is wrong; once there is a draft. A key that is pressed twice in
+        one moment queues one run."""
         if self.draft is None and self.broken is None:
             self._start_asked = watch
+            return
+        if self._launch is not None and not self._launch.is_finished:
             return
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
@@ -150,7 +155,7 @@ class Compose(FormScreen):
         if self._refusal:
             self.action_panel("problems")
             return
-        self.app.launch(spec, self.draft.preset, watch=watch)
+        self._launch = self.app.launch(spec, self.draft.preset, watch=watch)
 
     async def valid_spec(self) -> RunSpec | None:
         """The run as it is in the form; where something is wrong, None, and that is gone to."""
@@ -193,10 +198,14 @@ class Compose(FormScreen):
         """Pick another preset. What was changed of this one comes back with it."""
         from tui.screens.picker import Item, Picker
 
-        await self.list_presets()
+        try:
+            presets = await self.app.lab.presets()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
         items = [
             Item(info.name, f"✖ {info.error}" if info.error else info.description)
-            for info in self.presets
+            for info in presets
         ]
         present = self.draft.preset if self.draft else ""
         name = await self.app.push_screen_wait(Picker("presets", items, present))
@@ -218,8 +227,7 @@ class Compose(FormScreen):
     async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
         from tui.screens.save_preset import SavePreset
 
-        info = self._info(draft.preset)
-        own = info if info is not None and not info.shipped else None
+        own = self.info if self.info is not None and not self.info.shipped else None
         name, description = (own.name, own.description) if own else ("", "")
         path = await self.app.push_screen_wait(SavePreset(spec, draft.preset, name, description))
         if path is not None:
@@ -261,13 +269,10 @@ class Compose(FormScreen):
         edits = self.draft.edits if self.draft else self._left.get(name, {})
         self.open_preset(name, edits)
 
-    def _info(self, name: str) -> PresetInfo | None:
-        return next((info for info in self.presets if info.name == name), None)
-
     def _file(self) -> Path | None:
         """The file to be mended, or that of the present preset; says so where that cannot be changed."""
         name, _ = self.name_and_error
-        info = self._info(name)
+        info = self.info
         path = Path(name) if name.endswith(".toml") else info.path if info else None
         if self.broken and self.broken[1].source:
             path = Path(self.broken[1].source)  # a parent of the preset may be what is broken

@@ -12,15 +12,15 @@ from textual.widgets import Footer, Static
 
 from presets.errors import PresetError
 from tui.form import Draft, Problem, changes, check, draft_of, field_key, problems, text_of
-from tui.form_sections import SECTIONS, about_preset, rows, section_of
+from tui.form_sections import about_preset, rows, section_of
 from tui.frame import TopLine
-from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line, put
+from tui.sections import SECTIONS
+from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line
 from tui.widgets.form_row import FieldEdited, RowEditor
+from tui.widgets.list_panel import put
 from tui.widgets.prompts import PromptArea, Prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from textual.app import ComposeResult
     from textual.widgets import OptionList
 
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from presets.spec import RunSpec
     from tui.app import ModiffApp
     from tui.form import Checked
-    from tui.form_sections import FormRow, Section
+    from tui.form_sections import FormRow
     from tui.lab import Status
     from tui.planning import Planned
+    from tui.sections import Section
 
+# Before names are looked up: it reads much, for lists that are opened later, and would slow the first painting.
+NAMES_SECONDS = 0.4
 # After the last change, before the plan is made again.
 PLAN_SECONDS = 0.2
 _FIRST_PRESET = "micro"
@@ -49,52 +52,40 @@ class FormScreen(Screen[None]):
         self.draft: Draft | None = None
         self.checked: Checked | None = None
         self.broken: tuple[str, PresetError] | None = None
-        self.presets: Sequence[PresetInfo] = ()
+        self.info: PresetInfo | None = None
         self.section: Section = SECTIONS[0]
         self.planned: Planned | None = None
         self._refusal, self._refused_key, self._warning = "", "", ""
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[str, int] = ("", 0)
         self._mounting = asyncio.Lock()
-        self._furnished = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield TopLine("compose")
         with Horizontal(id="main"):
             yield Stages()
+            with Vertical(id="middle"):
+                with Vertical(id="form", classes="panel"):
+                    yield Static(id="about", markup=False)
+                    yield VerticalScroll(id="rows", can_focus=False)
+                    yield Static(id="help", markup=False)
+                yield Prompts()
+            with Vertical(id="side"):
+                yield PlanPanel()
+                yield Problems("problems", id="problems")
+                yield Changes("differs from the preset", id="changes")
         yield Static(id="summary", markup=False)
         yield Footer()
 
     def on_mount(self) -> None:
-        self._furnish()
-        self._begin()
-
-    @work(group="furnish")
-    async def _furnish(self) -> None:
-        """The panels beside the stages. Once the rest is painted: this is the first screen that anyone sees, and
-        these are three quarters of its widgets."""
-        await self.app.painted.wait()
-        form = Vertical(
-            Static(id="about", markup=False),
-            VerticalScroll(id="rows", can_focus=False),
-            Static(id="help", markup=False),
-            id="form",
-            classes="panel",
-        )
-        changes_panel = Changes("differs from the preset", id="changes")
-        await self.query_one("#main").mount(
-            Vertical(form, Prompts(), id="middle"),
-            Vertical(PlanPanel(), Problems("problems", id="problems"), changes_panel, id="side"),
-        )
-        self._furnished.set()
         self.app.status_signal.subscribe(self, self._on_status)
-        self.call_after_refresh(self._learn_names)  # reads much, for lists that are opened later
+        self._begin()
+        self.set_timer(NAMES_SECONDS, self._learn_names)
 
     # What the form holds
 
     @work(exclusive=True, group="preset")
     async def _begin(self) -> None:
-        await self.app.painted.wait()
         name = self.app.preferences.preset
         try:
             base = await self.app.lab.load_preset(name)
@@ -126,22 +117,19 @@ class FormScreen(Screen[None]):
             self.app.tell_error(error)
 
     async def show_draft(self, draft: Draft | None) -> None:
-        """Another draft; None where the preset is broken. For workers: they may be cancelled while the presets are
+        """Another draft; None where the preset is broken. For workers: they may be cancelled while the preset is
         read, but not while rows are mounted, which the screen does itself."""
-        await self._furnished.wait()
-        await self.list_presets()
-        self.draft = draft
+        name = draft.preset if draft is not None else self.name_and_error[0]
+        try:
+            info = await self.app.lab.preset_info(name)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            info = None
+            self.app.tell_error(error)
+        self.draft, self.info = draft, info
         if draft is not None:
             self.broken = None
         self._recheck()
         self.call_next(self.show_section, self.section, anew=True)
-
-    async def list_presets(self) -> None:
-        """Read which there are; where they cannot be read, those of before stay."""
-        try:
-            self.presets = await self.app.lab.presets()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
@@ -229,8 +217,6 @@ class FormScreen(Screen[None]):
 
     def show(self, source: str = "") -> None:
         """Draw all that follows from the draft. source: the key of the field that was typed in just now."""
-        if not self._furnished.is_set():
-            return
         draft, checked = self.draft, self.checked
         found = self._problems()
         changed = changes(draft, checked) if draft and checked else ()
@@ -265,16 +251,13 @@ class FormScreen(Screen[None]):
             return
         self._gather()
         self.section = section
-        if not self._furnished.is_set():
-            return
         self.set_class(section.name == "prompt", "-prompt")
         form = self.query_one("#form")
         form.border_title = section.title
         about = section.about
         if section.name == "preset":
             name, error = self.name_and_error
-            info = next((info for info in self.presets if info.name == name), None)
-            about = about_preset(name, info, error)
+            about = about_preset(name, self.info, error)
         put(self.query_one("#about", Static), about)
         container = self.query_one("#rows")
         async with self._mounting, self.batch():
@@ -283,8 +266,6 @@ class FormScreen(Screen[None]):
         self._show_help()
 
     def _show_help(self) -> None:
-        if not self._furnished.is_set():
-            return
         editor = self.focused_row
         text = ""
         if editor is not None:
@@ -316,8 +297,6 @@ class FormScreen(Screen[None]):
 
     async def go_to(self, key: str) -> None:
         """Open the section of a field and focus its editor."""
-        if not self._furnished.is_set():
-            return
         section = section_of(key)
         self.remove_class("-side")
         self.query_one(Stages).highlighted = SECTIONS.index(section)
@@ -336,8 +315,6 @@ class FormScreen(Screen[None]):
 
     def action_panel(self, name: str) -> None:
         """The panels beside the form; where there is no room for both, in its place."""
-        if not self._furnished.is_set():
-            return
         self.add_class("-side")
         self.query_one(f"#{name}").focus()
 

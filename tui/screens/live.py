@@ -199,7 +199,9 @@ class Live(Screen[None]):
                 return bool(self._output())
             case "branch":
                 return bool(self._feed and self._feed.state.steps)
-            case "copy" | "preview" | "level" | "detach" | "zoom":
+            case "detach":
+                return self._feed is not None and not self._feed.is_over
+            case "copy" | "preview" | "level" | "zoom":
                 return bool(status)
             case _:
                 return True

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.console import Group
+from rich.padding import Padding
+from rich.text import Text
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, OptionList
@@ -16,6 +19,7 @@ from tui.text import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import RenderableType
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
@@ -96,8 +100,12 @@ class Picker(Dialog[str | None]):
             self.dismiss(self._found[index].value)
 
 
-def _shown(item: Item) -> str:
-    return printable(item.value) + (f"\n  {printable(item.note)}" if item.note else "")
+def _shown(item: Item) -> Group:
+    """The value, and below it the note, indented on each of its lines."""
+    lines: list[RenderableType] = [Text(printable(item.value))]
+    if item.note:
+        lines.append(Padding(Text(printable(item.note)), (0, 0, 0, 2)))
+    return Group(*lines)
 
 
 def _holds(text: str, words: Sequence[str]) -> bool:

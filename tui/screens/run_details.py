@@ -126,11 +126,15 @@ class RunDetails(Vertical):
 
     @work(exclusive=True, group="feed")
     async def _feed_panels(self, feed: RunFeed) -> None:
+        """Until the run is over and its last page was drawn."""
         app = cast("ModiffApp", self.app)
         try:
             await feed.begin()
             while feed is self._feed:
-                is_full = await feed.turn() if self._can_be_seen() else False
+                is_seen = self._can_be_seen()
+                is_full = await feed.turn() if is_seen else False
+                if is_seen and feed.is_over and not is_full:
+                    return
                 await asyncio.sleep(0 if is_full else app.tick_seconds)
         except UnknownRun:
             pass
@@ -138,6 +142,19 @@ class RunDetails(Vertical):
             app.tell_error(error)
         if feed is self._feed:
             self._end_feed()  # the next look begins again
+
+    def on_run_view_step_moved(self) -> None:
+        """The picture of another step; a run at work shows it at its next turn."""
+        if self._feed is not None and self._feed.is_over:
+            self._show_preview(self._feed)
+
+    @work(exclusive=True, group="preview")
+    async def _show_preview(self, feed: RunFeed) -> None:
+        app = cast("ModiffApp", self.app)
+        try:
+            await feed.show_preview()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            app.tell_error(error)
 
     def _can_be_seen(self) -> bool:
         return self.screen.is_active and bool(self.query_one(RunView).size)

@@ -80,7 +80,7 @@ class RunList(Vertical):
             yield Static("filter ", id="filter-label")
             yield Input(
                 self._line,
-                placeholder="words, preset: status: tag: since: until: pinned",
+                placeholder="words preset: status: tag: since: until: pinned",
                 suggester=_Filters(self),
                 select_on_focus=False,
                 compact=True,

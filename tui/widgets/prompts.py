@@ -9,8 +9,8 @@ from textual.containers import Vertical
 from textual.widgets import Static, TextArea
 
 from tui.text import printable
-from tui.widgets.compose_panels import put
 from tui.widgets.form_row import FieldEdited
+from tui.widgets.list_panel import put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -22,8 +22,8 @@ from presets.library import (
     load_preset,
     preset_path,
     save_preset,
-    user_preset_dir,
 )
+from presets.paths import user_preset_dir
 from presets.spec import ExtensionSpec, RunSpec, SchedulerSpec
 
 ROOT = Path(presets.__file__).parent.parent

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from presets.fields import fields
-from presets.library import load_preset, user_preset_dir
+from presets.library import load_preset
+from presets.paths import user_preset_dir
 from presets.spec import RunSpec, decode_spec
 from tui.cli import main
 

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
+from tests.opened import opened
 from tui.app import ModiffApp
 from tui.preferences import Preferences
 
@@ -30,7 +31,7 @@ def play(
 
     async def run() -> None:
         async with app.run_test(size=size) as pilot:
-            await pilot.pause()
+            await opened(pilot)
             await script(pilot)
 
     asyncio.run(run())

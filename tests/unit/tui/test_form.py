@@ -21,7 +21,8 @@ from tui.form import (
     text_of,
     value_text,
 )
-from tui.form_sections import SECTIONS, keys_of, rows, section_of, stepped, summary
+from tui.form_sections import keys_of, rows, section_of, stepped, summary
+from tui.sections import SECTIONS
 
 
 @pytest.fixture

@@ -60,12 +60,13 @@ def test_help_imports_no_command():
 APP = """
 import asyncio, importlib, json, pkgutil, sys
 import tui.screens, tui.widgets
+from tests.opened import opened
 from tui.app import ModiffApp
 from tui.preferences import Preferences
 
 async def shown(mode):
     async with ModiffApp(preferences=Preferences(screen=mode)).run_test() as pilot:
-        await pilot.pause()
+        await opened(pilot)
 
 if sys.argv[1] == "all":
     for package in (tui.screens, tui.widgets):
@@ -92,10 +93,22 @@ def test_no_screen_and_no_widget_imports_anything_heavy():
 
 
 @pytest.mark.parametrize(
-    ("mode", "own"), [("compose", {"compose", "form_screen"}), ("queue", {"queue"})]
+    ("mode", "own"),
+    [("compose", {"start", "compose", "form_screen"}), ("queue", {"start", "queue"})],
 )
 def test_the_app_begins_with_one_screen(mode, own):
     modules = modules_of_app(mode)
     assert not modules & {*HEAVY} - {"textual"}
     screens = {name.removeprefix("tui.screens.") for name in modules if "tui.screens." in name}
     assert screens == own
+
+
+def test_the_first_frame_waits_for_no_form_and_no_store():
+    code = "import json, sys, tui.launch, tui.app, tui.screens.start; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    modules = set(json.loads(done.stdout))
+    assert "textual.app" in modules
+    late = {"tui.form", "tui.lab", "presets.library", "store.records", "sqlite3"}
+    assert not modules & late

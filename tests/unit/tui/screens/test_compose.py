@@ -11,18 +11,20 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
-from presets.library import load_preset, save_preset, user_preset_dir
+from presets.library import load_preset, save_preset
+from presets.paths import user_preset_dir
 from presets.spec import RunSpec, decode_spec
 from store.store import open_store
+from tests.opened import opened
 from tui.app import ModiffApp
 from tui.form import FIELDS
-from tui.form_sections import SECTIONS
 from tui.lab import Lab
 from tui.preferences import Preferences, load_preferences
 from tui.screens.compose import Compose
 from tui.screens.picker import Picker
 from tui.screens.preset_file import PresetFile
 from tui.screens.save_preset import SavePreset
+from tui.sections import SECTIONS
 from tui.widgets.choice_line import ChoiceLine
 from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages
 from tui.widgets.form_row import RowEditor
@@ -90,6 +92,7 @@ def show(
     async def run() -> None:
         app = ModiffApp(preferences=preferences or Preferences())
         async with app.run_test(size=size) as pilot:
+            await opened(pilot)
             shown = Shown(app, pilot)
             await shown.until(lambda: shown.screen.checked or shown.screen.broken)
             await pilot.pause()  # the section is shown by a callback of the screen's own
@@ -124,7 +127,8 @@ def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
         app.lab.load_preset = load_late  # type: ignore[method-assign]
         async with app.run_test(size=(120, 36)) as pilot:
             shown = Shown(app, pilot)
-            await shown.press(*keys)
+            await shown.press(*keys)  # the first of them comes before the screen itself
+            await opened(pilot)
             assert shown.screen.draft is None
             assert not shown.queued()
             may_read.set()
@@ -132,6 +136,28 @@ def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
             assert shown.queued() == [("micro", load_preset("micro"))]
 
     asyncio.run(run())
+
+
+def test_a_key_that_is_pressed_twice_in_one_moment_queues_one_run(monkeypatch):
+    may_queue = asyncio.Event()
+    queue = Lab.launch
+
+    async def slow(lab: Lab, spec: RunSpec, preset: str) -> str:
+        await may_queue.wait()
+        return await queue(lab, spec, preset)
+
+    monkeypatch.setattr(Lab, "launch", slow)
+
+    async def act(shown):
+        await shown.press("ctrl+t", "ctrl+t", "ctrl+r")
+        may_queue.set()
+        await shown.until(lambda: shown.screen._launch.is_finished)
+        assert len(shown.queued()) == 1
+        await shown.press("ctrl+t")  # a moment later it is another run
+        await shown.until(lambda: len(shown.queued()) == 2)
+        assert shown.app.current_mode == "compose"
+
+    show(act, (120, 36))
 
 
 @pytest.mark.parametrize("size", [(120, 36), (80, 24)])
@@ -549,8 +575,8 @@ def test_presets_that_cannot_be_read_are_told(monkeypatch):
         told = [note.message for note in shown.app._notifications]
         assert ["names no folder" in each for each in told] == [True]
         await shown.press("ctrl+o")
-        await shown.until(lambda: isinstance(shown.app.screen, Picker))
-        await shown.press("escape", "ctrl+s")
+        assert not isinstance(shown.app.screen, Picker)
+        await shown.press("ctrl+s")
         await shown.until(lambda: isinstance(shown.app.screen, SavePreset))
         await shown.press("x", "enter")
         wrong = shown.app.screen.query_one("#wrong", Static)
@@ -611,6 +637,7 @@ def test_a_run_is_put_into_the_form(mode):
     async def run() -> None:
         app = ModiffApp(preferences=Preferences(screen=mode))
         async with app.run_test(size=(120, 36)) as pilot:
+            await opened(pilot)
             await act(Shown(app, pilot))
 
     asyncio.run(run())

@@ -21,6 +21,7 @@ from store.events import (
 )
 from store.records import LogEntry
 from store.store import open_store
+from tests.opened import opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui import opening
 from tui.app import ModiffApp
@@ -83,7 +84,7 @@ def watch(
     async def run() -> None:
         app = ModiffApp(root, preferences=Preferences(screen="live", **preferences))
         async with app.run_test(size=size) as pilot:
-            await pilot.pause()
+            await opened(pilot)
             await act(Watched(app, pilot))
 
     asyncio.run(run())

@@ -13,9 +13,10 @@ from textual.widgets import Input, Static
 from presets.spec import decode_spec
 from store.records import Segment
 from store.store import open_store
+from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run
 from tui.app import ModiffApp
-from tui.lab import Lab
+from tui.lab import Detail, Lab
 from tui.opening import CannotOpen
 from tui.preferences import Preferences
 from tui.screens.ask import Ask, Confirm
@@ -64,6 +65,7 @@ def play(script: Script, *, size: tuple[int, int] = WIDE, runs_filter: str = "")
 
     async def run() -> None:
         async with ModiffApp(preferences=preferences).run_test(size=size) as pilot:
+            await opened(pilot)
             await until(pilot, lambda: list_of(pilot).query_one("#found", Static).content != "")
             await script(pilot)
 
@@ -511,6 +513,32 @@ def test_a_branch_is_queued_once_and_started_also_where_the_form_is_left(
         may_queue.set()
         await until(pilot, lambda: started == ["engine"])
         assert len(store.queued()) == 1
+
+    play(script)
+
+
+def test_a_branch_that_is_asked_for_before_the_run_is_read_starts_once_it_is(
+    store, started, monkeypatch
+):
+    run_id = record_run(store, micro(STAR)).id
+    may_read = asyncio.Event()
+    read = Lab.detail
+
+    async def slow(lab: Lab, *arguments: Any) -> Detail:
+        await may_read.wait()
+        return await read(lab, *arguments)
+
+    async def script(pilot):
+        monkeypatch.setattr(Lab, "detail", slow)
+        pilot.app.branch_from(run_id, 2)
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        await pilot.press("ctrl+r", "ctrl+r")
+        assert not store.queued()
+        may_read.set()
+        await until(pilot, lambda: started == ["engine"])
+        (branch,) = store.queued()
+        assert (branch.parent, branch.parent_step) == (run_id, 2)
+        assert pilot.app.watched_run == branch.id
 
     play(script)
 

@@ -1,0 +1,20 @@
+"""The app in a test, once its first screen is there."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from textual.pilot import Pilot
+
+WAIT_SECONDS = 30.0
+
+
+async def opened(pilot: Pilot[Any]) -> None:
+    """Until the first screen has come in place of its frame."""
+    app = pilot.app
+    deadline = time.monotonic() + WAIT_SECONDS
+    while app.current_mode == app.DEFAULT_MODE or not app.screen.is_mounted:
+        assert time.monotonic() < deadline, "the first screen never came"
+        await pilot.pause(0.01)
+    await pilot.pause()
