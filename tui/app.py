@@ -48,7 +48,7 @@ REMOTE_LOOK_SECONDS = 1.0
 # How long leaving waits for a last look.
 LEAVE_LOOK_SECONDS = 0.5
 # Panels of a live run are drawn so often at most.
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.2
 REMOTE_TICK_SECONDS = 0.5
 # How long an error is to be read; the same one is not told again meanwhile.
 TOLD_SECONDS = 10.0

@@ -2,6 +2,8 @@
 
 start: from the exec to the first screen, `modiff` beside a bare Textual app with as many widgets as a form has, each
 in a terminal of its own, in turn. "painted" is the frame with the stages, "complete" the form with its preset read.
+live: what the live screen takes of a core, and writes to its terminal, beside an engine that makes a micro run of so
+many steps a second as it can, with previews: more of them than any large model makes in a minute.
 keys: from a key that moves the timeline's cursor to the terminal being told, while a run logs 2,000 events a second
 for a minute, beside the same keys while nothing is logged; with the growth of the app's memory.
 """
@@ -9,7 +11,9 @@ for a minute, beside the same keys while nothing is logged; with the growth of t
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -170,6 +174,51 @@ def keys(seconds: float, rate: int, folder: Path) -> dict[str, object]:
     return told
 
 
+def live(seconds: float, folder: Path) -> dict[str, object]:
+    told: dict[str, object] = {"limit_share": 0.1, "limit_kb_per_second": 150}
+    modiff = [sys.executable, "-P", "-m", "tui.cli"]
+    environ = {**os.environ, **environment(folder)}
+    with Terminal(
+        [sys.executable, "-P", "-c", MODIFF], environment=environment(folder), folder=folder
+    ) as terminal:
+        steps = ("--set", f"scheduler.steps={STEPS}", "--detach")
+        subprocess.run(
+            [*modiff, "run", "micro", *steps],
+            env=environ,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+        try:
+            terminal.wait_for("Compose")
+            terminal.press("\x1b")  # leaves a text field
+            time.sleep(1)
+            terminal.press("2")
+            terminal.wait_for(f"of {STEPS} steps")
+            process = psutil.Process(terminal.process.pid)
+            begun, terminal.written = time.perf_counter(), b""
+            cpu, first = process.cpu_times(), steps_done(folder)
+            while time.perf_counter() - begun < seconds:
+                terminal.read(0.05)
+            after, spent = process.cpu_times(), time.perf_counter() - begun
+            told["steps_per_second"] = round((steps_done(folder) - first) / spent, 1)
+            told["cpu_share"] = round(
+                (after.user + after.system - cpu.user - cpu.system) / spent, 3
+            )
+            told["kb_per_second"] = round(len(terminal.written) / spent / 1000, 1)
+        finally:
+            subprocess.run(
+                [*modiff, "engine", "stop"], env=environ, cwd=folder, capture_output=True
+            )
+    return told
+
+
+def steps_done(folder: Path) -> int:
+    with open_store(folder / "store") as store:
+        [run] = store.runs(limit=1)
+        return sum(isinstance(event, StepFinished) for _, event in store.events(run.id))
+
+
 def in_ms(spent: list[float]) -> dict[str, float]:
     ordered = sorted(spent)
     return {
@@ -181,7 +230,7 @@ def in_ms(spent: list[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("start", "keys", "all"), nargs="?", default="all")
+    parser.add_argument("what", choices=("start", "keys", "live", "all"), nargs="?", default="all")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=int, default=2000)
@@ -190,6 +239,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         if options.what in ("start", "all"):
             result["start"] = start(options.rounds, Path(scratch))
+        if options.what in ("live", "all"):
+            folder = Path(scratch) / "live"
+            folder.mkdir()
+            result["live"] = live(min(options.seconds, 20.0), folder)
         if options.what in ("keys", "all"):
             result["keys"] = keys(options.seconds, options.rate, Path(scratch))
     show(result)

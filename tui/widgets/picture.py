@@ -6,7 +6,6 @@ from time import monotonic
 from typing import ClassVar, Protocol
 
 from rich.segment import Segment
-from textual.errors import NoWidget
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
@@ -140,13 +139,6 @@ class Picture(Drawn):
     def _is_visible(self) -> bool:
         return self._is_shown and self.is_attached and self.screen.is_active
 
-    def _is_in_view(self) -> bool:
-        """Whether any part of it is on the screen rather than scrolled away."""
-        try:
-            return bool(self.screen.find_widget(self).visible_region)
-        except NoWidget:
-            return False
-
     def _settle(self, *, restart: bool = False) -> None:
         """Run a timer if there is something to move and somebody to see it, else none."""
         rate = self._rate() if self._is_visible() else 0.0
@@ -157,7 +149,7 @@ class Picture(Drawn):
             self._timer = self.set_interval(1 / rate, self._advance)
 
     def _advance(self) -> None:
-        if self._frames is None or not self._is_in_view():
+        if self._frames is None or not self.is_in_view:
             return
         self._index = (self._index + 1) % self._frames.num_frames
         if self._uses_image:

@@ -197,26 +197,24 @@ class RunView(Widget):
         if self.is_following and timeline.cursor != newest:
             timeline.cursor = newest
             self.post_message(self.StepMoved(newest))
-        self._show_values()
 
     def on_timeline_moved(self, message: Timeline.Moved) -> None:
         message.stop()
         if isinstance(message, Timeline.Chosen) or self._state is None:
             return
         self.is_following = message.step >= run_cells.newest_step(self._state)
-        self._show_values()
         self._show_panels()
         self.post_message(self.StepMoved(message.step))
 
-    def _show_values(self) -> None:
-        if self._state is not None:
-            values = run_cells.step_values(self._state, self.cursor, self._sigmas)
-            self._set(self.query_one("#run"), note=values)
+    def _show_values(self, state: RunState) -> None:
+        values = run_cells.step_values(state, self.cursor, self._sigmas)
+        self._set(self.query_one("#run"), note=values)
 
     def _show_panels(self) -> None:
-        """The panels that can be seen; the others are drawn when their turn comes."""
+        """The panels that can be seen, and the values in the border; the others are drawn when their turn comes."""
         if self._state is None:
             return
+        self._show_values(self._state)
         for name, show in (
             ("sigma", self._show_sigma),
             ("latents", self._show_latents),
