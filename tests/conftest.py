@@ -3,11 +3,16 @@ process that was just started: what it starts would inherit those that are ignor
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # as many processes as cores: a second thread of each would wait for a core, spinning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 

@@ -11,20 +11,22 @@ for a minute, beside the same keys while nothing is logged; with the growth of t
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
 
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.events import Event, MemorySampled, Message, RunStarted, StageStarted, StepFinished
+from store import events
+from store.events import MemorySampled, Message, RunStarted, StageStarted, StepFinished
 from store.store import Store, open_store
 from tests.benchmark.timing import show
 from tests.terminal import Terminal
@@ -88,7 +90,7 @@ def start(rounds: int, folder: Path) -> dict[str, object]:
     }
 
 
-def log_events(store_root: Path, run_id: str, rate: int, ended: threading.Event) -> None:
+def log_events(store_root: Path, run_id: str, rate: int, ended: Event) -> None:
     """What a run would log, `rate` events a second in batches of a fiftieth of a second."""
     with open_store(store_root) as store:
         begun, sent = time.perf_counter(), 0
@@ -98,7 +100,7 @@ def log_events(store_root: Path, run_id: str, rate: int, ended: threading.Event)
             sent += due
 
 
-def an_event(number: int) -> Event:
+def an_event(number: int) -> events.Event:
     step = number // 4 % STEPS + 1
     match number % 4:
         case 0:
@@ -155,8 +157,10 @@ def keys(seconds: float, rate: int, folder: Path) -> dict[str, object]:
         time.sleep(1)
         process = psutil.Process(terminal.process.pid)
         told["quiet"] = in_ms(answers(terminal, min(10.0, seconds)))
-        ended = threading.Event()
-        writer = threading.Thread(
+        # in a process of its own, as an engine is
+        fresh = multiprocessing.get_context("spawn")
+        ended = fresh.Event()
+        writer = fresh.Process(
             target=log_events, args=(folder / "store", run_id, rate, ended), daemon=True
         )
         writer.start()
