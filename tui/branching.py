@@ -47,3 +47,20 @@ def is_stored(store: Store, digest: str) -> bool:
     from store.blobs import blob_path
 
     return bool(digest) and blob_path(store.root, digest).is_file()
+
+
+def points_told(points: Sequence[int], *, has_latents: bool) -> str:
+    """`0-12, 20, decode`: after which steps the state is stored, by rising numbers."""
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges(points)]
+    return ", ".join([*parts, *(["decode"] if has_latents else [])])
+
+
+def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising numbers as runs of consecutive ones: first and last of each."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found

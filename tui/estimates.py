@@ -38,9 +38,7 @@ _MEDIANS = ("load", "text_encode", "step", "decode", "video_bytes")
 
 def experience_with(store: Store, spec: RunSpec) -> Experience:
     """The medians over runs with the same models, dtypes, devices, size and use of guidance."""
-    import msgspec
-
-    wanted = _likeness(json.loads(msgspec.json.encode(spec)))
+    wanted = likeness(spec)
     spent: dict[str, list[float]] = {name: [] for name in _MEDIANS}
     peaks: list[tuple[int, int]] = []
     for record in store.runs(limit=_SEARCHED, status="done"):
@@ -54,6 +52,13 @@ def experience_with(store: Store, spec: RunSpec) -> Experience:
         memory_bytes=max((rss for rss, _ in peaks if rss), default=None),
         device_bytes=max((device for _, device in peaks if device), default=None),
     )
+
+
+def likeness(spec: RunSpec) -> str:
+    """The same for runs of which each stage and step takes as long."""
+    import msgspec
+
+    return _likeness(json.loads(msgspec.json.encode(spec)))
 
 
 def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
@@ -71,8 +76,7 @@ def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
             spent[name] += values
 
 
-def _likeness(spec: Mapping[str, Any]) -> tuple[object, ...]:
-    """What the time of a step and of the stages depends on."""
+def _likeness(spec: Mapping[str, Any]) -> str:
     scale = spec.get("guidance", {}).get("scale")
     names = ("components", "extensions", "width", "height", "frames")
-    return (*(spec.get(name) for name in names), scale == 1)
+    return json.dumps([*(spec.get(name) for name in names), scale == 1], sort_keys=True)

@@ -12,7 +12,7 @@ from engine.compare.settings import flatten
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import RunSpec, decode_spec
-from tui.estimates import experience_with
+from tui.estimates import experience_with, likeness
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from store.records import RunRecord
     from store.store import Store
+    from tui.estimates import Experience
 
 # The prompt is told by itself; files are named by their paths once a run is queued, whatever the preset calls them.
 _NOT_TOLD = ("format", "prompt", "output.", "keep.")
@@ -42,6 +43,9 @@ class Expected:
 def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
     """By run. Reads presets and past runs; a spec or preset that cannot be read tells nothing."""
     presets: dict[str, Mapping[str, Any]] = {}
+    past: dict[
+        str, Experience
+    ] = {}  # each looks through hundreds of runs, and those in a queue are often alike
     found: dict[str, Expected] = {}
     for record in records:
         try:
@@ -54,7 +58,10 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
         changes = _changes(spec, presets[record.preset])
         if record.parent and record.parent_step is not None:
             changes.insert(0, f"after step {record.parent_step} of {record.parent}")
-        found[record.id] = Expected(", ".join(changes), _seconds(store, record, spec))
+        kind = likeness(spec)
+        if kind not in past:
+            past[kind] = experience_with(store, spec)
+        found[record.id] = Expected(", ".join(changes), _seconds(record, spec, past[kind]))
     return found
 
 
@@ -91,8 +98,7 @@ def _shown(value: object) -> str:
     return shorten(printable(text), _MAX_VALUE)
 
 
-def _seconds(store: Store, record: RunRecord, spec: RunSpec) -> float | None:
-    known = experience_with(store, spec)
+def _seconds(record: RunRecord, spec: RunSpec, known: Experience) -> float | None:
     if known.step is None:
         return None
     num_steps = (record.stop_at or spec.scheduler.steps) - (record.parent_step or 0)

@@ -7,12 +7,11 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tui.branching import points_told
 from tui.run_cells import RESUMABLE, SYMBOLS
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from store.records import RunRecord
     from tui.lab import Detail, RunRow
 
@@ -154,19 +153,7 @@ def branch_points(detail: Detail) -> str:
     """`0-12, 20, decode`: after which steps its state is stored."""
     if not detail.steps:
         return ""
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in ranges(detail.points)]
-    return ", ".join([*parts, *(["decode"] if detail.has_latents else [])])
-
-
-def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Rising numbers as runs of consecutive ones: first and last of each."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
+    return points_told(detail.points, has_latents=detail.has_latents)
 
 
 def _replay(detail: Detail) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tui.branching import points_told
 from tui.commands.runs import print_json, spec_of, summary, timestamp
 from tui.options import json_option, run_argument
 from tui.text import duration, escaped, printable, size
@@ -228,21 +228,7 @@ def _branch_at(known: _Known) -> str:
     """`0-12, 20, decode`: what is stored; any other step is computed again from the nearest before it."""
     if not known.steps:
         return ""
-    parts = [
-        f"{first}-{last}" if last > first else f"{first}" for first, last in _ranges(known.points)
-    ]
-    return ", ".join([*parts, *(["decode"] if known.has_latents else [])])
-
-
-def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Rising numbers as runs of consecutive ones."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
+    return points_told(known.points, has_latents=known.has_latents)
 
 
 def _stage(stage: StageRecord) -> str:

@@ -20,6 +20,7 @@ from tui.screens.dialog import Dialog
 from tui.step_links import cells_of
 from tui.text import clock, columns, size
 from tui.widgets.picture import Picture
+from tui.widgets.tick import Tick
 from tui.widgets.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Branch(Dialog[str | None]):
                 with Vertical(id="fields"):
                     yield Timeline()
                     with Horizontal(classes="field"):
-                        yield _Box("decode only", compact=True)
+                        yield Tick("decode only", compact=True)
                         yield Static(id="shares", markup=False)
                     for key in (*FIELDS, _MORE):
                         yield from self._field(key)
@@ -246,16 +247,6 @@ class Branch(Dialog[str | None]):
             self._is_launching = False
         self.dismiss(run_id)
         self.modiff.after_queueing(run_id, watch=watch)
-
-
-class _Box(Checkbox):
-    """A check box whose state is seen without colour: Textual's has its X always."""
-
-    BUTTON_INNER = " "
-
-    def watch_value(self) -> None:
-        self.BUTTON_INNER = "X" if self.value else " "
-        super().watch_value()
 
 
 def _id(key: str) -> str:

@@ -16,6 +16,7 @@ from tui.amounts import age_option, size_option
 from tui.screens.dialog import Dialog
 from tui.space import plan_lines
 from tui.text import size
+from tui.widgets.tick import Tick
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -36,17 +37,6 @@ class Planned:
     policy: Policy
     plan: Plan
     is_wanted: bool
-
-
-class Tick(Checkbox):
-    """A checkbox whose mark is there only when it is set: Textual's has it always, in another colour."""
-
-    BUTTON_INNER = " "
-
-    def watch_value(self) -> None:
-        self.BUTTON_INNER = "✓" if self.value else " "
-        super().watch_value()
-        self.refresh()
 
 
 class CleanUp(Dialog[Planned | None]):

@@ -133,6 +133,8 @@ class FormScreen(Screen[None]):
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
+        if not self.app.is_running:  # the panels are gone
+            return
         self.checked = None if self.draft is None else check(self.draft)
         self._refusal = self._refused_key = ""
         self._plan()
@@ -188,8 +190,9 @@ class FormScreen(Screen[None]):
             self.planned = None
             self._refusal = self.app.line_for(error)
             self._refused_key = field_key(getattr(error, "key", ""))
-        panel.show(self.planned, "")
-        self.show()
+        if self.app.is_running:  # it may have been left meanwhile
+            panel.show(self.planned, "")
+            self.show()
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""

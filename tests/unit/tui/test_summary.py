@@ -42,11 +42,6 @@ def test_ages(seconds, told):
     assert summary.age(seconds * SECOND) == told
 
 
-def test_ranges():
-    assert summary.ranges([0, 1, 2, 5, 7, 8]) == [(0, 2), (5, 5), (7, 8)]
-    assert summary.ranges([]) == []
-
-
 def test_a_run_that_is_done(store):
     run_id = record_run(store, micro('prompt="a red star"')).id
     told = lines(detail_of(run_id))

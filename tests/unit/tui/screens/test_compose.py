@@ -17,7 +17,7 @@ from presets.spec import RunSpec, decode_spec
 from store.store import open_store
 from tests.opened import opened
 from tui.app import ModiffApp
-from tui.form import FIELDS
+from tui.form import FIELDS, Draft
 from tui.lab import Lab
 from tui.preferences import Preferences, load_preferences
 from tui.screens.compose import Compose
@@ -310,6 +310,22 @@ def test_models_are_suggested():
         assert shown.screen.draft.edits == {"components.denoiser.checkpoint": "wan2.1-t2v-1.3b"}
 
     show(act)
+
+
+def test_what_comes_when_the_app_is_left_is_not_shown():
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences())
+        async with app.run_test() as pilot:
+            await opened(pilot)
+            shown = Shown(app, pilot)
+            await shown.until(lambda: shown.screen.checked)
+            form, before = shown.screen, shown.screen.checked
+        assert not form.children
+        with app._context():
+            await form.show_draft(Draft("micro", load_preset("micro")))
+        assert form.checked is before
+
+    asyncio.run(run())
 
 
 def test_missing_models_are_told_in_full_and_run_goes_there():
