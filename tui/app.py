@@ -160,6 +160,7 @@ class ModiffApp(App[int]):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
+        gc.freeze()  # what is here now stays: the collector need not look through it again and again
         gc.enable()  # see tui.launch
         self._look()
 
