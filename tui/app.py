@@ -160,8 +160,9 @@ class ModiffApp(App[int]):
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
-        gc.freeze()  # what is here now stays: the collector need not look through it again and again
-        gc.enable()  # see tui.launch
+        if not gc.isenabled():  # see tui.launch
+            gc.freeze()  # what is here now stays: the collector need not look through it again and again
+            gc.enable()
         self._look()
 
     def get_line_filters(self) -> Sequence[LineFilter]:
