@@ -43,9 +43,8 @@ class Expected:
 def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
     """By run. Reads presets and past runs; a spec or preset that cannot be read tells nothing."""
     presets: dict[str, Mapping[str, Any]] = {}
-    past: dict[
-        str, Experience
-    ] = {}  # each looks through hundreds of runs, and those in a queue are often alike
+    # each looks through hundreds of runs, and those in a queue are often alike
+    past: dict[str, Experience] = {}
     found: dict[str, Expected] = {}
     for record in records:
         try:
