@@ -152,11 +152,11 @@ class ModiffApp(App[int]):
         is typed now waits in the queue that this holds up; what was typed before, the frame has kept."""
         from tui.screens.start import Start
 
-        start = self.screen
         await self.switch_mode(self.first_mode)
-        if isinstance(start, Start):
-            for key in start.keys:
-                await self.on_event(key)
+        start = self.get_screen_stack(self.DEFAULT_MODE)[0]
+        assert isinstance(start, Start)
+        for key in start.keys:
+            await self.on_event(key)
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
@@ -164,6 +164,16 @@ class ModiffApp(App[int]):
             gc.freeze()  # what is here now stays: the collector need not look through it again and again
             gc.enable()
         self._look()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What would open over the first frame would stay behind with it: its key is kept instead."""
+        if action == "command_palette" and self.current_mode == self.DEFAULT_MODE:
+            return False
+        return super().check_action(action, parameters)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Textual's ANSI themes lack this one."""
+        return {"foreground-disabled": "ansi_default 50%"}
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), self._harmless]
@@ -331,7 +341,7 @@ class ModiffApp(App[int]):
 
         if isinstance(self.screen, Leaving):
             return
-        if self._has_work:
+        if self.status is None or self._has_work:  # before the first look nobody knows
             self._ask_leaving()
         else:
             self.exit(0)

@@ -123,8 +123,9 @@ class Lab:
     """The store at `root` (the user's own by default) and all that the app asks of it; close it in the end."""
 
     def __init__(self, root: Path | None = None) -> None:
+        opened: list[Store] = []
         self._lanes: dict[LaneName, _Lane] = {
-            name: _Lane(name, root) for name in get_args(LaneName)
+            name: _Lane(name, root, opened) for name in get_args(LaneName)
         }
 
     def close(self) -> None:
@@ -499,8 +500,9 @@ class Lab:
 class _Lane:
     """One thread with its own store connection; what it is asked is answered in turn."""
 
-    def __init__(self, name: str, root: Path | None) -> None:
-        self._root = root
+    def __init__(self, name: str, root: Path | None, opened: list[Store]) -> None:
+        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was."""
+        self._root, self._opened = root, opened
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lab-{name}")
         self._held = threading.local()
 
@@ -521,13 +523,15 @@ class _Lane:
         from store.errors import StoreError
         from store.store import open_store
 
+        first = next(iter(self._opened), None)
+        if first is not None and not first.is_in_place():
+            raise StoreError(
+                f"the store is no longer at {first.root}; put it back, or start modiff again to begin a new one"
+            )
         held: Store | None = getattr(self._held, "store", None)
         if held is None:
             held = self._held.store = open_store(self._root)
-        elif not held.is_in_place():
-            raise StoreError(
-                f"the store is no longer at {held.root}; put it back, or start modiff again to begin a new one"
-            )
+            self._opened.append(held)
         return held
 
     def close(self) -> None:

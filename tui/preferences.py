@@ -30,6 +30,7 @@ class Preferences(msgspec.Struct, kw_only=True):
     theme: str = ""
     images: Literal["auto", "half", "off"] = "auto"
     runs_filter: str = ""
+    runs_view: Literal["table", "tree"] = "table"
     prompts: list[str] = []
 
     def remember_prompt(self, prompt: str) -> None:

@@ -51,6 +51,7 @@ class RunFeed:
     async def begin(self) -> None:
         """What the log does not say. Raises UnknownRun where the run was removed."""
         self._view.clear()
+        self._shown, self._preview_due = (0, ""), 0.0
         if not self.shows_previews:
             self.hide_previews()
         self.record = await self._lab.run(self.run_id)
@@ -96,7 +97,8 @@ class RunFeed:
         self._preview_due = 0.0  # the last picture must not wait for a turn that nobody takes
 
     async def show_preview(self) -> None:
-        """The picture of the step that is looked at, read at most twice a second; at once where a hand moved there.
+        """The picture of the step that is looked at, read at most twice a second while the run is at work; at once
+        where a hand moved there.
 
         While the newest step is followed and has none (yet), the one before stays.
         """
@@ -106,7 +108,7 @@ class RunFeed:
         step = view.cursor
         now = time.monotonic()
         is_moved = not view.is_following and step != self._shown[0]
-        if now < self._preview_due and not is_moved:
+        if now < self._preview_due and not is_moved and not self.is_over:
             return
         self._preview_due = now + PREVIEW_SECONDS
         key = known[step - 1].key if 1 <= step <= len(known) else ""

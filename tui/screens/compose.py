@@ -90,6 +90,7 @@ class Compose(FormScreen):
 
     def load_run(self, spec: RunSpec, preset: str) -> None:
         """Put the settings of a run into the form, as changes of the preset that they came from."""
+        self._start_asked = None  # which was of what is in the form now
         self.open_run(spec, preset)
 
     async def show_draft(self, draft: Draft | None) -> None:
@@ -130,10 +131,13 @@ class Compose(FormScreen):
             self._change(Draft(self.draft.preset, self.draft.base))
 
     def action_random_seed(self) -> None:
-        """Another noise to begin with; where the seed is in sight."""
-        if self.draft is not None and self.section is section_of("seed"):
-            # short enough to be read and said
-            self._change(self.draft.typed("seed", str(random.randrange(2**31))))
+        """Another noise to begin with."""
+        if self.draft is None:
+            return
+        seed = str(random.randrange(2**31))  # short enough to be read and said
+        self._change(self.draft.typed("seed", seed))
+        if self.section is not section_of("seed"):
+            self.notify(f"the seed is {seed} now")
 
     async def action_run(self) -> None:
         await self._start(watch=True)
@@ -165,7 +169,8 @@ class Compose(FormScreen):
         elif self.checked.spec is not None:
             return self.checked.spec
         else:
-            key = next(iter(self.checked.errors))
+            key, line = next(iter(self.checked.errors.items()))
+            self.notify(line, title="wrong", severity="error", markup=False)
             if key:
                 await self.go_to(key)  # which says what is wrong with it
             else:
@@ -198,6 +203,7 @@ class Compose(FormScreen):
         """Pick another preset. What was changed of this one comes back with it."""
         from tui.screens.picker import Item, Picker
 
+        self._start_asked = None  # which was of the one before
         try:
             presets = await self.app.lab.presets()
         except Exception as error:  # noqa: BLE001  # told, whatever it is

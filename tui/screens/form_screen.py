@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual import work
@@ -218,13 +219,20 @@ class FormScreen(Screen[None]):
             return problems(self.checked, self._refusal, self._refused_key, self._warning)
         return (Problem("", str(self.broken[1]), True),) if self.broken else ()
 
+    def _marked(self) -> Checked | None:
+        """The form with what the plan was refused for as errors of the fields that this names."""
+        if self.checked is None:
+            return None
+        refused = {problem.key: problem.text for problem in self._problems() if problem.is_error}
+        return replace(self.checked, errors=self.checked.errors or refused)
+
     def show(self, source: str = "") -> None:
         """Draw all that follows from the draft. source: the key of the field that was typed in just now."""
         draft, checked = self.draft, self.checked
         found = self._problems()
         changed = changes(draft, checked) if draft and checked else ()
         is_roomy = not self.is_narrow and self.has_class("-tall")
-        self.query_one(Stages).show(draft, checked, is_roomy=is_roomy)
+        self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
         self.query_one(Problems).show(found)
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
@@ -244,9 +252,10 @@ class FormScreen(Screen[None]):
         self._show_help()
 
     def _rows(self) -> tuple[FormRow, ...]:
-        if self.draft is None or self.checked is None or self.section.name == "prompt":
+        marked = self._marked()
+        if self.draft is None or marked is None or self.section.name == "prompt":
             return ()
-        return rows(self.section, self.draft, self.checked, self._known)
+        return rows(self.section, self.draft, marked, self._known)
 
     async def show_section(self, section: Section, *, anew: bool = False) -> None:
         """Open one section of the form. anew: also where it is open."""

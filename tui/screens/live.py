@@ -176,8 +176,8 @@ class Live(Screen[None]):
             self._known = now
             self.refresh_bindings()
 
-    def on_run_view_step_moved(self) -> None:
-        """The picture of another step; a run at work shows it at its next turn."""
+    def on_run_view_preview_wanted(self) -> None:
+        """A run at work shows it at its next turn."""
         if not self._is_reading:
             self._show_preview()
 

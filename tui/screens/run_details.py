@@ -116,8 +116,15 @@ class RunDetails(Vertical):
             app = cast("ModiffApp", self.app)
             self._feed = RunFeed(app.lab, row.record.id, self.query_one(RunView))
             self._feed_panels(self._feed)
-        elif self._feed.is_over and not row.record.is_finished:  # it was resumed
+        elif self._feed.is_over and self._is_resumed(self._feed, row):
             self._feed_panels(self._feed)
+
+    def _is_resumed(self, feed: RunFeed, row: RunRow) -> bool:
+        """Whether the run has another attempt than the one that is drawn; it may have ended too."""
+        drawn = feed.record
+        return not row.record.is_finished or (
+            drawn is not None and drawn.ended_ns != row.record.ended_ns
+        )
 
     def _end_feed(self) -> None:
         if self._feed is not None:
@@ -143,8 +150,8 @@ class RunDetails(Vertical):
         if feed is self._feed:
             self._end_feed()  # the next look begins again
 
-    def on_run_view_step_moved(self) -> None:
-        """The picture of another step; a run at work shows it at its next turn."""
+    def on_run_view_preview_wanted(self) -> None:
+        """A run at work shows it at its next turn."""
         if self._feed is not None and self._feed.is_over:
             self._show_preview(self._feed)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.suggester import Suggester
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import ComposeResult
+    from textual.binding import BindingType
 
     from tui.lab import RunRow
     from tui.lineage import Relative
@@ -43,6 +45,10 @@ _NONE_FIT = "no run fits\n\n/ changes the filter"
 class RunList(Vertical):
     """Holds the runs that are shown, which of them is current, and which are marked, in their order."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("g", "first", "First", show=False, id="list.first")
+    ]
+
     class Moved(Message):
         """Another run is current, or the current one has changed; None: there is none."""
 
@@ -60,10 +66,9 @@ class RunList(Vertical):
             super().__init__()
             self.line, self.search = line, search
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, *, is_in_tree: bool = False) -> None:
         """line: the filter to begin with."""
         super().__init__(classes="panel")
-        self.border_title = "runs"
         self.marks: list[str] = []
         self._line = line
         # that were ever shown here: completed while the filter that is typed has no run yet
@@ -72,7 +77,8 @@ class RunList(Vertical):
         self._rows: dict[str, RunRow] = {}
         self._relatives: tuple[Relative, ...] = ()
         self._fitting: Sequence[str] = ()
-        self._is_in_tree = False
+        self._is_in_tree = is_in_tree
+        self._entitle()
         self._moved: RunRow | None = None
 
     def compose(self) -> ComposeResult:
@@ -80,7 +86,7 @@ class RunList(Vertical):
             yield Static("filter ", id="filter-label")
             yield Input(
                 self._line,
-                placeholder="words preset: status: tag: since: until: pinned",
+                placeholder="words status: tag: preset: since: pinned",
                 suggester=_Filters(self),
                 select_on_focus=False,
                 compact=True,
@@ -88,7 +94,7 @@ class RunList(Vertical):
             )
             yield Static("", id="found", markup=False)
         yield Static("", id="problem", markup=False)
-        with ContentSwitcher(initial="table", id="views"):
+        with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
             yield Listing(_COLUMNS, id="table")
             yield RunTree()
             yield Static(_NO_RUNS, id="empty")
@@ -172,11 +178,26 @@ class RunList(Vertical):
         run_id = self._view.current
         has_focus = self.query_one("#views").has_focus_within
         self._is_in_tree = not self._is_in_tree
-        self.border_title = "runs and branches" if self._is_in_tree else "runs"
+        self._entitle()
         self._draw()
         self.select(run_id)
         if has_focus and self._fitting:
             self._view.focus()
+
+    @property
+    def is_in_tree(self) -> bool:
+        """Whether it is a tree of branches, rather than a table."""
+        return self._is_in_tree
+
+    def _entitle(self) -> None:
+        self.border_title = "runs and branches" if self._is_in_tree else "runs"
+
+    def action_first(self) -> None:
+        """To the first run."""
+        if self._is_in_tree:
+            self.query_one(RunTree).action_scroll_home()
+        else:
+            self.query_one(Listing).action_scroll_top()
 
     def select(self, run_id: str) -> None:
         """Make a run current, where it is shown."""

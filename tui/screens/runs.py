@@ -75,6 +75,7 @@ class Runs(Screen[None]):
         self._known: tuple[object, ...] | None = None
         self._told: tuple[object, ...] | None = None
         self._looked_at = 0.0
+        self._trouble = ""
 
     @property
     def modiff(self) -> ModiffApp:
@@ -83,7 +84,8 @@ class Runs(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TopLine("runs")
         with Horizontal(id="body"):
-            yield RunList(self.modiff.preferences.runs_filter)
+            preferences = self.modiff.preferences
+            yield RunList(preferences.runs_filter, is_in_tree=preferences.runs_view == "tree")
             yield RunDetails()
         yield Footer()
 
@@ -130,13 +132,21 @@ class Runs(Screen[None]):
         try:
             rows = await self.modiff.lab.runs(self._search)
             ancestors = await self.modiff.lab.ancestors(rows)
-            known = (*rows, None, *ancestors)
+            minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
+            known = (*rows, None, *ancestors, minute)
             if known != self._known:
                 relatives = await asyncio.to_thread(families, rows, ancestors)
                 self._known = known
                 self.runs.show(rows, relatives)
+            self._tell("")
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.runs.tell(self.modiff.line_for(error))
+            self._tell(self.modiff.line_for(error))
+
+    def _tell(self, trouble: str) -> None:
+        """What keeps the list from being read; what is said of a filter stays until that changes."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self.runs.tell(trouble)
 
     def on_run_list_filtered(self, message: RunList.Filtered) -> None:
         self._search = message.search
@@ -160,6 +170,7 @@ class Runs(Screen[None]):
     def action_switch(self) -> None:
         """From table to tree and back."""
         self.runs.switch()
+        self.modiff.preferences.runs_view = "tree" if self.runs.is_in_tree else "table"
 
     def action_back(self) -> None:
         """One level back: from the details or the filter to the list, from marks to none."""

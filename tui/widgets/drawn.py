@@ -41,7 +41,7 @@ class Drawn(Widget):
         raise NotImplementedError
 
     def redraw(self) -> None:
-        """Draw anew, once for all calls of a moment; costs nothing while not visible."""
+        """Draw anew, once for all calls of a moment; what is hidden or scrolled away is drawn when it is seen."""
         drawn, self._lines = self._lines, None
         if self._painted is not None:
             return

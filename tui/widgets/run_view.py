@@ -72,12 +72,9 @@ class RunView(Widget):
     RunView > .-maximized Timeline { height: 5; }
     """
 
-    class StepMoved(Message):
-        """The cursor is at another step, by hand or because a step was done."""
-
-        def __init__(self, step: int) -> None:
-            super().__init__()
-            self.step = step
+    class PreviewWanted(Message):
+        """The picture of the cursor's step is to be shown: the cursor is at another one, by hand or because a step was
+        done, or the picture can be seen again."""
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -196,7 +193,7 @@ class RunView(Widget):
         timeline = self.query_one(Timeline)
         if self.is_following and timeline.cursor != newest:
             timeline.cursor = newest
-            self.post_message(self.StepMoved(newest))
+            self.post_message(self.PreviewWanted())
 
     def on_timeline_moved(self, message: Timeline.Moved) -> None:
         message.stop()
@@ -204,7 +201,7 @@ class RunView(Widget):
             return
         self.is_following = message.step >= run_cells.newest_step(self._state)
         self._show_panels()
-        self.post_message(self.StepMoved(message.step))
+        self.post_message(self.PreviewWanted())
 
     def _show_values(self, state: RunState) -> None:
         values = run_cells.step_values(state, self.cursor, self._sigmas)
@@ -264,6 +261,8 @@ class RunView(Widget):
             panel.set_class(name == tab, "-current")
             self._set(panel, title=_tab_title(name) if is_small else TABS[name])
         self._show_panels()
+        if self.wants_preview:
+            self.post_message(self.PreviewWanted())
 
     def _set(self, panel: Widget, *, title: str | None = None, note: str | None = None) -> None:
         """Titles are drawn again only where they differ."""

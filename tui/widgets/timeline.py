@@ -40,7 +40,7 @@ _STORED = "•"
 
 class StepCell(NamedTuple):
     """One step. `is_stored`: a run can branch from its result. `seconds` 0 where not measured. A tuple, because a run
-    has up to a thousand and all are made and compared ten times a second."""
+    has up to a thousand and all are made and compared five times a second."""
 
     state: State
     seconds: float

@@ -335,6 +335,12 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
         text = "\n".join(shown.lines(Problems))
         assert "hf download" in text
         assert "components.vae.checkpoint" in text
+        stages = [str(option.prompt) for option in shown.screen.query_one(Stages).options]
+        assert [line.split()[1] for line in stages if line.startswith("✖")] == [
+            "text",
+            "denoiser",
+            "decode",
+        ]
         await shown.press("ctrl+r")
         assert isinstance(shown.app.focused, Problems)
         await shown.press("enter")
@@ -365,14 +371,16 @@ def test_undo_of_a_field_of_a_stage_and_of_all():
     show(act)
 
 
-def test_a_random_seed_where_the_seed_is():
+def test_a_random_seed():
     async def act(shown):
         await shown.press("r")
-        assert not shown.screen.draft.edits
+        assert set(shown.screen.draft.edits) == {"seed"}
+        seed = shown.screen.draft.edits["seed"]
+        assert [note.message for note in shown.app._notifications] == [f"the seed is {seed} now"]
         await shown.go("seed")
         await shown.press("r")
-        assert set(shown.screen.draft.edits) == {"seed"}
-        assert shown.row("seed").text == shown.screen.draft.edits["seed"]
+        assert shown.row("seed").text == shown.screen.draft.edits["seed"] != seed
+        assert len(shown.app._notifications) == 1  # it can be seen
 
     show(act)
 

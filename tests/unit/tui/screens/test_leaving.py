@@ -163,3 +163,14 @@ def test_a_cancelling_that_fails_stays_and_is_told(store, monkeypatch):
         assert not pilot.app._exit
 
     play("queue", script)
+
+
+def test_before_the_first_look_the_store_is_looked_at(store):
+    add(store)
+
+    async def script(pilot):
+        assert pilot.app.status is None
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Leaving))
+
+    play("compose", script)
