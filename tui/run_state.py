@@ -218,7 +218,7 @@ class RunState:
             change = "" if math.isnan(event.change) else f"  change {event.change:.3f}"
             self._say(
                 ns,
-                f"step {event.step}/{event.total}  σ {event.sigma:.3f}  {duration(event.seconds)}{change}",
+                f"step {event.step}/{event.total}  from σ {event.sigma:.3f}  {duration(event.seconds)}{change}",
             )
 
     def _mark_running(self) -> None:

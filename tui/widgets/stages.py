@@ -38,7 +38,7 @@ class StageCell:
 
 
 class Stages(Drawn):
-    """Symbol, name and time of each stage; where there is no room times go first, then names."""
+    """Symbol, name and time of each stage; where there is no room the shortest times go first, and names last."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "stages--done",
@@ -101,16 +101,37 @@ def _texts(cell: StageCell) -> tuple[str, ...]:
 def _fitting(cells: Sequence[StageCell], width: int, height: int) -> list[list[tuple[State, str]]]:
     """The stages in rows, with the longest texts that fit `width` by `height` cells.
 
-    What is shortened first: times, then details, then the names of stages that are not running.
+    What is shortened first: the times of the shortest stages, one by one, then details, then the names of stages that
+    are not running.
     """
     texts = [_texts(cell) for cell in cells]
-    rows: list[list[tuple[State, str]]] = []
-    for level in range(6):
-        items = [(cell.state, text[level]) for cell, text in zip(cells, texts, strict=True)]
-        rows = _wrapped(items, width)
-        if len(rows) <= height and all(cell_len(text) <= width for _, text in items):
-            break
+    timed = [number for number, cell in enumerate(cells) if cell.seconds is not None]
+    timed.sort(key=lambda number: cells[number].seconds or 0.0)
+    levels = [0] * len(cells)
+    rows = _at(cells, texts, levels, width)
+    for number in timed:
+        if _fits(rows, width, height):
+            return rows
+        levels[number] = 1
+        rows = _at(cells, texts, levels, width)
+    for level in range(1, 6):
+        if _fits(rows, width, height):
+            return rows
+        rows = _at(cells, texts, [level] * len(cells), width)
     return rows
+
+
+def _at(
+    cells: Sequence[StageCell], texts: Sequence[Sequence[str]], levels: Sequence[int], width: int
+) -> list[list[tuple[State, str]]]:
+    items = [
+        (cell.state, text[level]) for cell, text, level in zip(cells, texts, levels, strict=True)
+    ]
+    return _wrapped(items, width)
+
+
+def _fits(rows: Sequence[Sequence[tuple[State, str]]], width: int, height: int) -> bool:
+    return len(rows) <= height and all(cell_len(text) <= width for row in rows for _, text in row)
 
 
 def _wrapped(items: Sequence[tuple[State, str]], width: int) -> list[list[tuple[State, str]]]:

@@ -97,7 +97,7 @@ def shares(sizes: Sequence[int], width: int) -> list[int]:
 def totals(overview: Overview, width: int) -> list[str]:
     """What there is, what is free, and what a clean-up would be about."""
     told = [
-        f"all {size(overview.num_bytes)} of {overview.num_runs} runs",
+        f"all {size(overview.num_bytes)} of {overview.num_runs} run{'' if overview.num_runs == 1 else 's'}",
         f"free on this disk {size(overview.free_bytes)}",
     ]
     if overview.protected_bytes:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from textual.command import CommandPalette
 from textual.widgets import Input, TextArea
 
 from store.store import open_store
+from tests.opened import opened
 from tests.unit.tui.opened_app import notices, play, until
+from tui.app import ModiffApp
 from tui.lab import Lab
+from tui.preferences import Preferences
+from tui.widgets.compose_panels import Stages
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +46,33 @@ def test_a_defect_met_again_and_again_is_told_and_logged_once(monkeypatch):
     with open_store() as store:
         logs = list((store.root / "logs").glob("modiff-*.log"))
     assert len(logs) == 2
+
+
+def test_no_theme_takes_the_app_down(monkeypatch):
+    async def script(pilot):
+        for theme in pilot.app.available_themes:
+            pilot.app.theme = theme
+            await pilot.pause()
+        for mode in ("live", "runs"):
+            await pilot.app.switch_mode(mode)
+            for theme in ("ansi-dark", "ansi-light"):
+                pilot.app.theme = theme
+                await pilot.pause()
+
+    play("compose", script)
+
+
+def test_the_palette_that_is_asked_for_first_opens_over_the_first_screen():
+    async def run():
+        app = ModiffApp(preferences=Preferences())
+        async with app.run_test() as pilot:
+            await pilot.press("down", "ctrl+p")  # the frame is all there is
+            await opened(pilot)
+            await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+            assert app.current_mode == "compose"
+            await until(pilot, lambda: app.screen_stack[0].query_one(Stages).highlighted == 1)
+
+    asyncio.run(run())
 
 
 def test_what_an_editor_holds_does_not_act_on_the_terminal():

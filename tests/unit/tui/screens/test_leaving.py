@@ -165,7 +165,8 @@ def test_a_cancelling_that_fails_stays_and_is_told(store, monkeypatch):
     play("queue", script)
 
 
-def test_before_the_first_look_the_store_is_looked_at(store):
+def test_before_the_first_look_the_store_is_looked_at(store, monkeypatch):
+    monkeypatch.setattr("tui.app.LOOK_SECONDS", 60.0)  # Compose waits so long for its first one
     add(store)
 
     async def script(pilot):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from textual.pilot import Pilot
@@ -59,9 +59,15 @@ def branch_of(store, parent: Recorded, *overrides: str, at: int = 2) -> Recorded
     return made
 
 
-def play(script: Script, *, size: tuple[int, int] = WIDE, runs_filter: str = "") -> Preferences:
+def play(
+    script: Script,
+    *,
+    size: tuple[int, int] = WIDE,
+    runs_filter: str = "",
+    runs_view: Literal["table", "tree"] = "table",
+) -> Preferences:
     """Run the app on its runs screen; what it would remember."""
-    preferences = Preferences(screen="runs", runs_filter=runs_filter)
+    preferences = Preferences(screen="runs", runs_filter=runs_filter, runs_view=runs_view)
 
     async def run() -> None:
         async with ModiffApp(preferences=preferences).run_test(size=size) as pilot:
@@ -162,6 +168,43 @@ def test_keys_are_suggested(store):
         await until(pilot, lambda: pilot.app.focused._suggestion == "preset:micro")
         await pilot.press("right")
         assert pilot.app.focused.value == "preset:micro"
+
+    play(script)
+
+
+def test_the_tree_is_remembered_and_g_goes_to_its_first(store):
+    runs = [record_run(store, micro(STAR, f"seed={seed}")).id for seed in range(3)]
+
+    async def to_tree(pilot):
+        await pilot.press("G")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[0])
+        await pilot.press("g")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+        await pilot.press("t")
+        assert list_of(pilot).is_in_tree
+
+    kept = play(to_tree)
+    assert kept.runs_view == "tree"
+
+    async def begins_in_it(pilot):
+        assert list_of(pilot).query_one(RunTree).display
+        assert "branches" in str(list_of(pilot).border_title)
+        list_of(pilot).focus_list()
+        await pilot.press("G", "g")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+
+    play(begins_in_it, runs_view=kept.runs_view)
+
+
+def test_what_keeps_the_list_from_being_read_goes_when_it_is_over(store, tmp_path):
+    record_run(store, micro(STAR))
+
+    async def script(pilot):
+        problem = list_of(pilot).query_one("#problem", Static)
+        store.root.rename(tmp_path / "away")
+        await until(pilot, lambda: "no longer at" in str(problem.content))
+        (tmp_path / "away").rename(store.root)
+        await until(pilot, lambda: not problem.display)
 
     play(script)
 

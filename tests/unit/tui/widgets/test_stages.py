@@ -55,6 +55,22 @@ def test_what_is_said_at_each_width(width, line):
     assert drawn(RUN, width) == [line]
 
 
+def test_the_shortest_times_go_first():
+    cells = [
+        StageCell("load", "cached", None),
+        StageCell("text", "cached", None),
+        StageCell("denoise", "done", 0.634),
+        StageCell("decode", "done", 0.329),
+        StageCell("mux", "done", 0.001),
+    ]
+    assert drawn(cells, 75) == [
+        "✓ load cached │ ✓ text cached │ ✓ denoise 634 ms │ ✓ decode 329 ms │ ✓ mux"
+    ]
+    assert drawn(cells, 68) == [
+        "✓ load cached │ ✓ text cached │ ✓ denoise 634 ms │ ✓ decode │ ✓ mux"
+    ]
+
+
 def test_rows_are_used_before_words_are_left_out():
     assert drawn(RUN, 40, 2) == [
         "✓ load 2.31 s │ ✓ text cached",
