@@ -46,7 +46,7 @@ class LogView(ScrollView, can_focus=True):
         "log-view--warning",
     }
     DEFAULT_CSS = """
-    LogView { background: transparent; overflow-x: auto; scrollbar-size-horizontal: 0; }
+    LogView { background: transparent; overflow-x: auto; scrollbar-size: 0 1; scrollbar-background: $background; }
     LogView > .log-view--time { color: $foreground-muted; }
     LogView > .log-view--warning { color: $text-warning; }
     LogView > .log-view--error { color: $text-error; text-style: bold; }

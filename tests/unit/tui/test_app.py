@@ -14,7 +14,7 @@ from tests.unit.tui.opened_app import notices, play, until
 from tui.app import ModiffApp
 from tui.lab import Lab
 from tui.preferences import Preferences
-from tui.widgets.compose_panels import Stages
+from tui.screens.compose import Compose
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +66,10 @@ def test_the_palette_that_is_asked_for_first_opens_over_the_first_screen():
     async def run():
         app = ModiffApp(preferences=Preferences())
         async with app.run_test() as pilot:
-            await pilot.press("down", "ctrl+p")  # the frame is all there is
+            await pilot.press("ctrl+p")  # the frame is all there is
             await opened(pilot)
             await until(pilot, lambda: isinstance(app.screen, CommandPalette))
-            assert app.current_mode == "compose"
-            await until(pilot, lambda: app.screen_stack[0].query_one(Stages).highlighted == 1)
+            assert isinstance(app.screen_stack[0], Compose)
 
     asyncio.run(run())
 
