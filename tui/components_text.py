@@ -98,7 +98,7 @@ def about_part(
     else:
         key = f"components.{row.kind}"
         told += [
-            ("chosen by", f"{key}.name, with its weights in {key}.checkpoint"),
+            ("chosen by", f"name, and checkpoint for its weights, of {key}"),
             ("runs in", "the engine's process, on this machine"),
             ("device", f"{key}.device: auto (the best that is there), cpu, cuda or cuda:N"),
         ]

@@ -19,6 +19,7 @@ from tui.remembered import lines as known_lines
 from tui.run_actions import absolute
 from tui.screens.engine_keys import EngineKeys
 from tui.text import printable
+from tui.widgets.hanging import Hanging
 from tui.widgets.listing import Listing
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ class Components(EngineKeys):
         was_alive = self.is_engine_alive
         self.status = status
         shown = self.query_one("#engine_lines", Static)
-        lines = "\n".join(text.engines(status))
-        if str(shown.content) != lines:
+        lines = Hanging(tuple(text.engines(status)))
+        if shown.content != lines:
             shown.update(lines)
         if was_alive != self.is_engine_alive:
             self.refresh_bindings()
@@ -180,7 +181,7 @@ class Components(EngineKeys):
     def _show_detail(self, title: str, lines: Sequence[str]) -> None:
         self._detail = (title, list(lines))
         self.query_one("#detail").border_title = Content(printable(title))
-        self.query_one("#lines", Static).update("\n".join(lines))
+        self.query_one("#lines", Static).update(Hanging(tuple(lines)))
 
     def on_data_table_row_selected(self) -> None:
         self.action_read()
