@@ -119,9 +119,10 @@ def _text(detail: Detail, key: str) -> str:
 
 def _output(detail: Detail) -> str:
     record = detail.record
-    if record.status != "done" or record.stop_at is not None or detail.has_output:
+    if detail.has_output or not record.output:
         return record.output
-    return f"{record.output} (no longer there)" if record.output else ""
+    is_made = record.status == "done" and record.stop_at is None
+    return f"{record.output} ({'no longer there' if is_made else 'not made yet'})"
 
 
 def _moment(ns: int) -> str:

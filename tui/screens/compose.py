@@ -311,7 +311,14 @@ class Compose(FormScreen):
         from tui.screens.picker import Item, Picker
 
         editor = self.focused_row
-        if editor is None or not (values := editor.row.suggestions or editor.row.choices):
+        if editor is None:
+            return
+        values = editor.row.suggestions or editor.row.choices
+        if not values:
+            self.notify(
+                f"no values are known for {editor.row.label}; it takes {editor.row.expected}",
+                markup=False,
+            )
             return
         items = [Item(value) for value in values]
         value = await self.app.push_screen_wait(Picker(editor.row.label, items, editor.row.text))

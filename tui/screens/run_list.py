@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     Column("", 1),
-    Column("run", 10),
-    Column("status", 13),
-    Column("preset", 12, from_width=110),
-    Column("prompt", 0),
-    Column("steps", 6, from_width=88, is_number=True),
-    Column("time", 7, from_width=62, is_number=True),
-    Column("age", 6, is_number=True),
-    Column("tags", 14, from_width=100),
+    Column("RUN", 10),
+    Column("STATUS", 13),
+    Column("PRESET", 12, from_width=110),
+    Column("PROMPT", 0),
+    Column("STEPS", 6, from_width=88, is_number=True),
+    Column("TIME", 7, from_width=62, is_number=True),
+    Column("AGE", 6, is_number=True),
+    Column("TAGS", 14, from_width=100),
     Column("★", 1),
 )
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"

@@ -52,7 +52,7 @@ class Runs(Screen[None]):
         Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
         Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
         Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
-        Binding("o", "play", "Play", id="runs.play", tooltip="Open the video in the player"),
+        Binding("o", "play", "Open", id="runs.play", tooltip="Open the video in the player"),
         Binding("R", "replay", "Replay", id="runs.replay", show=False),
         Binding("V", "verify", "Verify", id="runs.verify", show=False),
         Binding("p", "pin", "Pin or unpin", id="runs.pin", show=False),

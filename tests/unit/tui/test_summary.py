@@ -67,7 +67,9 @@ def test_a_run_whose_steps_were_cleaned_up(store):
 def test_a_run_that_can_go_on(store):
     record = store.run(record_run(store, micro(), status="interrupted").id)
     assert summary.can_go_on(record)
-    assert lines(detail_of(record.id))["status"] == "▲ interrupted; r resumes it"
+    told = lines(detail_of(record.id))
+    assert told["status"] == "▲ interrupted; r resumes it"
+    assert told["output"] == f"{record.output} (not made yet)"
     early = replace(record, status="done", stop_at=3)
     assert summary.can_go_on(early)
     assert summary.steps_told(early) == "3/5"

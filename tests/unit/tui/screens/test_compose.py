@@ -385,6 +385,16 @@ def test_a_random_seed():
     show(act)
 
 
+def test_where_no_values_are_known_that_is_said():
+    async def act(shown):
+        await shown.go("scheduler.steps")
+        await shown.press("f2")
+        (note,) = shown.app._notifications
+        assert note.message.startswith("no values are known for steps; it takes an integer")
+
+    show(act)
+
+
 def test_numbers_go_up_and_down_on_their_grid():
     async def act(shown):
         await shown.go("frames")
