@@ -93,8 +93,10 @@ class Compose(FormScreen):
         self._start_asked = None  # which was of what is in the form now
         self.open_run(spec, preset)
 
-    async def show_draft(self, draft: Draft | None) -> None:
-        await super().show_draft(draft)
+    async def show_draft(
+        self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
+    ) -> None:
+        await super().show_draft(draft, broken)
         if self._start_asked is not None:
             self.call_next(self._start, watch=self._start_asked)
             self._start_asked = None
@@ -185,8 +187,7 @@ class Compose(FormScreen):
         try:
             base = await self.app.lab.load_preset(name)
         except PresetError as error:
-            self.broken = (name, error)
-            await self.show_draft(None)
+            await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
             return
         except Exception as error:  # noqa: BLE001  # told, whatever it is

@@ -117,18 +117,18 @@ class FormScreen(Screen[None]):
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
             self.app.tell_error(error)
 
-    async def show_draft(self, draft: Draft | None) -> None:
-        """Another draft; None where the preset is broken. For workers: they may be cancelled while the preset is
-        read, but not while rows are mounted, which the screen does itself."""
-        name = draft.preset if draft is not None else self.name_and_error[0]
+    async def show_draft(
+        self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
+    ) -> None:
+        """Another draft, or a preset that is broken, with what is wrong. For workers: they may be cancelled while the
+        preset is read, but not while rows are mounted, which the screen does itself."""
+        name = draft.preset if draft is not None else broken[0] if broken is not None else ""
         try:
             info = await self.app.lab.preset_info(name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             info = None
             self.app.tell_error(error)
-        self.draft, self.info = draft, info
-        if draft is not None:
-            self.broken = None
+        self.draft, self.broken, self.info = draft, broken, info
         self._recheck()
         self.call_next(self.show_section, self.section, anew=True)
 

@@ -444,15 +444,14 @@ def test_a_viewer_is_told_of_a_pause_and_how_to_go_on(capsys, store, engine, mon
 
 @pytest.mark.parametrize("status", ["paused", "interrupted", "cancelled", "failed"])
 def test_resume_goes_on_and_follows_the_new_attempt_to_its_end(capsys, store, engine, status):
-    run_id = store.enqueue(
-        encode_spec(load_preset("micro")), preset="micro", output=str(Path.cwd() / "v.mp4")
-    )
-
     def half(store, record):
         store.append(record.id, [StageStarted("denoise"), StageFinished("load", 99.0, False)])
         store.finish(record.id, status, error="" if status == "paused" else "why")
 
     engine.script = half
+    run_id = store.enqueue(
+        encode_spec(load_preset("micro")), preset="micro", output=str(Path.cwd() / "v.mp4")
+    )
     while not store.run(run_id).is_finished:
         time.sleep(0.005)
 

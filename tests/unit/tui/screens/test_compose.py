@@ -557,6 +557,31 @@ def test_a_broken_preset_of_the_last_time_is_no_obstacle():
     show(act, preferences=Preferences(preset="mine"))
 
 
+def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
+    broken_preset()
+    asked, may_read = asyncio.Event(), asyncio.Event()
+    read = Lab.preset_info
+
+    async def slow(lab, name):
+        if name == "mine":
+            asked.set()
+            await may_read.wait()
+        return await read(lab, name)
+
+    monkeypatch.setattr(Lab, "preset_info", slow)
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await asked.wait()
+        assert shown.screen.broken is None
+        may_read.set()
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+
+    show(act)
+
+
 def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch):
     broken_preset()
     saving, may_save = asyncio.Event(), asyncio.Event()
