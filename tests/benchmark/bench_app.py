@@ -76,7 +76,7 @@ def environment(folder: Path) -> dict[str, str]:
 def start(rounds: int, folder: Path) -> dict[str, object]:
     spent: dict[str, list[float]] = {"painted": [], "complete": [], "bare": []}
     for number in range(rounds + 1):
-        painted, complete = first_screen(MODIFF, folder, "Compose", "shipped with modiff")
+        painted, complete = first_screen(MODIFF, folder, "text encoder", "shipped with modiff")
         (bare,) = first_screen(BARE, folder, "Compose")
         if number:
             for name, seconds in (("painted", painted), ("complete", complete), ("bare", bare)):
