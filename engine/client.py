@@ -20,8 +20,8 @@ from presets.errors import PresetError
 from presets.library import override
 from presets.spec import decode_spec, encode_spec
 from presets.validation import validate
-from store.events import RunFinished, RunResumed
-from store.records import QUEUED, RUNNING, Segment
+from store.lineage.events import RunFinished, RunResumed
+from store.lineage.records import QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from engine.pipelines.chain import Route
     from engine.pipelines.plan import Plan
     from presets.spec import RunSpec
-    from store.events import Event
-    from store.records import RunRecord
+    from store.lineage.events import Event
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 
@@ -171,7 +171,7 @@ def plan(
     from engine.pipelines.identities import Identities, device_type
     from engine.pipelines.plan import make_plan
     from engine.registry import check, load, settle
-    from store.index import open_index
+    from store.index.index import open_index
 
     spec = settle(validate(spec))
     check(spec)

@@ -192,8 +192,8 @@ def _ffmpeg() -> Row:
 
 
 def _store(root: Path) -> list[Row]:
+    from store.database.sqlite import has_wal_reset_bug, sqlite3
     from store.errors import StoreError
-    from store.sqlite import has_wal_reset_bug, sqlite3
     from store.store import open_store
 
     # one that is not there yet is made, and whether it can be is told by the database

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineUnavailable
 from engine.logs import last_line, log_path
-from store.files import disk_error
+from store.blobs.files import disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import IO
 
-    from store.records import EngineRecord
+    from store.lineage.records import EngineRecord
     from store.store import Store
 
 # -P: a folder named `engine` where the user happens to be must not be taken for ours.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from engine.checkpoints.configure import dit_config
-from engine.checkpoints.expected import umt5_shape, vae_dim
 from engine.checkpoints.fingerprint import fingerprint
+from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.known.expected import umt5_shape, vae_dim
 from engine.checkpoints.layout import Layout, lay_out
 from engine.checkpoints.load import Weights, fill
 from engine.checkpoints.locate import locate

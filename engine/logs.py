@@ -14,7 +14,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from store.files import disk_error
+from store.blobs.files import disk_error
 from store.paths import engine_log
 
 if TYPE_CHECKING:

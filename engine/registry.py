@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 
-from engine.checkpoints import catalogue
+from engine.checkpoints.known import catalogue
+from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.library import Found, scan_places
 from engine.checkpoints.locate import BUILTIN_MICRO, locate, tokenizer_beside
-from engine.checkpoints.recognise import describe, recognise
 from engine.checkpoints.source import open_source
 from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError

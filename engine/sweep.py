@@ -26,7 +26,7 @@ from presets.fields import Field, fields
 from presets.overrides import parse_overrides
 from presets.spec import RunSpec, encode_spec
 from presets.validation import to_plain
-from store.records import Segment
+from store.lineage.records import Segment
 
 # A range of more values is a typing slip, and would be held in memory before anybody is asked.
 MAX_VALUES = 10_000

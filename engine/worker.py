@@ -26,16 +26,16 @@ from presets.errors import PresetError
 from presets.spec import RunSpec, decode_spec
 from store import locks
 from store.errors import StoreBusy, StoreError, StoreFull
+from store.lineage.queue import new_id
 from store.paths import prepare, store_root
-from store.queue import new_id
 from store.store import Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
-    from store.events import Event
-    from store.records import RunRecord
+    from store.lineage.events import Event
+    from store.lineage.records import RunRecord
 
 IDLE_SECONDS = 300.0
 POLL_SECONDS = 0.05

@@ -1,7 +1,7 @@
 """The store of one user, seen from outside: the run queue, runs and links, the log, the engines.
 
 A `Store` holds one database connection and belongs to the thread that opened it; another thread
-opens its own. Blobs need no connection: see store.blobs. All errors are StoreErrors.
+opens its own. Blobs need no connection: see store.blobs.blobs. All errors are StoreErrors.
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from store import ancestry, database, engines, files, history, links, queue, runs
-from store.events import StageFinished
+from store.blobs import files
+from store.database import database
+from store.lineage import ancestry, engines, history, links, queue, runs
+from store.lineage.events import StageFinished
+from store.lineage.records import RUNNING, RunRecord
 from store.paths import absolute_root, store_root
-from store.records import RUNNING, RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from store.database import Lineage
-    from store.events import Event
+    from store.database.database import Lineage
+    from store.lineage.events import Event
+    from store.lineage.records import (
+        EngineRecord,
+        LinkRecord,
+        LogEntry,
+        RunLink,
+        Segment,
+        StageRecord,
+    )
     from store.locks import HeldLock
-    from store.records import EngineRecord, LinkRecord, LogEntry, RunLink, Segment, StageRecord
 
 __all__ = ["RunRecord", "Store", "open_store"]
 

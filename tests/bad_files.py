@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine.checkpoints.gguf_file import MAX_KEYS, MAX_TEXTS
-from engine.checkpoints.safetensors_file import MAX_HEADER_BYTES
-from engine.checkpoints.state_dict_pickle import MAX_OPCODES
-from engine.checkpoints.table import MAX_TENSORS
-from engine.checkpoints.zip_directory import MAX_MEMBERS
+from engine.checkpoints.formats.gguf_file import MAX_KEYS, MAX_TEXTS
+from engine.checkpoints.formats.safetensors_file import MAX_HEADER_BYTES
+from engine.checkpoints.formats.state_dict_pickle import MAX_OPCODES
+from engine.checkpoints.formats.table import MAX_TENSORS
+from engine.checkpoints.formats.zip_directory import MAX_MEMBERS
 
 
 def written(folder: Path, name: str, content: bytes) -> Path:

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from presets.spec import RunSpec, decode_spec, encode_spec
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors
 from store.bundle.exporting import export_bundle
 from store.bundle.importing import import_bundle
 from store.bundle.strict import BundleRefused
 from store.keys import derive_key
-from store.records import LinkRecord, Segment
+from store.lineage.records import LinkRecord, Segment
 from store.store import Store
-from store.tensors import encode_tensors
 
 VIDEO = b"\0\0\0\x18ftypisom" + bytes(range(200))
 # What must not leave this machine; each is somewhere in a run of `make_run`.

@@ -12,8 +12,8 @@ from engine.pipelines.identities import device_type
 from engine.pipelines.plan import Plan, make_plan
 from presets.library import override
 from presets.spec import RunSpec
-from store import blobs
-from store.records import COMPUTED, LinkRecord, Segment
+from store.blobs import blobs
+from store.lineage.records import COMPUTED, LinkRecord, Segment
 from store.store import Store
 
 CHANNELS = 16

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from store.database import Lineage
+from store.database.database import Lineage
 
 T = TypeVar("T")
 _PROC_IO = Path("/proc/self/io")

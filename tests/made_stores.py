@@ -6,11 +6,11 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from store import blobs
-from store.contents import Blob, Contents, LinkRow, RunLinkRow, RunRow
-from store.database import Lineage, immediate
+from store.blobs import blobs
+from store.database.database import Lineage, immediate
 from store.keys import derive_key
-from store.records import LinkRecord
+from store.lineage.records import LinkRecord
+from store.upkeep.contents import Blob, Contents, LinkRow, RunLinkRow, RunRow
 
 STEP_BYTES = 1000
 DAY_NS = 86_400 * 10**9

@@ -11,7 +11,7 @@ import struct
 from functools import cache
 from pathlib import Path
 
-from engine.checkpoints.table import ITEM_BITS
+from engine.checkpoints.formats.table import ITEM_BITS
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
 

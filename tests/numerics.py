@@ -19,10 +19,10 @@ LOCK = ROOT / "tests" / "data" / "numerics.json"
 _WEIGHTS = (
     "engine/dtypes.py",
     "engine/local.py",
-    "engine/checkpoints/gguf_file.py",
+    "engine/checkpoints/formats/gguf_file.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
-    "engine/checkpoints/reading.py",
+    "engine/checkpoints/formats/reading.py",
 )
 SOURCES = {
     "text": ("engine/prompt.py", "engine/models/text_encoders/*.py", *_WEIGHTS),

@@ -13,11 +13,11 @@ from engine.media import encode_video
 from engine.schedulers.scheduler import SolverState, create_scheduler
 from presets.library import load_preset
 from presets.spec import RunSpec, encode_spec
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors
 from store.keys import derive_key
-from store.records import LinkRecord, Segment
+from store.lineage.records import LinkRecord, Segment
 from store.store import Store
-from store.tensors import encode_tensors
 
 CHANNELS = 4
 

@@ -15,12 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from store.blobs import blob_path
-from store.contents import scan_blobs
-from store.database import immediate, rows
-from store.index import open_index
-from store.previews import decode_preview, encode_preview, get_preview, put_preview
+from store.blobs.blobs import blob_path
+from store.database.database import immediate, rows
+from store.index.index import open_index
+from store.index.previews import decode_preview, encode_preview, get_preview, put_preview
 from store.store import Store, open_store
+from store.upkeep.contents import scan_blobs
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data" / "recorded_store.json.gz"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from store.records import RunLink, RunRecord
+    from store.lineage.records import RunLink, RunRecord
     from store.store import Store
 
 
@@ -44,7 +44,7 @@ def num_steps(record: RunRecord) -> float:
 
 def is_stored(store: Store, digest: str) -> bool:
     """Whether there is a blob of that digest; its bytes are not read."""
-    from store.blobs import blob_path
+    from store.blobs.blobs import blob_path
 
     return bool(digest) and blob_path(store.root, digest).is_file()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.checkpoints.library import Found
-    from store.records import EngineRecord
+    from store.lineage.records import EngineRecord
     from tui.lab import ComponentRow, Status
 
     # kind of attention backend or device: the doctor's row about it

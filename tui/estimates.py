@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from store.records import COMPUTED
+from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec

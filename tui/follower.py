@@ -9,7 +9,7 @@ from tui.lab import LOG_PAGE
 from tui.run_state import RunState
 
 if TYPE_CHECKING:
-    from store.previews import Preview
+    from store.index.previews import Preview
     from tui.lab import Lab
 
 # A preview has up to 200 kB.

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from store.records import REUSED, StageRecord
+from store.lineage.records import REUSED, StageRecord
 from tui.failures import CANCELLED, FAILED, Invocation, close_output
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
     from tui.progress import Progress
     from tui.watch import Signals, Watched
@@ -102,7 +102,7 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
 
 def latest_stages(store: Store, run_id: str) -> list[StageRecord]:
     """The stages that ended since the run was last taken up; its rows also have earlier ones."""
-    from store.events import RunResumed, StageFinished
+    from store.lineage.events import RunResumed, StageFinished
 
     found: list[StageRecord] = []
     for _, event in store.events(run_id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine import registry
-from engine.checkpoints.catalogue import MODELS
+from engine.checkpoints.known.catalogue import MODELS
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.component import KINDS
 

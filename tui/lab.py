@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from engine.checkpoints.library import Found
     from presets.library import PresetInfo
     from presets.spec import RunSpec
-    from store.index import Index
-    from store.previews import Preview
-    from store.records import EngineRecord, LogEntry, RunLink, RunRecord, StageRecord
-    from store.removal import Plan as Removal
-    from store.removal import Policy
-    from store.space import Overview, RunShare, Share
+    from store.index.index import Index
+    from store.index.previews import Preview
+    from store.lineage.records import EngineRecord, LogEntry, RunLink, RunRecord, StageRecord
     from store.store import Store
-    from store.verify import Verdict
+    from store.upkeep.removal import Plan as Removal
+    from store.upkeep.removal import Policy
+    from store.upkeep.space import Overview, RunShare, Share
+    from store.upkeep.verify import Verdict
     from tui.planning import Planned
     from tui.queued import Expected
     from tui.remembered import Known
@@ -428,13 +428,13 @@ class Lab:
 
     async def preview_removal(self, policy: Policy) -> Removal:
         """What `remove_by` would do now."""
-        from store.gc import preview
+        from store.upkeep.gc import preview
 
         return await self._in("work", lambda store: preview(store.lineage, policy))
 
     async def remove_by(self, policy: Policy) -> Removal:
         """Clean up; what was removed. Raises StoreBusy, with nothing done, while a run writes."""
-        from store.gc import clean
+        from store.upkeep.gc import clean
 
         def ask(store: Store) -> Removal:
             store.recover()
@@ -445,7 +445,7 @@ class Lab:
     async def verify_store(self, on_progress: Callable[[int, int], None]) -> Verdict:
         """Read everything again; on_progress: (bytes done, all bytes), called in another thread. What it raises
         ends the reading and comes out of here."""
-        from store.verify import verify
+        from store.upkeep.verify import verify
 
         return await self._in("check", lambda store: verify(store.lineage, on_progress=on_progress))
 
@@ -512,7 +512,7 @@ class _Lane:
 
     def index(self, store: Store) -> Index:
         """The index beside the store; to be called in the lane's thread."""
-        from store.index import open_index
+        from store.index.index import open_index
 
         if getattr(self._held, "index", None) is None:
             self._held.index = open_index(store.root)
@@ -546,7 +546,7 @@ class _Lane:
 
 
 def _status(store: Store) -> Status:
-    from store.space import free_bytes
+    from store.upkeep.space import free_bytes
 
     engines = store.engines()
     running = next(iter(store.runs(limit=1, status="running")), None)
@@ -615,7 +615,7 @@ def _detail(store: Store, run_id: str) -> Detail:
 
 
 def _previews(index: Index, step_keys: Sequence[str]) -> dict[str, Preview]:
-    from store.previews import get_preview
+    from store.index.previews import get_preview
 
     found = {key: get_preview(index, key) for key in step_keys if key}
     return {key: preview for key, preview in found.items() if preview is not None}
@@ -639,9 +639,9 @@ def _sigmas(store: Store, run_id: str) -> tuple[float, ...]:
 
 
 def _space(store: Store) -> Space:
-    from store.contents import look
-    from store.needs import chains, classify
-    from store.space import by_age, by_kind, by_run, survey
+    from store.upkeep.contents import look
+    from store.upkeep.needs import chains, classify
+    from store.upkeep.space import by_age, by_kind, by_run, survey
 
     contents = look(store.lineage)
     known = chains(contents)

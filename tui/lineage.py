@@ -16,7 +16,7 @@ from tui.text import printable, shorten
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from tui.lab import RunRow
 
 # Where a run writes and what it keeps is no difference of what it makes.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from engine.checkpoints.catalogue import decimal_size
+from engine.checkpoints.known.catalogue import decimal_size
 from tui.text import printable
 
 if TYPE_CHECKING:
+    from engine.checkpoints.known.recognise import Recognition
     from engine.checkpoints.library import Found
-    from engine.checkpoints.recognise import Recognition
 
 SHOWN_NAMES = 3
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from engine.pipelines.plan import Plan
     from presets.spec import RunSpec
-    from store.records import Segment
+    from store.lineage.records import Segment
     from store.store import Store
     from tui.estimates import Experience
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from store.events import (
+from store.lineage.events import (
     ChunkDecoded,
     Event,
     MemorySampled,

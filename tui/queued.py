@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
     from tui.estimates import Experience
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from store.index import Index
+    from store.index.index import Index
 
 # A file up to so large is sampled here and now; a larger one when a run or `modiff models verify` comes to it.
 CHEAP_BYTES = 64 << 20

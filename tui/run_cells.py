@@ -16,7 +16,7 @@ from tui.widgets.timeline import StepCell
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from tui.run_state import RunState, Stage, Step
 
 SYMBOLS = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tui.follower import Follower
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from tui.lab import Lab
     from tui.run_state import RunState
     from tui.widgets.run_view import RunView

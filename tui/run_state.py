@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from store.events import (
+from store.lineage.events import (
     ChunkDecoded,
     LatentsStored,
     LinkStored,
@@ -28,13 +28,13 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
-from store.records import COMPUTED, REUSED
+from store.lineage.records import COMPUTED, REUSED
 from tui.text import clock, duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from store.records import LogEntry
+    from store.lineage.records import LogEntry
 
 StepStatus = Literal["todo", "running", "computed", "reused"]
 StageStatus = Literal["todo", "running", "done", "cached", "skipped", "failed"]

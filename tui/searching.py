@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from store.records import STATUSES
+from store.lineage.records import STATUSES
 from tui import dates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 KEYS = ("preset", "status", "tag", "since", "until")

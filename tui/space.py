@@ -10,9 +10,9 @@ from tui.text import columns, duration, printable, size
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from store.removal import Plan
-    from store.space import Overview, RunShare, Share
-    from store.verify import Verdict
+    from store.upkeep.removal import Plan
+    from store.upkeep.space import Overview, RunShare, Share
+    from store.upkeep.verify import Verdict
 
 LABELS = {
     "text": "prompts",
@@ -134,7 +134,7 @@ def run_data(share: RunShare) -> dict[str, Any]:
 
 def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
     """What `modiff store gc` removed, or would."""
-    from store.space import by_kind
+    from store.upkeep.space import by_kind
 
     if not plan.removals:
         return ["nothing to remove"]
@@ -152,7 +152,7 @@ def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
 
 def plan_data(plan: Plan, budget: int | None, *, dry_run: bool) -> dict[str, Any]:
     """`modiff store gc --json`."""
-    from store.space import by_kind
+    from store.upkeep.space import by_kind
 
     return {
         "dry_run": dry_run,

@@ -12,7 +12,7 @@ from tui.widgets.listing import Column, Row
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from store.space import Share
+    from store.upkeep.space import Share
     from tui.lab import Space
 
 View = Literal["run", "kind", "age"]

@@ -12,7 +12,7 @@ from tui.run_cells import RESUMABLE, SYMBOLS
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from tui.lab import Detail, RunRow
 
 

@@ -13,7 +13,7 @@ from tui.text import printable
 
 if TYPE_CHECKING:
     from engine.pipelines.verify import Verdict
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from store.events import Event
+    from store.lineage.events import Event
     from store.store import Store
     from tui.progress import Display
 

@@ -19,7 +19,7 @@ import msgspec
 
 from engine.checkpoints.fingerprint import combined, sample_of
 from engine.errors import CheckpointError
-from store.index import Index
+from store.index.index import Index
 
 SLICE_BYTES = 8 << 20
 # A change within one tick of the file system's clock (at most 10 ms) leaves the times as they are.

@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.checkpoints.reading import opened
-from engine.checkpoints.table import TensorInfo, WeightFile
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.reading import opened
+from engine.checkpoints.formats.table import TensorInfo, WeightFile
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.errors import CheckpointError
 
 SAMPLE_BYTES = 4096

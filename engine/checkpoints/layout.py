@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from engine.checkpoints.formats.table import BLOCKS, TensorInfo
 from engine.checkpoints.names import MARKERS, component_of, naming_of, prefix_of, to_original
 from engine.checkpoints.source import Source
-from engine.checkpoints.table import BLOCKS, TensorInfo
 
 # The endings by which a weight's companions are called. A scale multiplies the stored numbers.
 _SCALES = (".scale_weight", ".weight_scale")

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.checkpoints import catalogue
+from engine.checkpoints.formats.reading import opened
+from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
+from engine.checkpoints.known import catalogue
+from engine.checkpoints.known.recognise import Recognition, describe, recognise
 from engine.checkpoints.locate import models_folder
 from engine.checkpoints.places import ADDED, HUGGING_FACE, TOKENIZER, Place, places
-from engine.checkpoints.reading import opened
-from engine.checkpoints.recognise import Recognition, describe, recognise
 from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, open_source, sources_in, stays_inside
-from engine.checkpoints.table import BLOCKS, ITEM_BITS
 from engine.errors import CheckpointError
 from presets.fields import did_you_mean, nearest
 

@@ -21,10 +21,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from engine.checkpoints.formats.reading import opened, refusal
+from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
+from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry, dtype_fault
-from engine.checkpoints.reading import opened, refusal
-from engine.checkpoints.recognise import compare, describe
-from engine.checkpoints.table import BLOCKS, Facts, TensorInfo
 from engine.errors import CheckpointError
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.

@@ -51,7 +51,8 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
     Raises CheckpointError where there is none, naming the key to set, or what to download and where to put it.
     """
     # here, since the library reads the models folder of this module
-    from engine.checkpoints import catalogue, library
+    from engine.checkpoints import library
+    from engine.checkpoints.known import catalogue
 
     key = "text_encoder.tokenizer" if kind == "tokenizer" else f"{kind}.checkpoint"
     if not checkpoint:
@@ -104,7 +105,7 @@ def tokenizer_beside(weights: Path) -> Path | None:
 def open_component(kind: str, path: Path) -> Source:
     """The one checkpoint of `kind` at `path`: a file, or somewhere in a folder such as a whole published
     repository. Raises CheckpointError where there is none, or more than one."""
-    from engine.checkpoints.recognise import recognise
+    from engine.checkpoints.known.recognise import recognise
 
     if not path.is_dir():
         return open_source(path)

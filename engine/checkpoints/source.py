@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.reading import opened, refusal, shortened, without_repeats
-from engine.checkpoints.table import TensorInfo, WeightFile
-from engine.checkpoints.weight_file import UNFINISHED, read_weight_file
+from engine.checkpoints.formats.reading import opened, refusal, shortened, without_repeats
+from engine.checkpoints.formats.table import TensorInfo, WeightFile
+from engine.checkpoints.formats.weight_file import UNFINISHED, read_weight_file
 
 INDEX_SUFFIX = ".index.json"
 # The index of the 14B model has 97 KB; a repository's config a few hundred bytes.

@@ -14,7 +14,7 @@ from engine.checkpoints.digests import (
     remember_digest,
     remembered,
 )
-from store.index import Index
+from store.index.index import Index
 
 OK, NEW, CHANGED, DAMAGED = "ok", "new", "CHANGED", "DAMAGED"
 

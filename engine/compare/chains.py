@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from statistics import median
 
-from store.records import COMPUTED, RunLink, RunRecord, StageRecord
+from store.lineage.records import COMPUTED, RunLink, RunRecord, StageRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from engine.pipelines.walk import Unfaithful, advanced, keyframe
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.errors import PresetError
 from presets.spec import RunSpec
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import decode_tensors
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.records import LinkRecord, RunLink, RunRecord
+from store.lineage.records import LinkRecord, RunLink, RunRecord
 from store.store import Store
-from store.tensors import decode_tensors
 
 LATENTS, VELOCITY = "latents", "velocity"
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.compare.chains import Chain, Timings, chain, timings
 from engine.compare.settings import Difference, environment_differences, spec_differences
 from engine.errors import EngineError
-from store import blobs
+from store.blobs import blobs
 from store.errors import BlobCorrupt, BlobMissing
-from store.records import RunLink, RunRecord
+from store.lineage.records import RunLink, RunRecord
 from store.store import Store
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 
 from presets.errors import PresetError
 from presets.spec import decode_spec
-from store.records import RunRecord
+from store.lineage.records import RunRecord
 
 # Read once, after the last step: an earlier segment's own values of these have no effect.
 _OF_THE_END = ("components.vae.", "fps", "keep.", "output.")

@@ -19,7 +19,7 @@ from engine.schedulers.update import Update
 from presets.errors import PresetError
 from presets.spec import RunSpec, decode_spec
 from store.keys import derive_key
-from store.records import RunRecord, Segment
+from store.lineage.records import RunRecord, Segment
 
 VERSIONS = {"text": 1, "noise": 1, "step": 1, "video": 1}
 

@@ -35,15 +35,15 @@ from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuil
 from engine.prompt import clean_prompt
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from presets.spec import RunSpec
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors, get_tensors
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.events import ChunkDecoded, LatentsStored, Message, StepFinished
-from store.gc import writing
-from store.index import Index, open_index
-from store.previews import Preview
-from store.records import COMPUTED, LinkRecord
+from store.index.index import Index, open_index
+from store.index.previews import Preview
+from store.lineage.events import ChunkDecoded, LatentsStored, Message, StepFinished
+from store.lineage.records import COMPUTED, LinkRecord
 from store.store import RunRecord, Store
-from store.tensors import encode_tensors, get_tensors
+from store.upkeep.gc import writing
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 from engine import registry
 from engine.checkpoints.digests import fingerprint_of, identity
-from engine.checkpoints.expected import dit_shape
+from engine.checkpoints.known.expected import dit_shape
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.errors import RunFailed
 from engine.pipelines.chain import Identity, identity_of
 from presets.spec import RunSpec
-from store.index import Index
+from store.index.index import Index
 
 
 class Identities:

@@ -19,14 +19,14 @@ from typing import Self
 from torch import Tensor
 
 from engine.pipelines.walk import latents_digest
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encoded_parts
 from store.errors import StoreError
-from store.gc import writing
-from store.index import Index
-from store.previews import Preview, put_preview
-from store.records import COMPUTED, LinkRecord
+from store.index.index import Index
+from store.index.previews import Preview, put_preview
+from store.lineage.records import COMPUTED, LinkRecord
 from store.store import Store, open_store
-from store.tensors import encoded_parts
+from store.upkeep.gc import writing
 
 # A 720p latent has 19 MB: a handful in flight is nothing beside a model.
 QUEUE_LENGTH = 4

@@ -25,8 +25,8 @@ from engine.pipelines.chain import (
 )
 from engine.prompt import clean_prompt
 from presets.spec import RunSpec, TextEncoderSpec
-from store.blobs import blob_path
-from store.records import LinkRecord
+from store.blobs.blobs import blob_path
+from store.lineage.records import LinkRecord
 from store.store import Store
 
 Identify = Callable[[str, Any], Identity]

@@ -7,7 +7,7 @@ from torch import Tensor
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.models.vae.latent_rgb import WAN21, LatentRGB, latents_to_rgb, read_latent_rgb
 from presets.spec import VAESpec
-from store.previews import MAX_FRAMES, MAX_SIDE, Preview
+from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview
 
 
 def colours_of(part: VAESpec, latent_channels: int) -> LatentRGB | None:

@@ -21,9 +21,10 @@ from engine.pipelines.chain import Route, route_of
 from engine.pipelines.identities import Identities, device_type
 from engine.pipelines.plan import Plan, make_plan
 from presets.spec import RunSpec
-from store import blobs
+from store.blobs import blobs
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.events import (
+from store.index.index import open_index
+from store.lineage.events import (
     Event,
     MemorySampled,
     Message,
@@ -32,10 +33,9 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
-from store.gc import writing
-from store.index import open_index
-from store.records import REUSED, LinkRecord
+from store.lineage.records import REUSED, LinkRecord
 from store.store import RunRecord, Store
+from store.upkeep.gc import writing
 
 if TYPE_CHECKING:
     from engine.pipelines.compute import Computer

@@ -16,11 +16,11 @@ from engine.pipelines.plan import StepLink
 from engine.pipelines.walk import Unfaithful, latents_digest, rebuilt
 from engine.schedulers.scheduler import follow_course
 from presets.spec import RunSpec
-from store.blobs import digest_of
+from store.blobs.blobs import digest_of
+from store.blobs.tensors import encoded_parts
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.records import RunRecord
+from store.lineage.records import RunRecord
 from store.store import Store
-from store.tensors import encoded_parts
 
 LATENT_CHANNELS = (
     16  # of every denoiser that runs so far; a blob of another shape is refused by the scheduler

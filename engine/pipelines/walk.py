@@ -15,10 +15,10 @@ from torch import Tensor
 from engine.pipelines.plan import StepLink
 from engine.pipelines.stages import Step
 from engine.schedulers.scheduler import Scheduler, SolverState
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encoded_parts, get_tensors
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.store import Store
-from store.tensors import encoded_parts, get_tensors
 
 
 class Unfaithful(Exception):

@@ -16,8 +16,8 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, BinaryIO, NamedTuple
 
+from store.blobs.files import SLICE_BYTES
 from store.bundle.strict import BundleRefused
-from store.files import SLICE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

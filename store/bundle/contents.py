@@ -1,4 +1,4 @@
-"""What a blob of a bundle may be: a tensor file as `store.tensors` writes it, or a video. Torch-free.
+"""What a blob of a bundle may be: a tensor file as `store.blobs.tensors` writes it, or a video. Torch-free.
 
 Told by the first bytes and the size, with the limits that whoever reads the blob later also has:
 a header is never an allocation, and no pickle comes in.
@@ -19,7 +19,7 @@ MAX_HEADER_BYTES = 1024 * 1024
 MAX_TENSORS = 4096
 MAX_DIMS = 8
 
-# store.tensors knows the same, as dtypes of torch.
+# store.blobs.tensors knows the same, as dtypes of torch.
 _ITEM_BYTES = {
     "BF16": 2, "BOOL": 1, "C64": 8, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
     "I16": 2, "I32": 4, "I64": 8, "I8": 1, "U8": 1,

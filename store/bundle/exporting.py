@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from store import ancestry, blobs, runs
+from store.blobs import blobs
+from store.blobs.files import sync_file, sync_folder
 from store.bundle.archive import MANIFEST, add_member, blob_name, new_archive
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -28,15 +29,15 @@ from store.bundle.manifest import (
 from store.bundle.rows import described, links_of
 from store.bundle.strict import BundleRefused
 from store.errors import BadRequest, BlobCorrupt, BlobMissing, StoreError, StoreFull
-from store.files import sync_file, sync_folder
+from store.lineage import ancestry, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from zipfile import ZipFile
 
-    from store.database import Lineage
-    from store.records import RunRecord
+    from store.database.database import Lineage
+    from store.lineage.records import RunRecord
 
 ALL = "all"
 LAST = "last"

@@ -17,7 +17,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from store import blobs
+from store.blobs import blobs
+from store.blobs.files import disk_error, sync_file, sync_folder
 from store.bundle.archive import MANIFEST, Member, blob_name, read_members, read_slices
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -28,16 +29,15 @@ from store.bundle.manifest import (
 )
 from store.bundle.rows import ImportedRun, insert_links, insert_runs
 from store.bundle.strict import BundleRefused
-from store.database import immediate
+from store.database.database import immediate
 from store.errors import BlobCorrupt, BlobMissing, StoreFull
-from store.files import disk_error, sync_file, sync_folder
-from store.gc import writing
+from store.upkeep.gc import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from store.database import Lineage
+    from store.database.database import Lineage
 
 _MAX_REASON = 300
 

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 
 from store.bundle.portable import portable_json, portable_preset, portable_spec, portable_text
 from store.bundle.strict import BundleRefused, strict_object
-from store.records import FINAL_STATUSES, SOURCES
-from store.runs import MAX_NOTE
+from store.lineage.records import FINAL_STATUSES, SOURCES
+from store.lineage.runs import MAX_NOTE
 
 # The version of the bundle format that this code writes, and the newest that it reads.
 FORMAT = 1
@@ -50,7 +50,7 @@ class BlobRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class StageRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.records.StageRecord."""
+    """store.lineage.records.StageRecord."""
 
     name: Name
     seconds: Seconds
@@ -58,7 +58,7 @@ class StageRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SeenRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.records.RunLink: what the run saw, whether or not the bundle has its blob."""
+    """store.lineage.records.RunLink: what the run saw, whether or not the bundle has its blob."""
 
     stage: Name
     index: Step
@@ -72,14 +72,14 @@ class SeenRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SegmentRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.records.Segment."""
+    """store.lineage.records.Segment."""
 
     stop: Step
     spec: str
 
 
 class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.records.RunRecord, without what is of one machine; parent may be of no run in the bundle."""
+    """store.lineage.records.RunRecord, without what is of one machine; parent may be of no run in the bundle."""
 
     id: RunId
     status: Annotated[str, Meta(pattern=f"^({'|'.join(FINAL_STATUSES)})$(?!\\n)")]
@@ -101,7 +101,7 @@ class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LinkRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.records.LinkRecord; `digest` and `state` are of blobs in the bundle, or empty."""
+    """store.lineage.records.LinkRecord; `digest` and `state` are of blobs in the bundle, or empty."""
 
     key: Key
     kind: Name

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from store import history, links, runs
 from store.bundle.manifest import (
     LinkRow,
     Manifest,
@@ -28,17 +27,18 @@ from store.bundle.portable import (
     portable_spec,
     portable_text,
 )
-from store.events import LatentsStored, Message, RunFinished, StageFinished
-from store.records import PAUSED
-from store.runs import ID_LENGTH
+from store.lineage import history, links, runs
+from store.lineage.events import LatentsStored, Message, RunFinished, StageFinished
+from store.lineage.records import PAUSED
+from store.lineage.runs import ID_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from store.database import Lineage
-    from store.events import Event
-    from store.records import RunRecord
-    from store.sqlite import sqlite3
+    from store.database.database import Lineage
+    from store.database.sqlite import sqlite3
+    from store.lineage.events import Event
+    from store.lineage.records import RunRecord
 
 
 @dataclass(frozen=True, slots=True)

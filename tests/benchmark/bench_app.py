@@ -25,8 +25,8 @@ import psutil
 
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store import events
-from store.events import MemorySampled, Message, RunStarted, StageStarted, StepFinished
+from store.lineage import events
+from store.lineage.events import MemorySampled, Message, RunStarted, StageStarted, StepFinished
 from store.store import Store, open_store
 from tests.benchmark.timing import show
 from tests.terminal import Terminal

@@ -31,11 +31,11 @@ from engine.pipelines.walk import prediction
 from engine.schedulers.scheduler import create_scheduler
 from presets.library import load_preset
 from presets.spec import VAESpec
-from store import blobs
-from store.index import open_index
-from store.previews import encode_preview, put_preview
+from store.blobs import blobs
+from store.blobs.tensors import encoded_parts, get_tensors
+from store.index.index import open_index
+from store.index.previews import encode_preview, put_preview
 from store.store import Store, open_store
-from store.tensors import encoded_parts, get_tensors
 from tests.benchmark import timing
 
 ENGINE = "benchengine"

@@ -25,14 +25,14 @@ import torch
 from safetensors import safe_open
 
 from engine.checkpoints.fingerprint import fingerprint
-from engine.checkpoints.gguf_file import read_gguf
+from engine.checkpoints.formats.gguf_file import read_gguf
+from engine.checkpoints.formats.safetensors_file import read_safetensors
+from engine.checkpoints.formats.weight_file import read_weight_file
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.library import scan
 from engine.checkpoints.names.renaming import find as find_name
 from engine.checkpoints.places import ADDED, Place
-from engine.checkpoints.recognise import recognise
-from engine.checkpoints.safetensors_file import read_safetensors
 from engine.checkpoints.source import open_source
-from engine.checkpoints.weight_file import read_weight_file
 from engine.errors import CheckpointError
 from tests import model_files
 from tests.bad_files import CASES

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from engine.checkpoints.convert.writers import dtype_name
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import ALIGNMENT, Weights
-from engine.checkpoints.weight_file import read_weight_file
-from engine.checkpoints.writers import dtype_name
 from tests.benchmark.timing import peak_mib, settings, show
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

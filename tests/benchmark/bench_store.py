@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from store.contents import look
-from store.database import immediate
-from store.removal import Policy, make_plan
+from store.database.database import immediate
 from store.store import Store, open_store
+from store.upkeep.contents import look
+from store.upkeep.removal import Policy, make_plan
 from tests.benchmark import timing
 from tests.made_stores import DAY_NS, large, put_rows
 

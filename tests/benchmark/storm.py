@@ -24,9 +24,9 @@ from stat import S_ISREG
 
 from engine import client
 from presets.library import load_preset
-from store.database import check
-from store.events import PlanMade, RunStarted, StageStarted, StepFinished
-from store.records import QUEUED, RUNNING
+from store.database.database import check
+from store.lineage.events import PlanMade, RunStarted, StageStarted, StepFinished
+from store.lineage.records import QUEUED, RUNNING
 from store.store import Store, open_store
 from tests.integration.chain_engine import Engines
 

@@ -167,7 +167,8 @@ def no_larger_files(num_bytes: int) -> None:
 
 def full_database(pages: int) -> None:
     """From the first leased run on, no more than so many pages more fit into the database."""
-    from store import database, queue
+    from store.database import database
+    from store.lineage import queue
 
     largest = 0
 

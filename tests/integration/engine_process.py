@@ -16,7 +16,7 @@ from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.logs import start_logging
 from engine.worker import serve
 from store.errors import StoreFull
-from store.events import Message, StageFinished, StageStarted, StepFinished
+from store.lineage.events import Message, StageFinished, StageStarted, StepFinished
 
 ERRORS = {
     "RunFailed": RunFailed("latents are not finite at step 3"),

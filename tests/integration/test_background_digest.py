@@ -17,8 +17,8 @@ from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.events import RunFinished
-from store.index import open_index
+from store.index.index import open_index
+from store.lineage.events import RunFinished
 from store.store import open_store
 
 TEST_SECONDS = 180

@@ -24,16 +24,16 @@ from engine.pipelines.runner import Runner
 from engine.worker import Worker, main
 from presets.library import load_preset
 from presets.spec import RunSpec, encode_spec
-from store.blobs import blob_path
-from store.database import immediate
-from store.events import (
+from store.blobs.blobs import blob_path
+from store.database.database import immediate
+from store.lineage.events import (
     Event,
     Message,
     PlanMade,
     RunStarted,
     StepFinished,
 )
-from store.records import RunRecord, Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.benchmark.storm import check_store
 from tests.integration.chain_engine import ROOT, Engines, Fault
@@ -301,22 +301,28 @@ VIDEO = '["video", "latents"]'
 NUM_TEXTS = 2
 # Blobs in order: the prompts, the steps, the latents, the video; each followed by its row.
 KILLS: list[tuple[str, int, str]] = [
-    ("store.blobs:write_durably", 1, "before"),
-    ("store.blobs:put", 1, "after"),
-    *((point, NUM_TEXTS + 1, "after") for point in ("store.blobs:put", "store.links:record")),
-    *((point, NUM_TEXTS + 5, "after") for point in ("store.blobs:put", "store.links:record")),
-    ("store.files:_write_draft", NUM_TEXTS + 4, "after"),
-    ("store.files:sync_folder", NUM_TEXTS + 6, "before"),
-    ("store.blobs:put", NUM_TEXTS + STEPS + 1, "before"),
-    ("store.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
-    ("store.queue:set_latents", 1, "after"),
+    ("store.blobs.blobs:write_durably", 1, "before"),
+    ("store.blobs.blobs:put", 1, "after"),
+    *(
+        (point, NUM_TEXTS + 1, "after")
+        for point in ("store.blobs.blobs:put", "store.lineage.links:record")
+    ),
+    *(
+        (point, NUM_TEXTS + 5, "after")
+        for point in ("store.blobs.blobs:put", "store.lineage.links:record")
+    ),
+    ("store.blobs.files:_write_draft", NUM_TEXTS + 4, "after"),
+    ("store.blobs.files:sync_folder", NUM_TEXTS + 6, "before"),
+    ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "before"),
+    ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
+    ("store.lineage.queue:set_latents", 1, "after"),
     ("engine.pipelines.stages:decode", 1, "before"),
     ("engine.media:encode_video", 1, "after"),
-    ("store.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
-    ("store.links:record", NUM_TEXTS + STEPS + 1, "after"),
+    ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
+    ("store.lineage.links:record", NUM_TEXTS + STEPS + 1, "after"),
     ("engine.media:write_bytes", 1, "after"),
     ("engine.media:write_bytes", 2, "after"),
-    ("store.queue:finish", 1, "before"),
+    ("store.lineage.queue:finish", 1, "before"),
 ]
 
 
@@ -785,7 +791,7 @@ def test_a_clock_that_goes_backwards_changes_no_order(store, engines, calm):
     assert [event.step for event in told(store, second, StepFinished)] == list(range(1, STEPS + 1))
     assert store.run(first).seconds == 0
     third = enqueue(store, spec_of("seed=2"))
-    kill = {"fault": "kill", "target": "store.blobs:put", "call": 4, "when": "before"}
+    kill = {"fault": "kill", "target": "store.blobs.blobs:put", "call": 4, "when": "before"}
     assert engines.serve(store.root, back, kill) == -signal.SIGKILL
     client.resume(store, *store.recover())
     assert engines.serve(store.root) == 0

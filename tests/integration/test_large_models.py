@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoints.recognise import recognise
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.source import open_source
 from tests import model_files
 from tests.counting import bytes_read
@@ -50,7 +50,7 @@ MAP = """
 import json, sys
 from pathlib import Path
 import torch
-from engine.checkpoints.configure import dit_config
+from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights, fill
 from engine.checkpoints.source import open_source

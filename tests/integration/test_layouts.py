@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoints.convert import convert
+from engine.checkpoints.convert.convert import convert
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import locate
-from engine.checkpoints.recognise import recognise
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
 from engine.pipelines.text_to_video import TextToVideo, Video

@@ -27,7 +27,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import decode_spec, encode_spec
 from store.errors import StoreDamaged
-from store.events import (
+from store.lineage.events import (
     Message,
     RunFinished,
     RunQueued,
@@ -463,7 +463,7 @@ VIEWER = """
 import sys
 from engine.client import follow
 from engine.launch import ensure_engine
-from store.events import StepFinished
+from store.lineage.events import StepFinished
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     ensure_engine(store, command=sys.argv[3:])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.compare.chains import Timings
     from engine.compare.report import Comparison
     from engine.compare.settings import Difference
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 MAX_CAPTIONS = 8  # beside a row of the contact sheet

@@ -15,7 +15,7 @@ from tui.waiting import waiting_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from store.records import EngineRecord
+    from store.lineage.records import EngineRecord
     from store.store import Store
 
 # Heartbeats come once a second; this late, the engine is stuck, stopped or starved.

@@ -13,7 +13,7 @@ from tui.options import run_argument, runs_argument
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
 
 _TAG_EPILOG = """\b
 Examples:

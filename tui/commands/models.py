@@ -127,7 +127,7 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
             raise click.UsageError("--preset needs the name of a preset")
         _print_places(as_json=as_json)
         return
-    from engine.checkpoints.catalogue import MODELS
+    from engine.checkpoints.known.catalogue import MODELS
     from engine.checkpoints.library import scan_places
 
     among = scan_places()
@@ -220,7 +220,7 @@ def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[
 
 def _named(kind: str, checkpoint: str, among: Sequence[Found]) -> tuple[list[Found], str]:
     """All that will do for a name or path of a component, or one line for what is absent."""
-    from engine.checkpoints import catalogue
+    from engine.checkpoints.known import catalogue
     from engine.checkpoints.library import absence, find
     from engine.checkpoints.locate import locate
 

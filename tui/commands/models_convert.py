@@ -52,7 +52,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     if os.path.lexists(target):
         raise CheckpointError(f"{target}: is there already; name another, nothing is overwritten")
     # torch takes a second to import: only once there is something to convert
-    from engine.checkpoints.convert import convert as write
+    from engine.checkpoints.convert.convert import convert as write
 
     begun = shown = time.monotonic()
 
@@ -85,7 +85,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
 
 def _path_of(source: str) -> Path:
     """The weights that a path or the name of a model means. Raises CheckpointError where there are none."""
-    from engine.checkpoints import catalogue
+    from engine.checkpoints.known import catalogue
     from engine.checkpoints.library import absence, find
     from engine.errors import CheckpointError
 

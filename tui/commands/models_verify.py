@@ -18,7 +18,7 @@ from tui.text import escaped, printable, shorten
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
     from engine.checkpoints.verify import Verdict
-    from store.index import Index
+    from store.index.index import Index
 
 PROGRESS_BYTES = 256 << 20  # between two updates of the line
 
@@ -33,7 +33,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     All models in all places, or those of a NAME such as wan2.1-t2v-14b, or at a PATH. Each file is ok, new,
     CHANGED since it was last read, or DAMAGED: also when shards or tensors are missing. Exit code 1 then.
     """
-    from store.index import open_index
+    from store.index.index import open_index
     from store.paths import prepare, store_root
 
     found = _wanted(names)
@@ -69,7 +69,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 
 def _wanted(names: tuple[str, ...]) -> list[Found]:
     """What the names mean; raises for a name that means nothing, and for a model that is not here."""
-    from engine.checkpoints import catalogue
+    from engine.checkpoints.known import catalogue
     from engine.checkpoints.library import absence, is_about, look, scan_places, wanted
     from engine.checkpoints.source import sources_in
     from engine.errors import CheckpointError
@@ -99,7 +99,7 @@ def _wanted(names: tuple[str, ...]) -> list[Found]:
 
 def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
     """One for each file that was not seen yet, and one more for what is wrong with them together."""
-    from engine.checkpoints.recognise import describe
+    from engine.checkpoints.known.recognise import describe
     from engine.checkpoints.verify import DAMAGED, Verdict, verify_file
     from engine.errors import CheckpointError
 

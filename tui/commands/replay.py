@@ -19,7 +19,7 @@ from tui.text import duration, printable
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 _EPILOG = """\b
@@ -155,7 +155,7 @@ def _own_path(record: RunRecord, spec: RunSpec) -> Path:
 
 def _stored_parts(store: Store, record: RunRecord, spec: RunSpec) -> dict[str, bytearray] | None:
     """The bytes of each kind of output, read and verified; None where one of them is not stored."""
-    from store import blobs
+    from store.blobs import blobs
     from store.errors import BlobCorrupt, BlobMissing
 
     videos = [link.digest for link in store.links_of(record.id) if link.stage == "video"]

@@ -19,7 +19,7 @@ from tui.text import columns, duration, printable, shorten
 from tui.waiting import waiting_line
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
 
 STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted", "paused")
 

@@ -15,8 +15,8 @@ from tui.options import json_option, run_argument
 from tui.text import duration, escaped, printable, size
 
 if TYPE_CHECKING:
-    from store.events import Event
-    from store.records import RunLink, RunRecord, StageRecord
+    from store.lineage.events import Event
+    from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
 _EPILOG = """\b
@@ -130,7 +130,7 @@ def _link(link: RunLink) -> dict[str, Any]:
 
 def _event_summary(events: list[Event]) -> dict[str, Any]:
     """What the event log says beyond the stages: counts by kind, last step, memory, latents."""
-    from store.events import LatentsStored, MemorySampled, Message, StepFinished
+    from store.lineage.events import LatentsStored, MemorySampled, Message, StepFinished
 
     found: dict[str, Any] = {
         "counts": dict(Counter(type(event).__struct_config__.tag for event in events)),

@@ -48,9 +48,9 @@ store.add_command(import_)
 @_json
 def info(as_json: bool) -> None:
     """Say what is in the store and what takes space."""
-    from store.contents import look
-    from store.space import survey
     from store.store import open_store
+    from store.upkeep.contents import look
+    from store.upkeep.space import survey
 
     with open_store() as opened:
         overview = survey(opened.root, look(opened.lineage))
@@ -81,10 +81,10 @@ def ls(by: str, limit: int, as_json: bool) -> None:
 
     A run takes some space alone; what it shares with others stays when it is removed.
     """
-    from store.contents import look
-    from store.needs import chains, classify
-    from store.space import by_age, by_kind, by_run
     from store.store import open_store
+    from store.upkeep.contents import look
+    from store.upkeep.needs import chains, classify
+    from store.upkeep.space import by_age, by_kind, by_run
 
     with open_store() as opened:
         contents = look(opened.lineage)
@@ -124,7 +124,7 @@ def verify(quick: bool, as_json: bool) -> int:
     and one that is missing, is forgotten, so that it is computed again. Exit code 1 then.
     """
     from store.store import open_store
-    from store.verify import verify as verify_store
+    from store.upkeep.verify import verify as verify_store
 
     with open_store() as opened:
         try:
@@ -170,10 +170,10 @@ def gc(
       modiff store gc --budget 20GB
       modiff store gc --older-than 30d --outputs
     """
-    from store.gc import clean, preview
-    from store.removal import Policy
-    from store.space import default_budget
     from store.store import open_store
+    from store.upkeep.gc import clean, preview
+    from store.upkeep.removal import Policy
+    from store.upkeep.space import default_budget
 
     with open_store() as opened:
         opened.recover()  # what a killed engine worked on is at rest

@@ -101,7 +101,7 @@ def sweep(
     """
     from engine.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
-    from store.queue import new_id
+    from store.lineage.queue import new_id
     from store.store import open_store
     from tui.following import Manner
     from tui.many import Wanted, follow_many

@@ -19,7 +19,7 @@ from tui.options import json_option
 from tui.text import columns, printable, shorten
 
 if TYPE_CHECKING:
-    from store.records import RunRecord
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 # Where a run writes and what it keeps is no difference of what it makes.

@@ -10,7 +10,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
-from store.removal import Policy
+from store.upkeep.removal import Policy
 from tui.again import Again
 from tui.amounts import age_option, size_option
 from tui.screens.dialog import Dialog
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.timer import Timer
 
-    from store.removal import Plan
+    from store.upkeep.removal import Plan
     from tui.app import ModiffApp
 
 # A plan is made so long after the last key.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from store.removal import Plan, Policy
-    from store.space import RunShare
+    from store.upkeep.removal import Plan, Policy
+    from store.upkeep.space import RunShare
     from tui.app import ModiffApp
     from tui.lab import Space, Status
     from tui.screens.clean_up import Planned

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.geometry import Size
 
-    from store.previews import Preview
-    from store.records import RunRecord
+    from store.index.previews import Preview
+    from store.lineage.records import RunRecord
     from tui.run_state import RunState
 
 # Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.style import Style
     from textual.strip import Strip
 
-    from store.space import Overview
+    from store.upkeep.space import Overview
 
 TEXTURES = "█▓▒░▞▪"
 _LEGEND_LINES = 2

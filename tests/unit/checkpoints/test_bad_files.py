@@ -22,8 +22,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.checkpoints.reading import MAX_REASON, opened
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.reading import MAX_REASON, opened
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.errors import CheckpointError
 from tests.bad_files import (
     CASES,

@@ -7,8 +7,8 @@ from pathlib import PurePath
 
 import pytest
 
-from engine.checkpoints import catalogue
-from engine.checkpoints.catalogue import MODELS, PublishedFile, Release
+from engine.checkpoints.known import catalogue
+from engine.checkpoints.known.catalogue import MODELS, PublishedFile, Release
 
 # Parameters as the papers' code builds them, and bytes of a number, by what a release says it stores.
 PARAMETERS = {

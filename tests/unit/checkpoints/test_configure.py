@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoints import expected
-from engine.checkpoints.configure import dit_config
-from engine.checkpoints.expected import DiTShape
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.known.expected import DiTShape
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import lay_out
-from engine.checkpoints.recognise import recognise
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import WanDiTConfig

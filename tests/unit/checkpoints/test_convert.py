@@ -16,13 +16,13 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
-from engine.checkpoints import convert as module
-from engine.checkpoints import writers
-from engine.checkpoints.convert import DTYPES, LAYOUTS, convert
+from engine.checkpoints.convert import convert as module
+from engine.checkpoints.convert import writers
+from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
-from engine.checkpoints.recognise import recognise
 from engine.checkpoints.source import Source, open_source
 from engine.errors import CheckpointError
 from tests.naming import dit_name, vae_name
@@ -246,7 +246,7 @@ def test_a_source_that_changes_meanwhile_leaves_nothing_behind(tmp_path: Path, m
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from engine.checkpoints.convert import convert
+from engine.checkpoints.convert.convert import convert
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError

@@ -27,7 +27,7 @@ from engine.digesting import Digester
 from engine.errors import CheckpointError
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.index import open_index
+from store.index.index import open_index
 from store.paths import prepare
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from engine.checkpoints import expected
-from engine.checkpoints.expected import PUBLISHED, CLIPShape, DiTShape, UMT5Shape
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.expected import PUBLISHED, CLIPShape, DiTShape, UMT5Shape
 from engine.checkpoints.names import to_original
 from engine.models.diffusion.wandit import WanDiT, WanDiTConfig
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.checkpoints.fingerprint import SAMPLE_BYTES, fingerprint, sampled
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.errors import CheckpointError
 from tests.counting import bytes_read
 

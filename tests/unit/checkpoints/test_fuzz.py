@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from engine.checkpoints.gguf_file import read_gguf
-from engine.checkpoints.pth_file import read_pth
-from engine.checkpoints.reading import MAX_REASON
-from engine.checkpoints.safetensors_file import read_safetensors
-from engine.checkpoints.table import BLOCKS, ITEM_BITS, WeightFile
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.gguf_file import read_gguf
+from engine.checkpoints.formats.pth_file import read_pth
+from engine.checkpoints.formats.reading import MAX_REASON
+from engine.checkpoints.formats.safetensors_file import read_safetensors
+from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, WeightFile
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.errors import CheckpointError
 
 FUZZ_SECONDS = float(os.environ.get("MODIFF_FUZZ_SECONDS", "0"))

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
-from engine.checkpoints.gguf_file import TYPES, read_gguf
-from engine.checkpoints.table import BLOCKS, ITEM_BITS
+from engine.checkpoints.formats.gguf_file import TYPES, read_gguf
+from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.errors import CheckpointError
 from tests.counting import bytes_read
 from tests.model_files import write_umt5_vocabulary

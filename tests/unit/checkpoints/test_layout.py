@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.checkpoints import expected
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import Layout, lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.names import from_original
-from engine.checkpoints.recognise import recognise
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
 

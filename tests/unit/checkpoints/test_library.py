@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoints import catalogue, library
+from engine.checkpoints import library
+from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import absence, find, scan, scan_places
 from engine.checkpoints.names.renaming import find as find_name
 from engine.checkpoints.places import (

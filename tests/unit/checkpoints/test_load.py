@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.checkpoints import load
+from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights, fill
-from engine.checkpoints.weight_file import read_weight_file
 from engine.errors import CheckpointError
 
 CPU = torch.device("cpu")
@@ -374,7 +374,7 @@ from pathlib import Path
 import torch
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.weight_file import read_weight_file
 tensors = read_weight_file(Path(sys.argv[1])).tensors
 with Weights({n: Entry((i,), i.shape) for n, i in tensors.items()}) as weights:
     weights.tensor("small", device=torch.device("cpu"), dtype=torch.bfloat16)  # what the first call imports
@@ -403,7 +403,7 @@ from pathlib import Path
 import torch
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights
-from engine.checkpoints.weight_file import read_weight_file
+from engine.checkpoints.formats.weight_file import read_weight_file
 tensors = read_weight_file(Path(sys.argv[1])).tensors
 with Weights({n: Entry((i,), i.shape) for n, i in tensors.items()}) as weights:
     weights.tensor("w0", device=torch.device("cpu"), dtype=torch.bfloat16)  # what the first call imports

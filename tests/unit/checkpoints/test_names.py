@@ -17,8 +17,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from engine.checkpoints import expected
-from engine.checkpoints.expected import PUBLISHED, CLIPShape, UMT5Shape
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.expected import PUBLISHED, CLIPShape, UMT5Shape
 from engine.checkpoints.names import (
     component_of,
     from_original,

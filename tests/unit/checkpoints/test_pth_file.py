@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.checkpoints.pth_file import read_pth
+from engine.checkpoints.formats.pth_file import read_pth
+from engine.checkpoints.formats.table import TensorInfo
 from engine.checkpoints.source import open_source
-from engine.checkpoints.table import TensorInfo
 from engine.errors import CheckpointError
 
 SAFETENSORS_NAMES = {

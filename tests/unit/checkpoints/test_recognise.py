@@ -10,10 +10,10 @@ import gguf
 import numpy as np
 import pytest
 
-from engine.checkpoints import expected
-from engine.checkpoints.expected import PUBLISHED, DiTShape
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.expected import PUBLISHED, DiTShape
+from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.names import from_original
-from engine.checkpoints.recognise import Recognition, recognise
 from engine.checkpoints.source import open_source
 from tests.model_files import write_safetensors, write_sharded
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from engine.checkpoints.safetensors_file import MAX_HEADER_BYTES, read_safetensors
-from engine.checkpoints.table import MAX_TENSORS
+from engine.checkpoints.formats.safetensors_file import MAX_HEADER_BYTES, read_safetensors
+from engine.checkpoints.formats.table import MAX_TENSORS
 from engine.errors import CheckpointError
 
 DTYPES = {

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.library import look
-from engine.checkpoints.recognise import Recognition, recognise
 from engine.checkpoints.source import open_source
 from tests import layouts, synthetic
 from tests.synthetic import DITS, FILES, REPOSITORIES, typed

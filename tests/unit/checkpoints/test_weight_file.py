@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import engine
-from engine.checkpoints.weight_file import UNFINISHED, read_weight_file
+from engine.checkpoints.formats.weight_file import UNFINISHED, read_weight_file
 from engine.errors import CheckpointError
 
 
@@ -176,7 +176,7 @@ def test_files_are_told_apart_without_torch(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1)}, paths[1])
     save_gguf(paths[2])
     program = (
-        "import sys; from pathlib import Path; from engine.checkpoints.weight_file import read_weight_file\n"
+        "import sys; from pathlib import Path; from engine.checkpoints.formats.weight_file import read_weight_file\n"
         "for name in sys.argv[1:]: assert list(read_weight_file(Path(name)).tensors) == ['w']\n"
         "print(sorted({'torch', 'numpy', 'safetensors', 'gguf', 'transformers'} & sys.modules.keys()))"
     )

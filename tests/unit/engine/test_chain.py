@@ -34,8 +34,8 @@ from presets.errors import PresetError
 from presets.fields import fields
 from presets.library import load_preset, override
 from presets.spec import RunSpec, decode_spec, encode_spec
-from store.index import open_index
-from store.records import Segment
+from store.index.index import open_index
+from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests import numerics
 from tests.chains import CHANNELS, SPEC, fake_digest, identify, planned

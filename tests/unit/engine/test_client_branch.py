@@ -15,9 +15,9 @@ from engine.pipelines.runner import Runner
 from presets.errors import PresetError
 from presets.library import load_preset, override
 from presets.spec import RunSpec, decode_spec, encode_spec
-from store import blobs
+from store.blobs import blobs
 from store.errors import StoreError, UnknownRun
-from store.events import (
+from store.lineage.events import (
     RunFinished,
     RunQueued,
     RunResumed,
@@ -25,7 +25,7 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
-from store.records import RunRecord, Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.executing import ENGINE, execute, plan_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.compare.chains import chain, timings
-from store.records import RunLink
+from store.lineage.records import RunLink
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
 

@@ -18,11 +18,11 @@ from engine.compare.latents import (
 )
 from engine.errors import EngineError
 from presets.spec import encode_spec
-from store import blobs
-from store.database import immediate
-from store.records import Segment
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors
+from store.database.database import immediate
+from store.lineage.records import Segment
 from store.store import Store, open_store
-from store.tensors import encode_tensors
 from tests.recorded_runs import Recorded, micro, record_run, velocity
 
 

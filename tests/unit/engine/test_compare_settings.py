@@ -14,7 +14,7 @@ from engine.compare.settings import (
     spec_differences,
 )
 from presets.spec import encode_spec
-from store.records import RunRecord, Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.recorded_runs import micro
 

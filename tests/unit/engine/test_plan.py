@@ -18,8 +18,8 @@ from engine.pipelines.plan import Plan, step_bytes
 from engine.pipelines.runner import Runner
 from presets.library import load_preset, override
 from presets.spec import RunSpec, encode_spec
-from store import blobs
-from store.records import LinkRecord, RunRecord, Segment
+from store.blobs import blobs
+from store.lineage.records import LinkRecord, RunRecord, Segment
 from store.store import Store, open_store
 from tests.chains import (
     SPEC,
@@ -312,7 +312,7 @@ def test_what_a_step_takes() -> None:
     spec = override(SPEC, ["width=832", "height=480", "frames=81"])
     assert (
         step_bytes(spec, 16) == 4 * 16 * 21 * 60 * 104
-    )  # 8.4 MB, as store.tensors writes it without its header
+    )  # 8.4 MB, as store.blobs.tensors writes it without its header
 
 
 # Without torch

@@ -19,12 +19,12 @@ from engine.pipelines.previews import colours_of, preview_of
 from engine.pipelines.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, VAESpec
-from store.events import Event, LinkStored, Message, StepFinished
-from store.index import open_index
-from store.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put_preview
-from store.records import COMPUTED, REUSED, LinkRecord
+from store.blobs.tensors import get_tensors
+from store.index.index import open_index
+from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put_preview
+from store.lineage.events import Event, LinkStored, Message, StepFinished
+from store.lineage.records import COMPUTED, REUSED, LinkRecord
 from store.store import Store, open_store
-from store.tensors import get_tensors
 from tests.executing import ENGINE, execute, plan_in
 
 SEEDS = itertools.count(3000)

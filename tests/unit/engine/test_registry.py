@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine import registry
-from engine.checkpoints.expected import UMT5Shape, umt5, vae, vae22
+from engine.checkpoints.known.expected import UMT5Shape, umt5, vae, vae22
 from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
@@ -43,7 +43,7 @@ def test_packages_are_asked_and_names_are_sorted_once_for_each_check(monkeypatch
     calls: list[str] = []
     lay_out = registry.lay_out
     monkeypatch.setattr(registry, "entry_points", lambda group: calls.append("packages") or ())
-    for module in ("engine.registry", "engine.checkpoints.recognise"):
+    for module in ("engine.registry", "engine.checkpoints.known.recognise"):
         monkeypatch.setattr(
             f"{module}.lay_out", lambda source: calls.append("names") or lay_out(source)
         )

@@ -18,9 +18,10 @@ from engine.pipelines import stages
 from engine.pipelines.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, encode_spec
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import decode_tensors
 from store.errors import StoreFull
-from store.events import (
+from store.lineage.events import (
     ChunkDecoded,
     Event,
     LatentsStored,
@@ -31,7 +32,6 @@ from store.events import (
     StepFinished,
 )
 from store.store import RunRecord, open_store
-from store.tensors import decode_tensors
 
 SEEDS = itertools.count(1000)
 

@@ -19,10 +19,10 @@ from engine.pipelines.runner import Runner
 from engine.pipelines.verify import Verdict, recorded_latents, verify
 from engine.pipelines.walk import latents_digest
 from presets.library import load_preset
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import decode_tensors
 from store.errors import StoreError
 from store.store import Store, open_store
-from store.tensors import decode_tensors
 from tests.executing import ENGINE, execute
 
 SEEDS = itertools.count(9000)

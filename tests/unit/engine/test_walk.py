@@ -17,12 +17,12 @@ from engine.pipelines.plan import StepLink
 from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuilt
 from engine.schedulers.course import SCHEDULERS, make_course, redirected
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors
 from store.errors import BlobCorrupt, BlobMissing
 from store.keys import derive_key
-from store.records import LinkRecord
+from store.lineage.records import LinkRecord
 from store.store import Store, open_store
-from store.tensors import encode_tensors
 from tests.chains import any_run, record
 
 STEPS = 7

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoints.configure import dit_config
-from engine.checkpoints.expected import vae_dim
+from engine.checkpoints.formats.weight_file import read_weight_file
+from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.known.expected import vae_dim
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.source import open_source
-from engine.checkpoints.weight_file import read_weight_file
 from engine.micro import export
 from engine.micro.architecture import (
     TextShape,

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from store import blobs, files
+from store.blobs import blobs, files
 from store.errors import BlobCorrupt, BlobMissing, StoreError, StoreFull
 from store.paths import prepare
 
@@ -184,7 +184,7 @@ def test_putting_over_a_damaged_blob_heals_it(root):
 FILL = """
 import resource, sys
 from pathlib import Path
-from store import blobs
+from store.blobs import blobs
 from store.errors import StoreFull
 root = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
@@ -222,7 +222,7 @@ def test_a_disk_that_fails_to_sync_is_an_error_and_stores_nothing(root, monkeypa
 PUT_FOREVER = """
 import sys
 from pathlib import Path
-from store import blobs
+from store.blobs import blobs
 print("ready", flush=True)
 sys.stdin.readline()
 i = 0

@@ -16,21 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from store import blobs
+from store.blobs import blobs
+from store.blobs.tensors import _DTYPES, encode_tensors
 from store.bundle import archive, contents, exporting
 from store.bundle.exporting import export_bundle
 from store.bundle.portable import portable_json, portable_preset, portable_spec, portable_text
 from store.bundle.strict import BundleRefused
-from store.contents import look
-from store.database import immediate
+from store.database.database import immediate
 from store.errors import BadRequest, StoreError, StoreFull, UnknownRun
-from store.events import LatentsStored, RunFinished
 from store.keys import derive_key
-from store.links import find
-from store.needs import NOT_NEEDED, chains, classify
-from store.records import FINAL_STATUSES, LinkRecord
+from store.lineage.events import LatentsStored, RunFinished
+from store.lineage.links import find
+from store.lineage.records import FINAL_STATUSES, LinkRecord
 from store.store import open_store
-from store.tensors import _DTYPES, encode_tensors
+from store.upkeep.contents import look
+from store.upkeep.needs import NOT_NEEDED, chains, classify
 from tests import bundles
 from tests.bundles import SECRETS, VIDEO, export, make_run, manifest_of, take, tensors, unpacked
 
@@ -691,7 +691,7 @@ def test_comments_are_fine(store, run_id, path):
 
 
 def test_the_limits_of_tensor_files_are_those_of_the_reader():
-    import store.tensors as reader
+    import store.blobs.tensors as reader
 
     assert contents.MAX_HEADER_BYTES == reader.MAX_HEADER_BYTES
     assert contents.MAX_TENSORS == reader.MAX_TENSORS

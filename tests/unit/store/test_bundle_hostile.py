@@ -20,10 +20,10 @@ from random import Random
 
 import pytest
 
-from store import blobs
+from store.blobs import blobs
 from store.bundle import archive, importing
 from store.bundle.strict import BundleRefused
-from store.database import rows
+from store.database.database import rows
 from store.errors import StoreError, StoreFull
 from store.store import open_store
 from tests import bundles

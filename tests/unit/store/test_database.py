@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from store import database
+from store.database import database
+from store.database.schema import SCHEMA_VERSION
+from store.database.sqlite import has_wal_reset_bug
 from store.errors import (
     StoreBusy,
     StoreDamaged,
@@ -22,10 +24,8 @@ from store.errors import (
     StoreFull,
     StoreUnwritable,
 )
-from store.events import Message
+from store.lineage.events import Message
 from store.paths import store_root
-from store.schema import SCHEMA_VERSION
-from store.sqlite import has_wal_reset_bug
 from store.store import open_store
 
 
@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_and_loses_only_what_did_not_fit(root):
 
 HOLD_WRITE_LOCK = """
 import sys
-from store.database import immediate
+from store.database.database import immediate
 from store.store import open_store
 with open_store(sys.argv[1]) as store, immediate(store.lineage):
     print("held", flush=True)
@@ -286,7 +286,7 @@ def test_which_versions_of_sqlite_have_the_wal_reset_bug():
 
 def test_the_viewer_side_of_the_store_imports_no_array_library():
     code = (
-        "import sys, store.store, store.blobs, store.events; "
+        "import sys, store.store, store.blobs.blobs, store.lineage.events; "
         "print(sorted({'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(database.__file__).parents[1])}

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from store.database import immediate, rows
+from store.database.database import immediate, rows
 from store.errors import StoreBusy
-from store.events import RunFinished
+from store.lineage.events import RunFinished
 
 ENGINE = """
 import os, sys
@@ -104,7 +104,7 @@ def test_an_engine_retires_only_when_nothing_is_queued(store, engine):
 
 
 def test_an_id_that_lives_cannot_be_registered_again(store, engine, monkeypatch):
-    monkeypatch.setattr("store.engines.LOCK_TIMEOUT_SECONDS", 0.02)
+    monkeypatch.setattr("store.lineage.engines.LOCK_TIMEOUT_SECONDS", 0.02)
     with pytest.raises(StoreBusy):
         store.register_engine(engine, pid=1)
 

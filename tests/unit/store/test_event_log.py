@@ -8,9 +8,9 @@ import math
 import msgspec
 import pytest
 
-from store.database import immediate
+from store.database.database import immediate
 from store.errors import StoreDamaged, UnknownRun
-from store.events import (
+from store.lineage.events import (
     ChunkDecoded,
     Event,
     LatentsStored,
@@ -29,7 +29,7 @@ from store.events import (
     decode_event,
     encode_event,
 )
-from store.records import StageRecord
+from store.lineage.records import StageRecord
 
 EXAMPLES = [
     RunQueued(),

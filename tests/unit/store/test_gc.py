@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import blobs, gc
-from store.contents import look
-from store.database import immediate, open_lineage, rows
+from store.blobs import blobs
+from store.database.database import immediate, open_lineage, rows
 from store.errors import StoreBusy, StoreFull
-from store.gc import clean, collect, preview, writing
-from store.removal import GRACE_NS, Policy, make_plan
 from store.store import open_store
-from store.verify import verify
+from store.upkeep import gc
+from store.upkeep.contents import look
+from store.upkeep.gc import clean, collect, preview, writing
+from store.upkeep.removal import GRACE_NS, Policy, make_plan
+from store.upkeep.verify import verify
 from tests.counting import instructions
 from tests.made_stores import (
     DAY_NS,
@@ -415,8 +416,8 @@ def test_a_clean_up_leaves_no_step_behind_a_hole(store, history, budget):
 
 DIE = """
 import os, signal, sys
-from store import gc
-from store.removal import Policy
+from store.upkeep import gc
+from store.upkeep.removal import Policy
 from store.store import open_store
 unlink, left = os.unlink, [int(sys.argv[2])]
 def unlink_or_die(path, *rest):
@@ -477,9 +478,9 @@ def test_a_clean_up_of_blobs_alone_is_durable_too(store):
 WRITE_HALF = """
 import sys
 from pathlib import Path
-from store import blobs
-from store.gc import writing
-from store.records import LinkRecord
+from store.blobs import blobs
+from store.upkeep.gc import writing
+from store.lineage.records import LinkRecord
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     with writing(Path(sys.argv[1])):
@@ -531,10 +532,10 @@ def test_a_writer_waits_for_a_clean_up_and_two_clean_ups_exclude_each_other(
 WRITE_MANY = """
 import sys, time
 from pathlib import Path
-from store import blobs
-from store.gc import writing
+from store.blobs import blobs
+from store.upkeep.gc import writing
 from store.keys import derive_key
-from store.records import LinkRecord
+from store.lineage.records import LinkRecord
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     run_id = store.enqueue(b"{}", preset="p", output="o")
@@ -595,11 +596,11 @@ def test_a_full_disk_is_made_room_on_before_the_rows_can_be_written(store, monke
 FULL_DISK = """
 import sys
 from pathlib import Path
-from store.gc import collect
+from store.upkeep.gc import collect
 from store.store import open_store
 from tests.made_stores import make_run, on_disk, promised
 from store.errors import StoreFull
-from store.database import immediate
+from store.database.database import immediate
 root = Path(sys.argv[1]) / "store"
 with open_store(root) as store:
     made = make_run(store, "a", num_bytes=500_000)

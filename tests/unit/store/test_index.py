@@ -14,9 +14,9 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from store import index as index_module
 from store import locks
-from store.index import MAX_VALUE_BYTES, Index, open_index
+from store.index import index as index_module
+from store.index.index import MAX_VALUE_BYTES, Index, open_index
 from store.paths import prepare
 
 PICKLED = 4  # diskcache's mode column of a pickled value
@@ -93,7 +93,7 @@ def test_an_index_that_was_never_written_costs_nothing(root, index):
     index.delete("a")
     assert not (root / "index").exists()
     code = (
-        "import sys; from pathlib import Path; from store.index import open_index\n"
+        "import sys; from pathlib import Path; from store.index.index import open_index\n"
         f"assert open_index(Path({str(root)!r})).get('a') is None\n"
         "print(sorted({'diskcache', 'sqlite3', 'pickle', 'torch', 'numpy'} & set(sys.modules)))"
     )
@@ -418,7 +418,7 @@ def test_a_folder_whose_name_diskcache_would_rewrite_is_left_alone(tmp_path, mon
 WRITE = """
 import sys
 from pathlib import Path
-from store.index import open_index
+from store.index.index import open_index
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(100):

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from store import blobs, links
-from store.database import immediate, rows
+from store.blobs import blobs
+from store.database.database import immediate, rows
 from store.errors import StoreError, StoreFull, UnknownRun
-from store.events import LinkStored, Message
 from store.keys import derive_key
-from store.records import LinkRecord, RunLink
+from store.lineage import links
+from store.lineage.events import LinkStored, Message
+from store.lineage.records import LinkRecord, RunLink
 from store.store import open_store
 
 
@@ -209,9 +210,9 @@ def test_a_link_is_recorded_whole_or_not_at_all(store, run_id):
 
 RECORD_MANY = """
 import sys
-from store.blobs import digest_of
+from store.blobs.blobs import digest_of
 from store.keys import derive_key
-from store.records import LinkRecord
+from store.lineage.records import LinkRecord
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     run_id = store.enqueue(b"{}", preset="p", output="o")
@@ -247,8 +248,8 @@ def test_processes_that_record_the_same_keys_agree_on_what_is_kept(start, root):
 
 KILLED = """
 import os, signal, sys
-from store import history
-from store.records import LinkRecord
+from store.lineage import history
+from store.lineage.records import LinkRecord
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     def die(*arguments):

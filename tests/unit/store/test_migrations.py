@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from store import backups, database, filesystems
+from store.database import backups, database, filesystems
+from store.database.schema import MIGRATIONS, SCHEMA_VERSION
+from store.database.sqlite import sqlite3
 from store.errors import StoreFull, StoreUnwritable
-from store.events import Message, RunFinished, RunQueued, encode_event
-from store.records import StageRecord
-from store.schema import MIGRATIONS, SCHEMA_VERSION
-from store.sqlite import sqlite3
+from store.lineage.events import Message, RunFinished, RunQueued, encode_event
+from store.lineage.records import StageRecord
 from store.store import open_store
 
 RUNS = [

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.index import open_index
-from store.paths import prepare
-from store.previews import (
+from store.index.index import open_index
+from store.index.previews import (
     MAX_FRAMES,
     MAX_SIDE,
     Preview,
@@ -26,6 +25,7 @@ from store.previews import (
     preview_key,
     put_preview,
 )
+from store.paths import prepare
 
 STEP = "k1:" + "0" * 64
 EXAMPLE = Preview(2, 3, 4, bytes(range(72)))
@@ -195,7 +195,7 @@ def test_without_a_store_there_is_no_preview(root):
 
 def test_a_viewer_pays_for_no_torch_numpy_or_pillow():
     code = (
-        "import sys; from store import previews\n"
+        "import sys; from store.index import previews\n"
         "print(sorted({'torch', 'numpy', 'PIL', 'diskcache'} & set(sys.modules)))"
     )
     found = subprocess.run(

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from store import queue
-from store.database import immediate
+from store.database.database import immediate
 from store.errors import StoreError, UnknownRun
-from store.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
-from store.records import FINAL_STATUSES, Segment
+from store.lineage import queue
+from store.lineage.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
+from store.lineage.records import FINAL_STATUSES, Segment
 from store.store import open_store
 
 

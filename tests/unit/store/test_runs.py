@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from store import runs
-from store.database import immediate, rows
+from store.database.database import immediate, rows
 from store.errors import StoreError, UnknownRun
-from store.events import StageFinished
-from store.records import STATUSES, LinkRecord
+from store.lineage import runs
+from store.lineage.events import StageFinished
+from store.lineage.records import STATUSES, LinkRecord
 from store.store import open_store
 from tests.counting import instructions
 

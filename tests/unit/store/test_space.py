@@ -7,17 +7,17 @@ import time
 
 import pytest
 
-from store import blobs
-from store.contents import look, scan_blobs
-from store.database import immediate, rows
+from store.blobs import blobs
+from store.blobs.files import write_durably
+from store.database.database import immediate, rows
 from store.errors import StoreDamaged
-from store.files import write_durably
-from store.gc import clean
-from store.needs import chains, classify
-from store.removal import Policy
-from store.space import by_age, by_kind, by_run, default_budget, survey
 from store.store import open_store
-from store.verify import DAMAGED, MISSING, UNREADABLE, verify
+from store.upkeep.contents import look, scan_blobs
+from store.upkeep.gc import clean
+from store.upkeep.needs import chains, classify
+from store.upkeep.removal import Policy
+from store.upkeep.space import by_age, by_kind, by_run, default_budget, survey
+from store.upkeep.verify import DAMAGED, MISSING, UNREADABLE, verify
 from tests.made_stores import STEP_BYTES, make_run, on_disk, promised, put
 
 
@@ -125,7 +125,7 @@ def test_the_default_budget_is_a_fifth_of_what_is_free_up_to_50_gb(store, monkey
     class Disk:
         free = 100 * 10**9
 
-    monkeypatch.setattr("store.space.shutil.disk_usage", lambda _: Disk)
+    monkeypatch.setattr("store.upkeep.space.shutil.disk_usage", lambda _: Disk)
     assert default_budget(store.root) == 20 * 10**9
     Disk.free = 10**13
     assert default_budget(store.root) == 50 * 10**9
@@ -301,6 +301,6 @@ def test_a_blob_that_is_written_while_we_look_is_none_of_our_business(store, mon
         write_durably(root, path, data, mode=0o400)
         return found
 
-    monkeypatch.setattr("store.verify.scan_blobs", scan_then_write)
+    monkeypatch.setattr("store.upkeep.verify.scan_blobs", scan_then_write)
     assert verify(store.lineage).problems == ()
     assert made.steps[0] in promised(store)

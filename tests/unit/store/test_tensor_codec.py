@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from store import tensors as codec
+from store.blobs import tensors as codec
+from store.blobs.tensors import decode_tensors, encode_tensors
 from store.errors import StoreError
-from store.tensors import decode_tensors, encode_tensors
 
 GENERATOR = torch.Generator().manual_seed(7)
 

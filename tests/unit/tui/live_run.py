@@ -9,7 +9,9 @@ from pathlib import Path
 
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.events import (
+from store.index.index import open_index
+from store.index.previews import Preview, put_preview
+from store.lineage.events import (
     Event,
     MemorySampled,
     PlanMade,
@@ -17,9 +19,7 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
-from store.index import open_index
-from store.previews import Preview, put_preview
-from store.records import LinkRecord
+from store.lineage.records import LinkRecord
 from store.store import Store, open_store
 
 PROMPT = "a small yellow star"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from store import blobs
+from store.blobs import blobs
 from store.bundle.exporting import STEPS as EXPORT_STEPS
 from store.store import open_store
 from tests import bundles

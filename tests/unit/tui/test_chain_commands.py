@@ -23,11 +23,11 @@ from engine.pipelines.chain import route_of_run
 from presets.library import load_preset
 from presets.overrides import parse_overrides
 from presets.spec import decode_spec, encode_spec
-from store import blobs
+from store.blobs import blobs
 from store.errors import StoreFull
-from store.events import RunFinished, RunResumed, StageFinished, StageStarted, StepFinished
 from store.keys import derive_key
-from store.records import LinkRecord
+from store.lineage.events import RunFinished, RunResumed, StageFinished, StageStarted, StepFinished
+from store.lineage.records import LinkRecord
 from store.store import open_store
 from tui import following
 from tui.cli import main

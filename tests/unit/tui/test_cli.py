@@ -17,8 +17,8 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import encode_spec
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
-from store.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
-from store.records import STATUSES as STORE_STATUSES
+from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
+from store.lineage.records import STATUSES as STORE_STATUSES
 from store.store import open_store
 from tui.cli import COMMANDS, cli, main
 from tui.commands.runs import STATUSES

@@ -13,8 +13,8 @@ from rich.cells import cell_len
 
 from engine.compare.frames import read_frames
 from presets.spec import encode_spec
-from store import blobs
-from store.records import Segment
+from store.blobs import blobs
+from store.lineage.records import Segment
 from store.store import open_store
 from tests.recorded_runs import micro, record_run, wave
 from tui.cli import main
@@ -122,7 +122,7 @@ def test_equal_keys_with_other_bytes_and_environments(capsys, store):
     facts = [f'{{"device":"cpu","torch":"2.{minor}"}}' for minor in (6, 7)]
     a = record_run(store, micro(), environment=facts[0])
     b = record_run(store, micro(), seed=1, environment=facts[1])
-    from store.database import immediate
+    from store.database.database import immediate
 
     with immediate(store.lineage) as connection:
         connection.execute(

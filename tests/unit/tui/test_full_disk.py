@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from store import space
 from store.store import open_store
+from store.upkeep import space
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, until
 from tui.frame import TopLine
 

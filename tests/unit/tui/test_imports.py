@@ -110,5 +110,5 @@ def test_the_first_frame_waits_for_no_form_and_no_store():
     )
     modules = set(json.loads(done.stdout))
     assert "textual.app" in modules
-    late = {"tui.form", "tui.lab", "presets.library", "store.records", "sqlite3"}
+    late = {"tui.form", "tui.lab", "presets.library", "store.lineage.records", "sqlite3"}
     assert not modules & late

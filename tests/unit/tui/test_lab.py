@@ -16,7 +16,7 @@ import pytest
 from presets.library import load_preset
 from presets.spec import encode_spec
 from store.errors import StoreError, UnknownRun
-from store.events import Message
+from store.lineage.events import Message
 from store.store import open_store
 from tests.made_stores import make_run
 from tui import lab as lab_module
@@ -284,7 +284,7 @@ def test_marks_on_runs_and_the_log(store):
 
 
 def test_a_clean_up_previewed_and_done(store):
-    from store.removal import Policy
+    from store.upkeep.removal import Policy
 
     made = make_run(store, "micro", num_steps=3)
     policy = Policy(budget_bytes=0)

@@ -8,7 +8,7 @@ import pytest
 
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store.records import RunRecord, Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tui.lab import RunRow
 from tui.lineage import families, mark_of, shown, told

@@ -8,7 +8,7 @@ import pty
 import pytest
 from rich.console import Console
 
-from store.events import (
+from store.lineage.events import (
     MemorySampled,
     Message,
     RunFinished,

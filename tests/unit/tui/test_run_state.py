@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import events
-from store.records import LogEntry
+from store.lineage import events
+from store.lineage.records import LogEntry
 from tui.run_state import MAX_LINES, MAX_SAMPLES, RunState
 
 SECOND = 10**9

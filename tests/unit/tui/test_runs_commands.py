@@ -17,10 +17,10 @@ import pytest
 
 from presets.library import load_preset
 from presets.spec import encode_spec
-from store import blobs
-from store.database import immediate
+from store.blobs import blobs
+from store.database.database import immediate
 from store.keys import derive_key
-from store.records import LinkRecord, Segment
+from store.lineage.records import LinkRecord, Segment
 from store.store import open_store
 from tui.cli import main
 from tui.commands.tree import _leads

@@ -21,7 +21,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from engine.checkpoints.library import Found
-from store.database import immediate
+from store.database.database import immediate
 from store.store import Store
 from tests import recorded_store
 from tui.app import ModiffApp

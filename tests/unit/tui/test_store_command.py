@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from store import blobs
-from store.database import immediate
-from store.gc import writing
+from store.blobs import blobs
+from store.database.database import immediate
 from store.store import open_store
+from store.upkeep.gc import writing
 from tests.made_stores import STEP_BYTES, make_run, on_disk, put
 from tui.amounts import age_option, size_option
 from tui.cli import main
@@ -253,7 +253,7 @@ def test_gc_takes_up_the_runs_of_dead_engines_first(capsys, store):
 
 
 def test_gc_beside_a_writer_is_one_line_and_exit_code_1(capsys, store, monkeypatch):
-    monkeypatch.setattr("store.gc.COLLECTOR_SECONDS", 0.01)
+    monkeypatch.setattr("store.upkeep.gc.COLLECTOR_SECONDS", 0.01)
     make_run(store, "a")
     before = on_disk(store)
     with writing(store.root):

@@ -10,7 +10,7 @@ from textual.widgets import Tab, Tabs
 from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from store.records import EngineRecord
+from store.lineage.records import EngineRecord
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
 from tui import components_text as text

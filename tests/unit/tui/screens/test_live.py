@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from store.events import (
+from store.lineage.events import (
     MemorySampled,
     Message,
     RunFinished,
@@ -19,7 +19,7 @@ from store.events import (
     StageStarted,
     StepFinished,
 )
-from store.records import LogEntry
+from store.lineage.records import LogEntry
 from store.store import open_store
 from tests.opened import opened
 from tests.unit.tui.live_run import LiveRun, live_run

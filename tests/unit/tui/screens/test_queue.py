@@ -8,7 +8,7 @@ import pytest
 
 from presets.library import load_preset
 from presets.spec import decode_spec, encode_spec
-from store.records import Segment
+from store.lineage.records import Segment
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
 from tui.app import ModiffApp

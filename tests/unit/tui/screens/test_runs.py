@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from presets.spec import decode_spec
-from store.records import Segment
+from store.lineage.records import Segment
 from store.store import open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from store import blobs
-from store.gc import writing
-from store.removal import Policy
+from store.blobs import blobs
 from store.store import open_store
+from store.upkeep.gc import writing
+from store.upkeep.removal import Policy
 from tests.made_stores import make_run, on_disk
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
 from tui.app import ModiffApp

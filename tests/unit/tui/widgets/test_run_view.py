@@ -12,8 +12,8 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from store import events
-from store.records import LogEntry, RunRecord
+from store.lineage import events
+from store.lineage.records import LogEntry, RunRecord
 from tests.unit.tui.live_run import picture
 from tui import run_cells
 from tui.run_state import RunState

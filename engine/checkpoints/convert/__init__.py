@@ -1,0 +1,1 @@
+"""Checkpoints written in another layout or number format."""

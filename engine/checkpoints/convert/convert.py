@@ -1,0 +1,313 @@
+"""One published layout into another, tensor by tensor, and read back for comparison before it counts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints.convert import configurations
+from engine.checkpoints.convert.writers import (
+    Planned,
+    dtype_name,
+    quantised_and_back,
+    whole_or_nothing,
+    write_gguf,
+    write_json,
+    write_pth,
+    write_safetensors,
+    write_sharded,
+)
+from engine.checkpoints.formats.table import BLOCKS
+from engine.checkpoints.known.recognise import describe, recognise
+from engine.checkpoints.layout import Entry, Layout, lay_out
+from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
+from engine.checkpoints.names import from_original
+from engine.checkpoints.source import Source, open_source
+from engine.errors import CheckpointError
+
+CPU = torch.device("cpu")
+
+# layout -> component -> naming
+LAYOUTS: dict[str, dict[str, str]] = {
+    "original": {
+        "denoiser": "original", "vae": "original", "text_encoder": "original", "image_encoder": "original",
+    },
+    "diffusers": {
+        "denoiser": "diffusers", "vae": "diffusers", "text_encoder": "huggingface", "image_encoder": "huggingface",
+    },
+    "comfyui": {
+        "denoiser": "original", "vae": "original", "text_encoder": "huggingface", "image_encoder": "huggingface",
+    },
+    "gguf": {"denoiser": "original", "text_encoder": "llama.cpp"},
+}  # fmt: skip
+
+PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# what the gguf package can write; the K types it can only read
+BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
+DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
+
+_SLICE = 1 << 23  # numbers looked at at a time
+# what to choose where a number is too large for a dtype; `bf16` elsewhere
+_WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
+SHARD_BYTES = 10 * 10**9  # as diffusers shards by default
+
+_FP8 = torch.float8_e4m3fn
+_FP8_MAX = torch.finfo(_FP8).max
+# What the published quantised files leave as it is, whatever its size
+_KEPT = (
+    "modulation", "patch_embedding.", "text_embedding.", "time_projection.", "time_embedding.", "img_emb.",
+    "head.", "token_embedding.", "pos_embedding.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a tensor is stored as: a dtype's safetensors name or a GGUF block type, and its largest number.
+    keeps_infinity: whether it can say that a number is infinite."""
+
+    dtype: str
+    largest: float
+    keeps_infinity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor of the target and how to make it: in its dtype, or in fp32 where the GGUF writer packs it."""
+
+    planned: Planned
+    make: Callable[[], Tensor]
+
+
+def convert(
+    source: Source,
+    target: Path,
+    *,
+    layout: str,
+    dtype: str = "keep",
+    shard_bytes: int = SHARD_BYTES,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Writes what `source` holds in another of LAYOUTS and returns `target`: a folder of safetensors and their
+    config.json for `diffusers` and for an `original` transformer, a file for the rest (`.pth` for the other
+    components of `original`).
+
+    dtype: one of DTYPES; `keep` stores every tensor as it is stored. The quantised ones squeeze the large
+    matrices of the blocks and keep the rest. on_tensor: called with how many of how many tensors were read back.
+
+    What was written is read back and compared bit for bit with what should be there; only then does it appear
+    under its name. Raises CheckpointError, and leaves nothing behind, where the source is not whole, the target
+    exists, the layout does not know the component, a number is too large for the dtype, or something differs.
+    """
+    held = lay_out(source)
+    found = recognise(source, held)
+    naming = LAYOUTS[layout].get(held.component)
+    if naming is None:
+        raise CheckpointError(
+            f"{source.path}: {found.variant or held.component} cannot be written as {layout}, which is known for "
+            f"{', '.join(LAYOUTS[layout]).replace('_', ' ')} only"
+        )
+    if faults := describe(found.missing, found.unexpected, found.misshapen):
+        raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
+    _check_dtype(source, held, layout, dtype)
+    # in this order a source that changed meanwhile is noticed before the target gets its name
+    with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
+        pieces = _pieces(held, weights, naming, dtype)
+        _write(draft, source, held, layout, pieces, shard_bytes)
+        _verify(draft, held, pieces, on_tensor)
+    return target
+
+
+def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
+    if dtype in BLOCK_TYPES and layout != "gguf":
+        raise CheckpointError(
+            f"{dtype} is a GGUF type; choose the layout gguf, or one of {', '.join(PLAIN)}"
+        )
+    if dtype.startswith("fp8") and layout != "comfyui":
+        raise CheckpointError(
+            f"{dtype} is stored in the layout comfyui only; choose that layout, or bf16"
+        )
+    if dtype not in ("keep", *PLAIN) and held.component not in ("denoiser", "text_encoder"):
+        raise CheckpointError(
+            f"{source.path}: a {held.component.replace('_', ' ')} is not stored in {dtype}; choose keep, "
+            f"{', '.join(PLAIN)}"
+        )
+    if dtype != "keep":
+        return
+    stored = {part.dtype for entry in held.entries.values() for part in entry.parts}
+    if stored & BLOCKS.keys() or any(entry.scales for entry in held.entries.values()):
+        raise CheckpointError(
+            f"{source.path}: is quantised; say what to store instead, one of {', '.join(DTYPES[1:])}"
+        )
+    if layout != "comfyui" and any(name.startswith("F8") for name in stored):
+        raise CheckpointError(
+            f"{source.path}: holds fp8, which is stored in the layout comfyui only; say what to store instead, for "
+            "example --dtype bf16"
+        )
+
+
+def _pieces(held: Layout, weights: Weights, naming: str, dtype: str) -> list[Piece]:
+    """What to write, in the order of the source."""
+    pieces = []
+    for original, entry in held.entries.items():
+        shape = configurations.shape_in(naming, original, entry.shape)
+        stored = _stored_as(original, dtype_name(natural_dtype(entry)), shape, dtype)
+        names = from_original(held.component, naming, original)
+        for index, name in enumerate(names):
+            part = (shape[0] // len(names), *shape[1:]) if len(names) > 1 else shape
+            values = partial(_values, weights, original, index, len(names), part, stored)
+            planned = Planned(name, stored.dtype, part)
+            pieces += _stored(planned, values, is_scaled=dtype == "fp8_scaled")
+    if dtype == "fp8_scaled":
+        # one number, not two: two would ask ComfyUI for matrix products in fp8
+        pieces.append(
+            Piece(Planned("scaled_fp8", "F8_E4M3", (1,)), lambda: torch.zeros(1).to(_FP8))
+        )
+    return pieces
+
+
+def _values(
+    weights: Weights,
+    original: str,
+    index: int,
+    count: int,
+    shape: tuple[int, ...],
+    stored: Stored,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The `index`-th of `count` equal parts of an original tensor. Raises CheckpointError where a number of it is
+    too large for what it is to be stored as."""
+    whole = weights.tensor(original, device=CPU, dtype=dtype)
+    natural = natural_dtype(weights.entries[original])
+    is_narrower = stored.dtype != dtype_name(natural)
+    if is_narrower and not (stored.keeps_infinity and whole.isfinite().all()):
+        _check_range(weights, original, stored)
+    return (whole.chunk(count)[index] if count > 1 else whole).reshape(shape)
+
+
+def _check_range(weights: Weights, original: str, stored: Stored) -> None:
+    entry = weights.entries[original]
+    numbers = weights.tensor(original, device=CPU, dtype=natural_dtype(entry))
+    for piece in numbers.flatten().split(_SLICE):
+        magnitudes = piece.to(torch.float64).abs()
+        if stored.keeps_infinity:
+            magnitudes = magnitudes[magnitudes.isfinite()]
+        if not (magnitudes <= stored.largest).all():
+            raise CheckpointError(
+                f"{entry.parts[0].file}: {original} holds numbers up to {magnitudes.max():.3g}, but {stored.dtype} "
+                f"ends at {stored.largest:.3g}; choose --dtype {_WIDER.get(stored.dtype, 'bf16')}"
+            )
+
+
+def _stored_as(original: str, held: str, shape: tuple[int, ...], dtype: str) -> Stored:
+    name = _stored_dtype(original, held, shape, dtype)
+    if name in BLOCKS:
+        return Stored(name, torch.finfo(torch.float16).max, False)  # which the scales of blocks are
+    if name == "F8_E4M3" and dtype == "fp8_scaled":
+        return Stored(name, torch.finfo(torch.float32).max, False)
+    return Stored(name, torch.finfo(TORCH_DTYPES[name]).max, name != "F8_E4M3")
+
+
+def _stored_dtype(original: str, held: str, shape: tuple[int, ...], dtype: str) -> str:
+    if dtype == "keep":
+        return held
+    if dtype in PLAIN:
+        return dtype_name(PLAIN[dtype])
+    is_large = len(shape) == 2 and math.prod(shape) > 1024
+    if not is_large or any(word in original for word in _KEPT):
+        return held if held in ("F32", "BF16", "F16") else "F32"
+    if dtype not in BLOCK_TYPES:
+        return "F8_E4M3"
+    name = BLOCK_TYPES[dtype]
+    return name if shape[-1] % BLOCKS[name][1] == 0 else "F16"
+
+
+def _stored(
+    planned: Planned, values: Callable[[torch.dtype], Tensor], *, is_scaled: bool
+) -> list[Piece]:
+    """A tensor as it is stored, with its scale where it has one."""
+    if planned.dtype in BLOCKS:
+        return [Piece(planned, lambda: values(torch.float32))]
+    if planned.dtype != "F8_E4M3" or not is_scaled:
+        return [Piece(planned, lambda: values(TORCH_DTYPES[planned.dtype]))]
+
+    def scale() -> Tensor:
+        return values(torch.float32).abs().max().clamp(min=1e-12) / _FP8_MAX
+
+    def squeezed() -> Tensor:
+        return (values(torch.float32) / scale()).to(_FP8)
+
+    name = f"{planned.name.removesuffix('.weight')}.scale_weight"
+    return [Piece(planned, squeezed), Piece(Planned(name, "F32", ()), scale)]
+
+
+def _write(
+    draft: Path,
+    source: Source,
+    held: Layout,
+    layout: str,
+    pieces: Sequence[Piece],
+    shard_bytes: int,
+) -> None:
+    tensors = [piece.planned for piece in pieces]
+    makers = {piece.planned.name: piece.make for piece in pieces}
+
+    def read(name: str) -> Tensor:
+        return makers[name]()
+
+    config = configurations.configuration(layout, source, held)
+    metadata = {"format": "pt"}
+    if (
+        held.component == "denoiser"
+    ):  # the one thing that a DiT's tensors do not tell is its number of heads
+        metadata = {"config": json.dumps(config, sort_keys=True)}
+    if layout == "comfyui":
+        write_safetensors(draft, tensors, read, metadata=metadata)
+    elif layout == "gguf":
+        architecture = "wan" if held.component == "denoiser" else "t5encoder"
+        write_gguf(draft, tensors, read, architecture=architecture, metadata=metadata)
+    elif layout == "original" and held.component != "denoiser":
+        write_pth(draft, tensors, read)
+    else:
+        draft.mkdir()
+        stem = "diffusion_pytorch_model" if held.component in ("denoiser", "vae") else "model"
+        write_sharded(draft, stem, tensors, read, shard_bytes=shard_bytes)
+        write_json(draft / "config.json", config)
+
+
+def _verify(
+    draft: Path, held: Layout, pieces: Sequence[Piece], on_tensor: Callable[[int, int], None]
+) -> None:
+    """Raises CheckpointError unless every tensor reads back as it was made, and all of them as this component."""
+    written = open_source(draft)
+    again = lay_out(written)
+    if again.entries.keys() != held.entries.keys() or again.faults:
+        raise CheckpointError(
+            f"{draft}: what was written does not read back as what it was made of"
+        )
+    stored = {name: Entry((info,), info.shape) for name, info in written.tensors.items()}
+    with Weights(stored) as back:
+        for done, piece in enumerate(pieces, 1):
+            wanted = piece.make()
+            if piece.planned.dtype in BLOCKS:
+                wanted = quantised_and_back(wanted, piece.planned.dtype)
+            actual = back.tensor(piece.planned.name, device=CPU)
+            if actual.shape != wanted.shape or not _same_bits(actual, wanted):
+                raise CheckpointError(
+                    f"{draft}: {piece.planned.name} does not read back as written; check the disk and try again"
+                )
+            on_tensor(done, len(pieces))
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != b.dtype:
+        return False
+    return torch.equal(
+        a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8)
+    )

@@ -1,0 +1,1 @@
+"""Files of weights as named tensors: safetensors, GGUF, pickled state dicts; nothing is unpickled."""

@@ -1,0 +1,1 @@
+"""What the published models look like, and which of them a file holds."""

@@ -1,0 +1,1 @@
+"""Immutable files named by their bytes, and tensors as such bytes."""

@@ -1,0 +1,1 @@
+"""The SQLite file: how it is opened, its tables as migrations, its backups."""

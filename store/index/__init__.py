@@ -1,0 +1,1 @@
+"""The disposable index: memos and previews, never the truth."""

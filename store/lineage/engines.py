@@ -1,0 +1,136 @@
+"""Which engine processes live, and what becomes of the runs of those that do not.
+
+An engine is alive while it holds the lock of its id: its row, its pid and its heartbeat may all
+outlive it. The heartbeat only tells whether a live engine makes progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from store import locks
+from store.database.database import Lineage, immediate, rows
+from store.lineage import queue
+from store.lineage.records import QUEUED, RUNNING, EngineRecord
+from store.paths import engine_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCK_TIMEOUT_SECONDS = 5.0
+
+
+def register(lineage: Lineage, engine_id: str, *, pid: int) -> locks.HeldLock:
+    """Make an engine known; it is alive until the returned lock is released or it dies."""
+    # The lock first: whoever sees the row must find the lock held.
+    lock = locks.acquire(_lock_path(lineage, engine_id), timeout_seconds=LOCK_TIMEOUT_SECONDS)
+    now = time.time_ns()
+    try:
+        with immediate(lineage) as connection:
+            connection.execute(
+                "INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (engine_id, pid, socket.gethostname(), now, now),
+            )
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def heartbeat(lineage: Lineage, engine_id: str) -> None:
+    """Say that the engine still makes progress."""
+    with immediate(lineage) as connection:
+        connection.execute(
+            "UPDATE engines SET heartbeat_ns=? WHERE id=?", (time.time_ns(), engine_id)
+        )
+
+
+def unregister(lineage: Lineage, engine_id: str) -> None:
+    """Forget an engine; to be called by itself, before it releases its lock."""
+    with immediate(lineage) as connection:
+        connection.execute("DELETE FROM engines WHERE id=?", (engine_id,))
+    _lock_path(lineage, engine_id).unlink(missing_ok=True)
+
+
+def retire(lineage: Lineage, engine_id: str) -> bool:
+    """Unregister an idle engine unless a run is queued; whether it was.
+
+    One transaction: a run queued before it is seen here, a run queued after it finds no engine
+    and starts one.
+    """
+    with immediate(lineage) as connection:
+        waiting = connection.execute(
+            "SELECT 1 FROM runs WHERE status=? LIMIT 1", (QUEUED,)
+        ).fetchone()
+        if waiting is not None:
+            return False
+        connection.execute("DELETE FROM engines WHERE id=?", (engine_id,))
+    _lock_path(lineage, engine_id).unlink(missing_ok=True)
+    return True
+
+
+def is_alive(lineage: Lineage, engine_id: str) -> bool:
+    """Whether the process of that engine lives, which includes one that is stopped or stuck."""
+    return locks.is_held(_lock_path(lineage, engine_id))
+
+
+def engines(lineage: Lineage) -> list[EngineRecord]:
+    """The live engines, oldest first."""
+    found = rows(
+        lineage,
+        "SELECT id, pid, host, started_ns, heartbeat_ns, "
+        "coalesce((SELECT runs.id FROM runs WHERE runs.engine=engines.id AND status=?), '') "
+        "FROM engines ORDER BY rowid",
+        (RUNNING,),
+    )
+    records = [EngineRecord(*row) for row in found]
+    return [engine for engine in records if is_alive(lineage, engine.id)]
+
+
+def recover(lineage: Lineage) -> list[str]:
+    """End the running runs of dead engines and forget those engines.
+
+    A run that was asked to stop becomes cancelled, any other interrupted. Returns their ids.
+    The queue is left as it is, for the next engine.
+    """
+    known = rows(
+        lineage,
+        "SELECT id FROM engines UNION SELECT engine FROM runs WHERE status=?",
+        (RUNNING,),
+    )
+    dead = [engine_id for (engine_id,) in known if not is_alive(lineage, engine_id)]
+    if not dead:
+        return []
+    ended = []
+    with immediate(lineage, durable=True) as connection:
+        for engine_id in dead:
+            found = connection.execute(
+                "SELECT id, cancel_requested, (SELECT pid FROM engines WHERE id=engine) FROM runs "
+                "WHERE engine=? AND status=? ORDER BY seq",
+                (engine_id, RUNNING),
+            ).fetchall()
+            for run_id, is_cancelled, pid in found:
+                if is_cancelled:
+                    queue.end(connection, run_id, "cancelled", "")
+                else:
+                    queue.end(connection, run_id, "interrupted", _death(lineage.root, pid))
+                ended.append(run_id)
+            connection.execute("DELETE FROM engines WHERE id=?", (engine_id,))
+    for engine_id in dead:
+        with contextlib.suppress(OSError):  # a leftover lock file means nothing
+            _lock_path(lineage, engine_id).unlink(missing_ok=True)
+    return ended
+
+
+def _death(root: Path, pid: int | None) -> str:
+    process = "" if pid is None else f" (process {pid})"
+    log = root / "logs" if pid is None else engine_log(root, pid)
+    return f"the engine{process} ended before the run did; see {log}"
+
+
+def _lock_path(lineage: Lineage, engine_id: str) -> Path:
+    return lineage.root / "locks" / f"engine-{engine_id}"

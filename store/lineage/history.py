@@ -1,0 +1,93 @@
+"""The event log of runs, and their stages.
+
+A stage's row is written with its StageFinished event, in one transaction: the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from store.database.database import Lineage, immediate, rows
+from store.errors import UnknownRun
+from store.lineage.events import Event, StageFinished, decode_event, encode_event
+from store.lineage.records import LogEntry, StageRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from store.database.sqlite import sqlite3
+
+
+def append(lineage: Lineage, run_id: str, events: Sequence[Event]) -> None:
+    """Add events to a run's log, in one transaction."""
+    with immediate(lineage) as connection:
+        if connection.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is None:
+            raise UnknownRun(f"no run {run_id!r} in the store at {lineage.root}")
+        insert(connection, run_id, events)
+
+
+def insert(connection: sqlite3.Connection, run_id: str, events: Sequence[Event]) -> None:
+    """Add events inside the caller's transaction, with the stages that they finish."""
+    now = time.time_ns()
+    connection.executemany(
+        "INSERT INTO events (run_id, ns, json) VALUES (?, ?, ?)",
+        [(run_id, now, encode_event(event)) for event in events],
+    )
+    connection.executemany(
+        "INSERT INTO stages (run_id, name, seconds, cached) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (run_id, name) DO UPDATE SET seconds=excluded.seconds, cached=excluded.cached",
+        [
+            (run_id, event.stage, event.seconds, event.cached)
+            for event in events
+            if isinstance(event, StageFinished)
+        ],
+    )
+
+
+def events(lineage: Lineage, run_id: str, after: int) -> list[tuple[int, Event]]:
+    """The events of a run with ids above `after`, oldest first, without those of unknown kinds."""
+    found = rows(
+        lineage,
+        "SELECT id, json FROM events WHERE run_id=? AND id>? ORDER BY id",
+        (run_id, after),
+    )
+    decoded = ((event_id, decode_event(text)) for event_id, text in found)
+    return [(event_id, event) for event_id, event in decoded if event is not None]
+
+
+def log(lineage: Lineage, run_id: str, after: int, limit: int) -> list[LogEntry]:
+    """At most `limit` entries of a run's log with ids above `after`, oldest first; unknown kinds are left out.
+
+    A log that holds only unknown kinds in its next `limit` entries gives the first known ones behind them.
+    """
+    while True:
+        found = rows(
+            lineage,
+            "SELECT id, ns, json FROM events WHERE run_id=? AND id>? ORDER BY id LIMIT ?",
+            (run_id, after, limit),
+        )
+        decoded = ((event_id, ns, decode_event(text)) for event_id, ns, text in found)
+        entries = [LogEntry(i, ns, event) for i, ns, event in decoded if event is not None]
+        if entries or len(found) < limit:
+            return entries
+        after = found[-1][0]
+
+
+def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:
+    """The most memory, of the process and of the device, that a run's log tells of, in bytes; 0 where it does not."""
+    [peaks] = rows(
+        lineage,
+        "SELECT max(json_extract(json, '$.rss_bytes')), max(json_extract(json, '$.device_bytes')) "
+        """FROM events WHERE run_id=? AND json LIKE '{"kind":"memory_sampled"%'""",
+        (run_id,),
+    )
+    return peaks[0] or 0, peaks[1] or 0
+
+
+def stages(lineage: Lineage, run_id: str) -> list[StageRecord]:
+    """The finished stages of a run, in the order in which they first finished."""
+    found = rows(
+        lineage, "SELECT name, seconds, cached FROM stages WHERE run_id=? ORDER BY id", (run_id,)
+    )
+    return [StageRecord(name, seconds, bool(cached)) for name, seconds, cached in found]

@@ -1,0 +1,167 @@
+"""Links: what was made for a key, and which run saw it.
+
+One key stands for one result: whoever records it first is right, and a later run that got other
+bytes is told so in its log. A row may speak of blobs that were lost; whoever reads them finds out
+(every read is verified), and `forget_blob` makes a miss of it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import astuple, replace
+from typing import TYPE_CHECKING
+
+from store.blobs.blobs import blob_path
+from store.database.database import Lineage, immediate, rows
+from store.lineage import history
+from store.lineage.events import LinkStored, Message
+from store.lineage.records import SOURCES, LinkRecord, RunLink
+from store.lineage.runs import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from store.lineage.events import Event
+
+_COLUMNS = (
+    "key, kind, digest, latents, state, bytes, seconds, environment, facts, created_ns, used_ns"
+)
+
+
+def find(lineage: Lineage, keys: Sequence[str]) -> dict[str, LinkRecord]:
+    """The links of these keys, by key; a key without one is left out."""
+    found = rows(
+        lineage,
+        f"SELECT {_COLUMNS} FROM links WHERE key IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(keys)),),
+    )
+    return {row[0]: LinkRecord(*row) for row in found}
+
+
+def record(
+    lineage: Lineage,
+    run_id: str,
+    link: LinkRecord,
+    *,
+    stage: str,
+    index: int,
+    source: str,
+    seconds: float,
+    sigma: float | None = None,
+    timestep: float | None = None,
+) -> LinkRecord:
+    """Record that a run computed or reused a link, with its event; returns what the key now has.
+
+    The blobs must be stored already. A key that is known keeps its first result, whatever `link`
+    says; the run's own row has what it saw, and its log a warning when the two differ. A known
+    link that was thinned or lost its blob takes what it lacks from `link`.
+
+    seconds is what this run spent on it. A link that is recorded again for one run replaces the
+    run's row: a resumed run has "reused" what it computed before.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source {source!r}; expected one of {SOURCES}")
+    now = time.time_ns()
+    events: list[Event] = [
+        LinkStored(stage, index, link.key, link.digest, link.latents, source),
+    ]
+    with immediate(lineage) as connection:
+        status_of(lineage, connection, run_id)
+        row = connection.execute(
+            f"SELECT {_COLUMNS} FROM links WHERE key=?", (link.key,)
+        ).fetchone()
+        if row is None:
+            kept = replace(link, created_ns=now, used_ns=now)
+        else:
+            known = LinkRecord(*row)
+            kept = replace(_merged(known, link), used_ns=now)
+            events += _difference(known, link, stage, index)
+        connection.execute(
+            f"INSERT OR REPLACE INTO links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            astuple(kept),
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO run_links (run_id, stage, idx, key, digest, latents, sigma, "
+            "timestep, source, seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                run_id,
+                stage,
+                index,
+                link.key,
+                link.digest,
+                link.latents,
+                sigma,
+                timestep,
+                source,
+                seconds,
+            ),
+        )
+        history.insert(connection, run_id, events)
+    return kept
+
+
+def of_run(lineage: Lineage, run_id: str) -> list[RunLink]:
+    """The links of a run by stage and index."""
+    found = rows(
+        lineage,
+        "SELECT run_id, stage, idx, key, digest, latents, sigma, timestep, source, seconds "
+        "FROM run_links WHERE run_id=? ORDER BY stage, idx",
+        (run_id,),
+    )
+    return [RunLink(*row) for row in found]
+
+
+def forget_blob(lineage: Lineage, digest: str) -> int:
+    """Make a miss of a blob that is gone or damaged; returns how many links spoke of it.
+
+    Runs keep what they saw, and links the digest of their latents: a result that is computed again can still be
+    checked against it.
+    """
+    blob_path(lineage.root, digest)  # refuses what is no digest
+    with immediate(lineage) as connection:
+        changed = connection.execute(
+            "UPDATE links SET digest=iif(digest=?1, '', digest), state=iif(state=?1, '', state), "
+            "bytes=iif(digest IN ('', ?1) AND state IN ('', ?1), 0, bytes) "
+            "WHERE ?1 IN (digest, state)",
+            (digest,),
+        ).rowcount
+    return int(changed)
+
+
+def _merged(known: LinkRecord, link: LinkRecord) -> LinkRecord:
+    """The known link with what it lacks; taken whole from `link` where nothing of it is stored."""
+    if not (known.digest or known.state):
+        latents = link.latents or known.latents
+        return replace(link, latents=latents, created_ns=known.created_ns)
+    if _differ(known, link):
+        return known
+    digest, state = known.digest or link.digest, known.state or link.state
+    if (digest, state) == (known.digest, known.state):
+        num_bytes = known.num_bytes
+    elif (digest, state) == (link.digest, link.state):
+        num_bytes = link.num_bytes
+    else:
+        num_bytes = known.num_bytes + link.num_bytes
+    latents = known.latents or link.latents
+    return replace(known, digest=digest, latents=latents, state=state, num_bytes=num_bytes)
+
+
+def _differ(known: LinkRecord, link: LinkRecord) -> bool:
+    pairs = ((known.digest, link.digest), (known.latents, link.latents))
+    return any(old and new and old != new for old, new in pairs)
+
+
+def _difference(known: LinkRecord, link: LinkRecord, stage: str, index: int) -> list[Event]:
+    """The warning that a key gave other bytes than before, if it did."""
+    if not _differ(known, link):
+        return []
+    if known.digest and link.digest and known.digest != link.digest:
+        what, old, new = "result", known.digest, link.digest
+    else:
+        what, old, new = "latents", known.latents, link.latents
+    text = (
+        f"{stage} {index}: the same key {link.key} gave another {what} than before: "
+        f"{old} is on record, this run got {new}"
+    )
+    return [Message("warning", text)]

@@ -1,0 +1,1 @@
+"""What is stored, who needs it, and how space is given back."""

@@ -1,0 +1,169 @@
+"""What is in a store at one moment: the blobs on the disk, and the rows that say what they are for.
+
+Blobs are looked at before rows: a blob that is written meanwhile is then not seen at all, rather
+than seen without the row that will name it. Files that are no blobs are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from store.blobs.files import disk_error
+from store.database.database import Lineage, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class Blob(NamedTuple):
+    """A file in blobs/; modified_ns is when it was last written, or asked to be."""
+
+    num_bytes: int
+    modified_ns: int
+
+
+class LinkRow(NamedTuple):
+    """A row of `links`; parent is the key of the step before it where no run tells, else empty."""
+
+    key: str
+    kind: str
+    digest: str
+    latents: str
+    state: str
+    num_bytes: int
+    seconds: float
+    used_ns: int
+    parent: str = ""
+
+
+class RunLinkRow(NamedTuple):
+    """A row of `run_links`."""
+
+    run: str
+    stage: str
+    idx: int
+    key: str
+    digest: str
+    latents: str
+    seconds: float
+
+
+class RunRow(NamedTuple):
+    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set."""
+
+    id: str
+    status: str
+    is_paused: bool
+    is_pinned: bool
+    parent: str
+    latents: str
+    preset: str
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Blobs by digest, and all rows that may speak of them; run_links by run, stage and index."""
+
+    blobs: Mapping[str, Blob]
+    links: Sequence[LinkRow]
+    run_links: Sequence[RunLinkRow]
+    runs: Sequence[RunRow]
+
+
+def look(lineage: Lineage) -> Contents:
+    """All that is in the store now."""
+    blobs, _ = scan_blobs(lineage.root)
+    return read_rows(lineage, blobs)
+
+
+def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
+    """The rows as they are now, beside blobs that were found before."""
+    links = rows(
+        lineage,
+        "SELECT key, kind, digest, latents, state, bytes, seconds, used_ns, "
+        "CASE WHEN kind='step' AND json_valid(facts) "
+        "AND NOT EXISTS (SELECT 1 FROM run_links WHERE run_links.key=links.key) "
+        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END FROM links",
+    )
+    run_links = rows(
+        lineage,
+        "SELECT run_id, stage, idx, key, digest, latents, seconds FROM run_links "
+        "ORDER BY run_id, stage, idx",
+    )
+    runs = rows(
+        lineage,
+        "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns FROM runs "
+        "ORDER BY seq",
+    )
+    return Contents(
+        blobs=blobs,
+        links=[LinkRow._make(row) for row in links],
+        run_links=[RunLinkRow._make(row) for row in run_links],
+        runs=[RunRow._make(row) for row in runs],
+    )
+
+
+def scan_blobs(root: Path) -> tuple[dict[str, Blob], list[Path]]:
+    """The blobs by digest, and everything else that lies among them."""
+    blobs: dict[str, Blob] = {}
+    strays: list[Path] = []
+    for first in _entries(root / "blobs", _PREFIX, strays):
+        for second in _entries(Path(first.path), _PREFIX, strays):
+            for file in _entries(Path(second.path), _NAME, strays, of_files=True):
+                if not file.name.startswith(first.name + second.name):
+                    strays.append(Path(file.path))
+                    continue
+                try:
+                    status = file.stat(follow_symlinks=False)
+                except FileNotFoundError:  # collected meanwhile
+                    continue
+                blobs[f"sha256:{file.name}"] = Blob(status.st_size, status.st_mtime_ns)
+    return blobs, strays
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files below a folder take; 0 when there is none."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            total += file_bytes(Path(path, name))
+    return total
+
+
+def file_bytes(path: Path) -> int:
+    """The size of a file; 0 when there is none."""
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _entries(
+    folder: Path, name: re.Pattern[str], strays: list[Path], *, of_files: bool = False
+) -> list[os.DirEntry[str]]:
+    """The folders (or files) of that kind of name in a folder; others are added to `strays`."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    fitting = []
+    for entry in entries:
+        is_kind = entry.is_file if of_files else entry.is_dir
+        if name.fullmatch(entry.name) and is_kind(follow_symlinks=False):
+            fitting.append(entry)
+        else:
+            strays.append(Path(entry.path))
+    return fitting

@@ -1,0 +1,131 @@
+"""Giving space back safely: what store.upkeep.removal says is removed, and nothing that is in use.
+
+The order is the invariant: the rows forget, durably, and only then the files go. A process that
+dies between the two leaves blobs that no row needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from store import locks
+from store.blobs.blobs import blob_path
+from store.blobs.files import disk_error, sweep_drafts
+from store.database.database import Lineage, immediate, open_lineage
+from store.errors import StoreBusy, StoreFull
+from store.upkeep.contents import look, read_rows, scan_blobs
+from store.upkeep.removal import Plan, Policy, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from store.upkeep.contents import Blob
+    from store.upkeep.needs import Stored
+
+# flock is not fair: a clean-up tries for a moment, a writer waits until one is through.
+COLLECTOR_SECONDS = 2.0
+WRITER_SECONDS = 120.0
+BUSY_SECONDS = 10.0
+# Even a transaction that only deletes needs room on the disk.
+HEADROOM_BYTES = 64 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """No blob is collected inside: to be held from the first byte of a blob, or the look at one
+    that is there, to the commit of the row that names it. Any number may write at once.
+    """
+    with locks.acquire(_lock_path(root), timeout_seconds=WRITER_SECONDS, shared=True):
+        yield
+
+
+def preview(lineage: Lineage, policy: Policy) -> Plan:
+    """What `clean` would do now."""
+    return make_plan(look(lineage), policy, now_ns=time.time_ns())
+
+
+def clean(lineage: Lineage, policy: Policy) -> Plan:
+    """Remove what the policy says; returns what was removed.
+
+    Raises StoreBusy, with nothing done, while a run writes or another clean-up is at work.
+    """
+    now_ns = time.time_ns()
+    with _alone(lineage.root):
+        blobs, _ = scan_blobs(lineage.root)
+        try:
+            plan = _forget(lineage, blobs, policy, now_ns)
+        except StoreFull:
+            # The rows follow; should they not, whoever reads one finds a miss.
+            _make_room(lineage.root, make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns))
+            plan = _forget(lineage, blobs, policy, now_ns)
+        _unlink(lineage.root, plan.removals)
+        sweep_drafts(lineage.root)
+    return plan
+
+
+def collect(root: Path, budget_bytes: int) -> int:
+    """Bring the steps in the store at `root` under a budget; returns how many bytes that freed.
+
+    For whoever finds the disk full; not to be called inside `writing`.
+    """
+    with contextlib.closing(open_lineage(root, busy_seconds=BUSY_SECONDS)) as lineage:
+        return clean(lineage, Policy(budget_bytes)).freed_bytes
+
+
+def _forget(lineage: Lineage, blobs: Mapping[str, Blob], policy: Policy, now_ns: int) -> Plan:
+    """Plan by the rows of this very moment, and let them forget what will be removed."""
+    with immediate(lineage, durable=True) as connection:
+        plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns)
+        connection.executemany(
+            "UPDATE links SET digest=?, state=?, bytes=? WHERE key=?", plan.changes
+        )
+        connection.executemany("DELETE FROM links WHERE key=?", [(key,) for key in plan.dropped])
+        # A write even where no row changes: its fsync is also that of earlier commits by which
+        # something came to be needed no more.
+        [(version,)] = connection.execute("PRAGMA user_version").fetchall()
+        connection.execute(f"PRAGMA user_version={int(version)}")
+    return plan
+
+
+def _make_room(root: Path, plan: Plan) -> None:
+    """Remove so much at once that the database can be written again."""
+    freed = 0
+    first = []
+    for each in plan.removals:
+        if freed >= HEADROOM_BYTES:
+            break
+        first.append(each)
+        freed += each.num_bytes
+    _unlink(root, first)
+
+
+def _unlink(root: Path, removals: Iterable[Stored]) -> None:
+    for each in removals:
+        path = blob_path(root, each.digest)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    try:
+        lock = locks.acquire(_lock_path(root), timeout_seconds=COLLECTOR_SECONDS)
+    except StoreBusy:
+        raise StoreBusy(
+            f"a run is writing into the store at {root}, or another clean-up is at work; "
+            "nothing was removed, try again"
+        ) from None
+    with lock:
+        yield
+
+
+def _lock_path(root: Path) -> Path:
+    return root / "locks" / "gc"

@@ -1,0 +1,137 @@
+"""Every blob read again: what is damaged is set aside and forgotten, what is missing is forgotten.
+
+After it the rows promise only what is there. Blobs that cannot be read (rights, a failing disk)
+are told and left alone, because that may pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from store.blobs import blobs
+from store.database.database import check
+from store.errors import BlobCorrupt, BlobMissing, StoreError
+from store.lineage import links
+from store.upkeep.contents import read_rows, scan_blobs
+from store.upkeep.needs import NOT_NEEDED, chains, classify
+from store.upkeep.space import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from store.database.database import Lineage
+    from store.upkeep.contents import Contents
+
+DAMAGED = "damaged"
+MISSING = "missing"
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A blob that is not as it should be: damaged, missing or unreadable, and what became of it."""
+
+    digest: str
+    what: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `verify` found. read: the blobs that were read; present: all; unreferenced: of those.
+
+    strays: what lies in blobs/ and is no blob. num_without_latents: finished runs whose final
+    latents are not stored, be it that a clean-up was asked to take them.
+    """
+
+    problems: tuple[Problem, ...]
+    read: Share
+    present: Share
+    unreferenced: Share
+    strays: tuple[Path, ...]
+    num_without_latents: int
+
+
+def verify(
+    lineage: Lineage,
+    *,
+    quick: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verdict:
+    """Check the database, then every blob; rows forget those that are damaged or missing.
+
+    quick: presence and size, and only blobs of an odd size are read. on_progress gets the bytes
+    done and those to do. Raises StoreDamaged for the database itself.
+    """
+    check(lineage)
+    found, strays = scan_blobs(lineage.root)
+    contents = read_rows(lineage, found)
+    chosen = _odd_sized(contents) if quick else found
+    total = sum(found[digest].num_bytes for digest in chosen)
+    problems: list[Problem] = []
+    read = Share()
+    for digest in chosen:
+        problems += _problem(lineage, digest)
+        read.num_blobs += 1
+        read.num_bytes += found[digest].num_bytes
+        on_progress(read.num_bytes, total)
+    for digest in _promised(contents):
+        if digest not in found:
+            problems += _problem(lineage, digest)
+    lost = {problem.digest for problem in problems}
+    stored = [
+        each for each in classify(contents, chains(contents)).values() if each.digest not in lost
+    ]
+    present, unreferenced = Share(), Share()
+    for each in stored:
+        present.add(each)
+        if each.need == NOT_NEEDED:
+            unreferenced.add(each)
+    num_without = sum(
+        run.status == "done"
+        and bool(run.latents)
+        and (run.latents not in found or run.latents in lost)
+        for run in contents.runs
+    )
+    return Verdict(tuple(problems), read, present, unreferenced, tuple(strays), num_without)
+
+
+def _problem(lineage: Lineage, digest: str) -> list[Problem]:
+    """What is wrong with a blob, after the rows forgot it where it is lost; nothing if all is well."""
+    try:
+        blobs.get(lineage.root, digest)
+    except BlobMissing:
+        # A clean-up may have taken it while we were reading others: then nothing speaks of it.
+        num_links = links.forget_blob(lineage, digest)
+        return [Problem(digest, MISSING, _forgotten(num_links))] if num_links else []
+    except BlobCorrupt as error:
+        num_links = links.forget_blob(lineage, digest)
+        note = str(error).removeprefix(f"{digest} ")
+        return [Problem(digest, DAMAGED, f"{note}; {_forgotten(num_links)}")]
+    except StoreError as error:
+        return [Problem(digest, UNREADABLE, str(error))]
+    return []
+
+
+def _forgotten(num_links: int) -> str:
+    return f"{num_links} {'link' if num_links == 1 else 'links'} forgot it"
+
+
+def _promised(contents: Contents) -> list[str]:
+    """The digests whose bytes a link says are stored; its latents need not be."""
+    named = (name for link in contents.links for name in (link.digest, link.state) if name)
+    return list(dict.fromkeys(named))
+
+
+def _odd_sized(contents: Contents) -> list[str]:
+    """Blobs that are empty, or of links that do not take the bytes that they should."""
+    odd = dict.fromkeys(digest for digest, blob in contents.blobs.items() if not blob.num_bytes)
+    for link in contents.links:
+        names = {link.digest, link.state} - {""}
+        if all(name in contents.blobs for name in names):
+            num_bytes = sum(contents.blobs[name].num_bytes for name in names)
+            if num_bytes != link.num_bytes:
+                odd.update(dict.fromkeys(names))
+    return list(odd)
