@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.graph import Node
+
 
 class EngineError(RuntimeError):
     """A run, a component or the engine process could not do what was asked."""
@@ -21,6 +26,15 @@ class ComponentError(EngineError):
 
 class EngineUnavailable(EngineError):
     """No engine process could be started, reached or stopped."""
+
+
+class Unfaithful(Exception):
+    """What is stored of a node does not lead to the latents on record: another machine's rounding, or another code's.
+    Never an error of a run, which computes the node again."""
+
+    def __init__(self, node: Node, text: str) -> None:
+        super().__init__(text)
+        self.node = node
 
 
 class RunCancelled(Exception):

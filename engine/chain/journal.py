@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Self
 
 from torch import Tensor
 
-from engine.pipelines.walk import latents_digest
+from engine.chain.rebuild import latents_digest
 from store.blobs import blobs
 from store.blobs.tensors import encoded_parts
 from store.errors import StoreError
@@ -39,16 +39,18 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Entry:
     """A step to be stored. tensors: of its blob; is_keyframe: whether they are the solver's full state.
-    preview: makes the step's; None where nobody knows how."""
+    preview: makes the step's; None where nobody knows how. replaces: whether it takes the place of a result on record
+    that does not hold here."""
 
     link: LinkRecord
     index: int
-    sigma: float
-    timestep: int
+    sigma: float | None
+    timestep: float | None
     latents: Tensor
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     is_keyframe: bool
     preview: Callable[[], Preview] | None = None
+    replaces: bool = False
 
 
 class Journal:
@@ -135,6 +137,7 @@ class Journal:
                     seconds=link.seconds,
                     sigma=entry.sigma,
                     timestep=entry.timestep,
+                    replaces=entry.replaces,
                 )
         except StoreError as error:
             self._failure = str(error)

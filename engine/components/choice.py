@@ -1,0 +1,74 @@
+"""A run's choice of components: its files by absolute paths, and whether it can be met. Torch-free."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from engine.checkpoints.known import catalogue
+from engine.checkpoints.library import scan_places
+from engine.components import registry
+from engine.components.descriptions import check_fit
+from engine.components.protocols import KINDS, Description
+from engine.errors import CheckpointError, ComponentError
+from engine.extensions.registry import check as check_extensions
+from presets.spec import RunSpec
+
+Describe = Callable[[str, Any], Description]
+
+
+def chosen(spec: RunSpec) -> dict[str, Any]:
+    """kind -> the spec of its component, for the kinds that a run has."""
+    parts = spec.components
+    return {kind: getattr(parts, kind) for kind in KINDS if hasattr(parts, kind)}
+
+
+def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
+    """The same run with the files of its components named by absolute paths: names of models, relative paths and
+    folders found. What is built in stays as it is.
+
+    scan: what lies in the library's places, where one look serves several runs. Raises CheckpointError, with a line
+    for each file that is not there, and ComponentError.
+    """
+    scan = functools.cache(scan or scan_places)
+    parts = chosen(spec)
+    absent: list[str] = []
+    for kind, part in parts.items():
+        settle_part = getattr(registry.provider(kind, part.name), "settle", None)
+        if settle_part is None:
+            continue
+        try:
+            parts[kind] = settle_part(part, scan)
+        except CheckpointError as error:
+            absent.append(str(error))
+    if absent:
+        names = [part.checkpoint for part in parts.values()]
+        if any(catalogue.model(name) is not None for name in names):
+            absent.append(
+                "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
+                "known what lies elsewhere on this machine"
+            )
+        raise CheckpointError("\n".join(absent))
+    components = msgspec.structs.replace(spec.components, **parts)
+    return msgspec.structs.replace(spec, components=components)
+
+
+def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
+    """Refuses, before anything is queued or loaded, a run whose components, files, extensions or options do not
+    exist or do not fit; returns what its components are.
+
+    Raises ComponentError, CheckpointError or PresetError: one line naming the key.
+    """
+    about = {kind: describe(kind, part) for kind, part in chosen(spec).items()}
+    check_fit(about)
+    unmet = set(about["denoiser"].facts.get("takes", ())) - {"text"}
+    if unmet:
+        raise ComponentError(
+            f"components.denoiser.checkpoint: {spec.components.denoiser.checkpoint} is an image-to-video model "
+            f"(it takes {', '.join(sorted(unmet))} too); the task {spec.task} needs one of text alone"
+        )
+    check_extensions(spec.extensions, about["denoiser"].facts)
+    return about

@@ -1,0 +1,74 @@
+"""What the built-in components share: weights in files, looked at through their headers. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.checkpoints.digests import fingerprint_of, identity
+from engine.checkpoints.known.recognise import describe, recognise
+from engine.checkpoints.layout import Layout
+from engine.checkpoints.locate import BUILTIN_MICRO
+from engine.checkpoints.opened import layout_at
+from engine.components.protocols import Description
+from engine.errors import CheckpointError
+from presets.identity import counting
+from store.keys import canonical
+
+if TYPE_CHECKING:
+    from engine.checkpoints.source import Source
+    from engine.graph import Plain
+    from store.index.index import Index
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
+    """The weights at `path` by their headers. Raises CheckpointError for what is not this kind of component, or not
+    whole."""
+    source, layout = layout_at(path)
+    found = recognise(source, layout)
+    wanted = kind.replace("_", " ")
+    if found.component != kind:
+        what = found.component.replace("_", " ")
+        told = (
+            f"not a {wanted} ({found.note})"
+            if what == "unknown"
+            else f"a {what} ({found.variant or found.note})"
+        )
+        raise CheckpointError(
+            f"components.{kind}.checkpoint: {path} is {told}; choose the file of a {wanted}"
+        )
+    if not found.supported:
+        faults = describe(found.missing, found.unexpected, found.misshapen) or found.note
+        raise CheckpointError(
+            f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
+        )
+    return source, layout
+
+
+def description(
+    spec: Any, index: Index, layout: Layout, files: Sequence[Path], facts: dict[str, Plain]
+) -> Description:
+    """The description of a component that is read from files: its numbers depend on their bytes and on the options
+    that count."""
+    held = {"files": [[*identity(path).facts] for path in files], "dtype": spec.dtype}
+    return Description(
+        identity={**counting(spec), "weights": fingerprint_of(index, files)},
+        facts=facts,
+        resident=canonical({"name": spec.name, **held}).decode(),
+        num_bytes=sum(map(math.prod, _shapes(layout))) * BYTES[spec.dtype],
+        files=tuple(files),
+    )
+
+
+def absolute(given: str, find: Callable[[], Path]) -> str:
+    """A path that means the same in every folder; what is built in stays as it is."""
+    found = find()
+    return given if given == BUILTIN_MICRO else str(found.absolute())
+
+
+def _shapes(layout: Layout) -> list[tuple[int, ...]]:
+    return [entry.shape for entry in layout.entries.values()]

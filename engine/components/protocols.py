@@ -1,0 +1,106 @@
+"""What a stage runs on, and who provides it: protocols, silent about where a component runs. Torch-free to import.
+
+A provider tells what a component *is* (`describe`: from headers or over the network, never from weights) apart from
+having it (`load`), so that a viewer plans with components that it could never load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from engine.graph import Identity, Plain
+    from engine.models.seams import At
+    from store.index.index import Index
+
+KINDS = ("text_encoder", "image_encoder", "denoiser", "vae", "prompt_expander")
+
+Conditions = Mapping[str, "Tensor"]
+"""What a denoiser is told beside the latents, by name: "text" [L, text_dim], real tokens only."""
+
+
+class TextEncoder(Protocol):
+    def encode(self, prompt: str) -> Tensor:
+        """A cleaned prompt (`engine.prompt.clean_prompt`) -> token states [L, text_dim], real tokens only, in the
+        encoder's dtype."""
+        ...
+
+
+class Predict(Protocol):
+    def __call__(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
+        """latents fp32 [1,C,F,H,W] on any device, timestep [1] in [0,1000] -> velocities fp32 [1,C,F,H,W], one for
+        each of `ats`, whose branches are those that `begin` was given.
+
+        How many model calls, batches or devices that takes is the denoiser's affair. What is returned belongs to
+        the caller: it is never written to again.
+        """
+        ...
+
+
+class Denoiser(Protocol):
+    def begin(
+        self, branches: Mapping[str, Conditions], extensions: Sequence[Any] = ()
+    ) -> AbstractContextManager[Predict]:
+        """Once for each part of a run. branches: conditions by name, "positive" and, with guidance, "negative".
+        extensions: what wraps the model's seams, in order, whether or not it is active at every step
+        (engine.extensions.extension)."""
+        ...
+
+
+class VAE(Protocol):
+    def encode(self, video: Tensor) -> Tensor:
+        """video [B,3,4n+1,H,W] in [-1,1] -> normalised latents fp32 [B,C,1+n,H/8,W/8]."""
+        ...
+
+    def decode(
+        self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Tensor]:
+        """normalised latents [B,C,F,h,w] -> video fp32 [B,3,t,8h,8w] in [-1,1], a few frames at a time, in order,
+        4F-3 in all.
+
+        on_chunk: called after every piece of work with how many of how many are done; may raise to stop.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a component is.
+
+    identity: all that its numbers depend on; with the kind it enters the keys of what it makes.
+    facts: what others must agree with ("text_dim", "latent_channels"): components that tell a fact of one name fit
+    where they tell the same value. What only one kind tells is its own affair.
+    resident: what `load` holds in memory, beside the device; two specs with one of it share it.
+    num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
+    """
+
+    identity: Identity
+    facts: Mapping[str, Plain]
+    resident: str
+    num_bytes: int = 0
+    files: tuple[Path, ...] = field(default=())
+
+
+class Provider(Protocol):
+    """A module or an object: a row of the registry, or an entry point named `kind.name`.
+
+    It may have two functions more. `settle(spec, scan) -> spec` names its files by absolute paths; the engine may
+    have been started in another folder. `use(loaded, spec) -> component` makes the component of what `load` gave,
+    where two specs that share what is loaded use it differently; without it that is the component.
+    """
+
+    def describe(self, spec: Any, index: Index) -> Description:
+        """Torch-free, and without weights. index: remembers what is dear to find out.
+
+        Raises ComponentError or CheckpointError, one line naming the key, for a spec that cannot be met.
+        """
+        ...
+
+    def load(self, spec: Any, about: Description) -> Any: ...

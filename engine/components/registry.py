@@ -1,0 +1,74 @@
+"""Which components exist, by kind and name. Torch-free; finding one imports it, listing them does not.
+
+Built-in ones are rows of a table; a third-party package adds one through the entry-point group `modiff.components`,
+with the entry named `kind.name` and its value a provider (engine.components.protocols).
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from engine.components.protocols import KINDS, Provider
+from engine.errors import ComponentError
+
+ENTRY_POINT_GROUP = "modiff.components"
+
+# (kind, name) -> "module" or "module:object" of the provider
+_BUILTIN = {
+    ("text_encoder", "umt5"): "engine.components.umt5",
+    ("denoiser", "wan-dit"): "engine.components.wan_dit",
+    ("vae", "wan-vae"): "engine.components.wan_vae",
+}
+
+
+def components() -> dict[tuple[str, str], str]:
+    """(kind, name) -> import path of every known provider; imports none of them.
+
+    Raises ComponentError where two packages claim one name, or an entry's name is malformed.
+    """
+    table = dict(_BUILTIN)
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        kind, _, name = entry.name.partition(".")
+        owner = entry.dist.name if entry.dist else entry.value
+        if kind not in KINDS or not name:
+            raise ComponentError(
+                f"{owner}: entry point {entry.name!r} should be named kind.name, with a kind of "
+                f"{', '.join(KINDS)}"
+            )
+        if (kind, name) in table:
+            raise ComponentError(
+                f"{owner} adds the {kind} {name!r}, which {table[kind, name]} provides already; "
+                "remove one of the two packages"
+            )
+        table[kind, name] = entry.value
+    return table
+
+
+def is_builtin(kind: str, name: str) -> bool:
+    """Whether a component is one of ours."""
+    return (kind, name) in _BUILTIN
+
+
+def provider(kind: str, name: str) -> Provider:
+    """The provider of a component. Raises ComponentError where there is none, or it cannot be imported."""
+    path = _BUILTIN.get((kind, name)) or components().get((kind, name))
+    if path is None:
+        known = ", ".join(sorted(n for k, n in components() if k == kind))
+        raise ComponentError(f"components.{kind}.name: unknown {name!r}; known: {known}")
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ComponentError(f"the {kind} {name!r} cannot be imported: {error}") from error
+    absent = [each for each in ("describe", "load") if not callable(getattr(found, each, None))]
+    if absent:
+        raise ComponentError(
+            f"the {kind} {name!r} ({path}) has no {' and no '.join(absent)}; a provider has both "
+            "(docs/components.md)"
+        )
+    provided: Provider = found
+    return provided

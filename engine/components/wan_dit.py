@@ -1,0 +1,214 @@
+"""Wan's diffusion transformer in this process, from files of any published layout. Torch comes in with `load`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.known.recognise import recognise
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.checkpoints.opened import layout_at
+from engine.components.files import absolute, checked_layout, description
+from engine.components.protocols import Conditions, Description
+from engine.errors import ComponentError
+from presets.spec import DenoiserSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from engine.checkpoints.library import Found
+    from engine.models.attention import Attention
+    from engine.models.diffusion.wandit import Conditioning, WanDiT
+    from engine.models.seams import At
+    from store.index.index import Index
+
+# the names of engine.models.attention.BACKENDS, repeated here because that module imports torch
+ATTENTION_BACKENDS = ("plain", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sage")
+
+# Up to this many tokens both halves of the guidance go through the model in one batch: below it a call
+# costs more in overhead than in arithmetic, above it the batch only doubles the working memory.
+BATCHED_GUIDANCE_TOKENS = 2048
+
+_MODEL_SEAMS = ("model", "blocks", "block", "self_attention", "cross_attention")
+
+
+def describe(spec: DenoiserSpec, index: Index) -> Description:
+    _check_attention(spec.attention)
+    source, layout = checked_layout("denoiser", locate("denoiser", spec.checkpoint))
+    config = dit_config(source, layout)
+    files = source.files if source.config_file is None else (*source.files, source.config_file)
+    facts = {
+        "text_dim": config.text_dim,
+        "latent_channels": config.out_dim,
+        "patch_size": list(config.patch_size),
+        "takes": ["text", "image"] if config.has_image_branch else ["text"],
+        "num_blocks": config.num_layers,
+        "dim": config.dim,
+        "model": BUILTIN_MICRO
+        if spec.checkpoint == BUILTIN_MICRO
+        else recognise(source, layout).variant or "",
+    }
+    return description(spec, index, layout, files, facts)
+
+
+def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserSpec:
+    """With absolute paths. Raises CheckpointError."""
+    path = absolute(spec.checkpoint, lambda: locate("denoiser", spec.checkpoint, scan))
+    return msgspec.structs.replace(spec, checkpoint=path)
+
+
+def load(spec: DenoiserSpec, about: Description) -> WanDiT:
+    """Raises ComponentError, CheckpointError."""
+    import torch
+
+    from engine.checkpoints.load import Weights, fill
+    from engine.dtypes import torch_device, torch_dtype
+    from engine.models.diffusion.config import keeps_fp32
+    from engine.models.diffusion.wandit import WanDiT
+
+    path = locate("denoiser", spec.checkpoint)
+    source, layout = layout_at(path)
+    config = dit_config(source, layout)
+    with torch.device("meta"):
+        model = WanDiT(config)
+    device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
+    _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
+    with Weights(layout.entries) as weights:
+        fill(model, weights, path=path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
+    return model.eval()
+
+
+def use(model: WanDiT, spec: DenoiserSpec) -> LocalDenoiser:
+    """Raises ComponentError where the attention backend does not run here."""
+    from engine.dtypes import torch_device, torch_dtype
+
+    device = torch_device(spec.device)
+    attention = _try_attention(
+        spec.attention, model.config.head_dim, device, torch_dtype(spec.dtype)
+    )
+    return LocalDenoiser(model, attention, device)
+
+
+@dataclass(frozen=True)
+class LocalDenoiser:
+    model: WanDiT
+    attention: Attention
+    device: torch.device
+
+    @contextmanager
+    def begin(
+        self, branches: Mapping[str, Conditions], extensions: Sequence[Any] = ()
+    ) -> Iterator[LocalPredict]:
+        """As of `Denoiser`."""
+        begun = [each for each in extensions if hasattr(each, "begin")]
+        for extension in begun:
+            extension.begin(self.model.blocks, self.device)
+        try:
+            yield LocalPredict(self, branches, tuple(extensions))
+        finally:
+            for extension in reversed(begun):
+                extension.end()
+
+
+@dataclass(frozen=True)
+class LocalPredict:
+    """See `Predict`."""
+
+    denoiser: LocalDenoiser
+    branches: Mapping[str, Conditions]
+    extensions: tuple[Any, ...]
+    _prepared: dict[tuple[str, ...], Conditioning] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
+        import torch
+
+        from engine.models.seams import around
+
+        x = x.to(self.denoiser.device)
+        active = [each for each in self.extensions if each.is_active(ats[0].step, ats[0].total)]
+        with torch.no_grad():
+            model = around(active, "model", lambda x, t, at: self._velocity(x, t, at, (at.branch,), active))
+            if len(ats) > 1 and self._is_batched(x, active):
+                names = tuple(at.branch for at in ats)
+                both = self._velocity(
+                    x.repeat(len(ats), 1, 1, 1, 1), timestep, replace(ats[0], branch=""), names, active
+                )
+                return list(both.chunk(len(ats)))
+            return [model(x, timestep, at) for at in ats]
+
+    def _velocity(
+        self, x: Tensor, timestep: Tensor, at: At, names: tuple[str, ...], active: Sequence[Any]
+    ) -> Tensor:
+        denoiser = self.denoiser
+        if names not in self._prepared:
+            self._prepared[names] = _conditioning(denoiser, [self.branches[name] for name in names])
+        return denoiser.model(
+            x,
+            timestep,
+            self._prepared[names],
+            attention=denoiser.attention,
+            extensions=active,
+            at=at,
+        )
+
+    def _is_batched(self, x: Tensor, active: Sequence[Any]) -> bool:
+        """One call for all branches: where that pays, and nothing tells the branches apart."""
+        patch = self.denoiser.model.config.patch_size
+        num_tokens = 1
+        for size, step in zip(x.shape[2:], patch, strict=True):
+            num_tokens *= size // step
+        tells = any(
+            not each.exact and any(hasattr(type(each), seam) for seam in _MODEL_SEAMS)
+            for each in active
+        )
+        return num_tokens <= BATCHED_GUIDANCE_TOKENS and not tells
+
+
+def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Conditioning:
+    import torch
+
+    # rows of zeros are what the published pipeline pads prompts with
+    batch = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
+    return denoiser.model.prepare({"text": batch.to(denoiser.device)})
+
+
+def _check_attention(name: str) -> None:
+    if name not in ATTENTION_BACKENDS:
+        raise ComponentError(
+            f"components.denoiser.attention: unknown backend {name!r}; known: "
+            f"{', '.join(ATTENTION_BACKENDS)}"
+        )
+    if name == "sage" and importlib.util.find_spec("sageattention") is None:
+        raise ComponentError(
+            "components.denoiser.attention: 'sage' needs the package sageattention; "
+            "pip install 'modiff[sage]' on a CUDA machine, or choose sdpa"
+        )
+
+
+def _try_attention(name: str, head_dim: int, device: torch.device, dtype: torch.dtype) -> Attention:
+    """The backend after one small call, so that a kernel that does not run here costs no load and no encoding."""
+    import torch
+
+    from engine.models.attention import get_attention
+
+    try:
+        attention = get_attention(name)
+    except ValueError as error:
+        raise ComponentError(f"components.denoiser.attention: {error}") from None
+    q = torch.zeros(1, 1, 64, head_dim, device=device, dtype=dtype)
+    try:
+        attention(q, q, q)
+    except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ComponentError(
+            f"components.denoiser.attention: {name!r} does not work on {device} in {dtype} ({reason}); "
+            "`modiff doctor` lists what does"
+        ) from None
+    return attention

@@ -1,0 +1,546 @@
+"""Computes of a graph what its plan says, job by job; each result is kept as soon as it is there. Torch-free to import.
+
+A plan is never trusted for bytes: after each job it is made again with what is really there. So a blob that was lost,
+a chain that does not replay here, and an encoder that gave other bytes than those on record are one case: a node that
+must be computed. Keys are made from the bytes in hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from engine.errors import EngineError, Unfaithful
+from engine.graph import Given, Node, Plain, Ref, Targets
+from engine.plan import Plan, digest_in, encode_facts, make_plan
+from store.errors import BlobCorrupt, BlobMissing
+from store.lineage.events import (
+    Event,
+    LatentsStored,
+    MemorySampled,
+    Message,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+from store.lineage.records import REUSED, LinkRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.components.descriptions import Descriptions
+    from engine.components.residents import Residents
+    from engine.results import Results
+    from store.index.previews import Preview
+
+Emit = Callable[[Event], None]
+
+# A plan that is made again so often for one job is a defect of its stage, not of the store.
+MAX_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it."""
+
+    emit: Emit
+    check: Callable[[], None]
+    _told: set[str] = field(default_factory=set)
+
+    def warn(self, text: str) -> None:
+        """Tells it once, however often it happens in the run."""
+        if text not in self._told:
+            self._told.add(text)
+            self.emit(Message(level="warning", text=text))
+
+    @contextmanager
+    def stage(self, name: str, *, cached: bool = False) -> Iterator[None]:
+        """One stage from its first event to its last."""
+        self.check()
+        self.emit(StageStarted(stage=name))
+        begun = time.perf_counter()
+        yield
+        self.emit(StageFinished(stage=name, seconds=time.perf_counter() - begun, cached=cached))
+        self.emit(memory_sample())
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made of a node. outputs: by name, tensors by name or bytes; transient ones anything. resume_at: from
+    how many steps done on the rest of its extensions' state is made again, None without such. clean: the clean latents
+    that a step points to, for a preview. told: events, once it is kept."""
+
+    node: Node
+    outputs: Mapping[str, Any]
+    seconds: float
+    environment: str = ""
+    resume_at: int | None = None
+    clean: Callable[[], Tensor] | None = None
+    sigma: float | None = None
+    timestep: float | None = None
+    told: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What of a chain is kept. steps: numbers of steps done whose state is, None for every velocity.
+    preview: clean latents -> what is shown of a step, None where nobody knows how. is_partial: whether the run stops
+    before its last step."""
+
+    steps: Callable[[int], Collection[int] | None] = lambda latent_bytes: None
+    preview: Callable[[Tensor], Preview] | None = None
+    is_partial: bool = False
+
+
+class Job:
+    """What a stage may do, and nothing more. nodes: one, or of a chain all that are to be computed."""
+
+    def __init__(self, execution: Execution, plan: Plan, nodes: Sequence[Node]) -> None:
+        self._execution = execution
+        self._plan = plan
+        self.nodes = nodes
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the run is to have done."""
+        return len(self._plan.chain)
+
+    def data(self, given: Given | Ref) -> bytes | bytearray:
+        """The bytes of an input."""
+        return given.data if isinstance(given, Given) else self._execution.data(self._plan, given)
+
+    def tensors(self, given: Given | Ref) -> Mapping[str, Tensor]:
+        """The tensors of an input: from memory, stored, or derived and checked."""
+        return self._execution.tensors(self._plan, given)
+
+    def stored(self, digest: str) -> Mapping[str, Tensor]:
+        """The tensors of a blob. Raises BlobMissing or BlobCorrupt."""
+        return self._execution.stored(digest)
+
+    def digest(self, ref: Ref) -> str:
+        """The digest of an output; "" where nobody knows it."""
+        return digest_in(self._plan.links.get(ref.node), ref.output)
+
+    def link(self, node: Node) -> LinkRecord | None:
+        """What is on record for a node."""
+        return self._plan.links.get(node)
+
+    def key_facts(self, node: Node) -> Mapping[str, Plain]:
+        """What the key of a node was derived from."""
+        return self._plan.facts[node]
+
+    def facts(self, node: Node) -> Mapping[str, Plain]:
+        """What the component of a node tells of itself."""
+        return self._execution.describe(node.stage.component, node.part).facts
+
+    def wanted(self, node: Node) -> frozenset[str]:
+        """The outputs of a node that somebody asked for and that are not there."""
+        asked = {ref.output for ref in self._plan.targets.values() if ref.node is node}
+        return frozenset(output for output in asked if (node, output) not in self._plan.there)
+
+    @contextmanager
+    def component(self, node: Node) -> Iterator[Any]:
+        """The component of a node; not to be held beyond."""
+        with self._execution.component(node) as component:
+            yield component
+
+    def reused(self, nodes: Sequence[Node]) -> None:
+        """To be said of the steps that a job goes on from, once their state is there."""
+        self._execution.reused(self._plan, nodes)
+
+    def tell(self, event: Event) -> None:
+        """Progress. Raises RunCancelled or RunPaused."""
+        self._execution.control.emit(event)
+        self.check()
+
+    def check(self) -> None:
+        """Raises RunCancelled or RunPaused."""
+        self._execution.control.check()
+
+
+class Execution:
+    """One execution of a graph. describe: what its components are; residents: those that are in memory."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        results: Results,
+        describe: Descriptions,
+        residents: Callable[[], Residents],
+        control: Control,
+        keeping: Keeping,
+    ) -> None:
+        self.targets = targets
+        self.results = results
+        self.describe = describe
+        self.control = control
+        self._residents = residents
+        self._keeping = keeping
+        self._made: dict[str, LinkRecord] = {}
+        self._held: dict[tuple[Node, str], Any] = {}
+        self._distrusted: set[str] = set()
+        self._told: set[Node] = set()
+        self._was_loaded = False
+
+    def plan(self) -> Plan:
+        """The plan with what is there now."""
+        return make_plan(
+            _Seen(self.results, self._made),
+            self.targets,
+            self.describe,
+            distrusted=self._distrusted,
+            held=self._held,
+        )
+
+    def run(self, plan: Plan) -> None:
+        """Computes whatever is to be computed, stage by stage, and tells of what is not.
+
+        Raises RunCancelled, RunPaused, RunFailed, and the errors of components, checkpoints and stages.
+        """
+        for title in plan.titles:
+            plan = self._stage(title, plan)
+        while plan.job():
+            plan = self._computed(plan)
+
+    def read(self, target: str) -> Any:
+        """A target as it is to be written: bytes, or what a transient output is. Computes again what was lost."""
+        for _ in range(MAX_TRIES):
+            plan = self.plan()
+            while plan.job():
+                plan = self._computed(plan)
+            with self._mended(plan):
+                ref = self.targets[target]
+                held = self._held.get((ref.node, ref.output))
+                if held is not None and not isinstance(held, Mapping):
+                    return held
+                return self.data(plan, ref)
+        raise EngineError(f"the {target} cannot be read back from the store")
+
+    # For jobs
+
+    def data(self, plan: Plan, ref: Ref) -> bytes | bytearray:
+        held = self._held.get((ref.node, ref.output))
+        if isinstance(held, bytes | bytearray):
+            return held
+        digest = digest_in(plan.links.get(ref.node), ref.output)
+        if held is None and self.results.has(digest):
+            return self.results.read(digest)
+        from store.blobs.tensors import encode_tensors
+
+        tensors = self.tensors(plan, ref)
+        return encode_tensors({name: tensor.cpu() for name, tensor in tensors.items()})
+
+    def tensors(self, plan: Plan, given: Given | Ref) -> Mapping[str, Tensor]:
+        from store.blobs.tensors import decode_tensors, encode_tensors
+
+        if isinstance(given, Given):
+            return decode_tensors(given.data)
+        place = (given.node, given.output)
+        if place in self._held:
+            held: Mapping[str, Tensor] = self._held[place]
+            return held
+        digest = digest_in(plan.links.get(given.node), given.output)
+        if self.results.has(digest):
+            return self.stored(digest)
+        job = Job(self, plan, (given.node,))
+        derive = _function(given.node.stage.derive)
+        derived: Mapping[str, Tensor] = derive(job, given.node, given.output)
+        if digest:
+            self.results.keep(
+                encode_tensors({name: tensor.cpu() for name, tensor in derived.items()}),
+                self.control.warn,
+            )
+        return derived
+
+    def stored(self, digest: str) -> Mapping[str, Tensor]:
+        from store.blobs.tensors import decode_tensors
+
+        return decode_tensors(self.results.read(digest))
+
+    @contextmanager
+    def component(self, node: Node) -> Iterator[Any]:
+        kind, part = node.stage.component, node.part
+
+        def loaded(seconds: float) -> None:
+            text = f"loaded {kind} {part.name} ({part.dtype})"
+            self.control.emit(Message(level="info", text=text))
+
+        with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
+            self.describe.check_unchanged(kind, part)
+            yield component
+
+    def reused(self, plan: Plan, nodes: Sequence[Node]) -> None:
+        """Records that the run has these from where its results are, and tells of the steps; once each."""
+        places = {node: index for title in plan.titles for index, node in enumerate(plan.nodes(title))}
+        for node in nodes:
+            if node in self._told or node not in plan.links:
+                continue
+            self._told.add(node)
+            sigma, timestep = None, None
+            if node.stage.keep == "chain":
+                sigma, timestep = node.params["update"][0], node.params["timestep"]
+            self.results.reuse(
+                plan.links[node],
+                self.control.warn,
+                stage=node.stage.name,
+                index=places[node],
+                sigma=sigma,
+                timestep=timestep,
+            )
+            if sigma is not None and timestep is not None:
+                self.control.emit(
+                    StepFinished(
+                        step=places[node] + 1,
+                        total=len(plan.chain),
+                        sigma=sigma,
+                        timestep=timestep,
+                        seconds=0.0,
+                        source=REUSED,
+                    )
+                )
+
+    # Stages and jobs
+
+    def _stage(self, title: str, plan: Plan) -> Plan:
+        """One stage: what is stored of it is told, the rest is computed."""
+        nodes = plan.nodes(title)
+        computed = [node for node in nodes if plan.states[node] == "compute"]
+        is_chain = nodes[0].stage.keep == "chain"
+        if computed:
+            self._load(computed[0])
+        with self.control.stage(title, cached=not computed):
+            if not (computed and is_chain):
+                self.reused(plan, [node for node in nodes if plan.states[node] != "compute"])
+            if is_chain and not computed:
+                plan = self._recalled(plan, nodes[-1])
+            while any(plan.states[node] == "compute" for node in nodes):
+                plan = self._computed(plan)
+            if is_chain:
+                self._ended(plan, nodes[-1])
+        return plan
+
+    def _load(self, node: Node) -> None:
+        """Loads the component of a node, as a stage of its own where that takes time; once it is told of as held."""
+        if not node.stage.component:
+            return
+        from engine.environment import out_of_memory_explained
+
+        about = self.describe(node.stage.component, node.part)
+        is_held = self._residents().holds(node.part, about)
+        if is_held and self._was_loaded:
+            return
+        self._was_loaded = True
+        with (
+            self.control.stage("load", cached=is_held),
+            out_of_memory_explained("load"),
+            self.component(node),
+        ):
+            pass
+
+    def _recalled(self, plan: Plan, last: Node) -> Plan:
+        """The latents that a later stage needs, read or derived while the steps are at work."""
+        asked = [ref for node in plan.order for ref in node.refs() if ref.node is last]
+        asked = [ref for ref in asked if any(plan.states[n] == "compute" and ref in n.refs() for n in plan.order)]
+        for ref in asked:
+            with self._mended(plan):
+                self._held[ref.node, ref.output] = self.tensors(plan, ref)
+                continue
+            return self.plan()
+        return plan
+
+    def _computed(self, plan: Plan) -> Plan:
+        """Computes the next job of a plan; the plan after it."""
+        from engine.environment import out_of_memory_explained
+
+        nodes = plan.job()
+        stage = nodes[0].stage
+        made: Iterator[Made] = _function(stage.run)(Job(self, plan, nodes))
+        with self._mended(plan), out_of_memory_explained(stage.told):
+            if stage.keep == "chain":
+                self._keep_steps(plan, made)
+            else:
+                for each in made:
+                    self._keep(plan, each)
+                    self._tell(each)
+        return self.plan()
+
+    @contextmanager
+    def _mended(self, plan: Plan) -> Iterator[None]:
+        """What was lost, or does not hold here, is known to be so afterwards; the next plan computes it."""
+        try:
+            yield
+        except (BlobMissing, BlobCorrupt) as error:
+            self.control.warn(f"{error}; it is computed again")
+        except Unfaithful as error:
+            self._distrust(plan, error.node)
+            self.control.warn(f"{error}; the run goes on from step {error.node.hints['index']}")
+
+    def _distrust(self, plan: Plan, node: Node) -> None:
+        """No more of what is on record for a node, nor for those that go on from it by its key."""
+        found = {node}
+        for each in plan.order:
+            if any(ref.by == "key" and ref.node in found for ref in each.refs()):
+                found.add(each)
+        self._distrusted |= {plan.keys[each] for each in found if each in plan.keys}
+
+    def _keep(self, plan: Plan, made: Made) -> None:
+        """Keeps the result of a node that is none of a chain, and holds it: it is small or asked for."""
+        from store.blobs.blobs import digest_of
+        from store.blobs.tensors import encoded_parts
+
+        node = made.node
+        for output, value in made.outputs.items():
+            self._held[node, output] = value
+        result = made.outputs.get(node.stage.outputs[0])
+        if result is None:
+            return
+        parts = encoded_parts(result) if isinstance(result, Mapping) else [result]
+        link = replace(
+            self._link(plan, made), digest=digest_of(*parts), num_bytes=sum(map(len, parts))
+        )
+        self._made[link.key] = link
+        self.results.record(
+            link,
+            parts,
+            self.control.warn,
+            stage=node.stage.name,
+            index=plan.nodes(node.stage.told).index(node),
+            replaces=self._trusted(link.key),
+        )
+
+    def _keep_steps(self, plan: Plan, steps: Iterator[Made]) -> None:
+        """Hands each step to the journal, as far as it is to be kept, and holds where the last one led to."""
+        from engine.chain.journal import Entry
+        from engine.chain.rebuild import latents_digest
+
+        last = plan.chain[-1]
+        kept: Collection[int] | None = None
+        with self.results.journal(self.control.warn) as journal:
+            for number, made in enumerate(steps):
+                node, latents = made.node, made.outputs["latents"]["latents"]
+                if not number:
+                    kept = self._keeping.steps(latents.nbytes)
+                    self.results.note_environment(made.environment, self.control.warn)
+                link = self._link(plan, made)
+                tensors, is_keyframe = self._to_keep(plan, made, kept)
+                journal.put(
+                    Entry(
+                        link,
+                        plan.chain.index(node),
+                        made.sigma,
+                        made.timestep,
+                        latents,
+                        tensors,
+                        is_keyframe,
+                        self._preview(made),
+                        self._trusted(link.key),
+                    )
+                )
+                if node is last:
+                    self._held[node, "latents"] = made.outputs["latents"]
+                    if made.clean is not None and self._asks(plan, node, "clean"):
+                        self._held[node, "clean"] = {"latents": made.clean()}
+                    self._made[link.key] = replace(link, latents=latents_digest(latents))
+                self._tell(made)
+
+    def _to_keep(
+        self, plan: Plan, made: Made, kept: Collection[int] | None
+    ) -> tuple[Mapping[str, Tensor], bool]:
+        """(what to keep of a step, whether that is a keyframe).
+
+        A run that stops early is made to be gone on with, and shows what its last velocity points to: that one is
+        kept whatever the policy says, and the state that it starts from.
+        """
+        number, total = plan.chain.index(made.node) + 1, len(plan.chain)
+        is_partial = self._keeping.is_partial
+        if kept is None or (is_partial and number == total):
+            return made.outputs["velocity"], False
+        if number in kept or (is_partial and number == total - 1):
+            return made.outputs["state"], True
+        return {}, False
+
+    def _preview(self, made: Made) -> Callable[[], Preview] | None:
+        """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
+        show, clean = self._keeping.preview, made.clean
+        if show is None or clean is None:
+            return None
+        return lambda: show(clean())
+
+    def _ended(self, plan: Plan, last: Node) -> None:
+        """Keeps the latents after the last step: whatever fails from here on loses no denoising."""
+        link = plan.links.get(last)
+        held = self._held.get((last, "latents"))
+        if held is not None:
+            from store.blobs.tensors import encode_tensors
+
+            data = encode_tensors({name: tensor.cpu() for name, tensor in held.items()})
+            self.results.keep(data, self.control.warn)
+        if link is not None and self.results.has(link.latents):
+            self.results.note_latents(link.latents, self.control.warn)
+            if held is not None:
+                self.control.emit(LatentsStored(digest=link.latents))
+
+    def _link(self, plan: Plan, made: Made) -> LinkRecord:
+        node = made.node
+        return LinkRecord(
+            plan.keys[node],
+            node.stage.name,
+            seconds=made.seconds,
+            environment=made.environment,
+            facts=encode_facts(plan.facts[node]),
+            resume_at=made.resume_at,
+            keep=node.stage.keep,
+        )
+
+    def _trusted(self, key: str) -> bool:
+        """Whether the result for a key takes the place of one that does not hold here; from now on it holds."""
+        if key not in self._distrusted:
+            return False
+        self._distrusted.discard(key)
+        return True
+
+    def _asks(self, plan: Plan, node: Node, output: str) -> bool:
+        refs = (ref for each in plan.order for ref in each.refs())
+        return any(ref.node is node and ref.output == output for ref in refs)
+
+    def _tell(self, made: Made) -> None:
+        for event in made.told:
+            self.control.emit(event)
+        if made.told:
+            self.control.emit(memory_sample())
+        self.control.check()
+
+
+class _Seen:
+    """What is on record, and before it what this execution has made: its bytes are the ones in hand."""
+
+    def __init__(self, results: Results, made: Mapping[str, LinkRecord]) -> None:
+        self._results = results
+        self._made = made
+
+    def find(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
+        found = self._results.find(keys)
+        return found | {key: self._made[key] for key in keys if key in self._made}
+
+    def has(self, digest: str) -> bool:
+        return self._results.has(digest)
+
+
+def memory_sample() -> MemorySampled:
+    """Resident memory of this process, and what torch holds on a GPU."""
+    torch = sys.modules.get("torch")
+    device = torch.cuda.memory_allocated() if torch is not None and torch.cuda.is_available() else 0
+    return MemorySampled(rss_bytes=psutil.Process().memory_info().rss, device_bytes=device)
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

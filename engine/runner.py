@@ -1,0 +1,226 @@
+"""Executes a run: plan, then just what the plan says, then the files that were asked for. Torch-free to import.
+
+A run that is stored whole is two reads and a copy; torch comes in with the first thing to be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import media
+from engine.chain.thinning import kept_steps
+from engine.components.descriptions import Descriptions
+from engine.errors import RunCancelled, RunFailed, RunPaused
+from engine.execute import Control, Emit, Execution, Keeping
+from engine.outputs import output_paths
+from engine.plan import Plan
+from engine.results import StoreResults
+from engine.tasks.route import Route, route_of
+from engine.tasks.wan import graph_of, num_tokens
+from presets.spec import RunSpec
+from store.blobs import blobs
+from store.index.index import open_index
+from store.lineage.events import PlanMade
+from store.lineage.records import RunRecord
+from store.store import Store
+
+if TYPE_CHECKING:
+    from engine.components.residents import Residents
+    from engine.graph import Targets
+
+
+class Runner:
+    """Executes the runs of one store, one after another, and keeps the models that two of them use."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._residents: Residents | None = None
+
+    def execute(
+        self,
+        run: RunRecord,
+        spec: RunSpec,
+        *,
+        emit: Emit,
+        cancelled: Callable[[], bool],
+        paused: Callable[[], bool] = lambda: False,
+    ) -> str:
+        """Makes what `spec` describes and returns the path of the (first) output.
+
+        Raises RunCancelled or RunPaused once `cancelled()` or `paused()` says so, RunFailed for a run that cannot
+        go on, and the errors of components, checkpoints, the store and the file system, each with a one-line
+        message.
+        """
+
+        def check() -> None:
+            if cancelled():
+                raise RunCancelled
+            if paused():
+                raise RunPaused
+
+        control = Control(emit, check)
+        route = route_of(spec, run.segments)
+        with open_index(self.store.root) as index:
+            describe = Descriptions(index)
+            if run.verifies:
+                self._verify(run, route, describe, control)
+                return ""
+            earlier = self._earlier(run)
+            made = self._made(run, route, describe, control)
+        with control.stage("mux"):
+            path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
+            try:
+                return made.write(path, spec)
+            except OSError as error:  # it speaks of a draft, which nobody named
+                raise RunFailed(
+                    f"cannot write {path} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
+                    f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
+                ) from error
+
+    def _made(
+        self, run: RunRecord, route: Route, describe: Descriptions, control: Control
+    ) -> Made:
+        """What the run makes, from the store as far as that has it."""
+        targets = targets_of(route, describe, run.stop_at)
+        keeping = _keeping(route, describe, run.stop_at)
+        results = StoreResults(self.store, run)
+        execution = Execution(targets, results, describe, self.residents, control, keeping)
+        plan = execution.plan()
+        control.emit(plan_made(plan))
+        if plan.job():
+            self._set_threads(route.spec, describe)
+        execution.run(plan)
+        return Made(**{kind: execution.read(kind) for kind in targets})
+
+    def _verify(
+        self, run: RunRecord, route: Route, describe: Descriptions, control: Control
+    ) -> None:
+        from engine.verify import verify
+
+        self._set_threads(route.spec, describe)
+        control.emit(
+            verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
+        )
+
+    def residents(self) -> Residents:
+        """The components in memory; torch comes with them."""
+        if self._residents is None:
+            from engine.components.residents import Residents
+
+            self._residents = Residents()
+        return self._residents
+
+    def _set_threads(self, spec: RunSpec, describe: Descriptions) -> None:
+        from engine.environment import set_threads
+
+        parts = spec.components
+        about = {
+            "denoiser": describe("denoiser", parts.denoiser),
+            "vae": describe("vae", parts.vae),
+        }
+        set_threads(num_tokens(spec, about))
+
+    def _earlier(self, run: RunRecord) -> frozenset[str]:
+        """Digests of what this run has made before, in an attempt that was to stop early."""
+        videos = {link.digest for link in self.store.links_of(run.id) if link.stage == "video"}
+        return frozenset({run.latents, *videos} - {""})
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run made. video: bytes of an mp4; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3]."""
+
+    video: bytes | bytearray | None = None
+    latents: bytes | bytearray | None = None
+    frames: Any = None
+
+    def is_at(self, kind: str, path: Path) -> bool:
+        """Whether the file is there already, as this run leaves it that is ended after it was written."""
+        data = {"video": self.video, "latents": self.latents}.get(kind)
+        return data is not None and path.is_file() and path.read_bytes() == data
+
+    def write(self, path: Path, spec: RunSpec) -> str:
+        """Writes the files of the run and returns the path of the main one."""
+        targets = output_paths(path, spec.output.kinds)
+        if "video" in targets and self.video is not None:
+            media.write_bytes(targets["video"], self.video)
+        if "frames" in targets and self.frames is not None:
+            media.write_frames(targets["frames"], self.frames)
+        if "latents" in targets and self.latents is not None:
+            media.write_bytes(targets["latents"], self.latents)
+        return str(next(iter(targets.values())))
+
+
+def targets_of(route: Route, describe: Descriptions, stop_at: int | None) -> Targets:
+    """The graph of a run on this machine."""
+    return graph_of(
+        route, describe, noise_device=_noise_device(route.parts[0].spec), stop_at=stop_at
+    )
+
+
+def plan_made(plan: Plan) -> PlanMade:
+    """The event that tells of a plan."""
+    stages = {title: plan.state(title) for title in plan.titles}
+    return PlanMade(plan.num_stored_steps, len(plan.chain), stages)
+
+
+def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keeping:
+    spec = route.spec
+    total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
+    channels = describe("denoiser", spec.components.denoiser).facts["latent_channels"]
+
+    def preview(clean: Any) -> Any:
+        return preview_of(colours, clean)
+
+    from engine.chain.previews import colours_of, preview_of
+
+    colours = colours_of(spec.components.vae, channels)
+    return Keeping(
+        steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),
+        preview=None if colours is None else preview,
+        is_partial=total < route.num_steps,
+    )
+
+
+def _noise_device(spec: RunSpec) -> str:
+    """The type of the device that draws the noise of a run: the CPU, or the denoiser's with `noise = "wan"`, which
+    for a device of `auto` only torch can tell."""
+    if spec.noise == "cpu":
+        return "cpu"
+    device = spec.components.denoiser.device
+    if device != "auto":
+        return device.partition(":")[0]
+    from engine.dtypes import torch_device
+
+    return torch_device("auto").type
+
+
+def _free_path(
+    path: Path,
+    spec: RunSpec,
+    run_id: str,
+    made: Made,
+    earlier: Collection[str],
+    control: Control,
+) -> Path:
+    """The output path, or one named after the run where somebody else's file took it in the meantime.
+
+    earlier: digests of what the run wrote there before, when it was to stop early.
+    """
+    taken = [
+        target
+        for kind, target in output_paths(path, spec.output.kinds).items()
+        if target.exists() and not made.is_at(kind, target) and not _is_one_of(target, earlier)
+    ]
+    if not taken or spec.output.overwrite:
+        return path
+    free = path.with_stem(f"{path.stem}-{run_id}")
+    control.warn(f"{taken[0]} appeared during the run; writing {free}")
+    return free
+
+
+def _is_one_of(path: Path, digests: Collection[str]) -> bool:
+    return bool(digests) and path.is_file() and blobs.digest_of(path.read_bytes()) in digests

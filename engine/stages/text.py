@@ -1,0 +1,28 @@
+"""Prompts into token states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from engine.environment import environment
+from engine.errors import RunFailed
+from engine.execute import Job, Made
+
+
+def encode(job: Job) -> Iterator[Made]:
+    """Token states [L, text_dim] of one prompt. Raises RunFailed where they are not finite."""
+    (node,) = job.nodes
+    prompt = job.data(node.inputs["prompt"]).decode()
+    with job.component(node) as encoder:
+        begun = time.perf_counter()
+        states = encoder.encode(prompt)
+        seconds = time.perf_counter() - begun
+    if not bool(states.isfinite().all()):
+        raise RunFailed(
+            f"the text encoder's output is not finite (dtype {node.part.dtype}); "
+            "try --set components.text_encoder.dtype=bf16 or fp32"
+        )
+    yield Made(
+        node, {"states": {"states": states}}, seconds, environment=environment(states.device)
+    )

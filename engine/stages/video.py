@@ -1,0 +1,74 @@
+"""Latents into pixels, and pixels into a video."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from engine import media
+from engine.errors import RunFailed
+from engine.execute import Job, Made
+from engine.graph import Ref
+from store.lineage.events import ChunkDecoded
+
+
+def decode(job: Job) -> Iterator[Made]:
+    """The bytes of an mp4, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they come,
+    so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
+    (node,) = job.nodes
+    shown = node.inputs["latents"]
+    assert isinstance(shown, Ref)
+    latents = job.tensors(shown)["latents"]
+    wanted = job.wanted(node)
+    kept: list[Tensor] = []
+    with job.component(node) as vae:
+        begun = time.perf_counter()
+        chunks = _chunks(vae.decode(latents, on_chunk=_teller(job)))
+        if "frames" in wanted:
+            chunks = _collected(chunks, kept)
+        outputs: dict[str, object] = {}
+        if "video" in wanted:
+            outputs["video"] = media.encode_video(
+                chunks,
+                fps=node.params["fps"],
+                comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",
+            )
+        else:
+            for _ in chunks:
+                pass
+        seconds = time.perf_counter() - begun
+    if "frames" in wanted:
+        outputs["frames"] = torch.cat(kept)
+    yield Made(node, outputs, seconds)
+
+
+def _chunks(decoded: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Chunks fp32 [1,3,t,H,W] -> uint8 [t,H,W,3]."""
+    for chunk in decoded:
+        if not bool(chunk.isfinite().all()):
+            raise RunFailed(
+                "the decoded video is not finite; try --set components.vae.dtype=fp32 (the latents are kept)"
+            )
+        yield media.to_uint8(chunk[0])
+
+
+def _collected(chunks: Iterator[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:
+    for chunk in chunks:
+        kept.append(chunk)
+        yield chunk
+
+
+def _teller(job: Job) -> Callable[[int, int], None]:
+    """Tells of each piece of work, with the seconds since the one before it."""
+    since = time.perf_counter()
+
+    def on_chunk(done: int, total: int) -> None:
+        nonlocal since
+        now = time.perf_counter()
+        job.tell(ChunkDecoded(chunk=done, total=total, seconds=now - since))
+        since = now
+
+    return on_chunk

@@ -1,0 +1,1 @@
+"""Which graph a run is. Torch-free."""

@@ -1,0 +1,75 @@
+"""What a run does, step by step: its course, and whose settings hold where. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.schedulers.course import Course, make_course, redirected
+from presets.errors import PresetError
+from presets.spec import RunSpec, decode_spec
+from store.lineage.records import RunRecord, Segment
+
+
+@dataclass(frozen=True)
+class Part:
+    """The steps from `start` to before `stop`, which follow `spec`. total: how many steps the run was to have when
+    they were made: shares of a run are shares of that, whatever a later branch makes of it."""
+
+    start: int
+    stop: int
+    spec: RunSpec
+    total: int
+
+
+@dataclass(frozen=True)
+class Route:
+    course: Course
+    parts: tuple[Part, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return self.course.num_steps
+
+    @property
+    def spec(self) -> RunSpec:
+        """Of the run itself: the settings of its last part."""
+        return self.parts[-1].spec
+
+
+def course_of(spec: RunSpec) -> Course:
+    """The course of a run that was never branched."""
+    wanted = spec.scheduler
+    return make_course(
+        wanted.name,
+        num_steps=wanted.steps,
+        shift=wanted.shift,
+        grid=wanted.grid,
+        sigmas=wanted.sigmas or None,
+    )
+
+
+def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
+    """The route of a run: each segment's spec up to its stop, then its own.
+
+    Raises PresetError where a segment stops where its course has no step.
+    """
+    specs = [*(decode_spec(segment.spec_json) for segment in segments), spec]
+    stops = [segment.stop for segment in segments]
+    course = course_of(specs[0])
+    parts = []
+    for start, stop, before, after in zip([0, *stops], stops, specs, specs[1:], strict=False):
+        total = course.num_steps
+        try:
+            course = redirected(course, stop, course_of(after))
+        except ValueError as error:
+            raise PresetError(f"cannot branch there: {error}") from None
+        parts.append(Part(start, stop, before, total))
+    start = stops[-1] if stops else 0
+    parts.append(Part(start, course.num_steps, specs[-1], course.num_steps))
+    return Route(course, tuple(part for part in parts if part.stop > part.start))
+
+
+def route_of_run(run: RunRecord) -> Route:
+    """The route of a recorded run. Raises PresetError where its spec cannot be read."""
+    return route_of(decode_spec(run.spec_json), run.segments)

@@ -1,0 +1,190 @@
+"""Wan 2.1's text to video as a graph. Torch-free.
+
+Conditions enter a step by content, the step before it by key; the solver is there as the weights of its step, which
+is all that it does to the latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from engine.components.protocols import Description
+from engine.extensions import registry as extensions
+from engine.extensions.extension import Extension
+from engine.graph import Given, Identity, Node, Plain, Ref, Stage, Targets
+from engine.prompt import clean_prompt
+from engine.schedulers.schedule import to_float32
+from engine.schedulers.update import Update, history_lengths
+from engine.tasks.route import Part, Route
+from presets.guidance import scales
+from presets.spec import RunSpec
+
+TEXT = Stage(
+    "text",
+    1,
+    "engine.stages.text:encode",
+    ("states",),
+    component="text_encoder",
+    title="text_encode",
+)
+NOISE = Stage(
+    "noise",
+    1,
+    "engine.stages.latents:derive",
+    ("latents", "state"),
+    derived={"latents": (), "state": ()},
+    derive="engine.stages.latents:derive",
+)
+STEP = Stage(
+    "step",
+    1,
+    "engine.stages.denoise:steps",
+    ("velocity", "state", "latents"),
+    derived={
+        "state": ("velocity", "before.state"),
+        "latents": ("state",),
+        "clean": ("velocity", "before.state"),
+    },
+    derive="engine.stages.denoise:derive",
+    component="denoiser",
+    keep="chain",
+    title="denoise",
+)
+VIDEO = Stage(
+    "video",
+    1,
+    "engine.stages.video:decode",
+    ("video",),
+    transient=("frames",),
+    component="vae",
+    keep="output",
+    title="decode",
+)
+STAGES = (TEXT, NOISE, STEP, VIDEO)
+
+Describe = Callable[[str, Any], Description]
+
+
+def graph_of(
+    route: Route, describe: Describe, *, noise_device: str = "cpu", stop_at: int | None = None
+) -> Targets:
+    """What a run is asked for, by the kind of output.
+
+    noise_device: the type of device that draws `noise = "wan"`; each has a generator of its own. stop_at: how many
+    steps are to be done; a run that stops early shows the clean latents that its last step points to.
+    Raises what `describe` raises, and PresetError for scales that do not fit the steps.
+    """
+    spec = route.spec
+    total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
+    last = _chain(route, describe, noise_device, total)
+    latents = Ref(last, "latents")
+    shown = latents if total == route.num_steps else Ref(last, "clean", "key")
+    video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae)
+    every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
+    return {kind: ref for kind, ref in every.items() if kind in spec.output.kinds}
+
+
+def latent_size(spec: RunSpec, about_vae: Description) -> tuple[int, int, int]:
+    """Frames, rows and columns of a run's latents."""
+    frames, rows, columns = about_vae.facts["latent_stride"]
+    return 1 + (spec.frames - 1) // frames, spec.height // rows, spec.width // columns
+
+
+def num_tokens(spec: RunSpec, about: Mapping[str, Description]) -> int:
+    """How many patches of the latents the denoiser sees at each step."""
+    patch = about["denoiser"].facts.get("patch_size", (1, 2, 2))
+    frames, rows, columns = latent_size(spec, about["vae"])
+    return (frames // patch[0]) * (rows // patch[1]) * (columns // patch[2])
+
+
+def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> Node:
+    """The node of the last of the `total` first steps."""
+    node = _noise(route.parts[0].spec, describe, noise_device)
+    texts: dict[tuple[bytes, str], Node] = {}
+    lengths = history_lengths(route.course.updates)
+    for part in route.parts:
+        scale_of = scales(part.spec.guidance, part.total)
+        changing = _changing(part.spec, describe)
+        for index in range(part.start, min(part.stop, total)):
+            branches = {"positive": part.spec.prompt}
+            if scale_of[index] != 1:
+                branches["negative"] = part.spec.negative_prompt
+            conditions = {
+                f"{name}.text": Ref(_text(part.spec, prompt, name, texts), "states")
+                for name, prompt in branches.items()
+            }
+            active = tuple(
+                identity
+                for identity, extension in changing
+                if extension.is_active(index, part.total)
+            )
+            node = _step(route, part, index, scale_of[index], node, conditions, active, lengths)
+    return node
+
+
+def _noise(spec: RunSpec, describe: Describe, device: str) -> Node:
+    parts = spec.components
+    channels = describe("denoiser", parts.denoiser).facts["latent_channels"]
+    size = latent_size(spec, describe("vae", parts.vae))
+    source = spec.noise if spec.noise == "cpu" else f"{spec.noise}/{device}"
+    params = {"seed": spec.seed, "source": source, "shape": [1, channels, *size]}
+    return Node("noise", NOISE, {}, params, hints={"device": parts.denoiser.device})
+
+
+def _text(spec: RunSpec, prompt: str, name: str, known: dict[tuple[bytes, str], Node]) -> Node:
+    encoder = spec.components.text_encoder
+    place = (msgspec.json.encode(encoder), prompt)
+    if place not in known:
+        given = Given(clean_prompt(prompt).encode())
+        known[place] = Node(name, TEXT, {"prompt": given}, {}, encoder)
+    return known[place]
+
+
+def _step(
+    route: Route,
+    part: Part,
+    index: int,
+    scale: float,
+    before: Node,
+    conditions: Mapping[str, Ref],
+    active: tuple[Identity, ...],
+    lengths: tuple[int, ...],
+) -> Node:
+    course, spec = route.course, part.spec
+    params: dict[str, Plain] = {
+        "timestep": course.timesteps[index],
+        "update": _weights(course.updates[index]),
+        "guidance": float(scale),
+    }
+    if course.updates[index].noise:
+        params["noise"] = [to_float32(course.updates[index].noise), spec.seed, index]
+    if active:
+        params["at"] = [index, part.total]
+    return Node(
+        f"step {index + 1}",
+        STEP,
+        {"before": Ref(before, "state", "key"), **conditions},
+        params,
+        spec.components.denoiser,
+        {"index": index, "total": part.total, "history": lengths[index + 1]},
+        spec.extensions,
+        active,
+    )
+
+
+def _changing(spec: RunSpec, describe: Describe) -> list[tuple[Identity, Extension]]:
+    """The extensions of a spec that change numbers, with what they are in the keys of the steps where they do."""
+    if not spec.extensions:
+        return []
+    facts = describe("denoiser", spec.components.denoiser).facts
+    made = [(extensions.identity(each), extensions.make(each, facts)) for each in spec.extensions]
+    return [(identity, extension) for identity, extension in made if not extension.exact]
+
+
+def _weights(update: Update) -> list[float]:
+    # as float32 has them, which is how they meet the latents: the last bits of float64 are each C library's own
+    weights = (update.sigma, update.latents, update.velocity, *update.x0)
+    return [to_float32(weight) for weight in weights]
