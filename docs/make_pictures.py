@@ -1,4 +1,4 @@
-"""Makes the pictures of the README from real runs: `python docs/make_pictures.py`."""
+"""Makes the pictures of the README from real runs: `PYTHONPATH=. python docs/make_pictures.py`, from the root."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from engine.micro.sheets import write_sheet
 from engine.pipelines.text_to_video import TextToVideo
+from examples.micro.sheets import write_sheet
 
 FOLDER = Path(__file__).with_name("images")
 PROMPTS = (

@@ -16,8 +16,14 @@ from engine.checkpoints.formats.reading import opened
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.recognise import Recognition, describe, recognise
-from engine.checkpoints.locate import models_folder
-from engine.checkpoints.places import ADDED, HUGGING_FACE, TOKENIZER, Place, places
+from engine.checkpoints.places import (
+    ADDED,
+    HUGGING_FACE,
+    TOKENIZER,
+    Place,
+    models_folder,
+    places,
+)
 from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, open_source, sources_in, stays_inside
 from engine.errors import CheckpointError
 from presets.fields import did_you_mean, nearest

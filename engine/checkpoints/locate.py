@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import platformdirs
-
+from engine.checkpoints.known import catalogue
+from engine.checkpoints.known.recognise import recognise
+from engine.checkpoints.library import Found, absence, find, scan_places
+from engine.checkpoints.places import models_folder
 from engine.checkpoints.source import Source, open_source, sources_in
 from engine.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from engine.checkpoints.library import Found
 
 BUILTIN = "builtin:"
 BUILTIN_MICRO = f"{BUILTIN}micro"
@@ -34,11 +31,6 @@ _TOKENIZERS = (
 )
 
 
-def models_folder() -> Path:
-    """The folder that relative checkpoint paths are looked up in (set MODIFF_MODELS to move it)."""
-    return Path(os.environ.get("MODIFF_MODELS") or platformdirs.user_data_path("modiff") / "models")
-
-
 def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | None = None) -> Path:
     """The weights of a component kind (`text_encoder`, `denoiser`, `vae`), as `open_source` takes them: a file, or
     the index of shards; of `tokenizer` its tokenizer.json.
@@ -50,10 +42,6 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
 
     Raises CheckpointError where there is none, naming the key to set, or what to download and where to put it.
     """
-    # here, since the library reads the models folder of this module
-    from engine.checkpoints import library
-    from engine.checkpoints.known import catalogue
-
     key = "text_encoder.tokenizer" if kind == "tokenizer" else f"{kind}.checkpoint"
     if not checkpoint:
         raise CheckpointError(
@@ -63,10 +51,10 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
     if checkpoint == BUILTIN_MICRO:
         return _MICRO_FOLDER / _MICRO_FILES[kind]
     if catalogue.model(checkpoint, kind) is not None:
-        among = (scan or library.scan_places)()
-        found = library.find(kind, checkpoint, among)
+        among = (scan or scan_places)()
+        found = find(kind, checkpoint, among)
         if not found:
-            lack = library.absence(kind, checkpoint, among, brief=True)
+            lack = absence(kind, checkpoint, among, brief=True)
             raise CheckpointError(f"components.{key}: {lack}")
         return found[0].path
     try:
@@ -105,8 +93,6 @@ def tokenizer_beside(weights: Path) -> Path | None:
 def open_component(kind: str, path: Path) -> Source:
     """The one checkpoint of `kind` at `path`: a file, or somewhere in a folder such as a whole published
     repository. Raises CheckpointError where there is none, or more than one."""
-    from engine.checkpoints.known.recognise import recognise
-
     if not path.is_dir():
         return open_source(path)
     held: list[Source] = []

@@ -12,9 +12,9 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 import tomli_w
 
-from engine.checkpoints.locate import models_folder
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.errors import CheckpointError
 from presets.paths import user_preset_dir
@@ -33,6 +33,11 @@ class Place:
     path: Path
     origin: str
     exists: bool
+
+
+def models_folder() -> Path:
+    """The folder that relative checkpoint paths are looked up in (set MODIFF_MODELS to move it)."""
+    return Path(os.environ.get("MODIFF_MODELS") or platformdirs.user_data_path("modiff") / "models")
 
 
 def places() -> list[Place]:

@@ -1,1 +1,1 @@
-"""The micro model: a Wan 2.1 in miniature, its world, its recipe and its weights."""
+"""The micro model: a Wan 2.1 in miniature, its words and its weights. Its recipe is `examples/micro`."""

@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.micro.evaluate import Measurement
 from engine.micro.grammar import Attributes, heldout_prompts
-from engine.micro.meter import read_clip
-from engine.micro.report import measurement_report
 from engine.pipelines import stages
 from engine.pipelines.text_to_video import TextToVideo
+from examples.micro.evaluate import Measurement
+from examples.micro.meter import read_clip
+from examples.micro.report import measurement_report
 
 PROMPTS, STARS, STEPS = 24, 6, 12
 PROMPT_SEED, SAMPLE_SEED = 2024, 500

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from engine import registry
-from engine.checkpoints.locate import locate, models_folder, tokenizer_beside
+from engine.checkpoints.locate import locate, tokenizer_beside
+from engine.checkpoints.places import models_folder
 from engine.errors import CheckpointError
 from presets.library import load_preset
 from presets.spec import Components, RunSpec

@@ -1,0 +1,132 @@
+"""The three networks of the micro model: their sizes, how they are built, and how fresh weights start.
+
+The networks are the engine's own; only sizes and initialisation are chosen here. Text runs on the real tokens of
+every prompt; rows past a prompt's end are zeroed, as the published pipeline does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel
+
+from engine.checkpoints.names import to_original
+from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.wandit import WanDiT
+from engine.models.text_encoders.t5 import build
+from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from examples.micro.tokenizer import EOS, PAD
+
+MAX_TOKENS = 23  # the longest sentence of the grammar has 21 tokens with its </s>
+TEXT_DIM = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextShape:
+    """Size of the UMT5 encoder."""
+
+    vocab_size: int = 138
+    dim: int = TEXT_DIM
+    ffn_dim: int = 256
+    num_heads: int = 4
+    num_layers: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiTShape:
+    """Size of the diffusion transformer."""
+
+    dim: int = 128
+    ffn_dim: int = 512
+    num_heads: int = 4
+    num_layers: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VAEShape:
+    """Width of the VAE."""
+
+    dim: int = 12
+
+
+def dit_config(shape: DiTShape) -> WanDiTConfig:
+    """The published configuration of a transformer of this size."""
+    return WanDiTConfig(text_dim=TEXT_DIM, **asdict(shape))
+
+
+def build_dit(shape: DiTShape) -> WanDiT:
+    """A transformer with Xavier blocks and a zero head, so that it starts by predicting nothing."""
+    dit = WanDiT(dit_config(shape))
+    for module in dit.blocks.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.zeros_(dit.head.head.weight)
+    nn.init.zeros_(dit.head.head.bias)
+    return dit
+
+
+def build_text_encoder(shape: TextShape) -> UMT5EncoderModel:
+    """A UMT5 encoder with unit-variance embeddings and no dropout."""
+    config = UMT5Config(
+        vocab_size=shape.vocab_size,
+        d_model=shape.dim,
+        d_kv=shape.dim // shape.num_heads,
+        d_ff=shape.ffn_dim,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        tie_word_embeddings=False,
+    )
+    encoder = build(config).requires_grad_()
+    nn.init.normal_(encoder.shared.weight)
+    return encoder
+
+
+def encode_text(encoder: UMT5EncoderModel, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Token ids [B, L] of `lengths` [B] real tokens -> context [B, L, dim], zero past the end."""
+    mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    hidden: Tensor = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    return hidden * mask.unsqueeze(-1).to(hidden.dtype)
+
+
+def build_vae(shape: VAEShape) -> WanVAE:
+    """A VAE that starts as an image VAE repeated over time (see `inflate`)."""
+    vae = WanVAE(WanVAEConfig(dim=shape.dim)).channels_last()
+    inflate(vae)
+    return vae
+
+
+@torch.no_grad()
+def inflate(vae: WanVAE) -> None:
+    """Makes every temporal kernel look at the current frame only.
+
+    Trained on single images, the VAE is then already a working, if stuttering, video VAE.
+    """
+    for name, module in vae.named_modules():
+        if not isinstance(module, nn.Conv3d) or module.kernel_size[0] != 3:
+            continue
+        if name.endswith("time_conv"):
+            channels = module.weight.shape[1]
+            copies = module.weight.shape[0] // channels
+            module.weight.zero_()
+            if module.bias is not None:
+                module.bias.zero_()
+            module.weight[:, :, 2, 0, 0] = torch.eye(channels).repeat(copies, 1)
+        else:
+            module.weight[:, :, :2] = 0
+            module.weight[:, :, 2] *= math.sqrt(3.0)
+
+
+def text_parameters(encoder: UMT5EncoderModel) -> dict[str, nn.Parameter]:
+    """The encoder's parameters under their published original names."""
+    named = {
+        to_original("text_encoder", "huggingface", n): p for n, p in encoder.named_parameters()
+    }
+    return {target[0]: parameter for target, parameter in named.items() if target is not None}

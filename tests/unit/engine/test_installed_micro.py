@@ -1,0 +1,34 @@
+"""What people install of the micro model: the model, its words, its colours; the recipe stays in the repository."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import engine.micro
+
+ROOT = Path(__file__).parents[3]
+MICRO = Path(engine.micro.__file__).parent
+WEIGHTS = {
+    "MODEL_CARD.md",
+    "config.json",
+    "dit.safetensors",
+    "latent_rgb.json",
+    "text_encoder.safetensors",
+    "tokenizer.json",
+    "vae.safetensors",
+}
+
+
+def test_the_package_holds_the_words_and_the_weights_alone() -> None:
+    names = {path.name for path in MICRO.iterdir()} - {"__pycache__"}
+    assert names == {"__init__.py", "grammar.py", "weights"}
+    assert {path.name for path in (MICRO / "weights").iterdir()} == WEIGHTS
+
+
+def test_the_wheel_is_made_of_the_four_packages() -> None:
+    """Each with all of its files: hatchling leaves out only what git ignores."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert table["tool"]["hatch"]["build"] == {
+        "targets": {"wheel": {"packages": ["presets", "store", "engine", "tui"]}}
+    }
