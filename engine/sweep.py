@@ -21,10 +21,11 @@ from msgspec import inspect
 
 from engine.pipelines.chain import route_of
 from engine.registry import check, settle
+from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.fields import Field, fields
 from presets.overrides import parse_overrides
-from presets.spec import RunSpec, encode_spec
+from presets.spec import RunSpec
 from presets.validation import to_plain
 from store.lineage.records import Segment
 

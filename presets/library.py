@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from presets.encoding import check_format
 from presets.errors import PresetError
 from presets.fields import build, did_you_mean, nearest
 from presets.overrides import nest, parse_overrides
 from presets.paths import user_preset_dir
-from presets.spec import FORMAT, PresetFile, RunSpec, check_format
+from presets.spec import FORMAT, PresetFile, RunSpec
 from presets.validation import settle_steps, to_plain, validate
 
 # Two prompts of the largest size and 64 extensions fit many times; more is not a preset.

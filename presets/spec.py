@@ -1,21 +1,14 @@
 """A run, described: frozen structs that say everything about what to make and nothing about how.
 
 The annotations are the one source of limits and help: validation, `--set`, the form and the JSON
-Schema all read them (see `fields.py`). Encoded bytes are canonical, with all defaults written
-out, so that a run keeps its meaning when a default changes later. Sizes are pixels, times are
-frames.
+Schema all read them (see `fields.py`). Sizes are pixels, times are frames.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
-
-from presets.errors import PresetError
-from presets.fields import build
-from presets.validation import settle_steps, validate
 
 # The version of the preset and run format that this code reads and writes.
 FORMAT = 1
@@ -280,41 +273,3 @@ class PresetFile(RunSpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
         str, Meta(max_length=64, description="name of the preset that fills in what is left out")
     ] = ""
     description: Annotated[str, Meta(max_length=1000, description="one line for lists")] = ""
-
-
-def encode_spec(spec: RunSpec) -> bytes:
-    """Canonical JSON: sorted keys, every default written out; `PresetError` if not valid."""
-    return msgspec.json.encode(validate(spec), order="sorted")
-
-
-def decode_spec(encoded: bytes) -> RunSpec:
-    """The spec of `encode_spec`'s bytes or of any JSON object of its keys; raises `PresetError`."""
-    try:
-        data = msgspec.json.decode(encoded)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise PresetError(f"a run specification must be JSON: {error}") from None
-    check_format(data)
-    return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))
-
-
-def check_format(data: object, *, source: str = "") -> None:
-    """Refuse data of a newer format; done before other checks, since its keys may be new too."""
-    version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
-    if type(version) is int and version > FORMAT:
-        raise PresetError(
-            f"{version} is newer than {FORMAT}, the newest that this modiff reads; update modiff",
-            key="format",
-            source=source,
-        )
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `RunSpec`; 4n+1 frames and finite numbers are beyond its words."""
-    return msgspec.json.schema(RunSpec)
-
-
-def preset_schema() -> dict[str, Any]:
-    """JSON Schema of a preset file: `RunSpec` and the keys about the preset, for editors that
-    know TOML.
-    """
-    return msgspec.json.schema(PresetFile)

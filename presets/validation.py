@@ -5,15 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from presets.errors import PresetError
 from presets.fields import build
-
-if TYPE_CHECKING:
-    from presets.spec import RunSpec
+from presets.spec import RunSpec
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64

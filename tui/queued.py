@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.compare.settings import flatten
+from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from tui.estimates import experience_with, likeness
 from tui.text import printable, shorten
 

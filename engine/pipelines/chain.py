@@ -16,8 +16,9 @@ import msgspec
 from engine.schedulers.course import Course, make_course, redirected
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update
+from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from store.keys import derive_key
 from store.lineage.records import RunRecord, Segment
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from presets.encoding import preset_schema
 from presets.errors import PresetError
 from presets.fields import fields, quote
 from presets.library import (
@@ -20,7 +21,7 @@ from presets.library import (
     preset_path,
 )
 from presets.paths import user_preset_dir
-from presets.spec import RunSpec, preset_schema
+from presets.spec import RunSpec
 from tui.failures import BAD_INPUT
 from tui.saving import extended_by, save_from
 from tui.text import columns, escaped, printable

@@ -30,10 +30,11 @@ from engine.pipelines.chain import (
 )
 from engine.pipelines.identities import Identities, device_type
 from engine.prompt import clean_prompt
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.fields import fields
 from presets.library import load_preset, override
-from presets.spec import RunSpec, decode_spec, encode_spec
+from presets.spec import RunSpec
 from store.index.index import open_index
 from store.lineage.records import Segment
 from store.store import Store, open_store

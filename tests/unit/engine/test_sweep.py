@@ -13,9 +13,9 @@ import pytest
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
 from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
+from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import decode_spec
 from store.store import open_store
 
 

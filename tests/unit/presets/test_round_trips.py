@@ -13,6 +13,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from presets.encoding import decode_spec, encode_spec
 from presets.fields import fields
 from presets.library import dump_preset, load_preset, save_preset
 from presets.spec import (
@@ -25,8 +26,6 @@ from presets.spec import (
     SchedulerSpec,
     TextEncoderSpec,
     VAESpec,
-    decode_spec,
-    encode_spec,
 )
 from presets.validation import to_plain, validate
 

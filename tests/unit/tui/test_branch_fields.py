@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset, override
-from presets.spec import encode_spec
 from tui.branch_fields import FIELDS, overrides_of, shares, values_of
 
 SPEC = load_preset("micro", ['prompt="a red circle"', "guidance.scale=2.5"])

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tui.lab import RunRow

@@ -11,9 +11,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
+from presets.encoding import decode_spec
 from presets.library import load_preset, save_preset
 from presets.paths import user_preset_dir
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from store.store import open_store
 from tests.opened import opened
 from tui.app import ModiffApp
