@@ -2,12 +2,17 @@
 
 The annotations are the one source of limits and help: validation, `--set`, the form and the JSON
 Schema all read them (see `fields.py`). Sizes are pixels, times are frames.
+
+An option of a component says in `Meta(extra=...)` how it counts in the key of a result (see
+`identity.py`): `place` for where something runs or lies, which changes no number, and `neutral` for
+the value at which an option does nothing. A neutral value never changes, even if the default does.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 # The version of the preset and run format that this code reads and writes.
@@ -42,7 +47,7 @@ Device = Annotated[
     Meta(
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)",
         description="where it runs; auto takes the best device that is there",
-        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"'},
+        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"', "place": True},
     ),
 ]
 DType = Annotated[
@@ -68,49 +73,86 @@ OptionValue = Annotated[
 _CHECKPOINT = 'weights: the name of a model (`modiff models list`), a path to a file or folder, or "builtin:micro"'
 
 
-class TextEncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+Options = Annotated[
+    dict[OptionName, OptionValue],
+    Meta(
+        max_length=64,
+        description="the component's own options, for one that is not built in",
+        extra={"neutral": {}},
+    ),
+]
+
+
+class ComponentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the components have in common: two are equal where they are written alike, and have one
+    hash then.
+    """
+
+    # as bytes, because to Python true equals 1, and because a table of options has no hash
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _written(self) == _written(other)
+
+    def __hash__(self) -> int:
+        return hash(_written(self))
+
+
+def _written(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
+class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which text encoder")] = "umt5"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     tokenizer: Annotated[
         FilePath,
         Meta(
-            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's"
+            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's",
+            extra={"place": True},
         ),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
+    options: Options = {}
 
 
-class DenoiserSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which denoiser")] = "wan-dit"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
     attention: Annotated[
-        ComponentName, Meta(description="attention backend; `modiff doctor` lists what works here")
+        ComponentName,
+        Meta(
+            description="attention backend; `modiff doctor` lists what works here",
+            extra={"neutral": "sdpa"},
+        ),
     ] = "sdpa"
+    options: Options = {}
 
 
-class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which video autoencoder")] = "wan-vae"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "fp32"
+    # Counts where it is not 0: chunks give the numbers of the whole clip up to rounding, and no test holds them to
+    # the same bits (tests/unit/models/test_wanvae.py allows 1e-5).
     chunk_frames: Annotated[
         int,
         Meta(
             ge=0,
             le=1 + (MAX_FRAMES - 1) // FRAME_STEP,
             description="latent frames decoded at a time, 0 for the whole clip; more takes memory",
+            extra={"neutral": 0},
         ),
     ] = 2
     tile_size: Annotated[
@@ -120,6 +162,7 @@ class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=MAX_SIDE,
             multiple_of=8,
             description="side of a decoded tile in pixels, 0 for whole frames; approximate",
+            extra={"neutral": 0},
         ),
     ] = 0
     tile_overlap: Annotated[
@@ -129,8 +172,10 @@ class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=MAX_SIDE // 2,
             multiple_of=8,
             description="pixels over which neighbouring tiles are blended, at most half a tile",
+            extra={"neutral": 64},
         ),
     ] = 64
+    options: Options = {}
 
 
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -78,5 +78,10 @@ def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
 
 def _likeness(spec: Mapping[str, Any]) -> str:
     scale = spec.get("guidance", {}).get("scale")
-    names = ("components", "extensions", "width", "height", "frames")
-    return json.dumps([*(spec.get(name) for name in names), scale == 1], sort_keys=True)
+    names = ("extensions", "width", "height", "frames")
+    # a run of before there were options is like one that has none
+    parts = {
+        kind: {name: value for name, value in part.items() if (name, value) != ("options", {})}
+        for kind, part in spec.get("components", {}).items()
+    }
+    return json.dumps([parts, *(spec.get(name) for name in names), scale == 1], sort_keys=True)

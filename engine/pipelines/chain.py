@@ -177,4 +177,6 @@ def identity_of(kind: str, part: Any, fingerprint: str) -> dict[str, Any]:
     settings = msgspec.to_builtins(part)
     for field in ("device", "checkpoint", "tokenizer"):
         settings.pop(field, None)
+    if not settings.get("options"):
+        settings.pop("options", None)  # as before there were any
     return {"kind": kind, "weights": fingerprint, **settings}

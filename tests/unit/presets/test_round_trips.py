@@ -9,13 +9,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
-import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from presets.encoding import decode_spec, encode_spec
 from presets.fields import fields
 from presets.library import dump_preset, load_preset, save_preset
+from presets.overrides import toml_value
 from presets.spec import (
     Components,
     DenoiserSpec,
@@ -73,6 +73,7 @@ def vaes(draw: st.DrawFn) -> VAESpec:
         chunk_frames=draw(st.integers(0, 257)),
         tile_size=tile_size,
         tile_overlap=8 * draw(st.integers(0, (tile_size or 128) // 16)),
+        options=draw(options),
     )
 
 
@@ -87,6 +88,7 @@ specs = st.builds(
             tokenizer=texts,
             device=devices,
             dtype=dtypes,
+            options=options,
         ),
         denoiser=st.builds(
             DenoiserSpec,
@@ -95,6 +97,7 @@ specs = st.builds(
             device=devices,
             dtype=dtypes,
             attention=names,
+            options=options,
         ),
         vae=vaes(),
     ),
@@ -187,9 +190,9 @@ def test_printed_presets_load_as_they_were(spec: RunSpec, tmp_path: Path) -> Non
 def test_every_key_can_be_set_by_an_override(spec: RunSpec) -> None:
     overrides = []
     for field in fields(RunSpec):
-        if field.key != "extensions":
+        if field.key != "extensions":  # given as values, the other way
             value = to_plain(attrgetter(field.key)(spec))
-            overrides.append(f"{field.key}={tomli_w.dumps({'v': value}).removeprefix('v = ')}")
+            overrides.append(f"{field.key}={toml_value(value)}")
     built = load_preset("micro", overrides, values={"extensions": spec.extensions})
     assert encode_spec(built) == encode_spec(spec)
 

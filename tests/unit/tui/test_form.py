@@ -271,3 +271,17 @@ def test_the_line_of_a_key_in_a_file():
     assert line_of(text, "scheduler.steps") == 3
     assert line_of(text, "components.vae.name") == 5
     assert line_of(text, "seed") == 0
+
+
+def test_options_of_a_component_are_typed_as_a_table(draft):
+    row = row_of(draft, "components.vae.options")
+    assert (row.kind, row.text, row.is_changed) == ("text", "{}", False)
+    changed = typed(draft, components__vae__options="{a = 1}")
+    assert check(changed).spec.components.vae.options == {"a": 1}
+    spec = check(changed).spec
+    emptied = typed(Draft("", spec), components__vae__options="{}")
+    assert check(emptied).spec.components.vae.options == {}
+    wrong = typed(draft, components__vae__options="a = 1")
+    assert check(wrong).errors == {
+        "components.vae.options": 'components.vae.options: expected a table, got "a = 1"'
+    }
