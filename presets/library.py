@@ -353,7 +353,7 @@ def _written(value: object) -> bytes:
 
 def _source(key: str, merged: Mapping[str, Any], layers: Sequence[_Layer]) -> str:
     """The file that set `key` last, or nothing when an override or a default did."""
-    path = key.split(".")
+    path = key.partition("[")[0].split(".")  # an item of an array is where the array is
     for layer in reversed(layers):
         found, value = _lookup(layer.values, path)
         if found:

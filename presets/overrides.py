@@ -21,6 +21,7 @@ from presets.validation import to_plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 
 
@@ -68,11 +69,12 @@ def toml_value(value: Any) -> str:
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case bool() | int():
             return str(value).lower()
-        case list():
+        case list() | tuple():
             return f"[{', '.join(map(toml_value, value))}]"
         case dict():
             inner = ", ".join(
-                f"{toml_value(name)} = {toml_value(part)}" for name, part in value.items()
+                f"{name if _BARE.match(name) else toml_value(name)} = {toml_value(part)}"
+                for name, part in value.items()
             )
             return f"{{{inner}}}"
     return repr(value)

@@ -210,13 +210,41 @@ class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
 
 
+Scale = Annotated[float, Meta(ge=0, le=100)]
+_PIECE = "{from = 0.0, to = 0.4, scale = 6.0}"
+
+
+class GuidancePiece(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scale for some of a run's steps; start and stop are shares of them, written `from` and `to`."""
+
+    start: Annotated[
+        float, Meta(ge=0, le=1, description="share of the steps at which it begins")
+    ] = msgspec.field(name="from")
+    stop: Annotated[
+        float, Meta(ge=0, le=1, description="share of the steps before which it ends")
+    ] = msgspec.field(name="to")
+    scale: Annotated[Scale, Meta(description="classifier-free guidance of these steps")]
+
+
 class GuidanceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """scale: of all steps, of each step, or of pieces of the run; `guidance.scales` has one for each."""
+
     scale: Annotated[
-        float,
+        Scale
+        | Annotated[
+            tuple[
+                Scale
+                | Annotated[GuidancePiece, Meta(extra={"expected": f"a piece like {_PIECE}"})],
+                ...,
+            ],
+            Meta(min_length=1, max_length=1000),
+        ],
         Meta(
-            ge=0,
-            le=100,
-            description="classifier-free guidance; 1 is none, with one model call a step",
+            description="classifier-free guidance; 1 is none, with one model call a step, as outside of all pieces",
+            extra={
+                "expected": "a finite number >= 0 and <= 100, an array of one for each step, "
+                f"or an array of pieces like {_PIECE}"
+            },
         ),
     ] = 5.0
 

@@ -77,11 +77,25 @@ def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
 
 
 def _likeness(spec: Mapping[str, Any]) -> str:
-    scale = spec.get("guidance", {}).get("scale")
     names = ("extensions", "width", "height", "frames")
     # a run of before there were options is like one that has none
     parts = {
         kind: {name: value for name, value in part.items() if (name, value) != ("options", {})}
         for kind, part in spec.get("components", {}).items()
     }
-    return json.dumps([parts, *(spec.get(name) for name in names), scale == 1], sort_keys=True)
+    return json.dumps([parts, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True)
+
+
+def _guided(spec: Mapping[str, Any]) -> float:
+    """The share of the steps that take two model calls."""
+    scale = spec.get("guidance", {}).get("scale")
+    if not isinstance(scale, list):
+        return float(scale != 1)
+    import msgspec
+
+    from presets.guidance import scales
+    from presets.spec import GuidanceSpec
+
+    num_steps = spec["scheduler"]["steps"]
+    found = scales(msgspec.convert({"scale": scale}, GuidanceSpec), num_steps)
+    return sum(each != 1 for each in found) / num_steps

@@ -6,6 +6,7 @@ it is; other values are TOML, as in `--set KEY=VALUE`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -166,12 +167,13 @@ def field_in(line: str) -> str:
 def line_of(text: str, key: str) -> int:
     """The line of a preset's TOML, from 0, that sets a dotted key; 0 where none does."""
     table = ""
+    wanted = re.sub(r"\[\d+\]", "", key)
     for number, line in enumerate(text.splitlines()):
         stripped = line.strip()
         if stripped.startswith("["):
             table = stripped.strip("[]").split("]")[0].strip() + "."
         name, equals, _ = stripped.partition("=")
-        if equals and key and f"{table}{name.strip()}" in (key, key.split("[")[0]):
+        if equals and key and f"{table}{name.strip()}" in (wanted, key.partition("[")[0]):
             return number
     return 0
 

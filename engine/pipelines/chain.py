@@ -18,6 +18,7 @@ from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update
 from presets.encoding import decode_spec
 from presets.errors import PresetError
+from presets.guidance import constant_scale
 from presets.spec import RunSpec
 from store.keys import derive_key
 from store.lineage.records import RunRecord, Segment
@@ -78,10 +79,12 @@ def course_of(spec: RunSpec) -> Course:
 def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
     """The route of a run: each segment's spec up to its stop, then its own.
 
-    Raises PresetError where a segment stops where its course has no step.
+    Raises PresetError where a segment stops where its course has no step, or guidance changes between steps.
     """
     specs = [*(decode_spec(segment.spec_json) for segment in segments), spec]
     stops = [segment.stop for segment in segments]
+    for each in specs:
+        constant_scale(each.guidance)
     course = course_of(specs[0])
     parts = []
     for start, stop, before, after in zip([0, *stops], stops, specs, specs[1:], strict=False):
@@ -102,7 +105,8 @@ def route_of_run(run: RunRecord) -> Route:
 
 def prompts_of(spec: RunSpec) -> tuple[str, ...]:
     """What is encoded for a step of this spec: the prompt and, where guidance needs it, the negative one."""
-    return (spec.prompt,) if spec.guidance.scale == 1 else (spec.prompt, spec.negative_prompt)
+    is_guided = constant_scale(spec.guidance) != 1
+    return (spec.prompt, spec.negative_prompt) if is_guided else (spec.prompt,)
 
 
 def text_key(encoder: Identity, cleaned_prompt: str) -> str:
@@ -145,7 +149,7 @@ def step_facts(
         "parent": parent,
         "timestep": course.timesteps[index],
         "update": _weights(course.updates[index]),
-        "guidance": float(spec.guidance.scale),
+        "guidance": constant_scale(spec.guidance),
         "conditioning": list(conditioning),
         "denoiser": dict(denoiser),
         "extensions": [[extension.name, dict(extension.options)] for extension in spec.extensions],

@@ -16,6 +16,7 @@ from engine.component import VAE, Denoiser, TextEncoder
 from engine.errors import RunFailed
 from engine.pipelines.chain import Route, latent_size, num_tokens, prompts_of, route_of
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
+from presets.guidance import constant_scale
 from presets.spec import RunSpec
 
 # Up to this many tokens both halves of the guidance go through the model in one batch: below it a call
@@ -135,7 +136,9 @@ def advance(
         spec = part.spec
         contexts, denoiser = contexts_of(spec), denoiser_of(spec)
         batched = num_tokens(spec) <= BATCHED_GUIDANCE_TOKENS
-        velocity_at = guided_velocity(denoiser, contexts, spec.guidance.scale, batched=batched)
+        velocity_at = guided_velocity(
+            denoiser, contexts, constant_scale(spec.guidance), batched=batched
+        )
         while state.step < stop:
             started = time.perf_counter()
             index = state.step

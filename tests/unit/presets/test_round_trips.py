@@ -11,6 +11,7 @@ from typing import Literal
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from presets.encoding import decode_spec, encode_spec
 from presets.fields import fields
@@ -20,6 +21,7 @@ from presets.spec import (
     Components,
     DenoiserSpec,
     ExtensionSpec,
+    GuidancePiece,
     GuidanceSpec,
     OutputSpec,
     RunSpec,
@@ -77,6 +79,28 @@ def vaes(draw: st.DrawFn) -> VAESpec:
     )
 
 
+@st.composite
+def guidances(draw: st.DrawFn) -> GuidanceSpec:
+    if draw(st.booleans()):
+        return GuidanceSpec(scale=draw(st.floats(0, 100)))
+    edges = sorted(draw(st.sets(st.floats(0, 1), min_size=2, max_size=6)))
+    pieces = [
+        GuidancePiece(start=start, stop=stop, scale=draw(st.floats(0, 100)))
+        for start, stop in zip(edges[::2], edges[1::2], strict=False)
+    ]
+    return GuidanceSpec(scale=tuple(draw(st.permutations(pieces))))
+
+
+@st.composite
+def with_a_scale_for_each_step(draw: st.DrawFn, run: RunSpec) -> RunSpec:
+    """The run as it is, or, where it has few steps, with a list of scales."""
+    if run.scheduler.steps > 20 or draw(st.booleans()):
+        return run
+    num_steps = run.scheduler.steps
+    scale = draw(st.lists(st.floats(0, 100), min_size=num_steps, max_size=num_steps))
+    return replace(run, guidance=GuidanceSpec(scale=tuple(scale)))
+
+
 specs = st.builds(
     RunSpec,
     components=st.builds(
@@ -110,7 +134,7 @@ specs = st.builds(
     seed=st.integers(0, 2**63 - 1),
     noise=st.sampled_from(["cpu", "wan"]),
     scheduler=schedulers(),
-    guidance=st.builds(GuidanceSpec, scale=st.floats(0, 100)),
+    guidance=guidances(),
     extensions=st.lists(st.builds(ExtensionSpec, name=names, options=options), max_size=3).map(
         tuple
     ),
@@ -122,7 +146,7 @@ specs = st.builds(
             st.sampled_from(["video", "frames", "latents"]), min_size=1, max_size=3, unique=True
         ).map(tuple),
     ),
-)
+).flatmap(with_a_scale_for_each_step)
 few = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
