@@ -16,9 +16,9 @@ import msgspec
 from engine.launch import ensure_engine
 from engine.outputs import default_output, folder_problem
 from engine.pipelines.chain import route_of, route_of_run
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import override
-from presets.spec import decode_spec, encode_spec
 from presets.validation import validate
 from store.lineage.events import RunFinished, RunResumed
 from store.lineage.records import QUEUED, RUNNING, Segment

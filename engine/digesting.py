@@ -25,7 +25,7 @@ from engine.checkpoints.digests import (
 )
 from engine.component import KINDS
 from engine.logs import one_line
-from presets.spec import decode_spec
+from presets.encoding import decode_spec
 from store.index.index import Index, open_index
 
 JOIN_SECONDS = 1.0

@@ -21,10 +21,11 @@ from msgspec import inspect
 
 from engine.pipelines.chain import route_of
 from engine.registry import check, settle
+from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.fields import Field, fields
-from presets.overrides import parse_overrides
-from presets.spec import RunSpec, encode_spec
+from presets.overrides import parse_overrides, toml_value
+from presets.spec import RunSpec
 from presets.validation import to_plain
 from store.lineage.records import Segment
 
@@ -263,5 +264,7 @@ def _is_long(field: Field) -> bool:
 
 def _slug(value: Any) -> str:
     """A value as a part of a file name."""
+    if isinstance(value, tuple):
+        value = toml_value(to_plain(value))
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^\w.+-]+", "-", text)[:_MAX_SLUG].strip("-.") or "-"

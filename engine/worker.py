@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Protocol
 from engine.digesting import Digester
 from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.logs import log_path, one_line, start_logging
+from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from store import locks
 from store.errors import StoreBusy, StoreError, StoreFull
 from store.lineage.queue import new_id

@@ -24,6 +24,8 @@ from presets.errors import PresetError
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_TABLES = (inspect.StructType, inspect.DictType)
+
 # Longer text is named by its size in messages, never echoed.
 _MAX_ECHO = 60
 
@@ -172,6 +174,10 @@ def _explain(
 ) -> PresetError:
     """The refusal for the first part of `value`, which is known not to fit `annotation`."""
     node, _, extra = _unwrap(annotation)
+    if isinstance(node, inspect.UnionType):
+        option = _option_like(value, annotation)
+        if option is not None:
+            return _explain(value, option, key, root)
     parts: Iterator[tuple[object, object, str]] = iter(())
     if isinstance(node, inspect.StructType) and isinstance(value, Mapping):
         known = {info.encode_name: info for info in structs.fields(node.cls)}
@@ -198,6 +204,22 @@ def _explain(
         if not _converts(part, part_annotation):
             return _explain(part, part_annotation, part_key, root)
     return _refusal(value, node, extra, key)
+
+
+def _option_like(value: object, annotation: object) -> object | None:
+    """Of a union that takes arrays or tables the option that is meant by `value`; None where there is none."""
+    options = [(option, _unwrap(option)[0]) for option in _arguments(annotation)]
+    if not any(isinstance(node, (*_TABLES, inspect.VarTupleType)) for _, node in options):
+        return None
+    wanted: tuple[type[inspect.Type], ...] = ()
+    match value:
+        case Mapping():
+            wanted = _TABLES
+        case list() | tuple():
+            wanted = (inspect.VarTupleType,)
+        case int() | float() if not isinstance(value, bool):
+            wanted = (inspect.FloatType, inspect.IntType)
+    return next((option for option, node in options if isinstance(node, wanted)), None)
 
 
 def _converts(value: object, annotation: object) -> bool:

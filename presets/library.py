@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from presets.encoding import check_format
 from presets.errors import PresetError
-from presets.fields import build, did_you_mean, nearest
+from presets.fields import build, did_you_mean, groups, nearest
 from presets.overrides import nest, parse_overrides
 from presets.paths import user_preset_dir
-from presets.spec import FORMAT, PresetFile, RunSpec, check_format
+from presets.spec import FORMAT, PresetFile, RunSpec
 from presets.validation import settle_steps, to_plain, validate
 
 # Two prompts of the largest size and 64 extensions fit many times; more is not a preset.
@@ -321,31 +322,38 @@ def _too_large(path: Path, data: bytes, num_bytes: int) -> PresetError:
     )
 
 
-def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Tables key by key, everything else as a whole; `base` is changed, `changes` is not."""
+def _merge(base: dict[str, Any], changes: Mapping[str, Any], prefix: str = "") -> None:
+    """Tables of settings key by key, everything else, options too, as a whole; `base` is changed, `changes` is
+    not.
+    """
     for key, value in changes.items():
-        if isinstance(value, Mapping):
-            own = base.setdefault(key, {})
-            _merge(own, value)
+        if prefix + key in groups(RunSpec):
+            _merge(base.setdefault(key, {}), value, f"{prefix}{key}.")
         else:
             base[key] = value
 
 
-def _differences(values: Mapping[str, Any], parent: Mapping[str, Any]) -> dict[str, Any]:
+def _differences(
+    values: Mapping[str, Any], parent: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            if inner := _differences(value, parent[key]):
+        if prefix + key in groups(RunSpec):
+            if inner := _differences(value, parent[key], f"{prefix}{key}."):
                 changed[key] = inner
         # As bytes, because to Python true equals 1 and 1 equals 1.0.
-        elif msgspec.json.encode(value) != msgspec.json.encode(parent[key]):
+        elif _written(value) != _written(parent[key]):
             changed[key] = value
     return changed
 
 
+def _written(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
 def _source(key: str, merged: Mapping[str, Any], layers: Sequence[_Layer]) -> str:
     """The file that set `key` last, or nothing when an override or a default did."""
-    path = key.split(".")
+    path = key.partition("[")[0].split(".")  # an item of an array is where the array is
     for layer in reversed(layers):
         found, value = _lookup(layer.values, path)
         if found:

@@ -6,6 +6,7 @@ an error names the key as it was typed.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from presets.validation import to_plain
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z")
 
 
@@ -57,6 +59,25 @@ def nest(values: Mapping[str, object]) -> dict[str, Any]:
         group[leaf] = to_plain(value)
     build(nested, RunSpec)
     return nested
+
+
+def toml_value(value: Any) -> str:
+    """Plain data as a TOML value on one line, as `--set` takes it."""
+    match value:
+        case str():
+            # a JSON string is a TOML string, but for DEL
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case bool() | int():
+            return str(value).lower()
+        case list() | tuple():
+            return f"[{', '.join(map(toml_value, value))}]"
+        case dict():
+            inner = ", ".join(
+                f"{name if _BARE.match(name) else toml_value(name)} = {toml_value(part)}"
+                for name, part in value.items()
+            )
+            return f"{{{inner}}}"
+    return repr(value)
 
 
 def _field(key: str) -> Field:

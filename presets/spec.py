@@ -1,21 +1,19 @@
 """A run, described: frozen structs that say everything about what to make and nothing about how.
 
 The annotations are the one source of limits and help: validation, `--set`, the form and the JSON
-Schema all read them (see `fields.py`). Encoded bytes are canonical, with all defaults written
-out, so that a run keeps its meaning when a default changes later. Sizes are pixels, times are
-frames.
+Schema all read them (see `fields.py`). Sizes are pixels, times are frames.
+
+An option of a component says in `Meta(extra=...)` how it counts in the key of a result (see
+`identity.py`): `place` for where something runs or lies, which changes no number, and `neutral` for
+the value at which an option does nothing. A neutral value never changes, even if the default does.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-
-from presets.errors import PresetError
-from presets.fields import build
-from presets.validation import settle_steps, validate
 
 # The version of the preset and run format that this code reads and writes.
 FORMAT = 1
@@ -49,7 +47,7 @@ Device = Annotated[
     Meta(
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)",
         description="where it runs; auto takes the best device that is there",
-        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"'},
+        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"', "place": True},
     ),
 ]
 DType = Annotated[
@@ -75,49 +73,86 @@ OptionValue = Annotated[
 _CHECKPOINT = 'weights: the name of a model (`modiff models list`), a path to a file or folder, or "builtin:micro"'
 
 
-class TextEncoderSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+Options = Annotated[
+    dict[OptionName, OptionValue],
+    Meta(
+        max_length=64,
+        description="the component's own options, for one that is not built in",
+        extra={"neutral": {}},
+    ),
+]
+
+
+class ComponentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the components have in common: two are equal where they are written alike, and have one
+    hash then.
+    """
+
+    # as bytes, because to Python true equals 1, and because a table of options has no hash
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and _written(self) == _written(other)
+
+    def __hash__(self) -> int:
+        return hash(_written(self))
+
+
+def _written(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
+class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which text encoder")] = "umt5"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     tokenizer: Annotated[
         FilePath,
         Meta(
-            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's"
+            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's",
+            extra={"place": True},
         ),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
+    options: Options = {}
 
 
-class DenoiserSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which denoiser")] = "wan-dit"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
     attention: Annotated[
-        ComponentName, Meta(description="attention backend; `modiff doctor` lists what works here")
+        ComponentName,
+        Meta(
+            description="attention backend; `modiff doctor` lists what works here",
+            extra={"neutral": "sdpa"},
+        ),
     ] = "sdpa"
+    options: Options = {}
 
 
-class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[ComponentName, Meta(description="which video autoencoder")] = "wan-vae"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT),
+        Meta(description=_CHECKPOINT, extra={"place": True}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "fp32"
+    # Counts where it is not 0: chunks give the numbers of the whole clip up to rounding, and no test holds them to
+    # the same bits (tests/unit/models/test_wanvae.py allows 1e-5).
     chunk_frames: Annotated[
         int,
         Meta(
             ge=0,
             le=1 + (MAX_FRAMES - 1) // FRAME_STEP,
             description="latent frames decoded at a time, 0 for the whole clip; more takes memory",
+            extra={"neutral": 0},
         ),
     ] = 2
     tile_size: Annotated[
@@ -127,6 +162,7 @@ class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=MAX_SIDE,
             multiple_of=8,
             description="side of a decoded tile in pixels, 0 for whole frames; approximate",
+            extra={"neutral": 0},
         ),
     ] = 0
     tile_overlap: Annotated[
@@ -136,8 +172,10 @@ class VAESpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             le=MAX_SIDE // 2,
             multiple_of=8,
             description="pixels over which neighbouring tiles are blended, at most half a tile",
+            extra={"neutral": 64},
         ),
     ] = 64
+    options: Options = {}
 
 
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,13 +210,41 @@ class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = ()
 
 
+Scale = Annotated[float, Meta(ge=0, le=100)]
+_PIECE = "{from = 0.0, to = 0.4, scale = 6.0}"
+
+
+class GuidancePiece(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scale for some of a run's steps; start and stop are shares of them, written `from` and `to`."""
+
+    start: Annotated[
+        float, Meta(ge=0, le=1, description="share of the steps at which it begins")
+    ] = msgspec.field(name="from")
+    stop: Annotated[
+        float, Meta(ge=0, le=1, description="share of the steps before which it ends")
+    ] = msgspec.field(name="to")
+    scale: Annotated[Scale, Meta(description="classifier-free guidance of these steps")]
+
+
 class GuidanceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """scale: of all steps, of each step, or of pieces of the run; `guidance.scales` has one for each."""
+
     scale: Annotated[
-        float,
+        Scale
+        | Annotated[
+            tuple[
+                Scale
+                | Annotated[GuidancePiece, Meta(extra={"expected": f"a piece like {_PIECE}"})],
+                ...,
+            ],
+            Meta(min_length=1, max_length=1000),
+        ],
         Meta(
-            ge=0,
-            le=100,
-            description="classifier-free guidance; 1 is none, with one model call a step",
+            description="classifier-free guidance; 1 is none, with one model call a step, as outside of all pieces",
+            extra={
+                "expected": "a finite number >= 0 and <= 100, an array of one for each step, "
+                f"or an array of pieces like {_PIECE}"
+            },
         ),
     ] = 5.0
 
@@ -280,41 +346,3 @@ class PresetFile(RunSpec, frozen=True, kw_only=True, forbid_unknown_fields=True)
         str, Meta(max_length=64, description="name of the preset that fills in what is left out")
     ] = ""
     description: Annotated[str, Meta(max_length=1000, description="one line for lists")] = ""
-
-
-def encode_spec(spec: RunSpec) -> bytes:
-    """Canonical JSON: sorted keys, every default written out; `PresetError` if not valid."""
-    return msgspec.json.encode(validate(spec), order="sorted")
-
-
-def decode_spec(encoded: bytes) -> RunSpec:
-    """The spec of `encode_spec`'s bytes or of any JSON object of its keys; raises `PresetError`."""
-    try:
-        data = msgspec.json.decode(encoded)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise PresetError(f"a run specification must be JSON: {error}") from None
-    check_format(data)
-    return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))
-
-
-def check_format(data: object, *, source: str = "") -> None:
-    """Refuse data of a newer format; done before other checks, since its keys may be new too."""
-    version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
-    if type(version) is int and version > FORMAT:
-        raise PresetError(
-            f"{version} is newer than {FORMAT}, the newest that this modiff reads; update modiff",
-            key="format",
-            source=source,
-        )
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `RunSpec`; 4n+1 frames and finite numbers are beyond its words."""
-    return msgspec.json.schema(RunSpec)
-
-
-def preset_schema() -> dict[str, Any]:
-    """JSON Schema of a preset file: `RunSpec` and the keys about the preset, for editors that
-    know TOML.
-    """
-    return msgspec.json.schema(PresetFile)

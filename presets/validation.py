@@ -5,15 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from presets.errors import PresetError
 from presets.fields import build
-
-if TYPE_CHECKING:
-    from presets.spec import RunSpec
+from presets.guidance import scales
+from presets.spec import GuidancePiece, RunSpec
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
@@ -28,6 +27,7 @@ def validate(spec: RunSpec) -> RunSpec:
     spec = build(to_plain(spec), type(spec))
     _check_sigmas(spec)
     _check_grid(spec)
+    _check_guidance(spec)
     _check_tiles(spec)
     _check_kinds(spec)
     return spec
@@ -39,7 +39,8 @@ def to_plain(value: object) -> Any:
     `msgspec.to_builtins` would turn bytes and dates into text, and so make a wrong type look right.
     """
     if isinstance(value, msgspec.Struct):
-        return {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        return {encoded: to_plain(getattr(value, name)) for name, encoded in names}
     if isinstance(value, dict):
         return {name: to_plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -88,6 +89,27 @@ def _check_grid(spec: RunSpec) -> None:
             "choose another solver or give scheduler.sigmas",
             key="scheduler.grid",
         )
+
+
+def _check_guidance(spec: RunSpec) -> None:
+    scales(spec.guidance, spec.scheduler.steps)
+    listed = spec.guidance.scale if isinstance(spec.guidance.scale, tuple) else ()
+    pieces = [(i, piece) for i, piece in enumerate(listed) if isinstance(piece, GuidancePiece)]
+    for i, piece in pieces:
+        if piece.start >= piece.stop:
+            raise PresetError(
+                f"expected more than {piece.start}, where the piece begins, got {piece.stop}",
+                key=f"guidance.scale[{i}].to",
+            )
+    pieces.sort(key=lambda each: each[1].start)
+    for (i, before), (j, after) in pairwise(pieces):
+        if after.start < before.stop:
+            first, second = sorted((i, j))
+            raise PresetError(
+                f"overlaps guidance.scale[{first}]: they are from {before.start} to {before.stop} "
+                f"and from {after.start} to {after.stop}",
+                key=f"guidance.scale[{second}]",
+            )
 
 
 def _check_tiles(spec: RunSpec) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from presets.spec import RunSpec, decode_spec, encode_spec
+from presets.encoding import decode_spec, encode_spec
+from presets.spec import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.bundle.exporting import export_bundle

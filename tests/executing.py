@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.errors import RunPaused
 from engine.pipelines.runner import Runner
-from presets.spec import decode_spec
+from presets.encoding import decode_spec
 from store.lineage.events import Event, PlanMade, StepFinished
 
 # To be registered by whoever opens the store.

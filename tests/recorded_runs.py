@@ -11,8 +11,9 @@ from torch import Tensor
 
 from engine.media import encode_video
 from engine.schedulers.scheduler import SolverState, create_scheduler
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import RunSpec, encode_spec
+from presets.spec import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.keys import derive_key

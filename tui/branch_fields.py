@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.compare.settings import flatten
+from presets.overrides import toml_value
 from tui.options import text_override
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tui.lab import At
 
 TEXTS = ("prompt", "negative_prompt")
@@ -26,14 +24,19 @@ FIELDS = (
 
 def values_of(spec: Mapping[str, Any]) -> dict[str, str]:
     """What a run has in the fields, as it is typed; "" for what its spec does not say."""
-    flat = flatten(spec)
-    return {key: _typed(flat.get(key)) for key in FIELDS}
+    return {key: _typed(_value(spec, key.split("."))) for key in FIELDS}
+
+
+def _value(spec: object, path: Sequence[str]) -> object:
+    for name in path:
+        spec = spec.get(name) if isinstance(spec, Mapping) else None
+    return spec
 
 
 def _typed(value: object) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else toml_value(value)
 
 
 def overrides_of(before: Mapping[str, str], typed: Mapping[str, str], more: str) -> list[str]:

@@ -77,6 +77,25 @@ def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
 
 
 def _likeness(spec: Mapping[str, Any]) -> str:
+    names = ("extensions", "width", "height", "frames")
+    # a run of before there were options is like one that has none
+    parts = {
+        kind: {name: value for name, value in part.items() if (name, value) != ("options", {})}
+        for kind, part in spec.get("components", {}).items()
+    }
+    return json.dumps([parts, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True)
+
+
+def _guided(spec: Mapping[str, Any]) -> float:
+    """The share of the steps that take two model calls."""
     scale = spec.get("guidance", {}).get("scale")
-    names = ("components", "extensions", "width", "height", "frames")
-    return json.dumps([*(spec.get(name) for name in names), scale == 1], sort_keys=True)
+    if not isinstance(scale, list):
+        return float(scale != 1)
+    import msgspec
+
+    from presets.guidance import scales
+    from presets.spec import GuidanceSpec
+
+    num_steps = spec["scheduler"]["steps"]
+    found = scales(msgspec.convert({"scale": scale}, GuidanceSpec), num_steps)
+    return sum(each != 1 for each in found) / num_steps

@@ -6,12 +6,11 @@ it is; other values are TOML, as in `--set KEY=VALUE`.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 from msgspec import inspect
@@ -19,7 +18,7 @@ from msgspec import inspect
 from presets.errors import PresetError
 from presets.fields import Field, fields
 from presets.library import override
-from presets.overrides import nest, parse_overrides
+from presets.overrides import nest, parse_overrides, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain
 
@@ -149,7 +148,7 @@ def text_of(draft: Draft, checked: Checked, key: str) -> str:
 def value_text(spec: RunSpec, key: str) -> str:
     """A value as it is typed: text as it is, all else as TOML on one line."""
     value = attrgetter(key)(spec)
-    return value if isinstance(value, str) else _toml(to_plain(value))
+    return value if isinstance(value, str) else toml_value(to_plain(value))
 
 
 def field_key(key: str) -> str:
@@ -168,12 +167,13 @@ def field_in(line: str) -> str:
 def line_of(text: str, key: str) -> int:
     """The line of a preset's TOML, from 0, that sets a dotted key; 0 where none does."""
     table = ""
+    wanted = re.sub(r"\[\d+\]", "", key)
     for number, line in enumerate(text.splitlines()):
         stripped = line.strip()
         if stripped.startswith("["):
             table = stripped.strip("[]").split("]")[0].strip() + "."
         name, equals, _ = stripped.partition("=")
-        if equals and key and f"{table}{name.strip()}" in (key, key.split("[")[0]):
+        if equals and key and f"{table}{name.strip()}" in (wanted, key.partition("[")[0]):
             return number
     return 0
 
@@ -201,22 +201,9 @@ def takes_text(key: str) -> bool:
 def _differing(base: RunSpec, spec: RunSpec) -> Iterable[str]:
     # as bytes, because to Python true equals 1 and 1 equals 1.0
     return [
-        key
-        for key in FIELDS
-        if msgspec.json.encode(attrgetter(key)(base)) != msgspec.json.encode(attrgetter(key)(spec))
+        key for key in FIELDS if _written(attrgetter(key)(base)) != _written(attrgetter(key)(spec))
     ]
 
 
-def _toml(value: Any) -> str:
-    match value:
-        case str():
-            # a JSON string is a TOML string, but for DEL
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case bool() | int():
-            return str(value).lower()
-        case list():
-            return f"[{', '.join(map(_toml, value))}]"
-        case dict():
-            inner = ", ".join(f"{_toml(name)} = {_toml(part)}" for name, part in value.items())
-            return f"{{{inner}}}"
-    return repr(value)
+def _written(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import inspect
 
+from presets.validation import to_plain
 from tui.form import FIELDS, text_of, value_text
+from tui.guidance_words import scale_told
 from tui.sections import SECTIONS
 from tui.text import printable
 
@@ -86,7 +88,7 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             return f"{spec.scheduler.name}, {spec.scheduler.steps} steps"
         case "guidance":
             added = f", {len(spec.extensions)} extensions" if spec.extensions else ""
-            return f"scale {spec.guidance.scale:g}{added}"
+            return f"scale {scale_told(to_plain(spec.guidance.scale))}{added}"
         case "size":
             return f"{spec.width}x{spec.height}x{spec.frames}, seed {spec.seed}"
         case "keep":
@@ -116,6 +118,8 @@ def stepped(key: str, text: str, up: int) -> str:
     """The number in a field, so many steps of its grid higher or lower, within its limits; unchanged where the
     text is no number."""
     node, extra = FIELDS[key].type, FIELDS[key].extra
+    if isinstance(node, inspect.UnionType):
+        node = _number_of(node) or node
     try:
         value = float(text) if isinstance(node, inspect.FloatType) else int(text)
     except ValueError:
@@ -135,10 +139,18 @@ def stepped(key: str, text: str, up: int) -> str:
     return str(min(max(origin + place * step, low), high))
 
 
+def takes_number(key: str) -> bool:
+    """Whether a field takes a number, alone or beside other things."""
+    node = FIELDS[key].type
+    if isinstance(node, inspect.UnionType):
+        return _number_of(node) is not None
+    return isinstance(node, inspect.IntType | inspect.FloatType)
+
+
 def _row(key: str, draft: Draft, checked: Checked, known: tuple[str, ...]) -> FormRow:
     field = FIELDS[key]
-    kind, choices = _kind(field, known)
     text = text_of(draft, checked, key)
+    kind, choices = _kind(field, known, text)
     if kind == "choice" and text not in choices:
         choices = (text, *choices)
     return FormRow(
@@ -156,13 +168,15 @@ def _row(key: str, draft: Draft, checked: Checked, known: tuple[str, ...]) -> Fo
     )
 
 
-def _kind(field: Field, known: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
+def _kind(field: Field, known: tuple[str, ...], text: str) -> tuple[Kind, tuple[str, ...]]:
     match field.type:
         case inspect.BoolType():
             return "switch", ("false", "true")
         case inspect.LiteralType(values):
             return "choice", tuple(map(str, values))
         case inspect.IntType() | inspect.FloatType():
+            return "number", ()
+        case inspect.UnionType() if _number_of(field.type) and not text.lstrip().startswith("["):
             return "number", ()
         case inspect.VarTupleType(inspect.LiteralType(values)):
             return "list", tuple(map(str, values))
@@ -172,6 +186,12 @@ def _kind(field: Field, known: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
             return "path", ()
     names_component = field.key.endswith((".name", ".attention"))
     return ("choice", known) if names_component and known else ("text", ())
+
+
+def _number_of(union: inspect.UnionType) -> inspect.Type | None:
+    """The number that a field takes beside lists, None where it takes none."""
+    options = [each.type if isinstance(each, inspect.Metadata) else each for each in union.types]
+    return next((each for each in options if isinstance(each, inspect.FloatType)), None)
 
 
 def _part(name: str, part: object) -> str:

@@ -622,7 +622,7 @@ def _previews(index: Index, step_keys: Sequence[str]) -> dict[str, Preview]:
 
 
 def _decode_seconds(store: Store, run_id: str) -> float | None:
-    from presets.spec import decode_spec
+    from presets.encoding import decode_spec
     from tui.estimates import experience_with
 
     return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine.compare.settings import Difference, Settings, flatten
+from tui.guidance_words import scale_told
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ def _changes(parent: RunRecord, child: RunRecord) -> tuple[Difference, ...]:
 @lru_cache(maxsize=2048)
 def _settings(spec_json: bytes) -> Settings:
     """Cached: the list of runs asks for the same ones again and again."""
-    return flatten(json.loads(spec_json))
+    spec = json.loads(spec_json)
+    guidance = spec.get("guidance")
+    if isinstance(guidance, dict) and isinstance(scale := guidance.get("scale"), list):
+        guidance["scale"] = tuple(scale)  # one value, which `flatten` leaves whole
+    return flatten(spec)
 
 
 def told(relative: Relative) -> str:
@@ -109,7 +114,11 @@ def change_told(change: Difference) -> str:
     key = change.key.removeprefix("components.")
     if key.endswith("prompt"):
         return f"{key} {shown(change.b, 2 * _MAX_VALUE)}"
-    return f"{key} {shown(change.a)}→{shown(change.b)}"
+    return f"{key} {_side(change.a)}→{_side(change.b)}"
+
+
+def _side(value: object) -> str:
+    return shorten(scale_told(value), _MAX_VALUE) if isinstance(value, tuple) else shown(value)
 
 
 def shown(value: object, width: int = _MAX_VALUE) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.micro.grammar import unknown_words
+from presets.guidance import scales
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def unknown_words_warning(spec: RunSpec) -> str:
     the micro model, or knows them all."""
     if spec.components.denoiser.checkpoint != BUILTIN_MICRO:
         return ""
-    prompts = [spec.prompt] if spec.guidance.scale == 1 else [spec.prompt, spec.negative_prompt]
+    is_guided = any(scale != 1 for scale in scales(spec.guidance, spec.scheduler.steps))
+    prompts = [spec.prompt, spec.negative_prompt] if is_guided else [spec.prompt]
     unknown = list(dict.fromkeys(word for text in prompts for word in unknown_words(text)))
     if not unknown:
         return ""

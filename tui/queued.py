@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.compare.settings import flatten
+from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from tui.estimates import experience_with, likeness
+from tui.guidance_words import scale_told
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
     if not preset:
         return []
     return [
-        f"{_short(key)} {_shown(value)}"
+        f"{_short(key)} {_shown(_scale(value) if key == 'guidance.scale' else value)}"
         for key, value in _flat(spec).items()
         if json.dumps(value) != json.dumps(preset.get(key))
         and not key.startswith(_NOT_TOLD)
@@ -90,6 +92,10 @@ def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
 def _short(key: str) -> str:
     parts = key.split(".")
     return ".".join(parts[-2:] if parts[-1] in _VAGUE else parts[-1:])
+
+
+def _scale(value: object) -> object:
+    return scale_told(value) if isinstance(value, tuple) else value
 
 
 def _shown(value: object) -> str:

@@ -177,7 +177,7 @@ async def remove(app: ModiffApp, rows: Sequence[RunRow]) -> bool:
 
 def load(app: ModiffApp, row: RunRow) -> None:
     """The settings of a run into the form. Raises PresetError where this version cannot read them."""
-    from presets.spec import decode_spec
+    from presets.encoding import decode_spec
 
     app.compose_with(decode_spec(row.record.spec_json), row.record.preset)
 

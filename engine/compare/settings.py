@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
+from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.spec import decode_spec
 from store.lineage.records import RunRecord
 
 # Read once, after the last step: an earlier segment's own values of these have no effect.

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.lineage import events
 from store.lineage.events import MemorySampled, Message, RunStarted, StageStarted, StepFinished
 from store.store import Store, open_store

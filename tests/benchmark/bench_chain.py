@@ -62,7 +62,7 @@ class Bench:
 
     def execute(self, run_id: str) -> float:
         """Wall seconds of the run that is first in the queue, from plan to written file."""
-        from presets.spec import decode_spec
+        from presets.encoding import decode_spec
 
         run = self.store.lease(ENGINE)
         assert run is not None

@@ -16,8 +16,8 @@ from textual.widgets import Input, Static
 
 from engine.client import follow, submit
 from engine.launch import ensure_engine
+from presets.encoding import decode_spec
 from presets.library import load_preset
-from presets.spec import decode_spec
 from store.store import Store, open_store
 from tests.opened import opened
 from tui.app import ModiffApp

@@ -15,8 +15,8 @@ from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.client import follow
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.index.index import open_index
 from store.lineage.events import RunFinished
 from store.store import open_store

@@ -22,8 +22,9 @@ from engine.checkpoints.locate import locate
 from engine.pipelines import journal, stages
 from engine.pipelines.runner import Runner
 from engine.worker import Worker, main
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import RunSpec, encode_spec
+from presets.spec import RunSpec
 from store.blobs.blobs import blob_path
 from store.database.database import immediate
 from store.lineage.events import (

@@ -23,9 +23,9 @@ from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
 from engine.registry import settle
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import decode_spec, encode_spec
 from store.errors import StoreDamaged
 from store.lineage.events import (
     Message,

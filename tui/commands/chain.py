@@ -222,8 +222,8 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
     """What a branch will write and where; its run's own path is never its own."""
     import msgspec
 
+    from presets.encoding import decode_spec
     from presets.library import override
-    from presets.spec import decode_spec
 
     before = decode_spec(spec_json)
     spec = override(before, changes)

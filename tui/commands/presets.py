@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from presets.encoding import preset_schema
 from presets.errors import PresetError
-from presets.fields import fields, quote
+from presets.fields import fields
 from presets.library import (
     PresetInfo,
     dump_preset,
@@ -19,8 +20,10 @@ from presets.library import (
     load_preset,
     preset_path,
 )
+from presets.overrides import toml_value
 from presets.paths import user_preset_dir
-from presets.spec import RunSpec, preset_schema
+from presets.spec import RunSpec
+from presets.validation import to_plain
 from tui.failures import BAD_INPUT
 from tui.saving import extended_by, save_from
 from tui.text import columns, escaped, printable
@@ -200,9 +203,7 @@ def _print_keys(*, as_json: bool) -> None:
         )
         return
     for field in found:
-        default = list(field.default) if isinstance(field.default, tuple) else field.default
-        shown = json.dumps(default) if isinstance(default, list) else quote(default)
-        click.echo(f"{field.key} = {shown}")
+        click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
         click.echo(f"    {field.description}. Takes {field.expected}")
 
 

@@ -65,7 +65,7 @@ def replay(
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
-    from presets.spec import decode_spec
+    from presets.encoding import decode_spec
     from store.store import open_store
     from tui.following import Manner, follow_queued
     from tui.outputs import check_output

@@ -176,8 +176,8 @@ def _trusted_line(done: Imported) -> str:
 
 def _check_spec(encoded: bytes) -> None:
     """BundleRefused for a run specification that is not valid."""
+    from presets.encoding import decode_spec
     from presets.errors import PresetError
-    from presets.spec import decode_spec
     from store.bundle.strict import BundleRefused
 
     try:

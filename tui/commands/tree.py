@@ -118,7 +118,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     for name, value in values.items():
         if isinstance(value, dict) and value:
             found |= _flat(value, f"{prefix}{name}.")
-        else:
+        elif value != {}:
             found[prefix + name] = value
     return found
 

@@ -11,7 +11,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, Static
 from textual.worker import WorkerCancelled
 
-from presets.spec import decode_spec
+from presets.encoding import decode_spec
 from tui import queue_text
 from tui.again import Again
 from tui.frame import TopLine

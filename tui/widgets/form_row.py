@@ -13,7 +13,7 @@ from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Input
 
-from tui.form_sections import stepped
+from tui.form_sections import stepped, takes_number
 from tui.text import printable, shorten
 from tui.widgets.choice_line import ChoiceLine
 
@@ -84,6 +84,7 @@ class RowEditor(Widget):
     RowEditor > .row-editor--error { color: $text-error; }
     RowEditor > Input, RowEditor > ChoiceLine { margin-left: 16; width: 1fr; }
     RowEditor > NumberInput { width: 20; }
+    RowEditor > NumberInput.-long { width: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "app.focus_previous", "Field above", show=False, id="form.previous"),
@@ -98,8 +99,10 @@ class RowEditor(Widget):
         row = self.row
         if row.choices:
             yield ChoiceLine(row.choices, self._chosen(), many=row.kind == "list")
-        elif row.kind == "number":
-            yield NumberInput(row.key, row.text)
+        elif row.kind == "number" or takes_number(row.key):
+            editor = NumberInput(row.key, row.text)
+            editor.set_class(row.kind != "number", "-long")
+            yield editor
         else:
             suggester = SuggestFromList(row.suggestions) if row.suggestions else None
             yield Input(row.text, compact=True, select_on_focus=False, suggester=suggester)
@@ -136,6 +139,8 @@ class RowEditor(Widget):
                 editor.cursor_position = len(row.text)
             else:
                 editor.show(row.choices, self._chosen())
+        if self.is_filled and isinstance(self.editor, NumberInput):
+            self.editor.set_class(row.kind != "number", "-long")
         self.refresh(layout=True)
 
     def put(self, text: str) -> None:

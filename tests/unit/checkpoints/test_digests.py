@@ -25,8 +25,8 @@ from engine.checkpoints.digests import (
 )
 from engine.digesting import Digester
 from engine.errors import CheckpointError
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.index.index import open_index
 from store.paths import prepare
 

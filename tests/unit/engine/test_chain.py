@@ -30,10 +30,11 @@ from engine.pipelines.chain import (
 )
 from engine.pipelines.identities import Identities, device_type
 from engine.prompt import clean_prompt
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.fields import fields
 from presets.library import load_preset, override
-from presets.spec import RunSpec, decode_spec, encode_spec
+from presets.spec import RunSpec
 from store.index.index import open_index
 from store.lineage.records import Segment
 from store.store import Store, open_store
@@ -321,11 +322,13 @@ CHANGES: dict[str, str] = {
     "components.text_encoder.tokenizer": "b",
     "components.text_encoder.device": "cpu",
     "components.text_encoder.dtype": "fp32",
+    "components.text_encoder.options": "{layer = 2}",
     "components.denoiser.name": "other",
     "components.denoiser.checkpoint": "b",
     "components.denoiser.device": "cpu",
     "components.denoiser.dtype": "fp32",
     "components.denoiser.attention": "plain",
+    "components.denoiser.options": "{rate = 0.5}",
     "components.vae.name": "other",
     "components.vae.checkpoint": "b",
     "components.vae.device": "cpu",
@@ -333,6 +336,7 @@ CHANGES: dict[str, str] = {
     "components.vae.chunk_frames": "1",
     "components.vae.tile_size": "256",
     "components.vae.tile_overlap": "32",
+    "components.vae.options": "{sharp = true}",
     "prompt": "a blue circle",
     "negative_prompt": "sharp",
     "width": "80",

@@ -12,9 +12,10 @@ import pytest
 
 from engine import client
 from engine.pipelines.runner import Runner
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset, override
-from presets.spec import RunSpec, decode_spec, encode_spec
+from presets.spec import RunSpec
 from store.blobs import blobs
 from store.errors import StoreError, UnknownRun
 from store.lineage.events import (

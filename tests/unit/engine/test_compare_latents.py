@@ -17,7 +17,7 @@ from engine.compare.latents import (
     rebuilt_latents,
 )
 from engine.errors import EngineError
-from presets.spec import encode_spec
+from presets.encoding import encode_spec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.database.database import immediate

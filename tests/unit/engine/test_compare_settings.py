@@ -13,7 +13,7 @@ from engine.compare.settings import (
     flatten,
     spec_differences,
 )
-from presets.spec import encode_spec
+from presets.encoding import encode_spec
 from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.recorded_runs import micro

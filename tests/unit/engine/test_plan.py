@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from engine.pipelines.chain import video_key
 from engine.pipelines.plan import Plan, step_bytes
 from engine.pipelines.runner import Runner
+from presets.encoding import encode_spec
 from presets.library import load_preset, override
-from presets.spec import RunSpec, encode_spec
+from presets.spec import RunSpec
 from store.blobs import blobs
 from store.lineage.records import LinkRecord, RunRecord, Segment
 from store.store import Store, open_store
@@ -320,7 +321,7 @@ def test_what_a_step_takes() -> None:
 EXECUTE = """
 import os, sys
 from engine.pipelines.runner import Runner
-from presets.spec import decode_spec
+from presets.encoding import decode_spec
 from store.store import open_store
 
 with open_store(sys.argv[1]) as store:

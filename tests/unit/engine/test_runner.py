@@ -16,8 +16,9 @@ from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
 from engine.pipelines import stages
 from engine.pipelines.runner import Runner
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import RunSpec, encode_spec
+from presets.spec import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors
 from store.errors import StoreFull

@@ -13,9 +13,9 @@ import pytest
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
 from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
+from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import decode_spec
 from store.store import open_store
 
 
@@ -44,6 +44,9 @@ def values(found):
         ("seed=1, 2,9..11", ("1", "2", "9", "10", "11")),
         ("guidance.scale=4..6..0.5", ("4.0", "4.5", "5.0", "5.5", "6.0")),
         ("guidance.scale=0.1..0.3..0.1", ("0.1", "0.2", "0.3")),
+        ("guidance.scale=4,5,6", ("4", "5", "6")),
+        ("guidance.scale=[5,1],4", ("[5,1]", "4")),
+        ("guidance.scale=[{from=0,to=0.5,scale=6}],5", ("[{from=0,to=0.5,scale=6}]", "5")),
         ("scheduler.shift=5..3..-1", ("5", "4", "3")),
         ("scheduler.name=unipc, euler", ("unipc", "euler")),
         ("prompt=a red circle,a blue star", ("a red circle", "a blue star")),

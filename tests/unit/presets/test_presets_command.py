@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from presets.encoding import decode_spec
 from presets.fields import fields
 from presets.library import load_preset
 from presets.paths import user_preset_dir
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from tui.cli import main
 
 Capture = pytest.CaptureFixture[str]

@@ -9,24 +9,25 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
-import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from presets.encoding import decode_spec, encode_spec
 from presets.fields import fields
 from presets.library import dump_preset, load_preset, save_preset
+from presets.overrides import toml_value
 from presets.spec import (
     Components,
     DenoiserSpec,
     ExtensionSpec,
+    GuidancePiece,
     GuidanceSpec,
     OutputSpec,
     RunSpec,
     SchedulerSpec,
     TextEncoderSpec,
     VAESpec,
-    decode_spec,
-    encode_spec,
 )
 from presets.validation import to_plain, validate
 
@@ -74,7 +75,30 @@ def vaes(draw: st.DrawFn) -> VAESpec:
         chunk_frames=draw(st.integers(0, 257)),
         tile_size=tile_size,
         tile_overlap=8 * draw(st.integers(0, (tile_size or 128) // 16)),
+        options=draw(options),
     )
+
+
+@st.composite
+def guidances(draw: st.DrawFn) -> GuidanceSpec:
+    if draw(st.booleans()):
+        return GuidanceSpec(scale=draw(st.floats(0, 100)))
+    edges = sorted(draw(st.sets(st.floats(0, 1), min_size=2, max_size=6)))
+    pieces = [
+        GuidancePiece(start=start, stop=stop, scale=draw(st.floats(0, 100)))
+        for start, stop in zip(edges[::2], edges[1::2], strict=False)
+    ]
+    return GuidanceSpec(scale=tuple(draw(st.permutations(pieces))))
+
+
+@st.composite
+def with_a_scale_for_each_step(draw: st.DrawFn, run: RunSpec) -> RunSpec:
+    """The run as it is, or, where it has few steps, with a list of scales."""
+    if run.scheduler.steps > 20 or draw(st.booleans()):
+        return run
+    num_steps = run.scheduler.steps
+    scale = draw(st.lists(st.floats(0, 100), min_size=num_steps, max_size=num_steps))
+    return replace(run, guidance=GuidanceSpec(scale=tuple(scale)))
 
 
 specs = st.builds(
@@ -88,6 +112,7 @@ specs = st.builds(
             tokenizer=texts,
             device=devices,
             dtype=dtypes,
+            options=options,
         ),
         denoiser=st.builds(
             DenoiserSpec,
@@ -96,6 +121,7 @@ specs = st.builds(
             device=devices,
             dtype=dtypes,
             attention=names,
+            options=options,
         ),
         vae=vaes(),
     ),
@@ -108,7 +134,7 @@ specs = st.builds(
     seed=st.integers(0, 2**63 - 1),
     noise=st.sampled_from(["cpu", "wan"]),
     scheduler=schedulers(),
-    guidance=st.builds(GuidanceSpec, scale=st.floats(0, 100)),
+    guidance=guidances(),
     extensions=st.lists(st.builds(ExtensionSpec, name=names, options=options), max_size=3).map(
         tuple
     ),
@@ -120,7 +146,7 @@ specs = st.builds(
             st.sampled_from(["video", "frames", "latents"]), min_size=1, max_size=3, unique=True
         ).map(tuple),
     ),
-)
+).flatmap(with_a_scale_for_each_step)
 few = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -188,9 +214,9 @@ def test_printed_presets_load_as_they_were(spec: RunSpec, tmp_path: Path) -> Non
 def test_every_key_can_be_set_by_an_override(spec: RunSpec) -> None:
     overrides = []
     for field in fields(RunSpec):
-        if field.key != "extensions":
+        if field.key != "extensions":  # given as values, the other way
             value = to_plain(attrgetter(field.key)(spec))
-            overrides.append(f"{field.key}={tomli_w.dumps({'v': value}).removeprefix('v = ')}")
+            overrides.append(f"{field.key}={toml_value(value)}")
     built = load_preset("micro", overrides, values={"extensions": spec.extensions})
     assert encode_spec(built) == encode_spec(spec)
 

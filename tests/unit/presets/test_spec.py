@@ -15,19 +15,10 @@ import pytest
 from msgspec.structs import replace
 
 import presets
+from presets.encoding import decode_spec, encode_spec, json_schema, preset_schema
 from presets.errors import PresetError
 from presets.fields import fields, groups
-from presets.spec import (
-    FORMAT,
-    ExtensionSpec,
-    GuidanceSpec,
-    RunSpec,
-    SchedulerSpec,
-    decode_spec,
-    encode_spec,
-    json_schema,
-    preset_schema,
-)
+from presets.spec import FORMAT, ExtensionSpec, GuidanceSpec, RunSpec, SchedulerSpec
 from presets.validation import validate
 
 ROOT = Path(presets.__file__).parent.parent

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset, override
-from presets.spec import encode_spec
 from tui.branch_fields import FIELDS, overrides_of, shares, values_of
 
 SPEC = load_preset("micro", ['prompt="a red circle"', "guidance.scale=2.5"])
@@ -50,3 +50,14 @@ def test_what_is_shared():
     assert shares(1, 20) == "shares step 1 of 20"
     assert shares(8, 20) == "shares steps 1-8 of 20"
     assert shares("decode", 20) == "shares all 20 steps"
+
+
+@pytest.mark.parametrize(
+    "scale", ["[5.0, 1.0]", "[{from = 0.0, scale = 6.0, to = 0.4}]", "4.0", "1.5"]
+)
+def test_guidance_that_changes_between_steps_is_shown_as_it_is_typed(scale):
+    spec = override(SPEC, ["scheduler.steps=2", f"guidance.scale={scale}"])
+    before = values_of(json.loads(encode_spec(spec)))
+    assert before["guidance.scale"] == scale
+    changes = overrides_of(values_of(json.loads(encode_spec(SPEC))), before, "")
+    assert override(SPEC, changes) == spec

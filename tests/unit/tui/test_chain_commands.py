@@ -20,9 +20,9 @@ import pytest
 
 from engine import client
 from engine.pipelines.chain import route_of_run
+from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from presets.overrides import parse_overrides
-from presets.spec import decode_spec, encode_spec
 from store.blobs import blobs
 from store.errors import StoreFull
 from store.keys import derive_key

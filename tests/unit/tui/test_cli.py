@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from engine.errors import CheckpointError, ComponentError, EngineUnavailable
+from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.lineage.records import STATUSES as STORE_STATUSES

@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from engine.compare.frames import read_frames
-from presets.spec import encode_spec
+from presets.encoding import encode_spec
 from store.blobs import blobs
 from store.lineage.records import Segment
 from store.store import open_store

@@ -271,3 +271,47 @@ def test_the_line_of_a_key_in_a_file():
     assert line_of(text, "scheduler.steps") == 3
     assert line_of(text, "components.vae.name") == 5
     assert line_of(text, "seed") == 0
+
+
+def test_options_of_a_component_are_typed_as_a_table(draft):
+    row = row_of(draft, "components.vae.options")
+    assert (row.kind, row.text, row.is_changed) == ("text", "{}", False)
+    changed = typed(draft, components__vae__options="{a = 1}")
+    assert check(changed).spec.components.vae.options == {"a": 1}
+    spec = check(changed).spec
+    emptied = typed(Draft("", spec), components__vae__options="{}")
+    assert check(emptied).spec.components.vae.options == {}
+    wrong = typed(draft, components__vae__options="a = 1")
+    assert check(wrong).errors == {
+        "components.vae.options": 'components.vae.options: expected a table, got "a = 1"'
+    }
+
+
+def test_guidance_is_typed_as_a_number_or_as_toml(draft):
+    key = "guidance.scale"
+    assert (row_of(draft, key).kind, row_of(draft, key).text) == ("number", "2.5")
+    for text, told in (
+        ("4", "scale 4"),
+        ("[{from = 0, to = 0.4, scale = 6}]", "scale 6 in 0–0.4"),
+        ("[" + "6, " * 8 + "1, " * 11 + "1]", "scale 6×8 1×12"),
+    ):
+        changed = typed(draft, guidance__scale=text)
+        checked = check(changed)
+        assert row_of(changed, key).text == text
+        assert row_of(changed, key).kind == ("text" if text.startswith("[") else "number")
+        assert summary(section_of(key), changed, checked.spec) == told
+        again = draft_of(checked.spec, "micro", draft.base)
+        assert check(again).spec == checked.spec
+        assert check(draft.typed(key, value_text(checked.spec, key))).spec == checked.spec
+    wrong = typed(draft, guidance__scale="[{from = 0, to = 2, scale = 6}]")
+    assert check(wrong).errors == {
+        key: "guidance.scale[0].to: expected a finite number >= 0 and <= 1, got 2"
+    }
+    assert stepped(key, "[5, 1]", 1) == "[5, 1]"
+
+
+def test_the_line_of_a_wrong_piece():
+    inline = "[scheduler]\nsteps = 3\n[guidance]\nscale = [{from = 0, to = 2, scale = 6}]\n"
+    assert line_of(inline, "guidance.scale[0].to") == 3
+    tables = "seed = 1\n[[guidance.scale]]\nfrom = 0\nto = 2\n"
+    assert line_of(tables, "guidance.scale[0].to") == 3

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.errors import StoreError, UnknownRun
 from store.lineage.events import Message
 from store.store import open_store

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tui.lab import RunRow
@@ -126,3 +126,13 @@ def test_a_branch_that_changes_nothing(store):
 def test_marks():
     marks = ["x", "y", "z"]
     assert [mark_of(run_id, marks) for run_id in ("x", "y", "z", "w")] == ["A", "B", "+", ""]
+
+
+def test_guidance_that_changes_between_steps_is_told_in_words(store):
+    old = add(store)
+    pieces = "guidance.scale=[{from=0,to=0.4,scale=6}]"
+    one = add(store, pieces, parent=old, at=2)
+    add(store, "guidance.scale=[" + "6," * 2 + "1," * 3 + "]", parent=one, at=3)
+    said = "\n".join(told(each) for each in families(rows(store)))
+    assert "guidance.scale 2.5→6 in 0–0.4" in said
+    assert "guidance.scale 6 in 0–0.4→6×2 1×3" in said

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.blobs import blobs
 from store.database.database import immediate
 from store.keys import derive_key

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.store import open_store
 from tui.searching import BadSearch, Search, complete, parse
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
+from presets.encoding import encode_spec
 from presets.library import load_preset
-from presets.spec import encode_spec
 from store.store import open_store
 from tui.progress import SilentDisplay
 from tui.watch import Signals, watch

@@ -11,9 +11,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
+from presets.encoding import decode_spec
 from presets.library import load_preset, save_preset
 from presets.paths import user_preset_dir
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from store.store import open_store
 from tests.opened import opened
 from tui.app import ModiffApp
@@ -400,6 +401,30 @@ def test_numbers_go_up_and_down_on_their_grid():
         await shown.go("frames")
         await shown.press("pageup", "pageup", "pagedown")
         assert shown.screen.draft.edits == {"frames": "21"}
+
+    show(act)
+
+
+def test_guidance_is_a_number_or_pieces_in_one_field():
+    async def act(shown: Shown) -> None:
+        key = "guidance.scale"
+        await shown.go(key)
+        short = shown.row(key).editor.size.width
+        await shown.press("end", "ctrl+u")
+        pieces = "[{from=0,to=0.4,scale=6}]"
+        shown.row(key).put(pieces)
+        await shown.until(lambda: key in shown.screen.draft.edits)
+        await shown.pilot.pause()
+        assert shown.screen.draft.edits[key] == pieces
+        (piece,) = shown.screen.checked.shown.guidance.scale
+        assert (piece.start, piece.stop, piece.scale) == (0.0, 0.4, 6.0)
+        assert shown.row(key).editor.size.width > short
+        await shown.replace(key, "4")
+        await shown.until(lambda: shown.screen.draft.edits[key] == "4")
+        await shown.pilot.pause()
+        assert shown.row(key).editor.size.width == short
+        await shown.press("pageup")
+        await shown.until(lambda: shown.screen.draft.edits[key] == "4.5")
 
     show(act)
 

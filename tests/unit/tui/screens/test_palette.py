@@ -10,8 +10,8 @@ from textual.command import CommandPalette
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
+from presets.encoding import encode_spec
 from presets.library import load_preset, save_preset
-from presets.spec import encode_spec
 from store.store import open_store
 from tests.unit.tui.opened_app import play, until
 from tui import palette

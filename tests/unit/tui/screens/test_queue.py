@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
-from presets.spec import decode_spec, encode_spec
 from store.lineage.records import Segment
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from presets.spec import decode_spec
+from presets.encoding import decode_spec
 from store.lineage.records import Segment
 from store.store import open_store
 from tests.opened import opened

@@ -1,0 +1,54 @@
+"""Specs as bytes and as JSON Schema.
+
+Encoded bytes are canonical, with all defaults written out, so that a run keeps its meaning when a default changes
+later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from presets.errors import PresetError
+from presets.fields import build
+from presets.spec import FORMAT, PresetFile, RunSpec
+from presets.validation import settle_steps, validate
+
+
+def encode_spec(spec: RunSpec) -> bytes:
+    """Canonical JSON: sorted keys, every default written out; `PresetError` if not valid."""
+    return msgspec.json.encode(validate(spec), order="sorted")
+
+
+def decode_spec(encoded: bytes) -> RunSpec:
+    """The spec of `encode_spec`'s bytes or of any JSON object of its keys; raises `PresetError`."""
+    try:
+        data = msgspec.json.decode(encoded)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PresetError(f"a run specification must be JSON: {error}") from None
+    check_format(data)
+    return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))
+
+
+def check_format(data: object, *, source: str = "") -> None:
+    """Refuse data of a newer format; done before other checks, since its keys may be new too."""
+    version = data.get("format", FORMAT) if isinstance(data, dict) else FORMAT
+    if type(version) is int and version > FORMAT:
+        raise PresetError(
+            f"{version} is newer than {FORMAT}, the newest that this modiff reads; update modiff",
+            key="format",
+            source=source,
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `RunSpec`; 4n+1 frames and finite numbers are beyond its words."""
+    return msgspec.json.schema(RunSpec)
+
+
+def preset_schema() -> dict[str, Any]:
+    """JSON Schema of a preset file: `RunSpec` and the keys about the preset, for editors that
+    know TOML.
+    """
+    return msgspec.json.schema(PresetFile)
