@@ -2,7 +2,7 @@
 
 A blob is needed by the rows that name it: by a link (its result, keyframe or latents), by what a
 run saw, or as a run's final latents. One exception: once the link of a key was thinned, what a
-run saw of it is knowledge, no claim.
+run saw of it is knowledge, no claim; unless the link now stands for another result than it saw.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def classify(contents: Contents, known: Chains) -> dict[str, Stored]:
 
 def protected_runs(runs: Sequence[RunRow]) -> frozenset[str]:
     """The runs that a clean-up may not touch: those that are pinned, or not over yet, and what
-    they were branched from.
+    they were branched from or verify.
 
     A paused run is not over. Of a run that waits the database does not know the links yet; its
     parent's are the ones that it goes on from.
@@ -142,8 +142,20 @@ def protected_runs(runs: Sequence[RunRow]) -> frozenset[str]:
         run_id = waiting.pop()
         if run_id in by_id and run_id not in found:
             found.add(run_id)
-            waiting.append(by_id[run_id].parent)
+            waiting += [by_id[run_id].parent, by_id[run_id].verifies]
     return frozenset(found)
+
+
+def is_claim(row: RunLinkRow, link: LinkRow | None) -> bool:
+    """Whether a run alone vouches for what it saw: the link of its key is of other bytes, or gone.
+
+    A link that was thinned says by its latents what it was of.
+    """
+    if link is None:
+        return True
+    if link.digest:
+        return link.digest != row.digest
+    return bool(link.latents and row.latents and link.latents != row.latents)
 
 
 def _need_of_result(kind: str) -> int:
@@ -164,14 +176,14 @@ def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
         if link is not None:
             kind, used_ns = link.kind, link.used_ns
         claims.add(row.latents, LATENTS, CHAIN, used_ns=used_ns)
-        if link is not None and not link.digest:
-            thinned.append((row.digest, used_ns))
-        elif link is None or link.digest != row.digest:
+        if is_claim(row, link):
             is_new = (row.key, row.digest) not in counted
             counted.add((row.key, row.digest))
             seconds = known.saved.get(row.key, row.seconds) if is_new else 0.0
             need = _need_of_result(kind)
             claims.add(row.digest, kind, need, used_ns=used_ns, seconds=seconds)
+        elif link is not None and not link.digest:
+            thinned.append((row.digest, used_ns))
     for run in contents.runs:
         claims.add(run.latents, LATENTS, OUTPUT, used_ns=run.created_ns)
     for digest, used_ns in thinned:

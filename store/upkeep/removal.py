@@ -23,6 +23,7 @@ from store.upkeep.needs import (
     STEP,
     chains,
     classify,
+    is_claim,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def _befores(contents: Contents, known: Chains) -> dict[str, set[str]]:
         if link.kind == STEP and link.digest in contents.blobs:
             results[link.key].add(link.digest)
     for row in contents.run_links:
-        if row.stage == STEP and row.key not in known.links and row.digest in contents.blobs:
+        is_there = row.stage == STEP and row.digest in contents.blobs
+        if is_there and is_claim(row, known.links.get(row.key)):
             results[row.key].add(row.digest)
     befores: dict[str, set[str]] = defaultdict(set)
     for key, digests in results.items():
