@@ -56,7 +56,10 @@ class RunLinkRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set."""
+    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set.
+
+    verifies: as of RunRecord; such a row is no run of the user's.
+    """
 
     id: str
     status: str
@@ -66,6 +69,7 @@ class RunRow(NamedTuple):
     latents: str
     preset: str
     created_ns: int
+    verifies: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,8 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
     )
     runs = rows(
         lineage,
-        "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns FROM runs "
-        "ORDER BY seq",
+        "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns, verifies "
+        "FROM runs ORDER BY seq",
     )
     return Contents(
         blobs=blobs,

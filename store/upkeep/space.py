@@ -74,7 +74,7 @@ def survey(root: Path, contents: Contents) -> Overview:
     files = files_beside(root)
     return Overview(
         root=root,
-        num_runs=len(contents.runs),
+        num_runs=sum(not run.verifies for run in contents.runs),
         num_pinned=sum(run.is_pinned for run in contents.runs),
         num_blobs=len(stored),
         num_bytes=sum(each.num_bytes for each in stored) + sum(files.values()),
@@ -106,11 +106,12 @@ def by_age(stored: Iterable[Stored], now_ns: int) -> dict[str, Share]:
 
 
 def by_run(contents: Contents, known: Chains, stored: Mapping[str, Stored]) -> list[RunShare]:
-    """What each run takes, the largest alone first."""
-    digests: dict[str, set[str]] = {run.id: {run.latents} for run in contents.runs}
-    shares = {run.id: RunShare(run) for run in contents.runs}
+    """What each run of the user's takes, the largest alone first."""
+    of_people = [run for run in contents.runs if not run.verifies]
+    digests: dict[str, set[str]] = {run.id: {run.latents} for run in of_people}
+    shares = {run.id: RunShare(run) for run in of_people}
     for row in contents.run_links:
-        if row.run not in shares:  # removed while we looked
+        if row.run not in shares:  # removed while we looked, or of a run that verifies another
             continue
         link = known.links.get(row.key)
         digests[row.run] |= {row.digest, row.latents}

@@ -77,6 +77,21 @@ def test_a_run_takes_space_alone_and_with_others(store):
     assert shares_of_runs(store) == {branch.id: (4 * STEP_BYTES + rest, 0, 9.0)}
 
 
+def test_a_run_that_verifies_another_takes_no_space_of_the_users(store):
+    made = make_run(store, "a", num_steps=2)
+    before, found = shares_of_runs(store), survey(store.root, look(store.lineage))
+    again = store.enqueue(b"{}", preset="p", output="o", verifies=made.id)
+    link = store.find_links(made.keys)[made.keys[0]]
+    store.record_link(again, link, stage="step", index=0, source="reused", seconds=0.0)
+    assert shares_of_runs(store) == before
+    after = survey(store.root, look(store.lineage))
+    assert (after.num_runs, found.num_runs) == (1, 1)
+    # while it waits, what it is to be compared with stays
+    assert after.protected_bytes == 2 * STEP_BYTES + 1500
+    clean(store.lineage, Policy(0, 0, outputs=True))
+    assert set(made.steps) <= on_disk(store)
+
+
 def test_bytes_that_two_keys_share_are_stored_and_counted_once(store):
     a = make_run(store, "a", num_steps=1, contents=["same"], outputs=False)
     b = make_run(store, "b", num_steps=1, contents=["same"], outputs=False)
