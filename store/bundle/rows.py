@@ -31,6 +31,7 @@ from store.lineage import history, links, runs
 from store.lineage.events import LatentsStored, Message, RunFinished, StageFinished
 from store.lineage.records import PAUSED
 from store.lineage.runs import ID_LENGTH
+from store.upkeep.needs import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +107,8 @@ def links_of(lineage: Lineage, run_rows: Sequence[RunRow]) -> tuple[LinkRow, ...
             environment=link.environment and portable_json(link.environment),
             facts=portable_json(link.facts),
             resume_at=link.resume_at,
-            keep=link.keep,
+            # what its kind says of it already would only keep an older modiff from reading it
+            keep="" if link.keep == keep_of(link.kind) else link.keep,
         )
         for _, link in sorted(found.items())
     )

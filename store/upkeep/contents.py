@@ -30,7 +30,10 @@ class Blob(NamedTuple):
 
 
 class LinkRow(NamedTuple):
-    """A row of `links`; parent is the key of the step before it where no run tells, else empty."""
+    """A row of `links`; parent is the key of the step before it where no run tells, else empty.
+
+    keep: as of LinkRecord.
+    """
 
     key: str
     kind: str
@@ -41,6 +44,7 @@ class LinkRow(NamedTuple):
     seconds: float
     used_ns: int
     parent: str = ""
+    keep: str = ""
 
 
 class RunLinkRow(NamedTuple):
@@ -95,7 +99,7 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
         "SELECT key, kind, digest, latents, state, bytes, seconds, used_ns, "
         "CASE WHEN kind='step' AND json_valid(facts) "
         "AND NOT EXISTS (SELECT 1 FROM run_links WHERE run_links.key=links.key) "
-        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END FROM links",
+        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END, keep FROM links",
     )
     run_links = rows(
         lineage,

@@ -26,8 +26,17 @@ UNREFERENCED = "unreferenced"
 VIDEO = "video"
 
 # How much a blob is needed, in rising order: by no row; by links that no run names (any more); to
-# go back to a step of a run; as what a run was made for; as what is small and dear to make.
-NOT_NEEDED, LEFTOVER, CHAIN, OUTPUT, KEPT = range(5)
+# save work that can be done again at any time; to go back to a step of a run; as what a run was
+# made for; as what is small and dear to make.
+NOT_NEEDED, LEFTOVER, CACHE, CHAIN, OUTPUT, KEPT = range(6)
+# What a budget is for.
+BUDGETED = (LEFTOVER, CACHE, CHAIN)
+
+# How much the result of a link is needed by the runs that name it: by the link's own `keep`, and
+# where it has none by its kind. A class or a kind that is not known here can be made again.
+_CACHE = "cache"
+_NEEDS = {"small": KEPT, "output": OUTPUT, "chain": CHAIN, _CACHE: CACHE}
+_KEEP_OF_KIND = {"text": "small", STEP: "chain", VIDEO: "output", LATENTS: "output"}
 
 
 @dataclass(slots=True)
@@ -112,7 +121,8 @@ def classify(contents: Contents, known: Chains) -> dict[str, Stored]:
     )
     for link in contents.links:
         is_named, used_ns = link.key in known.named, link.used_ns
-        result, rest = (_need_of_result(link.kind), CHAIN) if is_named else (LEFTOVER, LEFTOVER)
+        result = _NEEDS.get(keep_of(link.kind, link.keep), CACHE) if is_named else LEFTOVER
+        rest = CHAIN if is_named else LEFTOVER
         seconds = known.saved.get(link.key, link.seconds)
         # Where both are stored, it is the keyframe that saves the steps.
         cost = 0.0 if link.state in contents.blobs else seconds
@@ -158,11 +168,9 @@ def is_claim(row: RunLinkRow, link: LinkRow | None) -> bool:
     return bool(link.latents and row.latents and link.latents != row.latents)
 
 
-def _need_of_result(kind: str) -> int:
-    """How much a link that a run names needs its result."""
-    if kind == STEP:
-        return CHAIN
-    return OUTPUT if kind in (VIDEO, LATENTS) else KEPT
+def keep_of(kind: str, keep: str = "") -> str:
+    """What a clean-up makes of the result of a link: "small", "output", "chain" or "cache"."""
+    return keep or _KEEP_OF_KIND.get(kind, _CACHE)
 
 
 def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
@@ -172,15 +180,15 @@ def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
     thinned: list[tuple[str, int]] = []
     for row in contents.run_links:
         link = known.links.get(row.key)
-        kind, used_ns = row.stage, created.get(row.run, 0)
+        kind, keep, used_ns = row.stage, "", created.get(row.run, 0)
         if link is not None:
-            kind, used_ns = link.kind, link.used_ns
+            kind, keep, used_ns = link.kind, link.keep, link.used_ns
         claims.add(row.latents, LATENTS, CHAIN, used_ns=used_ns)
         if is_claim(row, link):
             is_new = (row.key, row.digest) not in counted
             counted.add((row.key, row.digest))
             seconds = known.saved.get(row.key, row.seconds) if is_new else 0.0
-            need = _need_of_result(kind)
+            need = _NEEDS.get(keep_of(kind, keep), CACHE)
             claims.add(row.digest, kind, need, used_ns=used_ns, seconds=seconds)
         elif link is not None and not link.digest:
             thinned.append((row.digest, used_ns))

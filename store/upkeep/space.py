@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.upkeep.contents import file_bytes, folder_bytes
-from store.upkeep.needs import CHAIN, LEFTOVER, NOT_NEEDED, chains, classify
+from store.upkeep.needs import BUDGETED, LEFTOVER, NOT_NEEDED, chains, classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -80,7 +80,7 @@ def survey(root: Path, contents: Contents) -> Overview:
         num_bytes=sum(each.num_bytes for each in stored) + sum(files.values()),
         free_bytes=free_bytes(root),
         budget_bytes=default_budget(root),
-        budgeted_bytes=sum(each.num_bytes for each in stored if each.need in (LEFTOVER, CHAIN)),
+        budgeted_bytes=sum(each.num_bytes for each in stored if each.need in BUDGETED),
         leftover_bytes=sum(each.num_bytes for each in stored if each.need == LEFTOVER),
         protected_bytes=sum(each.num_bytes for each in stored if each.is_protected),
         kinds=by_kind(stored),

@@ -457,11 +457,13 @@ def test_what_links_have_since_goes_along_and_is_left_out_where_it_is_nothing(
     assert all({"resume_at", "keep"}.isdisjoint(link) for link in manifest_of(path)["links"])
     row = next(row for row in store.links_of(run_id) if row.stage == "step")
     with immediate(store.lineage) as connection:
+        connection.execute("UPDATE links SET keep='chain' WHERE kind='step'")
         connection.execute("UPDATE links SET resume_at=0, keep='cache' WHERE key=?", (row.key,))
     export(store, tmp_path / "later", run_id)
     links = {link["key"]: link for link in manifest_of(tmp_path / "later")["links"]}
     assert (links[row.key]["resume_at"], links[row.key]["keep"]) == (0, "cache")
-    assert [key for key, link in links.items() if "resume_at" in link] == [row.key]
+    for name in ("resume_at", "keep"):
+        assert [key for key, link in links.items() if name in link] == [row.key]
     take(other, tmp_path / "later", is_trusted=True)
     found = other.find_links([row.key])[row.key]
     assert (found.resume_at, found.keep) == (0, "cache")
