@@ -6,6 +6,7 @@ opens its own. Blobs need no connection: see store.blobs.blobs. All errors are S
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "Store", "open_store"]
 
 BUSY_SECONDS = 10.0
+# So long what a verification found can be read after its end.
+VERIFICATION_NS = 3600 * 10**9
 
 
 def open_store(root: Path | str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:
@@ -76,8 +79,12 @@ class Store:
         return self.lineage.path.exists()
 
     def sweep(self) -> int:
-        """Remove unfinished writes of processes that are gone; returns how many."""
-        return files.sweep_drafts(self.root)
+        """Remove unfinished writes of processes that are gone, and runs that verified another and
+        ended an hour ago; returns how many."""
+        before_ns = time.time_ns() - VERIFICATION_NS
+        return files.sweep_drafts(self.root) + runs.remove_verifications(
+            self.lineage, before_ns=before_ns
+        )
 
     # The queue
 
@@ -91,8 +98,10 @@ class Store:
         parent_step: int | None = None,
         segments: Sequence[Segment] = (),
         stop_at: int | None = None,
+        engine: str = "",
+        verifies: str = "",
     ) -> str:
-        """Queue a run and return its id; `{run}` in `output` becomes the id; see RunRecord."""
+        """Queue a run and return its id; `{run}` in `output` becomes the id; see queue.enqueue."""
         return queue.enqueue(
             self.lineage,
             spec_json,
@@ -102,14 +111,16 @@ class Store:
             parent_step=parent_step,
             segments=segments,
             stop_at=stop_at,
+            engine=engine,
+            verifies=verifies,
         )
 
     def queued(self) -> list[RunRecord]:
-        """The queued runs in the order in which they will be leased."""
+        """The queued runs of the user's in the order in which they will be leased."""
         return queue.queued(self.lineage)
 
     def num_queued(self) -> int:
-        """How many runs are queued; cheap, however many they are."""
+        """How many runs of the user's are queued; cheap, however many they are."""
         return queue.count(self.lineage)
 
     def reorder(self, run_id: str, before_run_id: str | None) -> None:
@@ -265,6 +276,7 @@ class Store:
         seconds: float,
         sigma: float | None = None,
         timestep: float | None = None,
+        replaces: bool = False,
     ) -> LinkRecord:
         """Record that a run computed or reused a link; see links.record."""
         return links.record(
@@ -277,6 +289,7 @@ class Store:
             seconds=seconds,
             sigma=sigma,
             timestep=timestep,
+            replaces=replaces,
         )
 
     def links_of(self, run_id: str) -> list[RunLink]:

@@ -135,13 +135,17 @@ def export_bundle(
 
 
 def _records(lineage: Lineage, run_ids: Sequence[str], with_ancestors: bool) -> list[RunRecord]:
-    """The runs by id, each once; StoreError for one that may still change."""
+    """The runs by id, each once; StoreError for one that may still change, or verifies another."""
     found: dict[str, RunRecord] = {}
     for run_id in run_ids:
         found[run_id] = runs.run(lineage, run_id)
         if with_ancestors:
             found.update((record.id, record) for record in ancestry.ancestors(lineage, run_id))
     for record in found.values():
+        if record.verifies:
+            raise StoreError(
+                f"run {record.id} only computed run {record.verifies} again; export that one"
+            )
         if not record.is_finished:
             raise StoreError(
                 f"run {record.id} is {record.status}; it can be exported when it has ended"

@@ -40,6 +40,8 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Step = Annotated[int, Meta(ge=0, le=100_000)]
 StopStep = Annotated[int, Meta(ge=1, le=100_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+# A class that only a later version knows is as good as any: an unknown one can be made again.
+Keep = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]{0,31})?$(?!\n)")]
 
 
 class BlobRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,8 +102,12 @@ class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seen: tuple[SeenRow, ...]
 
 
-class LinkRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.lineage.records.LinkRecord; `digest` and `state` are of blobs in the bundle, or empty."""
+class LinkRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """store.lineage.records.LinkRecord; `digest` and `state` are of blobs in the bundle, or empty.
+
+    What has a default came later: where it is that, it is not written, so that a modiff from before
+    reads the bundle.
+    """
 
     key: Key
     kind: Name
@@ -111,6 +117,8 @@ class LinkRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seconds: Seconds
     environment: str
     facts: str
+    resume_at: Step | None = None
+    keep: Keep = ""
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

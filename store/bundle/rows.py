@@ -31,6 +31,7 @@ from store.lineage import history, links, runs
 from store.lineage.events import LatentsStored, Message, RunFinished, StageFinished
 from store.lineage.records import PAUSED
 from store.lineage.runs import ID_LENGTH
+from store.upkeep.needs import keep_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +106,9 @@ def links_of(lineage: Lineage, run_rows: Sequence[RunRow]) -> tuple[LinkRow, ...
             seconds=link.seconds,
             environment=link.environment and portable_json(link.environment),
             facts=portable_json(link.facts),
+            resume_at=link.resume_at,
+            # what its kind says of it already would only keep an older modiff from reading it
+            keep="" if link.keep == keep_of(link.kind) else link.keep,
         )
         for _, link in sorted(found.items())
     )
@@ -155,7 +159,8 @@ def insert_links(connection: sqlite3.Connection, manifest: Manifest) -> tuple[in
         num_bytes = sum(sizes[digest] for digest in {link.digest, link.state} - {""})
         connection.execute(
             "INSERT OR REPLACE INTO links (key, kind, digest, latents, state, bytes, seconds, "
-            "environment, facts, created_ns, used_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "environment, facts, created_ns, used_ns, resume_at, keep) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 link.key,
                 link.kind,
@@ -168,6 +173,8 @@ def insert_links(connection: sqlite3.Connection, manifest: Manifest) -> tuple[in
                 link.facts,
                 now,
                 now,
+                link.resume_at,
+                link.keep,
             ),
         )
         num_added += 1

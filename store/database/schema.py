@@ -119,6 +119,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX run_links_key ON run_links (key)",
         "CREATE INDEX run_links_digest ON run_links (digest)",
     ),
+    (
+        # How many steps done the rest of an extension's state is computed again from; NULL: none.
+        "ALTER TABLE links ADD COLUMN resume_at INTEGER",
+        # What a clean-up makes of it (store.upkeep.needs); '': as the name of its kind says.
+        "ALTER TABLE links ADD COLUMN keep TEXT NOT NULL DEFAULT ''",
+        # Of the code that it runs; '': before there were any.
+        "ALTER TABLE engines ADD COLUMN version TEXT NOT NULL DEFAULT ''",
+        # Leases no more runs, and leaves with its present one.
+        "ALTER TABLE engines ADD COLUMN retiring INTEGER NOT NULL DEFAULT 0",
+        # The run that this one computes again to compare; such a row is no run of the user's.
+        "ALTER TABLE runs ADD COLUMN verifies TEXT NOT NULL DEFAULT ''",
+        # Of weight files with one sample: the first SHA-256 that was known, which keeps the plain name.
+        """
+        CREATE TABLE weights (
+            sample TEXT PRIMARY KEY,
+            sha256 TEXT NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from store.database.database import rows
-from store.lineage.runs import run, select
+from store.lineage.runs import OF_PEOPLE, run, select
 
 if TYPE_CHECKING:
     from store.database.database import Lineage
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 def children(lineage: Lineage, run_id: str) -> list[RunRecord]:
     """The runs that were branched from this one, oldest first; it may be gone itself."""
-    return select(lineage, "WHERE parent=? ORDER BY seq", (run_id,))
+    return select(lineage, f"WHERE parent=? AND {OF_PEOPLE} ORDER BY seq", (run_id,))
 
 
 def branches(lineage: Lineage) -> list[str]:
     """The ids of all runs that were branched from another, which may be gone; newest first."""
-    found = rows(lineage, "SELECT id FROM runs WHERE parent<>'' ORDER BY seq DESC")
+    found = rows(lineage, f"SELECT id FROM runs WHERE parent<>'' AND {OF_PEOPLE} ORDER BY seq DESC")
     return [run_id for (run_id,) in found]
 
 
@@ -49,7 +49,7 @@ def tree(lineage: Lineage, run_id: str) -> list[tuple[RunRecord, int]]:
         lineage,
         "WHERE id IN (WITH RECURSIVE below (id) AS (SELECT ? UNION "
         "SELECT runs.id FROM runs JOIN below ON runs.parent=below.id) SELECT id FROM below) "
-        "ORDER BY seq DESC",
+        f"AND {OF_PEOPLE} ORDER BY seq DESC",
         (first.id,),
     ):
         if record.id != first.id:

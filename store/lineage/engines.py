@@ -83,8 +83,8 @@ def engines(lineage: Lineage) -> list[EngineRecord]:
     found = rows(
         lineage,
         "SELECT id, pid, host, started_ns, heartbeat_ns, "
-        "coalesce((SELECT runs.id FROM runs WHERE runs.engine=engines.id AND status=?), '') "
-        "FROM engines ORDER BY rowid",
+        "coalesce((SELECT runs.id FROM runs WHERE runs.engine=engines.id AND status=?), ''), "
+        "version, retiring FROM engines ORDER BY rowid",
         (RUNNING,),
     )
     records = [EngineRecord(*row) for row in found]

@@ -120,6 +120,31 @@ class LatentsStored(_Base, frozen=True, tag="latents_stored"):
     digest: str
 
 
+class ComponentLoaded(_Base, frozen=True, tag="component_loaded"):
+    """A component came into memory: its kind, the name it has among those of its kind, how long
+    that took and how many bytes it takes there. seconds is NaN where nobody measured it."""
+
+    component: str
+    name: str
+    seconds: float = math.nan
+    num_bytes: int = 0
+
+
+class Verified(_Base, frozen=True, tag="verified"):
+    """What a run that computes another again found, over `checked` results.
+
+    first: for people, the first result that differs; "" where all are identical. relative_l2: how
+    far it is off, ||here - recorded|| / ||recorded||; None where it cannot be told or is not finite.
+    environment: what differs between the two, each as [recorded, here], None where it is not known.
+    """
+
+    identical: bool
+    first: str = ""
+    relative_l2: float | None = None
+    environment: dict[str, list[str | None]] = {}
+    checked: int = 0
+
+
 class RunFinished(_Base, frozen=True, tag="run_finished"):
     """The last event of a run, or of an attempt that was resumed later.
 
@@ -150,11 +175,15 @@ Event = (
     | ChunkDecoded
     | MemorySampled
     | LatentsStored
+    | ComponentLoaded
+    | Verified
     | RunFinished
     | Message
 )
 
 _DECODER = msgspec.json.Decoder(Event)
+# Fields that may be NaN or infinite where something went wrong, and have a default to be read as.
+_MEASURES = {"mean", "std", "change", "relative_l2", "seconds"}
 _KINDS = {str(kind.__struct_config__.tag) for kind in get_args(Event)}
 
 
@@ -165,12 +194,11 @@ class _Kind(msgspec.Struct, frozen=True):
 
 
 def encode_event(event: Event) -> str:
-    """One event as JSON text; JSON has no NaN, so what a step has that is not finite is left out."""
+    """One event as JSON text; JSON has no NaN, so a measure that is not finite is left out."""
     fields = msgspec.to_builtins(event)
-    if isinstance(event, StepFinished):
-        for name in ("mean", "std", "change"):
-            if not math.isfinite(fields[name]):
-                del fields[name]
+    for name in _MEASURES & fields.keys():
+        if fields[name] is not None and not math.isfinite(fields[name]):
+            del fields[name]
     return msgspec.json.encode(fields).decode()
 
 

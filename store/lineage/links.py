@@ -1,8 +1,9 @@
 """Links: what was made for a key, and which run saw it.
 
 One key stands for one result: whoever records it first is right, and a later run that got other
-bytes is told so in its log. A row may speak of blobs that were lost; whoever reads them finds out
-(every read is verified), and `forget_blob` makes a miss of it.
+bytes is told so in its log; until the result is found unfaithful on this machine (it does not
+replay here), and what was computed here takes its place. A row may speak of blobs that were lost;
+whoever reads them finds out (every read is verified), and `forget_blob` makes a miss of it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from store.lineage.events import Event
 
 _COLUMNS = (
-    "key, kind, digest, latents, state, bytes, seconds, environment, facts, created_ns, used_ns"
+    "key, kind, digest, latents, state, bytes, seconds, environment, facts, created_ns, used_ns, "
+    "resume_at, keep"
 )
+_SHORT_DIGEST = len("sha256:") + 12
 
 
 def find(lineage: Lineage, keys: Sequence[str]) -> dict[str, LinkRecord]:
@@ -50,12 +53,17 @@ def record(
     seconds: float,
     sigma: float | None = None,
     timestep: float | None = None,
+    replaces: bool = False,
 ) -> LinkRecord:
     """Record that a run computed or reused a link, with its event; returns what the key now has.
 
     The blobs must be stored already. A key that is known keeps its first result, whatever `link`
     says; the run's own row has what it saw, and its log a warning when the two differ. A known
     link that was thinned or lost its blob takes what it lacks from `link`.
+
+    replaces: what the key has was found unfaithful on this machine. If `link` differs from it, it
+    takes its place, keyframe included, as made now, and the run's log says so. Runs that saw the
+    one before keep its digest, and with that its blob.
 
     seconds is what this run spent on it. A link that is recorded again for one run replaces the
     run's row: a resumed run has "reused" what it computed before.
@@ -75,11 +83,16 @@ def record(
             kept = replace(link, created_ns=now, used_ns=now)
         else:
             known = LinkRecord(*row)
-            kept = replace(_merged(known, link), used_ns=now)
-            events += _difference(known, link, stage, index)
+            if replaces and _differ(known, link):
+                kept = replace(link, created_ns=now, used_ns=now)
+                events.append(_replacement(known, link, stage, index))
+            else:
+                kept = replace(_merged(known, link), used_ns=now)
+                events += _difference(known, link, stage, index)
+        values = astuple(kept)
         connection.execute(
-            f"INSERT OR REPLACE INTO links ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            astuple(kept),
+            f"INSERT OR REPLACE INTO links ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})",
+            values,
         )
         connection.execute(
             "INSERT OR REPLACE INTO run_links (run_id, stage, idx, key, digest, latents, sigma, "
@@ -143,8 +156,15 @@ def _merged(known: LinkRecord, link: LinkRecord) -> LinkRecord:
         num_bytes = link.num_bytes
     else:
         num_bytes = known.num_bytes + link.num_bytes
-    latents = known.latents or link.latents
-    return replace(known, digest=digest, latents=latents, state=state, num_bytes=num_bytes)
+    return replace(
+        known,
+        digest=digest,
+        latents=known.latents or link.latents,
+        state=state,
+        num_bytes=num_bytes,
+        resume_at=link.resume_at if known.resume_at is None else known.resume_at,
+        keep=known.keep or link.keep,
+    )
 
 
 def _differ(known: LinkRecord, link: LinkRecord) -> bool:
@@ -156,12 +176,25 @@ def _difference(known: LinkRecord, link: LinkRecord, stage: str, index: int) -> 
     """The warning that a key gave other bytes than before, if it did."""
     if not _differ(known, link):
         return []
-    if known.digest and link.digest and known.digest != link.digest:
-        what, old, new = "result", known.digest, link.digest
-    else:
-        what, old, new = "latents", known.latents, link.latents
+    what, old, new = _what_differs(known, link)
     text = (
         f"{stage} {index}: the same key {link.key} gave another {what} than before: "
         f"{old} is on record, this run got {new}"
     )
     return [Message("warning", text)]
+
+
+def _replacement(known: LinkRecord, link: LinkRecord, stage: str, index: int) -> Message:
+    what, old, new = _what_differs(known, link)
+    text = (
+        f"{stage} {index}: the {what} on record for {link.key} does not replay here; "
+        f"{new[:_SHORT_DIGEST]} takes the place of {old[:_SHORT_DIGEST]}"
+    )
+    return Message("info", text)
+
+
+def _what_differs(known: LinkRecord, link: LinkRecord) -> tuple[str, str, str]:
+    """(what, known digest, other digest) of two links that differ."""
+    if known.digest and link.digest and known.digest != link.digest:
+        return "result", known.digest, link.digest
+    return "latents", known.latents, link.latents

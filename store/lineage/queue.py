@@ -17,7 +17,15 @@ from store.errors import StoreError, UnknownRun
 from store.lineage import history
 from store.lineage.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
 from store.lineage.records import FINAL_STATUSES, PAUSED, QUEUED, RUNNING, RunRecord, Segment
-from store.lineage.runs import ID_LENGTH, ID_LETTERS, run, select, set_value, status_of
+from store.lineage.runs import (
+    ID_LENGTH,
+    ID_LETTERS,
+    OF_PEOPLE,
+    run,
+    select,
+    set_value,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,10 +53,14 @@ def enqueue(
     parent_step: int | None = None,
     segments: Sequence[Segment] = (),
     stop_at: int | None = None,
+    engine: str = "",
+    verifies: str = "",
 ) -> str:
     """Add a run at the end of the queue; `{run}` in `output` becomes its id.
 
-    The rest is of RunRecord. Raises UnknownRun when there is no run `parent`.
+    engine: a registered one, which has leased the run from the first moment on. The rest is of
+    RunRecord. Raises UnknownRun when there is no run `parent` or `verifies`, StoreError when there
+    is no such engine.
     """
     stops = [0, *(segment.stop for segment in segments)]
     if any(stop <= before for before, stop in itertools.pairwise(stops)):
@@ -57,12 +69,12 @@ def enqueue(
         raise ValueError(f"stop_at is {stop_at}; expected at least one step")
     encoded = json.dumps([[segment.stop, segment.spec_json.decode()] for segment in segments])
     with immediate(lineage, durable=True) as connection:
-        if parent:
-            status_of(lineage, connection, parent)
+        for needed in filter(None, (parent, verifies)):
+            status_of(lineage, connection, needed)
         run_id = _unused_id(connection)
         connection.execute(
             "INSERT INTO runs (id, status, preset, spec, output, created_ns, parent, parent_step, "
-            "segments, stop_at, queue_order) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "segments, stop_at, queue_order, verifies) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 run_id,
                 QUEUED,
@@ -75,26 +87,31 @@ def enqueue(
                 encoded,
                 stop_at,
                 _end_of_queue(connection),
+                verifies,
             ),
         )
         history.insert(connection, run_id, [RunQueued()])
+        if engine:
+            _lease(connection, run_id, engine)
     return run_id
 
 
 def is_waiting(lineage: Lineage) -> bool:
-    """Whether any run is queued."""
+    """Whether any run is queued, be it one that verifies another."""
     return bool(rows(lineage, "SELECT 1 FROM runs WHERE status=? LIMIT 1", (QUEUED,)))
 
 
 def count(lineage: Lineage) -> int:
-    """How many runs are queued."""
-    [(number,)] = rows(lineage, "SELECT count(*) FROM runs WHERE status=?", (QUEUED,))
+    """How many runs of the user's are queued."""
+    [(number,)] = rows(
+        lineage, f"SELECT count(*) FROM runs WHERE status=? AND {OF_PEOPLE}", (QUEUED,)
+    )
     return int(number)
 
 
 def queued(lineage: Lineage) -> list[RunRecord]:
-    """The queued runs in the order in which they will be leased."""
-    return select(lineage, f"WHERE status=? {_IN_ORDER}", (QUEUED,))
+    """The queued runs of the user's in the order in which they will be leased."""
+    return select(lineage, f"WHERE status=? AND {OF_PEOPLE} {_IN_ORDER}", (QUEUED,))
 
 
 def reorder(lineage: Lineage, run_id: str, before_run_id: str | None) -> None:
@@ -121,19 +138,12 @@ def lease(lineage: Lineage, engine_id: str) -> RunRecord | None:
     if not is_waiting(lineage):  # a poll of an idle queue must not take the write lock
         return None
     with immediate(lineage) as connection:
-        engine = connection.execute("SELECT pid FROM engines WHERE id=?", (engine_id,)).fetchone()
-        if engine is None:
-            raise StoreError(f"engine {engine_id!r} is not registered and cannot lease runs")
         first = connection.execute(
             f"SELECT id FROM runs WHERE status=? {_IN_ORDER} LIMIT 1", (QUEUED,)
         ).fetchone()
         if first is None:
             return None
-        connection.execute(
-            "UPDATE runs SET status=?, engine=?, started_ns=? WHERE id=?",
-            (RUNNING, engine_id, time.time_ns(), first[0]),
-        )
-        history.insert(connection, first[0], [RunStarted(engine_id, engine[0])])
+        _lease(connection, first[0], engine_id)
     return run(lineage, first[0])
 
 
@@ -251,6 +261,18 @@ def set_environment(lineage: Lineage, run_id: str, text: str) -> None:
 def _request(lineage: Lineage, run_id: str, status: str, flag: str) -> str:
     with immediate(lineage, durable=True) as connection:
         return _ask(lineage, connection, run_id, status, flag)
+
+
+def _lease(connection: sqlite3.Connection, run_id: str, engine_id: str) -> None:
+    """Make a queued run an engine's, inside the caller's transaction."""
+    engine = connection.execute("SELECT pid FROM engines WHERE id=?", (engine_id,)).fetchone()
+    if engine is None:
+        raise StoreError(f"engine {engine_id!r} is not registered and cannot lease runs")
+    connection.execute(
+        "UPDATE runs SET status=?, engine=?, started_ns=? WHERE id=?",
+        (RUNNING, engine_id, time.time_ns(), run_id),
+    )
+    history.insert(connection, run_id, [RunStarted(engine_id, engine[0])])
 
 
 def _ask(

@@ -38,6 +38,8 @@ class RunRecord:
     stop_at: end after so many steps; None: after the last.
     latents: digest of the final latents. environment: canonical JSON of what it ran on.
     origin: "local", or "import" for a run that came in a bundle.
+    verifies: the run that this one computes again to compare; it is then no run of the user's, and
+    lists, counts and bundles leave it out.
     """
 
     id: str
@@ -61,6 +63,7 @@ class RunRecord:
     latents: str
     environment: str
     origin: str
+    verifies: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -81,13 +84,15 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class LinkRecord:
-    """What was made for a key, by whichever run came first.
+    """What was made for a key, by whichever run came first (but see store.lineage.links.record).
 
     digest: the stored result ("" when it was thinned or lost). latents: digest of the latents
     after a step, to check a replay against; they need not be stored. state: a stored keyframe of
     the solver, or "". num_bytes: what `digest` and `state` take. seconds: what computing it took.
     environment: canonical JSON of what it was computed on. facts: JSON of what the key was
     derived from. The times are set when it is recorded.
+    resume_at: how many steps done an extension's rest of state must be computed again from; None
+    where there is none. keep: what a clean-up makes of it (store.upkeep.needs); "": as `kind` says.
     """
 
     key: str
@@ -101,6 +106,8 @@ class LinkRecord:
     facts: str = "{}"
     created_ns: int = 0
     used_ns: int = 0
+    resume_at: int | None = None
+    keep: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,11 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """A live engine process; `run` is the id of the run that it works on, or empty."""
+    """A live engine process; `run` is the id of the run that it works on, or empty.
+
+    version: of the code that it runs; "" where that was before engines said so. is_retiring: it
+    leases no more runs and leaves once its present one has ended.
+    """
 
     id: str
     pid: int
@@ -151,3 +162,5 @@ class EngineRecord:
     started_ns: int
     heartbeat_ns: int
     run: str
+    version: str = ""
+    is_retiring: bool = False

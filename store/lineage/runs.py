@@ -29,8 +29,10 @@ _STATUS = f"CASE WHEN is_paused THEN '{PAUSED}' ELSE status END"
 _COLUMNS = (
     f"id, {_STATUS}, preset, spec, output, engine, error, cancel_requested, pause_requested, "
     "created_ns, started_ns, ended_ns, parent, parent_step, segments, stop_at, note, pinned, "
-    "latents, environment, origin"
+    "latents, environment, origin, verifies"
 )
+# What people see: not the runs that only compute another again.
+OF_PEOPLE = "verifies=''"
 _SEARCHED = (
     "id || char(10) || preset || char(10) || output || char(10) || note || char(10) || "
     "CASE WHEN json_valid(spec) THEN coalesce(json_extract(spec, '$.prompt'), '') ELSE '' END"
@@ -63,7 +65,10 @@ def status_of(lineage: Lineage, connection: sqlite3.Connection, run_id: str) -> 
 
 
 def resolve(lineage: Lineage, prefix: str) -> str:
-    """The id of the one run whose id starts with `prefix`; UnknownRun when none or several do."""
+    """The id of the one run whose id starts with `prefix`; UnknownRun when none or several do.
+
+    A run that verifies another is known by its whole id only.
+    """
     letters = prefix.strip().lower()
     if not letters or set(letters) - set(ID_LETTERS):
         raise UnknownRun(
@@ -71,8 +76,8 @@ def resolve(lineage: Lineage, prefix: str) -> str:
         )
     found = rows(
         lineage,
-        "SELECT id FROM runs WHERE id GLOB ? ORDER BY seq DESC LIMIT ?",
-        (letters + "*", MAX_CANDIDATES + 1),
+        f"SELECT id FROM runs WHERE id GLOB ? AND ({OF_PEOPLE} OR id=?) ORDER BY seq DESC LIMIT ?",
+        (letters + "*", letters, MAX_CANDIDATES + 1),
     )
     if not found:
         raise UnknownRun(f"no run starts with {letters!r}; `modiff runs` lists them")
@@ -97,7 +102,8 @@ def search(
     """The newest runs first, at most `limit`, that fit everything that is given.
 
     text: a part of the prompt, note, id, output or preset, in capitals or not. tags: all of them.
-    preset: its whole name. Created at since_ns or later, before until_ns.
+    preset: its whole name. Created at since_ns or later, before until_ns. Never one that verifies
+    another.
     """
     wanted: list[tuple[str, tuple[object, ...]]] = [
         ("EXISTS (SELECT 1 FROM tags WHERE run_id=runs.id AND tag=?)", (tag,)) for tag in tags
@@ -117,7 +123,7 @@ def search(
         wanted.append(("created_ns<?", (until_ns,)))
     if text:
         wanted.append((f"instr(casefold({_SEARCHED}), ?)", (text.casefold(),)))
-    where = " AND ".join(["1", *(condition for condition, _ in wanted)])
+    where = " AND ".join([OF_PEOPLE, *(condition for condition, _ in wanted)])
     parameters = [value for _, values in wanted for value in values]
     for value in parameters:
         if isinstance(value, str):
@@ -208,16 +214,32 @@ def remove(lineage: Lineage, run_ids: Sequence[str]) -> None:
                 raise StoreError(
                     f"run {run_id} is {status} and cannot be removed; `modiff cancel {run_id}` first"
                 )
-        removed = [(run_id,) for run_id in run_ids]
-        for table in ("tags", "run_links", "stages", "events"):
-            connection.executemany(f"DELETE FROM {table} WHERE run_id=?", removed)
-        connection.executemany("DELETE FROM runs WHERE id=?", removed)
+        _delete(connection, run_ids)
+
+
+def remove_verifications(lineage: Lineage, *, before_ns: int) -> int:
+    """Remove the runs that verified another and ended before that time; returns how many."""
+    with immediate(lineage) as connection:
+        found = connection.execute(
+            f"SELECT id FROM runs WHERE NOT {OF_PEOPLE} AND status NOT IN (?, ?) "
+            "AND coalesce(ended_ns, created_ns)<?",
+            (QUEUED, RUNNING, before_ns),
+        ).fetchall()
+        _delete(connection, [run_id for (run_id,) in found])
+    return len(found)
+
+
+def _delete(connection: sqlite3.Connection, run_ids: Sequence[str]) -> None:
+    removed = [(run_id,) for run_id in run_ids]
+    for table in ("tags", "run_links", "stages", "events"):
+        connection.executemany(f"DELETE FROM {table} WHERE run_id=?", removed)
+    connection.executemany("DELETE FROM runs WHERE id=?", removed)
 
 
 def _record(row: tuple[Any, ...]) -> RunRecord:
     run_id, status, preset, spec, output, engine, error, is_cancelled, is_pausing, *rest = row
     created, started, ended, parent, parent_step, segments, stop_at, text, pinned, *last = rest
-    latents, environment, origin = last
+    latents, environment, origin, verifies = last
     return RunRecord(
         id=run_id,
         status=status,
@@ -240,6 +262,7 @@ def _record(row: tuple[Any, ...]) -> RunRecord:
         latents=latents,
         environment=environment,
         origin=origin,
+        verifies=verifies,
     )
 
 

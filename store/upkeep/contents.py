@@ -30,7 +30,10 @@ class Blob(NamedTuple):
 
 
 class LinkRow(NamedTuple):
-    """A row of `links`; parent is the key of the step before it where no run tells, else empty."""
+    """A row of `links`; parent is the key of the step before it where no run tells, else empty.
+
+    keep: as of LinkRecord.
+    """
 
     key: str
     kind: str
@@ -41,6 +44,7 @@ class LinkRow(NamedTuple):
     seconds: float
     used_ns: int
     parent: str = ""
+    keep: str = ""
 
 
 class RunLinkRow(NamedTuple):
@@ -56,7 +60,10 @@ class RunLinkRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set."""
+    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set.
+
+    verifies: as of RunRecord; such a row is no run of the user's.
+    """
 
     id: str
     status: str
@@ -66,6 +73,7 @@ class RunRow(NamedTuple):
     latents: str
     preset: str
     created_ns: int
+    verifies: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
         "SELECT key, kind, digest, latents, state, bytes, seconds, used_ns, "
         "CASE WHEN kind='step' AND json_valid(facts) "
         "AND NOT EXISTS (SELECT 1 FROM run_links WHERE run_links.key=links.key) "
-        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END FROM links",
+        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END, keep FROM links",
     )
     run_links = rows(
         lineage,
@@ -100,8 +108,8 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
     )
     runs = rows(
         lineage,
-        "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns FROM runs "
-        "ORDER BY seq",
+        "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns, verifies "
+        "FROM runs ORDER BY seq",
     )
     return Contents(
         blobs=blobs,

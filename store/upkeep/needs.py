@@ -2,7 +2,7 @@
 
 A blob is needed by the rows that name it: by a link (its result, keyframe or latents), by what a
 run saw, or as a run's final latents. One exception: once the link of a key was thinned, what a
-run saw of it is knowledge, no claim.
+run saw of it is knowledge, no claim; unless the link now stands for another result than it saw.
 """
 
 from __future__ import annotations
@@ -26,8 +26,17 @@ UNREFERENCED = "unreferenced"
 VIDEO = "video"
 
 # How much a blob is needed, in rising order: by no row; by links that no run names (any more); to
-# go back to a step of a run; as what a run was made for; as what is small and dear to make.
-NOT_NEEDED, LEFTOVER, CHAIN, OUTPUT, KEPT = range(5)
+# save work that can be done again at any time; to go back to a step of a run; as what a run was
+# made for; as what is small and dear to make.
+NOT_NEEDED, LEFTOVER, CACHE, CHAIN, OUTPUT, KEPT = range(6)
+# What a budget is for.
+BUDGETED = (LEFTOVER, CACHE, CHAIN)
+
+# How much the result of a link is needed by the runs that name it: by the link's own `keep`, and
+# where it has none by its kind. A class or a kind that is not known here can be made again.
+_CACHE = "cache"
+_NEEDS = {"small": KEPT, "output": OUTPUT, "chain": CHAIN, _CACHE: CACHE}
+_KEEP_OF_KIND = {"text": "small", STEP: "chain", VIDEO: "output", LATENTS: "output"}
 
 
 @dataclass(slots=True)
@@ -112,7 +121,8 @@ def classify(contents: Contents, known: Chains) -> dict[str, Stored]:
     )
     for link in contents.links:
         is_named, used_ns = link.key in known.named, link.used_ns
-        result, rest = (_need_of_result(link.kind), CHAIN) if is_named else (LEFTOVER, LEFTOVER)
+        result = _NEEDS.get(keep_of(link.kind, link.keep), CACHE) if is_named else LEFTOVER
+        rest = CHAIN if is_named else LEFTOVER
         seconds = known.saved.get(link.key, link.seconds)
         # Where both are stored, it is the keyframe that saves the steps.
         cost = 0.0 if link.state in contents.blobs else seconds
@@ -128,7 +138,7 @@ def classify(contents: Contents, known: Chains) -> dict[str, Stored]:
 
 def protected_runs(runs: Sequence[RunRow]) -> frozenset[str]:
     """The runs that a clean-up may not touch: those that are pinned, or not over yet, and what
-    they were branched from.
+    they were branched from or verify.
 
     A paused run is not over. Of a run that waits the database does not know the links yet; its
     parent's are the ones that it goes on from.
@@ -142,15 +152,25 @@ def protected_runs(runs: Sequence[RunRow]) -> frozenset[str]:
         run_id = waiting.pop()
         if run_id in by_id and run_id not in found:
             found.add(run_id)
-            waiting.append(by_id[run_id].parent)
+            waiting += [by_id[run_id].parent, by_id[run_id].verifies]
     return frozenset(found)
 
 
-def _need_of_result(kind: str) -> int:
-    """How much a link that a run names needs its result."""
-    if kind == STEP:
-        return CHAIN
-    return OUTPUT if kind in (VIDEO, LATENTS) else KEPT
+def is_claim(row: RunLinkRow, link: LinkRow | None) -> bool:
+    """Whether a run alone vouches for what it saw: the link of its key is of other bytes, or gone.
+
+    A link that was thinned says by its latents what it was of.
+    """
+    if link is None:
+        return True
+    if link.digest:
+        return link.digest != row.digest
+    return bool(link.latents and row.latents and link.latents != row.latents)
+
+
+def keep_of(kind: str, keep: str = "") -> str:
+    """What a clean-up makes of the result of a link: "small", "output", "chain" or "cache"."""
+    return keep or _KEEP_OF_KIND.get(kind, _CACHE)
 
 
 def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
@@ -160,18 +180,18 @@ def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
     thinned: list[tuple[str, int]] = []
     for row in contents.run_links:
         link = known.links.get(row.key)
-        kind, used_ns = row.stage, created.get(row.run, 0)
+        kind, keep, used_ns = row.stage, "", created.get(row.run, 0)
         if link is not None:
-            kind, used_ns = link.kind, link.used_ns
+            kind, keep, used_ns = link.kind, link.keep, link.used_ns
         claims.add(row.latents, LATENTS, CHAIN, used_ns=used_ns)
-        if link is not None and not link.digest:
-            thinned.append((row.digest, used_ns))
-        elif link is None or link.digest != row.digest:
+        if is_claim(row, link):
             is_new = (row.key, row.digest) not in counted
             counted.add((row.key, row.digest))
             seconds = known.saved.get(row.key, row.seconds) if is_new else 0.0
-            need = _need_of_result(kind)
+            need = _NEEDS.get(keep_of(kind, keep), CACHE)
             claims.add(row.digest, kind, need, used_ns=used_ns, seconds=seconds)
+        elif link is not None and not link.digest:
+            thinned.append((row.digest, used_ns))
     for run in contents.runs:
         claims.add(run.latents, LATENTS, OUTPUT, used_ns=run.created_ns)
     for digest, used_ns in thinned:

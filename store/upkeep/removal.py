@@ -1,10 +1,10 @@
 """What a clean-up removes, and in which order: a pure function over plain rows.
 
-Never: whatever a pinned, queued, running or paused run and its ancestors need, token states of
-runs that exist, and, unless asked for, their videos and final latents. First goes what no row
-needs, then what removed runs left, then the steps of runs, last step first because a step is of
-use only while all before it are there; last the keyframes. What gives much space for little
-computing and was not used for long goes first.
+Never: whatever a pinned, queued, running or paused run and its ancestors need, what is small of
+runs that exist (token states), and, unless asked for, their videos and final latents. First goes
+what no row needs, then what removed runs left, then what only saves work, then the steps of runs,
+last step first because a step is of use only while all before it are there; last the keyframes.
+What gives much space for little computing and was not used for long goes first.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.upkeep.needs import (
-    CHAIN,
+    BUDGETED,
     KEYFRAME,
-    LEFTOVER,
     NOT_NEEDED,
     OUTPUT,
     STEP,
     chains,
     classify,
+    is_claim,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ GRACE_NS = 3600 * 10**9
 class Policy:
     """What to remove beside what nobody needs.
 
-    budget_bytes: all above it of steps, keyframes and what removed runs left. older_than_ns: all
+    budget_bytes: all above it of steps, keyframes, what only saves work and what removed runs left. older_than_ns: all
     of it that was not used for so long. outputs: videos and final latents count as well.
     """
 
@@ -82,7 +82,7 @@ def make_plan(contents: Contents, policy: Policy, *, now_ns: int) -> Plan:
         if each.need == NOT_NEEDED and not each.is_protected and now_ns - each.used_ns > GRACE_NS
     ]
     removals.sort(key=lambda each: (-each.num_bytes, each.digest))
-    counted = (LEFTOVER, CHAIN, OUTPUT) if policy.outputs else (LEFTOVER, CHAIN)
+    counted = (*BUDGETED, OUTPUT) if policy.outputs else BUDGETED
     covered = {digest: each for digest, each in stored.items() if each.need in counted}
     total = sum(each.num_bytes for each in covered.values())
     chosen = list(_chosen(covered, _befores(contents, known), policy, total, now_ns))
@@ -146,7 +146,8 @@ def _befores(contents: Contents, known: Chains) -> dict[str, set[str]]:
         if link.kind == STEP and link.digest in contents.blobs:
             results[link.key].add(link.digest)
     for row in contents.run_links:
-        if row.stage == STEP and row.key not in known.links and row.digest in contents.blobs:
+        is_there = row.stage == STEP and row.digest in contents.blobs
+        if is_there and is_claim(row, known.links.get(row.key)):
             results[row.key].add(row.digest)
     befores: dict[str, set[str]] = defaultdict(set)
     for key, digests in results.items():

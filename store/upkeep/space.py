@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.upkeep.contents import file_bytes, folder_bytes
-from store.upkeep.needs import CHAIN, LEFTOVER, NOT_NEEDED, chains, classify
+from store.upkeep.needs import BUDGETED, LEFTOVER, NOT_NEEDED, chains, classify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -74,13 +74,13 @@ def survey(root: Path, contents: Contents) -> Overview:
     files = files_beside(root)
     return Overview(
         root=root,
-        num_runs=len(contents.runs),
+        num_runs=sum(not run.verifies for run in contents.runs),
         num_pinned=sum(run.is_pinned for run in contents.runs),
         num_blobs=len(stored),
         num_bytes=sum(each.num_bytes for each in stored) + sum(files.values()),
         free_bytes=free_bytes(root),
         budget_bytes=default_budget(root),
-        budgeted_bytes=sum(each.num_bytes for each in stored if each.need in (LEFTOVER, CHAIN)),
+        budgeted_bytes=sum(each.num_bytes for each in stored if each.need in BUDGETED),
         leftover_bytes=sum(each.num_bytes for each in stored if each.need == LEFTOVER),
         protected_bytes=sum(each.num_bytes for each in stored if each.is_protected),
         kinds=by_kind(stored),
@@ -106,11 +106,12 @@ def by_age(stored: Iterable[Stored], now_ns: int) -> dict[str, Share]:
 
 
 def by_run(contents: Contents, known: Chains, stored: Mapping[str, Stored]) -> list[RunShare]:
-    """What each run takes, the largest alone first."""
-    digests: dict[str, set[str]] = {run.id: {run.latents} for run in contents.runs}
-    shares = {run.id: RunShare(run) for run in contents.runs}
+    """What each run of the user's takes, the largest alone first."""
+    of_people = [run for run in contents.runs if not run.verifies]
+    digests: dict[str, set[str]] = {run.id: {run.latents} for run in of_people}
+    shares = {run.id: RunShare(run) for run in of_people}
     for row in contents.run_links:
-        if row.run not in shares:  # removed while we looked
+        if row.run not in shares:  # removed while we looked, or of a run that verifies another
             continue
         link = known.links.get(row.key)
         digests[row.run] |= {row.digest, row.latents}

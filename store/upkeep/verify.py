@@ -91,6 +91,7 @@ def verify(
             unreferenced.add(each)
     num_without = sum(
         run.status == "done"
+        and not run.verifies
         and bool(run.latents)
         and (run.latents not in found or run.latents in lost)
         for run in contents.runs

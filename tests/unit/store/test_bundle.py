@@ -450,6 +450,35 @@ def test_a_trusted_link_never_replaces_what_the_store_has(store, other, path, ru
     assert other.find_links([row.key])[row.key].digest == kept.digest
 
 
+def test_what_links_have_since_goes_along_and_is_left_out_where_it_is_nothing(
+    store, other, path, run_id, tmp_path
+):
+    export(store, path, run_id)
+    assert all({"resume_at", "keep"}.isdisjoint(link) for link in manifest_of(path)["links"])
+    row = next(row for row in store.links_of(run_id) if row.stage == "step")
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE links SET keep='chain' WHERE kind='step'")
+        connection.execute("UPDATE links SET resume_at=0, keep='cache' WHERE key=?", (row.key,))
+    export(store, tmp_path / "later", run_id)
+    links = {link["key"]: link for link in manifest_of(tmp_path / "later")["links"]}
+    assert (links[row.key]["resume_at"], links[row.key]["keep"]) == (0, "cache")
+    for name in ("resume_at", "keep"):
+        assert [key for key, link in links.items() if name in link] == [row.key]
+    take(other, tmp_path / "later", is_trusted=True)
+    found = other.find_links([row.key])[row.key]
+    assert (found.resume_at, found.keep) == (0, "cache")
+    again = export(other, tmp_path / "again", run_id)
+    assert again.read_bytes() == (tmp_path / "later").read_bytes()
+
+
+def test_a_run_that_verifies_another_is_never_exported(store, path, run_id):
+    again = store.enqueue(b"{}", preset="p", output="o", parent=run_id, verifies=run_id)
+    store.request_cancel(again)
+    with pytest.raises(StoreError, match=f"only computed run {run_id} again; export that one"):
+        export_bundle(store.lineage, [again], path)
+    assert not path.exists()
+
+
 def test_a_trusted_link_fills_one_that_was_lost(store, other, path, run_id):
     export(store, path, run_id)
     take(other, path, is_trusted=True)

@@ -81,7 +81,9 @@ def test_a_run_that_was_asked_to_stop_is_cancelled_when_its_engine_dies(start, r
 
 def test_a_pid_that_lives_does_not_make_an_engine_live(store):
     with immediate(store.lineage) as connection:
-        connection.execute("INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0)", (os.getppid(),))
+        connection.execute(
+            "INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0, '', 0)", (os.getppid(),)
+        )
     assert store.engines() == []
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -196,6 +197,35 @@ def test_a_result_that_differs_from_the_links_is_kept_for_its_run(store):
     clean(store.lineage, ALL)
     assert on_disk(store) == {first.text}
     assert clean(store.lineage, ALL).removals == ()
+
+
+@pytest.mark.parametrize("is_thinned", [False, True])
+def test_what_a_run_saw_is_kept_for_it_when_another_result_takes_its_place(store, is_thinned):
+    """A chain of another machine does not replay here: this machine's is found by its keys from
+    now on, and that run still has all of its own."""
+    there = make_run(store, "a", num_steps=3, age_days=2)
+    here = store.enqueue(b"{}", preset="p", output="o")
+    for index, key in enumerate(there.keys):
+        digest = put(store, f"here {index}", age_days=2)
+        link = store.find_links([key])[key]
+        given = {"state": digest, "digest": ""} if is_thinned else {"digest": digest}
+        link = replace(link, **given, latents=blobs.digest_of(b"%d" % index))
+        store.record_link(
+            here, link, stage="step", index=index, source="computed", seconds=1.0, replaces=True
+        )
+    store.request_cancel(here)
+    before = on_disk(store)
+    assert clean(store.lineage, Policy()).removals == ()
+    seen = [link.digest for link in store.links_of(there.id) if link.stage == "step"]
+    assert seen == there.steps
+    assert before >= set(seen)
+    assert [each.kind for each in preview(store.lineage, ALL).removals[:3]] == ["step"] * 3
+    store.pin(there.id)
+    clean(store.lineage, ALL)
+    assert on_disk(store) >= {*there.steps, there.latents, there.video, there.text}
+    store.unpin(there.id)
+    order = [digest for digest in removed(clean(store.lineage, ALL)) if digest in there.steps]
+    assert order == there.steps[::-1]
 
 
 def test_links_that_came_without_their_rows_are_of_their_run(store):

@@ -110,6 +110,54 @@ def test_other_latents_from_the_same_result_are_told_too(store, run_id):
     assert "latents" in warning
 
 
+def told(store, run_id, level):
+    events = [event for _, event in store.events(run_id) if isinstance(event, Message)]
+    return [event.text for event in events if event.level == level]
+
+
+def test_a_result_that_does_not_replay_here_gives_its_place_to_the_one_made_here(store, run_id):
+    first = record(store, run_id, step(0, "there", "x", state=digest("state"), num_bytes=400))
+    second = store.enqueue(b"{}", preset="p", output="o")
+    here = step(0, "here", "y", environment='{"device":"cuda"}', resume_at=3, keep="chain")
+    kept = record(store, second, here, 4, replaces=True)
+    assert kept == store.find_links([key(0)])[key(0)]
+    assert replace(kept, created_ns=0, used_ns=0) == here
+    assert kept.created_ns >= first.created_ns
+    assert (store.links_of(run_id)[0].digest, store.links_of(second)[0].digest) == (
+        digest("there"),
+        digest("here"),
+    )
+    assert told(store, second, "warning") == []
+    [line] = told(store, second, "info")
+    assert "\n" not in line
+    for part in ("denoise 4", key(0), digest("there")[:19], digest("here")[:19]):
+        assert part in line
+    assert digest("here") not in line
+    assert told(store, run_id, "info") == []
+
+
+def test_the_same_result_replaces_nothing(store, run_id):
+    first = record(store, run_id, step(0, "v", "x", state=digest("state"), num_bytes=400))
+    again = record(store, run_id, step(0, "v", "x"), replaces=True)
+    assert again == replace(first, used_ns=again.used_ns)
+    assert warnings(store, run_id) == []
+
+
+def test_a_replacement_of_what_nobody_has_is_a_first_result(store, run_id):
+    assert record(store, run_id, step(0, "v", "x"), replaces=True).digest == digest("v")
+    assert warnings(store, run_id) == []
+
+
+def test_where_the_rest_of_a_state_is_computed_from_stays_with_the_link(store, run_id):
+    record(store, run_id, step(0, resume_at=0, keep="cache"))
+    record(store, run_id, step(0))
+    found = store.find_links([key(0)])[key(0)]
+    assert (found.resume_at, found.keep) == (0, "cache")
+    record(store, run_id, step(1))
+    assert record(store, run_id, step(1, resume_at=7)).resume_at == 7
+    assert store.find_links([key(1)])[key(1)].resume_at == 7
+
+
 def test_recording_the_same_again_only_says_that_it_was_used(store, run_id):
     first = record(store, run_id, step())
     second = record(store, run_id, replace(first, seconds=0.0), source="reused")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from store import locks
 from store.database import backups, database, filesystems
 from store.database.schema import MIGRATIONS, SCHEMA_VERSION
 from store.database.sqlite import sqlite3
 from store.errors import StoreFull, StoreUnwritable
 from store.lineage.events import Message, RunFinished, RunQueued, encode_event
-from store.lineage.records import StageRecord
+from store.lineage.records import LinkRecord, StageRecord
 from store.store import open_store
 
 RUNS = [
@@ -80,6 +81,7 @@ def test_every_row_of_version_1_is_kept(root):
             assert (run.parent, run.parent_step, run.segments, run.stop_at) == ("", None, (), None)
             assert (run.note, run.pinned, run.latents, run.environment) == ("", False, "", "")
             assert (run.origin, run.pause_requested, run.is_paused) == ("local", False, False)
+            assert run.verifies == ""
             assert [event for _, event in store.events(run.id)] == [
                 RunQueued(),
                 Message("info", run.id),
@@ -165,6 +167,35 @@ def test_a_store_is_copied_once_and_an_empty_or_new_one_never(root, tmp_path):
     for _ in range(2):
         with open_store(tmp_path / "old"):
             assert len(copies(tmp_path / "old")) == 1
+
+
+def make_version_2(root: Path) -> None:
+    """A store of the second version, with a link, what its run saw of it, and an engine's row."""
+    make_version_1(root)
+    connection = sqlite3.connect(root / "lineage.db", isolation_level=None)
+    for statement in MIGRATIONS[1]:
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version=2")
+    connection.execute(
+        "INSERT INTO links (key, kind, digest, bytes, seconds, created_ns, used_ns) "
+        "VALUES ('k', 'step', 'd', 7, 1.5, 3, 4)"
+    )
+    connection.execute("INSERT INTO engines VALUES ('e1', ?, 'h', 5, 6)", (os.getpid(),))
+    connection.close()
+
+
+def test_what_version_2_did_not_know_is_empty(root):
+    make_version_2(root)
+    with open_store(root) as store:
+        assert len(copies(root)) == 1
+        assert [run.id for run in store.runs(limit=9)] == [run[0] for run in RUNS[::-1]]
+        link = LinkRecord("k", "step", "d", num_bytes=7, seconds=1.5, created_ns=3, used_ns=4)
+        assert store.find_links(["k"]) == {"k": link}
+        assert (link.resume_at, link.keep) == (None, "")
+        with locks.acquire(root / "locks" / "engine-e1", timeout_seconds=1):
+            [engine] = store.engines()
+        assert (engine.id, engine.version, engine.is_retiring) == ("e1", "", False)
+        store.check()
 
 
 MIGRATE = """

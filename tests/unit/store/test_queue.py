@@ -231,6 +231,84 @@ def test_a_run_keeps_what_it_found_out(store):
     assert (run.latents, run.environment) == ("sha256:x", '{"torch":"2"}')
 
 
+# Runs of an engine's own, and those that verify another
+
+
+def test_a_run_can_be_an_engines_from_its_first_moment(store, engine):
+    waiting = enqueue(store)
+    own = store.enqueue(b"{}", preset="p", output="o", engine=engine)
+    run = store.run(own)
+    assert (run.status, run.engine) == ("running", engine)
+    assert run.started_ns is not None
+    assert kinds(store, own) == [RunQueued, RunStarted]
+    assert [found.run for found in store.engines()] == [own]
+    assert store.lease(engine).id == waiting
+    assert store.lease(engine) is None
+    store.finish(own, "done")
+
+
+def test_a_run_of_an_engine_that_is_not_registered_is_not_queued_either(store):
+    with pytest.raises(StoreError, match="'stranger' is not registered"):
+        store.enqueue(b"{}", preset="p", output="o", engine="stranger")
+    assert store.runs(limit=9) == []
+
+
+def test_a_run_that_verifies_another_is_leased_in_order_and_seen_by_nobody_else(store, engine):
+    run_id = enqueue(store)
+    again = store.enqueue(b"{}", preset="p", output="o", parent=run_id, verifies=run_id)
+    last = enqueue(store)
+    assert (store.run(again).verifies, store.run(run_id).verifies) == (run_id, "")
+    assert (store.num_queued(), order(store)) == (2, [run_id, last])
+    assert [run.id for run in store.runs(limit=9)] == [last, run_id]
+    assert store.search(limit=9, text=again) == []
+    assert (store.children(run_id), store.branches()) == ([], [])
+    assert [run.id for run, _ in store.tree(run_id)] == [run_id]
+    assert store.resolve(again) == again
+    with pytest.raises(UnknownRun):
+        store.resolve(again[:9])
+    assert [store.lease(engine).id for _ in range(3)] == [run_id, again, last]
+    assert [run.id for run in store.runs(limit=9, status="running")] == [last, run_id]
+    assert store.request_cancel(again) == "running"
+    assert store.cancel_requested(again)
+    store.finish(again, "cancelled")
+    store.remove([again])
+    with pytest.raises(UnknownRun):
+        store.run(again)
+
+
+def test_only_a_run_that_is_there_can_be_verified(store):
+    with pytest.raises(UnknownRun, match="nothing"):
+        store.enqueue(b"{}", preset="p", output="o", verifies="nothing")
+    assert store.lineage.db.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+def test_an_engine_does_not_leave_while_a_verification_waits(store, engine):
+    run_id = enqueue(store)
+    store.request_cancel(run_id)
+    again = store.enqueue(b"{}", preset="p", output="o", verifies=run_id)
+    assert not store.retire_engine(engine)
+    assert store.lease(engine).id == again
+
+
+def test_a_verification_is_dropped_an_hour_after_its_end(store, engine):
+    run_id = enqueue(store)
+    old, young, running = (
+        store.enqueue(b"{}", preset="p", output="o", verifies=run_id) for _ in range(3)
+    )
+    for each in (run_id, old, young):
+        store.request_cancel(each)
+    store.lease(engine)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE runs SET created_ns=1, ended_ns=ended_ns-3601*1000000000")
+        connection.execute("UPDATE runs SET ended_ns=ended_ns+60*1000000000 WHERE id=?", (young,))
+    assert store.sweep() == 1
+    assert store.run(run_id).status == "cancelled"
+    assert [store.run(each).id for each in (young, running)] == [young, running]
+    with pytest.raises(UnknownRun):
+        store.run(old)
+    assert store.sweep() == 0
+
+
 # Pause, resume
 
 

@@ -13,8 +13,8 @@ from store.database.database import immediate, rows
 from store.errors import StoreDamaged
 from store.store import open_store
 from store.upkeep.contents import look, scan_blobs
-from store.upkeep.gc import clean
-from store.upkeep.needs import chains, classify
+from store.upkeep.gc import clean, preview
+from store.upkeep.needs import CACHE, CHAIN, KEPT, OUTPUT, chains, classify
 from store.upkeep.removal import Policy
 from store.upkeep.space import by_age, by_kind, by_run, default_budget, survey
 from store.upkeep.verify import DAMAGED, MISSING, UNREADABLE, verify
@@ -56,13 +56,52 @@ def test_every_blob_is_of_a_kind(store):
     )
 
 
-def test_a_kind_of_a_later_version_is_kept_and_shown(store):
+def test_a_kind_of_a_later_version_is_shown_and_can_be_made_again(store):
     made = make_run(store, "a", num_steps=1)
     with immediate(store.lineage) as connection:
         connection.execute("UPDATE links SET kind='depth' WHERE kind='text'")
-    assert classified(store)[made.text].kind == "depth"
-    clean(store.lineage, Policy(0, 0, outputs=True))
-    assert on_disk(store) == {made.text}
+    found = classified(store)[made.text]
+    assert (found.kind, found.need) == ("depth", CACHE)
+    assert survey(store.root, look(store.lineage)).budgeted_bytes == STEP_BYTES + 300
+    clean(store.lineage, Policy(0))
+    assert on_disk(store) == {made.latents, made.video}
+
+
+@pytest.mark.parametrize(
+    ("keep", "need"),
+    [("small", KEPT), ("output", OUTPUT), ("chain", CHAIN), ("cache", CACHE), ("later", CACHE)],
+)
+def test_a_link_says_itself_what_a_clean_up_makes_of_it(store, keep, need):
+    made = make_run(store, "a", num_steps=1)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE links SET kind='depth', keep=? WHERE kind='text'", (keep,))
+        connection.execute("UPDATE links SET keep=? WHERE kind='video'", (keep,))
+    assert [classified(store)[digest].need for digest in (made.text, made.video)] == [need] * 2
+    clean(store.lineage, Policy(0))
+    is_there = need in (KEPT, OUTPUT)
+    assert (made.text in on_disk(store), made.video in on_disk(store)) == (is_there, is_there)
+    clean(store.lineage, Policy(0, outputs=True))
+    assert (made.text in on_disk(store)) == (need == KEPT)
+
+
+def test_what_a_run_saw_of_an_unknown_kind_alone_can_be_made_again_too(store):
+    made = make_run(store, "a", num_steps=1)
+    with immediate(store.lineage) as connection:
+        connection.execute("DELETE FROM links")
+        connection.execute("UPDATE run_links SET stage='depth' WHERE stage='text'")
+    needs = {digest: each.need for digest, each in classified(store).items()}
+    assert (needs[made.text], needs[made.video]) == (CACHE, OUTPUT)
+
+
+def test_what_only_saves_work_goes_before_the_steps_and_after_what_nobody_names(store):
+    gone = make_run(store, "gone", num_steps=1, outputs=False)
+    store.remove([gone.id])
+    made = make_run(store, "a", num_steps=2, outputs=False, age_days=9)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE links SET keep='cache' WHERE digest=?", (made.text,))
+    order = [each.digest for each in preview(store.lineage, Policy(0)).removals]
+    assert set(order[:2]) == {gone.text, gone.steps[0]}
+    assert order[2:] == [made.text, *made.steps[::-1]]
 
 
 def test_a_run_takes_space_alone_and_with_others(store):
@@ -75,6 +114,21 @@ def test_a_run_takes_space_alone_and_with_others(store):
     }
     store.remove([trunk.id])
     assert shares_of_runs(store) == {branch.id: (4 * STEP_BYTES + rest, 0, 9.0)}
+
+
+def test_a_run_that_verifies_another_takes_no_space_of_the_users(store):
+    made = make_run(store, "a", num_steps=2)
+    before, found = shares_of_runs(store), survey(store.root, look(store.lineage))
+    again = store.enqueue(b"{}", preset="p", output="o", verifies=made.id)
+    link = store.find_links(made.keys)[made.keys[0]]
+    store.record_link(again, link, stage="step", index=0, source="reused", seconds=0.0)
+    assert shares_of_runs(store) == before
+    after = survey(store.root, look(store.lineage))
+    assert (after.num_runs, found.num_runs) == (1, 1)
+    # while it waits, what it is to be compared with stays
+    assert after.protected_bytes == 2 * STEP_BYTES + 1500
+    clean(store.lineage, Policy(0, 0, outputs=True))
+    assert set(made.steps) <= on_disk(store)
 
 
 def test_bytes_that_two_keys_share_are_stored_and_counted_once(store):
