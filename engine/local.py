@@ -49,6 +49,7 @@ class LocalDenoiser:
     files: tuple[Path, ...]
     model: WanDiT
     device: torch.device
+    attention: Attention
 
     @property
     def latent_channels(self) -> int:
@@ -61,11 +62,11 @@ class LocalDenoiser:
     def prepare(self, contexts: Sequence[Tensor]) -> Conditioning:
         # rows of zeros are what the published pipeline pads prompts with
         batch = torch.nn.utils.rnn.pad_sequence(list(contexts), batch_first=True)
-        return self.model.prepare(batch.to(self.device))
+        return self.model.prepare({"text": batch.to(self.device)})
 
     @torch.no_grad()
     def velocity(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.model(latents, timestep, conditioning)
+        return self.model(latents, timestep, conditioning, attention=self.attention)
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,12 @@ def load_denoiser(spec: DenoiserSpec) -> LocalDenoiser:
     except ValueError as error:
         raise ComponentError(f"components.denoiser.attention: {error}") from None
     with torch.device("meta"):
-        model = WanDiT(config, attention=attention)
+        model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, attention, config.head_dim, device, dtype)
     with Weights(layout.entries) as weights:
         fill(model, weights, path=path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
-    return LocalDenoiser(files("denoiser", spec), model.eval(), device)
+    return LocalDenoiser(files("denoiser", spec), model.eval(), device, attention)
 
 
 def _try_attention(

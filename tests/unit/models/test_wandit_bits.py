@@ -64,7 +64,7 @@ def inputs(model: WanDiT) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.T
 def output(name: str, dtype: str) -> torch.Tensor:
     model = build(name, dtype)
     latents, timestep, conditions = inputs(model)
-    return model(latents, timestep, conditions["text"], conditions.get("image"))
+    return model(latents, timestep, model.prepare(conditions))
 
 
 def made_by() -> dict[str, str]:
