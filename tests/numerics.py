@@ -30,6 +30,7 @@ SOURCES = {
     "step": (
         "engine/models/attention.py",
         "engine/models/diffusion/*.py",
+        "engine/models/seams.py",
         "engine/pipelines/stages.py",
         "engine/schedulers/*.py",
         *_WEIGHTS,

@@ -74,7 +74,7 @@ def sample_latents(
     wanted = [model.text_encoder.encode(prompt) for prompt in prompts]
     unwanted = [model.text_encoder.encode(settings.negative_prompt)] * len(prompts)
     context = pad_sequence([*wanted, *unwanted], batch_first=True)
-    conditioning = model.dit.prepare(context.to(device))
+    conditioning = model.dit.prepare({"text": context.to(device)})
     shape = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_SIZE // 8, FRAME_SIZE // 8)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     scheduler = create_scheduler(settings.scheduler, num_steps=settings.steps, shift=settings.shift)

@@ -303,7 +303,7 @@ def _sizes(dit: WanDiT) -> dict[str, int]:
 
 def _velocity(dit: WanDiT, *, compiled: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     def velocity(noisy: Tensor, timestep: Tensor, context: Tensor, lengths: Tensor) -> Tensor:
-        result: Tensor = dit(noisy, timestep, dit.prepare(context, lengths=lengths))
+        result: Tensor = dit(noisy, timestep, dit.prepare({"text": context}, lengths=lengths))
         return result
 
     return torch.compile(velocity, dynamic=False) if compiled else velocity

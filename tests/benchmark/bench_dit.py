@@ -52,7 +52,7 @@ def _ours(
     for name, parameter in model.named_parameters():
         kept = torch.float32 if keeps_fp32(name) else dtype
         parameter.data = parameter.data.to(latents.device, kept)
-    conditioning = model.prepare(text)
+    conditioning = model.prepare({"text": text})
     return torch.no_grad()(lambda: model(latents, timestep, conditioning))
 
 

@@ -11,9 +11,10 @@ Source of the architecture: Wan 2.1, `wan/modules/model.py` (arXiv:2503.20314).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +23,18 @@ from torch import Tensor, nn
 
 from engine.models.attention import Attention, biased, sdpa
 from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.padding import collapse_padding
+from engine.models.seams import At, Tokens, around
+
+Conditions = Mapping[str, Tensor]
+"""What a run is conditioned on, by name: "text" [B, L, text_dim] and, for i2v and flf2v, "image"."""
+
+_ONE_CALL = At(step=0, total=1, sigma=1.0)  # a call that belongs to no run
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a run's prompt (and image) contribute to every step, per block.
+    """What a run's conditions contribute to every step, per block.
 
     text: (keys, values), each [B, heads, L, head_dim]; bias [B, 1, 1, L] added to the scores of the text
     keys, or None; image: (keys, values) or None.
@@ -35,6 +43,11 @@ class Conditioning:
     text: tuple[tuple[Tensor, Tensor], ...]
     bias: Tensor | None
     image: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+    def attend(self, q: Tensor, i: int) -> Tensor:
+        """Cross-attention of block i: q [B, heads, N, head_dim] over the text, plus that over the image."""
+        y = biased(q, *self.text[i], self.bias)
+        return y if self.image is None else y + biased(q, *self.image[i], None)
 
 
 class RMSNorm(nn.Module):
@@ -102,18 +115,10 @@ class CrossAttention(nn.Module):
         k = self.norm_k_img(self.k_img(image)).to(image.dtype)
         return _heads(k, self.num_heads), _heads(self.v_img(image), self.num_heads)
 
-    def forward(
-        self,
-        x: Tensor,
-        text: tuple[Tensor, Tensor],
-        bias: Tensor | None,
-        image: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """x [B,N,d] in the compute dtype -> [B,N,d]; attend: queries [B,heads,N,head_dim] over the conditions."""
         q = _heads(self.norm_q(self.q(x)).to(x.dtype), self.num_heads)
-        y = biased(q, *text, bias)
-        if image is not None:
-            y = y + biased(q, *image, None)
-        return self.o(y.transpose(1, 2).flatten(2))
+        return self.o(attend(q).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -137,10 +142,8 @@ class Block(nn.Module):
         x: Tensor,
         time: Tensor,
         rope: Tensor,
-        text: tuple[Tensor, Tensor],
-        bias: Tensor | None,
-        image: tuple[Tensor, Tensor] | None,
         attention: Attention,
+        cross_attention: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """x [B,N,d] fp32, time [1|B,6,d] fp32 -> [B,N,d] fp32."""
         dtype = self.self_attn.q.weight.dtype
@@ -149,7 +152,7 @@ class Block(nn.Module):
         ).chunk(6, dim=1)
         y = _modulated(x, shift_sa, scale_sa, self.eps)
         x = torch.addcmul(x, self.self_attn(y.to(dtype), rope, attention).float(), gate_sa)
-        x = x + self.cross_attn(self.norm3(x).to(dtype), text, bias, image)
+        x = x + self.cross_attn(self.norm3(x).to(dtype), cross_attention)
         y = _modulated(x, shift_ff, scale_ff, self.eps)
         return torch.addcmul(x, self.ffn(y.to(dtype)).float(), gate_ff)
 
@@ -193,12 +196,11 @@ class ImageEmbedding(nn.Module):
 
 
 class WanDiT(nn.Module):
-    """The transformer. `attention` is the self-attention backend (see `engine.models.attention`)."""
+    """The transformer."""
 
-    def __init__(self, config: WanDiTConfig, *, attention: Attention = sdpa) -> None:
+    def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.attention = attention
         dim = config.dim
         self.patch_embedding = nn.Conv3d(
             config.in_dim, dim, kernel_size=config.patch_size, stride=config.patch_size
@@ -215,77 +217,43 @@ class WanDiT(nn.Module):
         if config.has_image_branch:
             self.img_emb = ImageEmbedding(config)
 
-    def prepare(
-        self,
-        context: Tensor,
-        image_context: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-    ) -> Conditioning:
-        """Everything that the prompt (and image) contribute, once per run.
+    def prepare(self, conditions: Conditions, *, lengths: Tensor | None = None) -> Conditioning:
+        """Everything that the conditions contribute, once per run.
 
-        context: [B, L, text_dim], L <= text_len: the text encoder's output. All-zero rows at the end of a
-        prompt are padding, and so are the rows missing up to text_len: the published model attends to them.
-        As they are all the same key, one key with the bias log(count) stands for them, exactly.
-        image_context: [B, 257, image_dim] (i2v) or [B, 514, image_dim] (flf2v).
+        conditions: "text" [B, L, text_dim], L <= text_len: the text encoder's output; all-zero rows at the end of
+        a prompt and the rows missing up to text_len are padding, which the published model attends to (see
+        `padding`). For i2v "image" [B, 257, image_dim], for flf2v [B, 514, image_dim].
         lengths: [B] int64, real rows per prompt where the caller knows them (then nothing is inspected).
-        Raises ValueError on shapes that do not fit.
+        Raises ValueError on conditions that are missing, unknown or do not fit.
         """
-        config = self.config
-        if (
-            context.dim() != 3
-            or context.shape[2] != config.text_dim
-            or context.shape[1] > config.text_len
-        ):
-            raise ValueError(
-                f"context has shape {tuple(context.shape)}, expected [B, at most {config.text_len}, "
-                f"{config.text_dim}]"
-            )
-        if (image_context is not None) != config.has_image_branch:
-            raise ValueError(
-                f"model type {config.model_type} {'needs' if config.has_image_branch else 'takes no'} "
-                "image_context"
-            )
-        if lengths is None:
-            occupied = (context != 0).any(dim=-1)
-            positions = torch.arange(1, context.shape[1] + 1, device=context.device)
-            lengths = (occupied * positions).amax(dim=1)
-            context = context[:, : int(lengths.max())]
-        dtype = self.patch_embedding.weight.dtype
-        biases = _padding_biases(lengths, context.shape[1], config.text_len, dtype)
-        biases = biases.to(context.device)
-        padding = context.new_zeros(
-            context.shape[0], biases.shape[1] - context.shape[1], config.text_dim
-        )
-        text = self.text_embedding(torch.cat([context, padding], dim=1).to(dtype))
+        config, dtype = self.config, self.patch_embedding.weight.dtype
+        _check_conditions(conditions, config)
+        rows, bias = collapse_padding(conditions["text"], lengths, config.text_len, dtype)
+        text = self.text_embedding(rows.to(dtype))
+        layers = [cast(Block, block).cross_attn for block in self.blocks]
         image = None
-        if image_context is not None:
-            tokens = self.img_emb(image_context, dtype)
-            image = tuple(layer.image_keys_values(tokens) for layer in self._cross_attentions())
-        return Conditioning(
-            text=tuple(layer.keys_values(text) for layer in self._cross_attentions()),
-            bias=biases[:, None, None, :],
-            image=image,
-        )
-
-    def _cross_attentions(self) -> Iterator[CrossAttention]:
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            yield block.cross_attn
+        if config.has_image_branch:
+            tokens = self.img_emb(conditions["image"], dtype)
+            image = tuple(layer.image_keys_values(tokens) for layer in layers)
+        return Conditioning(tuple(layer.keys_values(text) for layer in layers), bias, image)
 
     def forward(
         self,
         latents: Tensor,
         timestep: Tensor,
-        context: Tensor | Conditioning,
-        image_context: Tensor | None = None,
+        conditioning: Conditioning,
+        *,
+        attention: Attention = sdpa,
+        extensions: Sequence[object] = (),
+        at: At = _ONE_CALL,
     ) -> Tensor:
         """The velocity of noisy latents.
 
         latents: [B, in_dim, F, H, W], H and W multiples of the patch size (i2v: noise, mask and image latents
-        concatenated by the caller). timestep: [B] or [1], in [0, 1000]. context: the text encoder's output
-        [B, L, text_dim], or what `prepare` made of it (then image_context is not given again).
-        Returns fp32 [B, out_dim, F, H, W]. Raises ValueError on shapes that do not fit.
+        concatenated by the caller). timestep: [B] or [1], in [0, 1000]. conditioning: what `prepare` made.
+        attention: the self-attention backend (see `engine.models.attention`). extensions: what is put around the
+        seams from `blocks` inwards (see `engine.models.seams`), the first outermost. at: which call of a run this
+        is, for them. Returns fp32 [B, out_dim, F, H, W]. Raises ValueError on shapes that do not fit.
         """
         patch = self.config.patch_size
         if latents.dim() != 5 or latents.shape[1] != self.config.in_dim:
@@ -297,8 +265,6 @@ class WanDiT(nn.Module):
             raise ValueError(
                 f"latents of size {tuple(latents.shape[2:])} are not a multiple of the patch {patch}"
             )
-        if not isinstance(context, Conditioning):
-            context = self.prepare(context, image_context)
 
         dtype = self.patch_embedding.weight.dtype
         pt, ph, pw = patch
@@ -306,37 +272,62 @@ class WanDiT(nn.Module):
             latents.to(dtype), "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=pt, q=ph, r=pw
         )
         x = F.linear(x, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias).float()
-        time = self.time_embedding(_sinusoid(timestep, self.config.freq_dim).to(x.device))
-        time_6 = self.time_projection(time).unflatten(1, (6, self.config.dim))
+        signal = self.time_embedding(_sinusoid(timestep, self.config.freq_dim).to(x.device))
+        time = self.time_projection(signal).unflatten(1, (6, self.config.dim))
         rope = rope_table(*grid, self.config.head_dim, x.device)
-        for i, block in enumerate(self.blocks):
-            image = None if context.image is None else context.image[i]
-            x = block(x, time_6, rope, context.text[i], context.bias, image, self.attention)
+        stack = self._stack(conditioning, attention, extensions)
+        x = stack(Tokens(x, time, signal, rope), at)
         return rearrange(
-            self.head(x, time),
+            self.head(x, signal),
             "b (f h w) (p q r c) -> b c (f p) (h q) (w r)",
             f=grid[0], h=grid[1], w=grid[2], p=pt, q=ph, r=pw,
         )  # fmt: skip
 
+    def _stack(
+        self, conditioning: Conditioning, attention: Attention, extensions: Sequence[object]
+    ) -> Callable[[Tokens, At], Tensor]:
+        """The blocks in their order, (tokens, at) -> x [B,N,d] fp32, with the extensions around their seams."""
 
-def _padding_biases(lengths: Tensor, rows: int, text_len: int, dtype: torch.dtype) -> Tensor:
-    """Score biases [B, rows + pads] on the CPU: 0 for real rows, -inf for the unused ones, and for the padding keys
-    the logs of numbers that add up to the count of padding rows, text_len - length.
+        def attend(q: Tensor, k: Tensor, v: Tensor, i: int, at: At) -> Tensor:
+            return attention(q, k, v)
 
-    One padding key would do, but log(500) in bf16 is off by 1 %: a second key holds what the first one's
-    rounding leaves over. Counted in float64 on the CPU, because not every device has float64.
-    """
-    lengths = lengths.cpu()
-    count = (text_len - lengths).double()
-    first = count.log().to(dtype)
-    if dtype != torch.float32:
-        first = torch.nextafter(first, torch.full_like(first, -math.inf))
-    pads = [first.float()]
-    if dtype != torch.float32:
-        pads.append((count - first.double().exp()).clamp(min=0).log().to(dtype).float())
-    unused = torch.arange(rows) >= lengths[:, None]
-    real = torch.zeros(len(lengths), rows).masked_fill(unused, -math.inf)
-    return torch.cat([real, torch.stack(pads, dim=1)], dim=1)
+        def attend_across(q: Tensor, i: int, at: At) -> Tensor:
+            return conditioning.attend(q, i)
+
+        self_attention = around(extensions, "self_attention", attend)
+        cross_attention = around(extensions, "cross_attention", attend_across)
+
+        def one(x: Tensor, i: int, tokens: Tokens, at: At) -> Tensor:
+            return self.blocks[i](
+                x,
+                tokens.time,
+                tokens.rope,
+                lambda q, k, v: self_attention(q, k, v, i, at),
+                lambda q: cross_attention(q, i, at),
+            )
+
+        block = around(extensions, "block", one)
+
+        def stack(tokens: Tokens, at: At) -> Tensor:
+            x = tokens.x
+            for i in range(len(self.blocks)):
+                x = block(x, i, tokens, at)
+            return x
+
+        return around(extensions, "blocks", stack)
+
+
+def _check_conditions(conditions: Conditions, config: WanDiTConfig) -> None:
+    wanted = {"text", "image"} if config.has_image_branch else {"text"}
+    for name in sorted(wanted ^ conditions.keys()):
+        verb = "needs the" if name in wanted else "takes no"
+        raise ValueError(f"model type {config.model_type} {verb} condition {name!r}")
+    shape = conditions["text"].shape
+    if len(shape) != 3 or shape[2] != config.text_dim or shape[1] > config.text_len:
+        raise ValueError(
+            f"the condition 'text' has shape {tuple(shape)}, expected [B, at most {config.text_len}, "
+            f"{config.text_dim}]"
+        )
 
 
 def _sinusoid(timestep: Tensor, freq_dim: int) -> Tensor:
