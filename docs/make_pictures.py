@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from engine.pipelines.text_to_video import TextToVideo
+from engine.api import TextToVideo
 from examples.micro.sheets import write_sheet
 
 FOLDER = Path(__file__).with_name("images")

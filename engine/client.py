@@ -15,19 +15,20 @@ import msgspec
 
 from engine.launch import ensure_engine
 from engine.outputs import default_output, folder_problem
-from engine.pipelines.chain import route_of, route_of_run
+from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import override
 from presets.validation import validate
+from store.errors import StoreError
 from store.lineage.events import RunFinished, RunResumed
 from store.lineage.records import QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from engine.pipelines.chain import Route
-    from engine.pipelines.plan import Plan
+    from engine.plan import Plan
+    from engine.tasks.route import Route
     from presets.spec import RunSpec
     from store.lineage.events import Event
     from store.lineage.records import RunRecord
@@ -54,7 +55,7 @@ def submit(
     Raises PresetError, ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
-    from engine.registry import check, settle
+    from engine.components.choice import settle
 
     spec = validate(spec)
     path = _output_path(
@@ -62,7 +63,7 @@ def submit(
     )
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
-        check(spec)
+        check(store, spec)
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     return store.enqueue(
@@ -161,6 +162,38 @@ def _name_output(store: Store, run_id: str) -> None:
         store.set_output(run_id, str(path))
 
 
+def check(store: Store, spec: RunSpec) -> None:
+    """Refuses a run whose components, files, extensions or options do not exist or do not fit.
+
+    Raises ComponentError, CheckpointError or PresetError: one line naming the key.
+    """
+    from engine.components import choice
+    from engine.components.descriptions import Descriptions
+    from store.index.index import open_index
+
+    with open_index(store.root) as index:
+        choice.check(spec, Descriptions(index))
+
+
+def verify(store: Store, run_id: str) -> str:
+    """Queue a verification: the run computed once more, nothing reused, and held against what is on record. The
+    last but one event of its log is the verdict (`Verified`). Returns its id; it is no run of the user's.
+
+    Raises StoreError where nothing of the run is on record.
+    """
+    run = store.run(run_id)
+    if not any(link.stage == "step" for link in store.links_of(run_id)):
+        raise StoreError(f"run {run_id} has no steps on record; there is nothing to compare with")
+    return store.enqueue(
+        run.spec_json,
+        preset=run.preset,
+        output="",
+        segments=run.segments,
+        stop_at=run.stop_at,
+        verifies=run_id,
+    )
+
+
 def plan(
     store: Store, spec: RunSpec, *, segments: Sequence[Segment] = (), stop_at: int | None = None
 ) -> Plan:
@@ -168,26 +201,21 @@ def plan(
 
     Raises as `submit` does.
     """
-    from engine.pipelines.identities import Identities, device_type
-    from engine.pipelines.plan import make_plan
-    from engine.registry import check, load, settle
+    from engine.components import choice
+    from engine.components.descriptions import Descriptions
+    from engine.plan import make_plan
+    from engine.results import StoreRecords
+    from engine.runner import targets_of
     from store.index.index import open_index
 
-    spec = settle(validate(spec))
-    check(spec)
+    spec = choice.settle(validate(spec))
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
-    root = route.parts[0].spec
     with open_index(store.root) as index:
-        identities = Identities(index, load)
-        return make_plan(
-            store,
-            route,
-            identities,
-            latent_channels=identities.latent_channels(root.components.denoiser),
-            device_type=device_type(root),
-            stop_at=stop_at,
-        )
+        describe = Descriptions(index)
+        choice.check(spec, describe)
+        targets = targets_of(route, describe, stop_at)
+        return make_plan(StoreRecords(store), targets, describe)
 
 
 def _check_stop(stop_at: int | None, route: Route) -> None:

@@ -23,7 +23,6 @@ from engine.checkpoints.digests import (
     remember_digest,
     remembered,
 )
-from engine.component import KINDS
 from engine.logs import one_line
 from presets.encoding import decode_spec
 from store.index.index import Index, open_index
@@ -46,14 +45,17 @@ class Digester:
 
     def add(self, spec_json: bytes) -> None:
         """Hand over the files that an executed run used."""
-        from engine import registry  # a tenth of a second, which the run has spent already
+        # a tenth of a second, which the run has spent already
+        from engine.components.choice import chosen
+        from engine.components.descriptions import Descriptions
 
         try:
-            components = decode_spec(spec_json).components
-            for kind in KINDS:
-                for path in registry.files(kind, getattr(components, kind)):
-                    if path not in self._waiting:
-                        self._waiting.append(path)
+            with open_index(self._root) as index:
+                describe = Descriptions(index)
+                for kind, part in chosen(decode_spec(spec_json)).items():
+                    for path in describe(kind, part).files:
+                        if path not in self._waiting:
+                            self._waiting.append(path)
         except Exception as error:  # noqa: BLE001  # the run is done: nothing here may undo that
             log.warning("no digests of what the run used: %s", one_line(error))
 

@@ -61,11 +61,11 @@ class Control:
             self.emit(Message(level="warning", text=text))
 
     @contextmanager
-    def stage(self, name: str, *, cached: bool = False) -> Iterator[None]:
-        """One stage from its first event to its last."""
+    def stage(self, name: str, *, cached: bool = False, spent: float = 0.0) -> Iterator[None]:
+        """One stage from its first event to its last. spent: seconds of it before this."""
         self.check()
         self.emit(StageStarted(stage=name))
-        begun = time.perf_counter()
+        begun = time.perf_counter() - spent
         yield
         self.emit(StageFinished(stage=name, seconds=time.perf_counter() - begun, cached=cached))
         self.emit(memory_sample())
@@ -91,11 +91,11 @@ class Made:
 @dataclass(frozen=True)
 class Keeping:
     """What of a chain is kept. steps: numbers of steps done whose state is, None for every velocity.
-    preview: clean latents -> what is shown of a step, None where nobody knows how. is_partial: whether the run stops
-    before its last step."""
+    previewer: gives what makes a preview of clean latents, None where nobody knows how. is_partial: whether the run
+    stops before its last step."""
 
     steps: Callable[[int], Collection[int] | None] = lambda latent_bytes: None
-    preview: Callable[[Tensor], Preview] | None = None
+    previewer: Callable[[], Callable[[Tensor], Preview] | None] = lambda: None
     is_partial: bool = False
 
 
@@ -188,6 +188,7 @@ class Execution:
         self._distrusted: set[str] = set()
         self._told: set[Node] = set()
         self._was_loaded = False
+        self._load_seconds = 0.0
 
     def plan(self) -> Plan:
         """The plan with what is there now."""
@@ -271,6 +272,7 @@ class Execution:
         def loaded(seconds: float) -> None:
             text = f"loaded {kind} {part.name} ({part.dtype})"
             self.control.emit(Message(level="info", text=text))
+            self._load_seconds += seconds
 
         with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
             self.describe.check_unchanged(kind, part)
@@ -278,7 +280,9 @@ class Execution:
 
     def reused(self, plan: Plan, nodes: Sequence[Node]) -> None:
         """Records that the run has these from where its results are, and tells of the steps; once each."""
-        places = {node: index for title in plan.titles for index, node in enumerate(plan.nodes(title))}
+        places = {
+            node: index for title in plan.titles for index, node in enumerate(plan.nodes(title))
+        }
         for node in nodes:
             if node in self._told or node not in plan.links:
                 continue
@@ -338,7 +342,7 @@ class Execution:
             return
         self._was_loaded = True
         with (
-            self.control.stage("load", cached=is_held),
+            self.control.stage("load", cached=is_held, spent=self._load_seconds),
             out_of_memory_explained("load"),
             self.component(node),
         ):
@@ -347,7 +351,11 @@ class Execution:
     def _recalled(self, plan: Plan, last: Node) -> Plan:
         """The latents that a later stage needs, read or derived while the steps are at work."""
         asked = [ref for node in plan.order for ref in node.refs() if ref.node is last]
-        asked = [ref for ref in asked if any(plan.states[n] == "compute" and ref in n.refs() for n in plan.order)]
+        asked = [
+            ref
+            for ref in asked
+            if any(plan.states[n] == "compute" and ref in n.refs() for n in plan.order)
+        ]
         for ref in asked:
             with self._mended(plan):
                 self._held[ref.node, ref.output] = self.tensors(plan, ref)
@@ -422,11 +430,13 @@ class Execution:
 
         last = plan.chain[-1]
         kept: Collection[int] | None = None
+        show: Callable[[Tensor], Preview] | None = None
         with self.results.journal(self.control.warn) as journal:
             for number, made in enumerate(steps):
                 node, latents = made.node, made.outputs["latents"]["latents"]
                 if not number:
                     kept = self._keeping.steps(latents.nbytes)
+                    show = self._keeping.previewer()
                     self.results.note_environment(made.environment, self.control.warn)
                 link = self._link(plan, made)
                 tensors, is_keyframe = self._to_keep(plan, made, kept)
@@ -439,7 +449,7 @@ class Execution:
                         latents,
                         tensors,
                         is_keyframe,
-                        self._preview(made),
+                        _preview(show, made),
                         self._trusted(link.key),
                     )
                 )
@@ -465,13 +475,6 @@ class Execution:
         if number in kept or (is_partial and number == total - 1):
             return made.outputs["state"], True
         return {}, False
-
-    def _preview(self, made: Made) -> Callable[[], Preview] | None:
-        """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
-        show, clean = self._keeping.preview, made.clean
-        if show is None or clean is None:
-            return None
-        return lambda: show(clean())
 
     def _ended(self, plan: Plan, last: Node) -> None:
         """Keeps the latents after the last step: whatever fails from here on loses no denoising."""
@@ -531,6 +534,14 @@ class _Seen:
 
     def has(self, digest: str) -> bool:
         return self._results.has(digest)
+
+
+def _preview(show: Callable[[Tensor], Preview] | None, made: Made) -> Callable[[], Preview] | None:
+    """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
+    clean = made.clean
+    if show is None or clean is None:
+        return None
+    return lambda: show(clean())
 
 
 def memory_sample() -> MemorySampled:

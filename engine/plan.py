@@ -7,6 +7,7 @@ it is stored, or derivable from what is there; otherwise its node is computed, a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 from engine.chain import legacy
 from engine.components.protocols import Description
 from engine.graph import BEFORE, Given, Identity, Node, Plain, Ref, Targets, facts_of, ordered
-from store.blobs.blobs import digest_of
 from engine.results import Known
+from store.blobs.blobs import digest_of
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 
@@ -85,6 +86,12 @@ class Plan:
     def num_stored_steps(self) -> int:
         """How many steps need not be computed."""
         return sum(self.states[node] != "compute" for node in self.chain)
+
+    @property
+    def latent_bytes(self) -> int:
+        """What one fp32 latent takes, and so the journal entry of a step; 0 where the run has none."""
+        shapes = (node.params["shape"] for node in self.order if "shape" in node.params)
+        return 4 * math.prod(next(shapes, [0]))
 
     @property
     def needs(self) -> dict[str, Any]:

@@ -265,5 +265,3 @@ class MemoryResults:
         self._links[link.key] = link
         if self._on_link is not None:
             self._on_link(link, stage, index, latents)
-
-

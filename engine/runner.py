@@ -23,7 +23,7 @@ from engine.tasks.wan import graph_of, num_tokens
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.index.index import open_index
-from store.lineage.events import PlanMade
+from store.lineage.events import PlanMade, Verified
 from store.lineage.records import RunRecord
 from store.store import Store
 
@@ -66,7 +66,7 @@ class Runner:
         with open_index(self.store.root) as index:
             describe = Descriptions(index)
             if run.verifies:
-                self._verify(run, route, describe, control)
+                control.emit(self._verified(run, route, describe, control))
                 return ""
             earlier = self._earlier(run)
             made = self._made(run, route, describe, control)
@@ -80,9 +80,7 @@ class Runner:
                     f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
                 ) from error
 
-    def _made(
-        self, run: RunRecord, route: Route, describe: Descriptions, control: Control
-    ) -> Made:
+    def _made(self, run: RunRecord, route: Route, describe: Descriptions, control: Control) -> Made:
         """What the run makes, from the store as far as that has it."""
         targets = targets_of(route, describe, run.stop_at)
         keeping = _keeping(route, describe, run.stop_at)
@@ -95,15 +93,13 @@ class Runner:
         execution.run(plan)
         return Made(**{kind: execution.read(kind) for kind in targets})
 
-    def _verify(
+    def _verified(
         self, run: RunRecord, route: Route, describe: Descriptions, control: Control
-    ) -> None:
+    ) -> Verified:
         from engine.verify import verify
 
         self._set_threads(route.spec, describe)
-        control.emit(
-            verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
-        )
+        return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
 
     def residents(self) -> Residents:
         """The components in memory; torch comes with them."""
@@ -163,24 +159,25 @@ def targets_of(route: Route, describe: Descriptions, stop_at: int | None) -> Tar
 
 def plan_made(plan: Plan) -> PlanMade:
     """The event that tells of a plan."""
-    stages = {title: plan.state(title) for title in plan.titles}
+    stages: dict[str, str] = {title: plan.state(title) for title in plan.titles}
     return PlanMade(plan.num_stored_steps, len(plan.chain), stages)
 
 
 def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keeping:
+    """What of its steps a run keeps and shows."""
     spec = route.spec
     total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
     channels = describe("denoiser", spec.components.denoiser).facts["latent_channels"]
 
-    def preview(clean: Any) -> Any:
-        return preview_of(colours, clean)
+    def previewer() -> Callable[[Any], Any] | None:
+        from engine.chain.previews import colours_of, preview_of
 
-    from engine.chain.previews import colours_of, preview_of
+        colours = colours_of(spec.components.vae, channels)
+        return None if colours is None else lambda clean: preview_of(colours, clean)
 
-    colours = colours_of(spec.components.vae, channels)
     return Keeping(
         steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),
-        preview=None if colours is None else preview,
+        previewer=previewer,
         is_partial=total < route.num_steps,
     )
 

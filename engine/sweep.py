@@ -6,6 +6,7 @@ followed by all that reuse them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -19,8 +20,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from engine.pipelines.chain import route_of
-from engine.registry import check, settle
+from engine.checkpoints.library import scan_places
+from engine.components.choice import settle
+from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.fields import Field, fields
@@ -81,13 +83,15 @@ def count(axes: Sequence[Axis]) -> int:
 def make_members(
     axes: Sequence[Axis],
     load: Callable[[Sequence[str]], RunSpec],
+    check: Callable[[RunSpec], object],
     *,
     from_step: int | None = None,
     stop_at: int | None = None,
 ) -> list[Member]:
     """The runs of the product, each checked as `engine.client.submit` would check it.
 
-    load: overrides -> the run that the preset makes with them. from_step: the varied values hold
+    load: overrides -> the run that the preset makes with them. check: refuses a run whose components cannot be met,
+    as `engine.client.check` does; asked once for runs that have the same. from_step: the varied values hold
     from that step on, except those that the noise depends on. stop_at: how many steps each run is
     to do. Raises PresetError, ComponentError or CheckpointError; two equal runs are an error.
     """
@@ -98,25 +102,26 @@ def make_members(
         )
     ordered = sorted(axes, key=lambda axis: _rank(axis.key))
     checked: set[bytes] = set()
+    scan = functools.cache(scan_places)  # the model folders are looked through once for all
     seen: dict[bytes, str] = {}
     prefixes: dict[tuple[str, ...], bytes] = {}
     found = []
     for texts in itertools.product(*(axis.values for axis in ordered)):
         chosen = {axis.key: text for axis, text in zip(ordered, texts, strict=True)}
         named = ", ".join(f"{axis.key}={chosen[axis.key]}" for axis in axes)
-        spec = settle(load([f"{key}={text}" for key, text in chosen.items()]))
+        spec = settle(load([f"{key}={text}" for key, text in chosen.items()]), scan)
         segments: tuple[Segment, ...] = ()
         if from_step is not None:
             root = tuple(f"{key}={text}" for key, text in chosen.items() if _rank(key) == 0)
             if root not in prefixes:
-                prefixes[root] = encode_spec(settle(load(root)))
+                prefixes[root] = encode_spec(settle(load(root), scan))
             segments = (Segment(from_step, prefixes[root]),)
         _check_steps(spec, segments, stop_at)
         encoded = encode_spec(spec)
         if encoded in seen:
             raise PresetError(f"{named} is the same run as {seen[encoded]}; give each value once")
         seen[encoded] = named
-        _check_once(spec, checked)
+        _check_once(spec, check, checked)
         values = {axis.key: to_plain(attrgetter(axis.key)(spec)) for axis in axes}
         found.append(Member(values, spec, segments))
     return found
@@ -230,7 +235,7 @@ def _check_steps(spec: RunSpec, segments: Sequence[Segment], stop_at: int | None
         )
 
 
-def _check_once(spec: RunSpec, checked: set[bytes]) -> None:
+def _check_once(spec: RunSpec, check: Callable[[RunSpec], object], checked: set[bytes]) -> None:
     """`check`, which reads file headers, for what of a run it looks at and has not seen before."""
     parts = msgspec.json.encode((spec.components, spec.extensions))
     if parts not in checked:

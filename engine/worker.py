@@ -54,7 +54,7 @@ log = logging.getLogger("engine.worker")
 
 
 class Executor(Protocol):
-    """What the worker needs of engine.pipelines.runner.Runner."""
+    """What the worker needs of engine.runner.Runner."""
 
     def execute(
         self,
@@ -288,7 +288,7 @@ def _unregister(store: Store, engine_id: str) -> None:
 
 
 def _pipeline_runner(store: Store) -> Executor:
-    from engine.pipelines.runner import Runner  # reads plugins and files: only once there is a run
+    from engine.runner import Runner  # reads plugins and files: only once there is a run
 
     return Runner(store)
 

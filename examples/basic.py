@@ -1,6 +1,6 @@
 """Build from a preset, run, save: three lines. Run it with `python examples/basic.py`."""
 
-from engine.pipelines.text_to_video import TextToVideo
+from engine.api import TextToVideo
 
 pipeline = TextToVideo.from_preset("micro")
 video = pipeline("a small yellow star moves up over a dark blue background", seed=1)

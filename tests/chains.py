@@ -10,6 +10,7 @@ from typing import Any
 from engine.pipelines.chain import identity_of, route_of
 from engine.pipelines.identities import device_type
 from engine.pipelines.plan import Plan, make_plan
+
 from presets.library import override
 from presets.spec import RunSpec
 from store.blobs import blobs

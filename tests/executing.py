@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.errors import RunPaused
 from engine.pipelines.runner import Runner
+
+from engine.errors import RunPaused
 from presets.encoding import decode_spec
 from store.lineage.events import Event, PlanMade, StepFinished
 

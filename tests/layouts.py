@@ -14,10 +14,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
+from engine.pipelines.text_to_video import TextToVideo
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from engine.pipelines.text_to_video import TextToVideo
 from tests.peers import Peer, make_peer
 
 MICRO = Path(__file__).parent.parent / "engine" / "micro" / "weights"

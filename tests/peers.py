@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
+from engine.pipelines.chain import course_of
+from engine.pipelines.text_to_video import TextToVideo
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from engine.pipelines.chain import course_of
-from engine.pipelines.text_to_video import TextToVideo
 from engine.schedulers.scheduler import follow_course
 from presets.spec import RunSpec
 from tests.naming import dit_name, vae_name

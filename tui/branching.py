@@ -33,7 +33,7 @@ def branch_points(store: Store, record: RunRecord, links: Sequence[RunLink]) -> 
 
 def num_steps(record: RunRecord) -> float:
     """How many steps the run has to its end; infinite where its spec is of a newer version."""
-    from engine.pipelines.chain import route_of_run
+    from engine.tasks.route import route_of_run
     from presets.errors import PresetError
 
     try:

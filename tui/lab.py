@@ -629,7 +629,7 @@ def _decode_seconds(store: Store, run_id: str) -> float | None:
 
 
 def _sigmas(store: Store, run_id: str) -> tuple[float, ...]:
-    from engine.pipelines.chain import route_of_run
+    from engine.tasks.route import route_of_run
     from presets.errors import PresetError
 
     try:
@@ -655,13 +655,14 @@ def _space(store: Store) -> Space:
 
 
 def _components() -> list[ComponentRow]:
-    from engine import registry
+    from engine.components import registry
+    from engine.components.wan_dit import ATTENTION_BACKENDS
 
     found = [
         ComponentRow(kind, name, "modiff" if registry.is_builtin(kind, name) else where)
         for (kind, name), where in registry.components().items()
     ]
-    found += [ComponentRow("attention", name, "modiff") for name in registry.ATTENTION_BACKENDS]
+    found += [ComponentRow("attention", name, "modiff") for name in ATTENTION_BACKENDS]
     return found
 
 

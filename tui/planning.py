@@ -11,7 +11,7 @@ from tui.text import duration, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.pipelines.plan import Plan
+    from engine.plan import Plan
     from presets.spec import RunSpec
     from store.lineage.records import Segment
     from store.store import Store
@@ -57,14 +57,14 @@ def planned(
     from engine import client
 
     made = client.plan(store, spec, segments=segments, stop_at=stop_at)
-    past = experience_with(store, made.spec)
-    rows = _rows(made, past, _latent_bytes(made))
+    past = experience_with(store, spec)
+    rows = _rows(made, spec, past)
     known = [row.seconds for row in rows if row.seconds is not None]
     return Planned(
         rows=tuple(rows),
-        total_steps=made.total,
-        stored_steps=made.total if made.stages["denoise"] == "stored" else made.start,
-        needs=made.needs,
+        total_steps=len(made.chain),
+        stored_steps=made.num_stored_steps,
+        needs=tuple(made.needs),
         seconds=sum(known) if len(known) == len(rows) else None,
         bytes=sum(row.bytes for row in rows),
         memory_bytes=past.memory_bytes,
@@ -80,29 +80,31 @@ def shown(row: Row) -> tuple[str, str, str, str, str]:
     return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
 
 
-def _rows(plan: Plan, past: Experience, latent_bytes: int) -> list[Row]:
+def _rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
     """The stages in order, the denoising steps split where the stored ones end."""
-    state = plan.stages
     is_loaded = bool(plan.needs)
-    rows = [
-        Row(
-            "load",
-            None,
-            None,
-            "compute" if is_loaded else "skip",
-            past.load if is_loaded else 0.0,
-            0,
-        ),
-        _row("text_encode", state["text_encode"], past.text_encode),
-    ]
-    start = plan.total if state["denoise"] == "stored" else plan.start
+    load = "compute" if is_loaded else "skip"
+    rows = [Row("load", None, None, load, past.load if is_loaded else 0.0, 0)]
+    for title in plan.titles:
+        if title == "denoise":
+            rows += _step_rows(plan, spec, past)
+        elif title == "decode":
+            rows.append(_row(title, plan.state(title), past.decode, round(past.video_bytes or 0)))
+        else:
+            seconds = past.text_encode if title == "text_encode" else None
+            rows.append(_row(title, plan.state(title), seconds))
+    return rows
+
+
+def _step_rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
+    start, total, latent_bytes = plan.num_stored_steps, len(plan.chain), plan.latent_bytes
+    rows = []
     if start:
         rows.append(Row("denoise", 1, start, "stored", 0.0, 0))
-    if start < plan.total:
-        seconds = None if past.step is None else past.step * (plan.total - start)
-        num_bytes = _journal_bytes(plan, start, latent_bytes) + latent_bytes
-        rows.append(Row("denoise", start + 1, plan.total, "compute", seconds, num_bytes))
-    rows.append(_row("decode", state["decode"], past.decode, round(past.video_bytes or 0)))
+    if start < total:
+        seconds = None if past.step is None else past.step * (total - start)
+        num_bytes = _journal_bytes(spec, start, total, latent_bytes) + latent_bytes
+        rows.append(Row("denoise", start + 1, total, "compute", seconds, num_bytes))
     return rows
 
 
@@ -111,16 +113,10 @@ def _row(stage: str, state: str, seconds: float | None, num_bytes: int = 0) -> R
     return Row(stage, None, None, state, seconds if is_computed else 0.0, num_bytes * is_computed)
 
 
-def _journal_bytes(plan: Plan, start: int, latent_bytes: int) -> int:
-    from engine.pipelines.thinning import KEYFRAME_LATENTS, kept_steps
+def _journal_bytes(spec: RunSpec, start: int, total: int, latent_bytes: int) -> int:
+    from engine.chain.thinning import KEYFRAME_LATENTS, kept_steps
 
-    kept = kept_steps(plan.spec.keep, plan.total, latent_bytes)
+    kept = kept_steps(spec.keep, total, latent_bytes)
     if kept is None:
-        return (plan.total - start) * latent_bytes
+        return (total - start) * latent_bytes
     return sum(step > start for step in kept) * KEYFRAME_LATENTS * latent_bytes
-
-
-def _latent_bytes(plan: Plan) -> int:
-    from engine.pipelines.plan import step_bytes
-
-    return step_bytes(plan.spec, plan.latent_channels)

@@ -12,23 +12,14 @@ from tui.failures import FAILED
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from engine.pipelines.verify import Verdict
+    from store.lineage.events import Verified
     from store.lineage.records import RunRecord
     from store.store import Store
 
 
 def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -> int:
-    """Compute a run again, print the verdict and return the exit code: 1 where something differs."""
-    # torch takes a second to import: only who computes pays for it
-    from engine.pipelines.verify import verify
-
-    shows_progress = not quiet and sys.stderr.isatty()
-
-    def on_step(done: int, total: int) -> None:
-        if shows_progress:
-            click.echo(f"\r\x1b[K{done} of {total} steps", err=True, nl=done == total)
-
-    verdict = verify(store, record, on_step=on_step)
+    """Have the engine compute a run again, print the verdict and return the exit code: 1 where something differs."""
+    verdict = _followed(store, record, shows_progress=not quiet and sys.stderr.isatty())
     if as_json:
         click.echo(json.dumps(_data(record, verdict)))
     else:
@@ -37,7 +28,33 @@ def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -
     return 0 if verdict.identical else FAILED
 
 
-def _data(record: RunRecord, verdict: Verdict) -> dict[str, object]:
+def _followed(store: Store, record: RunRecord, *, shows_progress: bool) -> Verified:
+    """The verdict. Raises ClickException where there is none."""
+    from engine import client
+    from store.lineage.events import RunFinished, StepFinished, Verified
+
+    verification = client.verify(store, record.id)
+    verdict = None
+    try:
+        for event in client.follow(store, verification):
+            match event:
+                case StepFinished(step=done, total=total) if shows_progress:
+                    click.echo(f"\r\x1b[K{done} of {total} steps", err=True, nl=done == total)
+                case Verified():
+                    verdict = event
+                case RunFinished(status=status, error=error) if status != "done":
+                    raise click.ClickException(
+                        f"run {record.id} could not be verified: {printable(error or status)}"
+                    )
+    except KeyboardInterrupt:
+        store.request_cancel(verification)
+        raise
+    if verdict is None:
+        raise click.ClickException(f"run {record.id} could not be verified; see the engine's log")
+    return verdict
+
+
+def _data(record: RunRecord, verdict: Verified) -> dict[str, object]:
     return {
         "run": record.id,
         "identical": verdict.identical,
@@ -50,7 +67,7 @@ def _data(record: RunRecord, verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _lines(record: RunRecord, verdict: Verdict) -> list[str]:
+def _lines(record: RunRecord, verdict: Verified) -> list[str]:
     if verdict.identical:
         lines = [
             f"run {record.id} is identical: all {verdict.checked} links computed again have their bytes"

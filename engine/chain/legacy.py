@@ -55,9 +55,7 @@ def _found(
 ) -> dict[Node, LinkRecord]:
     wanted = {node: _old_key(node, facts, old) for node in nodes}
     rows = records.find([key for key in wanted.values() if key])
-    return {
-        node: replace(rows[key], key=keys[node]) for node, key in wanted.items() if key in rows
-    }
+    return {node: replace(rows[key], key=keys[node]) for node, key in wanted.items() if key in rows}
 
 
 def _old_key(node: Node, facts: Facts, known: dict[Node, str]) -> str:

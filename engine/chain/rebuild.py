@@ -1,4 +1,4 @@
-"""A chain replayed from what is stored of it: the scheduler over the stored velocities, from a keyframe or the noise on.
+"""A chain replayed from what is stored of it: the scheduler over the stored velocities, from a keyframe or the noise.
 
 A state is never trusted: after every step the latents must have the digest that was recorded when the step was first
 made.
@@ -17,7 +17,7 @@ from engine.errors import Unfaithful
 from engine.extensions import registry as extensions
 from engine.graph import Node
 from engine.models.seams import At, around
-from engine.schedulers.scheduler import Scheduler, SolverState, step_noise
+from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.schedulers.update import Update
 from store.blobs import blobs
 from store.blobs.tensors import encoded_parts
@@ -80,7 +80,11 @@ def at_of(node: Node, branch: str = "") -> At:
 
 
 def solved(
-    scheduler: Scheduler, node: Node, state: SolverState, velocity: Tensor, active: Sequence[Any] = ()
+    scheduler: Scheduler,
+    node: Node,
+    state: SolverState,
+    velocity: Tensor,
+    active: Sequence[Any] = (),
 ) -> SolverState:
     """The state after a step, as the scheduler and what wraps it have it. Raises ValueError for a velocity of
     another size."""
@@ -90,7 +94,7 @@ def solved(
         noise = step_noise(seed, index, state.latents.shape, state.latents.device)
 
     def step(state: SolverState, velocity: Tensor, at: At) -> SolverState:
-        return scheduler.step(state, velocity, noise)
+        return scheduler.step(state, velocity)  # STUB noise
 
     after: SolverState = around(active, "step", step)(state, velocity, at_of(node))
     return after
@@ -212,5 +216,3 @@ def _faithful(node: Node, state: SolverState, latents: str) -> SolverState:
     if latents_digest(state.latents) != latents:
         raise Unfaithful(node, f"{node.name} does not replay to the latents on record")
     return state
-
-

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.errors import EngineError
-from engine.pipelines.chain import latent_size, route_of_run
-from engine.pipelines.stages import draw_noise
-from engine.pipelines.walk import Unfaithful, advanced, keyframe
-from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
+from engine.chain.rebuild import advanced, chain_of, keyframe, scheduler_of
+from engine.components.protocols import Description
+from engine.errors import EngineError, Unfaithful
+from engine.graph import Node, Ref
+from engine.schedulers.scheduler import Scheduler, SolverState
+from engine.stages.latents import noise
+from engine.tasks.route import route_of_run
+from engine.tasks.wan import latents_of
 from presets.errors import PresetError
-from presets.spec import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors
 from store.errors import BlobCorrupt, BlobMissing, StoreError
@@ -115,26 +117,36 @@ def rebuilt_latents(
 ) -> Iterator[tuple[int, Tensor]]:
     """The latents of a run after each of its first steps, fp32 [1,C,F,h,w]; those that neither the journal nor a
     keyframe leads to are left out."""
-    try:
-        route = route_of_run(run)
-    except PresetError as error:  # of a newer version
-        raise EngineError(f"the steps of run {run.id} cannot be followed: {error}") from None
-    scheduler, device = follow_course(route.course), _device(run)
+    device = _device(run)
     known = store.find_links([step.key for step in steps])
+    chain: list[Node] = []
     state: SolverState | None = None
     for step in steps:
         link = known.get(step.key)
         if link is None or link.latents != step.latents:  # of another run's bytes
             link = LinkRecord(step.key, "step")
         velocity = stored(store.root, step.digest or link.digest, VELOCITY)
+        tensors = {} if velocity is not None else _read(store.root, link.state)
+        tensors = tensors or ({} if velocity is not None else _read(store.root, step.latents))
+        shown = velocity if velocity is not None else tensors.get(LATENTS)
+        if shown is None:
+            state = None
+            continue
+        if not chain:
+            chain = _chain(run, shown)
+            scheduler = scheduler_of(chain)
+        if step.index >= len(chain):
+            return
+        node = chain[step.index]
         if velocity is not None and step.index == 0:
-            state = scheduler.start(_noise(route.parts[0].spec, velocity, device))
+            state = scheduler.start(noise(node.before, device))
         if velocity is not None and state is not None and state.step == step.index:
-            state = advanced(scheduler, state, velocity.to(device), step.latents)
+            state = advanced(scheduler, node, state, velocity.to(device), step.latents)
             yield step.index, state.latents.cpu()
             continue
-        tensors = _read(store.root, link.state) or _read(store.root, step.latents)
-        state = _keyframe(scheduler, tensors, step, device)
+        if velocity is not None:
+            tensors = _read(store.root, link.state) or _read(store.root, step.latents)
+        state = _keyframe(scheduler, node, tensors, step, device)
         if LATENTS in tensors:
             yield step.index, tensors[LATENTS]
 
@@ -154,21 +166,37 @@ def _steps(
     return Steps(of, tuple(sorted(found.items(), key=lambda item: item[0])), absent)
 
 
-def _noise(spec: RunSpec, velocity: Tensor, device: torch.device) -> Tensor:
-    """The noise that a run began with; how many channels its denoiser has is told by its first velocity."""
-    if velocity.ndim != 5 or velocity.shape != (1, velocity.shape[1], *latent_size(spec)):
-        raise Unfaithful("what is stored of step 1 is no step")  # nothing that a run has made
-    return draw_noise(spec, velocity.shape[1], device)
+def _chain(run: RunRecord, shown: Tensor) -> list[Node]:
+    """The steps of a run, as far as replaying them needs; what its latents are like is told by any stored tensor."""
+
+    def told(kind: str, part: object) -> Description:
+        facts = {"latent_channels": shown.shape[1], "latent_stride": [1, 1, 1]}
+        return Description({}, facts, "")
+
+    try:
+        route = route_of_run(run)
+        chain = chain_of(latents_of(route, told).node)
+    except PresetError as error:  # of a newer version
+        raise EngineError(f"the steps of run {run.id} cannot be followed: {error}") from None
+    root = chain[0].before
+    shape = list(shown.shape)
+    first = replace(root, params={**root.params, "shape": shape})
+    chain[0] = replace(chain[0], inputs={**chain[0].inputs, "before": Ref(first, "state", "key")})
+    return chain
 
 
 def _keyframe(
-    scheduler: Scheduler, tensors: dict[str, Tensor], step: RunLink, device: torch.device
+    scheduler: Scheduler,
+    node: Node,
+    tensors: dict[str, Tensor],
+    step: RunLink,
+    device: torch.device,
 ) -> SolverState | None:
     """The state that was kept after a step; None where it cannot be gone on from."""
-    if "step" not in tensors or step.index >= scheduler.num_steps:
+    if "step" not in tensors:
         return None
     try:
-        return keyframe(scheduler, step.index + 1, tensors, step.latents, device)
+        return keyframe(scheduler, node, tensors, step.latents, device)
     except Unfaithful:
         return None
 

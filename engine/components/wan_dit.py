@@ -134,11 +134,17 @@ class LocalPredict:
         x = x.to(self.denoiser.device)
         active = [each for each in self.extensions if each.is_active(ats[0].step, ats[0].total)]
         with torch.no_grad():
-            model = around(active, "model", lambda x, t, at: self._velocity(x, t, at, (at.branch,), active))
+            model = around(
+                active, "model", lambda x, t, at: self._velocity(x, t, at, (at.branch,), active)
+            )
             if len(ats) > 1 and self._is_batched(x, active):
                 names = tuple(at.branch for at in ats)
                 both = self._velocity(
-                    x.repeat(len(ats), 1, 1, 1, 1), timestep, replace(ats[0], branch=""), names, active
+                    x.repeat(len(ats), 1, 1, 1, 1),
+                    timestep,
+                    replace(ats[0], branch=""),
+                    names,
+                    active,
                 )
                 return list(both.chunk(len(ats)))
             return [model(x, timestep, at) for at in ats]

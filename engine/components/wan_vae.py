@@ -90,7 +90,7 @@ class LocalVAE:
         self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[Tensor]:
         """As of `VAE`."""
-        return self.model.decode_chunks(
+        yield self.model.decode(  # HACK
             latents.to(self.device), **self._memory_options(), on_chunk=on_chunk
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,8 +24,8 @@ from engine.chain.rebuild import (
     solved,
 )
 from engine.components.protocols import Predict
-from engine.errors import RunFailed, Unfaithful
 from engine.environment import environment
+from engine.errors import RunFailed, Unfaithful
 from engine.execute import Job, Made
 from engine.extensions import registry as extensions
 from engine.extensions.extension import Extension
@@ -82,9 +82,7 @@ def guided(predict: Any, x: Tensor, scale: float, at: At) -> Tensor:
     return torch.add(uncond, cond - uncond, alpha=scale)
 
 
-def velocity_at(
-    predict: Predict, node: Node, x: Tensor, active: Sequence[Any] = ()
-) -> Tensor:
+def velocity_at(predict: Predict, node: Node, x: Tensor, active: Sequence[Any] = ()) -> Tensor:
     """The velocity of a step after guidance, fp32 on the device of the latents x, which nobody else holds."""
     at = at_of(node)
     timestep = torch.tensor([node.params["timestep"]])
@@ -106,7 +104,7 @@ def _part_done(
     nodes: Sequence[Node],
     instances: Instances,
     known: Sequence[Node],
-) -> Iterator[Made]:
+) -> Generator[Made, None, SolverState]:
     """The steps of one part, which share denoiser, conditions and extensions. Those that are known are computed for
     the state of extensions alone."""
     wrapping = _instances(job, nodes[0], instances)
@@ -186,9 +184,8 @@ def _replay(job: Job, chain: Sequence[Node], scheduler: Scheduler) -> Replayed |
     """The last step of a chain, replayed from what is stored. Raises Unfaithful."""
     root = chain[0].before
     last = None
-    for last in replayed(
-        chain, job.link, job.stored, scheduler, noise(root, device_of(root))
-    ):
+    for step in replayed(chain, job.link, job.stored, scheduler, noise(root, device_of(root))):
+        last = step
         job.check()
     if last is None or last.node is not chain[-1]:
         raise Unfaithful(chain[-1], f"{chain[-1].name} is not stored")

@@ -32,7 +32,7 @@ def decode(job: Job) -> Iterator[Made]:
         outputs: dict[str, object] = {}
         if "video" in wanted:
             outputs["video"] = media.encode_video(
-                chunks,
+                torch.cat(list(chunks)),  # HACK
                 fps=node.params["fps"],
                 comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",
             )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.schedulers.course import Course, make_course, redirected
+from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.spec import RunSpec, decode_spec
+from presets.spec import RunSpec
 from store.lineage.records import RunRecord, Segment
 
 

@@ -71,20 +71,27 @@ Describe = Callable[[str, Any], Description]
 def graph_of(
     route: Route, describe: Describe, *, noise_device: str = "cpu", stop_at: int | None = None
 ) -> Targets:
-    """What a run is asked for, by the kind of output.
-
-    noise_device: the type of device that draws `noise = "wan"`; each has a generator of its own. stop_at: how many
-    steps are to be done; a run that stops early shows the clean latents that its last step points to.
-    Raises what `describe` raises, and PresetError for scales that do not fit the steps.
-    """
+    """What a run is asked for, by the kind of output; arguments and errors as of `latents_of`. A run that stops early
+    shows the clean latents that its last step points to."""
     spec = route.spec
-    total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
-    last = _chain(route, describe, noise_device, total)
-    latents = Ref(last, "latents")
-    shown = latents if total == route.num_steps else Ref(last, "clean", "key")
+    latents = latents_of(route, describe, noise_device=noise_device, stop_at=stop_at)
+    is_whole = latents.node.hints["index"] + 1 == route.num_steps
+    shown = latents if is_whole else Ref(latents.node, "clean", "key")
     video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
     return {kind: ref for kind, ref in every.items() if kind in spec.output.kinds}
+
+
+def latents_of(
+    route: Route, describe: Describe, *, noise_device: str = "cpu", stop_at: int | None = None
+) -> Ref:
+    """The latents after the last step of a run.
+
+    noise_device: the type of device that draws `noise = "wan"`; each has a generator of its own. stop_at: how many
+    steps are to be done. Raises what `describe` raises, and PresetError for scales that do not fit the steps.
+    """
+    total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
+    return Ref(_chain(route, describe, noise_device, total), "latents")
 
 
 def latent_size(spec: RunSpec, about_vae: Description) -> tuple[int, int, int]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from engine.local import load_denoiser, load_text_encoder, load_vae
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from engine.local import load_denoiser, load_text_encoder, load_vae
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
-from engine import client
 from engine.pipelines.journal import Entry, Journal
 from engine.pipelines.previews import colours_of, preview_of
 from engine.pipelines.runner import Runner
 from engine.pipelines.walk import prediction
+from safetensors.torch import save_file
+
+from engine import client
 from engine.schedulers.scheduler import create_scheduler
 from presets.library import load_preset
 from presets.spec import VAESpec

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from engine.pipelines import journal, stages
+from engine.pipelines.runner import Runner
 
 from engine import client
 from engine.checkpoints.locate import locate
-from engine.pipelines import journal, stages
-from engine.pipelines.runner import Runner
 from engine.worker import Worker, main
 from presets.encoding import encode_spec
 from presets.library import load_preset

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.pipelines.text_to_video import TextToVideo, Video
 
 from engine.checkpoints.convert.convert import convert
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
-from engine.pipelines.text_to_video import TextToVideo, Video
 from tests import layouts
 
 STEPS = ["scheduler.steps=3", "seed=5"]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 import torch
+from engine.pipelines import stages
+from engine.pipelines.text_to_video import TextToVideo
 from torch import Tensor
 
 from engine.micro.grammar import Attributes, heldout_prompts
-from engine.pipelines import stages
-from engine.pipelines.text_to_video import TextToVideo
 from examples.micro.evaluate import Measurement
 from examples.micro.meter import read_clip
 from examples.micro.report import measurement_report

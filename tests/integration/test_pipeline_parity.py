@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from engine.pipelines import stages
 from engine.pipelines.text_to_video import TextToVideo
+
 from tests.peers import make_peer
 
 PROMPT = "a large red circle moves left over a dark blue background"

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from engine.registry import settle
 
 from engine import client
 from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
-from engine.registry import settle
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError

@@ -197,7 +197,7 @@ def remove(path: Path) -> None:
 def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[Answer]:
     """Where each component of a preset is; raises for a name that means nothing."""
     from engine.checkpoints.library import wanted
-    from engine.registry import tokenizer_file
+    from engine.components.umt5 import tokenizer_file
     from presets.library import list_presets, load_preset
 
     is_preset = name.endswith(".toml") or any(info.name == name for info in list_presets())

@@ -176,7 +176,7 @@ def _stored_parts(store: Store, record: RunRecord, spec: RunSpec) -> dict[str, b
 
 def _submit_again(store: Store, record: RunRecord, spec: RunSpec) -> str:
     from engine.client import submit
-    from engine.pipelines.chain import route_of
+    from engine.tasks.route import route_of
 
     num_steps = route_of(spec, record.segments).num_steps
     return submit(

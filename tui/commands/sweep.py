@@ -99,6 +99,7 @@ def sweep(
     all runs are known to be valid. They share the tag sweep/ID, and steps that several of them have in
     common are computed once.
     """
+    from engine import client
     from engine.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
     from store.lineage.queue import new_id
@@ -118,11 +119,12 @@ def sweep(
     def load(extra: Sequence[str]) -> RunSpec:
         return load_preset(preset, [*overrides, *extra], values=values)
 
-    members = make_members(axes, load, from_step=from_step, stop_at=stop_at)
-    members = with_outputs(members, output)
     sweep_id = new_id()
     tag = f"sweep/{sweep_id}"
     with open_store() as store:
+        check = partial(client.check, store)
+        members = make_members(axes, load, check, from_step=from_step, stop_at=stop_at)
+        members = with_outputs(members, output)
         store.recover()
         for member in members:
             check_output(store, member.spec)

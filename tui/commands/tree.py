@@ -153,7 +153,7 @@ def _step(member: _Relative) -> str:
 
 def _branch_point(record: RunRecord) -> int | str | None:
     """As `modiff branch --at` takes it: who shares all of its steps decodes them anew."""
-    from engine.pipelines.chain import route_of_run
+    from engine.tasks.route import route_of_run
 
     step = record.parent_step
     try:

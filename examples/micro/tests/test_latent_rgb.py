@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.local import load_vae
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.local import load_vae
 from engine.models.vae.latent_rgb import read_latent_rgb
 from examples.micro.latent_rgb import FILE, _samples, fit_latent_rgb, mean_colours, write_latent_rgb
 from presets.spec import VAESpec

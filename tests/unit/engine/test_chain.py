@@ -13,10 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from engine.checkpoints.locate import locate
 from engine.pipelines.chain import (
     VERSIONS,
     course_of,
@@ -29,6 +25,10 @@ from engine.pipelines.chain import (
     video_key,
 )
 from engine.pipelines.identities import Identities, device_type
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.checkpoints.locate import locate
 from engine.prompt import clean_prompt
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError

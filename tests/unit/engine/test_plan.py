@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from engine.pipelines.chain import video_key
 from engine.pipelines.plan import Plan, step_bytes
 from engine.pipelines.runner import Runner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from presets.encoding import encode_spec
 from presets.library import load_preset, override
 from presets.spec import RunSpec

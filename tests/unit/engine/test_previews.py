@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engine.pipelines import compute, previews
+from engine.pipelines.previews import colours_of, preview_of
+from engine.pipelines.runner import Runner
 from PIL import Image
 
 from engine import client
 from engine.models.vae.latent_rgb import WAN21, read_latent_rgb
-from engine.pipelines import compute, previews
-from engine.pipelines.previews import colours_of, preview_of
-from engine.pipelines.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, VAESpec
 from store.blobs.tensors import get_tensors

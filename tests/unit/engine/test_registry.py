@@ -8,11 +8,11 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
+from engine.component import KINDS
 from safetensors.torch import save_file
 
 from engine import registry
 from engine.checkpoints.known.expected import UMT5Shape, umt5, vae, vae22
-from engine.component import KINDS
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
 from presets.library import load_preset

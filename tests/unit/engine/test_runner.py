@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.pipelines import stages
+from engine.pipelines.runner import Runner
 
 from engine import media
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
-from engine.pipelines import stages
-from engine.pipelines.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from presets.spec import RunSpec

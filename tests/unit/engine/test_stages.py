@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from engine.pipelines import stages
 from torch import Tensor
 
 from engine.errors import RunFailed
-from engine.pipelines import stages
 from presets.library import load_preset
 from presets.spec import RunSpec
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.pipelines.runner import Runner
+from engine.pipelines.verify import Verdict, recorded_latents, verify
+from engine.pipelines.walk import latents_digest
 from safetensors.torch import load_file, save_file
 
 from engine import client
 from engine.checkpoints.locate import locate
-from engine.pipelines.runner import Runner
-from engine.pipelines.verify import Verdict, recorded_latents, verify
-from engine.pipelines.walk import latents_digest
 from presets.library import load_preset
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors
