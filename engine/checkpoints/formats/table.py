@@ -26,12 +26,14 @@ MAX_NAME_BYTES = 1024
 
 
 class Facts(NamedTuple):
-    """What changes when a file does, whether it was rewritten or replaced."""
+    """What changes when a file does, whether it was rewritten or replaced. ctime_ns: also where its time was set back
+    after that."""
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
