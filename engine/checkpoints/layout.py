@@ -43,8 +43,8 @@ class Layout:
     component: str
     naming: str
     prefix: str
-    entries: dict[str, Entry]
-    faults: dict[str, str]
+    entries: Mapping[str, Entry]
+    faults: Mapping[str, str]
 
 
 def lay_out(source: Source) -> Layout:

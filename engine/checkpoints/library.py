@@ -16,6 +16,7 @@ from engine.checkpoints.formats.reading import opened
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.recognise import Recognition, describe, recognise
+from engine.checkpoints.opened import layout_at
 from engine.checkpoints.places import (
     ADDED,
     HUGGING_FACE,
@@ -24,7 +25,7 @@ from engine.checkpoints.places import (
     models_folder,
     places,
 )
-from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, open_source, sources_in, stays_inside
+from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, sources_in, stays_inside
 from engine.errors import CheckpointError
 from presets.fields import did_you_mean, nearest
 
@@ -84,8 +85,8 @@ def look(path: Path, origin: str = "") -> Found:
     try:
         if path.name == TOKENIZER:
             return Found(path, origin, (path,), _recognise_tokenizer(path))
-        source = open_source(path)
-        return Found(source.path, origin, source.files, recognise(source))
+        source, layout = layout_at(path)
+        return Found(source.path, origin, source.files, recognise(source, layout))
     except CheckpointError as error:
         return Found(path, origin, error=str(error))
     except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.checkpoints.known import catalogue
-from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.library import Found, absence, find, scan_places
+from engine.checkpoints.opened import layout_at
 from engine.checkpoints.places import models_folder
-from engine.checkpoints.source import Source, open_source, sources_in
+from engine.checkpoints.source import Source, sources_in
 from engine.errors import CheckpointError
 
 BUILTIN = "builtin:"
@@ -94,13 +94,13 @@ def open_component(kind: str, path: Path) -> Source:
     """The one checkpoint of `kind` at `path`: a file, or somewhere in a folder such as a whole published
     repository. Raises CheckpointError where there is none, or more than one."""
     if not path.is_dir():
-        return open_source(path)
+        return layout_at(path)[0]
     held: list[Source] = []
     faults: list[str] = []
     for candidate in sources_in(path):
         try:
-            source = open_source(candidate)
-            is_wanted = recognise(source).component == kind
+            source, layout = layout_at(candidate)
+            is_wanted = layout.component == kind
         except CheckpointError as error:
             faults.append(str(error))
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from engine.checkpoints.formats.table import TensorInfo, WeightFile
 from engine.checkpoints.formats.weight_file import UNFINISHED, read_weight_file
 
 INDEX_SUFFIX = ".index.json"
+CONFIG = "config.json"
 # The index of the 14B model has 97 KB; a repository's config a few hundred bytes.
 MAX_JSON_BYTES = 8 << 20
 MAX_SHARDS = 1000
@@ -40,8 +41,8 @@ class Source:
     files: tuple[Path, ...]
     format: str
     num_bytes: int
-    tensors: dict[str, TensorInfo]
-    metadata: dict[str, str]
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
     config_file: Path | None
     note: str = ""
 
@@ -56,11 +57,16 @@ def open_source(path: Path) -> Source:
         path = _only_one(path)
     if path.name.endswith(INDEX_SUFFIX):
         return _open_indexed(path)
+    index = index_beside(path)
+    if index is None:
+        return _source(path, [read_weight_file(path)])
+    return _open_indexed(index) if index.is_file() else _open_numbered(path)
+
+
+def index_beside(path: Path) -> Path | None:
+    """Where the index of a shard would be; None of what is no shard by its name."""
     shard = _SHARD.fullmatch(path.name)
-    if shard is not None:
-        index = path.with_name(f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}")
-        return _open_indexed(index) if index.is_file() else _open_numbered(path, shard)
-    return _source(path, [read_weight_file(path)])
+    return shard and path.with_name(f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}")
 
 
 def sources_in(folder: Path, *, max_depth: int = MAX_DEPTH) -> list[Path]:
@@ -188,8 +194,10 @@ def _only_one(folder: Path) -> Path:
     raise refusal(folder, f"holds {len(here)} checkpoints ({_few(here)}); name one of them")
 
 
-def _open_numbered(path: Path, shard: re.Match[str]) -> Source:
+def _open_numbered(path: Path) -> Source:
     """Shards without an index: the numbers in their names say what belongs together."""
+    shard = _SHARD.fullmatch(path.name)
+    assert shard is not None
     total = int(shard["total"])
     if not 1 <= total <= MAX_SHARDS:
         raise refusal(path, f"one of {total} shards; expected 1 to {MAX_SHARDS}")
@@ -269,7 +277,7 @@ def _source(path: Path, shards: Sequence[WeightFile], note: str = "") -> Source:
             )
         tensors |= shard.tensors
         metadata |= shard.metadata
-    config = path.with_name("config.json")
+    config = path.with_name(CONFIG)
     return Source(
         path=path,
         files=tuple(shard.path for shard in shards),

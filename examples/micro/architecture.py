@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from engine.checkpoints.names import to_original
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
-from engine.models.text_encoders.t5 import build
+from engine.models.text_encoders import t5
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
-from examples.micro.tokenizer import EOS, PAD
 
 MAX_TOKENS = 23  # the longest sentence of the grammar has 21 tokens with its </s>
 TEXT_DIM = 128
@@ -71,20 +70,16 @@ def build_dit(shape: DiTShape) -> WanDiT:
 
 def build_text_encoder(shape: TextShape) -> UMT5EncoderModel:
     """A UMT5 encoder with unit-variance embeddings and no dropout."""
-    config = UMT5Config(
-        vocab_size=shape.vocab_size,
-        d_model=shape.dim,
-        d_kv=shape.dim // shape.num_heads,
-        d_ff=shape.ffn_dim,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        tie_word_embeddings=False,
+    config = t5.config(
+        vocab=shape.vocab_size,
+        dim=shape.dim,
+        ffn=shape.ffn_dim,
+        layers=shape.num_layers,
+        heads=shape.num_heads,
+        buckets=32,
+        inner=shape.dim,
     )
-    encoder = build(config).requires_grad_()
+    encoder = t5.build(config).requires_grad_()
     nn.init.normal_(encoder.shared.weight)
     return encoder
 

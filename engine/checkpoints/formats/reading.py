@@ -26,21 +26,39 @@ def opened(path: Path, what: str = "a weight file") -> Iterator[tuple[BufferedRe
     Raises CheckpointError where there is none, where it is not ours to read, and where its disk fails, also
     while the block runs. Pipes and devices are refused before they are opened, which may wait for ever.
     """
-    try:
+    with _refusing(path):
         _check_kind(path, os.stat(path).st_mode, what)
         # what was a file a moment ago may be something else by now: hence O_NONBLOCK and the second check
         with open(os.open(path, _OPEN_FLAGS), "rb") as file:
             status = os.fstat(file.fileno())
             _check_kind(path, status.st_mode, what)
             yield file, facts_of(status)
+
+
+def facts_of(status: os.stat_result) -> Facts:
+    return Facts(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
+
+
+def facts_at(path: Path) -> Facts:
+    """What tells the regular file at `path`, links followed, from another one, without opening it. Raises
+    CheckpointError as `opened` does."""
+    with _refusing(path):
+        status = os.stat(path)
+        _check_kind(path, status.st_mode, "a file")
+        return facts_of(status)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Turns what the system says about a path into CheckpointError."""
+    try:
+        yield
     except OSError as error:
         raise refusal(path, _in_words(path, error)) from None
     except UnicodeEncodeError:
         raise refusal(path, "not a path of this system; check its spelling") from None
-
-
-def facts_of(status: os.stat_result) -> Facts:
-    return Facts(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def refusal(path: Path, reason: str) -> CheckpointError:

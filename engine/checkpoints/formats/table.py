@@ -25,13 +25,19 @@ MAX_TENSORS = 16_384  # the largest published file of the family has 1,331
 MAX_NAME_BYTES = 1024
 
 
+# A change within one tick of the file system's clock (at most 10 ms) leaves a file's times as they are.
+TICK_NS = 20_000_000
+
+
 class Facts(NamedTuple):
-    """What changes when a file does, whether it was rewritten or replaced."""
+    """What changes when a file does, whether it was rewritten or replaced. ctime_ns: also where its time was set back
+    after that."""
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
 @dataclass(frozen=True, slots=True)

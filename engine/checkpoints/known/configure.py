@@ -15,6 +15,9 @@ from engine.models.diffusion.config import WanDiTConfig
 
 _PUBLISHED_WIDTHS = {shape.dim for shape in expected.PUBLISHED.values()}
 _HEAD_DIM = 128  # of every published DiT
+_FIELDS = [field.name for field in fields(WanDiTConfig)]
+# what the tensors tell
+_TOLD = [name for name in _FIELDS if hasattr(expected.DiTShape, name)]
 
 
 def dit_config(source: Source, layout: Layout) -> WanDiTConfig:
@@ -28,18 +31,8 @@ def dit_config(source: Source, layout: Layout) -> WanDiTConfig:
         shape = expected.dit_shape({name: entry.shape for name, entry in layout.entries.items()})
     except ValueError as error:
         raise refusal(source.path, str(error)) from None
-    kind = "flf2v" if shape.emb_pos else "i2v" if shape.image_branch else "t2v"
     sizes: dict[str, Any] = {
-        "model_type": kind,
-        "patch_size": shape.patch_size,
-        "in_dim": shape.in_dim,
-        "out_dim": shape.out_dim,
-        "dim": shape.dim,
-        "ffn_dim": shape.ffn_dim,
-        "freq_dim": shape.freq_dim,
-        "text_dim": shape.text_dim,
-        "num_layers": shape.num_layers,
-        "image_dim": shape.image_dim,
+        **{name: getattr(shape, name) for name in _TOLD},
         "qk_norm": "blocks.0.self_attn.norm_q.weight" in layout.entries,
         "cross_attn_norm": "blocks.0.norm3.weight" in layout.entries,
     }
@@ -70,8 +63,7 @@ def dit_config(source: Source, layout: Layout) -> WanDiTConfig:
             "put its config.json beside it",
         )
     if "num_heads" in said and not contradicted:
-        known = {field.name for field in fields(WanDiTConfig)}
-        told = {name: value for name, value in said.items() if name in known}
+        told = {name: value for name, value in said.items() if name in _FIELDS}
         try:
             return WanDiTConfig(**told | sizes)
         except ValueError as error:

@@ -18,8 +18,9 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiTShape:
-    """Sizes of a diffusion transformer. image_branch: CLIP tokens enter its cross-attention; emb_pos: two images.
-    vace_layers: how many blocks the VACE branch has."""
+    """Sizes of a diffusion transformer: those of `WanDiTConfig` that its tensors tell, under the same names, and what
+    else they tell. image_branch: CLIP tokens enter its cross-attention; emb_pos: two images. vace_layers: how many
+    blocks the VACE branch has."""
 
     dim: int
     ffn_dim: int
@@ -34,6 +35,10 @@ class DiTShape:
     emb_pos: bool = False
     vace_layers: int = 0
     vace_in_dim: int = 96
+
+    @property
+    def model_type(self) -> str:
+        return "flf2v" if self.emb_pos else "i2v" if self.image_branch else "t2v"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,15 +217,14 @@ def _identify_custom(
         return "wan-fun", wanted, f"a Wan-Fun control model, {_NOT_YET}", False
     if shape.vace_layers:
         return "wan2.1-vace (custom)", wanted, f"VACE is {_NOT_YET}", False
-    kind = "flf2v" if shape.emb_pos else "i2v" if shape.image_branch else "t2v"
-    if kind == "t2v" and shape.in_dim != shape.out_dim:
+    if shape.model_type == "t2v" and shape.in_dim != shape.out_dim:
         return (
             "wan (custom)",
             wanted,
             f"takes {shape.in_dim} channels without an image branch, {_NOT_YET}",
             False,
         )
-    return f"wan2.1-{kind} (custom)", wanted, "", True
+    return f"wan2.1-{shape.model_type} (custom)", wanted, "", True
 
 
 def _tell_generations_apart(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gguf
@@ -266,6 +267,22 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match="changed while it was being read"):
         read_while_it_changes()
+
+
+def test_a_file_that_was_rewritten_and_set_back_in_time_is_noticed(tmp_path: Path) -> None:
+    path, other = tmp_path / "w.safetensors", tmp_path / "other"
+    for number, file in enumerate((path, other)):
+        save_file({"w": random(300, seed=number)}, file)
+        os.utime(file, ns=(1, 1))
+    entries = entries_of(path)
+    time.sleep(0.03)  # longer than a tick of the file system's clock
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(1, 1))
+    with (
+        pytest.raises(CheckpointError, match="changed while it was being read"),
+        Weights(entries) as weights,
+    ):
+        weights.tensor("w", device=CPU)
 
 
 @pytest.mark.parametrize("change", ["replaced", "rewritten", "gone"])
