@@ -79,7 +79,8 @@ def course_of(spec: RunSpec) -> Course:
 def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
     """The route of a run: each segment's spec up to its stop, then its own.
 
-    Raises PresetError where a segment stops where its course has no step, or guidance changes between steps.
+    Raises PresetError where a segment stops where its course has no step, guidance changes between steps, or the
+    solver is stochastic.
     """
     specs = [*(decode_spec(segment.spec_json) for segment in segments), spec]
     stops = [segment.stop for segment in segments]
@@ -93,6 +94,11 @@ def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
         except ValueError as error:
             raise PresetError(f"cannot branch there: {error}") from None
         parts.append(Part(start, stop, before))
+    if any(update.noise for update in course.updates):
+        raise PresetError(
+            "expected a solver that adds no noise: a stochastic one cannot be run yet",
+            key="scheduler.name",
+        )
     start = stops[-1] if stops else 0
     parts.append(Part(start, course.num_steps, specs[-1]))
     return Route(course, tuple(part for part in parts if part.stop > part.start))

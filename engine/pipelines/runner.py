@@ -222,7 +222,7 @@ def reuse_steps(store: Store, run: RunRecord, plan: Plan, total: int, control: C
             continue
         sigma, timestep = (
             plan.route.course.sigmas[step.index],
-            plan.route.course.timesteps[step.index],
+            int(plan.route.course.timesteps[step.index]),
         )
         reuse(
             store,
