@@ -185,7 +185,11 @@ class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[Literal["unipc", "dpm++", "euler"], Meta(description="the solver")] = "unipc"
+    # the names of `engine.schedulers.course.SOLVERS`, which a test holds to these
+    name: Annotated[
+        Literal["unipc", "dpm++", "sde-dpm++", "euler"],
+        Meta(description="the solver; sde-dpm++ adds fresh noise at each step"),
+    ] = "unipc"
     steps: Annotated[
         int, Meta(ge=1, le=1000, description="model evaluations, before guidance doubles them")
     ] = 50

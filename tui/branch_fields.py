@@ -6,7 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec import inspect
+
 from presets.overrides import toml_value
+from tui import form
 from tui.options import text_override
 
 if TYPE_CHECKING:
@@ -20,6 +23,13 @@ FIELDS = (
     "scheduler.shift",
     *TEXTS,
 )
+
+
+def solvers() -> tuple[str, ...]:
+    """What a solver's name can be."""
+    node = form.FIELDS["scheduler.name"].type
+    assert isinstance(node, inspect.LiteralType)
+    return tuple(map(str, node.values))
 
 
 def values_of(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Sigma grids: which noise levels a run visits, and which timesteps the model is told.
+"""Sigma grids: which noise levels a run visits.
 
 The arithmetic is that of the published code, in float64 and in its order of operations, because a
 timestep is a truncation: one unit in the last place decides between 600 and 599. Torch-free.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,19 +24,6 @@ def to_float32(value: float) -> float:
 
 # The published UniPC takes its largest sigma from a table that it has rounded to float32.
 UNIPC_SIGMA_MAX = to_float32(1.0 - 1.0 / TRAIN_TIMESTEPS)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The noise levels of a run, as plain numbers.
-
-    sigmas: num_steps + 1, each a float32, strictly descending from at most 1, ends in exactly 0.
-    timesteps: num_steps, `1000 * sigma` truncated, what the model is fed at each step. It may repeat
-        where many steps crowd near sigma 1; steps are counted, never looked up by it.
-    """
-
-    sigmas: tuple[float, ...]
-    timesteps: tuple[int, ...]
 
 
 def shift_sigma(sigma: float, shift: float) -> float:
@@ -89,51 +75,35 @@ def diffusers_dpm_sigmas(num_steps: int, shift: float) -> list[float]:
     return [shift_sigma(1.0 - alpha, shift) for alpha in reversed(alphas[1:])]
 
 
-GRIDS: dict[tuple[str, str], Callable[[int, float], list[float]]] = {
-    ("unipc", "wan"): wan_unipc_sigmas,
-    ("dpm++", "wan"): wan_linear_sigmas,
-    ("euler", "wan"): wan_linear_sigmas,
-    ("unipc", "diffusers"): diffusers_unipc_sigmas,
-    ("dpm++", "diffusers"): diffusers_dpm_sigmas,
-}
-GRID_NAMES = ("wan", "diffusers")
-
-
-def grid_schedule(name: str, grid: str, num_steps: int, shift: float) -> Schedule:
-    """The schedule of a named grid.
+def grid_sigmas(
+    grid: Callable[[int, float], list[float]], num_steps: int, shift: float
+) -> list[float]:
+    """The noise levels of a grid, without the final 0 and not yet rounded to float32.
 
     Args:
-        name: solver, `unipc`, `dpm++` or `euler`; each has its own published grid.
-        grid: `wan` (as published) or `diffusers`.
+        grid: one of the functions above.
         num_steps: at least 1.
         shift: finite, above 0; 1 leaves the spacing even.
 
     Raises:
-        ValueError: for an unknown grid, values out of range, or a shift so far from 1 that float32
-            cannot tell neighbouring sigmas apart.
+        ValueError: for values out of range, or a shift so far from 1 that float32 cannot tell
+            neighbouring sigmas apart.
     """
-    if grid not in GRID_NAMES:
-        raise ValueError(f"grid {grid!r} is not known: use one of {', '.join(GRID_NAMES)}")
-    if (name, grid) not in GRIDS:
-        raise ValueError(
-            f"grid {grid!r} is not offered for {name!r}: there diffusers shifts twice and feeds "
-            "fractional timesteps; use grid 'wan' or give sigmas"
-        )
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_steps is {num_steps!r}: expected a whole number of at least 1")
     if not (math.isfinite(shift) and shift > 0):
         raise ValueError(f"shift is {shift!r}: expected a finite number above 0")
-    values = GRIDS[name, grid](num_steps, float(shift))
+    values = grid(num_steps, float(shift))
     if _first_flaw(values) is not None:
         raise ValueError(
             f"shift {shift!r} with {num_steps} steps puts sigmas closer together than float32 "
             "can tell: use a shift nearer to 1 or fewer steps"
         )
-    return _schedule(values)
+    return values
 
 
-def custom_schedule(sigmas: Sequence[float]) -> Schedule:
-    """The schedule of given noise levels, taken as they are: nothing is shifted.
+def custom_sigmas(sigmas: Sequence[float]) -> list[float]:
+    """Given noise levels, taken as they are: nothing is shifted.
 
     Args:
         sigmas: at least one value, strictly descending in (0, 1] (also once rounded to float32),
@@ -152,14 +122,7 @@ def custom_schedule(sigmas: Sequence[float]) -> Schedule:
             f"sigmas[{flaw}] is {values[flaw]!r}{before}: expected strictly descending noise "
             "levels in (0, 1] without the final 0"
         )
-    return _schedule(values)
-
-
-def _schedule(values: list[float]) -> Schedule:
-    return Schedule(
-        sigmas=tuple(to_float32(value) for value in (*values, 0.0)),
-        timesteps=tuple(int(value * TRAIN_TIMESTEPS) for value in values),
-    )
+    return values
 
 
 def _first_flaw(values: list[float]) -> int | None:

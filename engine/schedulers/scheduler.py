@@ -47,9 +47,10 @@ class SolverState:
 class Scheduler:
     """A solver on a schedule; make one with `create_scheduler`.
 
-    name: `unipc`, `dpm++` or `euler`.
+    name: `unipc`, `dpm++`, `sde-dpm++` or `euler`.
     sigmas: float32 [num_steps + 1], strictly descending, ends in 0.
-    timesteps: int64 [num_steps], what the model is fed: `1000 * sigma` truncated.
+    timesteps: int64 [num_steps], what the model is fed: `1000 * sigma` truncated; float32 where any is
+        fractional.
     updates: the weights of each step, computed once in float64 from the float32 sigmas.
     history_lengths: [num_steps + 1] how many earlier predictions the state after n steps holds.
     """
@@ -78,22 +79,31 @@ class Scheduler:
         copied = latents.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
         return SolverState(latents=copied, step=0)
 
-    def step(self, state: SolverState, velocity: torch.Tensor) -> SolverState:
+    def step(
+        self, state: SolverState, velocity: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> SolverState:
         """The state one step on; neither argument is changed.
 
         Args:
             state: from `start`, `step` or `from_tensors`, with fewer than `num_steps` steps done.
             velocity: the model's output (noise minus data) for `state.latents` at
                 `timesteps[state.step]`; same shape and device, any floating dtype.
+            noise: standard normal, shaped as the velocity (`noise.step_noise`); needed where
+                `updates[state.step].noise` is not 0, elsewhere not looked at.
 
         Raises:
-            ValueError: past the last step, or for a velocity or state that does not fit.
+            ValueError: past the last step, without noise where it is needed, or for a velocity, noise
+                or state that does not fit.
         """
         self._check(state)
         if state.step == self.num_steps:
             raise ValueError(f"all {self.num_steps} steps are done: there is no step left to take")
         latents, update = state.latents, self.updates[state.step]
-        _check_velocity(latents, velocity)
+        _check_like(latents, velocity, "velocity")
+        if update.noise:
+            if noise is None:
+                raise ValueError(f"step {state.step} of {self.name} adds noise: none is given")
+            _check_like(latents, noise, "noise")
         kept = self.history_lengths[state.step + 1]
         with torch.no_grad():
             velocity = velocity.to(latents.dtype).contiguous()
@@ -102,6 +112,8 @@ class Scheduler:
                 x0 = torch.add(latents, velocity, alpha=-update.sigma)
                 predictions = (x0, *state.history)
             advanced = _linear_combination(update, latents, velocity, predictions)
+            if update.noise and noise is not None:
+                advanced.add_(noise.to(latents.dtype), alpha=update.noise)
         return SolverState(latents=advanced, step=state.step + 1, history=predictions[:kept])
 
     def from_tensors(self, tensors: Mapping[str, torch.Tensor]) -> SolverState:
@@ -147,16 +159,15 @@ class Scheduler:
                 )
 
 
-def _check_velocity(latents: torch.Tensor, velocity: torch.Tensor) -> None:
-    if velocity.shape != latents.shape:
+def _check_like(latents: torch.Tensor, given: torch.Tensor, name: str) -> None:
+    if given.shape != latents.shape:
         raise ValueError(
-            f"velocity has shape {tuple(velocity.shape)}: "
-            f"expected {tuple(latents.shape)} as the latents"
+            f"{name} has shape {tuple(given.shape)}: expected {tuple(latents.shape)} as the latents"
         )
-    if not velocity.is_floating_point():
-        raise ValueError(f"velocity is {velocity.dtype}: expected a floating-point tensor")
-    if velocity.device != latents.device:
-        raise ValueError(f"velocity is on {velocity.device}: the latents are on {latents.device}")
+    if not given.is_floating_point():
+        raise ValueError(f"{name} is {given.dtype}: expected a floating-point tensor")
+    if given.device != latents.device:
+        raise ValueError(f"{name} is on {given.device}: the latents are on {latents.device}")
 
 
 def _linear_combination(
@@ -185,32 +196,43 @@ def create_scheduler(
     shift: float = 5.0,
     grid: str = "wan",
     sigmas: Sequence[float] | None = None,
+    fractional: bool = False,
 ) -> Scheduler:
     """Make a scheduler.
 
     Args:
-        name: `unipc` (the published default), `dpm++` or `euler`.
+        name: `unipc` (the published default), `dpm++`, `sde-dpm++` (stochastic) or `euler`.
         num_steps: at least 1; may be left out when `sigmas` is given.
         shift: finite, above 0; how far the steps are moved towards the noise (published: 3 to 16).
-        grid: `wan` (the published schedule) or `diffusers` (that library's schedule, for `unipc`
-            and `dpm++`).
+        grid: `wan` (the published schedule) or `diffusers` (that library's schedule, for all but
+            `euler`).
         sigmas: noise levels to use instead, strictly descending in (0, 1] without the final 0;
             taken as they are, `shift` and `grid` then have no effect.
+        fractional: feed the model `1000 * sigma` as it is (distilled models) and not truncated.
 
     Raises:
         ValueError: one line that names what was given and what is expected.
     """
     return follow_course(
-        make_course(name, num_steps=num_steps, shift=shift, grid=grid, sigmas=sigmas)
+        make_course(
+            name,
+            num_steps=num_steps,
+            shift=shift,
+            grid=grid,
+            sigmas=sigmas,
+            fractional=fractional,
+        )
     )
 
 
 def follow_course(course: Course) -> Scheduler:
     """The scheduler that takes the steps of a course."""
+    is_whole = all(isinstance(timestep, int) for timestep in course.timesteps)
+    timestep_dtype = torch.int64 if is_whole else torch.float32
     return Scheduler(
         name=course.name,
         sigmas=torch.tensor(course.sigmas, dtype=torch.float32),
-        timesteps=torch.tensor(course.timesteps),
+        timesteps=torch.tensor(course.timesteps, dtype=timestep_dtype),
         updates=course.updates,
         history_lengths=history_lengths(course.updates),
     )

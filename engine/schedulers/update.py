@@ -1,8 +1,9 @@
 """One solver step as data: the weights of a linear combination.
 
-Every solver here is linear in the latents, the velocity and the model's earlier predictions of the
-clean latents (x0), with weights that depend on the sigmas alone. So a solver is a function from
-sigmas to updates, and stepping is the same few lines for all of them.
+Every solver here is linear in the latents, the velocity, the model's earlier predictions of the
+clean latents (x0) and, where it is stochastic, fresh noise, with weights that depend on the sigmas
+alone. So a solver is a function from sigmas to updates, and stepping is the same few lines for all
+of them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from dataclasses import dataclass
 class Update:
     """Weights of the step that leaves noise level `sigma`.
 
-    The next latents are `latents * x + velocity * v + sum(x0[k] * prediction[k])`, where
-    `prediction[0] = x - sigma * v` is this step's estimate of the clean latents and
-    `prediction[k]` that of the k-th step before. Float64 values; `x0` may be empty.
+    The next latents are `latents * x + velocity * v + sum(x0[k] * prediction[k]) + noise * n`,
+    where `prediction[0] = x - sigma * v` is this step's estimate of the clean latents,
+    `prediction[k]` that of the k-th step before and `n` standard normal (`noise.step_noise`).
+    Float64 values; `x0` may be empty, and `noise` is 0 for a solver that is not stochastic.
     """
 
     sigma: float
     latents: float
     velocity: float = 0.0
     x0: tuple[float, ...] = ()
+    noise: float = 0.0
 
 
 def log_snr(sigma: float) -> float:
@@ -43,11 +46,11 @@ def final_update(sigma: float) -> Update:
     return Update(sigma=sigma, latents=1.0, velocity=-sigma)
 
 
-def combined(sigma: float, latents: float, x0: tuple[float, ...]) -> Update:
+def combined(sigma: float, latents: float, x0: tuple[float, ...], *, noise: float = 0.0) -> Update:
     """An update in the latents and the predictions, without weights that are zero at the end."""
     while x0 and x0[-1] == 0.0:
         x0 = x0[:-1]
-    return Update(sigma=sigma, latents=latents, x0=x0)
+    return Update(sigma=sigma, latents=latents, x0=x0, noise=noise)
 
 
 def history_lengths(updates: tuple[Update, ...]) -> tuple[int, ...]:

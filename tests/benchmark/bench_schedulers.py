@@ -20,12 +20,12 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from engine.schedulers.course import SCHEDULERS
 from engine.schedulers.scheduler import create_scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+SCHEDULERS = ("unipc", "dpm++", "euler")
 SIZES = {
     "480p": (1, 16, 21, 60, 104),
     "720p": (1, 16, 21, 90, 160),

@@ -14,7 +14,7 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from presets.errors import PresetError
-from tui.branch_fields import FIELDS, overrides_of, shares, values_of
+from tui.branch_fields import FIELDS, overrides_of, shares, solvers, values_of
 from tui.planning import shown
 from tui.screens.dialog import Dialog
 from tui.step_links import cells_of
@@ -83,7 +83,7 @@ class Branch(Dialog[str | None]):
                 yield Button("Run now", id="run-now", compact=True, variant="primary")
 
     def _field(self, key: str) -> ComposeResult:
-        names = SuggestFromList(["unipc", "dpm++", "euler"]) if key == "scheduler.name" else None
+        names = SuggestFromList(solvers()) if key == "scheduler.name" else None
         with Horizontal(classes="field"):
             yield Label(key)
             yield Input(

@@ -301,6 +301,20 @@ def test_no_two_steps_of_a_run_are_one(store: Store) -> None:
     assert len(set(keys_of(store, spec).step)) == 200
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("guidance.scale=[5, 5, 5, 5, 5, 1]", "guidance.scale"),
+        ("guidance.scale=[{from = 0, to = 0.5, scale = 5}]", "guidance.scale"),
+        ("scheduler.name=sde-dpm++", "scheduler.name"),
+    ],
+)
+def test_what_cannot_be_run_yet_is_refused(change: str, key: str) -> None:
+    with pytest.raises(PresetError, match="cannot be run yet") as caught:
+        route_of(override(SPEC, [change]))
+    assert caught.value.key == key
+
+
 @pytest.mark.parametrize("stop", [6, 7, 100])
 def test_a_segment_beyond_the_last_step(stop: int) -> None:
     with pytest.raises(PresetError, match=rf"cannot branch there: step {stop} of 6"):

@@ -79,7 +79,7 @@ def test_what_a_budget_leaves_is_spread_over_the_run_to_its_end(
 
 
 def test_the_defaults_keep_every_step_of_every_shipped_size() -> None:
-    """fp32 latents of 16 channels; the largest published size is 1280x720 with 81 frames and 50 steps."""
+    """fp32 latents of 16 channels; high_quality has the largest published size, 1280x720 with 81 frames."""
     for name in ("micro", "wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "high_quality"):
         spec = load_preset(name)
         frames = 1 + (spec.frames - 1) // 4

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 import presets
+from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import (
     MAX_FILE_BYTES,
@@ -64,6 +65,11 @@ def test_all_shipped_presets_load() -> None:
         assert info.path == preset_path(info.name)
 
 
+def test_no_two_shipped_presets_are_the_same() -> None:
+    names = [info.name for info in list_presets()]
+    assert len({encode_spec(load_preset(name)) for name in names}) == len(names)
+
+
 @pytest.mark.parametrize(
     ("name", "width", "height", "frames", "checkpoint"),
     [
@@ -95,7 +101,10 @@ def test_the_general_presets_say_what_their_names_say() -> None:
     assert low.components.vae.tile_size > 0
     assert low.components.vae.chunk_frames < base.components.vae.chunk_frames
     assert {low.components.vae.dtype, low.components.denoiser.dtype} == {"bf16"}
-    assert (high.width, high.height, high.scheduler.steps) == (1280, 720, 50)
+    published = load_preset("wan2.1-t2v-14b")
+    assert (high.width, high.height) == (published.width, published.height) == (1280, 720)
+    assert high.scheduler.steps == 2 * published.scheduler.steps
+    assert (base.scheduler.shift, base.guidance.scale) == (8.0, 6.0)
     assert high.components.denoiser.checkpoint == "wan2.1-t2v-14b"
     assert high.components.vae.dtype == "fp32"
 
@@ -514,6 +523,7 @@ def test_a_process_killed_while_saving_leaves_the_old_preset(
 
 _RACER = """
 import sys
+from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import save_preset
 from presets.spec import RunSpec

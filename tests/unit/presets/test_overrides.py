@@ -142,7 +142,7 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("format=2", "format: expected 1, got 2"),
         (
             "scheduler.name=unipcc",
-            'scheduler.name: expected "dpm++", "euler" or "unipc", got "unipcc", did you mean "unipc"?',
+            'scheduler.name: expected "dpm++", "euler", "sde-dpm++" or "unipc", got "unipcc", did you mean "unipc"?',
         ),
         (
             "components.vae.device=gpu",

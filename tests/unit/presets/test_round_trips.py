@@ -54,7 +54,7 @@ def schedulers(draw: st.DrawFn) -> SchedulerSpec:
     # of float32's width, so that no two become equal where the solvers hold them
     drawn = draw(st.sets(st.floats(0.0009765625, 1, width=32), max_size=5))
     sigmas = tuple(sorted(drawn, reverse=True))
-    name = draw(st.sampled_from(["unipc", "dpm++", "euler"]))
+    name = draw(st.sampled_from(["unipc", "dpm++", "sde-dpm++", "euler"]))
     return SchedulerSpec(
         name=name,
         steps=len(sigmas) or draw(st.integers(1, 1000)),

@@ -9,12 +9,17 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.schedulers.course import SCHEDULERS
+from engine.schedulers.course import SCHEDULERS, make_course
 from engine.schedulers.flow_unipc import corrector_weights, phi_functions
 from engine.schedulers.scheduler import create_scheduler
 
 SHIFTS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0)
 STEPS = range(1, 51)
+DETERMINISTIC = tuple(
+    name
+    for name in SCHEDULERS
+    if not any(update.noise for update in make_course(name, num_steps=3).updates)
+)
 
 
 def noise(count: int = 16) -> torch.Tensor:
@@ -36,7 +41,7 @@ def trajectory(scheduler, velocity, latents: torch.Tensor) -> list[torch.Tensor]
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_single_data_point_is_solved_exactly(name, shift):
     # All data at one point: x0 is constant, paths are straight lines, every solver is exact.
     target = noise().flip(0)
@@ -221,7 +226,7 @@ def test_corrector_weights_have_their_limits():
     assert corrector_weights(-1.0, 1e9) == pytest.approx((0.0, 1.0), abs=1e-8)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_few_steps_from_pure_noise(gaussian, name, steps):
     # Sigma exactly 1 has lambda = -inf; the limit is finite and close to the neighbouring sigma.
@@ -237,6 +242,25 @@ def test_few_steps_from_pure_noise(gaussian, name, steps):
         assert (ours - theirs).abs().max() < 0.05
     x0 = exact[-2] - torch.tensor(sigmas[-1]).item() * gaussian.velocity(exact[-2], sigmas[-1])
     assert (exact[-1] - x0).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_the_stochastic_solver_ends_in_a_single_data_point(shift):
+    # Around one point the levels are known without the path: latents are the point, 1 - sigma of
+    # it, and noise of deviation sigma, whatever noise came when.
+    target = 0.7
+    for steps in (1, 2, 5, 20):
+        scheduler = create_scheduler("sde-dpm++", num_steps=steps, shift=shift)
+        generator = torch.Generator().manual_seed(steps)
+        state = scheduler.start(torch.randn(20_000, dtype=torch.float64, generator=generator))
+        for sigma in scheduler.sigmas[:-1].tolist():
+            spread = (state.latents - (1 - sigma) * target) / sigma
+            assert abs(spread.mean()) < 0.03
+            assert abs(spread.std() - 1) < 0.03
+            velocity = (state.latents - target) / sigma
+            drawn = torch.randn(20_000, dtype=torch.float64, generator=generator)
+            state = scheduler.step(state, velocity, drawn)
+        assert (state.latents - target).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", ["dpm++", "unipc"])
@@ -258,7 +282,8 @@ def test_last_step_returns_the_clean_prediction_bit_for_bit(name):
         generator = torch.Generator().manual_seed(steps)
         state = scheduler.start(torch.randn(5, 7, generator=generator))
         for _ in range(steps - 1):
-            state = scheduler.step(state, torch.randn(5, 7, generator=generator))
+            velocity, noise = (torch.randn(5, 7, generator=generator) for _ in range(2))
+            state = scheduler.step(state, velocity, noise)
         velocity = torch.randn(5, 7, generator=generator)
         final = scheduler.step(state, velocity)
         sigma = scheduler.sigmas[-2].item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
@@ -9,10 +10,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.schedulers.course import SCHEDULERS, SOLVERS, Course, make_course, redirected
+from engine.schedulers.course import (
+    GRID_NAMES,
+    SCHEDULERS,
+    SOLVERS,
+    Course,
+    course_from,
+    make_course,
+    redirected,
+)
+from engine.schedulers.noise import mixed_seed, step_noise
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.scheduler import follow_course
 from engine.schedulers.update import Update
+from presets.errors import PresetError
+from presets.fields import fields
+from presets.spec import RunSpec, SchedulerSpec
+from presets.validation import validate
 
 courses = st.one_of(
     st.builds(
@@ -32,7 +46,7 @@ courses = st.one_of(
 
 
 def weights(update: Update) -> tuple[float, ...]:
-    return (update.sigma, update.latents, update.velocity, *update.x0)
+    return (update.sigma, update.latents, update.velocity, *update.x0, update.noise)
 
 
 @given(course=courses, data=st.data())
@@ -78,7 +92,7 @@ def test_the_same_solver_keeps_its_history(course: Course, data) -> None:
     at = data.draw(st.integers(0, course.num_steps - 1))
     found = redirected(course, at, other)
     assert found.name == course.name
-    assert found.updates == SOLVERS[course.name](found.sigmas)
+    assert found.updates == SOLVERS[course.name].updates(found.sigmas)
     assert found.begun == 0
 
 
@@ -91,7 +105,7 @@ def test_another_solver_starts_anew(name: str, after: str) -> None:
         assert found.begun == 0
         return
     assert (found.name, found.begun) == (after, 5)
-    assert found.updates[5:] == SOLVERS[after](found.sigmas[5:])
+    assert found.updates[5:] == SOLVERS[after].updates(found.sigmas[5:])
     # no weight on what came before: the first step has at most its own prediction
     assert len(found.updates[5].x0) <= 1
 
@@ -101,7 +115,7 @@ def test_a_change_within_a_solver_that_began_later_counts_from_there() -> None:
     changed = redirected(make_course("euler", num_steps=10), 4, make_course("unipc", num_steps=10))
     found = redirected(changed, 5, make_course("unipc", num_steps=12))
     assert found.begun == 4
-    assert found.updates[4:] == SOLVERS["unipc"](found.sigmas[4:])
+    assert found.updates[4:] == SOLVERS["unipc"].updates(found.sigmas[4:])
     assert found.updates[:4] == changed.updates[:4]
 
 
@@ -161,8 +175,9 @@ def test_a_changed_course_can_be_walked(course, other, seed, data) -> None:
     while state.step < scheduler.num_steps:
         velocity = torch.randn(6, generator=generator)
         stored = {name: tensor.clone() for name, tensor in state.to_tensors().items()}
-        again = scheduler.step(scheduler.from_tensors(stored), velocity)
-        state = scheduler.step(state, velocity)
+        fresh = step_noise(seed, state.step, (6,))
+        again = scheduler.step(scheduler.from_tensors(stored), velocity, fresh)
+        state = scheduler.step(state, velocity, fresh)
         assert torch.equal(again.latents, state.latents)
     assert state.history == ()
 
@@ -180,5 +195,107 @@ def test_a_constant_velocity_field_is_followed_exactly_through_any_change() -> N
             state = scheduler.start((1 - sigma) * point + sigma * noise)
             while state.step < scheduler.num_steps:
                 sigma = scheduler.sigmas[state.step]
-                state = scheduler.step(state, (state.latents - point) / sigma)
+                fresh = step_noise(1, state.step, (2,))
+                state = scheduler.step(state, (state.latents - point) / sigma, fresh)
             assert torch.allclose(state.latents, point, atol=1e-5)
+
+
+# A course that begins late
+
+
+@given(course=courses, data=st.data())
+def test_a_late_course_is_that_of_its_levels(course: Course, data) -> None:
+    at = data.draw(st.integers(0, course.num_steps - 1))
+    late = course_from(course, at)
+    assert (late.name, late.sigmas, late.timesteps) == (
+        course.name,
+        course.sigmas[at:],
+        course.timesteps[at:],
+    )
+    assert late.updates == make_course(course.name, sigmas=course.sigmas[at:-1]).updates
+    assert (late.begun, late.num_steps) == (0, course.num_steps - at)
+    assert course_from(course, 0) == course
+
+
+@given(course=courses, other=courses, data=st.data())
+def test_a_late_course_begins_where_a_branch_to_another_solver_does(course, other, data) -> None:
+    """Both go on without history, so the weights are the same."""
+    at = data.draw(st.integers(0, course.num_steps - 1))
+    changed = redirected(course, at, other)
+    if changed.begun == at:
+        assert course_from(changed, at).updates == changed.updates[at:]
+
+
+def test_a_late_course_of_steps_that_are_not_there() -> None:
+    course = make_course("unipc", num_steps=8)
+    for at in (-1, 8):
+        with pytest.raises(ValueError, match=rf"step {at} of 8: expected 0 to 7"):
+            course_from(course, at)
+    changed = redirected(make_course("euler", num_steps=8), 5, course)
+    with pytest.raises(ValueError, match="changed at step 5 already"):
+        course_from(changed, 3)
+    assert course_from(changed, 5).name == "unipc"
+
+
+# Timesteps
+
+
+def test_timesteps_are_ints_unless_they_are_asked_for_as_they_are() -> None:
+    for name in SCHEDULERS:
+        course = make_course(name, num_steps=7)
+        assert all(type(timestep) is int for timestep in course.timesteps)
+        assert follow_course(course).timesteps.dtype == torch.int64
+    sigmas = [1.0, 0.9375, 0.83333, 0.625]
+    exact = make_course("euler", sigmas=sigmas, fractional=True)
+    assert exact.timesteps == (1000.0, 937.5, to_float32(833.33), 625.0)
+    assert all(type(timestep) is float for timestep in exact.timesteps)
+    assert follow_course(exact).timesteps.dtype == torch.float32
+    assert follow_course(exact).timesteps.tolist() == list(exact.timesteps)
+    assert (exact.sigmas, exact.updates) == (
+        make_course("euler", sigmas=sigmas).sigmas,
+        make_course("euler", sigmas=sigmas).updates,
+    )
+
+
+# Names
+
+
+def test_the_presets_know_just_these_solvers_and_grids() -> None:
+    (node,) = (field.type for field in fields(RunSpec) if field.key == "scheduler.name")
+    assert sorted(node.values) == sorted(SOLVERS)
+    (node,) = (field.type for field in fields(RunSpec) if field.key == "scheduler.grid")
+    assert sorted(node.values) == sorted(GRID_NAMES)
+    for name, solver in SOLVERS.items():
+        for grid in GRID_NAMES:
+            spec = RunSpec(scheduler=SchedulerSpec(name=name, grid=grid))
+            if grid in solver.grids:
+                assert validate(spec) == spec
+            else:
+                with pytest.raises(PresetError, match=r"scheduler\.grid"):
+                    validate(spec)
+
+
+# The noise of a step
+
+
+def test_the_noise_of_a_step_is_the_same_for_ever() -> None:
+    told = b"modiff step noise" + (7).to_bytes(8, "little") + (3).to_bytes(8, "little")
+    expected = int.from_bytes(hashlib.sha256(told).digest()[:8], "little") & (2**63 - 1)
+    assert mixed_seed(7, 3) == expected == 2182252368705753773
+    drawn = step_noise(7, 3, (2, 3))
+    assert (drawn.dtype, drawn.device.type, drawn.shape) == (torch.float32, "cpu", (2, 3))
+    generator = torch.Generator().manual_seed(expected)
+    assert torch.equal(drawn, torch.randn(2, 3, generator=generator))
+    assert step_noise(7, 3, (2, 3), dtype=torch.float64).dtype == torch.float64
+
+
+def test_no_two_steps_and_seeds_have_one_noise() -> None:
+    seeds = {mixed_seed(seed, step) for seed in range(50) for step in range(50)}
+    assert len(seeds) == 2500
+    # what torch's CPU generator makes of a seed
+    assert len({seed % 2**32 for seed in seeds}) == 2500
+    assert mixed_seed(2**63 - 1, 999) < 2**63
+    assert abs(step_noise(0, 0, (100_000,)).mean()) < 0.01
+    assert not torch.equal(
+        step_noise(0, 0, (4,)), torch.randn(4, generator=torch.Generator().manual_seed(0))
+    )

@@ -10,6 +10,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from engine.schedulers.noise import step_noise
 from engine.schedulers.scheduler import create_scheduler
 
 
@@ -28,13 +29,23 @@ def dpm_peer(sigmas: list[float]):
     return peer
 
 
+def sde_dpm_peer(sigmas: list[float]):
+    peer = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, algorithm_type="sde-dpmsolver++"
+    )
+    peer.set_timesteps(len(sigmas))
+    peer.sigmas = torch.tensor([*sigmas, 0.0])
+    peer.timesteps = (peer.sigmas[:-1] * 1000).to(torch.int64)
+    return peer
+
+
 def euler_peer(sigmas: list[float]):
     peer = FlowMatchEulerDiscreteScheduler(shift=1.0)
     peer.set_timesteps(sigmas=sigmas)
     return peer
 
 
-PEERS = {"unipc": unipc_peer, "dpm++": dpm_peer, "euler": euler_peer}
+PEERS = {"unipc": unipc_peer, "dpm++": dpm_peer, "sde-dpm++": sde_dpm_peer, "euler": euler_peer}
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0, 12.0])
@@ -54,6 +65,8 @@ def test_steps_match(gaussian, name, steps, shift):
     for sigma, timestep in zip(sigmas[:-1], peer.timesteps, strict=True):
         ours_velocity = gaussian.velocity(state.latents, sigma)
         their_velocity = gaussian.velocity(theirs, sigma)
-        state = scheduler.step(state, ours_velocity)
-        theirs = peer.step(their_velocity, timestep, theirs, return_dict=False)[0]
+        fresh = step_noise(steps, state.step, noise.shape)
+        given = {"variance_noise": fresh} if scheduler.updates[0].noise else {}
+        state = scheduler.step(state, ours_velocity, fresh)
+        theirs = peer.step(their_velocity, timestep, theirs, return_dict=False, **given)[0]
         assert (state.latents - theirs).abs().max() <= 1e-5

@@ -57,6 +57,12 @@ def test_diffusers_grids(shift):
         "dpm++": DPMSolverMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
         ),
+        "sde-dpm++": DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=shift,
+            algorithm_type="sde-dpmsolver++",
+        ),
     }
     for name, peer in peers.items():
         for steps in range(1, 61):
@@ -153,7 +159,9 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'ddim' is not known: use one of unipc, dpm\\+\\+, euler"):
+    with pytest.raises(
+        ValueError, match="'ddim' is not known: use one of unipc, dpm\\+\\+, sde-dpm"
+    ):
         create_scheduler("ddim", num_steps=5)
     with pytest.raises(ValueError, match="grid 'diffusers' is not offered for 'euler'"):
         create_scheduler("euler", num_steps=5, grid="diffusers")

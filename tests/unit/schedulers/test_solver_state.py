@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from engine.schedulers.course import SCHEDULERS
+from engine.schedulers.noise import step_noise
 from engine.schedulers.scheduler import SolverState, create_scheduler
 
 SHAPES = ((3,), (2, 5), (1, 4, 3, 2, 5), (1, 1, 1))
@@ -37,6 +38,10 @@ def model(state: SolverState, weights: torch.Tensor) -> torch.Tensor:
     return torch.tanh(state.latents * weights) - 0.3 * state.latents.flip(-1)
 
 
+def fresh(seed: int, state: SolverState) -> torch.Tensor:
+    return step_noise(seed, state.step, state.latents.shape)
+
+
 runs = st.fixed_dictionaries(
     {
         "name": st.sampled_from(SCHEDULERS),
@@ -61,12 +66,13 @@ def test_steps_are_pure_and_any_state_resumes_exactly(run, shape, dtype, velocit
     state = scheduler.start(torch.randn(shape, generator=generator).to(dtype))
     states = [state]
     for number in range(scheduler.num_steps):
-        velocity = model(state, weights).to(velocity_dtype)
-        state_before, velocity_before = copied(state), velocity.clone()
-        following = scheduler.step(state, velocity)
+        velocity, noise = model(state, weights).to(velocity_dtype), fresh(seed, state)
+        state_before, velocity_before, noise_before = copied(state), velocity.clone(), noise.clone()
+        following = scheduler.step(state, velocity, noise)
         assert same_bits(state, state_before)
         assert torch.equal(velocity, velocity_before)
-        assert same_bits(scheduler.step(state, velocity), following)
+        assert torch.equal(noise, noise_before)
+        assert same_bits(scheduler.step(state, velocity, noise), following)
         assert following.step == number + 1
         assert following.latents.dtype == dtype
         assert len(following.history) == scheduler.history_lengths[following.step]
@@ -78,7 +84,8 @@ def test_steps_are_pure_and_any_state_resumes_exactly(run, shape, dtype, velocit
         resumed = again.from_tensors(load(save(stored.to_tensors())))
         assert same_bits(resumed, stored)
         while resumed.step < again.num_steps:
-            resumed = again.step(resumed, model(resumed, weights).to(velocity_dtype))
+            velocity = model(resumed, weights).to(velocity_dtype)
+            resumed = again.step(resumed, velocity, fresh(seed, resumed))
         assert same_bits(resumed, states[-1])
 
 
@@ -95,11 +102,11 @@ def test_large_states_resume_exactly(name, threads):
         stored = []
         while state.step < 4:
             stored.append(save(state.to_tensors()))
-            state = scheduler.step(state, model(state, weights))
+            state = scheduler.step(state, model(state, weights), fresh(5, state))
         for content in stored:
             resumed = scheduler.from_tensors(load(content))
             while resumed.step < 4:
-                resumed = scheduler.step(resumed, model(resumed, weights))
+                resumed = scheduler.step(resumed, model(resumed, weights), fresh(5, resumed))
             assert same_bits(resumed, state)
     finally:
         torch.set_num_threads(before)
@@ -110,6 +117,7 @@ def test_history_is_no_longer_than_later_steps_need():
     assert lengths == {
         "unipc": (0, 1, 2, 2, 2, 0, 0),
         "dpm++": (0, 0, 1, 1, 1, 0, 0),
+        "sde-dpm++": (0, 0, 1, 1, 1, 0, 0),
         "euler": (0,) * 7,
     }
 
@@ -125,8 +133,9 @@ def test_memory_layout_does_not_change_the_result(name):
 
     plain, strided = scheduler.start(noise), scheduler.start(transposed(noise))
     for _ in range(4):
-        plain = scheduler.step(plain, velocity)
-        strided = scheduler.step(strided, transposed(velocity))
+        fresh_noise = fresh(3, plain)
+        plain = scheduler.step(plain, velocity, fresh_noise)
+        strided = scheduler.step(strided, transposed(velocity), transposed(fresh_noise))
         assert same_bits(plain, strided)
         assert all(tensor.is_contiguous() for tensor in strided.to_tensors().values())
 
@@ -187,6 +196,25 @@ def test_bad_steps_are_refused():
         state = scheduler.step(state, torch.randn(2, 3))
     with pytest.raises(ValueError, match="all 2 steps are done"):
         scheduler.step(state, torch.randn(2, 3))
+
+
+def test_noise_is_asked_for_where_it_is_needed():
+    stochastic = create_scheduler("sde-dpm++", num_steps=2)
+    state = stochastic.start(torch.randn(2, 3))
+    velocity = torch.randn(2, 3)
+    with pytest.raises(ValueError, match=r"step 0 of sde-dpm\+\+ adds noise: none is given"):
+        stochastic.step(state, velocity)
+    with pytest.raises(ValueError, match=r"noise has shape \(3, 2\): expected \(2, 3\)"):
+        stochastic.step(state, velocity, torch.randn(3, 2))
+    with pytest.raises(ValueError, match="noise is on meta: the latents are on cpu"):
+        stochastic.step(state, velocity, torch.randn(2, 3, device="meta"))
+    state = stochastic.step(state, velocity, torch.randn(2, 3))
+    assert stochastic.step(state, velocity).step == 2  # the last step adds none
+    for name in ("unipc", "dpm++", "euler"):
+        scheduler = create_scheduler(name, num_steps=2)
+        state = scheduler.start(torch.randn(2, 3))
+        ignored = scheduler.step(state, velocity, torch.full((2, 3), float("nan")))
+        assert same_bits(ignored, scheduler.step(state, velocity))
 
 
 def stored(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -171,7 +171,7 @@ def test_a_run_whose_preset_is_gone_is_its_own_base(draft):
 @pytest.mark.parametrize(
     ("key", "kind", "choices"),
     [
-        ("scheduler.name", "choice", ("dpm++", "euler", "unipc")),
+        ("scheduler.name", "choice", ("dpm++", "euler", "sde-dpm++", "unipc")),
         ("output.overwrite", "switch", ("false", "true")),
         ("output.kinds", "list", ("frames", "latents", "video")),
         ("scheduler.sigmas", "list", ()),

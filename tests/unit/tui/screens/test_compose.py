@@ -281,7 +281,7 @@ def test_enter_on_a_problem_goes_to_its_field():
 def test_choices_are_made_with_the_arrows_and_by_their_list():
     async def act(shown):
         await shown.go("scheduler.name")
-        await shown.press("left")
+        await shown.press("left", "left")
         assert shown.screen.draft.edits == {"scheduler.name": "euler"}
         await shown.press("f2")
         assert isinstance(shown.app.screen, Picker)
