@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,13 @@ import msgspec
 import psutil
 import pytest
 
-from engine import client
+from engine import client, version
 from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
 from engine.registry import settle
+from engine.version import installed_version
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -618,6 +620,92 @@ def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
             file.write(b"\xaa" * 64)
     with pytest.raises((EngineUnavailable, StoreDamaged), match="is damaged"):
         ensure_engine(store)
+
+
+# Versions
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A file that says what code is installed, and the command of an engine that believes it."""
+    file = tmp_path / "version"
+    file.write_text("other")
+    return file, (*ENGINE, "--version-file", str(file))
+
+
+def test_an_engine_says_which_code_it_runs(store):
+    assert start(store).version == installed_version()
+
+
+def test_an_idle_engine_of_other_code_is_replaced(store, code):
+    old = ensure_engine(store, command=code[1])
+    assert old.version == "other"
+    new = start(store)
+    assert (new.id != old.id, new.version) == (True, installed_version())
+    assert not store.is_engine_alive(old.id)
+    run_id = enqueue(store, "steps 1")
+    assert ending(store, run_id) == RunFinished("done")
+    assert store.run(run_id).engine == new.id
+    assert list((store.root / "locks").glob("engine-*")) == [
+        store.root / "locks" / f"engine-{new.id}"
+    ]
+
+
+def test_an_engine_of_other_code_ends_its_run_and_takes_no_other(store, code, monkeypatch):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 1")
+    old = ensure_engine(store, command=code[1])
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    found = start(store)
+    assert (found.id, found.run) == (old.id, first)
+    [marked] = store.engines()
+    assert marked.is_retiring
+    store.request_cancel(first)
+    assert ending(store, first) == RunFinished("cancelled")
+    monkeypatch.setattr(client, "ensure_engine", start)  # whoever follows starts the next one
+    assert ending(store, second) == RunFinished("done")
+    assert store.run(second).engine != old.id
+    assert "asked to leave" in log_of(store, old)
+
+
+def test_an_engine_begins_anew_once_other_code_is_installed(store, code):
+    first = enqueue(store, "forever")
+    old = ensure_engine(store, command=code[1])
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    code[0].write_text("newer")
+    second = enqueue(store, "steps 1")
+    store.request_cancel(first)
+    assert ending(store, second) == RunFinished("done")  # nobody but the engine itself saw to it
+    [new] = store.engines()
+    assert (store.run(second).engine, new.version, new.pid) == (new.id, "newer", old.pid)
+    assert new.id != old.id
+    assert "beginning anew" in log_of(store, old)
+    code[0].write_text("newest")
+    time.sleep(0.5)
+    assert [engine.id for engine in store.engines()] == [new.id]  # while nothing waits, it stays
+
+
+def test_an_engine_that_does_not_leave_is_named(store):
+    with (
+        store.register_engine("engineaaaa", pid=4242, version="other"),
+        pytest.raises(EngineUnavailable, match=r"\(process 4242\) has not left after 0\.1 s"),
+    ):
+        start(store, timeout_seconds=0.1)
+
+
+def test_the_version_is_of_what_the_source_files_hold(tmp_path):
+    for package in version.PACKAGES:
+        (tmp_path / package).mkdir()
+    file = tmp_path / "store" / "a.py"
+    file.write_text("1")
+    first = version._digest(tmp_path)
+    os.utime(file, ns=(1, 1))
+    (tmp_path / "store" / "a.txt").write_text("2")
+    assert version._digest(tmp_path) == first
+    file.write_text("2")
+    second = version._digest(tmp_path)
+    file.rename(tmp_path / "store" / "b.py")
+    assert len({first, second, version._digest(tmp_path)}) == 3
+    assert re.fullmatch(r"[0-9][0-9a-z.]*\+[0-9a-f]{12}", installed_version())
 
 
 def test_the_face_of_the_engine_imports_no_array_library():
