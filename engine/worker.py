@@ -28,8 +28,10 @@ from presets.spec import RunSpec, decode_spec
 from store import locks
 from store.errors import EngineRetired, StoreBusy, StoreError, StoreFull
 from store.lineage import queue
+from store.lineage.events import Message
 from store.paths import prepare, store_root
 from store.store import Store, open_store
+from store.upkeep.gc import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -161,10 +163,29 @@ class Worker:
         """Execute one leased run and record how it ended."""
         log.info("run %s started", run.id)
         status, error, output = self._outcome(run)
+        self._make_room(run.id)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
         self._finish(run.id, status, error, output)
         if status == "done":
             self.digester.add(run.spec_json)
+
+    def _make_room(self, run_id: str) -> None:
+        """Clean up where the store is over its budget or the disk nearly full.
+
+        Once a run, after its work and before its end is recorded: nobody writes then, the run's own
+        steps are protected as those of one that is not over, and its log can tell of it.
+        """
+        if self.stop.is_set:  # whoever asked for that waits
+            return
+        try:
+            num_bytes = make_room(self.store.root)
+        except StoreError as error:
+            log.warning("no clean-up: %s", one_line(error))
+            return
+        if num_bytes:
+            text = f"a clean-up freed {num_bytes / 1e6:,.1f} MB that can be computed again"
+            log.info("%s", text)
+            self._emit(run_id, Message("info", text))
 
     def _finish(self, run_id: str, status: str, error: str, output: str) -> None:
         """Record the end of a run, in several attempts; after them it is owed, and the queue waits for it."""

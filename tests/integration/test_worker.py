@@ -39,6 +39,8 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.store import open_store
+from store.upkeep.gc import writing
+from tests.made_stores import STEP_BYTES, make_run, on_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -410,6 +412,48 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
     assert f"run {first}: its end (done) is not recorded" in caplog.text
     assert [store.run(run_id).status for run_id in (first, second)] == ["done", "done"]
     assert store.recover() == []
+
+
+# A store that grows
+
+
+def test_a_store_over_its_budget_is_cleaned_after_a_run_and_the_run_told(
+    store, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "engine.worker")
+    old, kept = make_run(store, "old", age_days=9), make_run(store, "kept", pinned=True)
+    paused = make_run(store, "paused", paused=True, age_days=9)
+    own = make_run(store, "own", age_days=9)  # the steps that the run below makes, say
+    monkeypatch.setattr("store.upkeep.gc.default_budget", lambda root: 5 * STEP_BYTES)
+    run_id = enqueue(store, "steps 1")
+    before = on_disk(store)
+
+    def act(emit):
+        for index, key in enumerate(own.keys):
+            link = store.find_links([key])[key]
+            given = {"stage": "step", "index": index, "source": "reused", "seconds": 0.0}
+            store.record_link(run_id, link, **given)
+
+    work(store, act)
+    assert before - on_disk(store) == set(old.steps)
+    assert {*kept.steps, *paused.steps, *own.steps} <= on_disk(store)
+    text = "a clean-up freed 0.0 MB that can be computed again"
+    told = [event for _, event in store.events(run_id)]
+    assert told[-2:] == [Message("info", text), RunFinished("done")]
+    assert text in caplog.text
+
+
+def test_a_clean_up_that_cannot_be_costs_the_run_nothing(store, monkeypatch, caplog):
+    make_run(store, "old")
+    monkeypatch.setattr("store.upkeep.gc.default_budget", lambda root: 0)
+    monkeypatch.setattr("store.upkeep.gc.COLLECTOR_SECONDS", 0.02)
+    run_id = enqueue(store, "steps 1")
+    before = on_disk(store)
+    with writing(store.root):
+        work(store, lambda emit: None)
+    assert store.run(run_id).status == "done"
+    assert on_disk(store) == before
+    assert "no clean-up: a run is writing into the store" in caplog.text
 
 
 # Deaths
