@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineUnavailable
 from engine.logs import last_line, log_path
+from engine.version import installed_version
 from store.blobs.files import disk_error
 
 if TYPE_CHECKING:
@@ -43,21 +44,24 @@ def ensure_engine(
     command: Sequence[str] = WORKER_COMMAND,
     timeout_seconds: float = START_SECONDS,
 ) -> EngineRecord:
-    """The store's live engine, started if there is none; EngineUnavailable if that fails."""
+    """The store's live engine, started if there is none; EngineUnavailable if that fails.
+
+    An engine of other code than what is installed now is replaced when idle. One that is at work
+    is returned as it is: it takes no run after that, and the next engine is another.
+    """
     deadline = time.monotonic() + timeout_seconds
+    leaving = store.retire_other_engines(installed_version())
     child: subprocess.Popen[bytes] | None = None
     with _startup_file(store) as output:
         while not (live := store.engines()):
-            if child is None or child.returncode == 0:
+            leaving = [engine for engine in leaving if store.is_engine_alive(engine.id)]
+            if not leaving and (child is None or child.returncode == 0):
                 # A child that ended with 0 found another engine, which has retired since.
                 child = _start(store, command, output)
-            elif child.returncode is not None:
+            elif child is not None and child.returncode not in (None, 0):
                 raise EngineUnavailable(_failure(store, child, output))
             if time.monotonic() > deadline:
-                raise EngineUnavailable(
-                    f"the engine (process {child.pid}) was not ready after {timeout_seconds:g} s; "
-                    f"see {log_path(store.root, child.pid)}"
-                )
+                raise EngineUnavailable(_not_ready(store, child, leaving, timeout_seconds))
             time.sleep(POLL_SECONDS)
     return live[0]
 
@@ -145,6 +149,21 @@ def _environment() -> dict[str, str]:
         search.insert(0, package_root)
     environment["PYTHONPATH"] = os.pathsep.join(search)
     return environment
+
+
+def _not_ready(
+    store: Store,
+    child: subprocess.Popen[bytes] | None,
+    leaving: Sequence[EngineRecord],
+    seconds: float,
+) -> str:
+    if child is None:
+        return (
+            f"the engine of another version (process {leaving[0].pid}) has not left after "
+            f"{seconds:g} s; end that process"
+        )
+    log = log_path(store.root, child.pid)
+    return f"the engine (process {child.pid}) was not ready after {seconds:g} s; see {log}"
 
 
 def _failure(store: Store, child: subprocess.Popen[bytes], output: IO[bytes]) -> str:

@@ -22,14 +22,20 @@ from typing import TYPE_CHECKING, Protocol
 from engine.digesting import Digester
 from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.logs import log_path, one_line, start_logging
+<<<<<<< HEAD
 from presets.encoding import decode_spec
+=======
+from engine.version import installed_version
+>>>>>>> h-store
 from presets.errors import PresetError
 from presets.spec import RunSpec
 from store import locks
-from store.errors import StoreBusy, StoreError, StoreFull
-from store.lineage.queue import new_id
+from store.errors import EngineRetired, StoreBusy, StoreError, StoreFull
+from store.lineage import queue
+from store.lineage.events import Message
 from store.paths import prepare, store_root
 from store.store import Store, open_store
+from store.upkeep.gc import make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +112,7 @@ class Worker:
         # (run, status, error, output) of ends that the store could not take yet
         self.owed: list[tuple[str, str, str, str]] = []
         self.digester = Digester(store.root)
+        self.version = installed_version()
 
     def work(self, idle_seconds: float) -> None:
         """Execute queued runs until asked to stop, or until nothing was queued for a while."""
@@ -117,8 +124,11 @@ class Worker:
         while not self.stop.is_set:
             try:
                 self._record_owed()
-                run = self.store.lease(self.engine_id)
+                run = self._lease()
                 self.is_store_failing = False
+            except EngineRetired as error:
+                log.info("%s; exiting", error)
+                return
             except (StoreFull, StoreBusy) as error:
                 self._tell_once("no run can be leased", error)
                 idled = time.monotonic() - idle_since >= idle_seconds
@@ -143,14 +153,43 @@ class Worker:
             time.sleep(POLL_SECONDS)
         log.info("asked to stop; exiting")
 
+    def _lease(self) -> RunRecord | None:
+        """The next run; raises EngineRetired where an engine of other code is to have it."""
+        if queue.is_waiting(self.store.lineage) and self.is_outdated():
+            raise EngineRetired("other code was installed since this engine began")
+        return self.store.lease(self.engine_id)
+
+    def is_outdated(self) -> bool:
+        """Whether what is installed now is other code than this process began with."""
+        return installed_version() != self.version
+
     def execute(self, run: RunRecord) -> None:
         """Execute one leased run and record how it ended."""
         log.info("run %s started", run.id)
         status, error, output = self._outcome(run)
+        self._make_room(run.id)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
         self._finish(run.id, status, error, output)
         if status == "done":
             self.digester.add(run.spec_json)
+
+    def _make_room(self, run_id: str) -> None:
+        """Clean up where the store is over its budget or the disk nearly full.
+
+        Once a run, after its work and before its end is recorded: nobody writes then, the run's own
+        steps are protected as those of one that is not over, and its log can tell of it.
+        """
+        if self.stop.is_set:  # whoever asked for that waits
+            return
+        try:
+            num_bytes = make_room(self.store.root)
+        except StoreError as error:
+            log.warning("no clean-up: %s", one_line(error))
+            return
+        if num_bytes:
+            text = f"a clean-up freed {num_bytes / 1e6:,.1f} MB that can be computed again"
+            log.info("%s", text)
+            self._emit(run_id, Message("info", text))
 
     def _finish(self, run_id: str, status: str, error: str, output: str) -> None:
         """Record the end of a run, in several attempts; after them it is owed, and the queue waits for it."""
@@ -235,26 +274,47 @@ def serve(
     store_root: Path,
     make_runner: Callable[[Store], Executor],
     idle_seconds: float = IDLE_SECONDS,
-) -> None:
-    """Be the engine of a store until stopped or idle; returns at once when it has one already."""
+) -> bool:
+    """Be the engine of a store until stopped or idle; returns at once when it has one already.
+
+    Returns whether it left runs in the queue because other code was installed since it began.
+    """
     stop = StopFlag()
     with open_store(store_root, busy_seconds=BUSY_SECONDS) as store:
         alone = locks.try_acquire(store.root / "locks" / "engine")
         if alone is None:
             log.info("another engine serves %s; exiting", store.root)
-            return
+            return False
         with alone:
             store.check()
             store.sweep()
-            engine_id = new_id()
-            with store.register_engine(engine_id, pid=os.getpid()), _heartbeat(store, engine_id):
-                log.info("engine %s (process %d) serves %s", engine_id, os.getpid(), store.root)
+            engine_id = queue.new_id()
+            worker = Worker(store, engine_id, make_runner, stop)
+            with (
+                store.register_engine(engine_id, pid=os.getpid(), version=worker.version),
+                _heartbeat(store, engine_id),
+            ):
+                log.info(
+                    "engine %s (process %d) of modiff %s serves %s",
+                    engine_id,
+                    os.getpid(),
+                    worker.version,
+                    store.root,
+                )
                 for run_id in store.recover():
                     log.warning("run %s was ended: its engine had died", run_id)
                 try:
-                    Worker(store, engine_id, make_runner, stop).work(idle_seconds)
+                    worker.work(idle_seconds)
                 finally:
                     _unregister(store, engine_id)
+                is_left = queue.is_waiting(store.lineage) and not stop.is_set
+                return is_left and worker.is_outdated()
+
+
+def begin_anew() -> None:
+    """Become a new process of the same command, with the code that is installed now; does not return."""
+    log.info("runs wait and other code is installed: beginning anew")
+    os.execv(sys.executable, sys.orig_argv)
 
 
 @contextlib.contextmanager
@@ -303,7 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = (options.store or store_root()).absolute()
         prepare(root)
         start_logging(root)
-        serve(root, _pipeline_runner, options.idle_seconds)
+        if serve(root, _pipeline_runner, options.idle_seconds):
+            begin_anew()
     except StoreError as error:
         sys.stderr.write(f"{one_line(error)}\n")
         return 1

@@ -11,6 +11,10 @@ class StoreBusy(StoreError):
     """Another process held a lock for longer than this one was willing to wait."""
 
 
+class EngineRetired(StoreError):
+    """The engine is not registered, or was asked to lease no more runs and to leave."""
+
+
 class StoreFull(StoreError):
     """No space (or quota) left where the store lives."""
 

@@ -128,7 +128,9 @@ class Store:
         queue.reorder(self.lineage, run_id, before_run_id)
 
     def lease(self, engine_id: str) -> RunRecord | None:
-        """Give the first queued run to a registered engine; None when nothing is queued."""
+        """Give the first queued run to a registered engine; None when nothing is queued.
+
+        Raises EngineRetired when the engine is to leave."""
         return queue.lease(self.lineage, engine_id)
 
     def finish(self, run_id: str, status: str, *, error: str = "", output: str = "") -> None:
@@ -328,9 +330,9 @@ class Store:
 
     # Engines
 
-    def register_engine(self, engine_id: str, *, pid: int) -> HeldLock:
+    def register_engine(self, engine_id: str, *, pid: int, version: str = "") -> HeldLock:
         """Make an engine known; the lock is its life and must be kept until it ends."""
-        return engines.register(self.lineage, engine_id, pid=pid)
+        return engines.register(self.lineage, engine_id, pid=pid, version=version)
 
     def heartbeat(self, engine_id: str) -> None:
         """Say that the engine still makes progress."""
@@ -343,6 +345,10 @@ class Store:
     def retire_engine(self, engine_id: str) -> bool:
         """Forget the engine unless a run is queued; returns whether it was forgotten."""
         return engines.retire(self.lineage, engine_id)
+
+    def retire_other_engines(self, version: str) -> list[EngineRecord]:
+        """Let engines of any other version leave, those at work after their run; the idle ones."""
+        return engines.retire_others(self.lineage, version)
 
     def engines(self) -> list[EngineRecord]:
         """The engines whose processes live."""

@@ -1,7 +1,8 @@
 """What is remembered of weight files, so that an unchanged one is never read again to know what it is.
 
 Of each file the store's index keeps a sample (engine.checkpoints.fingerprint) and, once somebody has read all
-of it, its SHA-256; both count as long as the file's identity is the same. Torch-free.
+of it, its SHA-256; both count as long as the file's identity is the same. What its name in keys follows from is in
+the store's database, since results are kept by it (store.lineage.weights). Torch-free.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +21,12 @@ import msgspec
 
 from engine.checkpoints.fingerprint import combined, sample_of
 from engine.errors import CheckpointError
+from store.database.database import Lineage, open_lineage
 from store.index.index import Index
+from store.lineage import weights
 
 SLICE_BYTES = 8 << 20
+BUSY_SECONDS = 10.0
 # A change within one tick of the file system's clock (at most 10 ms) leaves the times as they are.
 _TICK_NS = 20_000_000
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,11 +50,13 @@ class Identity:
 
 class Remembered(msgspec.Struct, frozen=True):
     """What is known of a file with these facts. sampled: its sample. sha256: of all of it, None until somebody
-    read it. when: nanoseconds since 1970 at which the latter of the two was found out."""
+    read it. mark: what its SHA-256 adds to its name in keys. when: nanoseconds since 1970 at which the latter of
+    sample and SHA-256 was found out."""
 
     facts: tuple[int, int, int, int, int]
     sampled: str
     sha256: str | None
+    mark: str
     when: int
 
 
@@ -84,16 +91,18 @@ def fingerprint_of(index: Index, files: Sequence[Path]) -> str:
     """`wf1:<hex>` of a component's files, as `fingerprint` has it but without reading what is remembered.
 
     For each file whose SHA-256 differs from the first one that was recorded for its sample, `+` and 16 digits of
-    it follow: two files that the sample takes for one are told apart once both are digested, and a fingerprint
-    that was given out for the first of them never changes. Raises CheckpointError as `sampled` does.
+    it follow: two files that the sample takes for one are told apart once both are digested, and from then on, be
+    the index lost: one of that sample whose digest is not known is read in full here. A fingerprint that was given
+    out for the first of them never changes. Raises CheckpointError as `sampled` does, StoreError.
     """
-    samples, others = [], []
-    for path in files:
-        known = _known(index, identity(path)) or _sample(index, path)
-        samples.append(known.sampled)
-        if known.sha256 is not None and _first(index, known) not in (None, known.sha256):
-            others.append(f"+{known.sha256[:16]}")
-    return combined(samples) + "".join(others)
+    found = [_known(index, identity(path)) or _sample(index, path) for path in files]
+    if any(known.sha256 is None for known in found):
+        shared = _shared_samples(index)
+        found = [
+            _read_whole(index, path) if known.sha256 is None and known.sampled in shared else known
+            for path, known in zip(files, found, strict=True)
+        ]
+    return combined([known.sampled for known in found]) + "".join(known.mark for known in found)
 
 
 def full_digest(
@@ -125,22 +134,28 @@ def full_digest(
     return None
 
 
-def remember_digest(index: Index, path: Path, sha256: str, *, of: Identity | None = None) -> None:
-    """Remember the SHA-256 of a file.
+def remember_digest(
+    index: Index, path: Path, sha256: str, *, of: Identity | None = None
+) -> Remembered | None:
+    """Remember the SHA-256 of a file; returns what is known of it now.
 
     of: the identity that the file had before it was read; nothing is remembered when it has another now.
-    Raises CheckpointError where the file cannot be read.
+    Raises CheckpointError where the file cannot be read, StoreError.
     """
     now = identity(path)
     if of is not None and of != now:
-        return
+        return None
     known = _known(index, now) or _sample(index, path)
     if known.facts != now.facts:  # it changed while it was sampled
-        return
-    known = msgspec.structs.replace(known, sha256=sha256, when=time.time_ns())
+        return None
+    name = known.sampled
+    if index.root.is_dir():
+        with _lineage(index) as lineage:
+            name = weights.name_of(lineage, known.sampled, sha256)
+    mark = name.removeprefix(known.sampled)
+    known = msgspec.structs.replace(known, sha256=sha256, mark=mark, when=time.time_ns())
     index.put(_file_key(now), msgspec.json.encode(known))
-    if _first(index, known) is None:
-        index.put(_first_key(known), sha256.encode())
+    return known
 
 
 def last_digest(index: Index, path: Path) -> str | None:
@@ -171,10 +186,31 @@ def _known(index: Index, now: Identity) -> Remembered | None:
     return known if known is not None and known.facts == now.facts else None
 
 
+def _read_whole(index: Index, path: Path) -> Remembered:
+    """What is known of a file once its SHA-256 is."""
+    before = identity(path)
+    sha256 = full_digest(path)
+    found = None if sha256 is None else remember_digest(index, path, sha256, of=before)
+    if found is None:
+        raise CheckpointError(f"{path}: was written to while it was read; try again")
+    return found
+
+
+def _shared_samples(index: Index) -> frozenset[str]:
+    if not (index.root / "lineage.db").exists():
+        return frozenset()
+    with _lineage(index) as lineage:
+        return weights.shared_samples(lineage)
+
+
+def _lineage(index: Index) -> closing[Lineage]:
+    return closing(open_lineage(index.root, busy_seconds=BUSY_SECONDS))
+
+
 def _sample(index: Index, path: Path) -> Remembered:
     """Sample a file, and remember that unless it changed meanwhile."""
     before = _settled(path)
-    found = Remembered(before.facts, sample_of(path), None, time.time_ns())
+    found = Remembered(before.facts, sample_of(path), None, "", time.time_ns())
     if identity(path) == before:
         index.put(_file_key(before), msgspec.json.encode(found))
     return found
@@ -190,15 +226,5 @@ def _settled(path: Path) -> Identity:
     return found
 
 
-def _first(index: Index, known: Remembered) -> str | None:
-    """The SHA-256 that was recorded first for files with this sample."""
-    first = index.get(_first_key(known))
-    return None if first is None else first.decode("ascii", "replace")
-
-
 def _file_key(now: Identity) -> str:
     return f"weights/file/{hashlib.sha256(os.fsencode(now.realpath)).hexdigest()}"
-
-
-def _first_key(known: Remembered) -> str:
-    return f"weights/first/{known.sampled}"

@@ -6,7 +6,6 @@ Small frames are enlarged by whole factors without smoothing, so that a pixel st
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +21,7 @@ from engine.compare.frames import Frame, last_line, read_frames
 from engine.compare.similarity import Similarity
 from engine.errors import EngineError
 from engine.media import VIDEO_CRF
+from store.blobs.files import written_whole
 
 PANEL_SIDE = 256  # of a frame in the video, at least
 CELL = (208, 160)  # of a frame in the sheet, at most
@@ -264,22 +264,9 @@ def _encode(path: Path, pictures: Iterator[bytes], *, size: tuple[int, int], fps
 def _new_file(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that gets its name at the end, unless something else has it by then."""
     try:
-        handle, name = tempfile.mkstemp(prefix=".modiff-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise EngineError(f"cannot write into {path.parent}: {error.strerror or error}") from error
-    part = Path(name)
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes it private
-        # Takes no name that is taken, unlike a rename alone, on file systems without hard links too.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        part.replace(path)
+        with written_whole(path, replaces=False) as part:
+            yield part
     except FileExistsError:
         raise EngineError(f"{path} is there already; nothing is overwritten") from None
     except OSError as error:
         raise EngineError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

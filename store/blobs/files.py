@@ -1,4 +1,6 @@
-"""Durable file writes: after `write_durably` returns, the bytes are there through a power cut.
+"""Whole files: `write_durably` for the store's own, `written_whole` for those that people asked for.
+
+After `write_durably` returns, the bytes are there through a power cut.
 
 The order is the invariant: write, fsync the file, rename, fsync the folder. A rename without the
 first fsync can leave a file of the right size full of zeros; without the second, no file.
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 from store.errors import StoreError, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 SLICE_BYTES = 8 * 1024 * 1024
@@ -69,6 +71,27 @@ def write_durably(
             os.unlink(draft)
 
 
+@contextlib.contextmanager
+def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
+    """A draft beside `path`, to be written to by its name; at the end of the block it becomes `path`, whole and on
+    the disk, and on an error nothing of it is left.
+
+    It is as public as any new file, since the system itself applies the umask. Raises FileExistsError where the name
+    is taken and it may not replace that, other OSErrors as they come.
+    """
+    draft = path.with_name(f".modiff-{uuid.uuid4().hex}{path.suffix}")
+    _create(draft)
+    try:
+        yield draft
+        sync_file(draft)
+        if replaces:
+            os.replace(draft, path)
+        else:
+            _take_name(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def sync_file(path: Path) -> None:
     """Make the bytes of a file that something else wrote durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -96,6 +119,23 @@ def sweep_drafts(root: Path) -> int:
                 draft.unlink()
                 num_removed += 1
     return num_removed
+
+
+def _take_name(draft: Path, path: Path) -> None:
+    """Give a draft a name that nothing has; FileExistsError where something has it by now."""
+    try:
+        os.link(draft, path)  # unlike a rename, refuses a name that is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        _create(path)
+        os.replace(draft, path)
+
+
+def _create(path: Path) -> None:
+    """An empty file that was not there before."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    os.close(os.open(path, flags, 0o666))
 
 
 def _write_draft(draft: Path, parts: Sequence[memoryview], mode: int) -> None:

@@ -130,7 +130,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE engines ADD COLUMN retiring INTEGER NOT NULL DEFAULT 0",
         # The run that this one computes again to compare; such a row is no run of the user's.
         "ALTER TABLE runs ADD COLUMN verifies TEXT NOT NULL DEFAULT ''",
-        # Of weight files with one sample: the first SHA-256 that was known, which keeps the plain name.
+        # The SHA-256 that a name of weights stands for: a sample, or one with the digits of another
+        # SHA-256 behind it (store.lineage.weights).
         """
         CREATE TABLE weights (
             sample TEXT PRIMARY KEY,

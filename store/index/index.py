@@ -44,12 +44,12 @@ def open_index(root: Path) -> Index:
 class Index:
     """For one thread at a time; close it, or use it in a `with`.
 
-    name: of its folder in the store. size_limit: in bytes, of its database.
+    root: of the store. name: of its folder there. size_limit: in bytes, of its database.
     """
 
     def __init__(self, root: Path, name: str = "index", size_limit: int = SIZE_LIMIT_BYTES) -> None:
         self.folder = root / name
-        self._root = root
+        self.root = root
         self._size_limit = size_limit
         self._previews: Index | None = None
         self._cache: Any = None
@@ -64,7 +64,7 @@ class Index:
     def previews(self) -> Index:
         """The index of the previews (store.index.previews), which is closed with this one."""
         if self._previews is None:
-            self._previews = Index(self._root, "previews", PREVIEWS_LIMIT_BYTES)
+            self._previews = Index(self.root, "previews", PREVIEWS_LIMIT_BYTES)
         return self._previews
 
     @property
@@ -206,12 +206,12 @@ class Index:
         return status.st_dev, status.st_ino
 
     def _rotate(self, reason: str) -> None:
-        aside = self._root / "quarantine" / f"{self.folder.name}.{time.time_ns()}"
+        aside = self.root / "quarantine" / f"{self.folder.name}.{time.time_ns()}"
         os.rename(self.folder, aside)
         log.warning("%s: begun anew (%s); the old one is %s", self.folder, reason, aside)
 
     def _lock(self) -> locks.HeldLock:
-        path = self._root / "locks" / self.folder.name
+        path = self.root / "locks" / self.folder.name
         return locks.acquire(path, timeout_seconds=LOCK_SECONDS)
 
 

@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT_SECONDS = 5.0
 
 
-def register(lineage: Lineage, engine_id: str, *, pid: int) -> locks.HeldLock:
-    """Make an engine known; it is alive until the returned lock is released or it dies."""
+def register(lineage: Lineage, engine_id: str, *, pid: int, version: str = "") -> locks.HeldLock:
+    """Make an engine known; it is alive until the returned lock is released or it dies.
+
+    version: of the code that it runs.
+    """
     # The lock first: whoever sees the row must find the lock held.
     lock = locks.acquire(_lock_path(lineage, engine_id), timeout_seconds=LOCK_TIMEOUT_SECONDS)
     now = time.time_ns()
     try:
         with immediate(lineage) as connection:
             connection.execute(
-                "INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (engine_id, pid, socket.gethostname(), now, now),
+                "INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns, version) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (engine_id, pid, socket.gethostname(), now, now, version),
             )
     except BaseException:
         lock.release()
@@ -71,6 +74,32 @@ def retire(lineage: Lineage, engine_id: str) -> bool:
         connection.execute("DELETE FROM engines WHERE id=?", (engine_id,))
     _lock_path(lineage, engine_id).unlink(missing_ok=True)
     return True
+
+
+def retire_others(lineage: Lineage, version: str) -> list[EngineRecord]:
+    """Let the live engines of any other version lease no more runs; returns those that are idle.
+
+    An idle one is forgotten now, one at work is to leave after its present run: `queue.lease` tells
+    either so. One transaction: an engine that leases a run before it is at work, one that tries
+    to after it gets none. An engine from before version 3 of the schema does not know that it is
+    to leave while it is at work, and does when it is next met idle.
+    """
+    idle = []
+    others = [engine for engine in engines(lineage) if engine.version != version]
+    if not others:
+        return []
+    with immediate(lineage) as connection:
+        for engine in others:
+            is_forgotten = connection.execute(
+                "DELETE FROM engines WHERE id=?1 AND NOT EXISTS "
+                "(SELECT 1 FROM runs WHERE engine=?1 AND status=?2)",
+                (engine.id, RUNNING),
+            ).rowcount
+            if is_forgotten:
+                idle.append(engine)
+            else:
+                connection.execute("UPDATE engines SET retiring=1 WHERE id=?", (engine.id,))
+    return idle
 
 
 def is_alive(lineage: Lineage, engine_id: str) -> bool:

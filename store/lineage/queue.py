@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from store.database.database import Lineage, immediate, rows
-from store.errors import StoreError, UnknownRun
+from store.errors import EngineRetired, StoreError, UnknownRun
 from store.lineage import history
 from store.lineage.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
 from store.lineage.records import FINAL_STATUSES, PAUSED, QUEUED, RUNNING, RunRecord, Segment
@@ -134,10 +134,22 @@ def reorder(lineage: Lineage, run_id: str, before_run_id: str | None) -> None:
 
 
 def lease(lineage: Lineage, engine_id: str) -> RunRecord | None:
-    """The first queued run, now this engine's to execute; None when nothing is queued."""
-    if not is_waiting(lineage):  # a poll of an idle queue must not take the write lock
+    """The first queued run, now this engine's to execute; None when nothing is queued.
+
+    Raises EngineRetired for an engine that is not registered (any more), or asked to leave.
+    """
+    # A poll of an idle queue must not take the write lock, and an idle engine is to notice too
+    # that it was asked to leave.
+    [(is_idle,)] = rows(
+        lineage,
+        "SELECT NOT EXISTS (SELECT 1 FROM runs WHERE status=?) "
+        "AND EXISTS (SELECT 1 FROM engines WHERE id=? AND NOT retiring)",
+        (QUEUED, engine_id),
+    )
+    if is_idle:
         return None
     with immediate(lineage) as connection:
+        _refuse_retired(connection, engine_id)
         first = connection.execute(
             f"SELECT id FROM runs WHERE status=? {_IN_ORDER} LIMIT 1", (QUEUED,)
         ).fetchone()
@@ -263,11 +275,19 @@ def _request(lineage: Lineage, run_id: str, status: str, flag: str) -> str:
         return _ask(lineage, connection, run_id, status, flag)
 
 
+def _refuse_retired(connection: sqlite3.Connection, engine_id: str) -> None:
+    """EngineRetired unless the engine may take runs from the queue."""
+    engine = connection.execute("SELECT retiring FROM engines WHERE id=?", (engine_id,)).fetchone()
+    if engine is None or engine[0]:
+        state = "not registered" if engine is None else "asked to leave"
+        raise EngineRetired(f"engine {engine_id!r} is {state} and cannot lease runs")
+
+
 def _lease(connection: sqlite3.Connection, run_id: str, engine_id: str) -> None:
     """Make a queued run an engine's, inside the caller's transaction."""
     engine = connection.execute("SELECT pid FROM engines WHERE id=?", (engine_id,)).fetchone()
     if engine is None:
-        raise StoreError(f"engine {engine_id!r} is not registered and cannot lease runs")
+        raise EngineRetired(f"engine {engine_id!r} is not registered and cannot lease runs")
     connection.execute(
         "UPDATE runs SET status=?, engine=?, started_ns=? WHERE id=?",
         (RUNNING, engine_id, time.time_ns(), run_id),

@@ -18,6 +18,7 @@ from store.database.database import Lineage, immediate, open_lineage
 from store.errors import StoreBusy, StoreFull
 from store.upkeep.contents import look, read_rows, scan_blobs
 from store.upkeep.removal import Plan, Policy, make_plan
+from store.upkeep.space import default_budget, free_bytes, reserve_bytes, steps_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,10 +71,27 @@ def clean(lineage: Lineage, policy: Policy) -> Plan:
 def collect(root: Path, budget_bytes: int) -> int:
     """Bring the steps in the store at `root` under a budget; returns how many bytes that freed.
 
-    For whoever finds the disk full; not to be called inside `writing`.
+    Raises as `clean` does; not to be called inside `writing`.
     """
     with contextlib.closing(open_lineage(root, busy_seconds=BUSY_SECONDS)) as lineage:
         return clean(lineage, Policy(budget_bytes)).freed_bytes
+
+
+def make_room(root: Path, num_bytes: int = 0) -> int:
+    """Clean up the store at `root` as nobody asked for; returns how many bytes that freed.
+
+    The steps are brought under their default budget, and below it by what the disk lacks to its
+    reserve or, if that is more, by num_bytes: what somebody found no room for. While the store is
+    within its budget and the disk has its reserve, nothing is done and no blob is looked at.
+    Raises as `clean` does; not to be called inside `writing`.
+    """
+    with contextlib.closing(open_lineage(root, busy_seconds=BUSY_SECONDS)) as lineage:
+        held = steps_bytes(lineage)
+    budget = default_budget(root)
+    lacking = max(0, num_bytes, reserve_bytes(root) - free_bytes(root))
+    if held <= budget and not lacking:
+        return 0
+    return collect(root, min(budget, max(0, held - lacking)))
 
 
 def _forget(lineage: Lineage, blobs: Mapping[str, Blob], policy: Policy, now_ns: int) -> Plan:

@@ -121,7 +121,7 @@ def classify(contents: Contents, known: Chains) -> dict[str, Stored]:
     )
     for link in contents.links:
         is_named, used_ns = link.key in known.named, link.used_ns
-        result = _NEEDS.get(keep_of(link.kind, link.keep), CACHE) if is_named else LEFTOVER
+        result = need_of_result(link.kind, link.keep) if is_named else LEFTOVER
         rest = CHAIN if is_named else LEFTOVER
         seconds = known.saved.get(link.key, link.seconds)
         # Where both are stored, it is the keyframe that saves the steps.
@@ -168,6 +168,11 @@ def is_claim(row: RunLinkRow, link: LinkRow | None) -> bool:
     return bool(link.latents and row.latents and link.latents != row.latents)
 
 
+def need_of_result(kind: str, keep: str) -> int:
+    """How much the result of a link is needed by the runs that name it."""
+    return _NEEDS.get(keep_of(kind, keep), CACHE)
+
+
 def keep_of(kind: str, keep: str = "") -> str:
     """What a clean-up makes of the result of a link: "small", "output", "chain" or "cache"."""
     return keep or _KEEP_OF_KIND.get(kind, _CACHE)
@@ -188,7 +193,7 @@ def _claim_for_runs(claims: _Claims, contents: Contents, known: Chains) -> None:
             is_new = (row.key, row.digest) not in counted
             counted.add((row.key, row.digest))
             seconds = known.saved.get(row.key, row.seconds) if is_new else 0.0
-            need = _NEEDS.get(keep_of(kind, keep), CACHE)
+            need = need_of_result(kind, keep)
             claims.add(row.digest, kind, need, used_ns=used_ns, seconds=seconds)
         elif link is not None and not link.digest:
             thinned.append((row.digest, used_ns))

@@ -7,18 +7,32 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from store.database.database import rows
 from store.upkeep.contents import file_bytes, folder_bytes
-from store.upkeep.needs import BUDGETED, LEFTOVER, NOT_NEEDED, chains, classify
+from store.upkeep.needs import (
+    BUDGETED,
+    LEFTOVER,
+    NOT_NEEDED,
+    chains,
+    classify,
+    need_of_result,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from store.database.database import Lineage
     from store.upkeep.contents import Contents, RunRow
     from store.upkeep.needs import Chains, Stored
 
 MAX_BUDGET_BYTES = 50 * 10**9
 FREE_SHARE = 5  # of the free space: one part of so many
+# What a clean-up that nobody asked for leaves free on the disk: one part of so many of all of it,
+# within these. On a large disk so small a part is still enough for the next runs.
+RESERVE_SHARE = 50
+MIN_RESERVE_BYTES = 1 << 30
+MAX_RESERVE_BYTES = 10 << 30
 DAY_NS = 86_400 * 10**9
 _AGES = (("day", DAY_NS), ("week", 7 * DAY_NS), ("month", 30 * DAY_NS))
 
@@ -147,6 +161,20 @@ def free_bytes(root: Path) -> int:
 def default_budget(root: Path) -> int:
     """What the steps of runs may take when nobody says: 50 GB, or a fifth of what is free now."""
     return min(MAX_BUDGET_BYTES, free_bytes(root) // FREE_SHARE)
+
+
+def reserve_bytes(root: Path) -> int:
+    """With less than this the store's disk counts as nearly full: 2 % of it, 1 to 10 GiB."""
+    total = shutil.disk_usage(root).total
+    return min(MAX_RESERVE_BYTES, max(MIN_RESERVE_BYTES, total // RESERVE_SHARE))
+
+
+def steps_bytes(lineage: Lineage) -> int:
+    """About what the steps of runs and what only saves work take, without a look at any blob."""
+    found = rows(lineage, "SELECT kind, keep, sum(bytes) FROM links GROUP BY kind, keep")
+    return sum(
+        num_bytes for kind, keep, num_bytes in found if need_of_result(kind, keep) in BUDGETED
+    )
 
 
 def _grouped(stored: Iterable[Stored], name_of: Callable[[Stored], str]) -> dict[str, Share]:

@@ -3,6 +3,7 @@
 It is the worker's own `serve` with another runner, so that the process, its locks and its signals
 are the real ones. Prompts: "steps N" runs N steps, "forever" runs until cancelled, "deaf" for ever,
 "child" starts a program that outlives it and goes on for ever, "raise KIND" raises.
+--version-file: holds what the version of the installed code is, for this process.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from engine import worker
 from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.logs import start_logging
-from engine.worker import serve
+from engine.worker import begin_anew, serve
 from store.errors import StoreFull
 from store.lineage.events import Message, StageFinished, StageStarted, StepFinished
 
@@ -61,9 +63,13 @@ def main():
     parser.add_argument("--store", type=Path)
     parser.add_argument("--idle-seconds", type=float, default=60)
     parser.add_argument("--as", help="engine.worker: the name by which an engine is known")
+    parser.add_argument("--version-file", type=Path)
     options = parser.parse_args()
+    if options.version_file is not None:
+        worker.installed_version = options.version_file.read_text
     start_logging(options.store)
-    serve(options.store, ScriptedRunner, options.idle_seconds)
+    if serve(options.store, ScriptedRunner, options.idle_seconds):
+        begin_anew()
 
 
 if __name__ == "__main__":

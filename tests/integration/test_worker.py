@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,16 @@ import psutil
 import pytest
 from engine.registry import settle
 
-from engine import client
+from engine import client, version
 from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
+<<<<<<< HEAD
+=======
+from engine.registry import settle
+from engine.version import installed_version
+>>>>>>> h-store
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
@@ -37,6 +43,8 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.store import open_store
+from store.upkeep.gc import writing
+from tests.made_stores import STEP_BYTES, make_run, on_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -410,6 +418,48 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
     assert store.recover() == []
 
 
+# A store that grows
+
+
+def test_a_store_over_its_budget_is_cleaned_after_a_run_and_the_run_told(
+    store, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "engine.worker")
+    old, kept = make_run(store, "old", age_days=9), make_run(store, "kept", pinned=True)
+    paused = make_run(store, "paused", paused=True, age_days=9)
+    own = make_run(store, "own", age_days=9)  # the steps that the run below makes, say
+    monkeypatch.setattr("store.upkeep.gc.default_budget", lambda root: 5 * STEP_BYTES)
+    run_id = enqueue(store, "steps 1")
+    before = on_disk(store)
+
+    def act(emit):
+        for index, key in enumerate(own.keys):
+            link = store.find_links([key])[key]
+            given = {"stage": "step", "index": index, "source": "reused", "seconds": 0.0}
+            store.record_link(run_id, link, **given)
+
+    work(store, act)
+    assert before - on_disk(store) == set(old.steps)
+    assert {*kept.steps, *paused.steps, *own.steps} <= on_disk(store)
+    text = "a clean-up freed 0.0 MB that can be computed again"
+    told = [event for _, event in store.events(run_id)]
+    assert told[-2:] == [Message("info", text), RunFinished("done")]
+    assert text in caplog.text
+
+
+def test_a_clean_up_that_cannot_be_costs_the_run_nothing(store, monkeypatch, caplog):
+    make_run(store, "old")
+    monkeypatch.setattr("store.upkeep.gc.default_budget", lambda root: 0)
+    monkeypatch.setattr("store.upkeep.gc.COLLECTOR_SECONDS", 0.02)
+    run_id = enqueue(store, "steps 1")
+    before = on_disk(store)
+    with writing(store.root):
+        work(store, lambda emit: None)
+    assert store.run(run_id).status == "done"
+    assert on_disk(store) == before
+    assert "no clean-up: a run is writing into the store" in caplog.text
+
+
 # Deaths
 
 
@@ -618,6 +668,92 @@ def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
             file.write(b"\xaa" * 64)
     with pytest.raises((EngineUnavailable, StoreDamaged), match="is damaged"):
         ensure_engine(store)
+
+
+# Versions
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A file that says what code is installed, and the command of an engine that believes it."""
+    file = tmp_path / "version"
+    file.write_text("other")
+    return file, (*ENGINE, "--version-file", str(file))
+
+
+def test_an_engine_says_which_code_it_runs(store):
+    assert start(store).version == installed_version()
+
+
+def test_an_idle_engine_of_other_code_is_replaced(store, code):
+    old = ensure_engine(store, command=code[1])
+    assert old.version == "other"
+    new = start(store)
+    assert (new.id != old.id, new.version) == (True, installed_version())
+    assert not store.is_engine_alive(old.id)
+    run_id = enqueue(store, "steps 1")
+    assert ending(store, run_id) == RunFinished("done")
+    assert store.run(run_id).engine == new.id
+    assert list((store.root / "locks").glob("engine-*")) == [
+        store.root / "locks" / f"engine-{new.id}"
+    ]
+
+
+def test_an_engine_of_other_code_ends_its_run_and_takes_no_other(store, code, monkeypatch):
+    first, second = enqueue(store, "forever"), enqueue(store, "steps 1")
+    old = ensure_engine(store, command=code[1])
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    found = start(store)
+    assert (found.id, found.run) == (old.id, first)
+    [marked] = store.engines()
+    assert marked.is_retiring
+    store.request_cancel(first)
+    assert ending(store, first) == RunFinished("cancelled")
+    monkeypatch.setattr(client, "ensure_engine", start)  # whoever follows starts the next one
+    assert ending(store, second) == RunFinished("done")
+    assert store.run(second).engine != old.id
+    assert "asked to leave" in log_of(store, old)
+
+
+def test_an_engine_begins_anew_once_other_code_is_installed(store, code):
+    first = enqueue(store, "forever")
+    old = ensure_engine(store, command=code[1])
+    until(follow(store, first, poll_seconds=0.01), StepFinished)
+    code[0].write_text("newer")
+    second = enqueue(store, "steps 1")
+    store.request_cancel(first)
+    assert ending(store, second) == RunFinished("done")  # nobody but the engine itself saw to it
+    [new] = store.engines()
+    assert (store.run(second).engine, new.version, new.pid) == (new.id, "newer", old.pid)
+    assert new.id != old.id
+    assert "beginning anew" in log_of(store, old)
+    code[0].write_text("newest")
+    time.sleep(0.5)
+    assert [engine.id for engine in store.engines()] == [new.id]  # while nothing waits, it stays
+
+
+def test_an_engine_that_does_not_leave_is_named(store):
+    with (
+        store.register_engine("engineaaaa", pid=4242, version="other"),
+        pytest.raises(EngineUnavailable, match=r"\(process 4242\) has not left after 0\.1 s"),
+    ):
+        start(store, timeout_seconds=0.1)
+
+
+def test_the_version_is_of_what_the_source_files_hold(tmp_path):
+    for package in version.PACKAGES:
+        (tmp_path / package).mkdir()
+    file = tmp_path / "store" / "a.py"
+    file.write_text("1")
+    first = version._digest(tmp_path)
+    os.utime(file, ns=(1, 1))
+    (tmp_path / "store" / "a.txt").write_text("2")
+    assert version._digest(tmp_path) == first
+    file.write_text("2")
+    second = version._digest(tmp_path)
+    file.rename(tmp_path / "store" / "b.py")
+    assert len({first, second, version._digest(tmp_path)}) == 3
+    assert re.fullmatch(r"[0-9][0-9a-z.]*\+[0-9a-f]{12}", installed_version())
 
 
 def test_the_face_of_the_engine_imports_no_array_library():

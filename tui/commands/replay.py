@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,28 +208,7 @@ def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytearray]) -> Path:
 
 def _place(path: Path, data: bytearray, *, overwrite: bool) -> None:
     """`data` as the file `path`, whole or not at all; FileExistsError where it may not replace one."""
-    handle, draft = tempfile.mkstemp(prefix=".modiff-", suffix=path.suffix, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(
-            draft, 0o666 & ~umask
-        )  # mkstemp makes it private; a result is as public as any file
-        if overwrite:
-            os.replace(draft, path)
-            return
-        try:
-            os.link(draft, path)  # unlike a rename, refuses a name that was taken in the meantime
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if path.exists():
-                raise FileExistsError from None
-            os.rename(draft, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)
+    from store.blobs.files import written_whole
+
+    with written_whole(path, replaces=overwrite) as draft:
+        draft.write_bytes(data)

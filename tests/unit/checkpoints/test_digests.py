@@ -227,12 +227,51 @@ def test_a_fingerprint_stays_when_the_digest_arrives(index, path):
     assert fingerprint_of(index, [path]) == before
 
 
-def test_where_nobody_knows_who_was_first_the_plain_fingerprint_stays(index, path):
-    before = fingerprint_of(index, [path])
+def lose_index(root: Path) -> None:
+    shutil.rmtree(root / "index")
+
+
+@pytest.mark.parametrize("asked_first", [0, 1])
+@pytest.mark.parametrize("digested", ["nobody", "in order", "the other first"])
+def test_names_stay_when_the_index_is_lost(root, path, asked_first, digested):
+    """Results are kept by these names, in the store's database."""
+    files = [path, flipped(path, "other")]
+    with open_index(root) as index:
+        for file in files:
+            digest(index, file)
+        names = [fingerprint_of(index, [file]) for file in files]
+    assert names[1] == f"{names[0]}+{sha256(files[1])[:16]}"
+    lose_index(root)
+    with open_index(root) as index:
+        again = {"nobody": [], "in order": files, "the other first": files[::-1]}[digested]
+        for file in again:
+            digest(index, file)
+        for i in (asked_first, 1 - asked_first):
+            assert fingerprint_of(index, [files[i]]) == names[i]
+    # and so does the name of a copy that was never seen
+    copy = Path(shutil.copy(files[1], path.with_name("copy")))
+    with open_index(root) as index:
+        assert fingerprint_of(index, [copy]) == names[1]
+
+
+def test_a_file_is_not_read_in_full_for_its_name_unless_another_has_its_sample(
+    root, index, path, monkeypatch
+):
     digest(index, path)
-    [first] = index.keys("weights/first/")
-    index.delete(first)
-    assert fingerprint_of(index, [path]) == before
+    name = fingerprint_of(index, [path])
+    lose_index(root)
+    monkeypatch.setattr(digests, "full_digest", None)
+    with open_index(root) as again:
+        assert fingerprint_of(again, [path]) == name
+
+
+def test_a_file_that_changes_while_it_is_read_for_its_name_is_told(root, index, path, monkeypatch):
+    for file in (path, flipped(path, "other")):
+        digest(index, file)
+    lose_index(root)
+    monkeypatch.setattr(digests, "full_digest", lambda path: None)
+    with open_index(root) as again, pytest.raises(CheckpointError, match="while it was read"):
+        fingerprint_of(again, [path])
 
 
 def test_files_that_differ_between_the_samples_are_told_apart_once_known(root, index, path):

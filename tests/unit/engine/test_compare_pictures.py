@@ -171,5 +171,5 @@ def test_a_damaged_video_leaves_nothing(tmp_path):
 
 def test_a_folder_that_is_not_there(tmp_path):
     a, b = clip(tmp_path, RUN_A, 1, 64, 64), clip(tmp_path, RUN_B, 1, 64, 64)
-    with pytest.raises(EngineError, match=r"cannot write into .*: No such file or directory"):
+    with pytest.raises(EngineError, match=r"cannot write .*: No such file or directory"):
         write_sheet(tmp_path / "gone" / "sheet.png", a, b, None)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from store.database.database import immediate, rows
-from store.errors import StoreBusy
+from store.errors import EngineRetired, StoreBusy
 from store.lineage.events import RunFinished
 
 ENGINE = """
@@ -117,3 +117,77 @@ def test_a_heartbeat_moves_on(store, engine):
     [after] = store.engines()
     assert after.heartbeat_ns > before.heartbeat_ns
     assert after.started_ns == before.started_ns
+
+
+VERSIONED = """
+import os, sys
+from store.errors import EngineRetired
+from store.store import open_store
+with open_store(sys.argv[1]) as store, store.register_engine(sys.argv[2], pid=os.getpid(), version="1"):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    leased = 0
+    try:
+        while True:
+            run = store.lease(sys.argv[2])
+            if run is not None:
+                leased += 1
+                store.finish(run.id, "done")
+    except EngineRetired:
+        print(leased, flush=True)
+"""
+
+
+def test_engines_of_one_version_stay(store):
+    with store.register_engine("enginebbbb", pid=os.getpid(), version="1"):
+        assert store.retire_other_engines("1") == []
+        [engine] = store.engines()
+        assert (engine.version, engine.is_retiring) == ("1", False)
+        assert store.lease("enginebbbb") is None
+
+
+@pytest.mark.parametrize("version", ["", "1"])
+def test_an_idle_engine_of_another_version_is_forgotten_and_leases_nothing(store, version):
+    with store.register_engine("enginebbbb", pid=7, version=version):
+        [retired] = store.retire_other_engines("2")
+        assert (retired.id, retired.pid, retired.version) == ("enginebbbb", 7, version)
+        assert store.engines() == []
+        with pytest.raises(EngineRetired, match="not registered"):
+            store.lease("enginebbbb")  # whether or not anything is queued
+        run_id = store.enqueue(b"{}", preset="p", output="o")
+        with pytest.raises(EngineRetired, match="not registered"):
+            store.lease("enginebbbb")
+        assert store.run(run_id).status == "queued"
+        assert store.retire_other_engines("2") == []
+
+
+def test_an_engine_at_work_of_another_version_ends_its_run_first(store):
+    first, second = (store.enqueue(b"{}", preset="p", output="o") for _ in range(2))
+    with store.register_engine("enginebbbb", pid=7, version="1"):
+        store.lease("enginebbbb")
+        assert store.retire_other_engines("2") == []
+        [engine] = store.engines()
+        assert (engine.run, engine.is_retiring) == (first, True)
+        assert store.recover() == []
+        store.finish(first, "done")
+        with pytest.raises(EngineRetired, match="asked to leave"):
+            store.lease("enginebbbb")
+        assert store.run(second).status == "queued"
+    store.recover()
+    assert store.engines() == []
+
+
+def test_no_run_is_lost_while_an_engine_is_retired(start, root, store):
+    """Whatever it leased before is ended; whatever it did not waits."""
+    process = start(VERSIONED, root, "enginebbbb")
+    process.read()
+    runs = [store.enqueue(b"{}", preset="p", output="o") for _ in range(40)]
+    process.go()
+    while not any(store.run(run_id).status == "done" for run_id in runs):
+        pass
+    store.retire_other_engines("2")
+    leased = int(process.read())
+    process.finish()
+    statuses = [store.run(run_id).status for run_id in runs]
+    assert statuses == ["done"] * leased + ["queued"] * (len(runs) - leased)
+    assert store.recover() == []

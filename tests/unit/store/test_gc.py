@@ -20,7 +20,7 @@ from store.errors import StoreBusy, StoreFull
 from store.store import open_store
 from store.upkeep import gc
 from store.upkeep.contents import look
-from store.upkeep.gc import clean, collect, preview, writing
+from store.upkeep.gc import clean, collect, make_room, preview, writing
 from store.upkeep.removal import GRACE_NS, Policy, make_plan
 from store.upkeep.verify import verify
 from tests.counting import instructions
@@ -720,3 +720,64 @@ def test_an_hour_is_measured_from_the_last_sign_of_use(store):
             "UPDATE links SET used_ns=? WHERE kind='step'", (time.time_ns() - 2 * GRACE_NS,)
         )
     assert removed(clean(store.lineage, Policy())) == made.steps
+
+
+# What nobody asked for
+
+
+class Disk:
+    """What the system says of the store's disk."""
+
+    def __init__(self, monkeypatch, *, free, total=10**12):
+        self.free, self.total = free, total
+        monkeypatch.setattr("store.upkeep.space.shutil.disk_usage", lambda _: self)
+
+
+def test_a_store_within_its_budget_on_a_disk_with_room_is_not_even_looked_at(store, monkeypatch):
+    make_run(store, "a", age_days=99)
+    put(store, "orphan", age_days=99)
+    Disk(monkeypatch, free=11 << 30)
+    monkeypatch.setattr("store.upkeep.gc.scan_blobs", None)
+    assert make_room(store.root) == 0
+
+
+def test_a_store_over_its_budget_is_brought_under_it(store, monkeypatch):
+    made = make_run(store, "a", age_days=9)
+    monkeypatch.setattr("store.upkeep.gc.default_budget", lambda root: 3 * STEP_BYTES)
+    pinned = make_run(store, "pinned", pinned=True, age_days=99)
+    before = on_disk(store)
+    assert make_room(store.root) == 4 * STEP_BYTES
+    assert before - on_disk(store) == set(made.steps)
+    assert set(pinned.steps) <= on_disk(store)
+    assert make_room(store.root) == 0  # more cannot go: a pin is a pin
+
+
+@pytest.mark.parametrize(
+    ("total", "reserve"), [(10**10, 1 << 30), (10**11, 2 * 10**9), (10**13, 10 << 30)]
+)
+def test_a_nearly_full_disk_gets_its_reserve_back(store, monkeypatch, total, reserve):
+    made = make_run(store, "a", age_days=9)
+    disk = Disk(monkeypatch, free=reserve, total=total)
+    assert make_room(store.root) == 0
+    disk.free -= STEP_BYTES + 1
+    assert make_room(store.root) == 2 * STEP_BYTES
+    assert on_disk(store) >= {*made.steps[:2], made.latents, made.video, made.text}
+    disk.free = 0
+    make_room(store.root)
+    assert on_disk(store) == {made.latents, made.video, made.text}
+
+
+def test_whoever_found_no_room_gets_as_much(store, monkeypatch):
+    """A quota is nothing that the disk tells of."""
+    made = make_run(store, "a", age_days=9)
+    Disk(monkeypatch, free=10**11)
+    assert make_room(store.root, STEP_BYTES) == STEP_BYTES
+    assert make_room(store.root, 10**9) == 3 * STEP_BYTES
+    assert on_disk(store) == {made.latents, made.video, made.text}
+
+
+def test_room_is_not_made_while_somebody_writes(store, monkeypatch):
+    make_run(store, "a")
+    monkeypatch.setattr("store.upkeep.gc.COLLECTOR_SECONDS", 0.02)
+    with writing(store.root), pytest.raises(StoreBusy):
+        make_room(store.root, 10**9)

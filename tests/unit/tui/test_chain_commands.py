@@ -259,7 +259,7 @@ def test_a_replay_that_cannot_be_written_is_one_line_and_leaves_nothing(capsys, 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tui.commands.replay.os.fsync", full)
+    monkeypatch.setattr("store.blobs.files.os.fsync", full)
     line = refused(capsys, "replay", run_id, "--output", "a.mp4", code=1)
     assert line.endswith("a.mp4: No space left on device")
     assert list(Path.cwd().iterdir()) == []
@@ -273,7 +273,7 @@ def test_a_file_that_appears_while_replaying_is_kept(capsys, store, monkeypatch)
         Path(target).write_text("mine")
         link(source, target)
 
-    monkeypatch.setattr("tui.commands.replay.os.link", late)
+    monkeypatch.setattr("store.blobs.files.os.link", late)
     assert "is kept" in refused(capsys, "replay", run_id, "--output", "a.mp4", code=1)
     assert Path("a.mp4").read_text() == "mine"
 
@@ -284,7 +284,7 @@ def test_a_file_system_without_links_is_good_enough(capsys, store, monkeypatch):
     def unsupported(source, target):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("tui.commands.replay.os.link", unsupported)
+    monkeypatch.setattr("store.blobs.files.os.link", unsupported)
     told(capsys, "replay", run_id, "--output", "a.mp4")
     assert [child.name for child in Path.cwd().iterdir()] == ["a.mp4"]
 
