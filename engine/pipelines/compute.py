@@ -333,7 +333,10 @@ class Computer:
                 frames = media.to_uint8(_decoded(vae, denoised.shown, control))
             if wants_video and video is None:
                 video = media.encode_video(
-                    frames, fps=plan.spec.fps, comment=f"modiff {latents_digest(denoised.latents)}"
+                    [frames],
+                    fps=plan.spec.fps,
+                    size=(plan.spec.height, plan.spec.width),
+                    comment=f"modiff {latents_digest(denoised.latents)}",
                 )
                 self._store_video(run, plan, video, time.perf_counter() - begun, control)
         return video, frames if plan.wants_frames else None
