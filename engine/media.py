@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,50 +20,95 @@ VIDEO_CRF = 10  # what the published quality of 8 out of 10 means to imageio: (1
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """video fp32 [3,T,H,W] in [-1,1] -> uint8 [T,H,W,3]; truncated, not rounded, as published."""
-    return video.clamp(-1, 1).add(1).mul(127.5).byte().permute(1, 2, 3, 0).cpu().contiguous()
+    """video fp32 [3,T,H,W] in [-1,1], which is not changed -> uint8 [T,H,W,3] on the CPU; truncated, not rounded, as
+    published. Takes one more copy of its size, so that of a long video it is given one chunk after the other."""
+    pixels = video.clamp(-1, 1).add_(1).mul_(127.5).byte()
+    return pixels.permute(1, 2, 3, 0).cpu().contiguous()
 
 
-def encode_video(frames: Tensor, *, fps: int, comment: str) -> bytes:
-    """frames uint8 [T,H,W,3] -> the bytes of an mp4 (H.264, yuv420p) with `comment` in its metadata.
+def encode_video(
+    frames: Iterable[Tensor], *, fps: int, size: tuple[int, int], comment: str
+) -> bytes:
+    """The bytes of an mp4 (H.264, yuv420p) with `comment` in its metadata.
 
-    Raises EngineError with ffmpeg's own last line where it fails, OSError where there is no room.
+    frames: uint8 [t,H,W,3] each ([H,W,3] too, so a whole video is fine), on the CPU; they are encoded as they come,
+    and what making them raises is raised here. size: (H, W), both even.
+    Raises EngineError with ffmpeg's own last line where it fails, ValueError on frames of another size, OSError where
+    there is no room.
     """
     import imageio_ffmpeg
 
-    _, height, width, _ = frames.shape
+    height, width = size
     with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
-        part = Path(folder) / "video.mp4"
+        part, log = Path(folder) / "video.mp4", Path(folder) / "errors.txt"
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:",
             "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p",
             "-metadata", f"comment={comment}", "-movflags", "+faststart", str(part),
         ]  # fmt: skip
-        ffmpeg = subprocess.run(command, input=frames.numpy().data.cast("B"), capture_output=True)
-        if ffmpeg.returncode or not part.is_file() or not part.stat().st_size:
-            lines = ffmpeg.stderr.decode(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else f"exit status {ffmpeg.returncode}"
+        status = _run_on(command, _pixels(frames, (height, width, 3)), log)
+        if status or not part.is_file() or not part.stat().st_size:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit status {status}"
             raise EngineError(f"ffmpeg could not encode the video: {reason}")
         return part.read_bytes()
 
 
+def _pixels(frames: Iterable[Tensor], frame: tuple[int, int, int]) -> Iterator[memoryview]:
+    """The bytes of frames, each as `frame` says: height, width and 3."""
+    for chunk in frames:
+        if tuple(chunk.shape[-3:]) != frame:
+            raise ValueError(
+                f"frames of shape {tuple(chunk.shape)}, expected [t,{frame[0]},{frame[1]},3]"
+            )
+        yield chunk.contiguous().numpy().data.cast("B")
+
+
+def _run_on(command: list[str], input: Iterable[memoryview], log: Path) -> int:
+    """The exit status of a program that is fed `input` as it comes; what it complains of goes to the file `log`, as a
+    pipe that nobody reads would stop it. It is ended where making the input raises."""
+    with log.open("wb") as errors:
+        program = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
+        )
+    assert program.stdin is not None
+    try:
+        for data in input:
+            try:
+                program.stdin.write(data)
+            except BrokenPipeError:  # it is gone, and its log or its status says why
+                break
+    except BaseException:
+        program.kill()
+        raise
+    finally:
+        with suppress(BrokenPipeError):
+            program.stdin.close()
+        program.wait()
+    return program.returncode
+
+
 def write_video(path: Path, frames: Tensor, *, fps: int, comment: str) -> None:
     """An mp4 of `encode_video` as a file; raises as it does, and OSError where the file cannot be placed."""
-    write_bytes(path, encode_video(frames, fps=fps, comment=comment))
+    _, height, width, _ = frames.shape
+    write_bytes(path, encode_video([frames], fps=fps, size=(height, width), comment=comment))
 
 
-def write_frames(folder: Path, frames: Tensor) -> None:
-    """frames uint8 [T,H,W,3] -> `folder`/00000.png and so on. Frames of an earlier run that were in the
-    folder are removed, anything else in it stays."""
+def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
+    """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, as they come. Frames of an earlier run
+    that were in the folder are removed at the end, anything else in it stays."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
-    for i, frame in enumerate(frames):
-        with _whole(folder / f"{i:05d}.png") as part:
-            Image.fromarray(frame.numpy()).save(part, format="PNG")
+    count = 0
+    for chunk in frames:
+        for frame in chunk.reshape(-1, *chunk.shape[-3:]):
+            with _whole(folder / f"{count:05d}.png") as part:
+                Image.fromarray(frame.numpy()).save(part, format="PNG")
+            count += 1
     for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
-        if int(old.stem) >= len(frames):
+        if int(old.stem) >= count:
             old.unlink()
 
 

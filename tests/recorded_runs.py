@@ -83,7 +83,9 @@ def record_run(
             store.set_environment(run_id, environment)
         _record_steps(store, spec, made, seed, shared, stop, keep)
         if frames is not None:
-            data = encode_video(frames, fps=spec.fps, comment=run_id)
+            data = encode_video(
+                [frames], fps=spec.fps, size=(frames.shape[1], frames.shape[2]), comment=run_id
+            )
             link = LinkRecord(derive_key("video", run_id), "video", blobs.put(store.root, data))
             store.record_link(run_id, link, stage="video", index=0, source="computed", seconds=0.1)
         store.stage(run_id, "denoise", seconds=0.25, cached=False)

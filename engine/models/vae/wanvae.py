@@ -11,9 +11,9 @@ Source of the architecture: Wan 2.1, `wan/modules/vae.py` (arXiv:2503.20314).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -365,34 +365,88 @@ class WanVAE(nn.Module):
         tile_overlap: int = 64,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
     ) -> Tensor:
-        """The video of normalised latents.
+        """The video of normalised latents: fp32 [B,3,4T-3,8h,8w] in [-1,1], all of it at once.
+
+        Otherwise as `decode_chunks`.
+        """
+        chunks = self.decode_chunks(
+            latents,
+            chunk_frames=chunk_frames,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            on_chunk=on_chunk,
+        )
+        batch, _, num_frames, height, width = latents.shape
+        shape = (batch, 3, 4 * num_frames - 3, height * 8, width * 8)
+        video = torch.empty(shape, device=latents.device)
+        start = 0
+        for chunk in chunks:
+            video[:, :, start : start + chunk.shape[2]] = chunk
+            start += chunk.shape[2]
+        return video
+
+    def decode_chunks(
+        self,
+        latents: Tensor,
+        *,
+        chunk_frames: int = 1,
+        tile_size: int = 0,
+        tile_overlap: int = 64,
+        on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Iterator[Tensor]:
+        """The video of normalised latents, chunk by chunk in the order of time.
 
         latents: [B,z,T,h,w], any float dtype, finite. chunk_frames, tile_size, tile_overlap: as in `encode`.
-        on_chunk: called after every chunk with how many of how many are done; may raise to stop.
-        Returns fp32 [B,3,4T-3,8h,8w] in [-1,1]. Raises ValueError on a shape that does not fit.
+        on_chunk: called after every chunk of every tile with how many of how many are done; may raise to stop.
+        Yields fp32 [B,3,t,8h,8w] in [-1,1], which is the caller's: t = 4 * chunk_frames (3 less in the first chunk,
+        maybe fewer in the last). Held are one chunk of whole frames, the working memory of one tile, and the
+        `History` of every tile: two frames of each convolution's input, for all tiles together those of whole
+        frames and of the overlaps once more.
+        Raises ValueError on a shape that does not fit, at once.
         """
         if latents.dim() != 5 or latents.shape[1] != self.config.z_dim:
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B,{self.config.z_dim},T,h,w]"
             )
-        batch, _, num_frames, height, width = latents.shape
+        tiles = _tiles(latents.shape[3], latents.shape[4], tile_size, tile_overlap, scale=8)
+        chunks = list(_chunks(latents.shape[2], chunk_frames))
+        return self._decoded(latents, tiles, chunks, on_chunk)
+
+    def _decoded(
+        self,
+        latents: Tensor,
+        tiles: Sequence[_Tile],
+        chunks: Sequence[slice],
+        on_chunk: Callable[[int, int], None],
+    ) -> Iterator[Tensor]:
         mean, std = self._statistics(latents.device)
         latents = latents.float() * std + mean
-        video = torch.zeros(
-            (batch, 3, 4 * num_frames - 3, height * 8, width * 8), device=latents.device
-        )
-        tiles = _tiles(height, width, tile_size, tile_overlap, scale=8)
-        chunks = list(_chunks(num_frames, chunk_frames))
-        for number, tile in enumerate(tiles):
-            history: History = {}
-            start = 0
-            for index, frames in enumerate(chunks, start=1):
-                part = self.decode_raw(latents[:, :, frames, *tile.window(1)], history)
-                stop = start + part.shape[2]
-                tile.add(video[:, :, start:stop], part.float().clamp_(-1, 1))
-                start = stop
-                on_chunk(number * len(chunks) + index, len(tiles) * len(chunks))
-        return video
+        histories: list[History] = [{} for _ in tiles]
+        numbers, total = count(1), len(tiles) * len(chunks)
+        for frames in chunks:
+            # no name for the chunk: it would be held until the next one is made
+            yield self._decoded_chunk(
+                latents[:, :, frames], tiles, histories, lambda: on_chunk(next(numbers), total)
+            )
+
+    @torch.no_grad()
+    def _decoded_chunk(
+        self,
+        latents: Tensor,
+        tiles: Sequence[_Tile],
+        histories: Sequence[History],
+        on_tile: Callable[[], None],
+    ) -> Tensor:
+        """Un-normalised latents [B,z,T,h,w] of a chunk -> its frames; each tile goes on from its own history."""
+        batch, _, num_frames, height, width = latents.shape
+        num_frames = 4 * num_frames - (0 if histories[0] else 3)  # a clip's first frame is alone
+        chunk = torch.zeros((batch, 3, num_frames, height * 8, width * 8), device=latents.device)
+        for tile, history in zip(tiles, histories, strict=True):
+            part = self.decode_raw(latents[..., *tile.window(1)], history)
+            tile.add(chunk, part.float().clamp_(-1, 1))
+            del part  # or it would be held while the next tile is decoded
+            on_tile()
+        return chunk
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         def column(values: tuple[float, ...]) -> Tensor:

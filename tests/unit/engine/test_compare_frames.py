@@ -23,7 +23,7 @@ from tests.recorded_runs import wave
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     path = tmp_path / "a blob: 01"  # as a blob it has no suffix, and a colon is no protocol
-    path.write_bytes(encode_video(wave(9, 48, 80), fps=8, comment=""))
+    path.write_bytes(encode_video([wave(9, 48, 80)], fps=8, size=(48, 80), comment=""))
     return path
 
 

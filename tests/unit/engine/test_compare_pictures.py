@@ -22,7 +22,7 @@ RUN_A, RUN_B = "aaaaaaaaaa", "bbbbbbbbbb"
 
 def clip(folder: Path, run: str, *shape: int, phase: float = 0.0, **facts: object) -> Clip:
     path = folder / run
-    path.write_bytes(encode_video(wave(*shape, phase=phase), fps=8, comment=""))
+    path.write_bytes(encode_video([wave(*shape, phase=phase)], fps=8, size=shape[1:], comment=""))
     return Clip(run, path, **facts)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -46,6 +49,99 @@ def test_video(frames: torch.Tensor, tmp_path: Path) -> None:
     assert b"crf=10.0" in path.read_bytes()  # x264 writes its settings into the stream
     assert b"modiff run abc123" in path.read_bytes()
     assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def whole_at_once(frames: torch.Tensor, path: Path) -> bytes:
+    """The same video by one ffmpeg that is given all frames at once."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "80x48",
+        "-r", "8", "-i", "pipe:", "-an", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p",
+        "-metadata", "comment=run", "-movflags", "+faststart", str(path),
+    ]  # fmt: skip
+    subprocess.run(command, input=frames.numpy().tobytes(), check=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("counts", [[9], [1, 4, 4], [1] * 9])
+def test_frames_may_come_in_any_portions(frames: torch.Tensor, tmp_path: Path, counts) -> None:
+    expected = whole_at_once(frames, tmp_path / "whole.mp4")
+    portions = (part for part in frames.split(counts))
+    assert media.encode_video(portions, fps=8, size=(48, 80), comment="run") == expected
+
+
+def test_a_video_is_a_portion_of_single_frames(frames: torch.Tensor, tmp_path: Path) -> None:
+    expected = media.encode_video([frames], fps=8, size=(48, 80), comment="")
+    assert media.encode_video(frames, fps=8, size=(48, 80), comment="") == expected
+    media.write_frames(tmp_path / "f", (part for part in frames.split([1, 4, 4])))
+    assert len(os.listdir(tmp_path / "f")) == 9
+
+
+def test_pixels_take_one_copy_and_leave_the_video_as_it_was() -> None:
+    video = torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = video.clone()
+    expected = video.clamp(-1, 1).add(1).mul(127.5).byte().permute(1, 2, 3, 0)
+    assert torch.equal(media.to_uint8(video), expected)
+    assert torch.equal(video, before)
+    channels_last = video[None].to(memory_format=torch.channels_last_3d)[0]
+    assert torch.equal(media.to_uint8(channels_last), expected)
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a shell script in the place of ffmpeg."""
+
+    def replaced(script: str) -> None:
+        program = tmp_path / "ffmpeg"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+
+    return replaced
+
+
+def encode(frames, size: tuple[int, int] = (48, 80)) -> bytes:
+    return media.encode_video(frames, fps=8, size=size, comment="")
+
+
+def test_an_encoder_that_goes_away_says_why(ffmpeg) -> None:
+    ffmpeg("echo 'unknown codec' >&2; exit 3")
+    asked = 0
+
+    def portions():
+        nonlocal asked
+        for asked in range(1, 1000):  # noqa: B007
+            yield torch.zeros(100, 48, 80, 3, dtype=torch.uint8)
+
+    with pytest.raises(EngineError, match="ffmpeg could not encode the video: unknown codec"):
+        encode(portions())
+    assert asked < 999
+
+
+def test_an_encoder_that_complains_a_lot_does_not_hang(ffmpeg, frames: torch.Tensor) -> None:
+    ffmpeg("yes 'a complaint that fills every pipe' | head -c 2000000 >&2; cat > /dev/null; exit 1")
+    with pytest.raises(EngineError, match="could not encode the video: a complaint"):
+        encode([frames])
+
+
+def test_what_makes_the_frames_may_fail(ffmpeg, frames: torch.Tensor, tmp_path: Path) -> None:
+    ffmpeg(f"echo $$ > {tmp_path}/pid; exec cat > /dev/null")
+
+    def portions():
+        yield frames
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().strip():
+            time.sleep(0.01)
+        raise BrokenPipeError("the engine on the other machine went away")
+
+    with pytest.raises(BrokenPipeError, match="the other machine"):
+        encode(portions())
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_frames_of_another_size_are_refused(frames: torch.Tensor) -> None:
+    with pytest.raises(
+        ValueError, match=r"frames of shape \(9, 48, 80, 3\), expected \[t,48,64,3\]"
+    ):
+        encode([frames], size=(48, 64))
 
 
 def test_an_image_is_a_video_of_one_frame(frames: torch.Tensor, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
+from engine.models.vae import wanvae
 from engine.models.vae.wanvae import (
     RMSNorm,
     WanVAE,
@@ -122,6 +125,59 @@ def test_norm_equals_diffusers_at_every_magnitude(scale: float) -> None:
     x = torch.randn(1, 8, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * scale
     assert relative_error(ours(x).detach(), theirs(x).detach()) < 1e-6
     assert torch.equal(ours(torch.zeros_like(x)), torch.zeros_like(x))
+
+
+def decoded_tile_by_tile(vae: WanVAE, latents: torch.Tensor, chunk_frames: int, **tiling: int):
+    """The whole video in one tensor, every tile decoded to its end before the next one."""
+    mean, std = vae._statistics(latents.device)
+    batch, _, num_frames, height, width = latents.shape
+    video = torch.zeros(batch, 3, 4 * num_frames - 3, height * 8, width * 8)
+    for tile in wanvae._tiles(height, width, **tiling, scale=8):
+        history: dict = {}
+        start = 0
+        for frames in wanvae._chunks(num_frames, chunk_frames):
+            window = (latents.float() * std + mean)[:, :, frames, *tile.window(1)]
+            part = vae.decode_raw(window, history)
+            tile.add(video[:, :, start : start + part.shape[2]], part.float().clamp_(-1, 1))
+            start += part.shape[2]
+    return video
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tiling", [{"size": 0, "overlap": 64}, {"size": 64, "overlap": 32}])
+@pytest.mark.parametrize("chunk_frames", [1, 2, 0])
+def test_chunks_are_the_video_in_order(pair, chunk_frames: int, tiling, dtype) -> None:
+    ours = copy.deepcopy(pair[0]).to(dtype)
+    latents = random_latents(5, 8, 12)
+    options = {
+        "chunk_frames": chunk_frames,
+        "tile_size": tiling["size"],
+        "tile_overlap": tiling["overlap"],
+    }
+    chunks = list(ours.decode_chunks(latents, **options))
+    assert [chunk.shape[2] for chunk in chunks] == {
+        1: [1, 4, 4, 4, 4], 2: [5, 8, 4], 0: [17],
+    }[chunk_frames]  # fmt: skip
+    assert all(chunk.dtype == torch.float32 and chunk.is_contiguous() for chunk in chunks)
+    with torch.no_grad():
+        expected = decoded_tile_by_tile(ours, latents, chunk_frames, **tiling)
+    assert torch.equal(torch.cat(chunks, dim=2), expected)
+    assert torch.equal(ours.decode(latents, **options), expected)
+
+
+def test_no_earlier_chunk_is_held(pair) -> None:
+    ours, _ = pair
+    alive: list[weakref.ref] = []
+    for chunk in ours.decode_chunks(random_latents(4)):
+        assert [ref for ref in alive if ref() is not None] == []
+        alive.append(weakref.ref(chunk))
+        del chunk
+
+
+def test_a_shape_that_does_not_fit_is_refused_before_the_first_chunk(pair) -> None:
+    ours, _ = pair
+    with pytest.raises(ValueError, match="expected \\[B,16,T,h,w\\]"):
+        ours.decode_chunks(torch.zeros(1, 4, 1, 8, 8))
 
 
 def test_progress_is_told_per_chunk_and_may_stop_it(pair) -> None:

@@ -1,0 +1,1 @@
+"""Extensions that compute less by using what was computed before."""

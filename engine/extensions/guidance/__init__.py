@@ -1,0 +1,1 @@
+"""Extensions that steer what is made."""

@@ -1,0 +1,1 @@
+"""Extensions that decide where weights are."""

@@ -1,0 +1,117 @@
+"""A denoising loop without a store: the seams as the engine's loop uses them, with its journal in a dict.
+
+Both branches of the guidance go through the model in one batch unless an extension needs calls of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from engine.extensions.extension import (
+    Extension,
+    active,
+    needs_own_calls,
+    placed,
+    restore,
+    resume_at,
+    states,
+)
+from engine.models.diffusion.wandit import WanDiT
+from engine.models.seams import At, around
+from engine.schedulers.scheduler import Scheduler, SolverState
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is stored of a step. velocity: after guidance. state, resume_at: of the extensions, after the step."""
+
+    velocity: Tensor
+    latents: Tensor
+    state: Mapping[str, Tensor]
+    resume_at: int
+
+
+@dataclass
+class Loop:
+    """positive, negative: prompt states [1,L,d]. calls: model calls so far, batched ones counted once."""
+
+    model: WanDiT
+    positive: Tensor
+    negative: Tensor
+    scheduler: Scheduler
+    noise: Tensor
+    scale: float = 2.5
+    extensions: Sequence[Extension] = ()
+    calls: int = 0
+    journal: dict[int, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts = {"positive": self.positive, "negative": self.negative}
+        self.conditions = {
+            branch: self.model.prepare({"text": text}) for branch, text in texts.items()
+        }
+        both = torch.nn.utils.rnn.pad_sequence([t[0] for t in texts.values()], batch_first=True)
+        self.conditions[""] = self.model.prepare({"text": both})
+
+    @torch.no_grad()
+    def run(self, stop: int = 10**6) -> SolverState:
+        """All steps, or the first `stop` of them."""
+        return self.go_on(self.scheduler.start(self.noise), stop)
+
+    @torch.no_grad()
+    def go_on(self, state: SolverState, stop: int = 10**6) -> SolverState:
+        with placed(self.extensions, self.model.blocks, self.noise.device):
+            while state.step < min(stop, self.scheduler.num_steps):
+                velocity, state = self._step(state)
+                self.journal[state.step] = Entry(
+                    velocity,
+                    state.latents,
+                    states(self.extensions),
+                    resume_at(self.extensions, state.step),
+                )
+        return state
+
+    def resume(self, journal: Mapping[int, Entry], done: int) -> SolverState:
+        """The state after `done` steps of a journal: solver steps replayed up to where the extensions' state is whole,
+        computed from there on; every step is held against the journal."""
+        begin = journal[done].resume_at if done else 0
+        state = self.scheduler.start(self.noise)
+        for step in range(1, begin + 1):
+            state = self.scheduler.step(state, journal[step].velocity)
+        restore(self.extensions, journal[begin].state if begin else {})
+        state = self.go_on(state, done)
+        for step in range(begin + 1, done + 1):
+            assert torch.equal(self.journal[step].velocity, journal[step].velocity), step
+        return state
+
+    def _step(self, state: SolverState) -> tuple[Tensor, SolverState]:
+        index, scheduler = state.step, self.scheduler
+        at = At(index, scheduler.num_steps, float(scheduler.sigmas[index]))
+        now = active(self.extensions, at.step, at.total)
+        timestep = scheduler.timesteps[index : index + 1]
+
+        def model(x: Tensor, timestep: Tensor, at: At) -> Tensor:
+            self.calls += 1
+            return self.model(x, timestep, self.conditions[at.branch], extensions=now, at=at)
+
+        call = around(now, "model", model)
+
+        def predict(branch: str) -> Tensor:
+            return call(state.latents, timestep, replace(at, branch=branch))
+
+        def guide(predict, x: Tensor, scale: float, at: At) -> Tensor:
+            if needs_own_calls(now):
+                cond, uncond = predict("positive"), predict("negative")
+            else:
+                cond, uncond = call(x.repeat(2, 1, 1, 1, 1), timestep, at).chunk(2)
+            return torch.add(uncond, cond - uncond, alpha=scale)
+
+        def solve(state: SolverState, velocity: Tensor, at: At) -> SolverState:
+            return scheduler.step(state, velocity)
+
+        velocity = around(now, "guide", guide)(predict, state.latents, self.scale, at)
+        return velocity, around(now, "step", solve)(state, velocity, at)
