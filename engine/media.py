@@ -3,15 +3,15 @@ to import."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
+from store.blobs.files import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
     count = 0
     for chunk in frames:
         for frame in chunk.reshape(-1, *chunk.shape[-3:]):
-            with _whole(folder / f"{count:05d}.png") as part:
+            with written_whole(folder / f"{count:05d}.png") as part:
                 Image.fromarray(frame.numpy()).save(part, format="PNG")
             count += 1
     for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
@@ -113,25 +113,5 @@ def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
 
 
 def write_bytes(path: Path, data: bytes | bytearray) -> None:
-    with _whole(path) as part:
-        part.write_bytes(data)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or is removed on an error."""
-    handle, name = tempfile.mkstemp(prefix=".modiff-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(
-            0o666 & ~umask
-        )  # mkstemp makes it private; a result is as public as any new file
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as draft:
+        draft.write_bytes(data)

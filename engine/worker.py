@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING, Protocol
 from engine.digesting import Digester
 from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.logs import log_path, one_line, start_logging
-<<<<<<< HEAD
-from presets.encoding import decode_spec
-=======
 from engine.version import installed_version
->>>>>>> h-store
+from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.spec import RunSpec
 from store import locks

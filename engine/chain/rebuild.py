@@ -17,6 +17,7 @@ from engine.errors import Unfaithful
 from engine.extensions import registry as extensions
 from engine.graph import Node
 from engine.models.seams import At, around
+from engine.schedulers.noise import step_noise
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.schedulers.update import Update
 from store.blobs import blobs
@@ -24,7 +25,7 @@ from store.blobs.tensors import encoded_parts
 from store.lineage.records import LinkRecord
 
 VELOCITY = "velocity"
-EXTENSION = "extension."
+EXTENSION = "extension/"
 
 Read = Callable[[str], Mapping[str, Tensor]]
 """The tensors of a blob. Raises BlobMissing or BlobCorrupt."""
@@ -91,10 +92,10 @@ def solved(
     noise = None
     if "noise" in node.params:
         _, seed, index = node.params["noise"]
-        noise = step_noise(seed, index, state.latents.shape, state.latents.device)
+        noise = step_noise(seed, index, state.latents.shape, device=state.latents.device)
 
     def step(state: SolverState, velocity: Tensor, at: At) -> SolverState:
-        return scheduler.step(state, velocity)  # STUB noise
+        return scheduler.step(state, velocity, noise)
 
     after: SolverState = around(active, "step", step)(state, velocity, at_of(node))
     return after
@@ -182,7 +183,7 @@ def clean_latents(node: Node, before: Tensor, velocity: Tensor) -> Tensor:
 
 def extension_tensors(tensors: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
     """The state that the active extension in that place left with a step."""
-    prefix = f"{EXTENSION}{place}."
+    prefix = f"{EXTENSION}{place}/"
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

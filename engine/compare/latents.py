@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
 from engine.chain.rebuild import advanced, chain_of, keyframe, scheduler_of
 from engine.components.protocols import Description
 from engine.errors import EngineError, Unfaithful
+from engine.extensions.registry import find
 from engine.graph import Node, Ref
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.latents import noise
-from engine.tasks.route import route_of_run
+from engine.tasks.route import Route, route_of_run
 from engine.tasks.wan import latents_of
 from presets.errors import PresetError
 from store.blobs import blobs
@@ -174,7 +176,7 @@ def _chain(run: RunRecord, shown: Tensor) -> list[Node]:
         return Description({}, facts, "")
 
     try:
-        route = route_of_run(run)
+        route = _without_models(route_of_run(run))
         chain = chain_of(latents_of(route, told).node)
     except PresetError as error:  # of a newer version
         raise EngineError(f"the steps of run {run.id} cannot be followed: {error}") from None
@@ -183,6 +185,15 @@ def _chain(run: RunRecord, shown: Tensor) -> list[Node]:
     first = replace(root, params={**root.params, "shape": shape})
     chain[0] = replace(chain[0], inputs={**chain[0].inputs, "before": Ref(first, "state", "key")})
     return chain
+
+
+def _without_models(route: Route) -> Route:
+    """A route as far as the solver's steps go: only what wraps these matters to a replay."""
+    parts = []
+    for part in route.parts:
+        wraps = tuple(each for each in part.spec.extensions if hasattr(find(each.name), "step"))
+        parts.append(replace(part, spec=msgspec.structs.replace(part.spec, extensions=wraps)))
+    return replace(route, parts=tuple(parts))
 
 
 def _keyframe(

@@ -68,7 +68,7 @@ def tokenizer_file(spec: TextEncoderSpec, scan: Scan | None = None) -> Path:
     return beside or locate("tokenizer", "umt5-xxl", scan)
 
 
-def load(spec: TextEncoderSpec, about: Description) -> UMT5:
+def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     """Raises CheckpointError."""
     import torch
 

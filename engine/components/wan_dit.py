@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,6 +18,7 @@ from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
+from engine.extensions.extension import Extension, active, needs_own_calls, placed
 from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ ATTENTION_BACKENDS = ("plain", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cud
 # costs more in overhead than in arithmetic, above it the batch only doubles the working memory.
 BATCHED_GUIDANCE_TOKENS = 2048
 
-_MODEL_SEAMS = ("model", "blocks", "block", "self_attention", "cross_attention")
-
 
 def describe(spec: DenoiserSpec, index: Index) -> Description:
     _check_attention(spec.attention)
@@ -51,7 +51,7 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         "takes": ["text", "image"] if config.has_image_branch else ["text"],
         "num_blocks": config.num_layers,
         "dim": config.dim,
-        "model": BUILTIN_MICRO
+        "model": "micro"
         if spec.checkpoint == BUILTIN_MICRO
         else recognise(source, layout).variant or "",
     }
@@ -64,7 +64,7 @@ def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserS
     return msgspec.structs.replace(spec, checkpoint=path)
 
 
-def load(spec: DenoiserSpec, about: Description) -> WanDiT:
+def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
@@ -104,17 +104,11 @@ class LocalDenoiser:
 
     @contextmanager
     def begin(
-        self, branches: Mapping[str, Conditions], extensions: Sequence[Any] = ()
+        self, branches: Mapping[str, Conditions], extensions: Sequence[Extension] = ()
     ) -> Iterator[LocalPredict]:
         """As of `Denoiser`."""
-        begun = [each for each in extensions if hasattr(each, "begin")]
-        for extension in begun:
-            extension.begin(self.model.blocks, self.device)
-        try:
+        with placed(extensions, self.model.blocks, self.device):
             yield LocalPredict(self, branches, tuple(extensions))
-        finally:
-            for extension in reversed(begun):
-                extension.end()
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class LocalPredict:
 
     denoiser: LocalDenoiser
     branches: Mapping[str, Conditions]
-    extensions: tuple[Any, ...]
+    extensions: tuple[Extension, ...]
     _prepared: dict[tuple[str, ...], Conditioning] = field(default_factory=dict)
 
     def __call__(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
@@ -132,25 +126,25 @@ class LocalPredict:
         from engine.models.seams import around
 
         x = x.to(self.denoiser.device)
-        active = [each for each in self.extensions if each.is_active(ats[0].step, ats[0].total)]
+        now = active(self.extensions, ats[0].step, ats[0].total)
         with torch.no_grad():
             model = around(
-                active, "model", lambda x, t, at: self._velocity(x, t, at, (at.branch,), active)
+                now, "model", lambda x, t, at: self._velocity(x, t, at, (at.branch,), now)
             )
-            if len(ats) > 1 and self._is_batched(x, active):
+            if len(ats) > 1 and self._is_batched(x, now):
                 names = tuple(at.branch for at in ats)
                 both = self._velocity(
                     x.repeat(len(ats), 1, 1, 1, 1),
                     timestep,
                     replace(ats[0], branch=""),
                     names,
-                    active,
+                    now,
                 )
                 return list(both.chunk(len(ats)))
             return [model(x, timestep, at) for at in ats]
 
     def _velocity(
-        self, x: Tensor, timestep: Tensor, at: At, names: tuple[str, ...], active: Sequence[Any]
+        self, x: Tensor, timestep: Tensor, at: At, names: tuple[str, ...], now: Sequence[Extension]
     ) -> Tensor:
         denoiser = self.denoiser
         if names not in self._prepared:
@@ -160,21 +154,15 @@ class LocalPredict:
             timestep,
             self._prepared[names],
             attention=denoiser.attention,
-            extensions=active,
+            extensions=now,
             at=at,
         )
 
-    def _is_batched(self, x: Tensor, active: Sequence[Any]) -> bool:
+    def _is_batched(self, x: Tensor, now: Sequence[Extension]) -> bool:
         """One call for all branches: where that pays, and nothing tells the branches apart."""
         patch = self.denoiser.model.config.patch_size
-        num_tokens = 1
-        for size, step in zip(x.shape[2:], patch, strict=True):
-            num_tokens *= size // step
-        tells = any(
-            not each.exact and any(hasattr(type(each), seam) for seam in _MODEL_SEAMS)
-            for each in active
-        )
-        return num_tokens <= BATCHED_GUIDANCE_TOKENS and not tells
+        sizes = [size // step for size, step in zip(x.shape[2:], patch, strict=True)]
+        return math.prod(sizes) <= BATCHED_GUIDANCE_TOKENS and not needs_own_calls(now)
 
 
 def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Conditioning:

@@ -43,7 +43,7 @@ def settle(spec: VAESpec, scan: Callable[[], Sequence[Found]]) -> VAESpec:
     return msgspec.structs.replace(spec, checkpoint=path)
 
 
-def load(spec: VAESpec, about: Description) -> WanVAE:
+def load(spec: VAESpec, about: Description | None = None) -> WanVAE:
     """Raises CheckpointError."""
     import torch
 
@@ -90,7 +90,7 @@ class LocalVAE:
         self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[Tensor]:
         """As of `VAE`."""
-        yield self.model.decode(  # HACK
+        return self.model.decode_chunks(
             latents.to(self.device), **self._memory_options(), on_chunk=on_chunk
         )
 

@@ -28,7 +28,7 @@ from engine.environment import environment
 from engine.errors import RunFailed, Unfaithful
 from engine.execute import Job, Made
 from engine.extensions import registry as extensions
-from engine.extensions.extension import Extension
+from engine.extensions.extension import Extension, Stateful
 from engine.graph import Node, Ref
 from engine.models.seams import At, around
 from engine.schedulers.scheduler import Scheduler, SolverState
@@ -141,7 +141,7 @@ def _made(
     seconds: float,
     job: Job,
 ) -> Made:
-    kept, resume_at = _state_of(active)
+    kept, resume_at = _state_of(active, node.hints["index"] + 1)
     sigma, timestep = node.params["update"][0], node.params["timestep"]
     return Made(
         node,
@@ -258,7 +258,7 @@ def _instances(job: Job, node: Node, known: Instances) -> list[Extension]:
 def _begin_anew(job: Job, node: Node, active: Sequence[Extension]) -> None:
     """Without their state, those that do not go on from the step before."""
     for extension, identity in zip(_changing(active), node.active, strict=True):
-        if _has_state(extension) and not goes_on(job, node, identity):
+        if isinstance(extension, Stateful) and not goes_on(job, node, identity):
             extension.restore({})
 
 
@@ -279,20 +279,18 @@ def _changing(active: Sequence[Extension]) -> list[Extension]:
     return [extension for extension in active if not extension.exact]
 
 
-def _has_state(extension: Any) -> bool:
-    return hasattr(extension, "restore")
-
-
-def _state_of(active: Sequence[Extension]) -> tuple[dict[str, Tensor], int | None]:
+def _state_of(active: Sequence[Extension], done: int) -> tuple[dict[str, Tensor], int | None]:
     """(what is kept of extensions beside a step, from which step on the rest of it is made again)."""
     kept: dict[str, Tensor] = {}
     begins = []
     for place, extension in enumerate(_changing(active)):
-        if _has_state(extension):
+        if isinstance(extension, Stateful):
             named = extension.state().items()
-            kept |= {f"{EXTENSION}{place}.{name}": tensor for name, tensor in named}
+            kept |= {f"{EXTENSION}{place}/{name}": tensor.clone() for name, tensor in named}
             begins.append(extension.resume_at())
-    return kept, min(begins, default=None)
+    if not begins:
+        return kept, None
+    return kept, min([done, *(each for each in begins if each is not None)])
 
 
 def _resume_at(job: Job, before: Sequence[Node]) -> int:
@@ -322,8 +320,8 @@ def _restore(job: Job, before: Sequence[Node], begin: int, instances: Instances)
     for spec, extension in zip(
         following.extensions, _instances(job, following, instances), strict=True
     ):
-        identity = extensions.identity(spec)
-        if _has_state(extension) and not extension.exact and identity in going:
+        identity = extensions.identity(spec, job.facts(following))
+        if isinstance(extension, Stateful) and identity in going:
             extension.restore(extension_tensors(tensors, list(node.active).index(identity)))
 
 

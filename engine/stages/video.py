@@ -32,8 +32,9 @@ def decode(job: Job) -> Iterator[Made]:
         outputs: dict[str, object] = {}
         if "video" in wanted:
             outputs["video"] = media.encode_video(
-                torch.cat(list(chunks)),  # HACK
+                chunks,
                 fps=node.params["fps"],
+                size=(node.hints["height"], node.hints["width"]),
                 comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",
             )
         else:

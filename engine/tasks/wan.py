@@ -77,7 +77,8 @@ def graph_of(
     latents = latents_of(route, describe, noise_device=noise_device, stop_at=stop_at)
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
     shown = latents if is_whole else Ref(latents.node, "clean", "key")
-    video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae)
+    size = {"height": spec.height, "width": spec.width}
+    video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae, size)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
     return {kind: ref for kind, ref in every.items() if kind in spec.output.kinds}
 
@@ -187,8 +188,12 @@ def _changing(spec: RunSpec, describe: Describe) -> list[tuple[Identity, Extensi
     if not spec.extensions:
         return []
     facts = describe("denoiser", spec.components.denoiser).facts
-    made = [(extensions.identity(each), extensions.make(each, facts)) for each in spec.extensions]
-    return [(identity, extension) for identity, extension in made if not extension.exact]
+    made = [(extensions.make(each, facts), each) for each in spec.extensions]
+    return [
+        (extensions.identity(each, facts), extension)
+        for extension, each in made
+        if not extension.exact
+    ]
 
 
 def _weights(update: Update) -> list[float]:

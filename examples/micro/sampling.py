@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from engine.local import load_denoiser, load_text_encoder, load_vae
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from engine.components import umt5, wan_dit, wan_vae
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
@@ -52,7 +52,7 @@ def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
     def path(part: str) -> str:
         return str(folder / FILES[part])
 
-    text = load_text_encoder(
+    text = umt5.load(
         TextEncoderSpec(
             checkpoint=path("text"),
             tokenizer=str(folder / TOKENIZER_FILE),
@@ -60,9 +60,9 @@ def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
             dtype="fp32",
         )
     )
-    denoiser = load_denoiser(DenoiserSpec(checkpoint=path("dit"), device=device, dtype="fp32"))
-    vae = load_vae(VAESpec(checkpoint=path("vae"), device=device, dtype="fp32"))
-    return MicroModel(denoiser.model, text.umt5, vae.model)
+    denoiser = wan_dit.load(DenoiserSpec(checkpoint=path("dit"), device=device, dtype="fp32"))
+    vae = wan_vae.load(VAESpec(checkpoint=path("vae"), device=device, dtype="fp32"))
+    return MicroModel(denoiser, text, vae)
 
 
 @torch.no_grad()

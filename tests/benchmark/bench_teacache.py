@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.components import umt5, wan_dit
 from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension
-from engine.local import load_denoiser, load_text_encoder
 from engine.micro.grammar import heldout_prompts
 from engine.schedulers.scheduler import create_scheduler
 from presets.spec import DenoiserSpec, TextEncoderSpec
@@ -36,8 +36,8 @@ class Micro:
 
     def __init__(self) -> None:
         files = {"checkpoint": "builtin:micro", "device": "cpu", "dtype": "fp32"}
-        self.dit = load_denoiser(DenoiserSpec(**files)).model
-        self.text = load_text_encoder(TextEncoderSpec(**files))
+        self.dit = wan_dit.load(DenoiserSpec(**files))
+        self.text = umt5.load(TextEncoderSpec(**files))
 
     def loop(self, prompt: str, seed: int, steps: int, extensions: Sequence[Extension]) -> Loop:
         noise = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(seed))

@@ -23,11 +23,7 @@ from engine.client import follow, submit
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
-<<<<<<< HEAD
-=======
-from engine.registry import settle
 from engine.version import installed_version
->>>>>>> h-store
 from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.local import load_vae
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.components import wan_vae
 from engine.models.vae.latent_rgb import read_latent_rgb
 from examples.micro.latent_rgb import FILE, _samples, fit_latent_rgb, mean_colours, write_latent_rgb
 from presets.spec import VAESpec
@@ -57,7 +57,7 @@ def test_a_latent_stands_for_one_frame_and_then_for_four() -> None:
 
 def test_the_shipped_map_is_as_good_as_it_says() -> None:
     """Clips that the fit has not seen; so few of them scatter by a few hundredths."""
-    vae = load_vae(VAESpec(checkpoint=BUILTIN_MICRO, device="cpu", dtype="fp32")).model
+    vae = wan_vae.load(VAESpec(checkpoint=BUILTIN_MICRO, device="cpu", dtype="fp32"))
     rgb = read_latent_rgb(SHIPPED)
     latents, colours = _samples(vae, 8, 12345)
     residual = colours - (latents @ rgb.factors.double() + rgb.bias.double())

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.pipelines.plan import StepLink
+from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.pipelines.plan import StepLink
-from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuilt
 from engine.schedulers.course import make_course, redirected
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
 from store.blobs import blobs

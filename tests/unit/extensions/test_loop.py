@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from engine.components import wan_dit
 from engine.extensions import registry
 from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension, needs_own_calls
 from engine.extensions.memory.block_swap import BlockSwap
-from engine.local import load_denoiser
 from engine.models.diffusion.wandit import WanDiT
 from engine.schedulers.scheduler import create_scheduler
 from presets.spec import DenoiserSpec, ExtensionSpec
@@ -28,7 +28,7 @@ THRESHOLDS = (0.1, 0.2, 0.4)
 @pytest.fixture(scope="module")
 def dit() -> WanDiT:
     spec = DenoiserSpec(checkpoint="builtin:micro", device="cpu", dtype="fp32")
-    return load_denoiser(spec).model
+    return wan_dit.load(spec)
 
 
 def make(name: str, **options: Any) -> Extension:
