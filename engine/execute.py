@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 Emit = Callable[[Event], None]
 
-# A plan that is made again so often for one job is a defect of its stage, not of the store.
-MAX_TRIES = 1000
+# More jobs than the worst store can cause in one run: a result that does not stay is a defect of its stage.
+MAX_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ class Execution:
         self._distrusted: set[str] = set()
         self._told: set[Node] = set()
         self._was_loaded = False
+        self._tries = 0
         self._load_seconds = 0.0
 
     def plan(self) -> Plan:
@@ -369,6 +370,9 @@ class Execution:
 
         nodes = plan.job()
         stage = nodes[0].stage
+        self._tries += 1
+        if self._tries > MAX_TRIES:
+            raise EngineError(f"{nodes[0].name} is computed again and again; this is a defect")
         made: Iterator[Made] = _function(stage.run)(Job(self, plan, nodes))
         with self._mended(plan), out_of_memory_explained(stage.told):
             if stage.keep == "chain":
@@ -530,7 +534,12 @@ class _Seen:
 
     def find(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
         found = self._results.find(keys)
-        return found | {key: self._made[key] for key in keys if key in self._made}
+        for key in keys:
+            if key in self._made:
+                made, row = self._made[key], found.get(key, LinkRecord(key, ""))
+                digest, state = made.digest or row.digest, made.state or row.state
+                found[key] = replace(made, digest=digest, state=state)
+        return found
 
     def has(self, digest: str) -> bool:
         return self._results.has(digest)
