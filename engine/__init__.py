@@ -1,1 +1,1 @@
-"""What executes a run: components, models, schedulers, pipelines, and the engine process."""
+"""What executes a run: a graph of stages on components, models, schedulers, and the engine process."""

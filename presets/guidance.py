@@ -32,15 +32,5 @@ def scales(guidance: GuidanceSpec, num_steps: int) -> tuple[float, ...]:
     return each
 
 
-def constant_scale(guidance: GuidanceSpec) -> float:
-    """The one scale of all steps; raises PresetError where it may change between them."""
-    if isinstance(guidance.scale, tuple):
-        raise PresetError(
-            "expected one number: guidance that changes between steps cannot be run yet",
-            key="guidance.scale",
-        )
-    return float(guidance.scale)
-
-
 def _scale_at(share: float, pieces: tuple[GuidancePiece, ...]) -> float:
     return next((piece.scale for piece in pieces if piece.start <= share < piece.stop), NONE)

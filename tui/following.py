@@ -109,6 +109,8 @@ def latest_stages(store: Store, run_id: str) -> list[StageRecord]:
         if isinstance(event, RunResumed):
             found.clear()
         elif isinstance(event, StageFinished):
+            # components are loaded when they are needed: each time tells the seconds so far
+            found = [stage for stage in found if stage.name != event.stage]
             found.append(StageRecord(event.stage, event.seconds, event.cached))
     return found
 
