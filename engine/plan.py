@@ -198,7 +198,8 @@ def _there(
         for node in order
         for output in node.stage.outputs
         if known.has(digest_in(links.get(node), output))
-    } | dict.fromkeys(held, "stored")
+    }
+    there |= dict.fromkeys(held, "stored")
     for node in order:
         for output, needs in node.stage.derived.items():
             if (node, output) in there or not (node in links or not needs):

@@ -14,7 +14,7 @@ from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.index.index import open_index
 from store.lineage.records import COMPUTED, REUSED, LinkRecord, RunRecord
 from store.store import Store
-from store.upkeep.gc import writing
+from store.upkeep.gc import with_room, writing
 
 if TYPE_CHECKING:
     from engine.chain.journal import Entry
@@ -140,7 +140,8 @@ class StoreResults(StoreRecords):
         replaces: bool,
     ) -> None:
         store = self._store
-        try:
+
+        def store_it() -> None:
             with writing(store.root):
                 known = store.find_links([link.key]).get(link.key)
                 if known is not None and known.digest and not is_stored(store, known.digest):
@@ -155,6 +156,9 @@ class StoreResults(StoreRecords):
                     seconds=link.seconds,
                     replaces=replaces,
                 )
+
+        try:
+            with_room(store.root, link.num_bytes, store_it)
         except StoreError as error:
             warn(f"the {stage} could not be stored: {error}")
 

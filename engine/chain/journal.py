@@ -26,7 +26,7 @@ from store.index.index import Index
 from store.index.previews import Preview, put_preview
 from store.lineage.records import COMPUTED, LinkRecord
 from store.store import Store, open_store
-from store.upkeep.gc import writing
+from store.upkeep.gc import with_room, writing
 
 # A 720p latent has 19 MB: a handful in flight is nothing beside a model.
 QUEUE_LENGTH = 4
@@ -114,23 +114,24 @@ class Journal:
             log.warning("no more previews of run %s: %s", self._run_id, error)
 
     def _store(self, store: Store, entry: Entry) -> None:
-        try:
-            latents = latents_digest(entry.latents)
-            link = replace(entry.link, latents=latents)
+        link = replace(entry.link, latents=latents_digest(entry.latents))
+        parts = encoded_parts(entry.tensors) if entry.tensors else []
+        num_bytes = sum(map(len, parts))
+
+        def store_it() -> None:
+            stored = link
             with writing(self._root):
-                if entry.tensors:
-                    parts = encoded_parts(entry.tensors)
+                if parts:
                     digest = blobs.put(self._root, *parts)
-                    stored = replace(link, num_bytes=sum(map(len, parts)))
-                    is_keyframe = entry.is_keyframe
-                    link = (
+                    stored = replace(link, num_bytes=num_bytes)
+                    stored = (
                         replace(stored, state=digest)
-                        if is_keyframe
+                        if entry.is_keyframe
                         else replace(stored, digest=digest)
                     )
                 store.record_link(
                     self._run_id,
-                    link,
+                    stored,
                     stage="step",
                     index=entry.index,
                     source=COMPUTED,
@@ -139,5 +140,8 @@ class Journal:
                     timestep=entry.timestep,
                     replaces=entry.replaces,
                 )
+
+        try:
+            with_room(self._root, num_bytes, store_it)
         except StoreError as error:
             self._failure = str(error)

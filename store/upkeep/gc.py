@@ -15,13 +15,13 @@ from store import locks
 from store.blobs.blobs import blob_path
 from store.blobs.files import disk_error, sweep_drafts
 from store.database.database import Lineage, immediate, open_lineage
-from store.errors import StoreBusy, StoreFull
+from store.errors import StoreBusy, StoreError, StoreFull
 from store.upkeep.contents import look, read_rows, scan_blobs
 from store.upkeep.removal import Plan, Policy, make_plan
 from store.upkeep.space import default_budget, free_bytes, reserve_bytes, steps_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from store.upkeep.contents import Blob
@@ -92,6 +92,23 @@ def make_room(root: Path, num_bytes: int = 0) -> int:
     if held <= budget and not lacking:
         return 0
     return collect(root, min(budget, max(0, held - lacking)))
+
+
+def with_room(root: Path, num_bytes: int, store: Callable[[], None]) -> None:
+    """`store()`, which takes `writing` itself; where it finds no room for num_bytes, once more after a clean-up.
+
+    Raises as `store` does.
+    """
+    try:
+        store()
+    except StoreFull:
+        try:
+            freed = make_room(root, num_bytes)
+        except StoreError:
+            freed = 0  # what is told is that there was no room
+        if not freed:
+            raise
+        store()
 
 
 def _forget(lineage: Lineage, blobs: Mapping[str, Blob], policy: Policy, now_ns: int) -> Plan:

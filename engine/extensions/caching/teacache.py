@@ -39,7 +39,7 @@ COEFFICIENTS: Mapping[str, tuple[float, ...]] = {
     "wan2.1-i2v-14b-720p": (
         -114.36346466, 65.26524496, -18.82220707, 4.91518089, -0.23412683,
     ),
-    "micro": (0.0, 0.0, 0.0, 1.0, 0.0),
+    "micro": (425.357928, -205.683187, 31.6151724, -0.66554426, 0.025383456),
 }  # fmt: skip
 
 Key = tuple[str, tuple[int, ...] | None]  # branch and window

@@ -781,3 +781,27 @@ def test_room_is_not_made_while_somebody_writes(store, monkeypatch):
     monkeypatch.setattr("store.upkeep.gc.COLLECTOR_SECONDS", 0.02)
     with writing(store.root), pytest.raises(StoreBusy):
         make_room(store.root, 10**9)
+
+
+def test_what_finds_no_room_is_stored_after_a_clean_up(monkeypatch, tmp_path):
+    calls = []
+
+    def store_it():
+        calls.append("store")
+        if calls == ["store"]:
+            raise StoreFull("no space left")
+
+    monkeypatch.setattr(
+        "store.upkeep.gc.make_room", lambda root, num_bytes: calls.append(num_bytes) or 5
+    )
+    gc.with_room(tmp_path, 7, store_it)
+    assert calls == ["store", 7, "store"]
+
+
+def test_without_room_to_be_made_it_is_the_full_disk_that_is_told(monkeypatch, tmp_path):
+    def store_it():
+        raise StoreFull("no space left")
+
+    monkeypatch.setattr("store.upkeep.gc.make_room", lambda root, num_bytes: 0)
+    with pytest.raises(StoreFull, match="no space left"):
+        gc.with_room(tmp_path, 7, store_it)
