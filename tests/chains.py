@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, cast
 
-from engine.pipelines.chain import identity_of, route_of
-from engine.pipelines.identities import device_type
-from engine.pipelines.plan import Plan, make_plan
-
+from engine.components.protocols import Description
+from engine.graph import Targets
+from engine.plan import Plan, make_plan
+from engine.results import StoreRecords
+from engine.runner import targets_of
+from engine.tasks.route import route_of
+from presets.identity import counting
 from presets.library import override
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.lineage.records import COMPUTED, LinkRecord, Segment
 from store.store import Store
 
-CHANNELS = 16
 # What lies in the files that the specs of these tests name; two names of one content are copies.
 CONTENTS = {"": "", "a": "A", "copy of a": "A", "b": "B"}
+FACTS: dict[str, dict[str, Any]] = {
+    "text_encoder": {"text_dim": 8},
+    "denoiser": {"latent_channels": 16, "text_dim": 8, "num_blocks": 4, "model": "micro"},
+    "vae": {"latent_channels": 16, "latent_stride": [4, 8, 8]},
+}
 
 SPEC = override(
     RunSpec(),
@@ -38,40 +45,40 @@ SPEC = override(
 )
 
 
-def identify(kind: str, part: Any) -> Mapping[str, Any]:
+def describe(kind: str, part: Any) -> Description:
     tokenizer = getattr(part, "tokenizer", "")
-    return identity_of(kind, part, f"wf1:{CONTENTS[part.checkpoint]}/{CONTENTS[tokenizer]}")
+    weights = f"wf1:{CONTENTS[part.checkpoint]}/{CONTENTS[tokenizer]}"
+    return Description({**counting(part), "weights": weights}, FACTS[kind], resident="")
 
 
 def fake_digest(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def graph(
+    spec: RunSpec, segments: Sequence[Segment] = (), *, stop_at: int | None = None
+) -> Targets:
+    return targets_of(route_of(spec, segments), cast(Any, describe), stop_at)
+
+
 def plan_of(
     store: Store, spec: RunSpec, segments: Sequence[Segment] = (), *, stop_at: int | None = None
 ) -> Plan:
-    return make_plan(
-        store,
-        route_of(spec, segments),
-        identify,
-        latent_channels=CHANNELS,
-        device_type=device_type(route_of(spec, segments).parts[0].spec),
-        stop_at=stop_at,
-    )
+    return make_plan(StoreRecords(store), graph(spec, segments, stop_at=stop_at), describe)
 
 
 def planned(
     store: Store, spec: RunSpec, segments: Sequence[Segment] = (), *, stop_at: int | None = None
 ) -> Plan:
-    """The plan once somebody has encoded every prompt, so that every key is known."""
+    """The plan once somebody has encoded every prompt, so that the key of every step is known."""
     plan = functools.partial(plan_of, store, spec, segments, stop_at=stop_at)
-    texts = [text for text in plan().texts if not text.digest]
-    if texts:
-        run_id = any_run(store)
-        for index, text in enumerate(texts):
-            record(
-                store, run_id, LinkRecord(text.key, "text", fake_digest(text.key)), "text", index
-            )
+    first = plan()
+    run_id = ""
+    for index, text in enumerate(first.nodes("text_encode")):
+        if text not in first.links:
+            run_id = run_id or any_run(store)
+            key = first.keys[text]
+            record(store, run_id, LinkRecord(key, "text", fake_digest(key)), "text", index)
     return plan()
 
 
@@ -94,17 +101,17 @@ def make_steps(
     """Links of the first `total` steps of a plan, with blobs for some of them. journal: numbers of steps done whose
     velocity is stored, all where it is None; keyframes: those whose state is."""
     run_id = any_run(store)
-    for step in plan.steps[:total]:
-        number = step.index + 1
+    for index, node in enumerate(plan.chain[:total]):
+        number, key = index + 1, plan.keys[node]
         has_velocity = journal is None or number in journal
         link = LinkRecord(
-            step.key,
+            key,
             "step",
-            blobs.put(store.root, f"velocity {step.key}".encode()) if has_velocity else "",
-            latents_of(step.key),
-            blobs.put(store.root, f"state {step.key}".encode()) if number in keyframes else "",
+            blobs.put(store.root, f"velocity {key}".encode()) if has_velocity else "",
+            latents_of(key),
+            blobs.put(store.root, f"state {key}".encode()) if number in keyframes else "",
         )
-        record(store, run_id, link, "step", step.index)
+        record(store, run_id, link, "step", index)
 
 
 def latents_of(key: str) -> str:

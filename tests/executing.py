@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.pipelines.runner import Runner
-
 from engine.errors import RunPaused
+from engine.runner import Runner
 from presets.encoding import decode_spec
 from store.lineage.events import Event, PlanMade, StepFinished
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from engine.pipelines.text_to_video import TextToVideo
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from tests.loaded import load
 from tests.peers import Peer, make_peer
 
 MICRO = Path(__file__).parent.parent / "engine" / "micro" / "weights"
@@ -33,7 +33,7 @@ _LLAMA_BLOCK = {
 
 @cache
 def peer() -> Peer:
-    return make_peer(TextToVideo.from_preset("micro"))
+    return make_peer(load("micro"))
 
 
 def weights(name: str) -> Tensors:

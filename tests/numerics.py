@@ -1,7 +1,7 @@
 """Which source files make the numbers of each kind of link, and what they were when its version was settled.
 
 `python -m tests.numerics` writes tests/data/numerics.json anew. Before that, where numbers changed, the version of
-the kind in engine/pipelines/chain.py goes up: results of the old code must not be taken for those of the new.
+the stage in engine/tasks/wan.py goes up: results of the old code must not be taken for those of the new.
 """
 
 from __future__ import annotations
@@ -11,35 +11,53 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.pipelines.chain import VERSIONS
+from engine.tasks.wan import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "tests" / "data" / "numerics.json"
+VERSIONS = {stage.name: stage.version for stage in STAGES}
 
+# Not among them: the engine's own bookkeeping, and what only previews are made with (engine/models/vae/latent_rgb.py).
 _WEIGHTS = (
     "engine/dtypes.py",
-    "engine/local.py",
-    "engine/checkpoints/formats/gguf_file.py",
+    "engine/components/files.py",
+    "engine/checkpoints/formats/*.py",
+    "engine/checkpoints/known/configure.py",
+    "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
-    "engine/checkpoints/formats/reading.py",
 )
+_GRAPH = ("engine/tasks/wan.py",)
 SOURCES = {
-    "text": ("engine/prompt.py", "engine/models/text_encoders/*.py", *_WEIGHTS),
-    "noise": ("engine/pipelines/stages.py",),
+    "text": (
+        "engine/components/umt5.py",
+        "engine/models/text_encoders/*.py",
+        "engine/prompt.py",
+        "engine/stages/text.py",
+        *_GRAPH,
+        *_WEIGHTS,
+    ),
+    "noise": ("engine/stages/latents.py", *_GRAPH),
     "step": (
+        "engine/chain/rebuild.py",
+        "engine/components/wan_dit.py",
+        "engine/extensions/**/*.py",
         "engine/models/attention.py",
         "engine/models/diffusion/*.py",
         "engine/models/seams.py",
-        "engine/pipelines/stages.py",
         "engine/schedulers/*.py",
+        "engine/stages/denoise.py",
+        "engine/stages/latents.py",
+        *_GRAPH,
         *_WEIGHTS,
     ),
     "video": (
+        "engine/components/wan_vae.py",
         "engine/media.py",
         "engine/models/vae/__init__.py",
-        "engine/models/vae/wanvae.py",  # not latent_rgb.py: no key depends on previews
-        "engine/pipelines/stages.py",
+        "engine/models/vae/wanvae.py",
+        "engine/stages/video.py",
+        *_GRAPH,
         *_WEIGHTS,
     ),
 }

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-from engine.pipelines.chain import course_of
-from engine.pipelines.text_to_video import TextToVideo
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from engine.schedulers.scheduler import follow_course
+from engine.tasks.route import course_of
 from presets.spec import RunSpec
+from tests.loaded import Loaded
 from tests.naming import dit_name, vae_name
 from tests.parity import latent_statistics
 
@@ -37,14 +37,14 @@ MICRO_TEXT = UMT5Config(
 class Peer:
     """Our tokenizer, their everything else."""
 
-    ours: TextToVideo
+    ours: Loaded
     text_encoder: UMT5EncoderModel
     transformer: WanTransformer3DModel
     vae: AutoencoderKLWan
 
     def encode(self, prompt: str) -> Tensor:
         """[1, 512, d] the published way: 512 masked tokens, everything past the prompt zeroed."""
-        ids = self.ours.text_encoder.umt5.tokenize(prompt)
+        ids = self.ours.umt5.tokenize(prompt)
         mask = (torch.arange(512) < len(ids)).long()[None]
         padded = torch.nn.functional.pad(torch.tensor([ids]), (0, 512 - len(ids)))
         states = self.text_encoder(input_ids=padded, attention_mask=mask).last_hidden_state
@@ -71,8 +71,8 @@ class Peer:
         return self.vae.decode(latents * std + mean).sample[0]
 
 
-def make_peer(ours: TextToVideo) -> Peer:
-    dit, vae, umt5 = ours.denoiser.model, ours.vae.model, ours.text_encoder.umt5.model
+def make_peer(ours: Loaded) -> Peer:
+    dit, vae, umt5 = ours.dit, ours.vae, ours.umt5.model
     transformer = WanTransformer3DModel(
         num_attention_heads=dit.config.num_heads,
         attention_head_dim=dit.config.head_dim,

@@ -9,8 +9,8 @@ import argparse
 
 import torch
 from engine.pipelines import stages
-from engine.pipelines.text_to_video import TextToVideo
 
+from engine.api import TextToVideo
 from tests.benchmark import timing
 from tests.peers import make_peer
 

@@ -233,9 +233,8 @@ def wait_for_file(target: str, call: int, path: str) -> None:
 
 def busy_seconds(seconds: float) -> None:
     """How long a write waits for another process's, so that no test has to."""
-    from engine.pipelines import journal
-
     from engine import worker
+    from engine.chain import journal
 
     worker.BUSY_SECONDS = journal.BUSY_SECONDS = seconds
     worker.FINISH_PAUSES_SECONDS = (seconds,) * 4
@@ -297,8 +296,8 @@ def _answers(lines: Iterator[str]) -> Iterator[int]:
 def main() -> None:
     for name in (
         "engine.worker",
-        "engine.pipelines.compute",
-        "engine.local",
+        "engine.execute",
+        "engine.components.residents",
         "engine.models.text_encoders.t5",
         "engine.prompt",
         "imageio_ffmpeg",

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from engine.pipelines import journal, stages
-from engine.pipelines.runner import Runner
 
 from engine import client
+from engine.chain import journal
 from engine.checkpoints.locate import locate
+from engine.models.text_encoders.t5 import UMT5
+from engine.runner import Runner
 from engine.worker import Worker, main
 from presets.encoding import encode_spec
 from presets.library import load_preset
@@ -317,7 +318,7 @@ KILLS: list[tuple[str, int, str]] = [
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "before"),
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
     ("store.lineage.queue:set_latents", 1, "after"),
-    ("engine.pipelines.stages:decode", 1, "before"),
+    ("engine.stages.video:decode", 1, "before"),
     ("engine.media:encode_video", 1, "after"),
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
     ("store.lineage.links:record", NUM_TEXTS + STEPS + 1, "after"),
@@ -664,13 +665,13 @@ def test_a_prompt_that_is_encoded_otherwise_now_is_another_chain(here, calm, dam
     store, spec = here.store, spec_of()
     parent = here.make(spec)
     DAMAGES[damage](blob_path(store.root, of_stage(store, parent, "text").digest))
-    encode = stages.encode_prompt
-    monkeypatch.setattr(stages, "encode_prompt", lambda *given: encode(*given) * 1.01)
+    encode = UMT5.encode
+    monkeypatch.setattr(UMT5, "encode", lambda *given: encode(*given) * 1.01)
     run_id = here.make(spec_of("seed=9"))
     text = of_stage(store, run_id, "text")
     for step in steps(store, run_id):
         facts = json.loads(store.find_links([step[1]])[step[1]].facts)
-        assert facts["conditioning"][0] == text.digest
+        assert facts["inputs"]["positive.text"] == text.digest
     again = here.make(spec_of("seed=9"))
     assert store.run(again).latents == store.run(run_id).latents
 
@@ -726,7 +727,7 @@ def gate(store: Store) -> Path:
 
 
 def gated(gate: Path) -> Fault:
-    target = "engine.pipelines.stages:_check_finite"
+    target = "engine.stages.denoise:_check_finite"
     return {"fault": "wait_for_file", "target": target, "call": GATED_STEP, "path": str(gate)}
 
 

@@ -42,7 +42,9 @@ def queued(store: Store, folder: Path, *extensions: str) -> str:
         f"extensions=[{', '.join(extensions)}]",
     ]
     spec = settle(load_preset("micro", overrides))
-    return store.enqueue(encode_spec(spec), preset="micro", output=str(folder / "{run}.safetensors"))
+    return store.enqueue(
+        encode_spec(spec), preset="micro", output=str(folder / "{run}.safetensors")
+    )
 
 
 def latents(store: Store, run_id: str) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.pipelines.text_to_video import TextToVideo, Video
 
+from engine.api import TextToVideo, Video
 from engine.checkpoints.convert.convert import convert
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import locate

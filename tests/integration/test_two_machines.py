@@ -60,7 +60,8 @@ class Machines:
 
 
 @pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="this CPU has one kind of arithmetic"
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="this CPU has one kind of arithmetic",
 )
 def test_each_kind_of_cpu_computes_the_other_s_chain_once(tmp_path):
     machines = Machines(tmp_path)

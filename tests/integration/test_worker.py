@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from engine.registry import settle
 
 from engine import client, version
 from engine.client import follow, submit
+from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
 from engine.logs import log_path, redact
@@ -754,7 +754,7 @@ def test_the_version_is_of_what_the_source_files_hold(tmp_path):
 
 def test_the_face_of_the_engine_imports_no_array_library():
     code = (
-        "import json, sys, engine.client, engine.launch, engine.worker, engine.registry; "
+        "import json, sys, engine.client, engine.launch, engine.worker, engine.components.registry; "
         "print(json.dumps(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules))))"
     )
     imported = subprocess.check_output([sys.executable, "-c", code], env=environment())
@@ -767,7 +767,7 @@ def test_the_face_of_the_engine_imports_no_array_library():
 @pytest.fixture
 def checked(monkeypatch):
     """Component checks that pass, whatever checkpoints this machine has."""
-    monkeypatch.setattr("engine.registry.check", lambda spec: None)
+    monkeypatch.setattr("engine.client.check", lambda store, spec: None)
 
 
 @pytest.mark.usefixtures("checked")
@@ -811,7 +811,7 @@ def test_components_are_checked_before_queueing(store):
 
 
 def test_files_of_a_submitted_run_do_not_depend_on_the_environment(store, monkeypatch, tmp_path):
-    monkeypatch.setattr("engine.registry.check", lambda spec: None)
+    monkeypatch.setattr("engine.client.check", lambda store, spec: None)
     monkeypatch.chdir(tmp_path)
     models = tmp_path / "models"
     (models / "umt5").mkdir(parents=True)

@@ -8,12 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine import registry
 from engine.checkpoints.locate import locate, tokenizer_beside
 from engine.checkpoints.places import models_folder
+from engine.components import umt5, wan_dit
+from engine.components.choice import settle
 from engine.errors import CheckpointError
 from presets.library import load_preset
 from presets.spec import Components, RunSpec
+from store.index.index import open_index
 from tests import model_files
 
 
@@ -31,8 +33,12 @@ def test_fingerprint_counts_every_file_of_a_component(tmp_path: Path) -> None:
     ).components
 
     def fingerprints() -> tuple[str, str]:
-        encoder = registry.load("text_encoder", parts.text_encoder)
-        return encoder.fingerprint(), registry.load("denoiser", parts.denoiser).fingerprint()
+        with open_index(tmp_path / "store") as index:
+            abouts = (
+                umt5.describe(parts.text_encoder, index),
+                wan_dit.describe(parts.denoiser, index),
+            )
+        return tuple(about.identity["weights"] for about in abouts)
 
     text, denoiser = fingerprints()
     assert fingerprints() == (text, denoiser)
@@ -100,7 +106,7 @@ def test_names_become_paths(own_folders: Path) -> None:
     vae = model_files.write_safetensors(folder / "vae.safetensors", model_files.vae())
     spec = load_preset("wan2.1-t2v-1.3b")
     with pytest.raises(CheckpointError) as caught:
-        registry.settle(spec)
+        settle(spec)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert lines[2].startswith("`modiff models where NAME`")
@@ -112,7 +118,7 @@ def test_names_become_paths(own_folders: Path) -> None:
     assert str(own_folders / "models" / "Wan2.1-T2V-1.3B") in lines[0]
     encoder = load_preset("micro").components.text_encoder
     parts: Components = msgspec.structs.replace(spec.components, text_encoder=encoder)
-    settled: RunSpec = registry.settle(msgspec.structs.replace(spec, components=parts))
+    settled: RunSpec = settle(msgspec.structs.replace(spec, components=parts))
     assert settled.components.denoiser.checkpoint == str(dit)
     assert settled.components.vae.checkpoint == str(vae)
     assert settled.components.text_encoder == encoder

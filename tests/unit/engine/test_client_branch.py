@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine.pipelines.runner import Runner
 
 from engine import client
+from engine.runner import Runner
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset, override

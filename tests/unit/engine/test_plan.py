@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine.pipelines.chain import video_key
-from engine.pipelines.plan import Plan, step_bytes
-from engine.pipelines.runner import Runner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.graph import Given
+from engine.plan import Plan
+from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset, override
 from presets.spec import RunSpec
@@ -25,7 +25,6 @@ from store.store import Store, open_store
 from tests.chains import (
     SPEC,
     any_run,
-    identify,
     latents_of,
     make_steps,
     plan_of,
@@ -50,10 +49,10 @@ def wanting(*kinds: str) -> RunSpec:
 
 def put_texts(store: Store, plan: Plan) -> None:
     """The token states of a plan's prompts, with the digests that its keys are made of."""
-    for text in plan.texts:
-        path = blobs.blob_path(store.root, text.digest)
+    for text in plan.nodes("text_encode"):
+        path = blobs.blob_path(store.root, plan.links[text].digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.key.encode())
+        path.write_bytes(plan.keys[text].encode())
 
 
 def put_video(store: Store, key: str) -> str:
@@ -63,36 +62,64 @@ def put_video(store: Store, key: str) -> str:
 
 
 def states(plan: Plan) -> tuple[str, str, str]:
-    return plan.stages["text_encode"], plan.stages["denoise"], plan.stages["decode"]
+    return plan.state("text_encode"), plan.state("denoise"), plan.state("decode")
+
+
+def needs(plan: Plan) -> tuple[str, ...]:
+    return tuple(plan.needs)
+
+
+def is_whole(plan: Plan) -> bool:
+    return not plan.job()
+
+
+def video(plan: Plan) -> str:
+    """The key of the video, "" where it is not known."""
+    (node,) = plan.nodes("decode")
+    return plan.keys.get(node, "")
+
+
+def prompts(plan: Plan) -> list[str]:
+    found = []
+    for node in plan.nodes("text_encode"):
+        prompt = node.inputs["prompt"]
+        assert isinstance(prompt, Given)
+        found.append(prompt.data.decode())
+    return found
+
+
+def step_keys(plan: Plan) -> list[str]:
+    return [plan.keys.get(node, "") for node in plan.chain]
 
 
 def test_nothing_is_stored(store: Store) -> None:
     plan = plan_of(store, SPEC)
-    assert plan.needs == ("text_encoder", "denoiser", "vae")
+    assert needs(plan) == ("text_encoder", "denoiser", "vae")
     assert states(plan) == ("compute", "compute", "compute")
-    assert (plan.start, plan.total, plan.final, plan.video) == (0, STEPS, "", "")
+    assert (plan.num_stored_steps, len(plan.chain), video(plan)) == (0, STEPS, "")
     # the digests of the prompts are part of the steps' keys, and nobody knows them yet
-    assert [text.digest for text in plan.texts] == ["", ""]
-    assert {step.key for step in plan.steps} == {""}
-    assert plan.root.startswith("k1:")
-    assert not plan.is_whole
+    assert not plan.links
+    assert set(step_keys(plan)) == {""}
+    assert plan.keys[plan.chain[0].before].startswith("k1:")
+    assert [node.name for node in plan.job()] == ["positive"]
 
 
 def test_only_the_prompts_are_stored(store: Store) -> None:
     put_texts(store, planned(store, SPEC))
     plan = plan_of(store, SPEC)
-    assert plan.needs == ("denoiser", "vae")
+    assert needs(plan) == ("denoiser", "vae")
     assert states(plan) == ("stored", "compute", "compute")
-    assert len({step.key for step in plan.steps}) == STEPS
-    assert plan.start == 0
+    assert len(set(step_keys(plan)) - {""}) == STEPS
+    assert plan.num_stored_steps == 0
+    assert plan.job() == plan.chain
 
 
 def test_one_prompt_of_two_is_stored(store: Store) -> None:
     put_texts(store, planned(store, override(SPEC, ["guidance.scale=1"])))
     plan = plan_of(store, SPEC)
-    assert [text.is_stored for text in plan.texts] == [True, False]
-    assert plan.stages["text_encode"] == "compute"
-    assert {step.key for step in plan.steps} == {""}
+    assert [plan.states[text] for text in plan.nodes("text_encode")] == ["stored", "compute"]
+    assert plan.state("text_encode") == "compute"
+    assert set(step_keys(plan)) == {""}
 
 
 @pytest.mark.parametrize("done", range(1, STEPS + 1))
@@ -100,25 +127,24 @@ def test_some_steps_are_stored(store: Store, done: int) -> None:
     put_texts(store, planned(store, SPEC))
     make_steps(store, planned(store, SPEC), total=done)
     plan = plan_of(store, SPEC)
-    assert plan.start == done
-    assert plan.final == ""
+    assert plan.num_stored_steps == done
     assert states(plan) == (
         ("stored", "compute", "compute") if done < STEPS else ("skip", "stored", "compute")
     )
-    assert plan.needs == (("denoiser", "vae") if done < STEPS else ("vae",))
+    assert needs(plan) == (("denoiser", "vae") if done < STEPS else ("vae",))
     # the video's key needs the digest of the last latents, which is known before they are stored
-    assert bool(plan.video) == (done == STEPS)
+    assert bool(video(plan)) == (done == STEPS)
 
 
 def test_the_text_is_gone_but_its_digest_is_known(store: Store) -> None:
     """The chain is known to its end all the same, and the encoder is needed only where steps are."""
     make_steps(store, planned(store, SPEC), total=4)
     plan = plan_of(store, SPEC)
-    assert [text.is_stored for text in plan.texts] == [False, False]
-    assert plan.start == 4
-    assert plan.needs == ("text_encoder", "denoiser", "vae")
+    assert not {plan.states[text] for text in plan.nodes("text_encode")} & {"stored"}
+    assert plan.num_stored_steps == 4
+    assert needs(plan) == ("text_encoder", "denoiser", "vae")
     make_steps(store, plan, total=STEPS)
-    assert plan_of(store, SPEC).needs == ("vae",)
+    assert needs(plan_of(store, SPEC)) == ("vae",)
 
 
 THINNED = [
@@ -138,7 +164,7 @@ THINNED = [
 @pytest.mark.parametrize(("journal", "keyframes", "start"), THINNED)
 def test_thinned_steps(store: Store, journal, keyframes, start: int) -> None:
     make_steps(store, planned(store, SPEC), total=5, journal=journal, keyframes=keyframes)
-    assert plan_of(store, SPEC).start == start
+    assert plan_of(store, SPEC).num_stored_steps == start
 
 
 SEEDS = itertools.count(1000)
@@ -161,73 +187,74 @@ def test_the_start_is_the_deepest_state_that_what_is_stored_leads_to(
     for number in range(1, done + 1):
         if number in keyframes or (number in journal and number - 1 in reachable):
             reachable.add(number)
-    assert plan_of(store, spec).start == max(reachable)
+    assert plan_of(store, spec).num_stored_steps == max(reachable)
 
 
 def test_a_lost_velocity_ends_the_way(store: Store) -> None:
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS)
-    os.unlink(blobs.blob_path(store.root, plan_of(store, SPEC).steps[2].link.digest))
-    assert plan_of(store, SPEC).start == 2
+    velocity = plan_of(store, SPEC).links[plan_of(store, SPEC).chain[2]].digest
+    os.unlink(blobs.blob_path(store.root, velocity))
+    assert plan_of(store, SPEC).num_stored_steps == 2
 
 
 def test_only_the_final_latents_are_stored(store: Store) -> None:
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS, journal=())
-    digest = put_latents(store, plan.steps[-1].key)
+    put_latents(store, step_keys(plan)[-1])
     plan = plan_of(store, SPEC)
-    assert (plan.start, plan.final) == (0, digest)
-    assert plan.needs == ("vae",)
+    assert plan.states[plan.chain[-1]] == "stored"
+    assert needs(plan) == ("vae",)
     assert states(plan) == ("skip", "stored", "compute")
-    assert not plan.is_whole
-    assert plan_of(store, wanting("latents")).is_whole
+    assert not is_whole(plan)
+    assert is_whole(plan_of(store, wanting("latents")))
 
 
 def test_only_the_video_is_stored(store: Store) -> None:
     """What it was made of may be gone: for who wants the video, nothing is computed."""
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS, journal=())
-    digest = put_video(store, plan_of(store, SPEC).video)
+    digest = put_video(store, video(plan_of(store, SPEC)))
     plan = plan_of(store, SPEC)
-    assert plan.video_digest == digest
-    assert plan.needs == ()
+    assert plan.links[plan.nodes("decode")[0]].digest == digest
+    assert needs(plan) == ()
     assert states(plan) == ("skip", "stored", "stored")
-    assert plan.is_whole
+    assert is_whole(plan)
     # the latents are another matter
     both = plan_of(store, wanting("video", "latents"))
-    assert both.needs == ("text_encoder", "denoiser")
-    assert not both.is_whole
+    assert needs(both) == ("text_encoder", "denoiser")
+    assert not is_whole(both)
 
 
 def test_frames_are_decoded_again_whatever_is_stored(store: Store) -> None:
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS)
-    put_latents(store, plan.steps[-1].key)
-    put_video(store, plan_of(store, SPEC).video)
-    assert plan_of(store, SPEC).is_whole
+    put_latents(store, step_keys(plan)[-1])
+    put_video(store, video(plan_of(store, SPEC)))
+    assert is_whole(plan_of(store, SPEC))
     for kinds in (("frames",), ("video", "frames"), ("frames", "latents")):
         plan = plan_of(store, wanting(*kinds))
-        assert plan.needs == ("vae",)
-        assert not plan.is_whole
+        assert needs(plan) == ("vae",)
+        assert not is_whole(plan)
 
 
 def test_who_wants_the_latents_needs_no_vae(store: Store) -> None:
     plan = plan_of(store, wanting("latents"))
-    assert plan.needs == ("text_encoder", "denoiser")
+    assert needs(plan) == ("text_encoder", "denoiser")
     assert states(plan) == ("compute", "compute", "skip")
 
 
 def test_another_decoding_has_a_video_of_its_own(store: Store) -> None:
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS)
-    put_latents(store, plan.steps[-1].key)
-    put_video(store, plan_of(store, SPEC).video)
+    put_latents(store, step_keys(plan)[-1])
+    put_video(store, video(plan_of(store, SPEC)))
     tiled = plan_of(
         store, override(SPEC, ["components.vae.tile_size=64", "components.vae.tile_overlap=32"])
     )
-    assert tiled.needs == ("vae",)
-    assert tiled.start == STEPS
-    assert tiled.video != plan_of(store, SPEC).video
+    assert needs(tiled) == ("vae",)
+    assert tiled.num_stored_steps == STEPS
+    assert video(tiled) != video(plan_of(store, SPEC))
 
 
 # Runs that stop early
@@ -237,40 +264,41 @@ def test_stopping_early_has_the_steps_of_the_whole_run_and_a_video_of_its_own(st
     whole = planned(store, SPEC)
     make_steps(store, whole, total=4)
     plan = plan_of(store, SPEC, stop_at=4)
-    assert (plan.total, plan.start, plan.is_partial) == (4, 4, True)
-    assert [step.key for step in plan.steps] == [step.key for step in whole.steps[:4]]
-    assert plan.needs == ("vae",)
-    vae = identify("vae", SPEC.components.vae)
-    latents = latents_of(whole.steps[3].key)
-    assert plan.video not in ("", video_key(vae, latents, SPEC.fps))
-    put_video(store, plan.video)
-    assert plan_of(store, SPEC, stop_at=4).is_whole
-    assert plan_of(store, SPEC).video_digest == ""
+    assert (len(plan.chain), plan.num_stored_steps) == (4, 4)
+    assert step_keys(plan) == step_keys(whole)[:4]
+    assert needs(plan) == ("vae",)
+    put_video(store, video(plan))
+    assert is_whole(plan_of(store, SPEC, stop_at=4))
+    # nor is it that of a run of four steps that shows its latents
+    assert video(plan) not in ("", video(plan_of(store, SPEC)))
+    assert needs(plan_of(store, SPEC)) == ("text_encoder", "denoiser", "vae")
 
 
 def test_stopping_early_at_a_keyframe_goes_one_step_back(store: Store) -> None:
     """A state does not tell where its last velocity pointed to, and that is what the video shows."""
     plan = planned(store, SPEC)
     make_steps(store, plan, total=5, journal=(), keyframes=(2, 4))
-    assert plan_of(store, SPEC, stop_at=4).start == 2
-    assert plan_of(store, SPEC, stop_at=5).start == 4
-    assert plan_of(store, SPEC).start == 4
+    assert plan_of(store, SPEC, stop_at=4).num_stored_steps == 2
+    assert plan_of(store, SPEC, stop_at=5).num_stored_steps == 4
+    assert plan_of(store, SPEC).num_stored_steps == 4
     make_steps(store, plan, total=5, journal=(4,), keyframes=(3,))
-    assert plan_of(store, SPEC, stop_at=4).start == 4
+    assert plan_of(store, SPEC, stop_at=4).num_stored_steps == 4
 
 
 def test_stopping_early_shows_a_prediction_and_not_the_latents(store: Store) -> None:
     """That the latents at that step are stored does not make the video."""
     plan = planned(store, SPEC)
     make_steps(store, plan, total=4, journal=())
-    put_latents(store, plan.steps[3].key)
-    assert plan_of(store, SPEC, stop_at=4).needs == ("text_encoder", "denoiser", "vae")
+    put_latents(store, step_keys(plan)[3])
+    assert needs(plan_of(store, SPEC, stop_at=4)) == ("text_encoder", "denoiser", "vae")
 
 
 @pytest.mark.parametrize("stop_at", [STEPS, STEPS + 1, 1000])
 def test_stopping_at_the_end_is_not_early(store: Store, stop_at: int) -> None:
+    make_steps(store, planned(store, SPEC), total=STEPS)
     plan = planned(store, SPEC, stop_at=stop_at)
-    assert (plan.total, plan.is_partial) == (STEPS, False)
+    assert len(plan.chain) == STEPS
+    assert video(plan) == video(plan_of(store, SPEC)) != ""
 
 
 # Branches
@@ -280,24 +308,25 @@ def test_a_branch_starts_from_what_it_shares(store: Store) -> None:
     make_steps(store, planned(store, SPEC), total=STEPS)
     changed = override(SPEC, ["prompt=a blue square"])
     plan = planned(store, changed, [Segment(4, encode_spec(SPEC))])
-    assert plan.start == 4
-    assert [text.prompt for text in plan.texts] == ["a red circle", "blurred", "a blue square"]
+    assert plan.num_stored_steps == 4
+    assert prompts(plan) == ["a red circle", "blurred", "a blue square"]
 
 
 def test_a_branch_whose_ancestor_was_thinned_starts_before(store: Store) -> None:
     make_steps(store, planned(store, SPEC), total=STEPS, journal=(), keyframes=(2, 5))
     changed = override(SPEC, ["guidance.scale=2"])
-    assert planned(store, changed, [Segment(4, encode_spec(SPEC))]).start == 2
-    assert planned(store, changed, [Segment(5, encode_spec(SPEC))]).start == 5
+    assert planned(store, changed, [Segment(4, encode_spec(SPEC))]).num_stored_steps == 2
+    assert planned(store, changed, [Segment(5, encode_spec(SPEC))]).num_stored_steps == 5
 
 
 def test_prompts_that_clean_to_one_text_are_encoded_once(store: Store) -> None:
     spec = override(SPEC, ["negative_prompt= a  red circle"])
     moved = override(spec, ["components.text_encoder.device=cpu", "guidance.scale=2"])
     plan = planned(store, moved, [Segment(2, encode_spec(spec))])
-    assert len(plan.texts) == 1
-    assert all(step.key for step in plan.steps)
-    assert plan.steps[0].facts["conditioning"] == [plan.texts[0].digest] * 2
+    (text,) = plan.nodes("text_encode")
+    assert all(step_keys(plan))
+    named = plan.facts[plan.chain[0]]["inputs"]
+    assert {named["positive.text"], named["negative.text"]} == {plan.links[text].digest}
 
 
 def test_a_part_that_is_never_reached_needs_no_prompt(store: Store) -> None:
@@ -306,21 +335,20 @@ def test_a_part_that_is_never_reached_needs_no_prompt(store: Store) -> None:
         Segment(4, encode_spec(override(SPEC, ["prompt=b"]))),
     ]
     plan = plan_of(store, override(SPEC, ["prompt=a red circle"]), segments, stop_at=2)
-    assert [text.prompt for text in plan.texts] == ["a red circle", "blurred"]
+    assert prompts(plan) == ["a red circle", "blurred"]
 
 
-def test_what_a_step_takes() -> None:
-    spec = override(SPEC, ["width=832", "height=480", "frames=81"])
-    assert (
-        step_bytes(spec, 16) == 4 * 16 * 21 * 60 * 104
-    )  # 8.4 MB, as store.blobs.tensors writes it without its header
+def test_what_a_step_takes(store: Store) -> None:
+    plan = plan_of(store, override(SPEC, ["width=832", "height=480", "frames=81"]))
+    # 8.4 MB, as store.blobs.tensors writes it without its header
+    assert plan.latent_bytes == 4 * 16 * 21 * 60 * 104
 
 
 # Without torch
 
 EXECUTE = """
 import os, sys
-from engine.pipelines.runner import Runner
+from engine.runner import Runner
 from presets.encoding import decode_spec
 from store.store import open_store
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine.pipelines import compute, previews
-from engine.pipelines.previews import colours_of, preview_of
-from engine.pipelines.runner import Runner
 from PIL import Image
 
 from engine import client
+from engine.chain import previews
+from engine.chain.previews import colours_of, preview_of
 from engine.models.vae.latent_rgb import WAN21, read_latent_rgb
+from engine.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, VAESpec
 from store.blobs.tensors import get_tensors
@@ -179,7 +179,7 @@ def test_a_preview_that_cannot_be_made_costs_nothing_else(
     def failing(*_: object) -> Preview:
         raise error("no preview today")
 
-    monkeypatch.setattr(compute, "preview_of", failing)
+    monkeypatch.setattr(previews, "preview_of", failing)
     run_id, events = finished(runner, spec(), tmp_path)
     keys = step_keys(runner.store, run_id)
     assert len(keys) == 4
@@ -201,7 +201,7 @@ def test_an_index_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> N
 
 
 def test_a_vae_without_colours_gives_none(runner: Runner, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(compute, "colours_of", lambda part, latent_channels: None)
+    monkeypatch.setattr(previews, "colours_of", lambda part, latent_channels: None)
     run_id, _ = finished(runner, spec(), tmp_path)
     assert previews_of(runner.store, step_keys(runner.store, run_id)) == [None] * 4
 

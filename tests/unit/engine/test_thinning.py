@@ -6,10 +6,10 @@ import itertools
 
 import msgspec
 import pytest
-from engine.pipelines.thinning import KEYFRAME_LATENTS, kept_steps
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.chain.thinning import KEYFRAME_LATENTS, kept_steps
 from presets.errors import PresetError
 from presets.library import load_preset, override
 from presets.spec import KeepSpec, RunSpec

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from presets.encoding import decode_spec, encode_spec, json_schema
 from presets.errors import PresetError
-from presets.guidance import constant_scale, scales
+from presets.guidance import scales
 from presets.library import load_preset
 from presets.spec import GuidancePiece, GuidanceSpec, RunSpec
 
@@ -153,9 +153,3 @@ def test_the_schema_knows_the_three_forms() -> None:
     assert number == {"type": "number", "minimum": 0, "maximum": 100}
     assert array["items"]["anyOf"] == [number, {"$ref": "#/$defs/GuidancePiece"}]
     assert defs["GuidancePiece"]["required"] == ["from", "to", "scale"]
-
-
-def test_what_cannot_change_between_steps_takes_one_number() -> None:
-    assert constant_scale(GuidanceSpec(scale=2)) == 2.0
-    with pytest.raises(PresetError, match=r"^guidance\.scale: expected one number"):
-        constant_scale(GuidanceSpec(scale=(2.0, 2.0)))

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine.pipelines.chain import route_of_run
 
 from engine import client
+from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from presets.overrides import parse_overrides
