@@ -103,7 +103,7 @@ class Here:
         self.store = store
         self.watched = Watched(store, lambda run, event: None)
         if like is not None:
-            self.watched.runner._compute.models = like.watched.runner._compute.models
+            self.watched.runner._residents = like.watched.runner.residents()
 
     def work(self, look: Callable[[RunRecord, Event], None] = lambda run, event: None) -> None:
         """Work off the queue."""

@@ -13,33 +13,27 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine.pipelines.chain import (
-    VERSIONS,
-    course_of,
-    noise_key,
-    prompts_of,
-    route_of,
-    step_facts,
-    step_key,
-    text_key,
-    video_key,
-)
-from engine.pipelines.identities import Identities, device_type
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.checkpoints.locate import locate
-from engine.prompt import clean_prompt
+from engine.components.descriptions import Descriptions
+from engine.graph import Given, Node, key_of, ordered
+from engine.tasks.route import course_of, route_of
+from engine.tasks.wan import NOISE, STAGES, STEP, TEXT, VIDEO
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.fields import fields
 from presets.library import load_preset, override
 from presets.spec import RunSpec
+from store.blobs.blobs import digest_of
 from store.index.index import open_index
 from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests import numerics
-from tests.chains import CHANNELS, SPEC, fake_digest, identify, planned
+from tests.chains import SPEC, describe, fake_digest, graph, planned
+
+KINDS = tuple(stage.name for stage in STAGES)
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -54,7 +48,7 @@ class Keys:
     video: str
 
     def differing(self, other: Keys) -> set[str]:
-        return {kind for kind in VERSIONS if getattr(self, kind) != getattr(other, kind)}
+        return {kind for kind in KINDS if getattr(self, kind) != getattr(other, kind)}
 
 
 @pytest.fixture(scope="module")
@@ -65,32 +59,45 @@ def store(tmp_path_factory) -> Iterator[Store]:
 
 def keys_of(store: Store, spec: RunSpec, segments: Sequence[Segment] = ()) -> Keys:
     plan = planned(store, spec, segments)
-    step = tuple(step.key for step in plan.steps)
-    assert all(step)
-    vae = identify("vae", spec.components.vae)
+    step = tuple(plan.keys[node] for node in plan.chain)
     return Keys(
-        tuple(text.key for text in plan.texts),
-        plan.root,
+        tuple(plan.keys[node] for node in plan.nodes("text_encode")),
+        plan.keys[plan.chain[0].before],
         step,
-        video_key(vae, fake_digest(step[-1]), spec.fps),
+        own_key(video_of(spec), {"latents": fake_digest(step[-1])}),
     )
 
 
 def direct_keys(spec: RunSpec) -> Keys:
     """The keys with everything that comes from other keys held fixed: what changes here is in the key itself."""
-    encoder = identify("text_encoder", spec.components.text_encoder)
-    denoiser = identify("denoiser", spec.components.denoiser)
-    course = course_of(spec)
-    conditioning = [f"digest {index}" for index, _ in enumerate(prompts_of(spec))]
-    return Keys(
-        tuple(text_key(encoder, clean_prompt(prompt)) for prompt in prompts_of(spec)),
-        noise_key(spec, CHANNELS, device_type(spec)),
-        tuple(
-            step_key(step_facts("parent", course, index, spec, denoiser, conditioning))
-            for index in range(course.num_steps)
-        ),
-        video_key(identify("vae", spec.components.vae), "latents", spec.fps),
-    )
+    video = graph(override(spec, ['output.kinds=["video"]']))["video"]
+    nodes = ordered([video])
+
+    def keys(name: str) -> tuple[str, ...]:
+        return tuple(
+            own_key(node, {slot: f"what {slot} is" for slot in node.inputs})
+            for node in nodes
+            if node.stage.name == name
+        )
+
+    (noise,), (shown,) = keys(NOISE.name), keys(VIDEO.name)
+    return Keys(keys(TEXT.name), noise, keys(STEP.name), shown)
+
+
+def own_key(node: Node, names: dict[str, str]) -> str:
+    """The key of a node whose inputs are called so; what was given has its own digest."""
+    given = {
+        slot: digest_of(value.data)
+        for slot, value in node.inputs.items()
+        if isinstance(value, Given)
+    }
+    on = None if node.part is None else describe(node.stage.component, node.part).identity
+    return key_of(node, names | given, on)
+
+
+def video_of(spec: RunSpec) -> Node:
+    """That of a run, whether or not it is asked for."""
+    return graph(override(spec, ['output.kinds=["video"]']))["video"].node
 
 
 # Equal work has equal keys
@@ -279,19 +286,49 @@ def test_the_order_and_the_options_of_extensions_count(store: Store) -> None:
         plain = json.loads(encode_spec(SPEC)) | {"extensions": list(extensions)}
         return keys_of(store, decode_spec(json.dumps(plain).encode()))
 
-    cache, other = {"name": "cache", "options": {"rate": 0.1, "on": True}}, {"name": "other"}
+    cache = {"name": "teacache", "options": {"threshold": 0.1, "start": 0.0}}
+    skip = {"name": "skip-layer-guidance", "options": {"blocks": "1"}}
     found = [
         with_extensions(),
         with_extensions(cache),
-        with_extensions(cache, other),
-        with_extensions(other, cache),
-        with_extensions(cache | {"options": {"rate": 0.2, "on": True}}),
-        with_extensions(cache | {"options": {"rate": 0.1, "on": 1}}),
+        with_extensions(cache, skip),
+        with_extensions(skip, cache),
+        with_extensions(cache | {"options": {"threshold": 0.2, "start": 0.0}}),
+        with_extensions(skip | {"options": {"blocks": "2"}}),
     ]
     assert len({keys.step for keys in found}) == len(found)
     assert len({(keys.text, keys.noise) for keys in found}) == 1
-    swapped = cache | {"options": {"on": True, "rate": 0.1}}
+    swapped = cache | {"options": {"start": 0.0, "threshold": 0.1}}
     assert with_extensions(swapped) == with_extensions(cache)
+
+
+def test_an_extension_counts_at_the_steps_where_it_is_active_and_an_exact_one_at_none(
+    store: Store,
+) -> None:
+    plain = keys_of(store, SPEC).step
+    cached = '[{name = "teacache", options = {start = 0.5}}]'
+    late = keys_of(store, override(SPEC, [f"extensions={cached}"])).step
+    assert late[:3] == plain[:3]
+    assert not set(late[3:]) & set(plain)
+    swapped = keys_of(store, override(SPEC, ['extensions=[{name = "block-swap"}]'])).step
+    assert swapped == plain
+
+
+def test_one_schedule_of_guidance_written_in_two_ways(store: Store) -> None:
+    """A step counts with the scale that it has, and where that is 1 without the negative prompt."""
+    pieces = override(SPEC, ["guidance.scale=[{from = 0, to = 0.5, scale = 5}]"])
+    each = override(SPEC, ["guidance.scale=[5, 5, 5, 1, 1, 1]"])
+    assert keys_of(store, pieces) == keys_of(store, each)
+    assert keys_of(store, each).step[:3] == keys_of(store, SPEC).step[:3]
+    none = override(each, ["guidance.scale=1"])
+    assert direct_keys(each).step[3:] == direct_keys(none).step[3:]
+
+
+def test_the_noise_of_a_solver_counts_with_the_seed() -> None:
+    """Its last step adds none."""
+    solver = override(SPEC, ["scheduler.name=sde-dpm++"])
+    mine, others = direct_keys(solver).step, direct_keys(override(solver, ["seed=1"])).step
+    assert [a == b for a, b in zip(mine, others, strict=True)] == [False] * 5 + [True]
 
 
 def test_no_two_steps_of_a_run_are_one(store: Store) -> None:
@@ -299,20 +336,6 @@ def test_no_two_steps_of_a_run_are_one(store: Store) -> None:
     spec = override(SPEC, ["scheduler.steps=200", "scheduler.shift=16"])
     assert len(set(course_of(spec).timesteps)) < 200
     assert len(set(keys_of(store, spec).step)) == 200
-
-
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ("guidance.scale=[5, 5, 5, 5, 5, 1]", "guidance.scale"),
-        ("guidance.scale=[{from = 0, to = 0.5, scale = 5}]", "guidance.scale"),
-        ("scheduler.name=sde-dpm++", "scheduler.name"),
-    ],
-)
-def test_what_cannot_be_run_yet_is_refused(change: str, key: str) -> None:
-    with pytest.raises(PresetError, match="cannot be run yet") as caught:
-        route_of(override(SPEC, [change]))
-    assert caught.value.key == key
 
 
 @pytest.mark.parametrize("stop", [6, 7, 100])
@@ -324,7 +347,12 @@ def test_a_segment_beyond_the_last_step(stop: int) -> None:
 def test_whose_settings_hold_at_a_step() -> None:
     second = override(SPEC, ["guidance.scale=2"])
     route = route_of(second, [Segment(4, encode_spec(SPEC))])
-    assert [route.spec_at(index).guidance.scale for index in range(6)] == [5, 5, 5, 5, 2, 2]
+    chain = [
+        node
+        for node in ordered([*graph(second, [Segment(4, encode_spec(SPEC))]).values()])
+        if node.stage is STEP
+    ]
+    assert [node.params["guidance"] for node in chain] == [5, 5, 5, 5, 2, 2]
     assert [(part.start, part.stop) for part in route.parts] == [(0, 4), (4, 6)]
 
 
@@ -365,7 +393,7 @@ CHANGES: dict[str, str] = {
     "scheduler.grid": "diffusers",
     "scheduler.sigmas": "[0.8, 0.4]",
     "guidance.scale": "6",
-    "extensions": '[{name = "cache"}]',
+    "extensions": '[{name = "teacache"}]',
     "output.path": "other.mp4",
     "output.kinds": '["frames"]',
     "output.overwrite": "true",
@@ -386,7 +414,7 @@ def documented() -> dict[str, dict[str, str]]:
     found = {}
     for line in table.strip().splitlines()[2:]:
         name, *cells, _ = (cell.strip() for cell in line.strip("|").split("|"))
-        found[name.strip("`")] = dict(zip(VERSIONS, cells, strict=True))
+        found[name.strip("`")] = dict(zip(KINDS, cells, strict=True))
     return found
 
 
@@ -439,23 +467,26 @@ def check_cells(
 
 
 def test_real_weights_count_by_content_and_not_by_place(own_folders: Path, tmp_path: Path) -> None:
-    def load(kind: str, part: Any) -> Any:
-        raise AssertionError(f"a {kind} was loaded to know what it is")
-
     spec = load_preset("micro")
     copy = tmp_path / "elsewhere.safetensors"
     shutil.copyfile(locate("vae", "builtin:micro"), copy)
     moved = override(spec, [f"components.vae.checkpoint={copy}", "components.vae.device=auto"])
     with open_index(tmp_path / "store") as index:
-        identities = Identities(index, load)
-        assert identities("vae", moved.components.vae) == identities("vae", spec.components.vae)
-        assert identities.latent_channels(spec.components.denoiser) == 16
+        known = Descriptions(index)
+        assert (
+            known("vae", moved.components.vae).identity
+            == known("vae", spec.components.vae).identity
+        )
+        assert known("denoiser", spec.components.denoiser).facts["latent_channels"] == 16
     flipped = bytearray(copy.read_bytes())
     flipped[-1] ^= 1
     copy.write_bytes(flipped)
     with open_index(tmp_path / "store") as index:
-        fresh = Identities(index, load)
-        assert fresh("vae", moved.components.vae) != identities("vae", spec.components.vae)
+        fresh = Descriptions(index)
+        assert (
+            fresh("vae", moved.components.vae).identity
+            != known("vae", spec.components.vae).identity
+        )
 
 
 # What must not change without notice
@@ -476,7 +507,7 @@ GOLDEN = {
 
 
 def test_keys_are_those_of_every_other_machine_and_version() -> None:
-    """A change here makes all that anybody has stored a miss; is it worth it, and is VERSIONS raised?"""
+    """A change here makes all that anybody has stored a miss; is it worth it, and is the stage's version raised?"""
     found: dict[str, Any] = {
         "text": direct_keys(SPEC).text,
         "noise": direct_keys(SPEC).noise,
@@ -500,6 +531,6 @@ def test_the_code_that_makes_numbers_is_the_one_that_the_versions_stand_for() ->
         ]
         assert not changed, (
             f"{', '.join(changed)} changed, and make what is kept under keys of the kind {kind!r}: where numbers "
-            f"change, raise VERSIONS[{kind!r}] in engine/pipelines/chain.py; then run python -m tests.numerics"
+            f"change, raise its version in engine/tasks/wan.py; then run python -m tests.numerics"
         )
-    assert locked == current, "VERSIONS changed; run python -m tests.numerics"
+    assert locked == current, "a version changed; run python -m tests.numerics"

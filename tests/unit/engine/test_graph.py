@@ -131,10 +131,14 @@ def graphs(draw: st.DrawFn) -> dict[str, Ref]:
             )
         }
         if draw(st.booleans()):
-            node = Node(f"link {number}", LINK, {"before": Ref(latest, "state", "key"), **inputs}, {})
+            node = Node(
+                f"link {number}", LINK, {"before": Ref(latest, "state", "key"), **inputs}, {}
+            )
             latest = node
             made.append(Ref(node, "latents"))
-            targets += [Ref(node, output) for output in draw(st.sets(st.sampled_from(["latents", "state"])))]
+            targets += [
+                Ref(node, output) for output in draw(st.sets(st.sampled_from(["latents", "state"])))
+            ]
         else:
             inputs["given"] = Given(draw(st.sampled_from([b"", b"a", b"b"])))
             node = Node(f"other {number}", OTHER, inputs, {"number": number})

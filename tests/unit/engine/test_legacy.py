@@ -11,9 +11,10 @@ import pytest
 
 from engine import client
 from engine.components.residents import Residents
+from engine.plan import Plan
 from engine.runner import Runner
 from presets.encoding import decode_spec
-from store.lineage.events import PlanMade
+from store.blobs import blobs
 from store.lineage.records import REUSED, RunRecord
 from store.store import Store, open_store
 from tests.executing import ENGINE, execute, plan_in
@@ -31,7 +32,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def plan_for(store: Store, run: RunRecord):
+def plan_for(store: Store, run: RunRecord) -> Plan:
     return client.plan(
         store, decode_spec(run.spec_json), segments=run.segments, stop_at=run.stop_at
     )
@@ -64,18 +65,14 @@ def test_what_is_run_again_is_not_computed_again(
     (video,) = plan.nodes("decode")
     assert not store.find_links([plan.keys[video]])  # it is there under its old key alone
     output = tmp_path / "again.mp4"
-    run_id = store.enqueue(
-        old.spec_json, preset="", output=str(output), segments=old.segments
-    )
+    run_id = store.enqueue(old.spec_json, preset="", output=str(output), segments=old.segments)
     with store.register_engine(ENGINE, pid=0):
         events = execute(Runner(store), run_id)
-    told: PlanMade = plan_in(events)
-    assert told.stored == told.total
+    told = plan_in(events)
+    assert told.reused_steps == told.total_steps
     assert "compute" not in told.stages.values()
     digest = plan.links[video].digest
-    assert output.read_bytes() == (
-        store.root / "blobs" / digest[7:9] / digest[9:11] / digest[7:]
-    ).read_bytes()
+    assert output.read_bytes() == blobs.get(store.root, digest)
     recorded = store.links_of(run_id)
     assert {link.source for link in recorded} == {REUSED}
     # and from now on under their new keys

@@ -25,7 +25,6 @@ from store.store import Store, open_store
 from tests.chains import (
     SPEC,
     any_run,
-    latents_of,
     make_steps,
     plan_of,
     planned,
@@ -193,7 +192,8 @@ def test_the_start_is_the_deepest_state_that_what_is_stored_leads_to(
 def test_a_lost_velocity_ends_the_way(store: Store) -> None:
     plan = planned(store, SPEC)
     make_steps(store, plan, total=STEPS)
-    velocity = plan_of(store, SPEC).links[plan_of(store, SPEC).chain[2]].digest
+    stored = plan_of(store, SPEC)
+    velocity = stored.links[stored.chain[2]].digest
     os.unlink(blobs.blob_path(store.root, velocity))
     assert plan_of(store, SPEC).num_stored_steps == 2
 
@@ -323,10 +323,14 @@ def test_prompts_that_clean_to_one_text_are_encoded_once(store: Store) -> None:
     spec = override(SPEC, ["negative_prompt= a  red circle"])
     moved = override(spec, ["components.text_encoder.device=cpu", "guidance.scale=2"])
     plan = planned(store, moved, [Segment(2, encode_spec(spec))])
-    (text,) = plan.nodes("text_encode")
+    assert len({plan.keys[text] for text in plan.nodes("text_encode")}) == 1
     assert all(step_keys(plan))
     named = plan.facts[plan.chain[0]]["inputs"]
-    assert {named["positive.text"], named["negative.text"]} == {plan.links[text].digest}
+    assert named["positive.text"] == named["negative.text"]
+    # and as soon as one of them is there, none is left to encode
+    assert plan.state("text_encode") == "compute"
+    put_texts(store, plan)
+    assert plan_of(store, moved, [Segment(2, encode_spec(spec))]).state("text_encode") == "stored"
 
 
 def test_a_part_that_is_never_reached_needs_no_prompt(store: Store) -> None:

@@ -8,19 +8,37 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from engine.component import KINDS
 from safetensors.torch import save_file
 
-from engine import registry
 from engine.checkpoints.known.expected import UMT5Shape, umt5, vae, vae22
+from engine.components import registry, wan_dit
+from engine.components.choice import check
+from engine.components.descriptions import Descriptions
+from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
+from presets.errors import PresetError
 from presets.library import load_preset
+from presets.spec import RunSpec
+from store.index.index import open_index
 from tests.model_files import write_safetensors
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path / "store")
+
+
+ROOT = None
+
+
+def checked(spec: RunSpec):
+    with open_index(ROOT) as index:
+        return check(spec, Descriptions(index))
+
+
 def test_the_micro_preset_passes() -> None:
-    registry.check(load_preset("micro"))
+    checked(load_preset("micro"))
 
 
 @pytest.mark.parametrize(
@@ -30,34 +48,22 @@ def test_the_micro_preset_passes() -> None:
         ("components.denoiser.attention=flash9", ComponentError, "unknown backend 'flash9'; known: plain, sdpa"),
         ("components.vae.checkpoint=/nowhere.safetensors", CheckpointError, "is not there; put"),
         ("components.text_encoder.tokenizer=/nowhere.json", CheckpointError, "is not there; put"),
-        ('extensions=[{name="teacache"}]', ComponentError, "unknown extension 'teacache'"),
+        ('extensions=[{name="teacach"}]', ComponentError, "unknown extension 'teacach', did you"),
+        ('extensions=[{name="teacache",options={treshold=1}}]', PresetError, r"\[0\]\.options\.treshold: unknown"),
     ],
 )  # fmt: skip
 def test_refuses_what_is_not_there(override: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        registry.check(load_preset("micro", [override]))
-
-
-def test_packages_are_asked_and_names_are_sorted_once_for_each_check(monkeypatch) -> None:
-    """A viewer checks whatever is typed: neither may cost it as often as there are components."""
-    calls: list[str] = []
-    lay_out = registry.lay_out
-    monkeypatch.setattr(registry, "entry_points", lambda group: calls.append("packages") or ())
-    for module in ("engine.registry", "engine.checkpoints.known.recognise"):
-        monkeypatch.setattr(
-            f"{module}.lay_out", lambda source: calls.append("names") or lay_out(source)
-        )
-    registry.check(load_preset("micro"))
-    assert sorted(calls) == ["names"] * len(KINDS) + ["packages"]
+        checked(load_preset("micro", [override]))
 
 
 def test_a_published_preset_without_files_says_which_one_is_missing() -> None:
     with pytest.raises(CheckpointError, match="not found on this machine; it is published as"):
-        registry.check(load_preset("wan2.1-t2v-1.3b"))
+        checked(load_preset("wan2.1-t2v-1.3b"))
 
 
 def test_attention_names_are_those_of_the_backends() -> None:
-    assert tuple(BACKENDS) == registry.ATTENTION_BACKENDS
+    assert tuple(BACKENDS) == wan_dit.ATTENTION_BACKENDS
 
 
 def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
@@ -65,10 +71,37 @@ def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None
     monkeypatch.setattr(registry, "entry_points", lambda group: found)
 
 
-def test_a_package_adds_a_component(monkeypatch: pytest.MonkeyPatch) -> None:
-    _entries(monkeypatch, ("vae.identity", "collections:OrderedDict"))
-    assert registry.components()["vae", "identity"] == "collections:OrderedDict"
-    registry.check(load_preset("micro", ["components.vae.name=identity"]))
+class Shelf:
+    """A provider whose weights nobody has."""
+
+    @staticmethod
+    def describe(spec, index):
+        return Description(
+            {"name": spec.name}, {"latent_channels": 16, "latent_stride": [4, 8, 8]}, ""
+        )
+
+    @staticmethod
+    def load(spec, about):
+        raise AssertionError("it is described, never loaded")
+
+
+def test_a_package_adds_a_component_which_is_not_loaded(monkeypatch) -> None:
+    _entries(monkeypatch, ("vae.shelf", f"{__name__}:Shelf"))
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    assert registry.components()["vae", "shelf"] == f"{__name__}:Shelf"
+    about = checked(load_preset("micro", ["components.vae.name=shelf"]))
+    assert about["vae"].identity == {"name": "shelf"}
+
+
+def test_what_is_no_provider_is_refused_by_name(monkeypatch) -> None:
+    _entries(monkeypatch, ("vae.dict", "collections:OrderedDict"))
+    with pytest.raises(ComponentError, match=r"'dict' .* has no describe and no load"):
+        checked(load_preset("micro", ["components.vae.name=dict"]))
+
+
+def test_the_kinds_that_stages_will_come_for_are_open(monkeypatch) -> None:
+    _entries(monkeypatch, ("prompt_expander.echo", "m:p"), ("image_encoder.clip", "m:q"))
+    assert registry.components()["prompt_expander", "echo"] == "m:p"
 
 
 @pytest.mark.parametrize(
@@ -85,18 +118,23 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     _entries(monkeypatch, ("vae.broken", "no_such_package:Thing"))
     spec = load_preset("micro", ["components.vae.name=broken"]).components.vae
     with pytest.raises(ComponentError, match="'broken' cannot be imported: No module named"):
-        registry.load("vae", spec)
+        registry.provider("vae", spec.name)
 
 
-def test_checking_imports_no_torch() -> None:
+def test_checking_imports_no_torch(tmp_path) -> None:
     code = (
         "import sys\n"
-        "from engine import registry\n"
+        "from pathlib import Path\n"
+        "from engine import client\n"
         "from presets.library import load_preset\n"
-        "registry.check(load_preset('micro'))\n"
+        "from store.store import open_store\n"
+        "with open_store(Path(sys.argv[1])) as store:\n"
+        "    client.check(store, load_preset('micro'))\n"
+        "    client.plan(store, load_preset('micro'))\n"
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "other")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
@@ -106,9 +144,10 @@ def test_files_that_do_not_fit_each_other_are_refused(tmp_path) -> None:
     shape = UMT5Shape(vocab=9, dim=64, ffn=16, layers=1, heads=2, buckets=32, inner=8)
     save_file({name: torch.zeros(size) for name, size in umt5(shape).items()}, text)
     with pytest.raises(
-        ComponentError, match=r"its text width is 128, but that of components\.text_encoder"
+        ComponentError,
+        match=r"components\.denoiser: its text_dim is 128, but that of components\.text_encoder is 64",
     ):
-        registry.check(
+        checked(
             load_preset(
                 "micro",
                 [
@@ -135,10 +174,10 @@ def test_files_of_another_kind_are_told_before_anything_loads(tmp_path, tensors,
     file = tmp_path / "vae.safetensors"
     write_safetensors(file, {name: ("F32", shape) for name, shape in tensors.items()})
     with pytest.raises(CheckpointError, match=message):
-        registry.check(load_preset("micro", [f"components.vae.checkpoint={file}"]))
+        checked(load_preset("micro", [f"components.vae.checkpoint={file}"]))
 
 
 def test_a_backend_that_does_not_run_here_is_refused_before_weights_are_read() -> None:
     spec = load_preset("micro", ["components.denoiser.attention=sage"]).components.denoiser
     with pytest.raises(ComponentError, match=r"'sage' does not work on .*`modiff doctor` lists"):
-        registry.load("denoiser", spec)
+        wan_dit.load(spec)
