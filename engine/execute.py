@@ -327,7 +327,7 @@ class Execution:
                 plan = self._recalled(plan, nodes[-1])
             while any(plan.states[node] == "compute" for node in nodes):
                 plan = self._computed(plan)
-            if is_chain:
+            if is_chain and not computed:
                 self._ended(plan, nodes[-1])
         return plan
 
@@ -350,18 +350,22 @@ class Execution:
             pass
 
     def _recalled(self, plan: Plan, last: Node) -> Plan:
-        """The latents that a later stage needs, read or derived while the steps are at work."""
-        asked = [ref for node in plan.order for ref in node.refs() if ref.node is last]
-        asked = [
+        """The latents that a later stage needs, or that are asked for and to be derived, had while the steps are at
+        work."""
+        later = [node for node in plan.order if plan.states[node] == "compute"]
+        asked = [ref for node in later for ref in node.refs() if ref.node is last]
+        asked += [
             ref
-            for ref in asked
-            if any(plan.states[n] == "compute" and ref in n.refs() for n in plan.order)
+            for ref in plan.targets.values()
+            if ref.node is last and plan.there.get((last, ref.output)) == "derive"
         ]
         for ref in asked:
+            is_there = False
             with self._mended(plan):
                 self._held[ref.node, ref.output] = self.tensors(plan, ref)
-                continue
-            return self.plan()
+                is_there = True
+            if not is_there:
+                return self.plan()
         return plan
 
     def _computed(self, plan: Plan) -> Plan:
@@ -381,7 +385,10 @@ class Execution:
                 for each in made:
                     self._keep(plan, each)
                     self._tell(each)
-        return self.plan()
+        after = self.plan()
+        if (nodes[-1], "latents") in self._held:
+            self._ended(after, nodes[-1])
+        return after
 
     @contextmanager
     def _mended(self, plan: Plan) -> Iterator[None]:

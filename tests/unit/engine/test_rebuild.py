@@ -1,25 +1,29 @@
-"""The walk on tensors: any stored state is rebuilt to the bit, and nothing that was tampered with is believed."""
+"""A chain replayed from tensors: any stored state is rebuilt to the bit, and nothing that was tampered with is believed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from engine.pipelines.plan import StepLink
-from engine.pipelines.walk import Unfaithful, latents_digest, prediction, rebuilt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.schedulers.course import make_course, redirected
+from engine.chain.rebuild import Replayed, clean_latents, latents_digest, replayed, scheduler_of
+from engine.errors import Unfaithful
+from engine.graph import Node, Ref
+from engine.results import StoreResults
+from engine.schedulers.course import Course, make_course, redirected
 from engine.schedulers.scheduler import Scheduler, SolverState, follow_course
+from engine.schedulers.update import history_lengths
+from engine.tasks.wan import NOISE, STEP
 from store.blobs import blobs
-from store.blobs.tensors import encode_tensors
-from store.errors import BlobCorrupt, BlobMissing
+from store.blobs.tensors import decode_tensors, encode_tensors
+from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 from store.store import Store, open_store
@@ -49,24 +53,65 @@ def put(store: Store, tensors: dict[str, Tensor]) -> str:
     return blobs.put(store.root, encode_tensors(tensors))
 
 
+@dataclass(frozen=True)
+class Step:
+    """A node, and what is on record for it."""
+
+    node: Node
+    link: LinkRecord | None
+
+    @property
+    def index(self) -> int:
+        return self.node.hints["index"]
+
+
+def nodes_of(course: Course) -> list[Node]:
+    """The steps of a course, as a run has them."""
+    before = Node("noise", NOISE, {}, {})
+    lengths = history_lengths(course.updates)
+    found = []
+    for index, update in enumerate(course.updates):
+        params = {
+            "timestep": course.timesteps[index],
+            "update": [update.sigma, update.latents, update.velocity, *update.x0],
+        }
+        hints = {"index": index, "total": course.num_steps, "history": lengths[index + 1]}
+        slots = {"before": Ref(before, "state", "key")}
+        before = Node(f"step {index + 1}", STEP, slots, params, hints=hints)
+        found.append(before)
+    return found
+
+
+def rebuilt(
+    store: Store, scheduler: Scheduler, noise: Tensor, steps: Sequence[Step]
+) -> Iterator[Replayed]:
+    results = StoreResults(store, store.run(any_run(store)))
+    links = {step.node: step.link for step in steps}
+    nodes = [step.node for step in steps]
+    return replayed(
+        nodes, links.get, lambda digest: decode_tensors(results.read(digest)), scheduler, noise
+    )
+
+
 class Chain:
     """A run that was denoised for real (by a made-up model) and stored: `states` are what it went through."""
 
     def __init__(
         self,
         store: Store,
-        scheduler: Scheduler,
+        course: Course,
         *,
         journal: Callable[[int], bool] = lambda number: True,
         keyframe: Callable[[int], bool] = lambda number: False,
         seed: int = 0,
     ) -> None:
-        self.store, self.scheduler = store, scheduler
+        self.store, self.scheduler = store, follow_course(course)
+        scheduler, nodes = self.scheduler, nodes_of(course)
         generator = torch.Generator().manual_seed(seed)
         self.noise = torch.randn(SHAPE, generator=generator)
         self.states = [scheduler.start(self.noise)]
         self.velocities: list[Tensor] = []
-        self.steps: list[StepLink] = []
+        self.steps: list[Step] = []
         while self.states[-1].step < scheduler.num_steps:
             velocity = torch.randn(SHAPE, generator=generator)
             state = scheduler.step(self.states[-1], velocity)
@@ -79,7 +124,7 @@ class Chain:
                 latents_digest(state.latents),
                 put(store, state.to_tensors()) if keyframe(state.step) else "",
             )
-            self.steps.append(StepLink(state.step - 1, link.key, {}, link))
+            self.steps.append(Step(nodes[state.step - 1], link))
 
     def rebuilt(self, total: int) -> list[SolverState]:
         return [
@@ -87,7 +132,7 @@ class Chain:
             for step in rebuilt(self.store, self.scheduler, self.noise, self.steps[:total])
         ]
 
-    def changed(self, number: int, **changes: str) -> Sequence[StepLink]:
+    def changed(self, number: int, **changes: str) -> Sequence[Step]:
         """The steps with the link of one of them changed, as a row might be."""
         steps = list(self.steps)
         link = steps[number - 1].link
@@ -110,7 +155,7 @@ def end_to_end(chain: Chain, state: SolverState) -> Tensor:
 
 @pytest.mark.parametrize("course", COURSES)
 def test_every_state_is_rebuilt_from_the_journal_to_the_bit(store: Store, course: str) -> None:
-    chain = Chain(store, follow_course(COURSES[course]))
+    chain = Chain(store, COURSES[course])
     for total in range(chain.scheduler.num_steps + 1):
         states = chain.rebuilt(total)
         assert [state.step for state in states] == list(range(1, total + 1))
@@ -119,13 +164,24 @@ def test_every_state_is_rebuilt_from_the_journal_to_the_bit(store: Store, course
         assert torch.equal(end_to_end(chain, last), chain.states[-1].latents)
 
 
-def test_the_steps_tell_what_they_were(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+def test_the_steps_tell_what_led_to_them(store: Store) -> None:
+    chain = Chain(store, COURSES["unipc"])
     steps = list(rebuilt(store, chain.scheduler, chain.noise, chain.steps))
-    assert [step.sigma for step in steps] == chain.scheduler.sigmas[:-1].tolist()
-    assert [step.timestep for step in steps] == chain.scheduler.timesteps.tolist()
-    for step, velocity in zip(steps, chain.velocities, strict=True):
+    assert [step.node for step in steps] == [step.node for step in chain.steps]
+    for step, velocity, before in zip(steps, chain.velocities, chain.states, strict=False):
+        assert step.velocity is not None
+        assert step.before is not None
         assert torch.equal(step.velocity, velocity)
+        assert same_bits(step.before, before)
+
+
+@pytest.mark.parametrize("name", COURSES)
+def test_the_scheduler_of_a_chain_is_that_of_its_course(name: str) -> None:
+    course = follow_course(COURSES[name])
+    mine = scheduler_of(nodes_of(COURSES[name]))
+    assert mine.updates == course.updates
+    assert mine.history_lengths == course.history_lengths
+    assert mine.timesteps.tolist() == course.timesteps.tolist()
 
 
 @pytest.mark.parametrize("course", COURSES)
@@ -145,7 +201,7 @@ def test_a_state_is_rebuilt_from_keyframes_to_the_bit(
     """To the last of the steps that are reached, whatever holes there are before."""
     chain = Chain(
         store,
-        follow_course(COURSES[course]),
+        COURSES[course],
         journal=journal.__contains__,
         keyframe=keyframes.__contains__,
     )
@@ -169,7 +225,7 @@ def test_whatever_is_rebuilt_is_what_was(
 ) -> None:
     chain = Chain(
         store,
-        follow_course(COURSES[course]),
+        COURSES[course],
         journal=journal.__contains__,
         keyframe=keyframes.__contains__,
         seed=seed,
@@ -184,15 +240,13 @@ def test_whatever_is_rebuilt_is_what_was(
 
 
 def test_a_keyframe_before_which_nothing_is_missing_is_not_needed(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]), keyframe=(3).__eq__)
+    chain = Chain(store, COURSES["unipc"], keyframe=(3).__eq__)
     assert [state.step for state in chain.rebuilt(5)] == [1, 2, 3, 4, 5]
 
 
 def test_only_what_is_needed_is_read(store: Store) -> None:
     """Behind the last keyframe that is needed the journal may be gone."""
-    chain = Chain(
-        store, follow_course(COURSES["unipc"]), journal=lambda n: n != 2, keyframe=(4).__eq__
-    )
+    chain = Chain(store, COURSES["unipc"], journal=lambda n: n != 2, keyframe=(4).__eq__)
     link = chain.steps[0].link
     assert link is not None
     os.unlink(blobs.blob_path(store.root, link.digest))
@@ -202,7 +256,7 @@ def test_only_what_is_needed_is_read(store: Store) -> None:
 def test_a_keyframe_of_a_longer_memory_serves_a_solver_that_needs_less(store: Store) -> None:
     """The run that kept it went on with UniPC; this one goes on from there with Euler."""
     course = COURSES["unipc"]
-    kept = Chain(store, follow_course(course), journal=lambda n: False, keyframe=(3).__eq__)
+    kept = Chain(store, course, journal=lambda n: False, keyframe=(3).__eq__)
     assert len(kept.states[3].history) == 2
     branch = follow_course(redirected(course, 3, make_course("euler", num_steps=STEPS)))
     (step,) = rebuilt(store, branch, kept.noise, kept.steps[:3])
@@ -213,7 +267,7 @@ def test_a_keyframe_of_a_longer_memory_serves_a_solver_that_needs_less(store: St
 def test_a_keyframe_with_too_little_memory_is_not_used(store: Store) -> None:
     """Before its last step a run needs no history; one that goes on for longer does."""
     course = COURSES["unipc"]
-    kept = Chain(store, follow_course(course), journal=lambda n: False, keyframe=(6).__eq__)
+    kept = Chain(store, course, journal=lambda n: False, keyframe=(6).__eq__)
     longer = redirected(course, 6, make_course("unipc", sigmas=[0.9, 0.3, 0.2, 0.1]))
     with pytest.raises(Unfaithful, match="after step 6 has too little history"):
         list(rebuilt(store, follow_course(longer), kept.noise, kept.steps[:6]))
@@ -222,7 +276,7 @@ def test_a_keyframe_with_too_little_memory_is_not_used(store: Store) -> None:
 # What is not believed
 
 
-def until_refused(store: Store, chain: Chain, steps: Sequence[StepLink]) -> tuple[int, str]:
+def until_refused(store: Store, chain: Chain, steps: Sequence[Step]) -> tuple[int, str]:
     """(the last step that was rebuilt, why it ended there)."""
     number = 0
     try:
@@ -234,7 +288,7 @@ def until_refused(store: Store, chain: Chain, steps: Sequence[StepLink]) -> tupl
 
 
 def test_a_velocity_of_another_step(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["euler"]))
+    chain = Chain(store, COURSES["euler"])
     other = chain.steps[5].link
     assert other is not None
     number, why = until_refused(store, chain, chain.changed(3, digest=other.digest))
@@ -242,7 +296,7 @@ def test_a_velocity_of_another_step(store: Store) -> None:
 
 
 def test_a_velocity_with_one_bit_changed(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     velocity = chain.velocities[2].clone()
     velocity.view(torch.int32).view(-1)[0] ^= 1 << 12  # below that, the step itself rounds it away
     steps = chain.changed(3, digest=put(store, {"velocity": velocity}))
@@ -250,13 +304,13 @@ def test_a_velocity_with_one_bit_changed(store: Store) -> None:
 
 
 def test_other_noise(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     chain.noise = chain.noise + 1e-6
     assert until_refused(store, chain, chain.steps)[0] == 0
 
 
 def test_another_solver(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     chain.scheduler = follow_course(COURSES["dpm++"])
     assert until_refused(store, chain, chain.steps)[0] == 0
 
@@ -271,7 +325,7 @@ def test_another_solver(store: Store) -> None:
     ],
 )
 def test_a_blob_of_something_else(store: Store, tensors: dict[str, Tensor], why: str) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     steps = chain.changed(4, digest=put(store, tensors))
     number, refusal = until_refused(store, chain, steps)
     assert number == 3
@@ -279,11 +333,10 @@ def test_a_blob_of_something_else(store: Store, tensors: dict[str, Tensor], why:
 
 
 def test_a_blob_that_is_no_tensors(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     steps = chain.changed(2, digest=blobs.put(store.root, b"an mp4, perhaps"))
-    number, refusal = until_refused(store, chain, steps)
-    assert number == 1
-    assert "not a tensor file" in refusal
+    with pytest.raises(StoreError, match="not a tensor file"):
+        until_refused(store, chain, steps)
 
 
 @pytest.mark.parametrize(
@@ -298,13 +351,13 @@ def test_a_blob_that_is_no_tensors(store: Store) -> None:
     ],
 )
 def test_a_keyframe_of_something_else(store: Store, change: dict[str, Tensor]) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]), journal=lambda n: n > 4)
+    chain = Chain(store, COURSES["unipc"], journal=lambda n: n > 4)
     wrong = put(store, {**chain.states[4].to_tensors(), **change})
     assert until_refused(store, chain, chain.changed(4, state=wrong))[0] == 0
 
 
 def test_a_link_that_is_not_there(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     steps = [replace(step, link=None) if step.index == 2 else step for step in chain.steps]
     assert until_refused(store, chain, steps) == (2, "step 3 is not stored")
 
@@ -317,7 +370,7 @@ def test_a_link_that_is_not_there(store: Store) -> None:
 def test_a_blob_that_cannot_be_had_is_forgotten(store: Store, kind: str, damage: str) -> None:
     only = {"digest": (lambda n: True, lambda n: False), "state": (lambda n: False, lambda n: True)}
     journal, keyframe = only[kind]
-    chain = Chain(store, follow_course(COURSES["unipc"]), journal=journal, keyframe=keyframe)
+    chain = Chain(store, COURSES["unipc"], journal=journal, keyframe=keyframe)
     run_id = any_run(store)
     for step in chain.steps:
         assert step.link is not None
@@ -330,22 +383,22 @@ def test_a_blob_that_cannot_be_had_is_forgotten(store: Store, kind: str, damage:
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(BlobMissing if damage == "gone" else BlobCorrupt):
         chain.rebuilt(3 if kind == "state" else STEPS)
-    links = store.find_links([step.key for step in chain.steps])
-    lost = links[chain.steps[2].key]
+    links = store.find_links([step.link.key for step in chain.steps])
+    lost = links[chain.steps[2].link.key]
     assert getattr(lost, kind) == ""
     assert (
         lost.latents == chain.steps[2].link.latents
     )  # what it was is known: a recomputation is held to it
-    assert all(getattr(links[step.key], kind) for step in chain.steps if step.index != 2)
+    assert all(getattr(links[step.link.key], kind) for step in chain.steps if step.index != 2)
 
 
 def test_what_a_velocity_points_to(store: Store) -> None:
-    chain = Chain(store, follow_course(COURSES["unipc"]))
+    chain = Chain(store, COURSES["unipc"])
     before, velocity = chain.states[3], chain.velocities[3]
-    clean = prediction(chain.scheduler, before, velocity)
+    clean = clean_latents(chain.steps[3].node, before.latents, velocity)
     noise = before.latents + (1 - chain.scheduler.sigmas[3]) * velocity
     sigma = chain.scheduler.sigmas[3]
     assert torch.allclose((1 - sigma) * clean + sigma * noise, before.latents, atol=1e-5)
     # the last step goes exactly there
-    last = prediction(chain.scheduler, chain.states[-2], chain.velocities[-1])
+    last = clean_latents(chain.steps[-1].node, chain.states[-2].latents, chain.velocities[-1])
     assert torch.allclose(last, chain.states[-1].latents, atol=1e-6)
