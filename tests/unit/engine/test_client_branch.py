@@ -200,7 +200,7 @@ def test_a_run_cannot_stop_where_it_has_no_step(store: Store, stop_at: int) -> N
 def test_a_plan_writes_nothing(store: Store) -> None:
     runs = len(store.runs(limit=1000))
     plan = client.plan(store, micro(), stop_at=2)
-    assert (plan.total, plan.start) == (2, 0)
+    assert (len(plan.chain), plan.num_stored_steps) == (2, 0)
     assert len(store.runs(limit=1000)) == runs
     with pytest.raises(PresetError, match="cannot branch there: step 9 of 4"):
         client.plan(store, micro(), segments=[Segment(9, encode_spec(micro()))])

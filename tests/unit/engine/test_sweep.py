@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from engine import client
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
 from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
@@ -23,8 +25,12 @@ def load(overrides=()):
     return load_preset("micro", overrides)
 
 
-def members(*over, **options):
-    return make_members(parse_axes(over), load, **options)
+def anything(spec):
+    pass
+
+
+def members(*over, check=anything, **options):
+    return make_members(parse_axes(over), load, check, **options)
 
 
 def values(found):
@@ -130,7 +136,7 @@ def test_from_a_step_on_the_steps_before_are_the_presets_with_the_runs_own_noise
 def test_files_are_settled_for_the_run_and_for_the_steps_before(monkeypatch):
     # an engine that was started in another folder must find what this one means
     monkeypatch.setattr(
-        "engine.sweep.settle", lambda spec: msgspec.structs.replace(spec, prompt="settled")
+        "engine.sweep.settle", lambda spec, scan: msgspec.structs.replace(spec, prompt="settled")
     )
     (member,) = members("guidance.scale=6", from_step=5)
     assert member.spec.prompt == "settled"
@@ -156,27 +162,39 @@ def test_a_sweep_with_a_member_that_cannot_be_is_refused_whole(over, options, wo
     assert words in str(error.value)
 
 
-def test_components_are_checked_as_for_a_single_run():
-    with pytest.raises(ComponentError, match=r"components\.vae\.name"):
-        members("components.vae.name=wan-vae,nope")
-    with pytest.raises(CheckpointError, match=r"nope\.safetensors"):
-        members("components.vae.checkpoint=builtin:micro,nope.safetensors")
+def test_components_are_checked_as_for_a_single_run(tmp_path):
+    with open_store(tmp_path / "store") as store:
+        check = partial(client.check, store)
+        with pytest.raises(ComponentError, match=r"components\.vae\.name"):
+            members("components.vae.name=wan-vae,nope", check=check)
+        with pytest.raises(CheckpointError, match=r"nope\.safetensors"):
+            members("components.vae.checkpoint=builtin:micro,nope.safetensors", check=check)
+        with pytest.raises(ComponentError, match="unknown extension"):
+            members('extensions=[],[{name="nope"}]', check=check)
 
 
-def test_a_check_that_reads_files_is_made_once_for_each_choice_of_components(monkeypatch):
+def test_a_check_that_reads_files_is_made_once_for_each_choice_of_components():
     seen = []
-    monkeypatch.setattr("engine.sweep.check", lambda spec: seen.append(spec.components.vae))
-    members("seed=1..20", "components.vae.chunk_frames=0,2")
+    check = lambda spec: seen.append(spec.components.vae)  # noqa: E731
+    members("seed=1..20", "components.vae.chunk_frames=0,2", check=check)
     assert sorted(part.chunk_frames for part in seen) == [0, 2]
 
 
 def test_what_was_checked_as_a_sweep_is_not_read_again_when_it_is_queued(tmp_path, monkeypatch):
     found = members("seed=1,2")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.registry.open_source", lambda path: pytest.fail(f"reads {path}"))
+    monkeypatch.setattr("engine.client.check", lambda *given: pytest.fail("reads files"))
     with open_store(tmp_path / "store") as store:
         ids = [submit(store, member.spec, is_checked=True) for member in found]
         assert [run.id for run in store.queued()] == ids
+
+
+def test_the_model_folders_are_looked_through_once_for_all_members(monkeypatch):
+    looks = []
+    monkeypatch.setattr("engine.sweep.scan_places", lambda: looks.append(1) or [])
+    monkeypatch.setattr("engine.sweep.settle", lambda spec, scan: (scan(), spec)[1])
+    members("seed=1..20")
+    assert looks == [1]
 
 
 # Outputs
@@ -226,6 +244,7 @@ def test_a_path_of_the_preset_is_one_file_for_all_and_refused():
     found = make_members(
         parse_axes(["seed=1,2"]),
         lambda overrides: load_preset("micro", overrides, values={"output.path": "mine.mp4"}),
+        anything,
     )
     with pytest.raises(PresetError, match=r"mine\.mp4 would be written by several runs"):
         with_outputs(found, "")
@@ -234,7 +253,7 @@ def test_a_path_of_the_preset_is_one_file_for_all_and_refused():
 def test_torch_is_not_needed():
     code = (
         "import sys; from engine.sweep import *; from presets.library import load_preset\n"
-        "make_members(parse_axes(['seed=1..2']), lambda o: load_preset('micro', o))\n"
+        "make_members(parse_axes(['seed=1..2']), lambda o: load_preset('micro', o), print)\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
     )
     root = Path(__file__).resolve().parents[3]
