@@ -121,7 +121,7 @@ def _identity(node: Node, facts: Facts) -> dict[str, Plain] | None:
     """What the identity of a component was; None for one that there was none of."""
     kind, on = node.stage.component, facts[node].get("on", {})
     name, settings = _SETTINGS[kind]
-    if node.part is None or node.part.name != name or getattr(node.part, "options", None):
+    if node.part is None or node.part.name != name or "weights" not in on:
         return None
     return {
         "kind": kind,

@@ -13,7 +13,7 @@ from engine.checkpoints.layout import Layout
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.checkpoints.opened import layout_at
 from engine.components.protocols import Description
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, ComponentError
 from presets.identity import counting
 from store.keys import canonical
 
@@ -54,6 +54,10 @@ def description(
 ) -> Description:
     """The description of a component that is read from files: its numbers depend on their bytes and on the options
     that count."""
+    if spec.options:
+        raise ComponentError(
+            f"{spec.name} has no options of its own, got {', '.join(sorted(spec.options))}; remove them"
+        )
     held = {"files": [[*identity(path).facts] for path in files], "dtype": spec.dtype}
     return Description(
         identity={**counting(spec), "weights": fingerprint_of(index, files)},

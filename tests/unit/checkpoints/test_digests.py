@@ -23,6 +23,8 @@ from engine.checkpoints.digests import (
     remember_digest,
     remembered,
 )
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.components.protocols import Description
 from engine.digesting import Digester
 from engine.errors import CheckpointError
 from presets.encoding import encode_spec
@@ -345,6 +347,21 @@ def run_of(path: Path) -> bytes:
 
 
 @pytest.fixture
+def vae(tmp_path: Path) -> Path:
+    return Path(shutil.copy(locate("vae", BUILTIN_MICRO), tmp_path / "vae.safetensors"))
+
+
+def uses(monkeypatch, *files: Path) -> None:
+    """Every component is read from these files, whatever is in them."""
+
+    class Provider:
+        def describe(self, spec, index):
+            return Description(identity={}, facts={}, resident="", files=files)
+
+    monkeypatch.setattr("engine.components.registry.provider", lambda kind, name: Provider())
+
+
+@pytest.fixture
 def digester(root):
     with Digester(root) as opened:
         yield opened
@@ -356,17 +373,17 @@ def drained(digester: Digester) -> None:
     assert not digester._thread.is_alive()
 
 
-def test_what_a_run_used_is_digested(digester, index, path, caplog):
+def test_what_a_run_used_is_digested(digester, index, vae, caplog):
     caplog.set_level("INFO")
-    digester.add(run_of(path))
-    assert remembered(index, path) is None
+    digester.add(run_of(vae))
+    assert remembered(index, vae) is None
     drained(digester)
-    assert remembered(index, path).sha256 == sha256(path)
-    lines = [record.message for record in caplog.records if str(path) in record.message]
+    assert remembered(index, vae).sha256 == sha256(vae)
+    lines = [record.message for record in caplog.records if str(vae) in record.message]
     assert len(lines) == 1
-    assert sha256(path) in lines[0]
+    assert sha256(vae) in lines[0]
     caplog.clear()
-    digester.add(run_of(path))
+    digester.add(run_of(vae))
     drained(digester)
     assert caplog.records == []
 
@@ -396,7 +413,7 @@ def test_a_run_does_not_wait_for_a_digest(digester, endless, monkeypatch):
 
     monkeypatch.setattr("engine.digesting.full_digest", full_digest)
     monkeypatch.setattr("engine.digesting.JOIN_SECONDS", 60.0)
-    monkeypatch.setattr("engine.registry.files", lambda kind, spec: (endless,))
+    uses(monkeypatch, endless)
     digester.add(run_of(endless))
     for _ in range(2):  # it begins again with the file that was interrupted
         reading.clear()
@@ -426,7 +443,7 @@ def test_what_cannot_be_digested_is_one_line_and_the_rest_goes_on(
     bad = tmp_path / "bad"
     if content is not None:
         bad.write_bytes(content)
-    monkeypatch.setattr("engine.registry.files", lambda kind, spec: (bad, path))
+    uses(monkeypatch, bad, path)
     digester.add(run_of(path))
     drained(digester)
     assert remembered(index, path).sha256 == sha256(path)
@@ -437,20 +454,20 @@ def test_what_cannot_be_digested_is_one_line_and_the_rest_goes_on(
     assert "no digests of what the run used" in caplog.text
 
 
-def test_without_an_index_a_file_is_read_once(tmp_path, path, caplog):
+def test_without_an_index_a_file_is_read_once(tmp_path, vae, caplog):
     caplog.set_level("INFO", "engine.digesting")
     with Digester(tmp_path / "nowhere") as digester:
         for _ in range(2):
-            digester.add(run_of(path))
+            digester.add(run_of(vae))
             drained(digester)
-    assert caplog.text.count(sha256(path)) == 1
+    assert caplog.text.count(sha256(vae)) == 1
 
 
-def test_a_file_that_is_not_what_the_cache_names_it_is_told(digester, path, monkeypatch, caplog):
+def test_a_file_that_is_not_what_the_cache_names_it_is_told(digester, vae, monkeypatch, caplog):
     monkeypatch.setattr("engine.digesting.claimed_digest", lambda path: "0" * 64)
-    digester.add(run_of(path))
+    digester.add(run_of(vae))
     drained(digester)
-    assert f"{path}: is not what the cache names it" in caplog.text
+    assert f"{vae}: is not what the cache names it" in caplog.text
 
 
 def test_identity_is_plain_data(path):

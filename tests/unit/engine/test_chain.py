@@ -493,16 +493,16 @@ def test_real_weights_count_by_content_and_not_by_place(own_folders: Path, tmp_p
 
 GOLDEN = {
     "text": (
-        "k1:e7636f54718c549d97078081a3dbd2509afc3f5eab2dd5143f099ae49ff0c745",
-        "k1:a3960644dec39b2e58e578266819c4b0b2cf5e10df23996845ab6c1d5d6dc26b",
+        "k1:651a9dad41342939f218f587c8122adf3f9ec5e1ca6fe74d9b4c1f9e7fd79cf4",
+        "k1:60cf73c54f5fcc0757d2dde619f61c5331550117384969fa0191271b08461d41",
     ),
-    "noise": "k1:95723b4a130bed176c6737d00a5b9b7668b17503dc9065438c6b811383a96779",
+    "noise": "k1:dcff34eecd10f69a4a15bc91d24f63d0b50ba4e8b3077ce23c9984f8e21b477e",
     "step": {
-        "unipc": "k1:3070e11a1cef1404abff9ebd4a203b71a3f065aa06a93d837d28fb3b6f918aff",
-        "dpm++": "k1:05bbb646fcb898d0d21b1dfad777a9cea63eac5116ca1cf1f0f211ab1786ccc6",
-        "euler": "k1:9bdafb43facfd64ec0b30c7827fb08e5d858c3bf5e0ddc6dda1a2b3309e54d79",
+        "unipc": "k1:80fefa8b79c032814fdcc25ea27811bf063944dc58f3eb1b801a4640f40cdd0e",
+        "dpm++": "k1:572909a7762df5e50b0cbe989f6abf35082d67c71bb92161ae0103f786b4031d",
+        "euler": "k1:cb2b869ddaecb9fbb118e3a49bb441946fa974be1b53e8a4fcb84a51d7b60cc8",
     },
-    "video": "k1:f4eef0d6730ab5afdb68a8c29aac40d5f950dd4bfcd8d8576339954f15e318c0",
+    "video": "k1:130194b5eab073a6911485e5c52e7118b653c2cd46aea3edb442b039d43e3fdb",
 }
 
 

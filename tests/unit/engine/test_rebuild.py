@@ -1,4 +1,4 @@
-"""A chain replayed from tensors: any stored state is rebuilt to the bit, and nothing that was tampered with is believed."""
+"""A chain replayed from tensors: any stored state is rebuilt to the bit, and nothing tampered with is believed."""
 
 from __future__ import annotations
 

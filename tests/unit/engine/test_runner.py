@@ -105,7 +105,7 @@ def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Pat
     [
         "components.denoiser.attention=plain",
         "components.vae.chunk_frames=1",
-        "components.vae.tile_size=48",
+        "components.vae.tile_size=128",
         "components.denoiser.device=auto",
     ],
 )
