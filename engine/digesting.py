@@ -23,6 +23,7 @@ from engine.checkpoints.digests import (
     remember_digest,
     remembered,
 )
+from engine.errors import CheckpointError
 from engine.logs import one_line
 from presets.encoding import decode_spec
 from store.index.index import Index, open_index
@@ -53,9 +54,12 @@ class Digester:
             with open_index(self._root) as index:
                 describe = Descriptions(index)
                 for kind, part in chosen(decode_spec(spec_json)).items():
-                    for path in describe(kind, part).files:
-                        if path not in self._waiting:
-                            self._waiting.append(path)
+                    try:
+                        files = describe(kind, part).files
+                    except CheckpointError as error:  # moved since then; the others are there
+                        log.warning("no digests of the %s: %s", kind, one_line(error))
+                        continue
+                    self._waiting += [path for path in files if path not in self._waiting]
         except Exception as error:  # noqa: BLE001  # the run is done: nothing here may undo that
             log.warning("no digests of what the run used: %s", one_line(error))
 

@@ -22,6 +22,7 @@ from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.schedulers.update import Update
 from store.blobs import blobs
 from store.blobs.tensors import encoded_parts
+from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.lineage.records import LinkRecord
 
 VELOCITY = "velocity"
@@ -120,15 +121,26 @@ def replayed(
         if link is None:
             raise Unfaithful(node, f"{node.name} is not stored")
         if state.step == index and link.digest:
-            tensors = read(link.digest)
+            tensors = _read(node, read, link.digest)
             if VELOCITY not in tensors:
                 raise Unfaithful(node, f"what is stored of {node.name} has no velocity")
             velocity = tensors[VELOCITY].to(noise.device)
             before, state = state, advanced(scheduler, node, state, velocity, link.latents)
             yield Replayed(node, state, before, velocity)
         elif link.state:
-            state = keyframe(scheduler, node, read(link.state), link.latents, noise.device)
+            state = keyframe(
+                scheduler, node, _read(node, read, link.state), link.latents, noise.device
+            )
             yield Replayed(node, state, None, None)
+
+
+def _read(node: Node, read: Read, digest: str) -> Mapping[str, Tensor]:
+    try:
+        return read(digest)
+    except (BlobMissing, BlobCorrupt):
+        raise
+    except StoreError as error:  # whole, but no tensors
+        raise Unfaithful(node, f"{digest}: {error}") from None
 
 
 def advanced(

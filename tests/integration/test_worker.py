@@ -19,6 +19,7 @@ import pytest
 
 from engine import client, version
 from engine.client import follow, submit
+from engine.components import registry
 from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
 from engine.launch import ensure_engine, stop_engine
@@ -833,11 +834,17 @@ def test_files_of_a_submitted_run_do_not_depend_on_the_environment(store, monkey
     assert stored.vae == spec.components.vae
 
 
-def test_files_of_a_third_party_component_are_its_own_affair():
+def test_files_of_a_third_party_component_are_its_own_affair(monkeypatch):
     spec = load_preset("micro", ["components.vae.checkpoint=no/such/file"])
     vae = msgspec.structs.replace(spec.components.vae, name="other")
     other = msgspec.structs.replace(
         spec, components=msgspec.structs.replace(spec.components, vae=vae)
+    )
+    with pytest.raises(ComponentError, match="unknown 'other'"):
+        settle(other)
+    provided = registry.provider
+    monkeypatch.setattr(
+        registry, "provider", lambda kind, name: object() if name == "other" else provided(kind, name)
     )
     assert settle(other) == other
 

@@ -29,7 +29,10 @@ from tui.saving import extended_by, save_from
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from presets.fields import Field
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _set = click.option(
@@ -70,7 +73,11 @@ def list_(as_json: bool) -> None:
 @click.argument("preset", required=False)
 @_set
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of preset files instead.")
-@click.option("--keys", is_flag=True, help="Print every key that --set takes, and what it takes.")
+@click.option(
+    "--keys",
+    is_flag=True,
+    help="Print every key that --set takes, every option of an extension, and what they take.",
+)
 @_json
 def show(
     preset: str | None, overrides: tuple[str, ...], schema: bool, keys: bool, as_json: bool
@@ -188,23 +195,49 @@ def _row(info: PresetInfo) -> dict[str, Any]:
 
 
 def _print_keys(*, as_json: bool) -> None:
-    found = fields(RunSpec)
+    options = _extension_options()
     if as_json:
-        _print_json(
-            [
-                {
-                    "key": field.key,
-                    "expected": field.expected,
-                    "default": msgspec.to_builtins(field.default),
-                    "description": field.description,
-                }
-                for field in found
-            ]
-        )
+        rows = [_key(field) for field in fields(RunSpec)]
+        rows += [
+            _key(field) | {"extension": name} for name, found in options.items() for field in found
+        ]
+        _print_json(rows)
         return
-    for field in found:
-        click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
-        click.echo(f"    {field.description}. Takes {field.expected}")
+    for field in fields(RunSpec):
+        _print_key(field)
+    for name, found in options.items():
+        click.echo()
+        click.echo(f'options of extensions=[{{name="{printable(name)}", options={{...}}}}]')
+        for field in found:
+            _print_key(field)
+
+
+def _extension_options() -> dict[str, Sequence[Field]]:
+    """name -> the options of every extension that is installed; of one that cannot be imported a warning."""
+    from engine.errors import ComponentError
+    from engine.extensions import registry
+
+    found = {}
+    for name in registry.extensions():
+        try:
+            found[name] = fields(registry.find(name).Options)
+        except ComponentError as error:
+            click.echo(f"warning: {printable(str(error))}", err=True)
+    return found
+
+
+def _key(field: Field) -> dict[str, Any]:
+    return {
+        "key": field.key,
+        "expected": field.expected,
+        "default": msgspec.to_builtins(field.default),
+        "description": field.description,
+    }
+
+
+def _print_key(field: Field) -> None:
+    click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
+    click.echo(f"    {field.description}. Takes {field.expected}")
 
 
 def _print_json(data: object) -> None:

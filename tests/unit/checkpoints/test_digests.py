@@ -376,7 +376,7 @@ def drained(digester: Digester) -> None:
 def test_what_a_run_used_is_digested(digester, index, vae, caplog):
     caplog.set_level("INFO")
     digester.add(run_of(vae))
-    assert remembered(index, vae) is None
+    assert remembered(index, vae).sha256 is None
     drained(digester)
     assert remembered(index, vae).sha256 == sha256(vae)
     lines = [record.message for record in caplog.records if str(vae) in record.message]
@@ -436,13 +436,12 @@ def test_a_run_does_not_wait_for_a_digest(digester, endless, monkeypatch):
     assert not digester._thread.is_alive()
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"", None])
+@pytest.mark.parametrize("content", [b"<html>", b""])
 def test_what_cannot_be_digested_is_one_line_and_the_rest_goes_on(
     digester, index, path, tmp_path, monkeypatch, caplog, content
 ):
     bad = tmp_path / "bad"
-    if content is not None:
-        bad.write_bytes(content)
+    bad.write_bytes(content)
     uses(monkeypatch, bad, path)
     digester.add(run_of(path))
     drained(digester)
@@ -452,6 +451,17 @@ def test_what_cannot_be_digested_is_one_line_and_the_rest_goes_on(
     assert "bad" in warning
     digester.add(b"not a run")
     assert "no digests of what the run used" in caplog.text
+
+
+def test_a_component_that_is_gone_costs_the_digests_of_no_other(digester, index, path, caplog):
+    path.unlink()
+    spec = load_preset("micro", [f"components.text_encoder.checkpoint={path}"])
+    digester.add(encode_spec(spec))
+    drained(digester)
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("no digests of the text_encoder: ")
+    weights = locate("vae", BUILTIN_MICRO)
+    assert remembered(index, weights).sha256 == sha256(weights)
 
 
 def test_without_an_index_a_file_is_read_once(tmp_path, vae, caplog):

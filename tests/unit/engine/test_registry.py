@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine import client
 from engine.checkpoints.known.expected import UMT5Shape, umt5, vae, vae22
 from engine.components import registry, wan_dit
 from engine.components.choice import check
@@ -21,6 +23,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import RunSpec
 from store.index.index import open_index
+from store.store import open_store
 from tests.model_files import write_safetensors
 
 
@@ -136,6 +139,73 @@ def test_checking_imports_no_torch(tmp_path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / "other")]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+THIRD_PARTY = """
+FACTS = {"latent_channels": 16, "latent_stride": [4, 8, 8]}
+
+def describe(spec, index):
+    from engine.components.protocols import Description
+    return Description({"name": spec.name, "weights": "elsewhere"}, FACTS, "elsewhere")
+
+def load(spec, about):
+    raise AssertionError("loaded")
+"""
+PLAN = """
+import sys
+from pathlib import Path
+from engine import client
+from presets.library import load_preset
+from store.store import open_store
+with open_store(Path(sys.argv[1])) as store:
+    plan = client.plan(store, load_preset("micro", ["components.vae.name=far-away"]))
+print(sorted(plan.needs), [m for m in ("torch", "transformers", "numpy") if m in sys.modules])
+"""
+
+
+def test_a_component_of_another_package_is_planned_without_loading_it(tmp_path) -> None:
+    """A viewer plans with what it could never load: an installed package, found as pip leaves it."""
+    installed = tmp_path / "site"
+    about = installed / "far_away-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: far-away\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[modiff.components]\nvae.far-away = far_away\n")
+    (installed / "far_away.py").write_text(THIRD_PARTY)
+    run = subprocess.run(
+        [sys.executable, "-c", PLAN, str(tmp_path / "store")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stderr == ""
+    assert run.stdout.strip() == "['denoiser', 'text_encoder', 'vae'] []"
+
+
+@pytest.mark.parametrize(
+    ("extension", "message"),
+    [
+        (
+            '{name="teecache"}',
+            "extensions[0].name: unknown extension 'teecache', did you mean \"teacache\"?",
+        ),
+        (
+            '{name="block-swap",options={resident=1}}',
+            "extensions[0].options.resident: unknown key, did you mean resident_blocks?",
+        ),
+    ],
+)
+def test_an_extension_that_cannot_be_met_is_one_line_before_anything_is_queued(
+    tmp_path, monkeypatch, extension: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = load_preset("micro", [f"extensions=[{extension}]"])
+    with open_store(tmp_path / "store") as store:
+        for ask in (client.submit, client.check, client.plan):
+            with pytest.raises((ComponentError, PresetError)) as refused:
+                ask(store, spec)
+            assert str(refused.value) == message
+        assert store.queued() == []
 
 
 def test_files_that_do_not_fit_each_other_are_refused(tmp_path) -> None:

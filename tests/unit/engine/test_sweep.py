@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from engine import client
+from engine.checkpoints.library import Found
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
 from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
@@ -189,11 +190,26 @@ def test_what_was_checked_as_a_sweep_is_not_read_again_when_it_is_queued(tmp_pat
         assert [run.id for run in store.queued()] == ids
 
 
-def test_the_model_folders_are_looked_through_once_for_all_members(monkeypatch):
+def test_the_model_folders_are_looked_through_once_for_all_members(tmp_path, monkeypatch):
+    """Also for several names of models in one run, with and without what goes before a branch."""
     looks = []
-    monkeypatch.setattr("engine.sweep.scan_places", lambda: looks.append(1) or [])
-    monkeypatch.setattr("engine.sweep.settle", lambda spec, scan: (scan(), spec)[1])
-    members("seed=1..20")
+
+    def look():
+        looks.append(1)
+        return []
+
+    def find(kind, name, among):
+        (tmp_path / kind).touch()
+        return [Found(tmp_path / kind, "")]
+
+    for module in ("engine.sweep", "engine.components.choice", "engine.checkpoints.locate"):
+        monkeypatch.setattr(f"{module}.scan_places", look)
+    monkeypatch.setattr("engine.checkpoints.locate.find", find)
+    monkeypatch.setattr("engine.components.umt5.tokenizer_beside", lambda weights: None)
+    published = lambda overrides: load_preset("wan2.1-t2v-1.3b", overrides)  # noqa: E731
+    found = make_members(parse_axes(["guidance.scale=1..20"]), published, anything, from_step=3)
+    assert len(found) == 20
+    assert found[0].spec.components.vae.checkpoint == str(tmp_path / "vae")
     assert looks == [1]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.extensions import registry
 from presets.encoding import decode_spec
 from presets.fields import fields
 from presets.library import load_preset
@@ -68,11 +69,45 @@ def test_show_schema_and_keys(capsys: Capture) -> None:
     schema = json.loads(_data(capsys, "show", "--schema"))
     assert "extends" in schema["$defs"]["PresetFile"]["properties"]
     keys = json.loads(_data(capsys, "show", "--keys", "--json"))
-    assert [key["key"] for key in keys] == [field.key for field in fields(RunSpec)]
+    of_runs = [key["key"] for key in keys if "extension" not in key]
+    assert of_runs == [field.key for field in fields(RunSpec)]
     out = _data(capsys, "show", "--keys")
     for field in fields(RunSpec):
         assert f"{field.key} = " in out
         assert field.description in out
+
+
+def test_keys_list_the_options_of_extensions(capsys: Capture) -> None:
+    rows = json.loads(_data(capsys, "show", "--keys", "--json"))
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if "extension" in row:
+            found.setdefault(row["extension"], []).append(row["key"])
+            assert row["description"]
+            assert row["expected"]
+    expected = {
+        "skip-layer-guidance": ["blocks", "start", "end"],
+        "teacache": ["threshold", "start", "end"],
+        "block-swap": ["resident_blocks"],
+    }
+    assert expected.items() <= found.items()
+    _, *parts = _data(capsys, "show", "--keys").split("\noptions of ")
+    for name, keys in expected.items():
+        (part,) = [part for part in parts if f'name="{name}"' in part.partition("\n")[0]]
+        typed = [line.split(" = ")[0] for line in part.splitlines() if line[:1].isalpha()]
+        assert typed[1:] == keys
+
+
+def test_an_extension_that_cannot_be_imported_costs_a_warning(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"broken": "no_such_module:Thing", **registry.extensions()}
+    monkeypatch.setattr(registry, "extensions", lambda: table)
+    assert main(["presets", "show", "--keys"]) == 0
+    out, err = capsys.readouterr()
+    assert "the extension 'broken' cannot be imported" in err
+    assert err.count("\n") == 1
+    assert "resident_blocks = 0" in out
 
 
 @pytest.mark.parametrize(

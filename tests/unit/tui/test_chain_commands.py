@@ -75,7 +75,7 @@ class Engine(threading.Thread):
         key = ""
         store.append(record.id, [StageStarted("denoise")])
         for index in range(total):
-            spec = route.spec_at(index)
+            spec = next(part.spec for part in route.parts if index < part.stop)
             key = derive_key("step", [key, spec.seed, spec.guidance.scale, spec.prompt])
             source = "reused" if store.find_links([key]) else "computed"
             link = LinkRecord(key, "step", digest=blobs.put(store.root, key.encode()))

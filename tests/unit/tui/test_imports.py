@@ -43,6 +43,7 @@ def modules_after(*arguments: str) -> set[str]:
         ("runs",),
         ("engine", "status"),
         ("presets", "list"),
+        ("presets", "show", "--keys"),
         ("doctor", "--help"),
     ],
     ids=" ".join,
