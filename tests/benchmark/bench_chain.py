@@ -21,13 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from engine.pipelines.journal import Entry, Journal
-from engine.pipelines.previews import colours_of, preview_of
-from engine.pipelines.runner import Runner
-from engine.pipelines.walk import prediction
 from safetensors.torch import save_file
 
 from engine import client
+from engine.chain.journal import Entry, Journal
+from engine.chain.previews import colours_of, preview_of
+from engine.runner import Runner
 from engine.schedulers.scheduler import create_scheduler
 from presets.library import load_preset
 from presets.spec import VAESpec
@@ -200,9 +199,10 @@ def one_preview(store: Store, part: VAESpec, *size: int) -> dict[str, object]:
     velocity = torch.randn(1, 16, *size)
     stages: dict[str, Callable[[], object]] = {}
     with open_index(store.root) as index:
-        clean = prediction(scheduler, before, velocity)
+        sigma = scheduler.sigmas[before.step]
+        clean = before.latents - sigma * velocity
         preview = preview_of(colours, clean)
-        stages["clean latents"] = lambda: prediction(scheduler, before, velocity)
+        stages["clean latents"] = lambda: before.latents - sigma * velocity
         stages["colours"] = lambda: preview_of(colours, clean)
         stages["store"] = lambda: put_preview(index, "k1:benchmark", preview)
         found: dict[str, object] = {name: cpu_microseconds(run) for name, run in stages.items()}

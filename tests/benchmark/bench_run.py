@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 
 import torch
-from engine.pipelines import stages
 
 from engine.api import TextToVideo
 from tests.benchmark import timing
+from tests.loaded import load
 from tests.peers import make_peer
 
 
@@ -22,13 +22,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     ours = TextToVideo.from_preset("micro")
-    peer, spec = make_peer(ours), ours.spec
-    noise = stages.initial_noise(spec, ours.denoiser)
+    peer, spec = make_peer(load("micro")), ours.spec
+    noise = torch.randn(1, 16, 5, 8, 8, generator=torch.Generator().manual_seed(spec.seed))
 
     def our_run() -> None:
-        contexts = stages.encode_prompts(ours.text_encoder, spec)
-        *_, last = stages.denoise(ours.denoiser, spec, contexts, noise)
-        stages.decode(ours.vae, last.state.latents)
+        ours()
 
     @torch.no_grad()
     def their_run() -> None:

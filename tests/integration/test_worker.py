@@ -844,7 +844,9 @@ def test_files_of_a_third_party_component_are_its_own_affair(monkeypatch):
         settle(other)
     provided = registry.provider
     monkeypatch.setattr(
-        registry, "provider", lambda kind, name: object() if name == "other" else provided(kind, name)
+        registry,
+        "provider",
+        lambda kind, name: object() if name == "other" else provided(kind, name),
     )
     assert settle(other) == other
 

@@ -217,7 +217,7 @@ def _extension_options() -> dict[str, Sequence[Field]]:
     from engine.errors import ComponentError
     from engine.extensions import registry
 
-    found = {}
+    found: dict[str, Sequence[Field]] = {}
     for name in registry.extensions():
         try:
             found[name] = fields(registry.find(name).Options)
