@@ -104,15 +104,14 @@ def latest_stages(store: Store, run_id: str) -> list[StageRecord]:
     """The stages that ended since the run was last taken up; its rows also have earlier ones."""
     from store.lineage.events import RunResumed, StageFinished
 
-    found: list[StageRecord] = []
+    found: dict[str, StageRecord] = {}
     for _, event in store.events(run_id):
         if isinstance(event, RunResumed):
             found.clear()
         elif isinstance(event, StageFinished):
             # components are loaded when they are needed: each time tells the seconds so far
-            found = [stage for stage in found if stage.name != event.stage]
-            found.append(StageRecord(event.stage, event.seconds, event.cached))
-    return found
+            found[event.stage] = StageRecord(event.stage, event.seconds, event.cached)
+    return list(found.values())
 
 
 def reused_steps(store: Store, run_id: str) -> tuple[int, int]:
