@@ -1,0 +1,65 @@
+"""What the pages show as whole examples is installed as a package would be, and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.components import registry as components
+from engine.components.choice import settle
+from engine.extensions import registry as extensions
+from presets.library import load_preset
+from tests.loaded import denoised
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def example(page: str, name: str) -> str:
+    """The Python code that follows the mark `<!-- name -->`."""
+    found = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", (DOCS / page).read_text(), re.S)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes the code of a package and lets it be found."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_package", raising=False)
+
+    def write(code: str) -> None:
+        (tmp_path / "my_package.py").write_text(code)
+        importlib.invalidate_caches()
+
+    yield write
+    sys.modules.pop("my_package", None)
+    extensions.extensions.cache_clear()
+
+
+def test_the_component_of_the_page_makes_a_step(package, tmp_path, monkeypatch):
+    package(example("components.md", "provider"))
+    entry = EntryPoint("text_encoder.spelling", "my_package", components.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(components, "entry_points", lambda group: [entry])
+    spec = settle(load_preset("micro", ["components.text_encoder.name=spelling"]))
+    (latents,) = denoised(spec, tmp_path, 1)
+    assert bool(latents.isfinite().all())
+
+
+def test_the_extension_of_the_page_changes_a_step(package, tmp_path, monkeypatch):
+    package(example("extensions.md", "extension"))
+    entry = EntryPoint("temperature", "my_package:Temperature", extensions.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(extensions, "entry_points", lambda group: [entry])
+    extensions.extensions.cache_clear()
+    wanted = 'extensions=[{name="temperature", options={factor=%s}}]'
+    results = [
+        denoised(settle(load_preset("micro", overrides)), tmp_path, 1)[0]
+        for overrides in ([], [wanted % "1.0"], [wanted % "1.5"])
+    ]
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
