@@ -49,11 +49,11 @@ def test_pieces_agree_with_exact_fractions(
 ) -> None:
     bounds = list(pairwise(edges))
     chosen = data.draw(st.lists(st.sampled_from(bounds), unique=True, min_size=1))
-    pieces = tuple(piece(a / 100, b / 100, 2.0 + a) for a, b in chosen)
+    pieces = tuple(piece(a / 100, b / 100, 2.0 + a / 2) for a, b in chosen)
     expected = []
     for index in range(num_steps):
         share = Fraction(100 * index, num_steps)
-        expected.append(next((2.0 + a for a, b in chosen if a <= share < b), 1.0))
+        expected.append(next((2.0 + a / 2 for a, b in chosen if a <= share < b), 1.0))
     assert scales(GuidanceSpec(scale=pieces), num_steps) == tuple(expected)
     spec = RunSpec(guidance=GuidanceSpec(scale=pieces))
     assert decode_spec(encode_spec(spec)) == spec
