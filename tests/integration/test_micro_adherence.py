@@ -1,4 +1,4 @@
-"""The shipped micro model does what it is told: held-out prompts through the engine's own stages, read by the meter.
+"""The shipped micro model does what it is told: held-out prompts through the engine's models, read by the meter.
 
 24 canonical prompts about combinations that training never saw, fixed seeds, 12 steps; no spins and at most a quarter
 stars. Same weights, seeds and libraries give the same clips up to rounding; the margin of three standard errors is

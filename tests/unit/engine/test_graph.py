@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -61,7 +61,12 @@ def column_of(output: str) -> str:
 def link_for(node: Node, key: str) -> LinkRecord:
     columns = {column_of(output) for output in node.stage.outputs}
     made = {each: digest_for(key, each) if each in columns else "" for each in COLUMNS}
-    return LinkRecord(key, node.stage.name, **made)
+    return replace(
+        LinkRecord(key, node.stage.name),
+        digest=made["digest"],
+        state=made["state"],
+        latents=made["latents"],
+    )
 
 
 def true_keys(order: Sequence[Node]) -> dict[Node, str]:
