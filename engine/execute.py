@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.errors import EngineError, Unfaithful
-from engine.graph import Given, Node, Plain, Ref, Targets
-from engine.plan import Plan, digest_in, encode_facts, make_plan
+from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
+from engine.plan import Plan, digest_in, make_plan
 from store.errors import BlobCorrupt, BlobMissing
 from store.lineage.events import (
     Event,

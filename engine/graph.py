@@ -6,6 +6,7 @@ else says what a run is. Planner, executor and viewers all read the graph.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -128,6 +129,11 @@ def facts_of(node: Node, names: Mapping[str, str], on: Identity | None) -> dict[
 def key_of(node: Node, names: Mapping[str, str], on: Identity | None) -> str:
     """The key of what a node makes; arguments as of `facts_of`."""
     return derive_key(node.stage.name, facts_of(node, names, on))
+
+
+def encode_facts(facts: Mapping[str, Plain]) -> str:
+    """The facts of a key as JSON, for people who ask what a key was derived from."""
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
 
 
 def ordered(targets: Sequence[Ref]) -> list[Node]:

@@ -6,7 +6,6 @@ it is stored, or derivable from what is there; otherwise its node is computed, a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,11 +133,6 @@ def digest_in(link: LinkRecord | None, output: str) -> str:
         return ""
     digest: str = getattr(link, _COLUMNS.get(output, "digest"))
     return digest
-
-
-def encode_facts(facts: Mapping[str, Plain]) -> str:
-    """The facts of a key as JSON, for people who ask what a key was derived from."""
-    return json.dumps(facts, sort_keys=True, ensure_ascii=False)
 
 
 def _looked_up(

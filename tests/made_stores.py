@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -99,7 +100,7 @@ def make_run(
         latents = blobs.digest_of(f"latents {name} {index}".encode())
         if outputs and index == num_steps - 1:
             latents = made.latents = put(store, f"latents {name}", 500, age_days=age_days)
-        record("step", key, index, digest, latents, state, size, facts=f'{{"parent":"{before}"}}')
+        record("step", key, index, digest, latents, state, size, facts=facts_after(before, index))
     if outputs:
         made.video = put(store, f"video {name}", 700, age_days=age_days)
         record("video", derive_key("video", name), 0, made.video, size=700)
@@ -162,3 +163,10 @@ def put_rows(lineage: Lineage, contents: Contents) -> None:
             "VALUES (?, 'step', ?, ?, ?, '', 'computed', 1)",
             [(row.run, row.idx, row.key, row.digest) for row in contents.run_links],
         )
+
+
+def facts_after(before: str, index: int) -> str:
+    """What a step's row says of the one before it: as today, and every second one as before a run was a graph."""
+    if index % 2:
+        return json.dumps({"parent": before})
+    return json.dumps({"inputs": {"before": f"state/{before}"}})

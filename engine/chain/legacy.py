@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine.graph import Given, Node, Plain, Ref
+from engine.graph import Given, Node, Plain, Ref, encode_facts
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 
@@ -55,7 +55,11 @@ def _found(
 ) -> dict[Node, LinkRecord]:
     wanted = {node: _old_key(node, facts, old) for node in nodes}
     rows = records.find([key for key in wanted.values() if key])
-    return {node: replace(rows[key], key=keys[node]) for node, key in wanted.items() if key in rows}
+    return {
+        node: replace(rows[key], key=keys[node], facts=encode_facts(facts[node]))
+        for node, key in wanted.items()
+        if key in rows
+    }
 
 
 def _old_key(node: Node, facts: Facts, known: dict[Node, str]) -> str:

@@ -94,12 +94,14 @@ def look(lineage: Lineage) -> Contents:
 
 def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
     """The rows as they are now, beside blobs that were found before."""
+    # what a step goes on from: an input by its key, "state/KEY"; "parent" in rows of before a run was a graph
     links = rows(
         lineage,
         "SELECT key, kind, digest, latents, state, bytes, seconds, used_ns, "
         "CASE WHEN kind='step' AND json_valid(facts) "
         "AND NOT EXISTS (SELECT 1 FROM run_links WHERE run_links.key=links.key) "
-        "THEN coalesce(json_extract(facts, '$.parent'), '') ELSE '' END, keep FROM links",
+        "THEN coalesce(substr(json_extract(facts, '$.inputs.before'), length('state/') + 1), "
+        "json_extract(facts, '$.parent'), '') ELSE '' END, keep FROM links",
     )
     run_links = rows(
         lineage,
