@@ -190,6 +190,7 @@ class Execution:
         self._was_loaded = False
         self._tries = 0
         self._load_seconds = 0.0
+        self._latents = ""  # those at the end of the chain, once they were kept from hand
 
     def plan(self) -> Plan:
         """The plan with what is there now."""
@@ -327,7 +328,7 @@ class Execution:
                 plan = self._recalled(plan, nodes[-1])
             while any(plan.states[node] == "compute" for node in nodes):
                 plan = self._computed(plan)
-            if is_chain and not computed:
+            if is_chain:
                 self._ended(plan, nodes[-1])
         return plan
 
@@ -491,12 +492,15 @@ class Execution:
         """Keeps the latents after the last step: whatever fails from here on loses no denoising."""
         link = plan.links.get(last)
         held = self._held.get((last, "latents"))
+        if link is None or link.latents == self._latents:
+            return
         if held is not None:
+            self._latents = link.latents
             from store.blobs.tensors import encode_tensors
 
             data = encode_tensors({name: tensor.cpu() for name, tensor in held.items()})
             self.results.keep(data, self.control.warn)
-        if link is not None and self.results.has(link.latents):
+        if self.results.has(link.latents):
             self.results.note_latents(link.latents, self.control.warn)
             if held is not None:
                 self.control.emit(LatentsStored(digest=link.latents))

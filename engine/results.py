@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from store.blobs import blobs
 from store.blobs.blobs import blob_path
 from store.errors import BlobCorrupt, BlobMissing, StoreError
-from store.index.index import open_index
 from store.lineage.records import COMPUTED, REUSED, LinkRecord, RunRecord
 from store.store import Store
 from store.upkeep.gc import with_room, writing
@@ -108,12 +107,13 @@ class StoreRecords:
 
 
 class StoreResults(StoreRecords):
-    """The results of one run in its store. Not to be shared between threads."""
+    """The results of one run in its store. Not to be shared between threads. previews: gives the index that takes
+    the steps' pictures, which nobody else uses meanwhile."""
 
-    def __init__(self, store: Store, run: RunRecord) -> None:
+    def __init__(self, store: Store, run: RunRecord, previews: Callable[[], Index]) -> None:
         super().__init__(store)
         self._run = run
-        self._index: Index | None = None
+        self._previews = previews
 
     def read(self, digest: str) -> bytearray:
         try:
@@ -205,12 +205,6 @@ class StoreResults(StoreRecords):
             self._store.set_latents(self._run.id, digest)
         except StoreError as error:
             warn(f"the latents could not be recorded: {error}")
-
-    def _previews(self) -> Index:
-        """Kept open as long as this is: opening it takes as long as all the previews of a small run."""
-        if self._index is None or self._index.previews.is_off:
-            self._index = open_index(self._store.root)
-        return self._index
 
 
 class MemoryResults:

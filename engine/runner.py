@@ -30,6 +30,7 @@ from store.store import Store
 if TYPE_CHECKING:
     from engine.components.residents import Residents
     from engine.graph import Targets
+    from store.index.index import Index
 
 
 class Runner:
@@ -38,6 +39,7 @@ class Runner:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._residents: Residents | None = None
+        self._index: Index | None = None
 
     def execute(
         self,
@@ -84,7 +86,7 @@ class Runner:
         """What the run makes, from the store as far as that has it."""
         targets = targets_of(route, describe, run.stop_at)
         keeping = _keeping(route, describe, run.stop_at)
-        results = StoreResults(self.store, run)
+        results = StoreResults(self.store, run, self._previews)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
         plan = execution.plan()
         control.emit(plan_made(plan))
@@ -100,6 +102,12 @@ class Runner:
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
+
+    def _previews(self) -> Index:
+        """Kept open between runs: opening it takes as long as all the previews of a small one."""
+        if self._index is None or self._index.previews.is_off:
+            self._index = open_index(self.store.root)
+        return self._index
 
     def residents(self) -> Residents:
         """The components in memory; torch comes with them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from engine.checkpoints.digests import identity
+from engine.checkpoints.formats.reading import facts_at
 from engine.components import registry
 from engine.components.protocols import Description
 from engine.errors import ComponentError, RunFailed
@@ -56,4 +56,4 @@ def check_fit(descriptions: Mapping[str, Description]) -> None:
 
 
 def _facts(files: Sequence[Path]) -> list[tuple[int, ...]]:
-    return [identity(path).facts for path in files]
+    return [tuple(facts_at(path)) for path in files]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.digests import fingerprint_of, identity
+from engine.checkpoints.digests import fingerprint_of
+from engine.checkpoints.formats.reading import facts_at
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Layout
 from engine.checkpoints.locate import BUILTIN_MICRO
@@ -58,7 +59,7 @@ def description(
         raise ComponentError(
             f"{spec.name} has no options of its own, got {', '.join(sorted(spec.options))}; remove them"
         )
-    held = {"files": [[*identity(path).facts] for path in files], "dtype": spec.dtype}
+    held = {"files": [[*facts_at(path)] for path in files], "dtype": spec.dtype}
     return Description(
         identity={**counting(spec), "weights": fingerprint_of(index, files)},
         facts=facts,

@@ -95,28 +95,6 @@ def needs_own_calls(extensions: Sequence[Extension]) -> bool:
     )
 
 
-def states(extensions: Sequence[Extension]) -> dict[str, Tensor]:
-    """The small state of all of them after a step, for `restore`. The tensors are nobody else's."""
-    found: dict[str, Tensor] = {}
-    for number, extension in enumerate(_stateful(extensions)):
-        found |= {f"{number}/{name}": t.detach().clone() for name, t in extension.state().items()}
-    return found
-
-
-def resume_at(extensions: Sequence[Extension], done: int) -> int:
-    """After how many steps, at most `done`, a run must be taken up so that its state after `done` is whole again."""
-    wanted = [extension.resume_at() for extension in _stateful(extensions)]
-    return min([done, *(steps for steps in wanted if steps is not None)])
-
-
-def restore(extensions: Sequence[Extension], tensors: Mapping[str, Tensor]) -> None:
-    """Gives each of them what `states` stored of it; exact ones may have come or gone since then."""
-    for number, extension in enumerate(_stateful(extensions)):
-        prefix = f"{number}/"
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        extension.restore(own)
-
-
 @contextmanager
 def placed(
     extensions: Sequence[Extension], blocks: nn.ModuleList, device: torch.device
@@ -128,10 +106,6 @@ def placed(
                 stack.callback(extension.end)
                 extension.begin(blocks, device)
         yield
-
-
-def _stateful(extensions: Sequence[Extension]) -> list[Stateful]:
-    return [extension for extension in extensions if isinstance(extension, Stateful)]
 
 
 assert set(_OF_ONE_BRANCH) < set(SEAMS)

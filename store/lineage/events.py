@@ -120,16 +120,6 @@ class LatentsStored(_Base, frozen=True, tag="latents_stored"):
     digest: str
 
 
-class ComponentLoaded(_Base, frozen=True, tag="component_loaded"):
-    """A component came into memory: its kind, the name it has among those of its kind, how long
-    that took and how many bytes it takes there. seconds is NaN where nobody measured it."""
-
-    component: str
-    name: str
-    seconds: float = math.nan
-    num_bytes: int = 0
-
-
 class Verified(_Base, frozen=True, tag="verified"):
     """What a run that computes another again found, over `checked` results.
 
@@ -175,7 +165,6 @@ Event = (
     | ChunkDecoded
     | MemorySampled
     | LatentsStored
-    | ComponentLoaded
     | Verified
     | RunFinished
     | Message

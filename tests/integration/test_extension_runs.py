@@ -31,8 +31,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 def run(runner: Runner, tmp_path: Path) -> Iterator[Runner]:
     """The runner with its models, on a store of this test's own."""
     with open_store(tmp_path / "store") as store, store.register_engine(ENGINE, pid=1):
-        runner.store = store
+        move(runner, store)
         yield runner
+
+
+def move(runner: Runner, store: Store) -> None:
+    """The models stay, all that is of the store goes."""
+    runner.store, runner._index = store, None
 
 
 def queued(store: Store, folder: Path, *extensions: str) -> str:
@@ -67,7 +72,7 @@ def test_a_run_goes_on_from_every_step_with_the_same_bits(run, tmp_path, extensi
     assert len(expected) == STEPS
     for done in range(1, STEPS):
         with open_store(tmp_path / f"store {done}") as store, store.register_engine(ENGINE, pid=1):
-            run.store = store
+            move(run, store)
             run_id = queued(store, tmp_path, *extensions)
             execute(run, run_id, pause_after=done)
             store.resume(run_id)
@@ -97,7 +102,7 @@ def test_block_swap_computed_alone_gives_the_same_bits(run, tmp_path):
     execute(run, plain)
     expected = latents(run.store, plain)
     with open_store(tmp_path / "other") as store, store.register_engine(ENGINE, pid=1):
-        run.store = store
+        move(run, store)
         swapped = queued(store, tmp_path, SWAP % 1)
         execute(run, swapped)
         assert latents(store, swapped) == expected

@@ -24,6 +24,7 @@ from engine.tasks.wan import NOISE, STEP
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors, encode_tensors
 from store.errors import BlobCorrupt, BlobMissing
+from store.index.index import open_index
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 from store.store import Store, open_store
@@ -85,7 +86,7 @@ def nodes_of(course: Course) -> list[Node]:
 def rebuilt(
     store: Store, scheduler: Scheduler, noise: Tensor, steps: Sequence[Step]
 ) -> Iterator[Replayed]:
-    results = StoreResults(store, store.run(any_run(store)))
+    results = StoreResults(store, store.run(any_run(store)), lambda: open_index(store.root))
     links = {step.node: step.link for step in steps}
     nodes = [step.node for step in steps]
     return replayed(

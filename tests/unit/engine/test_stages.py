@@ -33,7 +33,7 @@ from presets.library import load_preset
 from presets.spec import RunSpec
 from store.blobs.blobs import blob_path
 from store.database.database import immediate
-from store.index.index import Index
+from store.index.index import Index, open_index
 from store.lineage.events import Event, Message, StepFinished
 from store.lineage.records import Segment
 from store.store import Store, open_store
@@ -185,7 +185,7 @@ def spec(*overrides: str) -> RunSpec:
 
 def results_of(store: Store, wanted: RunSpec) -> StoreResults:
     run_id = store.enqueue(encode_spec(wanted), preset="micro", output="")
-    return StoreResults(store, store.run(run_id))
+    return StoreResults(store, store.run(run_id), lambda: open_index(store.root))
 
 
 def change(store: Store, sql: str, *values: object) -> None:

@@ -12,7 +12,6 @@ from store.database.database import immediate
 from store.errors import StoreDamaged, UnknownRun
 from store.lineage.events import (
     ChunkDecoded,
-    ComponentLoaded,
     Event,
     LatentsStored,
     LinkStored,
@@ -46,7 +45,6 @@ EXAMPLES = [
     MemorySampled(1 << 40, 0),
     ChunkDecoded(1, 5, 0.5),
     LatentsStored("sha256:" + "0" * 64),
-    ComponentLoaded("denoiser", "wan2.1-dit", 2.5, 28 << 30),
     Verified(False, "step 3", 0.125, {"torch": ["2.6", "2.7"], "cuda": [None, "12"]}, 21),
     RunFinished("failed", 'a "quoted" line, ünïcode'),
     Message("warning", "a line"),
@@ -80,8 +78,6 @@ def test_statistics_of_latents_that_are_not_finite_come_back_as_nan(value):
 
 
 def test_measures_of_later_events_that_are_not_finite_come_back_too():
-    loaded = decode_event(encode_event(ComponentLoaded("vae", "wan", math.nan, 5)))
-    assert math.isnan(loaded.seconds)
     for value in (math.nan, math.inf, None):
         found = decode_event(encode_event(Verified(False, "step 0", value, {}, 1)))
         assert found == Verified(False, "step 0", None, {}, 1)
