@@ -1,9 +1,9 @@
-"""The Python face: build from a preset, run, save. The engine's own executor, without store or process."""
+"""The Python face: build from a preset, run, save. The engine's own executor on the user's store, in this process."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,25 +14,33 @@ from engine import media
 from engine.components import choice
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
-from engine.environment import set_threads
-from engine.execute import Control, Execution, Keeping
-from engine.results import MemoryResults
-from engine.tasks.route import route_of
-from engine.tasks.wan import graph_of, num_tokens
+from engine.errors import RunCancelled, RunPaused
+from engine.process.logs import one_line
+from engine.runner import Made, Runner
+from presets.encoding import encode_spec
 from presets.library import load_preset
 from presets.spec import RunSpec
 from presets.validation import validate
+from store.blobs.tensors import decode_tensors
+from store.errors import StoreBusy, StoreError, StoreFull
 from store.index.index import open_index
+from store.lineage.events import Event
 from store.paths import prepare, store_root
+from store.store import Store, open_store
+from store.upkeep.gc import make_room
+
+KINDS = ("frames", "latents")
 
 
 @dataclass(frozen=True)
 class Video:
-    """frames: uint8 [T,H,W,3]; latents: fp32 [1,C,F,h,w], what `frames` were decoded from."""
+    """frames: uint8 [T,H,W,3]; latents: fp32 [1,C,F,h,w], what `frames` were decoded from; run: its id in the
+    store."""
 
     frames: Tensor
     latents: Tensor
     spec: RunSpec
+    run: str
 
     def save(self, path: str | Path) -> Path:
         """Writes an mp4 (H.264, yuv420p); raises OSError or EngineError where it cannot."""
@@ -43,47 +51,87 @@ class Video:
 
 @dataclass(frozen=True)
 class TextToVideo:
-    """A preset and the models that it runs on, which stay in memory between two calls."""
+    """A preset and the models that it runs on, which stay in memory between two calls. store: its folder."""
 
     spec: RunSpec
+    store: Path
     residents: Residents = field(default_factory=Residents)
 
     @classmethod
-    def from_preset(cls, preset: str, overrides: Sequence[str] = ()) -> TextToVideo:
-        """preset: a name or a path; overrides: `key=value` as on the command line.
+    def from_preset(
+        cls, preset: str, overrides: Sequence[str] = (), *, store: Path | None = None
+    ) -> TextToVideo:
+        """preset: a name or a path; overrides: `key=value` as on the command line; store: a folder, the user's
+        store where None.
 
-        Raises PresetError, ComponentError or CheckpointError before any weights are read.
+        Raises PresetError, ComponentError, CheckpointError or StoreError before any weights are read.
         """
+        root = (store or store_root()).absolute()
+        prepare(root)
         spec = choice.settle(load_preset(preset, overrides))
-        with open_index(prepared_root()) as index:
+        with open_index(root) as index:
             choice.check(spec, Descriptions(index))
-        return cls(spec)
+        return cls(spec, root)
 
     def __call__(self, prompt: str | None = None, *, seed: int | None = None) -> Video:
-        """A video of the prompt; what is not given is the preset's. Raises RunFailed, PresetError."""
+        """A video of the prompt; what is not given is the preset's.
+
+        It is a run of the store like any other: what is stored of it is not computed again, it is listed, and may be
+        watched and cancelled from elsewhere. Raises PresetError, StoreError, RunCancelled, RunPaused, and the errors
+        of components and checkpoints.
+        """
         spec = self.spec
         if prompt is not None:
             spec = msgspec.structs.replace(spec, prompt=prompt)
         if seed is not None:
             spec = msgspec.structs.replace(spec, seed=seed)
-        wanted = msgspec.structs.replace(spec.output, kinds=("frames", "latents"))
-        spec = validate(msgspec.structs.replace(spec, output=wanted))
-        with open_index(prepared_root()) as index:
-            describe = Descriptions(index)
-            set_threads(num_tokens(spec, choice.check(spec, describe)))
-            targets = graph_of(route_of(spec), describe)
-            control = Control(lambda event: None, lambda: None)
-            execution = Execution(
-                targets, MemoryResults(), describe, lambda: self.residents, control, Keeping()
+        spec = validate(spec)
+        with open_store(self.store) as store, store.alone() as own:
+            run_id = store.enqueue(encode_spec(spec), preset="", output="", engine=own)
+            with _ended(store, run_id):
+                made = self._made(store, run_id, spec)
+        assert made.latents is not None
+        return Video(made.frames, decode_tensors(made.latents)["latents"], spec, run_id)
+
+    def _made(self, store: Store, run_id: str, spec: RunSpec) -> Made:
+        with Runner(store, self.residents) as runner:
+            return runner.made(
+                store.run(run_id),
+                spec,
+                KINDS,
+                emit=_log(store, run_id),
+                cancelled=lambda: store.cancel_requested(run_id),
+                paused=lambda: store.pause_requested(run_id),
             )
-            execution.run(execution.plan())
-            latents = execution.tensors(execution.plan(), targets["latents"])["latents"]
-            return Video(execution.read("frames"), latents, spec)
 
 
-@functools.cache
-def prepared_root() -> Path:
-    """The user's store, whose index remembers what weights are."""
-    root = store_root().absolute()
-    prepare(root)
-    return root
+def _log(store: Store, run_id: str) -> Callable[[Event], None]:
+    """Takes the events of a run; one that the store cannot take is dropped."""
+
+    def emit(event: Event) -> None:
+        with contextlib.suppress(StoreFull, StoreBusy):
+            store.append(run_id, [event])
+
+    return emit
+
+
+@contextlib.contextmanager
+def _ended(store: Store, run_id: str) -> Iterator[None]:
+    """Records how a run ends, whatever happens in the block."""
+    status, error = "interrupted", "its Python process was interrupted"
+    try:
+        yield
+        status, error = "done", ""
+    except RunCancelled:
+        status, error = "cancelled", ""
+        raise
+    except RunPaused:
+        status, error = "paused", ""
+        raise
+    except Exception as problem:
+        status, error = "failed", one_line(problem)
+        raise
+    finally:
+        with contextlib.suppress(StoreError):  # a clean-up that fails costs no run
+            make_room(store.root)
+        store.finish(run_id, status, error=error)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from engine.launch import ensure_engine
 from engine.outputs import default_output, folder_problem
+from engine.process.launch import ensure_engine
+from engine.process.version import installed_version
+from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import override
+from presets.settings import changed_keys
 from presets.validation import validate
 from store.errors import StoreError
 from store.lineage.events import RunFinished, RunResumed
@@ -64,6 +67,8 @@ def submit(
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
         check(store, spec)
+        # an engine of other code must not get what this one understands
+        store.retire_other_engines(installed_version())
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     return store.enqueue(
@@ -229,32 +234,23 @@ def _segments_before(run: RunRecord, route: Route, at: int) -> list[Segment]:
     return [Segment(min(part.stop, at), encode_spec(part.spec)) for part in parts]
 
 
-# What the shared steps were made with, and the latents cannot change once they are there.
-_FIXED = ("task", "width", "height", "frames", "seed", "noise")
-
-
 def _check_shared(before: RunSpec, after: RunSpec) -> None:
-    for field in _FIXED:
-        if getattr(before, field) != getattr(after, field):
+    for key in changed_keys(before, after):
+        if reach(key) == "noise":
             raise PresetError(
-                f"the shared steps were made with {getattr(before, field)!r}; branch at step 0 to change it",
-                key=field,
+                f"the shared steps were made with {getattr(before, key)!r}; branch at step 0 to change it",
+                key=key,
             )
 
 
 def _check_decoding_only(before: RunSpec, after: RunSpec) -> None:
-    plain = msgspec.structs.replace(
-        after,
-        components=msgspec.structs.replace(after.components, vae=before.components.vae),
-        output=before.output,
-        fps=before.fps,
-        keep=before.keep,
-    )
-    if plain != before:
-        raise PresetError(
-            "at decode only components.vae, fps, output and keep may change; name a step with --at to "
-            "change the rest"
-        )
+    for key in changed_keys(before, after):
+        if reach(key) != "end":
+            raise PresetError(
+                "at decode only components.vae, fps, output and keep may change; name a step with --at to "
+                "change the rest",
+                key=key,
+            )
 
 
 def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[Event]:

@@ -8,28 +8,18 @@ must be computed. Keys are made from the bytes in hand.
 from __future__ import annotations
 
 import importlib
-import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from engine.errors import EngineError, Unfaithful
 from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
 from engine.plan import Plan, digest_in, make_plan
+from engine.reports import Control, Made, memory_sample
+from engine.results import Seen
 from store.errors import BlobCorrupt, BlobMissing
-from store.lineage.events import (
-    Event,
-    LatentsStored,
-    MemorySampled,
-    Message,
-    StageFinished,
-    StageStarted,
-    StepFinished,
-)
+from store.lineage.events import Event, LatentsStored, Message, StepFinished
 from store.lineage.records import REUSED, LinkRecord
 
 if TYPE_CHECKING:
@@ -40,52 +30,8 @@ if TYPE_CHECKING:
     from engine.results import Results
     from store.index.previews import Preview
 
-Emit = Callable[[Event], None]
-
 # More jobs than the worst store can cause in one run: a result that does not stay is a defect of its stage.
 MAX_TRIES = 200
-
-
-@dataclass(frozen=True)
-class Control:
-    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it."""
-
-    emit: Emit
-    check: Callable[[], None]
-    _told: set[str] = field(default_factory=set)
-
-    def warn(self, text: str) -> None:
-        """Tells it once, however often it happens in the run."""
-        if text not in self._told:
-            self._told.add(text)
-            self.emit(Message(level="warning", text=text))
-
-    @contextmanager
-    def stage(self, name: str, *, cached: bool = False, spent: float = 0.0) -> Iterator[None]:
-        """One stage from its first event to its last. spent: seconds of it before this."""
-        self.check()
-        self.emit(StageStarted(stage=name))
-        begun = time.perf_counter() - spent
-        yield
-        self.emit(StageFinished(stage=name, seconds=time.perf_counter() - begun, cached=cached))
-        self.emit(memory_sample())
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a stage made of a node. outputs: by name, tensors by name or bytes; transient ones anything. resume_at: from
-    how many steps done on the rest of its extensions' state is made again, None without such. clean: the clean latents
-    that a step points to, for a preview. told: events, once it is kept."""
-
-    node: Node
-    outputs: Mapping[str, Any]
-    seconds: float
-    environment: str = ""
-    resume_at: int | None = None
-    clean: Callable[[], Tensor] | None = None
-    sigma: float | None = None
-    timestep: float | None = None
-    told: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +72,7 @@ class Job:
 
     def digest(self, ref: Ref) -> str:
         """The digest of an output; "" where nobody knows it."""
-        return digest_in(self._plan.links.get(ref.node), ref.output)
+        return digest_in(self._plan.links.get(ref.node), ref.node, ref.output)
 
     def link(self, node: Node) -> LinkRecord | None:
         """What is on record for a node."""
@@ -195,7 +141,7 @@ class Execution:
     def plan(self) -> Plan:
         """The plan with what is there now."""
         return make_plan(
-            _Seen(self.results, self._made),
+            Seen(self.results, self._made),
             self.targets,
             self.describe,
             distrusted=self._distrusted,
@@ -232,7 +178,7 @@ class Execution:
         held = self._held.get((ref.node, ref.output))
         if isinstance(held, bytes | bytearray):
             return held
-        digest = digest_in(plan.links.get(ref.node), ref.output)
+        digest = digest_in(plan.links.get(ref.node), ref.node, ref.output)
         if held is None and self.results.has(digest):
             return self.results.read(digest)
         from store.blobs.tensors import encode_tensors
@@ -249,7 +195,7 @@ class Execution:
         if place in self._held:
             held: Mapping[str, Tensor] = self._held[place]
             return held
-        digest = digest_in(plan.links.get(given.node), given.output)
+        digest = digest_in(plan.links.get(given.node), given.node, given.output)
         if given.output not in given.node.stage.derived or self.results.has(digest):
             return self.stored(digest)
         job = Job(self, plan, (given.node,))
@@ -536,39 +482,12 @@ class Execution:
         self.control.check()
 
 
-class _Seen:
-    """What is on record, and before it what this execution has made: its bytes are the ones in hand."""
-
-    def __init__(self, results: Results, made: Mapping[str, LinkRecord]) -> None:
-        self._results = results
-        self._made = made
-
-    def find(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
-        found = self._results.find(keys)
-        for key in keys:
-            if key in self._made:
-                made, row = self._made[key], found.get(key, LinkRecord(key, ""))
-                digest, state = made.digest or row.digest, made.state or row.state
-                found[key] = replace(made, digest=digest, state=state)
-        return found
-
-    def has(self, digest: str) -> bool:
-        return self._results.has(digest)
-
-
 def _preview(show: Callable[[Tensor], Preview] | None, made: Made) -> Callable[[], Preview] | None:
     """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
     clean = made.clean
     if show is None or clean is None:
         return None
     return lambda: show(clean())
-
-
-def memory_sample() -> MemorySampled:
-    """Resident memory of this process, and what torch holds on a GPU."""
-    torch = sys.modules.get("torch")
-    device = torch.cuda.memory_allocated() if torch is not None and torch.cuda.is_available() else 0
-    return MemorySampled(rss_bytes=psutil.Process().memory_info().rss, device_bytes=device)
 
 
 def _function(path: str) -> Callable[..., Any]:

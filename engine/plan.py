@@ -22,7 +22,7 @@ from store.lineage.records import LinkRecord
 State = Literal["stored", "derive", "compute", "skip"]
 Describe = Callable[[str, Any], Description]
 
-# output -> the column of a link that names its bytes; the result of a stage is its digest
+# output -> the column of a link that names its bytes; that of the first output, the result, is its digest
 _COLUMNS = {"state": "state", "latents": "latents"}
 _CHAIN = "chain"
 
@@ -124,14 +124,15 @@ def name_of(ref: Ref, keys: Mapping[Node, str], links: Mapping[Node, LinkRecord]
     """What an input is called in a key; "" where that is not known yet."""
     if ref.by == "key":
         return f"{ref.output}/{keys[ref.node]}" if ref.node in keys else ""
-    return digest_in(links.get(ref.node), ref.output)
+    return digest_in(links.get(ref.node), ref.node, ref.output)
 
 
-def digest_in(link: LinkRecord | None, output: str) -> str:
-    """The digest of an output by a link; "" where the link does not tell it."""
-    if link is None or output == "clean":
+def digest_in(link: LinkRecord | None, node: Node, output: str) -> str:
+    """The digest of an output by the link of its node; "" where the link does not tell it."""
+    if link is None or output not in node.stage.outputs:
         return ""
-    digest: str = getattr(link, _COLUMNS.get(output, "digest"))
+    column = "digest" if output == node.stage.outputs[0] else _COLUMNS[output]
+    digest: str = getattr(link, column)
     return digest
 
 
@@ -191,7 +192,7 @@ def _there(
         (node, output): "stored"
         for node in order
         for output in node.stage.outputs
-        if known.has(digest_in(links.get(node), output))
+        if known.has(digest_in(links.get(node), node, output))
     }
     there |= dict.fromkeys(held, "stored")
     for node in order:

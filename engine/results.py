@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -205,6 +205,26 @@ class StoreResults(StoreRecords):
             self._store.set_latents(self._run.id, digest)
         except StoreError as error:
             warn(f"the latents could not be recorded: {error}")
+
+
+class Seen:
+    """What is on record, and before it what this execution has made: its bytes are the ones in hand."""
+
+    def __init__(self, results: Known, made: Mapping[str, LinkRecord]) -> None:
+        self._results = results
+        self._made = made
+
+    def find(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
+        found = self._results.find(keys)
+        for key in keys:
+            if key in self._made:
+                made, row = self._made[key], found.get(key, LinkRecord(key, ""))
+                digest, state = made.digest or row.digest, made.state or row.state
+                found[key] = replace(made, digest=digest, state=state)
+        return found
+
+    def has(self, digest: str) -> bool:
+        return self._results.has(digest)
 
 
 class MemoryResults:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from engine import media
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
 from engine.errors import RunCancelled, RunFailed, RunPaused
-from engine.execute import Control, Emit, Execution, Keeping
+from engine.execute import Execution, Keeping
 from engine.outputs import output_paths
 from engine.plan import Plan
+from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.wan import graph_of, num_tokens
@@ -36,10 +37,17 @@ if TYPE_CHECKING:
 class Runner:
     """Executes the runs of one store, one after another, and keeps the models that two of them use."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, residents: Residents | None = None) -> None:
         self.store = store
-        self._residents: Residents | None = None
+        self._residents = residents
         self._index: Index | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._index is not None:
+            self._index.close()
 
     def execute(
         self,
@@ -57,13 +65,7 @@ class Runner:
         message.
         """
 
-        def check() -> None:
-            if cancelled():
-                raise RunCancelled
-            if paused():
-                raise RunPaused
-
-        control = Control(emit, check)
+        control = _control(emit, cancelled, paused)
         route = route_of(spec, run.segments)
         with open_index(self.store.root) as index:
             describe = Descriptions(index)
@@ -71,7 +73,8 @@ class Runner:
                 control.emit(self._verified(run, route, describe, control))
                 return ""
             earlier = self._earlier(run)
-            made = self._made(run, route, describe, control)
+            targets = targets_of(route, describe, run.stop_at)
+            made = self._made(run, route, targets, describe, control)
         with control.stage("mux"):
             path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
             try:
@@ -82,9 +85,32 @@ class Runner:
                     f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
                 ) from error
 
-    def _made(self, run: RunRecord, route: Route, describe: Descriptions, control: Control) -> Made:
+    def made(
+        self,
+        run: RunRecord,
+        spec: RunSpec,
+        kinds: Collection[str],
+        *,
+        emit: Emit,
+        cancelled: Callable[[], bool],
+        paused: Callable[[], bool],
+    ) -> Made:
+        """Outputs of these kinds of a run, in memory; no file is written. Errors as of `execute`."""
+        route = route_of(spec, run.segments)
+        with open_index(self.store.root) as index:
+            describe = Descriptions(index)
+            targets = targets_of(route, describe, run.stop_at, kinds)
+            return self._made(run, route, targets, describe, _control(emit, cancelled, paused))
+
+    def _made(
+        self,
+        run: RunRecord,
+        route: Route,
+        targets: Targets,
+        describe: Descriptions,
+        control: Control,
+    ) -> Made:
         """What the run makes, from the store as far as that has it."""
-        targets = targets_of(route, describe, run.stop_at)
         keeping = _keeping(route, describe, run.stop_at)
         results = StoreResults(self.store, run, self._previews)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
@@ -158,11 +184,27 @@ class Made:
         return str(next(iter(targets.values())))
 
 
-def targets_of(route: Route, describe: Descriptions, stop_at: int | None) -> Targets:
-    """The graph of a run on this machine."""
+def targets_of(
+    route: Route, describe: Descriptions, stop_at: int | None, kinds: Collection[str] = ()
+) -> Targets:
+    """The graph of a run on this machine. kinds: of outputs, those of its spec where empty."""
     return graph_of(
-        route, describe, noise_device=_noise_device(route.parts[0].spec), stop_at=stop_at
+        route,
+        describe,
+        kinds or route.spec.output.kinds,
+        noise_device=_noise_device(route.parts[0].spec),
+        stop_at=stop_at,
     )
+
+
+def _control(emit: Emit, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> Control:
+    def check() -> None:
+        if cancelled():
+            raise RunCancelled
+        if paused():
+            raise RunPaused
+
+    return Control(emit, check)
 
 
 def plan_made(plan: Plan) -> PlanMade:

@@ -22,6 +22,7 @@ from msgspec import inspect
 
 from engine.checkpoints.library import scan_places
 from engine.components.choice import settle
+from engine.tasks.reach import ORDER, reach
 from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
@@ -40,9 +41,6 @@ _RANGE = re.compile(
     r"(?:\.\.([+-]?\d{1,19}(?:\.\d{1,9})?))?"
 )
 _PLACE = re.compile(r"\{([^{}]*)\}")
-# What the noise is drawn from: it holds from the first step or not at all.
-_BEFORE_STEPS = frozenset({"task", "seed", "noise", "width", "height", "frames"})
-_AFTER_STEPS = ("fps", "output.", "components.vae.", "keep.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +93,12 @@ def make_members(
     from that step on, except those that the noise depends on. stop_at: how many steps each run is
     to do. Raises PresetError, ComponentError or CheckpointError; two equal runs are an error.
     """
-    if from_step is not None and not any(_rank(axis.key) == 1 for axis in axes):
+    if from_step is not None and not any(reach(axis.key) == "steps" for axis in axes):
         raise PresetError(
             f"from step {from_step} on nothing would differ: none of "
             f"{', '.join(axis.key for axis in axes)} can change between steps"
         )
-    ordered = sorted(axes, key=lambda axis: _rank(axis.key))
+    ordered = sorted(axes, key=lambda axis: ORDER.index(reach(axis.key)))
     checked: set[bytes] = set()
     scan = functools.cache(scan_places)  # the model folders are looked through once for all
     seen: dict[bytes, str] = {}
@@ -112,7 +110,7 @@ def make_members(
         spec = settle(load([f"{key}={text}" for key, text in chosen.items()]), scan)
         segments: tuple[Segment, ...] = ()
         if from_step is not None:
-            root = tuple(f"{key}={text}" for key, text in chosen.items() if _rank(key) == 0)
+            root = tuple(f"{key}={text}" for key, text in chosen.items() if reach(key) == "noise")
             if root not in prefixes:
                 prefixes[root] = encode_spec(settle(load(root), scan))
             segments = (Segment(from_step, prefixes[root]),)
@@ -216,13 +214,6 @@ def _values_of_range(text: str, found: re.Match[str], key: str) -> list[str]:
             f"the range {text} has {num_values} values; expected at most {MAX_VALUES}", key=key
         )
     return [f"{first + i * step:f}" for i in range(num_values)]
-
-
-def _rank(key: str) -> int:
-    """When a setting begins to matter: 0 before the first step, 1 at a step, 2 after the last."""
-    if key in _BEFORE_STEPS:
-        return 0
-    return 2 if key.startswith(_AFTER_STEPS) else 1
 
 
 def _check_steps(spec: RunSpec, segments: Sequence[Segment], stop_at: int | None) -> None:

@@ -13,7 +13,8 @@ from engine.compare.latents import distance, rebuilt_latents
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.errors import EngineError, Unfaithful
-from engine.execute import Control, Execution, Keeping
+from engine.execute import Execution, Keeping
+from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of_run
 from engine.tasks.wan import latents_of

@@ -20,6 +20,7 @@ from store.paths import absolute_root, store_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from store.database.database import Lineage
     from store.lineage.events import Event
@@ -333,6 +334,10 @@ class Store:
     def register_engine(self, engine_id: str, *, pid: int, version: str = "") -> HeldLock:
         """Make an engine known; the lock is its life and must be kept until it ends."""
         return engines.register(self.lineage, engine_id, pid=pid, version=version)
+
+    def alone(self) -> AbstractContextManager[str]:
+        """An id to `enqueue` runs with that this process executes itself, alive while the block lasts."""
+        return engines.alone(self.lineage)
 
     def heartbeat(self, engine_id: str) -> None:
         """Say that the engine still makes progress."""

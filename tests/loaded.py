@@ -12,10 +12,11 @@ from engine.components import umt5, wan_dit, wan_vae
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
-from engine.execute import Control, Execution, Keeping
+from engine.execute import Execution, Keeping
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
+from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import latents_of

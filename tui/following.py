@@ -185,7 +185,7 @@ def part(store: Store, run_id: str, watched: Watched, *, quiet: bool, as_json: b
 def have_engine(store: Store, *run_ids: str) -> None:
     """See that an engine is there for these queued runs; where none can be, they are withdrawn."""
     from engine.errors import EngineUnavailable
-    from engine.launch import ensure_engine
+    from engine.process.launch import ensure_engine
     from store.errors import StoreError
 
     try:

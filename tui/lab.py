@@ -453,7 +453,7 @@ class Lab:
 
     async def start_engine(self) -> EngineRecord:
         """The live engine, started if there is none. Raises EngineUnavailable."""
-        from engine.launch import ensure_engine
+        from engine.process.launch import ensure_engine
 
         def ask(store: Store) -> EngineRecord:
             store.recover()
@@ -463,7 +463,7 @@ class Lab:
 
     async def stop_engine(self) -> None:
         """The run at work becomes interrupted after its present step; the queue waits."""
-        from engine.launch import stop_engine
+        from engine.process.launch import stop_engine
 
         await self._in("engine", stop_engine)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from engine.compare.settings import Difference, Settings, flatten
+from engine.compare.settings import Difference
+from presets.settings import Settings, flatten
 from tui.guidance_words import scale_told
 from tui.text import printable, shorten
 

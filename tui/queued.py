@@ -6,12 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from engine.compare.settings import flatten
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
+from presets.settings import settings_of
 from presets.spec import RunSpec
 from tui.estimates import experience_with, likeness
 from tui.guidance_words import scale_told
@@ -68,13 +66,9 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
 
 def _settings_of(preset: str) -> Mapping[str, Any]:
     try:
-        return _flat(load_preset(preset)) if preset else {}
+        return settings_of(load_preset(preset)) if preset else {}
     except PresetError:
         return {}
-
-
-def _flat(spec: RunSpec) -> Mapping[str, Any]:
-    return flatten(msgspec.to_builtins(spec, builtin_types=(tuple,)))
 
 
 def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
@@ -82,7 +76,7 @@ def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"{_short(key)} {_shown(_scale(value) if key == 'guidance.scale' else value)}"
-        for key, value in _flat(spec).items()
+        for key, value in settings_of(spec).items()
         if json.dumps(value) != json.dumps(preset.get(key))
         and not key.startswith(_NOT_TOLD)
         and not key.endswith(_NOT_TOLD_ENDS)

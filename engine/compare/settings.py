@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
+from engine.tasks.reach import reach
 from presets.encoding import decode_spec
 from presets.errors import PresetError
+from presets.settings import Settings, flatten, settings_of
 from store.lineage.records import RunRecord
-
-# Read once, after the last step: an earlier segment's own values of these have no effect.
-_OF_THE_END = ("components.vae.", "fps", "keep.", "output.")
-
-Settings = dict[str, Any]
-"""Values by dotted key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +32,12 @@ def spec_differences(a: RunRecord, b: RunRecord) -> list[Difference]:
     """Every setting that differs, in the order of the RunSpec, a branched run's by its segments."""
     starts = sorted({0, *(segment.stop for run in (a, b) for segment in run.segments)})
     own_a, own_b = _settings(a.spec_json), _settings(b.spec_json)
-    found = [each for each in _changes(own_a, own_b) if each.key.startswith(_OF_THE_END)]
+    # read once, after the last step: an earlier segment's own values of these have no effect
+    found = [each for each in _changes(own_a, own_b) if reach(each.key) == "end"]
     for start, stop in zip(starts, [*starts[1:], None], strict=True):
         at_a, at_b = _settings(_spec_at(a, start)), _settings(_spec_at(b, start))
         for change in _changes(at_a, at_b):
-            if change.key.startswith(_OF_THE_END):
+            if reach(change.key) == "end":
                 continue
             before = replace(change, stop=start)
             longer = next((i for i, each in enumerate(found) if _ends_as(each, before)), None)
@@ -64,23 +59,10 @@ def environment_differences(a: RunRecord, b: RunRecord) -> list[Difference]:
     return list(_changes(flatten(json.loads(a.environment)), flatten(json.loads(b.environment))))
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Nested tables as dotted keys; a list of tables by position (`extensions.0.name`), others as a value."""
-    flat: Settings = {}
-    for name, part in value.items():
-        if isinstance(part, list) and part and all(isinstance(each, dict) for each in part):
-            part = {str(place): each for place, each in enumerate(part)}
-        if isinstance(part, dict):
-            flat |= flatten(part, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = part
-    return flat
-
-
 def _settings(spec_json: bytes) -> Settings:
     """All settings with their defaults; of a spec that this version cannot read, what is written in it."""
     try:
-        return flatten(msgspec.to_builtins(decode_spec(spec_json), builtin_types=(tuple,)))
+        return settings_of(decode_spec(spec_json))
     except PresetError:
         return flatten(json.loads(spec_json))
 

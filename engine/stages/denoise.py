@@ -26,11 +26,12 @@ from engine.chain.rebuild import (
 from engine.components.protocols import Predict
 from engine.environment import environment
 from engine.errors import RunFailed, Unfaithful
-from engine.execute import Job, Made
+from engine.execute import Job
 from engine.extensions import registry as extensions
 from engine.extensions.extension import Extension, Stateful
 from engine.graph import Node, Ref
 from engine.models.seams import At, around
+from engine.reports import Made
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.latents import device_of, noise
 from store.errors import BlobCorrupt, BlobMissing

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from engine.environment import environment
 from engine.errors import RunFailed
-from engine.execute import Job, Made
+from engine.execute import Job
+from engine.reports import Made
 
 
 def encode(job: Job) -> Iterator[Made]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from engine import media
 from engine.errors import RunFailed
-from engine.execute import Job, Made
+from engine.execute import Job
 from engine.graph import Ref
+from engine.reports import Made
 from store.lineage.events import ChunkDecoded
 
 

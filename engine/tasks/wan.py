@@ -6,7 +6,7 @@ is all that it does to the latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -69,10 +69,15 @@ Describe = Callable[[str, Any], Description]
 
 
 def graph_of(
-    route: Route, describe: Describe, *, noise_device: str = "cpu", stop_at: int | None = None
+    route: Route,
+    describe: Describe,
+    kinds: Collection[str],
+    *,
+    noise_device: str = "cpu",
+    stop_at: int | None = None,
 ) -> Targets:
-    """What a run is asked for, by the kind of output; arguments and errors as of `latents_of`. A run that stops early
-    shows the clean latents that its last step points to."""
+    """Outputs of these kinds of a run; the rest as of `latents_of`. A run that stops early shows the clean latents
+    that its last step points to."""
     spec = route.spec
     latents = latents_of(route, describe, noise_device=noise_device, stop_at=stop_at)
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
@@ -80,7 +85,7 @@ def graph_of(
     size = {"height": spec.height, "width": spec.width}
     video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae, size)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
-    return {kind: ref for kind, ref in every.items() if kind in spec.output.kinds}
+    return {kind: ref for kind, ref in every.items() if kind in kinds}
 
 
 def latents_of(

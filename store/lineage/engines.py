@@ -18,6 +18,7 @@ from store.lineage.records import QUEUED, RUNNING, EngineRecord
 from store.paths import engine_log
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LOCK_TIMEOUT_SECONDS = 5.0
@@ -42,6 +43,19 @@ def register(lineage: Lineage, engine_id: str, *, pid: int, version: str = "") -
         lock.release()
         raise
     return lock
+
+
+@contextlib.contextmanager
+def alone(lineage: Lineage) -> Iterator[str]:
+    """An id for a process that executes runs of its own and serves nobody: it is in no list of engines, and alive
+    while the block lasts."""
+    engine_id = queue.new_id()
+    path = _lock_path(lineage, engine_id)
+    with locks.acquire(path, timeout_seconds=LOCK_TIMEOUT_SECONDS):
+        try:
+            yield engine_id
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def heartbeat(lineage: Lineage, engine_id: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -58,9 +59,9 @@ def enqueue(
 ) -> str:
     """Add a run at the end of the queue; `{run}` in `output` becomes its id.
 
-    engine: a registered one, which has leased the run from the first moment on. The rest is of
-    RunRecord. Raises UnknownRun when there is no run `parent` or `verifies`, StoreError when there
-    is no such engine.
+    engine: of the caller, who executes the run itself from the first moment on, takes none of the
+    queue and holds the lock of that id (`engines.alone`). The rest is of RunRecord. Raises
+    UnknownRun when there is no run `parent` or `verifies`.
     """
     stops = [0, *(segment.stop for segment in segments)]
     if any(stop <= before for before, stop in itertools.pairwise(stops)):
@@ -92,7 +93,7 @@ def enqueue(
         )
         history.insert(connection, run_id, [RunQueued()])
         if engine:
-            _lease(connection, run_id, engine)
+            _lease(connection, run_id, engine, os.getpid())
     return run_id
 
 
@@ -149,13 +150,13 @@ def lease(lineage: Lineage, engine_id: str) -> RunRecord | None:
     if is_idle:
         return None
     with immediate(lineage) as connection:
-        _refuse_retired(connection, engine_id)
+        pid = _pid_of(connection, engine_id)
         first = connection.execute(
             f"SELECT id FROM runs WHERE status=? {_IN_ORDER} LIMIT 1", (QUEUED,)
         ).fetchone()
         if first is None:
             return None
-        _lease(connection, first[0], engine_id)
+        _lease(connection, first[0], engine_id, pid)
     return run(lineage, first[0])
 
 
@@ -275,24 +276,24 @@ def _request(lineage: Lineage, run_id: str, status: str, flag: str) -> str:
         return _ask(lineage, connection, run_id, status, flag)
 
 
-def _refuse_retired(connection: sqlite3.Connection, engine_id: str) -> None:
-    """EngineRetired unless the engine may take runs from the queue."""
-    engine = connection.execute("SELECT retiring FROM engines WHERE id=?", (engine_id,)).fetchone()
-    if engine is None or engine[0]:
+def _pid_of(connection: sqlite3.Connection, engine_id: str) -> int:
+    """The process of an engine. EngineRetired unless it may take runs from the queue."""
+    engine = connection.execute(
+        "SELECT pid, retiring FROM engines WHERE id=?", (engine_id,)
+    ).fetchone()
+    if engine is None or engine[1]:
         state = "not registered" if engine is None else "asked to leave"
         raise EngineRetired(f"engine {engine_id!r} is {state} and cannot lease runs")
+    return int(engine[0])
 
 
-def _lease(connection: sqlite3.Connection, run_id: str, engine_id: str) -> None:
+def _lease(connection: sqlite3.Connection, run_id: str, engine_id: str, pid: int) -> None:
     """Make a queued run an engine's, inside the caller's transaction."""
-    engine = connection.execute("SELECT pid FROM engines WHERE id=?", (engine_id,)).fetchone()
-    if engine is None:
-        raise EngineRetired(f"engine {engine_id!r} is not registered and cannot lease runs")
     connection.execute(
         "UPDATE runs SET status=?, engine=?, started_ns=? WHERE id=?",
         (RUNNING, engine_id, time.time_ns(), run_id),
     )
-    history.insert(connection, run_id, [RunStarted(engine_id, engine[0])])
+    history.insert(connection, run_id, [RunStarted(engine_id, pid)])
 
 
 def _ask(

@@ -260,7 +260,7 @@ def _path_of(file: Any) -> str:
 
 
 def _be_engine(request: dict[str, Any]) -> int:
-    from engine.worker import main
+    from engine.process.worker import main
 
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
@@ -295,7 +295,7 @@ def _answers(lines: Iterator[str]) -> Iterator[int]:
 
 def main() -> None:
     for name in (
-        "engine.worker",
+        "engine.process.worker",
         "engine.execute",
         "engine.components.residents",
         "engine.models.text_encoders.t5",

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from engine import worker
 from engine.errors import RunCancelled, RunFailed, RunPaused
-from engine.logs import start_logging
-from engine.worker import begin_anew, serve
+from engine.process.logs import start_logging
+from engine.process.worker import begin_anew, serve
 from store.errors import StoreFull
 from store.lineage.events import Message, StageFinished, StageStarted, StepFinished
 
@@ -62,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--store", type=Path)
     parser.add_argument("--idle-seconds", type=float, default=60)
-    parser.add_argument("--as", help="engine.worker: the name by which an engine is known")
+    parser.add_argument("--as", help="engine.process.worker: the name by which an engine is known")
     parser.add_argument("--version-file", type=Path)
     options = parser.parse_args()
     if options.version_file is not None:

@@ -15,7 +15,7 @@ import pytest
 from textual.widgets import Input, Static
 
 from engine.client import follow, submit
-from engine.launch import ensure_engine
+from engine.process.launch import ensure_engine
 from presets.encoding import decode_spec
 from presets.library import load_preset
 from store.store import Store, open_store

@@ -13,8 +13,8 @@ import pytest
 from engine.checkpoints.digests import remembered
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.client import follow
-from engine.launch import ensure_engine, stop_engine
-from engine.logs import log_path
+from engine.process.launch import ensure_engine, stop_engine
+from engine.process.logs import log_path
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.index.index import open_index

@@ -21,8 +21,8 @@ from engine import client
 from engine.chain import journal
 from engine.checkpoints.locate import locate
 from engine.models.text_encoders.t5 import UMT5
+from engine.process.worker import Worker, main
 from engine.runner import Runner
-from engine.worker import Worker, main
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from presets.spec import RunSpec

@@ -93,7 +93,14 @@ def modiff(tmp_path):
     with modiff_in(tmp_path) as modiff:
         script = Path(__file__).with_name("engine_process.py")
         modiff.engine = subprocess.Popen(
-            [sys.executable, script, "--as", "engine.worker", "--store", tmp_path / "store"],
+            [
+                sys.executable,
+                script,
+                "--as",
+                "engine.process.worker",
+                "--store",
+                tmp_path / "store",
+            ],
             env=modiff.environment,
             stdin=subprocess.DEVNULL,
         )
@@ -370,7 +377,7 @@ def test_a_run_that_fails_tells_why(modiff):
 
 
 def test_an_engine_that_cannot_start_leaves_nothing_queued(tmp_path):
-    broken = "import sys\nif 'engine.worker' in sys.orig_argv:\n    raise SystemExit('no luck')\n"
+    broken = "import sys\nif 'engine.process.worker' in sys.orig_argv:\n    raise SystemExit('no luck')\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     with modiff_in(tmp_path) as modiff:
         modiff.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"

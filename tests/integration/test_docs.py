@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,8 +14,19 @@ import torch
 
 from engine.components import registry as components
 from engine.components.choice import settle
+from engine.components.descriptions import Descriptions
+from engine.components.residents import Residents
+from engine.execute import Execution, Keeping
 from engine.extensions import registry as extensions
+from engine.graph import Ref
+from engine.plan import Plan
+from engine.reports import Control
+from engine.results import MemoryResults
+from engine.tasks.route import route_of
+from engine.tasks.wan import graph_of
 from presets.library import load_preset
+from store.index.index import open_index
+from store.paths import prepare
 from tests.loaded import denoised
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -63,3 +75,42 @@ def test_the_extension_of_the_page_changes_a_step(package, tmp_path, monkeypatch
     ]
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+def test_the_stage_of_the_page_changes_the_video_and_is_found_again(package, tmp_path):
+    package(example("stages.md", "stage"))
+    code = importlib.import_module("my_package")
+    spec = settle(load_preset("micro", ["scheduler.steps=2"]))
+    results, residents = MemoryResults(), Residents()
+    prepare(tmp_path)
+
+    def frames_and_plan(factor: float) -> tuple[torch.Tensor, Plan]:
+        with open_index(tmp_path) as index:
+            targets = graph_of(route_of(spec), Descriptions(index), ("video", "frames"))
+            decoded = targets["video"].node
+            names = {"shown": decoded.inputs["latents"], **vars(code)}
+            exec(example("stages.md", "line").replace("0.9", str(factor)), names)
+            video = replace(decoded, inputs={"latents": names["shown"]})
+            execution = Execution(
+                {kind: Ref(video, kind) for kind in targets},
+                results,
+                Descriptions(index),
+                lambda: residents,
+                Control(lambda event: None, lambda: None),
+                Keeping(),
+            )
+            plan = execution.plan()
+            execution.run(plan)
+            return execution.read("frames"), plan
+
+    plain, first = frames_and_plan(1.0)
+    stretched, second = frames_and_plan(0.5)
+    again, third = frames_and_plan(0.5)
+    titles = ("text_encode", "denoise", "stretch", "decode")
+    assert first.titles == titles
+    assert [first.state(title) for title in titles] == ["compute"] * 4
+    assert [second.state(title) for title in titles] == ["skip", "stored", "compute", "compute"]
+    # the frames are kept by nobody, and are decoded again from what was stretched
+    assert [third.state(title) for title in titles] == ["skip", "stored", "stored", "compute"]
+    assert torch.equal(stretched, again)
+    assert float(stretched.float().std()) < float(plain.float().std())

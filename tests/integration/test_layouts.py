@@ -22,8 +22,8 @@ SUFFIX = {"comfyui": ".safetensors", "gguf": ".gguf", "original": ".pth"}
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Video:
-    return TextToVideo.from_preset("micro", STEPS)()
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Video:
+    return TextToVideo.from_preset("micro", STEPS, store=tmp_path_factory.mktemp("store"))()
 
 
 def video_of(paths: Mapping[str, Path]) -> Video:

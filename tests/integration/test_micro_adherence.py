@@ -65,8 +65,9 @@ def chosen_prompts() -> list[tuple[Attributes, str]]:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> TextToVideo:
-    return TextToVideo.from_preset("micro", [f"scheduler.steps={STEPS}"])
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> TextToVideo:
+    store = tmp_path_factory.mktemp("store")
+    return TextToVideo.from_preset("micro", [f"scheduler.steps={STEPS}"], store=store)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from engine.client import follow, submit
 from engine.components import registry
 from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
-from engine.launch import ensure_engine, stop_engine
-from engine.logs import log_path, redact
-from engine.version import installed_version
-from engine.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
+from engine.process.launch import ensure_engine, stop_engine
+from engine.process.logs import log_path, redact
+from engine.process.version import installed_version
+from engine.process.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -48,7 +48,7 @@ ENGINE = (
     sys.executable,
     str(Path(__file__).with_name("engine_process.py")),
     "--as",
-    "engine.worker",
+    "engine.process.worker",
 )
 TEST_SECONDS = 90
 
@@ -389,7 +389,7 @@ def test_the_end_of_a_run_is_recorded_once_the_store_takes_it(store, other, monk
         pauses.append(seconds)
         other.execute("ROLLBACK")
 
-    monkeypatch.setattr("engine.worker.time.sleep", pause)
+    monkeypatch.setattr("engine.process.worker.time.sleep", pause)
     work(store, lambda emit: other.execute("BEGIN IMMEDIATE"))
     assert store.run(run_id).status == "done"
     assert pauses == [FINISH_PAUSES_SECONDS[0]]
@@ -407,7 +407,7 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
         if seconds == RETRY_SECONDS:  # the store comes back while the queue waits
             other.execute("ROLLBACK")
 
-    monkeypatch.setattr("engine.worker.time.sleep", pause)
+    monkeypatch.setattr("engine.process.worker.time.sleep", pause)
     work(store, lambda emit: pauses or other.execute("BEGIN IMMEDIATE"))
     assert pauses == [*FINISH_PAUSES_SECONDS, RETRY_SECONDS]
     assert f"run {first}: its end (done) is not recorded" in caplog.text
@@ -421,7 +421,7 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
 def test_a_store_over_its_budget_is_cleaned_after_a_run_and_the_run_told(
     store, monkeypatch, caplog
 ):
-    caplog.set_level("INFO", "engine.worker")
+    caplog.set_level("INFO", "engine.process.worker")
     old, kept = make_run(store, "old", age_days=9), make_run(store, "kept", pinned=True)
     paused = make_run(store, "paused", paused=True, age_days=9)
     own = make_run(store, "own", age_days=9)  # the steps that the run below makes, say
@@ -509,7 +509,7 @@ def test_a_child_program_does_not_keep_a_killed_engine_alive(store):
 VIEWER = """
 import sys
 from engine.client import follow
-from engine.launch import ensure_engine
+from engine.process.launch import ensure_engine
 from store.lineage.events import StepFinished
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
@@ -546,7 +546,7 @@ def test_the_death_of_the_viewer_does_not_touch_the_run(store, processes, number
 
 STARTER = """
 import sys
-from engine.launch import ensure_engine
+from engine.process.launch import ensure_engine
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     print("ready", flush=True)
@@ -622,7 +622,7 @@ def test_the_real_worker_starts_wherever_the_user_is(store, monkeypatch, tmp_pat
 
 def run_worker(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "engine.worker", *map(str, arguments)],
+        [sys.executable, "-m", "engine.process.worker", *map(str, arguments)],
         env=environment(),
         cwd=ROOT,
         capture_output=True,
@@ -757,7 +757,7 @@ def test_the_version_is_of_what_the_source_files_hold(tmp_path):
 
 def test_the_face_of_the_engine_imports_no_array_library():
     code = (
-        "import json, sys, engine.client, engine.launch, engine.worker, engine.components.registry; "
+        "import json, sys, engine.client, engine.process.launch, engine.process.worker, engine.components.registry; "
         "print(json.dumps(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules))))"
     )
     imported = subprocess.check_output([sys.executable, "-c", code], env=environment())

@@ -58,7 +58,7 @@ def status(as_json: bool) -> None:
 @_json
 def start(as_json: bool) -> None:
     """Start an engine if none lives; it goes on with the runs that wait."""
-    from engine.launch import ensure_engine
+    from engine.process.launch import ensure_engine
     from store.store import open_store
 
     with open_store() as store:
@@ -76,7 +76,7 @@ def stop(as_json: bool) -> None:
 
     Its run becomes interrupted; what is queued waits for the next engine.
     """
-    from engine.launch import stop_engine
+    from engine.process.launch import stop_engine
     from store.store import open_store
 
     with open_store() as store:
@@ -107,7 +107,7 @@ def stop(as_json: bool) -> None:
 @_json
 def logs(lines: int, pid: int | None, as_json: bool) -> int:
     """Print the end of the engine's log: the live engine's, else the last one's."""
-    from engine.logs import log_path
+    from engine.process.logs import log_path
     from store.store import open_store
 
     with open_store() as store:
@@ -130,7 +130,7 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
 
 
 def _log(store: Store) -> Path | None:
-    from engine.logs import log_path
+    from engine.process.logs import log_path
 
     live = [log_path(store.root, each.pid) for each in store.engines()]
     known = live or list((store.root / "logs").glob("engine-*.log"))

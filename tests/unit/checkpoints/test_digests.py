@@ -25,8 +25,8 @@ from engine.checkpoints.digests import (
 )
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components.protocols import Description
-from engine.digesting import Digester
 from engine.errors import CheckpointError
+from engine.process.digesting import Digester
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.index.index import open_index
@@ -411,8 +411,8 @@ def test_a_run_does_not_wait_for_a_digest(digester, endless, monkeypatch):
 
         return read(path, on_progress=between_slices, should_stop=should_stop)
 
-    monkeypatch.setattr("engine.digesting.full_digest", full_digest)
-    monkeypatch.setattr("engine.digesting.JOIN_SECONDS", 60.0)
+    monkeypatch.setattr("engine.process.digesting.full_digest", full_digest)
+    monkeypatch.setattr("engine.process.digesting.JOIN_SECONDS", 60.0)
     uses(monkeypatch, endless)
     digester.add(run_of(endless))
     for _ in range(2):  # it begins again with the file that was interrupted
@@ -465,7 +465,7 @@ def test_a_component_that_is_gone_costs_the_digests_of_no_other(digester, index,
 
 
 def test_without_an_index_a_file_is_read_once(tmp_path, vae, caplog):
-    caplog.set_level("INFO", "engine.digesting")
+    caplog.set_level("INFO", "engine.process.digesting")
     with Digester(tmp_path / "nowhere") as digester:
         for _ in range(2):
             digester.add(run_of(vae))
@@ -474,7 +474,7 @@ def test_without_an_index_a_file_is_read_once(tmp_path, vae, caplog):
 
 
 def test_a_file_that_is_not_what_the_cache_names_it_is_told(digester, vae, monkeypatch, caplog):
-    monkeypatch.setattr("engine.digesting.claimed_digest", lambda path: "0" * 64)
+    monkeypatch.setattr("engine.process.digesting.claimed_digest", lambda path: "0" * 64)
     digester.add(run_of(vae))
     drained(digester)
     assert f"{vae}: is not what the cache names it" in caplog.text

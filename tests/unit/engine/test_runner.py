@@ -14,7 +14,8 @@ import torch
 from engine import media
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
-from engine.execute import Job, Made
+from engine.execute import Job
+from engine.reports import Made
 from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset

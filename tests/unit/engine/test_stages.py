@@ -21,9 +21,10 @@ from engine.components.descriptions import Descriptions
 from engine.components.protocols import Description
 from engine.components.residents import Residents
 from engine.errors import RunFailed
-from engine.execute import Control, Execution, Keeping
+from engine.execute import Execution, Keeping
 from engine.graph import Node, Targets
 from engine.models.seams import At
+from engine.reports import Control
 from engine.results import MemoryResults, Results, StoreResults
 from engine.stages import latents
 from engine.tasks.route import route_of
@@ -129,7 +130,7 @@ class Bench:
         self.events: list[Event] = []
 
     def targets(self, spec: RunSpec, segments: Sequence[Segment] = ()) -> Targets:
-        return graph_of(route_of(spec, segments), self.describe)
+        return graph_of(route_of(spec, segments), self.describe, spec.output.kinds)
 
     def execution(
         self, spec: RunSpec, results: Results | None = None, segments: Sequence[Segment] = ()

@@ -17,7 +17,7 @@ from engine import client
 from engine.checkpoints.locate import locate
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
-from engine.execute import Control
+from engine.reports import Control
 from engine.runner import Runner
 from engine.verify import verify
 from presets.library import load_preset

@@ -234,23 +234,20 @@ def test_a_run_keeps_what_it_found_out(store):
 # Runs of an engine's own, and those that verify another
 
 
-def test_a_run_can_be_an_engines_from_its_first_moment(store, engine):
+def test_a_run_can_be_of_a_process_that_serves_nobody(store, engine):
     waiting = enqueue(store)
-    own = store.enqueue(b"{}", preset="p", output="o", engine=engine)
-    run = store.run(own)
-    assert (run.status, run.engine) == ("running", engine)
-    assert run.started_ns is not None
-    assert kinds(store, own) == [RunQueued, RunStarted]
-    assert [found.run for found in store.engines()] == [own]
-    assert store.lease(engine).id == waiting
-    assert store.lease(engine) is None
-    store.finish(own, "done")
-
-
-def test_a_run_of_an_engine_that_is_not_registered_is_not_queued_either(store):
-    with pytest.raises(StoreError, match="'stranger' is not registered"):
-        store.enqueue(b"{}", preset="p", output="o", engine="stranger")
-    assert store.runs(limit=9) == []
+    with store.alone() as own:
+        run_id = store.enqueue(b"{}", preset="p", output="", engine=own)
+        run = store.run(run_id)
+        assert (run.status, run.engine) == ("running", own)
+        assert run.started_ns is not None
+        assert kinds(store, run_id) == [RunQueued, RunStarted]
+        assert [found.id for found in store.engines()] == [engine]
+        assert store.recover() == []
+        assert store.lease(engine).id == waiting
+        assert store.lease(engine) is None
+    assert store.recover() == [run_id]
+    assert store.run(run_id).status == "interrupted"
 
 
 def test_a_run_that_verifies_another_is_leased_in_order_and_seen_by_nobody_else(store, engine):

@@ -114,7 +114,7 @@ def engine(store):
 def no_engine(monkeypatch):
     """Nothing is started; the stores whose engine was asked for are listed."""
     started: list[Path] = []
-    for place in ("engine.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
         monkeypatch.setattr(place, lambda store: started.append(store.root))
     return started
 
@@ -392,7 +392,7 @@ def test_an_engine_that_does_not_start_leaves_no_branch_queued(capsys, store, mo
     def broken(store):
         raise StoreFull("no space left")
 
-    for place in ("engine.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
         monkeypatch.setattr(place, broken)
     for options in ([], ["--detach"]):
         _, err = told(capsys, "branch", run_id, "--at", "3", *options, code=1)
@@ -759,8 +759,8 @@ def test_no_command_here_imports_torch(store, no_engine):
     waiting = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
     code = (
         "import json, sys\n"
-        "import engine.launch, engine.client\n"
-        "engine.launch.ensure_engine = engine.client.ensure_engine = lambda store: None\n"
+        "import engine.process.launch, engine.client\n"
+        "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None\n"
         "from tui.cli import main\n"
         "code = main(sys.argv[1:])\n"
         "heavy = {'torch', 'numpy', 'transformers', 'textual', 'PIL'} & set(sys.modules)\n"

@@ -231,7 +231,7 @@ def test_an_error_before_the_engine_starts_leaves_nothing_queued(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("engine.client.ensure_engine", broken)
-    monkeypatch.setattr("engine.launch.ensure_engine", broken)
+    monkeypatch.setattr("engine.process.launch.ensure_engine", broken)
     assert main(["run", "micro", "--json", *options]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["status"], told["error"]) == ("failed", str(error))
@@ -241,7 +241,9 @@ def test_an_error_before_the_engine_starts_leaves_nothing_queued(
 def test_who_leaves_a_queued_run_starts_its_engine_first(capsys, store, monkeypatch):
     run_id = enqueue(store)
     started = []
-    monkeypatch.setattr("engine.launch.ensure_engine", lambda store: started.append(store.root))
+    monkeypatch.setattr(
+        "engine.process.launch.ensure_engine", lambda store: started.append(store.root)
+    )
     watched = Watched(Progress(), cancel_asked=False)
     part(store, run_id, watched, quiet=False, as_json=True)
     out, err = capsys.readouterr()

@@ -104,7 +104,7 @@ def no_engine(monkeypatch):
     def ensure_engine(store, *_args, **_options):
         started.append(store)
 
-    monkeypatch.setattr("engine.launch.ensure_engine", ensure_engine)
+    monkeypatch.setattr("engine.process.launch.ensure_engine", ensure_engine)
     return started
 
 

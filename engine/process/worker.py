@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from engine.digesting import Digester
 from engine.errors import EngineError, RunCancelled, RunPaused
-from engine.logs import log_path, one_line, start_logging
-from engine.version import installed_version
+from engine.process.digesting import Digester
+from engine.process.logs import log_path, one_line, start_logging
+from engine.process.version import installed_version
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.spec import RunSpec
@@ -53,7 +53,7 @@ FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
 # Between attempts to lease a run from a store that is full or busy.
 RETRY_SECONDS = 1.0
 
-log = logging.getLogger("engine.worker")
+log = logging.getLogger("engine.process.worker")
 
 
 class Executor(Protocol):
@@ -351,8 +351,8 @@ def _pipeline_runner(store: Store) -> Executor:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m engine.worker`: serve one store; exit code 1 when its store cannot be used."""
-    parser = argparse.ArgumentParser(prog="engine.worker", description=main.__doc__)
+    """`python -m engine.process.worker`: serve one store; exit code 1 when its store cannot be used."""
+    parser = argparse.ArgumentParser(prog="engine.process.worker", description=main.__doc__)
     parser.add_argument("--store", type=Path, default=None, help="the store's folder")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
     options = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ def installed_version() -> str:
         number = version("modiff")
     except PackageNotFoundError:  # run from a tree that was never installed
         number = "0"
-    return f"{number}+{_digest(Path(__file__).resolve().parents[1])}"
+    return f"{number}+{_digest(Path(__file__).resolve().parents[2])}"
 
 
 def _digest(root: Path) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineUnavailable
-from engine.logs import last_line, log_path
-from engine.version import installed_version
+from engine.process.logs import last_line, log_path
+from engine.process.version import installed_version
 from store.blobs.files import disk_error
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from store.store import Store
 
 # -P: a folder named `engine` where the user happens to be must not be taken for ours.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "engine.worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "engine.process.worker")
+# ours, and that of an engine which an earlier version started
+_WORKER_NAMES = ("engine.process.worker", "engine.worker")
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -104,11 +106,12 @@ def _is_here(engine: EngineRecord) -> bool:
     import psutil
 
     try:
-        return any("engine.worker" in argument for argument in psutil.Process(engine.pid).cmdline())
+        arguments = psutil.Process(engine.pid).cmdline()
     except psutil.AccessDenied:  # another user's; that it cannot be stopped is told by the signal
         return True
     except psutil.NoSuchProcess:
         return False
+    return any(name in argument for argument in arguments for name in _WORKER_NAMES)
 
 
 def _startup_file(store: Store) -> IO[bytes]:
@@ -143,7 +146,7 @@ def _environment() -> dict[str, str]:
     if environment.get("MODIFF_MODELS"):
         environment["MODIFF_MODELS"] = os.path.abspath(environment["MODIFF_MODELS"])
     search = [os.path.abspath(p) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    package_root = str(Path(__file__).resolve().parents[1])
+    package_root = str(Path(__file__).resolve().parents[2])
     installed = {sysconfig.get_path("purelib"), site.getusersitepackages()}
     if package_root not in installed:
         search.insert(0, package_root)

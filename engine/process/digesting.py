@@ -24,14 +24,14 @@ from engine.checkpoints.digests import (
     remembered,
 )
 from engine.errors import CheckpointError
-from engine.logs import one_line
+from engine.process.logs import one_line
 from presets.encoding import decode_spec
 from store.index.index import Index, open_index
 
 JOIN_SECONDS = 1.0
 _NICENESS = 10
 
-log = logging.getLogger("engine.digesting")
+log = logging.getLogger("engine.process.digesting")
 
 
 class Digester:
