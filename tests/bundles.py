@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
 from presets.spec import RunSpec
 from store.blobs import blobs
@@ -82,7 +83,7 @@ def make_run(
     )
     engine = f"engine{run_id}"
     environment = json.dumps({"hostname": "gpu-box.example", "torch": "2.6", "user": "alice"})
-    with store.register_engine(engine, pid=os.getpid()):
+    with store.register_engine(engine, pid=os.getpid(), version=installed_version()):
         store.lease(engine)
         store.set_environment(run_id, environment)
         store.stage(run_id, "text_encode", seconds=0.5, cached=False)

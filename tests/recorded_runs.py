@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.media import encode_video
+from engine.process.version import installed_version
 from engine.schedulers.scheduler import SolverState, create_scheduler
 from presets.encoding import encode_spec
 from presets.library import load_preset
@@ -77,7 +78,7 @@ def record_run(
         encode_spec(spec), preset="micro", output="/v/{run}.mp4", parent=parent, segments=segments
     )
     made = Recorded(run_id)
-    with store.register_engine(f"engine{run_id}", pid=os.getpid()):
+    with store.register_engine(f"engine{run_id}", pid=os.getpid(), version=installed_version()):
         store.lease(f"engine{run_id}")
         if environment:
             store.set_environment(run_id, environment)

@@ -21,6 +21,7 @@ from engine import client
 from engine.chain import journal
 from engine.checkpoints.locate import locate
 from engine.models.text_encoders.t5 import UMT5
+from engine.process.version import installed_version
 from engine.process.worker import Worker, main
 from engine.runner import Runner
 from presets.encoding import encode_spec
@@ -108,7 +109,7 @@ class Here:
     def work(self, look: Callable[[RunRecord, Event], None] = lambda run, event: None) -> None:
         """Work off the queue."""
         self.watched.look = look
-        with self.store.register_engine("engineaaaa", pid=os.getpid()):
+        with self.store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
             Worker(self.store, "engineaaaa", lambda _: self.watched, Asked()).work(idle_seconds=0)
 
     def make(self, spec: RunSpec, segments: Sequence[Segment] = ()) -> str:

@@ -295,7 +295,7 @@ def test_an_engine_whose_pid_is_another_programs_here_is_not_signalled(store, pr
     process = subprocess.Popen(["sleep", "600"])
     processes.append(process)
     with (
-        store.register_engine("engineaaaa", pid=process.pid),
+        store.register_engine("engineaaaa", pid=process.pid, version=installed_version()),
         pytest.raises(EngineUnavailable, match="runs elsewhere"),
     ):
         stop_engine(store)
@@ -350,7 +350,7 @@ def full(store):
 
 def work(store, act):
     """Execute the queue by a worker of this process until nothing is left."""
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         Worker(store, "engineaaaa", lambda root: Ready(act), Asked()).work(idle_seconds=0)
 
 

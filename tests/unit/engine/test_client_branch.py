@@ -13,6 +13,7 @@ import pytest
 from engine import client
 from engine.checkpoints import opened as opened_files
 from engine.checkpoints.formats import weight_file
+from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
@@ -40,7 +41,7 @@ STEPS = 4
 def store(tmp_path_factory) -> Iterator[Store]:
     with (
         open_store(tmp_path_factory.mktemp("store")) as opened,
-        opened.register_engine(ENGINE, pid=os.getpid()),
+        opened.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
     ):
         yield opened
 
@@ -55,7 +56,7 @@ def other(tmp_path_factory) -> Iterator[Runner]:
     """Of a store that knows nothing of the first."""
     with (
         open_store(tmp_path_factory.mktemp("other")) as opened,
-        opened.register_engine(ENGINE, pid=os.getpid()),
+        opened.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
     ):
         yield Runner(opened)
 

@@ -12,6 +12,7 @@ import pytest
 from engine import client
 from engine.components.residents import Residents
 from engine.plan import Plan
+from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec
 from store.blobs import blobs
@@ -66,7 +67,7 @@ def test_what_is_run_again_is_not_computed_again(
     assert not store.find_links([plan.keys[video]])  # it is there under its old key alone
     output = tmp_path / "again.mp4"
     run_id = store.enqueue(old.spec_json, preset="", output=str(output), segments=old.segments)
-    with store.register_engine(ENGINE, pid=0):
+    with store.register_engine(ENGINE, pid=0, version=installed_version()):
         events = execute(Runner(store), run_id)
     told = plan_in(events)
     assert told.reused_steps == told.total_steps

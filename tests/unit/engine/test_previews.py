@@ -16,6 +16,7 @@ from engine import client
 from engine.chain import previews
 from engine.chain.previews import colours_of, preview_of
 from engine.models.vae.latent_rgb import WAN21, read_latent_rgb
+from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.library import load_preset
 from presets.spec import RunSpec, VAESpec
@@ -34,7 +35,10 @@ MICRO = VAESpec(checkpoint="builtin:micro")
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     root = tmp_path_factory.mktemp("store")
-    with open_store(root) as store, store.register_engine(ENGINE, pid=os.getpid()):
+    with (
+        open_store(root) as store,
+        store.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
+    ):
         yield Runner(store)
 
 
@@ -191,7 +195,10 @@ def test_a_preview_that_cannot_be_made_costs_nothing_else(
 
 def test_an_index_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    with open_store(root) as store, store.register_engine(ENGINE, pid=os.getpid()):
+    with (
+        open_store(root) as store,
+        store.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
+    ):
         (root / "locks" / "previews").mkdir()  # where its lock's file should be
         run_id, events = finished(Runner(store), spec(), tmp_path)
         keys = step_keys(store, run_id)

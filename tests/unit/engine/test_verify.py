@@ -17,6 +17,7 @@ from engine import client
 from engine.checkpoints.locate import locate
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
+from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner
 from engine.verify import verify
@@ -35,7 +36,7 @@ STEPS = 3
 def store(tmp_path_factory) -> Iterator[Store]:
     with (
         open_store(tmp_path_factory.mktemp("store")) as opened,
-        opened.register_engine(ENGINE, pid=os.getpid()),
+        opened.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
     ):
         yield opened
 

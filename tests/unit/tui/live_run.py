@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.index.index import open_index
@@ -45,7 +46,7 @@ class LiveRun:
     def leased(self) -> Iterator[LiveRun]:
         """At work, its denoising begun; the engine ends with the block."""
         engine = f"engine{self.id}"
-        with self.store.register_engine(engine, pid=os.getpid()):
+        with self.store.register_engine(engine, pid=os.getpid(), version=installed_version()):
             self.store.lease(engine)
             self.say(
                 PlanMade(

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from engine import client
+from engine.process.version import installed_version
 from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
@@ -57,7 +58,10 @@ class Engine(threading.Thread):
         self.executed: list[str] = []
 
     def run(self) -> None:
-        with open_store() as store, store.register_engine("engineaaaa", pid=os.getpid()):
+        with (
+            open_store() as store,
+            store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()),
+        ):
             while not self.ended.is_set():
                 with LEASING:
                     record = store.lease("engineaaaa")
@@ -130,7 +134,7 @@ def done(store, *, output="{run}.mp4", status="done", kinds=("video",), **values
     """A run of the past, with its video in the store and not at its path."""
     spec = load_preset("micro", values={"output.kinds": kinds, **values})
     path = str(Path.cwd() / output)
-    with LEASING, store.register_engine("enginepast", pid=os.getpid()):
+    with LEASING, store.register_engine("enginepast", pid=os.getpid(), version=installed_version()):
         run_id = store.enqueue(encode_spec(spec), preset="micro", output=path)
         while store.lease("enginepast").id != run_id:
             pass
@@ -541,7 +545,7 @@ def test_a_sweep_that_stops_early_is_finished_by_choice(capsys, store, engine):
 def test_finish_refuses_all_where_one_has_nothing_to_finish(capsys, store, no_engine):
     early = store.enqueue(b"{}", preset="micro", output="/v.mp4", stop_at=5)
     whole = done(store)  # ends what is queued before it, too
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.finish(early, "done")
     line = refused(capsys, "finish", early, whole, code=1)
     assert f"run {whole} was not to stop early" in line

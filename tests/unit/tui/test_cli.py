@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from engine.errors import CheckpointError, ComponentError, EngineUnavailable
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -44,7 +45,7 @@ def enqueue(store, **values) -> str:
 def finished(store, status, *, error="", events=(), **values) -> str:
     """A run that an engine of this process leased, and that ended."""
     run_id = enqueue(store, **values)
-    with store.register_engine(f"engine{run_id}", pid=os.getpid()):
+    with store.register_engine(f"engine{run_id}", pid=os.getpid(), version=installed_version()):
         store.lease(f"engine{run_id}")
         store.append(run_id, list(events))
         store.finish(run_id, status, error=error)
@@ -340,7 +341,7 @@ def test_runs_newest_first_limited_and_by_status(capsys, store):
 
 def test_a_run_whose_engine_died_is_listed_as_interrupted(capsys, store):
     run_id = enqueue(store)
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.lease("engineaaaa")
         assert data(capsys, "show", run_id)["status"] == "running"
     assert [each["status"] for each in data(capsys, "runs")] == ["interrupted"]
@@ -398,7 +399,7 @@ def test_cancel(capsys, store):
     assert main(["cancel", queued]) == 0
     assert capsys.readouterr() == ("", f"run {queued} is cancelled\n")
     running = enqueue(store)
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.lease("engineaaaa")
         assert data(capsys, "cancel", running) == {"run": running, "status": "running"}
         assert store.cancel_requested(running)
@@ -411,7 +412,7 @@ def test_engine_status(capsys, store):
     assert data(capsys, "engine", "status")["engines"] == []
     run_id = enqueue(store)
     enqueue(store)
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.lease("engineaaaa")
         told = data(capsys, "engine", "status")
         assert main(["engine", "status"]) == 0
@@ -436,7 +437,7 @@ def test_runs_that_wait_without_an_engine_are_told_of(capsys, store):
     assert main(["engine", "stop"]) == 0
     told = "2 runs wait and no engine runs; modiff engine start goes on with them\n"
     assert capsys.readouterr().err == "no engine is running\n" + told
-    with store.register_engine("engineaaaa", pid=os.getpid()):
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         assert main(["runs"]) == 0
     assert capsys.readouterr().err == ""
 

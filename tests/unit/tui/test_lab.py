@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.errors import StoreError, UnknownRun
@@ -188,7 +189,7 @@ def test_status_of_nothing(store):
 
 def test_a_dead_engines_run_is_ended_and_told_once(store):
     run_id = add(store)
-    with store.register_engine("engine1", pid=os.getpid()):
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
         store.lease("engine1")  # and dies: the lock is let go
 
     async def questions(lab):
@@ -204,7 +205,7 @@ def test_a_dead_engines_run_is_ended_and_told_once(store):
 def test_a_live_engine_and_one_that_is_stuck(store):
     run_id = add(store)
     add(store)
-    with store.register_engine("engine1", pid=os.getpid()):
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
         store.lease("engine1")
         status = ask(lambda lab: lab.status())
         assert status.running is not None
@@ -237,7 +238,7 @@ def test_the_queue_taken_back_put_back_and_reordered(store):
 
 def test_a_run_that_has_begun_is_not_taken_back(store):
     run_id = add(store)
-    with store.register_engine("engine1", pid=os.getpid()):
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
         store.lease("engine1")
         assert ask(lambda lab: lab.take_back(run_id)).status == "running"
         assert not store.run(run_id).cancel_requested

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.blobs import blobs
@@ -48,7 +49,7 @@ def enqueue(store, *, output="/videos/{run}.mp4", preset="micro", **options) -> 
 
 
 def ended(store, run_id, status="done", error="") -> str:
-    with store.register_engine(f"engine{run_id}", pid=os.getpid()):
+    with store.register_engine(f"engine{run_id}", pid=os.getpid(), version=installed_version()):
         while store.lease(f"engine{run_id}").id != run_id:
             pass
         store.finish(run_id, status, error=error)

@@ -21,6 +21,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, TextArea
 
 from engine.checkpoints.library import Found
+from engine.process.version import installed_version
 from store.database.database import immediate
 from store.store import Store
 from tests import recorded_store
@@ -93,7 +94,7 @@ async def _no_models(_lab: Lab) -> list[Found]:
 def live_run(store: Store) -> Iterator[str]:
     """A run in the middle of its steps, with a live engine."""
     run_id = next(run.id for run in store.runs(limit=50, status="done") if run.parent_step == 8)
-    with store.register_engine(ENGINE, pid=4242):
+    with store.register_engine(ENGINE, pid=4242, version=installed_version()):
         with immediate(store.lineage) as connection:
             connection.execute(
                 "UPDATE runs SET status='running', engine=?, ended_ns=NULL WHERE id=?",

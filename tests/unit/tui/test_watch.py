@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.store import open_store
@@ -17,7 +18,10 @@ from tui.watch import Signals, watch
 @pytest.fixture
 def store():
     """With an engine of this process that has leased a run and does nothing."""
-    with open_store() as opened, opened.register_engine("engineaaaa", pid=os.getpid()):
+    with (
+        open_store() as opened,
+        opened.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()),
+    ):
         opened.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
         opened.lease("engineaaaa")
         yield opened

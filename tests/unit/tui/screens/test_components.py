@@ -10,6 +10,7 @@ from textual.widgets import Tab, Tabs
 from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.process.version import installed_version
 from store.lineage.records import EngineRecord
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
@@ -219,7 +220,7 @@ def test_the_engine_is_shown_started_and_stopped(store, engine):
         await until(pilot, lambda: "no engine lives" in lines())
         await pilot.press("S", "R", "s")
         assert engine == ["start"]
-        with store.register_engine("engine1", pid=os.getpid()):
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
             await until(pilot, lambda: f"process {os.getpid()}" in lines())
             await pilot.press("s")
             assert engine == ["start"]
@@ -231,7 +232,7 @@ def test_the_engine_is_shown_started_and_stopped(store, engine):
 
 def test_stopping_a_busy_engine_asks(store, engine):
     store.enqueue(b"{}", preset="micro", output="o")
-    lock = store.register_engine("engine1", pid=os.getpid())
+    lock = store.register_engine("engine1", pid=os.getpid(), version=installed_version())
     store.lease("engine1")
 
     async def script(pilot):
@@ -265,7 +266,7 @@ def test_restart_stops_and_starts(store, monkeypatch):
     monkeypatch.setattr(Lab, "start_engine", start)
 
     async def script(pilot):
-        with store.register_engine("engine1", pid=os.getpid()):
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
             await until(pilot, lambda: "process" in shown(pilot.app.screen, "#engine_lines"))
             await until(pilot, lambda: pilot.app.status and pilot.app.status.engines)
             await pilot.press("R")

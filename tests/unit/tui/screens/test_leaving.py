@@ -8,6 +8,7 @@ import os
 import pytest
 from textual.widgets import OptionList
 
+from engine.process.version import installed_version
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, play, shown, until
 from tui.screens.leaving import Leaving
@@ -57,7 +58,7 @@ def test_left_to_itself(store, keys, size):
 @pytest.mark.parametrize("keys", [("c",), ("down", "enter")], ids=" ".join)
 def test_cancelled(store, keys):
     first, second = add(store), add(store)
-    lock = store.register_engine("engine1", pid=os.getpid())
+    lock = store.register_engine("engine1", pid=os.getpid(), version=installed_version())
     store.lease("engine1")
 
     async def script(pilot):

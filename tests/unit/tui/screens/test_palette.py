@@ -10,6 +10,7 @@ from textual.command import CommandPalette
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
+from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset, save_preset
 from store.store import open_store
@@ -54,7 +55,7 @@ def test_what_applies_now_and_nothing_else(store):
         assert not {"queue: Pause", "queue: Undo", "panel: Cursor up"} & set(told)
         assert {f"open: {name}" for _, name, _ in TABS.values()} <= set(told)
         assert told.index("queue: Remove") < told.index("open: Compose")
-        with store.register_engine("engine1", pid=os.getpid()):
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
             await until(pilot, lambda: "engine: Stop" in names(pilot.app))
             assert "engine: Start" not in names(pilot.app)
 

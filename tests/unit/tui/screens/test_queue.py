@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from store.lineage.records import Segment
@@ -39,7 +40,7 @@ def add(store, *overrides, prompt="a red circle", preset="micro", **more):
 
 def begin(store, run_id="engine1"):
     """An engine lives and has leased the first run."""
-    lock = store.register_engine(run_id, pid=os.getpid())
+    lock = store.register_engine(run_id, pid=os.getpid(), version=installed_version())
     return lock, store.lease(run_id)
 
 

@@ -9,6 +9,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import TabbedContent
 
+from engine.process.version import installed_version
 from tests.unit.tui.live_run import LiveRun, live_run
 from tests.unit.tui.opened_app import NARROW, WIDE, play, until
 from tui.app import ModiffApp
@@ -63,7 +64,7 @@ def note(pilot: Pilot[int]) -> str:
 def attempt(run: LiveRun) -> None:
     """Another one, which comes to the same steps with the same pictures."""
     run.store.resume(run.id)
-    with run.store.register_engine("another", pid=os.getpid()):
+    with run.store.register_engine("another", pid=os.getpid(), version=installed_version()):
         run.store.lease("another")
         for step in range(1, STEPS + 1):
             run.step(step)
