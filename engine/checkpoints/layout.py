@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from engine.checkpoints.formats.table import BLOCKS, TensorInfo
-from engine.checkpoints.names import MARKERS, component_of, naming_of, prefix_of, to_original
+from engine.checkpoints.names import (
+    MARKERS,
+    component_of,
+    is_buffer,
+    naming_of,
+    prefix_of,
+    to_original,
+    unwrapped,
+)
+from engine.checkpoints.quantised import dtype_fault, read_quantised
 from engine.checkpoints.source import Source
 
-# The endings by which a weight's companions are called. A scale multiplies the stored numbers.
-_SCALES = (".scale_weight", ".weight_scale")
-# Scales of activations, for matrix products in fp8, which we do not do; and what repeats what the dtypes already say.
-_IGNORED = (".scale_input", ".input_scale", ".comfy_quant")
-# The dtypes that are numbers by themselves, as the blocks of GGUF are; integers are numbers with their scale only.
-_NUMBERS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 # one table under two names in Hugging Face's encoders; a file may hold it under either
 _TIED = "encoder.embed_tokens.weight"
 
@@ -24,11 +27,13 @@ _TIED = "encoder.embed_tokens.weight"
 class Entry:
     """One tensor under its original name. parts: what to join along the first axis, mostly one. shape: of the
     whole. scales: what the numbers of each part are multiplied with, one number or one for each row; empty where
-    none of them has one."""
+    none of them has one. rotations: how many columns of each part are rotated together, 0 for none; empty where none
+    of them is."""
 
     parts: tuple[TensorInfo, ...]
     shape: tuple[int, ...]
     scales: tuple[TensorInfo | None, ...] = ()
+    rotations: tuple[int, ...] = ()
 
     @property
     def num_elements(self) -> int:
@@ -38,23 +43,28 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """entries: by original name. naming: whose names the file uses. prefix: what they begin with.
-    faults: names that make no sense together, each with the reason."""
+    faults: names that make no sense together, each with the reason. left_out: buffers, which are no weights.
+    foreign: what the numbers are stored as where nothing here reads that, with what to take instead."""
 
     component: str
     naming: str
     prefix: str
     entries: Mapping[str, Entry]
     faults: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
+    foreign: str = ""
 
 
 def lay_out(source: Source) -> Layout:
     """Every tensor of a source under its original name; what is not part of the component is left out, and
     what nobody knows stays under its own name."""
-    named = [name for name in source.tensors if name.rpartition(".")[2] not in MARKERS]
-    prefix = prefix_of(named)
-    tensors = {name.removeprefix(prefix): source.tensors[name] for name in named}
+    tensors, prefix, twice = _bare(source)
     component = component_of(tensors)
-    weights, scales, faults = _split_scales(tensors)
+    stored = read_quantised(source, tensors, prefix)
+    scales, faults = stored.scales, twice | stored.faults
+    weights = {name: info for name, info in stored.weights.items() if not is_buffer(name)}
+    left_out = tuple(name for name in stored.weights if name not in weights)
+    rotations = stored.rotations
     if component == "text_encoder" and "shared.weight" not in weights and _TIED in weights:
         weights["shared.weight"] = weights.pop(_TIED)
         if _TIED in scales:
@@ -64,8 +74,8 @@ def lay_out(source: Source) -> Layout:
     naming = naming_of(component, weights)
     if component in ("unknown", "lora"):
         entries = {name: Entry((info,), info.shape) for name, info in weights.items()}
-        return Layout(component, "", prefix, entries, faults)
-    parts: dict[str, dict[int, tuple[TensorInfo, TensorInfo | None]]] = {}
+        return Layout(component, "", prefix, entries, faults, left_out, stored.foreign)
+    parts: dict[str, dict[int, tuple[TensorInfo, TensorInfo | None, int]]] = {}
     for name, info in weights.items():
         target = to_original(component, naming, name)
         if target is None:
@@ -75,25 +85,36 @@ def lay_out(source: Source) -> Layout:
         if index in pieces:
             faults[name] = f"makes {original}, which another tensor of the file makes too"
         scale = scales.get(name)
-        pieces[index] = info, scale
+        pieces[index] = info, scale, rotations.get(name, 0)
         if fault := dtype_fault(info, scale):
             faults[name] = fault
     entries = {}
     for name, pieces in parts.items():
-        joined, of_parts = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
+        joined, of_parts, turned = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
         if len(joined) > 1 and len({part.shape[1:] for part in joined}) > 1:
             faults[name] = "is to be joined of tensors of different widths"
-        entries[name] = Entry(joined, _joined_shape(joined), of_parts if any(of_parts) else ())
-    return Layout(component, naming, prefix, entries, faults)
+        entries[name] = Entry(
+            joined,
+            _joined_shape(joined),
+            of_parts if any(of_parts) else (),
+            turned if any(turned) else (),
+        )
+    return Layout(component, naming, prefix, entries, faults, left_out, stored.foreign)
 
 
-def dtype_fault(part: TensorInfo, scale: TensorInfo | None) -> str:
-    """Why the numbers of a weight cannot be told from what is stored, empty where they can."""
-    if part.dtype in BLOCKS or part.dtype in _NUMBERS:
-        return ""
-    if scale is None:
-        return f"stored as {part.dtype} without a scale"
-    return "" if part.dtype == "I8" else f"stored as {part.dtype}, which nothing here computes with"
+def _bare(source: Source) -> tuple[dict[str, TensorInfo], str, dict[str, str]]:
+    """(tensors without what wrappers and files put before their names, that prefix, faults)."""
+    named = [name for name in source.tensors if name.rpartition(".")[2] not in MARKERS]
+    plain = {name: unwrapped(name) for name in named}
+    prefix = prefix_of(plain.values())
+    tensors: dict[str, TensorInfo] = {}
+    faults: dict[str, str] = {}
+    for name in named:
+        bare = plain[name].removeprefix(prefix)
+        if bare in tensors:
+            faults[name] = f"is {bare}, which another tensor of the file is too"
+        tensors[bare] = source.tensors[name]
+    return tensors, prefix, faults
 
 
 def quantisation(entries: Mapping[str, Entry]) -> str:
@@ -111,38 +132,9 @@ def quantisation(entries: Mapping[str, Entry]) -> str:
             if not scales:
                 return word
             by_row = any(scale is not None and math.prod(scale.shape) > 1 for scale in scales)
-            return f"{word} scaled{' by row' if by_row else ''}"
+            rotated = any(entry.rotations for entry in entries.values())
+            return f"{word} scaled{' by row' if by_row else ''}{' and rotated' if rotated else ''}"
     return ""
-
-
-def _split_scales(
-    tensors: Mapping[str, TensorInfo],
-) -> tuple[dict[str, TensorInfo], dict[str, TensorInfo], dict[str, str]]:
-    """(weights, the scale of each weight that has one, faults), by the names of the weights."""
-    weights: dict[str, TensorInfo] = {}
-    scales: dict[str, TensorInfo] = {}
-    faults: dict[str, str] = {}
-    for name, info in tensors.items():
-        ending = next((ending for ending in _SCALES if name.endswith(ending)), None)
-        if ending is None:
-            if not name.endswith(_IGNORED):
-                weights[name] = info
-            continue
-        weight = f"{name.removesuffix(ending)}.weight"
-        if weight not in tensors:
-            faults[name] = f"scales {weight}, which is not in the file"
-        elif math.prod(info.shape) not in (
-            1,
-            tensors[weight].shape[0] if tensors[weight].shape else 1,
-        ):
-            faults[name] = (
-                f"is {list(info.shape)}, expected one number or one for each row of {weight}"
-            )
-        elif info.dtype not in ("F32", "BF16", "F16"):
-            faults[name] = f"has the dtype {info.dtype}, expected F32, BF16 or F16"
-        else:
-            scales[weight] = info
-    return weights, scales, faults
 
 
 def _unflattened(weights: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from engine.checkpoints.formats.reading import opened, refusal
 from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
-from engine.checkpoints.layout import Entry, dtype_fault
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.quantised import dtype_fault
 from engine.errors import CheckpointError
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
@@ -58,7 +59,7 @@ class Weights:
         self._files: dict[Path, tuple[BufferedReader, Facts]] = {}
         self._open = ExitStack()
         for name, entry in entries.items():
-            for part, scale in _scaled_parts(entry):
+            for part, scale, _ in _stored_parts(entry):
                 if fault := dtype_fault(part, scale):
                     raise CheckpointError(f"{part.file}: {name} is {fault}")
 
@@ -91,16 +92,19 @@ class Weights:
         wanted = dtype or natural_dtype(entry)
         result = torch.empty(entry.shape, device=device, dtype=wanted)
         row = 0
-        for part, scale in _scaled_parts(entry):
+        for part, scale, rotation in _stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             target = result[row : row + rows] if len(entry.parts) > 1 else result
             factors = None if scale is None else self._stored(scale).float().flatten()
-            self._convert(part, factors, target)
+            self._convert(part, factors, rotation, target)
             row += rows
         return result
 
-    def _convert(self, part: TensorInfo, scale: Tensor | None, target: Tensor) -> None:
-        """Writes the numbers of `part`, times `scale` (one number, or one for each row), into `target`."""
+    def _convert(
+        self, part: TensorInfo, scale: Tensor | None, rotation: int, target: Tensor
+    ) -> None:
+        """Writes the numbers of `part`, times `scale` (one number, or one for each row) and rotated back, into
+        `target`. rotation: of how many columns together, 0 for none."""
         if not part.shape or not math.prod(part.shape):
             target.copy_(
                 self._stored(part) if scale is None else self._stored(part).float() * scale[0]
@@ -118,6 +122,8 @@ class Weights:
             if scale is not None:
                 factor = scale[first:last] if len(scale) > 1 else scale
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
+            if rotation:
+                values = rotated_back(values, rotation)
             target[first:last].copy_(values)
             del values  # and the map with it
 
@@ -246,8 +252,26 @@ def natural_dtype(entry: Entry) -> torch.dtype:
     return torch.float64 if "F64" in dtypes else torch.float32
 
 
-def _scaled_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None]]:
-    return zip(entry.parts, entry.scales or (None,) * len(entry.parts), strict=True)
+def _stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None, int]]:
+    """Each part with its scale and how many of its columns are rotated together."""
+    count = len(entry.parts)
+    return zip(
+        entry.parts, entry.scales or (None,) * count, entry.rotations or (0,) * count, strict=True
+    )
+
+
+def rotated_back(values: Tensor, group: int) -> Tensor:
+    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
+
+    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
+    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
+    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
+    """
+    power = (group.bit_length() - 1) // 2
+    turned = values.double().unflatten(-1, (-1, *[4] * power))
+    for axis in range(-power, 0):
+        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
+    return (turned.flatten(-power - 1) / 2**power).float()
 
 
 def _check_same(path: Path, before: Facts, now: Facts) -> None:

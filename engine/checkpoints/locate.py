@@ -96,6 +96,7 @@ def open_component(kind: str, path: Path) -> Source:
     if not path.is_dir():
         return layout_at(path)[0]
     held: list[Source] = []
+    others: list[str] = []
     faults: list[str] = []
     for candidate in sources_in(path):
         try:
@@ -106,6 +107,8 @@ def open_component(kind: str, path: Path) -> Source:
             continue
         if is_wanted:
             held.append(source)
+        else:
+            others.append(f"{layout.component.replace('_', ' ')} {candidate.relative_to(path)}")
     if len(held) == 1:
         return held[0]
     if held:
@@ -113,5 +116,6 @@ def open_component(kind: str, path: Path) -> Source:
         raise CheckpointError(
             f"{path}: holds {len(held)} checkpoints of a {kind} ({names}); name one of them"
         )
-    reason = f" ({faults[0]})" if faults else ""
+    told = [*faults[:1], *(f"but a {other}" for other in others[:1])]
+    reason = f" ({'; '.join(told)})" if told else ""
     raise CheckpointError(f"{path}: holds no checkpoint of a {kind}{reason}")

@@ -43,7 +43,8 @@ def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
             f"components.{kind}.checkpoint: {path} is {told}; choose the file of a {wanted}"
         )
     if not found.supported:
-        faults = describe(found.missing, found.unexpected, found.misshapen) or found.note
+        counted = describe(found.missing, found.unexpected, found.misshapen)
+        faults = "; ".join(part for part in (found.note, counted) if part)
         raise CheckpointError(
             f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
         )

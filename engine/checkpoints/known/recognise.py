@@ -17,7 +17,7 @@ import msgspec
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.layout import Entry, Layout, lay_out, quantisation
-from engine.checkpoints.names import lora_family
+from engine.checkpoints.names import components_in, lora_family
 from engine.checkpoints.source import Source, read_json
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import keeps_fp32
@@ -30,6 +30,20 @@ _GENERATION = re.compile(
 # a file in a cache entry of Hugging Face: models--*/snapshots/*/transformer/*
 _PARTS_AROUND = 6
 _NOT_YET = "not supported yet"
+_UMT5_INSTEAD = "take umt5-xxl, for example umt5_xxl_fp8_e4m3fn_scaled.safetensors of Comfy-Org"
+# other models' files that lie beside Wan's -> names that only they have
+_STRANGERS = {
+    words: re.compile(pattern)
+    for words, pattern in {
+        "the transformer of Flux or HunyuanVideo": r"(^|\.)double_blocks\.0\.",
+        "the transformer of Stable Diffusion 3": r"(^|\.)joint_blocks\.0\.",
+        "the U-Net of Stable Diffusion": r"(^|\.)(input_blocks\.1\.|down_blocks\.0\.resnets\.)",
+        "the transformer of LTX-Video, CogVideoX or their kin": r"(^|\.)transformer_blocks\.0\.attn1\.",
+        "a CLIP text encoder": r"(^|\.)text_model\.encoder\.layers\.0\.",
+        "a language model": r"(^|\.)layers\.0\.self_attn\.q_proj\.|(^|\.)blk\.0\.attn_q\.",
+        "the VAE of images": r"(^|\.)(quant_conv|decoder\.up\.0\.block)\.",
+    }.items()
+}
 _ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -68,6 +82,8 @@ def recognise(source: Source, layout: Layout | None = None) -> Recognition:
     """
     layout = layout or lay_out(source)
     variant, wanted, note, supported = _identify(source, layout)
+    if layout.foreign:
+        wanted, note, supported = {}, layout.foreign, False
     missing, unexpected, misshapen = compare(layout.entries, wanted) if wanted else ((), (), ())
     unexpected = (*unexpected, *(f"{name} ({reason})" for name, reason in layout.faults.items()))
     is_odd = supported and bool(unexpected) and not (missing or misshapen)
@@ -82,7 +98,7 @@ def recognise(source: Source, layout: Layout | None = None) -> Recognition:
         component=layout.component,
         variant=variant,
         supported=supported and not (missing or unexpected or misshapen),
-        note="; ".join(part for part in (reason, note, source.note) if part),
+        note="; ".join(part for part in (reason, note, _left_out(layout), source.note) if part),
         layout=_layout_name(source, layout),
         format=source.format,
         shards=len(source.files),
@@ -96,6 +112,13 @@ def recognise(source: Source, layout: Layout | None = None) -> Recognition:
         unexpected=unexpected,
         misshapen=misshapen,
     )
+
+
+def _left_out(layout: Layout) -> str:
+    if not layout.left_out:
+        return ""
+    names = ", ".join(layout.left_out[:3]) + (", ..." if len(layout.left_out) > 3 else "")
+    return f"{names}: not part of it, left out"
 
 
 def _loaded_bytes(layout: Layout) -> dict[str, int]:
@@ -156,6 +179,13 @@ def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape],
         if layout.component == "vae":
             dim = expected.vae_dim(shapes)
             return "wan2.1-vae" if dim == 96 else "wan2.1-vae (custom)", expected.vae(dim), "", True
+        if layout.component == "text_encoder" and _is_t5(shapes):
+            return (
+                "",
+                {},
+                f"T5 v1.1, the encoder of Flux, SD3 and others, not UMT5; {_UMT5_INSTEAD}",
+                False,
+            )
         if layout.component == "text_encoder":
             umt5 = expected.umt5_shape(shapes)
             is_published = umt5 == expected.UMT5Shape()
@@ -174,7 +204,28 @@ def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape],
         return "", {}, str(error), False
     if layout.component == "lora":
         return "", {}, f"{lora_family(shapes)}; LoRA is {_NOT_YET}", False
-    return "", {}, "not a component of Wan that modiff knows", False
+    return "", {}, _stranger(source), False
+
+
+def _is_t5(shapes: Mapping[str, Shape]) -> bool:
+    """Whether an encoder has the positions of T5, in its first block alone; UMT5 has them in each."""
+    blocks = sum(name.endswith(".pos_embedding.embedding.weight") for name in shapes)
+    return blocks == 1 and "blocks.1.attn.q.weight" in shapes
+
+
+def _stranger(source: Source) -> str:
+    """What a file is that is no component of Wan."""
+    components = components_in(source.tensors)
+    if len(components) > 1:
+        names = ", ".join(component.replace("_", " ") for component in components)
+        return (
+            f"several components in one file ({names}), an all-in-one checkpoint; take the file of each component, "
+            "as Comfy-Org/Wan_2.1_ComfyUI_repackaged has them"
+        )
+    for words, pattern in _STRANGERS.items():
+        if any(pattern.search(name) for name in source.tensors):
+            return f"{words}, not a component of Wan"
+    return "not a component of Wan that modiff knows"
 
 
 def _identify_dit(
@@ -191,6 +242,8 @@ def _identify_dit(
         return "", {}, note, False
     shape = expected.dit_shape(shapes)
     wanted = expected.dit(shape)
+    if any(name.startswith(("control_adapter.", "ref_conv.")) for name in shapes):
+        return _fun(shape, shapes), wanted, f"a Wan-Fun control model, {_NOT_YET}", False
     names = [name for name, published in expected.PUBLISHED.items() if published == shape]
     if not names:
         return _identify_custom(shape, wanted, shapes)
@@ -211,10 +264,8 @@ def _identify_custom(
     shape: expected.DiTShape, wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]
 ) -> tuple[str, Mapping[str, Shape], str, bool]:
     """A Wan DiT of a size that was not published; and the published relatives that have more inputs."""
-    if any(
-        name.startswith(("control_adapter.", "ref_conv.")) for name in shapes
-    ) or shape.in_dim in (32, 48, 52):
-        return "wan-fun", wanted, f"a Wan-Fun control model, {_NOT_YET}", False
+    if shape.in_dim in (32, 48, 52):
+        return _fun(shape, shapes), wanted, f"a Wan-Fun control model, {_NOT_YET}", False
     if shape.vace_layers:
         return "wan2.1-vace (custom)", wanted, f"VACE is {_NOT_YET}", False
     if shape.model_type == "t2v" and shape.in_dim != shape.out_dim:
@@ -224,7 +275,15 @@ def _identify_custom(
             f"takes {shape.in_dim} channels without an image branch, {_NOT_YET}",
             False,
         )
-    return f"wan2.1-{shape.model_type} (custom)", wanted, "", True
+    note = "" if shape.model_type == "t2v" else "image to video is not there yet"
+    return f"wan2.1-{shape.model_type} (custom)", wanted, note, True
+
+
+def _fun(shape: expected.DiTShape, shapes: Mapping[str, Shape]) -> str:
+    """The name of a Wan-Fun control model: Wan 2.2's are those without the image branch."""
+    generation = "2.1" if shape.image_branch else "2.2"
+    has_camera = any(name.startswith("control_adapter.") for name in shapes)
+    return f"wan{generation}-fun-control{'-camera' if has_camera else ''}"
 
 
 def _tell_generations_apart(

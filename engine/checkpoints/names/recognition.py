@@ -9,7 +9,7 @@ from engine.checkpoints.names.lora import is_lora
 from engine.checkpoints.names.renaming import NAMINGS, find
 
 # What files put in front of every name, where they do: ComfyUI's whole checkpoints and what was cut out of them,
-# Kijai's, trainers' (of torch's parallel and compiled modules, of DiffSynth). Longer ones before those they begin with.
+# Kijai's, trainers' (of DiffSynth, PEFT, distillation). Longer ones before those they begin with.
 PREFIXES = (
     "model.diffusion_model.",
     "diffusion_model.",
@@ -23,10 +23,27 @@ PREFIXES = (
     "clip_vision.",
     "model_state.",
     "vae.",
-    "module.",
-    "_orig_mod.",
     "dit.",
     "pipe.dit.",
+    "base_model.model.",
+    "state_dict.",
+    "ema_model.",
+    "model_ema.",
+    "generator_ema.",
+    "generator.",
+)
+# What torch's parallel, sharded, compiled and checkpointing wrappers put before any part of a name.
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|module|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_MAX_PREFIXES = 4
+# One tensor that a node or a trainer added hides no prefix; a file with more of them is of several parts.
+_MAX_STRAYS = 3
+_NAMES_A_STRAY = 20
+# What follows from the configuration and is saved with the weights by some: never read.
+_BUFFERS = re.compile(
+    r"(rope\.|rotary_emb\.|rope_embedder\.)?freqs(_cos|_sin|_cis|_[0-9])?|(.+\.)?rotary_emb\.inv_freq|"
+    r"model_sampling\.[a-z_]+|log_sigmas|logit_scale|(.+\.)?position_ids"
 )
 # Not weights, and in some files without the prefix that all else has: the mark of scaled fp8, the tokenizer.
 MARKERS = ("scaled_fp8", "spiece_model")
@@ -86,12 +103,46 @@ def naming_of(component: str, names: Collection[str]) -> str:
     return max(known, key=lambda naming: known[naming])
 
 
+def components_in(names: Collection[str]) -> list[str]:
+    """The components of which a file has parts, whatever is before their names."""
+    found = set()
+    for name in names:
+        bare = unwrapped(name)
+        for _ in range(_MAX_PREFIXES):
+            found |= {each for each, pattern in _PATTERNS.items() if pattern.fullmatch(bare)}
+            prefix = next((prefix for prefix in PREFIXES if bare.startswith(prefix)), None)
+            if prefix is None:
+                break
+            bare = bare.removeprefix(prefix)
+    return [component for component in _PATTERNS if component in found]
+
+
+def unwrapped(name: str) -> str:
+    """A name without what wrappers of modules put into it, wherever and however often."""
+    return _WRAPPERS.sub("", name)
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a bare name is that of a buffer that follows from the configuration, no weight."""
+    return _BUFFERS.fullmatch(name) is not None
+
+
 def prefix_of(names: Collection[str]) -> str:
-    """What every name begins with without its being part of the published name; empty where there is no such
-    prefix. A LoRA keeps its prefix: there it tells the family."""
+    """What the names begin with without its being part of the published name, of several the one after the other;
+    empty where there is none. One name that lacks it changes nothing. A LoRA keeps its prefix: there it tells the
+    family."""
     weights = [name for name in names if name.rpartition(".")[2] not in MARKERS]
     if not weights or is_lora(weights):
         return ""
-    return next(
-        (prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in weights)), ""
-    )
+    whole = ""
+    for _ in range(_MAX_PREFIXES):
+        prefix = next((prefix for prefix in PREFIXES if _most_have(weights, whole + prefix)), "")
+        if not prefix:
+            break
+        whole += prefix
+    return whole
+
+
+def _most_have(names: Collection[str], prefix: str) -> bool:
+    strays = sum(not name.startswith(prefix) for name in names)
+    return strays <= min(_MAX_STRAYS, len(names) // _NAMES_A_STRAY)

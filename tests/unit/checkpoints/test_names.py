@@ -21,11 +21,13 @@ from engine.checkpoints.known import expected
 from engine.checkpoints.known.expected import PUBLISHED, CLIPShape, UMT5Shape
 from engine.checkpoints.names import (
     component_of,
+    components_in,
     from_original,
     lora_family,
     naming_of,
     prefix_of,
     to_original,
+    unwrapped,
 )
 from tests.naming import dit_name, vae_name
 
@@ -383,11 +385,46 @@ def test_what_is_none_of_them_is_unknown(names: list[str]) -> None:
      "text_encoders.umt5xxl.transformer."],
 )  # fmt: skip
 @pytest.mark.parametrize("model", MODELS)
-def test_a_prefix_counts_when_every_name_has_it(prefix: str, model: str) -> None:
-    names = spelt(model, "original")
-    assert prefix_of([prefix + name for name in names]) == prefix
-    assert prefix_of([*(prefix + name for name in names), "head.other"]) == ""
+def test_a_prefix_counts_when_all_names_but_a_few_have_it(prefix: str, model: str) -> None:
+    names = [prefix + name for name in spelt(model, "original")]
+    assert prefix_of(names) == prefix
+    strays = [f"head.other.{number}" for number in range(3)]
+    assert prefix_of([*names, *strays]) == prefix
+    assert prefix_of([*names, *strays, "head.another"]) == ""
+    assert prefix_of([*names[:2], "head.other"]) == ""
     assert prefix_of([]) == ""
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_prefixes_come_one_after_the_other(model: str) -> None:
+    names = spelt(model, "original")
+    assert prefix_of([f"state_dict.generator.{name}" for name in names]) == "state_dict.generator."
+    assert prefix_of([f"model.model.{name}" for name in names]) == "model.model."
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "name"),
+    [
+        ("_orig_mod.blocks.0.modulation", "blocks.0.modulation"),
+        ("module._orig_mod.blocks.0.modulation", "blocks.0.modulation"),
+        ("model._orig_mod.module.head.modulation", "model.head.modulation"),
+        ("blocks.0._orig_mod.ffn._checkpoint_wrapped_module.0.weight", "blocks.0.ffn.0.weight"),
+        ("_fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.modulation", "blocks.0.modulation"),
+        ("blocks.0.some_module.weight", "blocks.0.some_module.weight"),
+    ],
+)
+def test_wrappers_leave_no_trace_in_a_name(wrapped: str, name: str) -> None:
+    assert unwrapped(wrapped) == name
+
+
+def test_the_parts_of_an_all_in_one_file_are_told() -> None:
+    names = [
+        "model.diffusion_model.head.modulation",
+        "vae.decoder.middle.0.residual.0.gamma",
+        "text_encoders.umt5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.weight",
+    ]
+    assert components_in(names) == ["denoiser", "vae", "text_encoder"]
+    assert components_in(names[:1]) == ["denoiser"]
 
 
 def pair(layer: str, down: str, up: str) -> list[str]:

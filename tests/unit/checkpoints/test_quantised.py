@@ -1,0 +1,251 @@
+"""What lies beside weights and says how their numbers are stored: read, or refused by its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from comfy_kitchen.tensor import TensorWiseINT8Layout
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.checkpoints.known.recognise import Recognition, recognise
+from engine.checkpoints.layout import lay_out
+from engine.checkpoints.load import Weights, rotated_back
+from engine.checkpoints.locate import locate
+from engine.checkpoints.source import open_source
+from engine.errors import CheckpointError
+
+CPU = torch.device("cpu")
+E4M3 = torch.float8_e4m3fn
+MICRO = locate("denoiser", "builtin:micro")
+NAMES = [
+    name for name, tensor in load_file(MICRO).items() if "blocks." in name and tensor.ndim == 2
+]
+METADATA = "_quantization_metadata"
+
+
+def note(**said: object) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8).clone()
+
+
+def written(folder: Path, change, metadata: dict[str, str] | None = None) -> Path:
+    """The micro transformer with each matrix of its blocks as `change(weight, layer)` stores it."""
+    tensors = {}
+    for name, tensor in load_file(MICRO).items():
+        layer = name.removesuffix(".weight")
+        tensors |= change(tensor.float(), layer) if name in NAMES else {name: tensor}
+    path = folder / "file.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    (folder / "config.json").write_bytes(MICRO.with_name("config.json").read_bytes())
+    return path
+
+
+def told(path: Path) -> Recognition:
+    return recognise(open_source(path))
+
+
+def error_of(path: Path) -> float:
+    """How far the loaded matrices are from those of the micro model, relative to these."""
+    found = total = 0.0
+    shipped = load_file(MICRO)
+    with Weights(lay_out(open_source(path)).entries) as weights:
+        for name in NAMES:
+            difference = weights.tensor(name, device=CPU) - shipped[name].float()
+            found += float(difference.square().sum())
+            total += float(shipped[name].float().square().sum())
+    return (found / total) ** 0.5
+
+
+def int8(weight: Tensor, layer: str, group: int, *, beside: bool = True) -> dict[str, Tensor]:
+    """As ComfyUI stores it, by its own code."""
+    numbers, stored = TensorWiseINT8Layout.quantize(
+        weight, per_channel=True, convrot=bool(group), convrot_groupsize=group or 256
+    )
+    found = {f"{layer}.weight": numbers, f"{layer}.weight_scale": stored.scale}
+    said = {"convrot": True, "convrot_groupsize": group} if group else {}
+    notes = {f"{layer}.comfy_quant": note(format="int8_tensorwise", **said)} if beside else {}
+    return found | notes
+
+
+@pytest.mark.parametrize("group", [0, 4, 16, 64])
+def test_int8_of_comfyui_is_read_whether_it_was_rotated_or_not(tmp_path: Path, group: int) -> None:
+    path = written(tmp_path, lambda weight, layer: int8(weight, layer, group))
+    found = told(path)
+    assert found.supported, found.note
+    assert found.quantisation == f"int8 scaled by row{' and rotated' if group else ''}"
+    assert error_of(path) < 0.01
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    group=st.sampled_from([4, 16, 64, 256]),
+    groups=st.integers(1, 3),
+    rows=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_a_rotation_is_turned_back_as_comfyui_turns_it(
+    group: int, groups: int, rows: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, group * groups, generator=generator)
+    numbers, stored = TensorWiseINT8Layout.quantize(
+        weight, per_channel=True, convrot=True, convrot_groupsize=group
+    )
+    theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
+    ours = rotated_back(numbers.float() * stored.scale.view(-1, 1), group)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_notes_in_the_metadata_count_as_those_beside_the_weights(tmp_path: Path) -> None:
+    said = {
+        f"model.diffusion_model.{name.removesuffix('.weight')}": {
+            "format": "int8_tensorwise", "params": {"convrot": True, "convrot_groupsize": 16},
+        }
+        for name in NAMES
+    }  # fmt: skip
+    metadata = {METADATA: json.dumps({"format_version": "1.0", "layers": said})}
+    plain = written(tmp_path, lambda weight, layer: int8(weight, layer, 16, beside=False))
+    tensors = {f"model.diffusion_model.{name}": t for name, t in load_file(plain).items()}
+    save_file(tensors, plain, metadata)
+    assert told(plain).supported
+    assert error_of(plain) < 0.01
+
+
+def fp8(weight: Tensor, layer: str, **said: object) -> dict[str, Tensor]:
+    scale = weight.abs().max() / 448
+    stored = {f"{layer}.weight": (weight / scale).to(E4M3), f"{layer}.weight_scale": scale}
+    return stored | ({f"{layer}.comfy_quant": note(**said)} if said else {})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"format": "float8_e4m3fn"},
+        {"format": "float8_e4m3fn", "full_precision_matrix_mult": True},
+        {"format": "float8_e4m3fn", "orig_dtype": "torch.bfloat16", "orig_shape": [1, 2]},
+    ],
+)
+def test_fp8_with_a_note_is_read(tmp_path: Path, said: dict[str, object]) -> None:
+    path = written(tmp_path, lambda weight, layer: fp8(weight, layer, **said))
+    assert told(path).supported
+    assert error_of(path) < 0.04
+
+
+def quanto(weight: Tensor, layer: str) -> dict[str, Tensor]:
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    return {
+        f"{layer}.weight._data": (weight / scale).round().to(torch.int8),
+        f"{layer}.weight._scale": scale,
+        f"{layer}.input_scale": torch.ones(()),
+        f"{layer}.output_scale": torch.ones(()),
+    }
+
+
+def nvfp4(weight: Tensor, layer: str) -> dict[str, Tensor]:
+    rows, columns = weight.shape
+    return {
+        f"{layer}.weight": torch.zeros(rows, columns // 2, dtype=torch.uint8),
+        f"{layer}.weight_scale": torch.zeros(rows, columns // 16).to(E4M3),
+        f"{layer}.weight_scale_2": torch.ones(()),
+    }
+
+
+def by_block(weight: Tensor, layer: str) -> dict[str, Tensor]:
+    parts = weight.reshape(len(weight), -1, 16)
+    scale = parts.abs().amax(-1, keepdim=True) / 448
+    return {
+        f"{layer}.weight": (parts / scale).to(E4M3).reshape(weight.shape),
+        f"{layer}.scale_weight": scale,
+    }
+
+
+def with_input_scales(weight: Tensor, layer: str) -> dict[str, Tensor]:
+    return {f"{layer}.weight": weight, f"{layer}.pre_quant_scale": torch.ones(weight.shape[1])}
+
+
+def nf4(weight: Tensor, layer: str) -> dict[str, Tensor]:
+    return {
+        f"{layer}.weight": torch.zeros(weight.numel() // 2, 1, dtype=torch.uint8),
+        f"{layer}.weight.absmax": torch.ones(weight.numel() // 64),
+        f"{layer}.weight.quant_state.bitsandbytes__nf4": note(quant_type="nf4"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (quanto, "quanto"),
+        (nvfp4, "NVFP4"),
+        (by_block, "a scale for each block of a row"),
+        (with_input_scales, "pre_quant_scale"),
+        (nf4, "NF4"),
+        (
+            lambda w, layer: nvfp4(w, layer) | {f"{layer}.comfy_quant": note(format="nvfp4")},
+            "nvfp4",
+        ),
+        (lambda w, layer: fp8(w, layer, format="brand_new"), "brand_new"),
+        (lambda w, layer: fp8(w, layer, full_precision_matrix_mult=True), "without a name"),
+    ],
+)
+def test_a_format_that_is_not_read_is_called_by_its_name(tmp_path: Path, change, words) -> None:
+    found = told(written(tmp_path, change))
+    assert not found.supported
+    assert words in found.note
+    assert "bf16" in found.note  # what to take instead
+    assert (found.missing, found.misshapen) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w, n: fp8(w, n, format="float8_e4m3fn", mirrored=True), "'mirrored'"),
+        (lambda w, n: fp8(w, n, format="int8_tensorwise"), "its note says int8_tensorwise"),
+        (lambda w, n: int8(w, n, 0) | {f"{n}.comfy_quant": note(format="int8_tensorwise", convrot=True,
+                                                                convrot_groupsize=48)}, "groups of 48"),
+        (lambda w, n: int8(w, n, 0) | {f"{n}.comfy_quant": note(format="int8_tensorwise", convrot=1)},
+         "neither true nor false"),
+        (lambda w, n: {f"{n}.weight": w.to(E4M3), f"{n}.comfy_quant": note(format="float8_e4m3fn")},
+         "without its scale"),
+        (lambda w, n: {f"{n}.weight": w, f"{n}.strange_neighbour": w.clone()}, "strange_neighbour"),
+    ],
+)  # fmt: skip
+def test_what_a_note_says_beyond_what_is_known_is_a_fault(tmp_path: Path, change, words) -> None:
+    found = told(written(tmp_path, change))
+    assert not found.supported
+    assert any(words in fault for fault in found.unexpected), found.unexpected
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w, n: fp8(w, n) | {f"{n}.comfy_quant": torch.zeros(4097, dtype=torch.uint8)}, "4,097 bytes"),
+        (lambda w, n: fp8(w, n) | {f"{n}.comfy_quant": torch.zeros(4)}, "expected a text"),
+        (lambda w, n: fp8(w, n) | {f"{n}.comfy_quant": torch.ones(9, dtype=torch.uint8)}, "damaged JSON"),
+    ],
+)  # fmt: skip
+def test_a_note_that_cannot_be_read_is_refused(tmp_path: Path, change, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        told(written(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"layers": [1]}', '{"layers": {"a": 1}}', '{"layers": {}, "x": 1}', "{"]
+)
+def test_metadata_that_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path, lambda w, n: {f"{n}.weight": w}, {METADATA: text})
+    with pytest.raises(CheckpointError, match=METADATA):
+        told(path)
+
+
+def test_fp8_marked_as_scaled_has_its_scales(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda weight, layer: {f"{layer}.weight": weight.to(E4M3)})
+    assert told(path).supported
+    save_file(load_file(path) | {"scaled_fp8": torch.zeros(0).to(E4M3)}, path)
+    found = told(path)
+    assert not found.supported
+    assert "scale is missing" in found.unexpected[0]
