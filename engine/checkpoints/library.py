@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.checkpoints.elsewhere import hugging_face_cache
 from engine.checkpoints.formats.reading import opened
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.known import catalogue
@@ -143,10 +144,35 @@ def absence(
         line += f"; or as {repository}: {' or '.join(told)}"
     if not brief:
         line += "; where you have it elsewhere, `modiff models add FOLDER` makes it known"
+    line += _halves_told(model, target)
     for found in scan_places() if among is None else among:
         if is_about(model, found):
             line += f"; found but cannot be used: {found.error or _shortcoming(found)}"
     return line
+
+
+def _halves_told(model: catalogue.Model, target: Path) -> str:
+    """Of a download that huggingface_hub began and did not finish: where it lies, and how it goes on."""
+    for release in model.releases:
+        entry = hugging_face_cache() / f"models--{release.repository.replace('/', '--')}"
+        folders = [entry / "blobs", target / ".cache" / "huggingface" / "download"]
+        halves = [half for folder in folders for half in _unfinished_below(folder)]
+        if halves:
+            so_far = sum(half.stat().st_size for half in halves if half.is_file())
+            return (
+                f"; half of it is there: {so_far / 1e9:.1f} GB of an unfinished download in {halves[0].parent}; the "
+                "same `hf download` goes on with it"
+            )
+    return ""
+
+
+def _unfinished_below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, _, names in os.walk(folder):
+        found += [Path(parent, name) for name in names if name.endswith(".incomplete")]
+        if len(found) > MAX_ENTRIES:
+            break
+    return sorted(found)
 
 
 def is_about(model: catalogue.Model, found: Found) -> bool:

@@ -16,8 +16,9 @@ from threading import Lock
 
 from engine.checkpoints.formats.reading import facts_of
 from engine.checkpoints.formats.table import TICK_NS, Facts
+from engine.checkpoints.formats.weight_file import sidecars
 from engine.checkpoints.layout import Layout, lay_out
-from engine.checkpoints.source import CONFIG, Source, index_beside, open_source
+from engine.checkpoints.source import CONFIG, Source, indices_beside, open_source
 
 # Of all that is remembered together: some 60 MB. The largest published model has 1,331.
 MAX_TENSORS = 65_536
@@ -58,8 +59,9 @@ def layout_at(path: Path) -> tuple[Source, Layout]:
 def _sources_of(path: Path, source: Source) -> Iterable[Path]:
     """Every path on which it depends what `open_source` gives."""
     yield from (path, source.path, *source.files, source.path.with_name(CONFIG))
-    if index := index_beside(source.path):
-        yield index
+    yield from indices_beside(source.path)
+    for file in source.files:
+        yield from sidecars(file)
 
 
 def _states(paths: Iterable[Path]) -> States:

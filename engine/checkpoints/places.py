@@ -15,6 +15,7 @@ from pathlib import Path
 import platformdirs
 import tomli_w
 
+from engine.checkpoints import elsewhere
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.errors import CheckpointError
 from presets.paths import user_preset_dir
@@ -28,7 +29,7 @@ _NOTE = "# Where modiff looks for models beyond its own folder; `modiff models a
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder, or one added file. origin: `models folder`, `added`, `Hugging Face cache` or `ComfyUI`."""
+    """A folder, or one added file. origin: `models folder`, `added`, `Hugging Face cache` or another program's name."""
 
     path: Path
     origin: str
@@ -47,8 +48,9 @@ def places() -> list[Place]:
     """
     found = [(models_folder(), MODELS)]
     found += [(path, ADDED) for path in added_paths()]
-    found += [(_hugging_face_cache(), HUGGING_FACE)]
-    found += [(path, COMFYUI) for path in _comfyui_folders()]
+    found += [(elsewhere.hugging_face_cache(), HUGGING_FACE)]
+    found += [(path, COMFYUI) for path in elsewhere.comfyui_folders()]
+    found += [(path, origin) for path, origin in elsewhere.other_folders()]
     first: dict[Path, str] = {}
     for path, origin in found:
         first.setdefault(Path(os.path.abspath(path)), origin)
@@ -170,24 +172,3 @@ def _write(paths: list[Path]) -> None:
             os.unlink(temporary)
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{file}: cannot be written ({reason})") from None
-
-
-def _hugging_face_cache() -> Path:
-    """Where huggingface_hub keeps its downloads, by the variables that it reads, in its order."""
-    environment = {name: value for name, value in os.environ.items() if value}
-    home = environment.get("HF_HOME") or os.path.join(
-        environment.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
-    )
-    chosen = (
-        environment.get("HF_HUB_CACHE")
-        or environment.get("HUGGINGFACE_HUB_CACHE")
-        or os.path.join(home, "hub")
-    )
-    return Path(os.path.expandvars(os.path.expanduser(chosen)))
-
-
-def _comfyui_folders() -> list[Path]:
-    configured = os.environ.get("COMFYUI_PATH")
-    homes = [configured] if configured else []
-    homes += ["~/ComfyUI", "~/comfy/ComfyUI", "~/Documents/ComfyUI"]
-    return [Path(os.path.expanduser(home)) / "models" for home in homes]

@@ -20,6 +20,9 @@ from engine.checkpoints.formats.table import TensorInfo, WeightFile
 from engine.checkpoints.formats.weight_file import UNFINISHED, read_weight_file
 
 INDEX_SUFFIX = ".index.json"
+# diffusers puts the name of a variant, such as fp16, into an index as well as into the names of its shards
+_INDEX = re.compile(r".+\.index(\.\w+)?\.json")
+_VARIANT = re.compile(r"(?P<stem>.+)\.(?P<variant>\w+)")
 CONFIG = "config.json"
 # The index of the 14B model has 97 KB; a repository's config a few hundred bytes.
 MAX_JSON_BYTES = 8 << 20
@@ -55,18 +58,31 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         path = _only_one(path)
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return _open_indexed(path)
-    index = index_beside(path)
-    if index is None:
+    indices = indices_beside(path)
+    if not indices:
         return _source(path, [read_weight_file(path)])
-    return _open_indexed(index) if index.is_file() else _open_numbered(path)
+    index = next((index for index in indices if os.path.isfile(index)), None)
+    return _open_indexed(index) if index is not None else _open_numbered(path)
 
 
-def index_beside(path: Path) -> Path | None:
-    """Where the index of a shard would be; None of what is no shard by its name."""
+def is_index(name: str) -> bool:
+    """Whether a file is an index of shards by its name."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def indices_beside(path: Path) -> list[Path]:
+    """Where the index of a shard may be; empty for what is no shard by its name."""
     shard = _SHARD.fullmatch(path.name)
-    return shard and path.with_name(f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}")
+    return [path.with_name(name) for name in _indices_of(shard)] if shard else []
+
+
+def _indices_of(shard: re.Match[str]) -> list[str]:
+    names = [f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}"]
+    if found := _VARIANT.fullmatch(shard["stem"]):
+        names.append(f"{found['stem']}{shard['suffix']}.index.{found['variant']}.json")
+    return names
 
 
 def sources_in(folder: Path, *, max_depth: int = MAX_DEPTH) -> list[Path]:
@@ -154,7 +170,7 @@ def _walk(folder: Path, max_depth: int) -> Iterator[tuple[Path, list[str]]]:
 def _checkpoints(names: Sequence[str]) -> list[str]:
     """The files of one folder by which `open_source` opens what it holds: each shard set counts once, with what
     of it is still being downloaded."""
-    indices = {name for name in names if name.endswith(INDEX_SUFFIX)}
+    indices = {name for name in names if is_index(name)}
     found = sorted(indices)
     sets: set[tuple[str, str, str]] = set()
     for name in sorted(names):
@@ -163,7 +179,7 @@ def _checkpoints(names: Sequence[str]) -> list[str]:
         shard = _SHARD.fullmatch(_finished(name))
         if shard is None:
             found.append(name)
-        elif f"{shard['stem']}{shard['suffix']}{INDEX_SUFFIX}" not in indices:
+        elif indices.isdisjoint(_indices_of(shard)):
             key = (shard["stem"], shard["total"], shard["suffix"])
             if key not in sets:
                 found.append(name)

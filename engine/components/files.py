@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.digests import fingerprint_of
+from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import facts_at
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Layout
@@ -28,7 +29,7 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
     """The weights at `path` by their headers. Raises CheckpointError for what is not this kind of component, or not
-    whole."""
+    whole, be it by its length or by what of it was written."""
     source, layout = layout_at(path)
     found = recognise(source, layout)
     wanted = kind.replace("_", " ")
@@ -48,6 +49,7 @@ def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
         raise CheckpointError(
             f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
         )
+    check_no_holes(source.tensors)
     return source, layout
 
 

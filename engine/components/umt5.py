@@ -13,6 +13,7 @@ from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.expected import umt5_shape
 from engine.checkpoints.locate import BUILTIN_MICRO, locate, tokenizer_beside
 from engine.checkpoints.opened import layout_at
+from engine.checkpoints.vocabulary import check_fits
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 def describe(spec: TextEncoderSpec, index: Index) -> Description:
     source, layout = checked_layout("text_encoder", locate("text_encoder", spec.checkpoint))
-    width = layout.entries["token_embedding.weight"].shape[1]
-    files = (*source.files, tokenizer_file(spec))
+    rows, width = layout.entries["token_embedding.weight"].shape
+    tokenizer = tokenizer_file(spec)
+    check_fits(tokenizer, rows)
+    files = (*source.files, tokenizer)
     return description(spec, index, layout, files, {"text_dim": width})
 
 

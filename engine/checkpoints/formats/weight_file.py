@@ -5,6 +5,8 @@ Torch-free. Nothing but the directory of a file is read, so that a file of 30 GB
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.checkpoints.formats.gguf_file import read_gguf
@@ -13,7 +15,14 @@ from engine.checkpoints.formats.reading import opened, refusal, shortened
 from engine.checkpoints.formats.safetensors_file import read_safetensors
 from engine.checkpoints.formats.table import WeightFile
 
-UNFINISHED = (".part", ".incomplete", ".crdownload", ".download", ".aria2")
+# What browsers and download managers call a file until it is whole: Firefox, huggingface_hub, Chrome, Safari, Opera,
+# aria2, curl and wget wrappers, JDownloader, uTorrent, qBittorrent, BitComet, Thunder, FileZilla.
+UNFINISHED = (
+    ".part", ".partial", ".incomplete", ".crdownload", ".download", ".opdownload", ".aria2", ".tmp", ".temp",
+    ".!ut", ".!qb", ".bc!", ".td", ".xltd", ".filepart",
+)  # fmt: skip
+# What lies beside a file, under its name and this, while one of them reserves its whole length and fills it.
+SIDECARS = (".aria2", ".st", ".xltd.cfg", ".td.cfg")
 
 _HEAD_BYTES = 512
 _TORCH_BEFORE_1_6 = (
@@ -39,14 +48,31 @@ def read_weight_file(path: Path) -> WeightFile:
         raise refusal(
             path, f"a half-finished download ({ending}); let it finish, or download it again"
         )
+    for sidecar in sidecars(path):
+        if os.path.lexists(sidecar):
+            raise refusal(
+                path, f"a half-finished download ({sidecar.name} lies beside it); let it finish"
+            )
+    read = _reader(head)
+    if read is None:
+        raise refusal(path, _in_words(head, facts.size))
+    return read(path)
+
+
+def sidecars(path: Path) -> list[Path]:
+    """The files that lie beside a weight file while it is being downloaded by a manager that reserves its length."""
+    return [path.with_name(path.name + ending) for ending in SIDECARS]
+
+
+def _reader(head: bytes) -> Callable[[Path], WeightFile] | None:
     if head.startswith(b"GGUF"):
-        return read_gguf(path)
+        return read_gguf
     if head.startswith(b"PK\x03\x04"):
-        return read_pth(path)
+        return read_pth
     # a header is shorter than 16 TiB, and text has no zero bytes: so a JSON text is no safetensors file
     if head[5:8] == b"\0\0\0" and head[8:].lstrip(b" \t\r\n").startswith(b"{"):
-        return read_safetensors(path)
-    raise refusal(path, _in_words(head, facts.size))
+        return read_safetensors
+    return None
 
 
 def _in_words(head: bytes, size: int) -> str:
