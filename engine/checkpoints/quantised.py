@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engine.checkpoints.formats.reading import opened, refusal, shortened, without_repeats
+from engine.checkpoints.formats.reading import bytes_of, refusal, shortened, without_repeats
 from engine.checkpoints.formats.table import BLOCKS, TensorInfo
 from engine.checkpoints.names import unwrapped
 from engine.checkpoints.source import Source
@@ -31,6 +31,8 @@ _OF_ACTIVATIONS = (".scale_input", ".input_scale")
 # Numbers by themselves, as the blocks of GGUF are; integers are numbers with their scale only.
 _NUMBERS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 _FLOATS = ("F32", "BF16", "F16")
+# All that lies beside a weight and is read.
+BESIDE = (*_SCALES, *_OF_ACTIVATIONS, NOTE)
 
 # a note's format -> the dtype of its weight
 _FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8_tensorwise": "I8"}
@@ -252,8 +254,4 @@ def _bytes(source: Source, name: str, info: TensorInfo) -> bytes:
             f"{shortened(name)} is {info.dtype} of {info.stop - info.start:,} bytes, expected a text of at most "
             f"{MAX_NOTE_BYTES:,} as U8",
         )
-    with opened(info.file) as (file, facts):
-        if info.facts not in (None, facts):
-            raise refusal(info.file, "changed while it was being read; try again")
-        file.seek(info.start)
-        return file.read(info.stop - info.start)
+    return bytes_of(info)

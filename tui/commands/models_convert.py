@@ -76,6 +76,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
         dtype=dtype,
         shard_bytes=round(shard_size * 1e9),
         on_tensor=tell,
+        warn=lambda text: click.echo(printable(text), err=True),
     )
     click.echo(
         f"every tensor read back as written, in {duration(time.monotonic() - begun)}", err=True

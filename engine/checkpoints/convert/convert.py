@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.convert import configurations
+from engine.checkpoints.convert import vocabulary as vocabularies
 from engine.checkpoints.convert.writers import (
     Planned,
     dtype_name,
@@ -24,11 +25,14 @@ from engine.checkpoints.convert.writers import (
     write_safetensors,
     write_sharded,
 )
+from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
+from engine.checkpoints.locate import tokenizer_beside
 from engine.checkpoints.names import from_original
+from engine.checkpoints.quantised import BESIDE, MARK
 from engine.checkpoints.source import Source, open_source
 from engine.errors import CheckpointError
 
@@ -53,6 +57,7 @@ PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
 DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
 
+_TEXT = "U8"  # of what is no numbers
 _SLICE = 1 << 23  # numbers looked at at a time
 # what to choose where a number is too large for a dtype; `bf16` elsewhere
 _WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
@@ -65,6 +70,8 @@ _KEPT = (
     "modulation", "patch_embedding.", "text_embedding.", "time_projection.", "time_embedding.", "img_emb.",
     "head.", "token_embedding.", "pos_embedding.",
 )  # fmt: skip
+# matrices that are looked up in, or added
+_NO_LINEAR = ("token_embedding.", "pos_embedding.", "modulation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +100,16 @@ def convert(
     dtype: str = "keep",
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Writes what `source` holds in another of LAYOUTS and returns `target`: a folder of safetensors and their
     config.json for `diffusers` and for an `original` transformer, a file for the rest (`.pth` for the other
     components of `original`).
 
     dtype: one of DTYPES; `keep` stores every tensor as it is stored. The quantised ones squeeze the large
-    matrices of the blocks and keep the rest. on_tensor: called with how many of how many tensors were read back.
+    matrices of the blocks and keep the rest; `fp8_scaled` those of every linear layer, as its readers expect.
+    on_tensor: called with how many of how many tensors were read back. warn: told of what the source holds that the
+    target does not.
 
     What was written is read back and compared bit for bit with what should be there; only then does it appear
     under its name. Raises CheckpointError, and leaves nothing behind, where the source is not whole, the target
@@ -116,10 +126,16 @@ def convert(
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
     _check_dtype(source, held, layout, dtype)
+    vocabulary = None
+    if held.component == "text_encoder" and layout in ("comfyui", "gguf"):
+        vocabulary = _vocabulary_of(source, layout, warn)
+    _tell_left_out(source, held, vocabulary is not None, warn)
     # in this order a source that changed meanwhile is noticed before the target gets its name
     with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
-        pieces = _pieces(held, weights, naming, dtype)
-        _write(draft, source, held, layout, pieces, shard_bytes)
+        pieces = _pieces(held, weights, naming, layout, dtype)
+        if vocabulary is not None and layout == "comfyui":
+            pieces.append(_spiece(vocabulary))
+        _write(draft, source, held, layout, pieces, shard_bytes, vocabulary)
         _verify(draft, held, pieces, on_tensor)
     return target
 
@@ -152,12 +168,80 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
         )
 
 
-def _pieces(held: Layout, weights: Weights, naming: str, dtype: str) -> list[Piece]:
+def _vocabulary_of(source: Source, layout: str, warn: Callable[[str], None]) -> bytes | None:
+    """The SentencePiece model that readers of such a file want inside: the source's own, the one beside it, or the
+    pieces of the tokenizer.json beside it."""
+    held = source.tensors.get("spiece_model")
+    if held is not None:
+        return bytes_of(held)
+    beside = next((path for path in _spieces_beside(source.path) if path.is_file()), None)
+    if beside is not None and beside.stat().st_size <= vocabularies.MAX_BYTES:
+        return beside.read_bytes()
+    tokenizer = tokenizer_beside(source.path)
+    if tokenizer is None:
+        warn(
+            f"no vocabulary is inside, which {layout} text encoders have: put spiece.model of google/umt5-xxl beside "
+            f"{source.path.name} and convert again"
+        )
+        return None
+    found = vocabularies.of_tokenizer_json(tokenizer)
+    if found.lost:
+        warn(
+            f"the vocabulary inside does not say how {tokenizer.name} normalises text ({', '.join(found.lost)})"
+        )
+    return vocabularies.sentencepiece(found)
+
+
+def _spieces_beside(weights: Path) -> list[Path]:
+    names = (
+        "spiece.model",
+        "google/umt5-xxl/spiece.model",
+        "tokenizer/spiece.model",
+        "../tokenizer/spiece.model",
+    )
+    return [weights.parent / name for name in names]
+
+
+def _spiece(data: bytes) -> Piece:
+    numbers = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return Piece(Planned("spiece_model", _TEXT, (len(data),)), lambda: numbers)
+
+
+def _tell_left_out(
+    source: Source, held: Layout, has_vocabulary: bool, warn: Callable[[str], None]
+) -> None:
+    """Tells of tensors of the source that are no part of the component, and so of no target."""
+    kept = {
+        (part.file, part.start, part.stop)
+        for entry in held.entries.values()
+        for part in (*entry.parts, *entry.scales)
+        if part is not None
+    }
+    names = [
+        name
+        for name, info in source.tensors.items()
+        if (info.file, info.start, info.stop) not in kept
+    ]
+    names = [
+        name
+        for name in names
+        if name != MARK
+        and not name.endswith(BESIDE)
+        and not (has_vocabulary and name == "spiece_model")
+    ]
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warn(
+            f"left out, as no part of a {held.component.replace('_', ' ')}: {', '.join(names[:3])}{more}"
+        )
+
+
+def _pieces(held: Layout, weights: Weights, naming: str, layout: str, dtype: str) -> list[Piece]:
     """What to write, in the order of the source."""
     pieces = []
     for original, entry in held.entries.items():
         shape = configurations.shape_in(naming, original, entry.shape)
-        stored = _stored_as(original, dtype_name(natural_dtype(entry)), shape, dtype)
+        stored = _stored_as(original, dtype_name(natural_dtype(entry)), shape, layout, dtype)
         names = from_original(held.component, naming, original)
         for index, name in enumerate(names):
             part = (shape[0] // len(names), *shape[1:]) if len(names) > 1 else shape
@@ -165,10 +249,8 @@ def _pieces(held: Layout, weights: Weights, naming: str, dtype: str) -> list[Pie
             planned = Planned(name, stored.dtype, part)
             pieces += _stored(planned, values, is_scaled=dtype == "fp8_scaled")
     if dtype == "fp8_scaled":
-        # one number, not two: two would ask ComfyUI for matrix products in fp8
-        pieces.append(
-            Piece(Planned("scaled_fp8", "F8_E4M3", (1,)), lambda: torch.zeros(1).to(_FP8))
-        )
+        # two numbers: one would ask ComfyUI for matrix products in fp8
+        pieces.append(Piece(Planned(MARK, "F8_E4M3", (2,)), lambda: torch.zeros(2).to(_FP8)))
     return pieces
 
 
@@ -205,8 +287,10 @@ def _check_range(weights: Weights, original: str, stored: Stored) -> None:
             )
 
 
-def _stored_as(original: str, held: str, shape: tuple[int, ...], dtype: str) -> Stored:
+def _stored_as(original: str, held: str, shape: tuple[int, ...], layout: str, dtype: str) -> Stored:
     name = _stored_dtype(original, held, shape, dtype)
+    if layout == "gguf" and len(shape) != 2 and name not in BLOCKS:
+        name = "F32"  # the readers of GGUF know BF16 in matrices only
     if name in BLOCKS:
         return Stored(name, torch.finfo(torch.float16).max, False)  # which the scales of blocks are
     if name == "F8_E4M3" and dtype == "fp8_scaled":
@@ -219,6 +303,9 @@ def _stored_dtype(original: str, held: str, shape: tuple[int, ...], dtype: str) 
         return held
     if dtype in PLAIN:
         return dtype_name(PLAIN[dtype])
+    is_linear = len(shape) == 2 and not any(word in original for word in _NO_LINEAR)
+    if dtype == "fp8_scaled" and is_linear:
+        return "F8_E4M3"
     is_large = len(shape) == 2 and math.prod(shape) > 1024
     if not is_large or any(word in original for word in _KEPT):
         return held if held in ("F32", "BF16", "F16") else "F32"
@@ -254,6 +341,7 @@ def _write(
     layout: str,
     pieces: Sequence[Piece],
     shard_bytes: int,
+    vocabulary: bytes | None,
 ) -> None:
     tensors = [piece.planned for piece in pieces]
     makers = {piece.planned.name: piece.make for piece in pieces}
@@ -271,7 +359,13 @@ def _write(
         write_safetensors(draft, tensors, read, metadata=metadata)
     elif layout == "gguf":
         architecture = "wan" if held.component == "denoiser" else "t5encoder"
-        write_gguf(draft, tensors, read, architecture=architecture, metadata=metadata)
+        fields = (
+            {} if vocabulary is None
+            else vocabularies.gguf_fields(vocabularies.of_sentencepiece(vocabulary))
+        )  # fmt: skip
+        write_gguf(
+            draft, tensors, read, architecture=architecture, metadata=metadata, tokenizer=fields
+        )
     elif layout == "original" and held.component != "denoiser":
         write_pth(draft, tensors, read)
     else:
@@ -291,18 +385,31 @@ def _verify(
         raise CheckpointError(
             f"{draft}: what was written does not read back as what it was made of"
         )
-    stored = {name: Entry((info,), info.shape) for name, info in written.tensors.items()}
-    with Weights(stored) as back:
+    numbers = {
+        name: Entry((info,), info.shape)
+        for name, info in written.tensors.items()
+        if info.dtype != _TEXT
+    }
+    with Weights(numbers) as back:
         for done, piece in enumerate(pieces, 1):
             wanted = piece.make()
+            if piece.planned.dtype == _TEXT:
+                if bytes_of(written.tensors[piece.planned.name]) != wanted.numpy().tobytes():
+                    raise _unlike(draft, piece)
+                on_tensor(done, len(pieces))
+                continue
             if piece.planned.dtype in BLOCKS:
                 wanted = quantised_and_back(wanted, piece.planned.dtype)
             actual = back.tensor(piece.planned.name, device=CPU)
             if actual.shape != wanted.shape or not _same_bits(actual, wanted):
-                raise CheckpointError(
-                    f"{draft}: {piece.planned.name} does not read back as written; check the disk and try again"
-                )
+                raise _unlike(draft, piece)
             on_tensor(done, len(pieces))
+
+
+def _unlike(draft: Path, piece: Piece) -> CheckpointError:
+    return CheckpointError(
+        f"{draft}: {piece.planned.name} does not read back as written; check the disk and try again"
+    )
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

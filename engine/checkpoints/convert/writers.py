@@ -149,14 +149,17 @@ def write_gguf(
     *,
     architecture: str,
     metadata: Mapping[str, str],
+    tokenizer: Mapping[str, Any],
 ) -> None:
-    """A GGUF file, by the gguf package's own writer and quantisation."""
+    """A GGUF file, by the gguf package's own writer and quantisation. tokenizer: what goes under `tokenizer.ggml.`."""
     import gguf
     import numpy as np
 
     writer = gguf.GGUFWriter(path, architecture)
     for key, text in metadata.items():
         writer.add_string(key, text)
+    for key, value in tokenizer.items():
+        _add(writer, f"tokenizer.ggml.{key}", value)
     kinds = {tensor.name: gguf.GGMLQuantizationType[tensor.dtype] for tensor in tensors}
     for tensor in tensors:
         kind = kinds[tensor.name]
@@ -174,6 +177,17 @@ def write_gguf(
             data = gguf.quants.quantize(data, kinds[tensor.name])
         writer.write_tensor_data(data)
     writer.close()
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
 
 
 def quantised_and_back(values: Tensor, dtype: str) -> Tensor:

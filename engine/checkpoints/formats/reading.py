@@ -35,6 +35,16 @@ def opened(path: Path, what: str = "a weight file") -> Iterator[tuple[BufferedRe
             yield file, facts_of(status)
 
 
+def bytes_of(info: TensorInfo) -> bytes:
+    """What a tensor that is no numbers holds, such as a text. Raises CheckpointError where it cannot be read, or its
+    file has changed since its directory was read."""
+    with opened(info.file) as (file, facts):
+        if info.facts not in (None, facts):
+            raise refusal(info.file, "changed while it was being read; try again")
+        file.seek(info.start)
+        return file.read(info.stop - info.start)
+
+
 def facts_of(status: os.stat_result) -> Facts:
     return Facts(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

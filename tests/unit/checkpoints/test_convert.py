@@ -10,10 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
+import sentencepiece
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
@@ -116,7 +119,9 @@ def test_quantised_weights_come_back_near_what_they_were(tmp_path, layout, dtype
             actual = weights.tensor(name, device=CPU, dtype=torch.float32)
             error = (actual - tensor.float()).norm() / tensor.float().norm().clamp(min=1e-9)
             is_matrix = name.startswith("blocks.") and tensor.ndim == 2 and "modulation" not in name
-            assert error < worst if is_matrix else error == 0, name
+            is_linear = tensor.ndim == 2 and "modulation" not in name and name.endswith(".weight")
+            is_squeezed = is_linear if dtype == "fp8_scaled" else is_matrix
+            assert error < worst if is_squeezed else error == 0, name
     if layout == "comfyui":
         assert load_file(path)["head.modulation"].dtype == torch.bfloat16
 
@@ -209,8 +214,91 @@ def test_the_largest_number_of_a_dtype_is_held(tmp_path, number, dtype, stored) 
 
 def test_every_scale_uses_all_of_fp8(tmp_path: Path) -> None:
     path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", dtype="fp8_scaled")
-    squeezed = [t for t in load_file(path).values() if t.dtype == torch.float8_e4m3fn and t.ndim]
-    assert {float(t.float().abs().max()) for t in squeezed if len(t) > 1} == {448.0}
+    stored = load_file(path)
+    squeezed = {name: t for name, t in stored.items() if t.dtype == torch.float8_e4m3fn}
+    assert squeezed.pop("scaled_fp8").shape == (2,)  # two numbers: no products in fp8
+    assert {float(t.float().abs().max()) for t in squeezed.values()} == {448.0}
+
+
+def test_every_linear_layer_is_scaled_where_one_is(tmp_path: Path) -> None:
+    """Readers make all of them fp8 once the mark is there: one without a scale would be cast as it is."""
+    path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", dtype="fp8_scaled")
+    stored = load_file(path)
+    linear = [n for n, t in stored.items() if n.endswith(".weight") and t.ndim == 2]
+    assert {"head.head.weight", "text_embedding.0.weight", "time_projection.1.weight"} <= {*linear}
+    for name in linear:
+        assert stored[name].dtype == torch.float8_e4m3fn
+        assert stored[f"{name.removesuffix('.weight')}.scale_weight"].shape == ()
+    encoder = convert(micro("text_encoder"), tmp_path / "t5", layout="comfyui", dtype="fp8_scaled")
+    embedding = load_file(encoder)["shared.weight"]
+    assert embedding.dtype != torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("dtype", ["keep", "bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("kind", ["denoiser", "text_encoder"])
+def test_gguf_has_bf16_in_matrices_only(tmp_path: Path, kind: str, dtype: str) -> None:
+    """ComfyUI-GGUF and diffusers know it there; elsewhere they take its bytes for numbers."""
+    source = open_source(
+        convert(micro(kind), tmp_path / "bf16.safetensors", layout="comfyui", dtype="bf16")
+    )
+    path = convert(source, tmp_path / "out.gguf", layout="gguf", dtype=dtype)
+    tensors = gguf.GGUFReader(path).tensors
+    kinds = {(len(t.shape) == 2, t.tensor_type.name) for t in tensors}
+    assert {name for is_matrix, name in kinds if not is_matrix} == {"F32"}
+    assert "BF16" in {t.tensor_type.name for t in tensors} or dtype != "bf16"
+
+
+def heard(source: Source, target: Path, **options) -> list[str]:
+    said: list[str] = []
+    convert(source, target, **options, warn=said.append)
+    return said
+
+
+def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path) -> None:
+    source = micro("text_encoder")
+    said = heard(source, tmp_path / "t5.safetensors", layout="comfyui", dtype="bf16")
+    assert said == [
+        "the vocabulary inside does not say how tokenizer.json normalises text (NFKC, Lowercase)"
+    ]
+    stored = load_file(tmp_path / "t5.safetensors")["spiece_model"]
+    assert stored.dtype == torch.uint8
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=stored.numpy().tobytes())
+    ours = Tokenizer.from_file(str(locate("tokenizer", "builtin:micro")))
+    for prompt in ("a large red circle moves left", "a blue star", "zebra"):
+        assert [*theirs.encode(prompt), theirs.eos_id()] == ours.encode(prompt).ids
+    assert (theirs.pad_id(), theirs.eos_id(), theirs.unk_id()) == (0, 1, 2)
+
+    # from there on it is carried along, into ComfyUI's layout bit for bit and into GGUF's fields
+    again = open_source(tmp_path / "t5.safetensors")
+    assert heard(again, tmp_path / "fp16.safetensors", layout="comfyui", dtype="fp16") == []
+    assert torch.equal(load_file(tmp_path / "fp16.safetensors")["spiece_model"], stored)
+    assert heard(again, tmp_path / "t5.gguf", layout="gguf", dtype="q8_0") == []
+    fields = gguf.GGUFReader(tmp_path / "t5.gguf").fields
+    assert fields["tokenizer.ggml.model"].contents() == "t5"
+    pieces = fields["tokenizer.ggml.tokens"].contents()
+    assert pieces == [theirs.id_to_piece(index) for index in range(theirs.vocab_size())]
+    assert fields["tokenizer.ggml.token_type"].contents()[:4] == [3, 3, 2, 1]
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 1
+
+
+def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> None:
+    alone = tmp_path / "alone" / "t5.safetensors"
+    alone.parent.mkdir()
+    alone.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
+    (said,) = heard(open_source(alone), tmp_path / "out.safetensors", layout="comfyui")
+    assert "put spiece.model of google/umt5-xxl beside t5.safetensors" in said
+    (alone.parent / "spiece.model").write_bytes(b"any bytes")
+    assert heard(open_source(alone), tmp_path / "two.safetensors", layout="comfyui") == []
+    assert load_file(tmp_path / "two.safetensors")["spiece_model"].numpy().tobytes() == b"any bytes"
+
+
+def test_what_is_no_part_of_the_component_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t5.safetensors"
+    tensors = load_file(locate("text_encoder", "builtin:micro"))
+    save_file(tensors | {"logit_scale": torch.ones(())}, path)
+    assert recognise(open_source(path)).supported
+    said = heard(open_source(path), tmp_path / "out.pth", layout="original")
+    assert said == ["left out, as no part of a text encoder: logit_scale"]
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
@@ -248,7 +336,7 @@ import resource, signal, sys
 from pathlib import Path
 from engine.checkpoints.convert.convert import convert
 from engine.checkpoints.locate import locate
-from engine.checkpoints.source import open_source
+from engine.checkpoints.source import Source, open_source
 from engine.errors import CheckpointError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
