@@ -295,3 +295,97 @@ def test_what_is_not_loaded_is_named_all_the_same(
     found = told(write_safetensors(tmp_path / "x.safetensors", tensors))
     assert (found.component, found.supported) == (component, False)
     assert words in found.note
+
+
+def t5(*, is_umt5: bool) -> dict[str, tuple[int, ...]]:
+    names = {
+        "shared.weight": (32_128, 64),
+        "encoder.final_layer_norm.weight": (64,),
+    }
+    for number in range(2):
+        block = f"encoder.block.{number}.layer."
+        names |= {f"{block}0.SelfAttention.{x}.weight": (64, 64) for x in "qkvo"}
+        names |= {f"{block}{n}.layer_norm.weight": (64,) for n in "01"}
+        names |= {f"{block}1.DenseReluDense.wi_{n}.weight": (160, 64) for n in "01"}
+        names[f"{block}1.DenseReluDense.wo.weight"] = (64, 160)
+        if is_umt5 or not number:
+            names[f"{block}0.SelfAttention.relative_attention_bias.weight"] = (32, 8)
+    return names
+
+
+def test_t5_is_not_taken_for_a_damaged_umt5(tmp_path: Path) -> None:
+    found = told(write_safetensors(tmp_path / "t5.safetensors", typed(t5(is_umt5=False), "F16")))
+    assert (found.component, found.supported, found.missing) == ("text_encoder", False, ())
+    assert found.note.startswith("T5 v1.1, the encoder of Flux")
+    assert "umt5-xxl" in found.note
+    assert told(
+        write_safetensors(tmp_path / "u.safetensors", typed(t5(is_umt5=True), "F16"))
+    ).supported
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "variant"),
+    [
+        ({"in_dim": 36}, "control_adapter.conv.weight", "wan2.2-fun-control-camera"),
+        ({"in_dim": 52}, "ref_conv.weight", "wan2.2-fun-control"),
+        ({"in_dim": 32, "image_branch": True}, "control_adapter.conv.weight", "wan2.1-fun-control-camera"),
+        ({"in_dim": 48, "image_branch": True}, "patch_embedding.weight", "wan2.1-fun-control"),
+    ],
+)  # fmt: skip
+def test_control_models_of_fun_are_told_whatever_their_size(
+    tmp_path: Path, shape, more: str, variant: str
+) -> None:
+    for dim, layers in ((5120, 40), (1536, 2)):
+        wanted = expected.dit(DiTShape(dim=dim, ffn_dim=dim, num_layers=layers, **shape))
+        tensors = {more: (4, 4, 2, 2)} | wanted
+        found = told(write_safetensors(tmp_path / f"{dim}.safetensors", typed(tensors, "BF16")))
+        assert (found.variant, found.supported) == (variant, False)
+        assert "Wan-Fun control model, not supported yet" in found.note
+
+
+def test_a_model_of_another_size_says_what_does_not_run_yet(tmp_path: Path) -> None:
+    shape = DiTShape(dim=1536, ffn_dim=64, num_layers=2, in_dim=36, image_branch=True)
+    found = told(
+        write_safetensors(tmp_path / "inp.safetensors", typed(expected.dit(shape), "BF16"))
+    )
+    assert found.variant == "wan2.1-i2v (custom)"
+    assert "image to video is not there yet" in found.note
+
+
+def test_everything_in_one_file_is_called_that(tmp_path: Path) -> None:
+    names = {f"model.diffusion_model.{n}": s for n, s in expected.dit(TINY).items()}
+    names |= {f"text_encoders.umt5xxl.transformer.{n}": s for n, s in t5(is_umt5=True).items()}
+    names |= {f"vae.{n}": s for n, s in expected.vae(8).items()}
+    found = told(write_safetensors(tmp_path / "aio.safetensors", typed(names, "F16")))
+    assert (found.component, found.supported) == ("unknown", False)
+    assert found.note.startswith("several components in one file (denoiser, vae, text encoder)")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "Flux or HunyuanVideo"),
+        ("transformer_blocks.0.attn1.to_q.weight", "LTX-Video"),
+        ("text_model.encoder.layers.0.mlp.fc1.weight", "a CLIP text encoder"),
+        ("model.layers.0.self_attn.q_proj.weight", "a language model"),
+        ("first_stage_model.decoder.up.0.block.0.conv1.weight", "the VAE of images"),
+    ],
+)
+def test_models_that_lie_beside_those_of_wan_have_a_name(tmp_path: Path, name, words) -> None:
+    found = told(write_safetensors(tmp_path / "x.safetensors", {name: ("F16", (4, 4))}))
+    assert (found.component, found.supported) == ("unknown", False)
+    assert words in found.note
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_buffer_is_left_out_and_told_and_a_stray_is_named(tmp_path: Path, prefix: str) -> None:
+    tensors = {f"{prefix}{name}": shape for name, shape in expected.dit(TINY).items()}
+    buffers = {"model_sampling.sigmas": (1000,), f"{prefix}freqs": (1024, 64)}
+    path = write_safetensors(tmp_path / "x.safetensors", typed(tensors | buffers, "F32"))
+    found = told(path)
+    assert found.supported
+    assert found.note == "model_sampling.sigmas, freqs: not part of it, left out"
+    path = write_safetensors(tmp_path / "y.safetensors", typed(tensors | {"odd": (4,)}, "F32"))
+    found = told(path)
+    assert (found.component, found.supported) == ("denoiser", False)
+    assert found.unexpected == ("odd",)
