@@ -63,8 +63,13 @@ def description(
             f"{spec.name} has no options of its own, got {', '.join(sorted(spec.options))}; remove them"
         )
     held = {"files": [[*facts_at(path)] for path in files], "dtype": spec.dtype}
+    identity = {**counting(spec), "weights": fingerprint_of(index, files)}
+    if any(entry.rotations for entry in layout.entries.values()):
+        identity["rotated"] = (
+            True  # what was stored under these weights before they were turned back is wrong
+        )
     return Description(
-        identity={**counting(spec), "weights": fingerprint_of(index, files)},
+        identity=identity,
         facts=facts,
         resident=canonical({"name": spec.name, **held}).decode(),
         num_bytes=sum(map(math.prod, _shapes(layout))) * BYTES[spec.dtype],

@@ -18,7 +18,11 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights, rotated_back
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
+from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
+from presets.spec import DenoiserSpec
+from store.index.index import open_index
+from store.paths import prepare
 
 CPU = torch.device("cpu")
 E4M3 = torch.float8_e4m3fn
@@ -99,6 +103,21 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
     theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
     ours = rotated_back(numbers.float() * stored.scale.view(-1, 1), group)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_what_was_made_of_rotated_weights_before_they_were_turned_back_has_another_key(
+    tmp_path: Path,
+) -> None:
+    prepare(tmp_path)
+    identities = []
+    for group in (0, 16):
+        (tmp_path / str(group)).mkdir()
+        path = written(tmp_path / str(group), lambda w, layer, group=group: int8(w, layer, group))
+        spec = DenoiserSpec(checkpoint=str(path), dtype="fp32", device="cpu")
+        with open_index(tmp_path) as index:
+            identities.append(describe(spec, index).identity)
+    assert "rotated" not in identities[0]
+    assert identities[1]["rotated"] is True
 
 
 def test_notes_in_the_metadata_count_as_those_beside_the_weights(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_an_extension_that_cannot_be_met_is_one_line_before_anything_is_queued(
 def test_files_that_do_not_fit_each_other_are_refused(tmp_path) -> None:
     """Another width of text would be found out only when the first step is made."""
     text = tmp_path / "text.safetensors"
-    shape = UMT5Shape(vocab=9, dim=64, ffn=16, layers=1, heads=2, buckets=32, inner=8)
+    shape = UMT5Shape(vocab=138, dim=64, ffn=16, layers=1, heads=2, buckets=32, inner=8)
     save_file({name: torch.zeros(size) for name, size in umt5(shape).items()}, text)
     with pytest.raises(
         ComponentError,
