@@ -26,6 +26,7 @@ _WEIGHTS = (
     "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
+    "engine/checkpoints/quantised.py",
 )
 _GRAPH = ("engine/tasks/wan.py",)
 SOURCES = {
