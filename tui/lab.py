@@ -437,7 +437,7 @@ class Lab:
         from store.upkeep.gc import clean
 
         def ask(store: Store) -> Removal:
-            store.recover()
+            store.recover_if_possible()
             return clean(store.lineage, policy)
 
         return await self._in("work", ask)
@@ -552,7 +552,7 @@ def _status(store: Store) -> Status:
     running = next(iter(store.runs(limit=1, status="running")), None)
     orphans: list[str] = []
     if running is not None and not store.is_engine_alive(running.engine):
-        orphans = store.recover()
+        orphans, _ = store.recover_if_possible()
         running = next(iter(store.runs(limit=1, status="running")), None)
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 SLICE_BYTES = 8 * 1024 * 1024
 STALE_SECONDS = 3600.0
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_ADVICE = "the disk is full: let `modiff store gc` give space back, or free some and try again"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def disk_error(error: OSError, path: Path) -> StoreError:
     """The StoreError that says in one line what the system refused to do with `path`."""
-    if error.errno in _FULL:
-        return StoreFull(f"no space left for {path} ({error.strerror}); free some and try again")
+    if error.errno in FULL:
+        return StoreFull(f"no space left for {path} ({error.strerror}); {FULL_ADVICE}")
     if error.errno in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "

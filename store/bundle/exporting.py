@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from store.blobs import blobs
-from store.blobs.files import sync_file, sync_folder
+from store.blobs.files import FULL, sync_file, sync_folder
 from store.bundle.archive import MANIFEST, add_member, blob_name, new_archive
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -47,7 +47,6 @@ NONE = "none"
 STEPS = (ALL, LAST, NONE)
 
 _HEAD_BYTES = 2 * 1024 * 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What a target in the wrong place meets: it is for whoever named it to name another.
 _WRONG_PLACE = {
     errno.EACCES,
@@ -250,7 +249,7 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
     except FileExistsError:
         raise _taken(target) from None
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StoreFull(f"no space left for {target} ({error.strerror}); free some") from error
         kind = BadRequest if error.errno in _WRONG_PLACE else StoreError
         raise kind(f"cannot write {target} ({error.strerror}); name another") from error

@@ -12,13 +12,14 @@ import os
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
 from store import locks
-from store.blobs.files import disk_error, write_durably
+from store.blobs.files import FULL_ADVICE, disk_error, write_durably
 from store.database.backups import back_up
-from store.database.filesystems import refuse_network
+from store.database.filesystems import is_full, refuse_network
 from store.database.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from store.database.sqlite import Database, sqlite3
 from store.errors import (
@@ -43,6 +44,8 @@ _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
 _DAMAGED = {11, 26}
 _FULL = 13
+# Of a full disk SQLite says one of these where it has no words of its own for what it could not write.
+_MAYBE_FULL = {8, 10, 14}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +71,42 @@ def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
     refuse_network(root)
     prepare(root)
     path = root / "lineage.db"
-    # SQLite takes a file without a whole first page for a new database.
-    in_use = (root / "store.json").exists()
-    if in_use and not (path.exists() and path.stat().st_size >= MIN_PAGE_BYTES):
-        raise StoreDamaged(
-            f"{path} is missing or empty although the store was in use; "
-            f"put it back, or move {root} away to start a new history"
-        )
+    _refuse_lost(root)
     with _translated(path):
         _create_private(path)
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        lineage = _connected(root, str(path), busy_seconds)
         try:
-            lineage = Lineage(root, Database(connection, execute_plugins=False))
-            _refuse_foreign(lineage)
-            connection.create_function("casefold", 1, _casefold, deterministic=True)
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("PRAGMA trusted_schema=OFF")
-            connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
             if _pragma(lineage, "user_version") < SCHEMA_VERSION:
                 _migrate(lineage)
-            connection.execute("PRAGMA synchronous=NORMAL")
         except BaseException:
-            connection.close()
+            lineage.close()
             raise
     return lineage
+
+
+def open_as_it_is(root: Path, *, busy_seconds: float, to_clean: bool = False) -> Lineage:
+    """As `open_lineage`; where nothing can be written (a full or read-only disk, another's folder), what is there.
+
+    That can be read only, until it is closed, which should be soon. to_clean: on a full disk it can be written to once
+    space was given back, and no other process can open it meanwhile. Raises as `open_lineage` does where there is no
+    database of this version.
+    """
+    try:
+        return open_lineage(root, busy_seconds=busy_seconds)
+    except (StoreFull, StoreUnwritable) as error:
+        path = root / "lineage.db"
+        if not os.access(path, os.R_OK):
+            raise
+        _refuse_lost(root)
+        with _translated(path):
+            if isinstance(error, StoreFull) and (to_clean or _has_log(path)):
+                lineage = _connected(root, str(path), busy_seconds, is_alone=True)
+            else:
+                lineage = _connected_to_read(root, busy_seconds)
+            if _pragma(lineage, "user_version") == SCHEMA_VERSION:
+                return lineage
+            lineage.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -134,6 +149,68 @@ def check(lineage: Lineage) -> None:
     if verdict != "ok":
         problem = " ".join(str(verdict).split())
         raise StoreDamaged(f"{lineage.path} is damaged ({problem}); restore it from a backup")
+
+
+def _refuse_lost(root: Path) -> None:
+    """StoreDamaged where the store was in use and its database is gone."""
+    path = root / "lineage.db"
+    # SQLite takes a file without a whole first page for a new database.
+    in_use = (root / "store.json").exists()
+    if in_use and not (path.exists() and path.stat().st_size >= MIN_PAGE_BYTES):
+        raise StoreDamaged(
+            f"{path} is missing or empty although the store was in use; "
+            f"put it back, or move {root} away to start a new history"
+        )
+
+
+def _connected(
+    root: Path, database: str, busy_seconds: float, *, is_alone: bool = False
+) -> Lineage:
+    """A connection to a database of ours, by its path or its address; its schema may be an older one.
+
+    is_alone: no other process may have it open, and nothing is shared with one: not even the index of the log, a
+    file that a full disk has no room for.
+    """
+    connection = sqlite3.connect(
+        database, timeout=busy_seconds, isolation_level=None, uri=database.startswith("file:")
+    )
+    try:
+        lineage = Lineage(root, Database(connection, execute_plugins=False))
+        if is_alone:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        _refuse_foreign(lineage)
+        connection.create_function("casefold", 1, _casefold, deterministic=True)
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return lineage
+
+
+def _connected_to_read(root: Path, busy_seconds: float) -> Lineage:
+    """A connection for reading where no file can be made."""
+    path = root / "lineage.db"
+    address = f"file:{quote(os.fsencode(path))}?mode=ro"
+    try:
+        with _translated(path):
+            return _connected(root, address, busy_seconds)
+    except (StoreFull, StoreUnwritable) as error:
+        if _has_log(path):
+            raise StoreUnwritable(
+                f"{path} cannot be read where nothing may be written: its last changes are in {path.name}-wal; "
+                f"copy {root} to a folder that you may write, and set MODIFF_STORE to the copy"
+            ) from error
+        # Without a log there is no writer: all of it is in this file, and nobody changes it.
+        return _connected(root, f"{address}&immutable=1", busy_seconds)
+
+
+def _has_log(path: Path) -> bool:
+    """Whether a database has changes that are not in its own file yet."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _create_private(path: Path) -> None:
@@ -217,8 +294,8 @@ def _translated(path: Path) -> Iterator[None]:
 def _store_error(code: int, reason: str, path: Path) -> StoreError:
     if code in _BUSY:
         return StoreBusy(f"{path} is locked by another process for too long ({reason}); try again")
-    if code == _FULL:
-        return StoreFull(f"no space left for {path} ({reason}); free some and try again")
+    if code == _FULL or (code in _MAYBE_FULL and is_full(path.parent)):
+        return StoreFull(f"no space left for {path} ({reason}); {FULL_ADVICE}")
     if code in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({reason}); check the rights on its folder, "

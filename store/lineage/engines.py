@@ -134,6 +134,12 @@ def engines(lineage: Lineage) -> list[EngineRecord]:
     return [engine for engine in records if is_alive(lineage, engine.id)]
 
 
+def orphans(lineage: Lineage) -> frozenset[str]:
+    """The ids of the running runs whose engines are dead: at rest, though nobody wrote so yet."""
+    found = rows(lineage, "SELECT id, engine FROM runs WHERE status=?", (RUNNING,))
+    return frozenset(run_id for run_id, engine_id in found if not is_alive(lineage, engine_id))
+
+
 def recover(lineage: Lineage) -> list[str]:
     """End the running runs of dead engines and forget those engines.
 

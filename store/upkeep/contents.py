@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from store.blobs.files import disk_error
 from store.database.database import Lineage, rows
+from store.lineage import engines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ class RunLinkRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set.
+    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set, and that of a running one
+    whose engine is dead is "interrupted" also while nobody could write so.
 
     verifies: as of RunRecord; such a row is no run of the user's.
     """
@@ -113,11 +115,15 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
         "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns, verifies "
         "FROM runs ORDER BY seq",
     )
+    orphans = engines.orphans(lineage)
     return Contents(
         blobs=blobs,
         links=[LinkRow._make(row) for row in links],
         run_links=[RunLinkRow._make(row) for row in run_links],
-        runs=[RunRow._make(row) for row in runs],
+        runs=[
+            RunRow(run_id, "interrupted" if run_id in orphans else status, *rest)
+            for run_id, status, *rest in runs
+        ],
     )
 
 

@@ -60,8 +60,12 @@ def clean(lineage: Lineage, policy: Policy) -> Plan:
         try:
             plan = _forget(lineage, blobs, policy, now_ns)
         except StoreFull:
+            sweep_drafts(lineage.root)
+            plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns)
+            if not plan.removals:
+                return plan
             # The rows follow; should they not, whoever reads one finds a miss.
-            _make_room(lineage.root, make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns))
+            _make_room(lineage.root, plan)
             plan = _forget(lineage, blobs, policy, now_ns)
         _unlink(lineage.root, plan.removals)
         sweep_drafts(lineage.root)

@@ -37,9 +37,9 @@ def engine() -> None:
 @_json
 def status(as_json: bool) -> None:
     """Tell which engines live and what they do."""
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         engines = store.engines()
         queued = len(store.runs(limit=1_000_000, status="queued"))
         root = store.root
@@ -77,9 +77,9 @@ def stop(as_json: bool) -> None:
     Its run becomes interrupted; what is queued waits for the next engine.
     """
     from engine.process.launch import stop_engine
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         if not as_json:
             for each in store.engines():
                 busy = f", which works on run {each.run}" if each.run else ""
@@ -108,9 +108,9 @@ def stop(as_json: bool) -> None:
 def logs(lines: int, pid: int | None, as_json: bool) -> int:
     """Print the end of the engine's log: the live engine's, else the last one's."""
     from engine.process.logs import log_path
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         path = _log(store) if pid is None else log_path(store.root, pid)
     if pid is not None and path is not None and not path.exists():
         click.echo(f"there is no log of an engine with process {pid}: no file {path}", err=True)

@@ -272,7 +272,7 @@ def test_a_dry_run_says_what_would_go_and_does_nothing(store):
     [{"pinned": True}, {"status": "running"}, {"status": "queued"}, {"paused": True}],
     ids=["pinned", "running", "queued", "paused"],
 )
-def test_what_such_a_run_and_its_ancestors_need_never_goes(store, state):
+def test_what_such_a_run_and_its_ancestors_need_never_goes(store, engine, state):
     grandparent = make_run(store, "grandparent", age_days=300)
     parent = make_run(store, "parent", parent=grandparent, at=2, age_days=200, keyframes=(3,))
     run = make_run(store, "run", parent=parent, at=3, age_days=100, keyframes=(3,), **state)
@@ -283,6 +283,14 @@ def test_what_such_a_run_and_its_ancestors_need_never_goes(store, state):
     assert before - on_disk(store) == set(removed(plan))
     assert plan.left_bytes > 0
     assert store.find_links(run.keys)[run.keys[0]].digest == grandparent.steps[0]
+
+
+def test_a_run_whose_engine_is_dead_is_at_rest_also_while_nobody_wrote_so(store):
+    made = make_run(store, "a", age_days=3, status="running")
+    assert store.run(made.id).status == "running"
+    assert set(removed(preview(store.lineage, ALL))) == set(made.steps)
+    assert set(removed(clean(store.lineage, ALL))) == set(made.steps)
+    assert store.run(made.id).status == "running"  # a clean-up ends no run
 
 
 def test_a_pin_that_comes_while_a_clean_up_begins_counts(store, monkeypatch):
@@ -355,7 +363,7 @@ def emptied(store):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=histories(), policy=POLICIES, orphans=st.integers(0, 2))
-def test_whatever_the_history_only_what_may_go_goes(store, history, policy, orphans):
+def test_whatever_the_history_only_what_may_go_goes(store, engine, history, policy, orphans):
     emptied(store)
     made = []
     for number, run in enumerate(history):
@@ -526,7 +534,7 @@ with open_store(sys.argv[1]) as store:
 """
 
 
-def test_nothing_is_collected_while_a_run_writes(start, store, root, monkeypatch):
+def test_nothing_is_collected_while_a_run_writes(start, store, engine, root, monkeypatch):
     monkeypatch.setattr(gc, "COLLECTOR_SECONDS", 0.05)
     made = make_run(store, "a", status="running")
     orphan = put(store, "orphan", age_days=1)

@@ -129,10 +129,10 @@ def test_an_expected_error_is_its_own_line(error, code):
 
 
 def test_a_defect_is_one_line_and_a_log_with_the_trace(capsys, monkeypatch, own_folders):
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("first\nsecond \x1b[31m")
 
-    monkeypatch.setattr("store.store.open_store", broken)
+    monkeypatch.setattr("store.store.open_as_it_is", broken)
     assert main(["runs"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
