@@ -131,15 +131,25 @@ def forget_blob(lineage: Lineage, digest: str) -> int:
     Runs keep what they saw, and links the digest of their latents: a result that is computed again can still be
     checked against it.
     """
-    blob_path(lineage.root, digest)  # refuses what is no digest
+    return forget_blobs(lineage, [digest])[digest]
+
+
+def forget_blobs(lineage: Lineage, digests: Sequence[str]) -> dict[str, int]:
+    """As `forget_blob` for each of them, in one transaction."""
+    for digest in digests:
+        blob_path(lineage.root, digest)  # refuses what is no digest
     with immediate(lineage) as connection:
-        changed = connection.execute(
-            "UPDATE links SET digest=iif(digest=?1, '', digest), state=iif(state=?1, '', state), "
-            "bytes=iif(digest IN ('', ?1) AND state IN ('', ?1), 0, bytes) "
-            "WHERE ?1 IN (digest, state)",
-            (digest,),
-        ).rowcount
-    return int(changed)
+        return {
+            digest: connection.execute(
+                "UPDATE links SET digest=iif(digest=?1, '', digest), "
+                "state=iif(state=?1, '', state), "
+                "bytes=iif(digest IN ('', ?1) AND state IN ('', ?1), 0, bytes) "
+                # each half as its index has it
+                "WHERE (digest=?1 AND digest<>'') OR (state=?1 AND state<>'')",
+                (digest,),
+            ).rowcount
+            for digest in digests
+        }
 
 
 def _merged(known: LinkRecord, link: LinkRecord) -> LinkRecord:

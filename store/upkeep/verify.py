@@ -6,6 +6,7 @@ are told and left alone, because that may pass.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from store.upkeep.needs import NOT_NEEDED, chains, classify
 from store.upkeep.space import Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from store.database.database import Lineage
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 DAMAGED = "damaged"
 MISSING = "missing"
 UNREADABLE = "unreadable"
+# Of all that are missing; others write in between.
+FORGOTTEN_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,7 @@ def verify(
         read.num_blobs += 1
         read.num_bytes += found[digest].num_bytes
         on_progress(read.num_bytes, total)
-    for digest in _promised(contents):
-        if digest not in found:
-            problems += _problem(lineage, digest)
+    problems += _missing(lineage, [digest for digest in _promised(contents) if digest not in found])
     lost = {problem.digest for problem in problems}
     stored = [
         each for each in classify(contents, chains(contents)).values() if each.digest not in lost
@@ -97,6 +98,26 @@ def verify(
         for run in contents.runs
     )
     return Verdict(tuple(problems), read, present, unreferenced, tuple(strays), num_without)
+
+
+def _missing(lineage: Lineage, digests: Sequence[str]) -> list[Problem]:
+    """What is wrong with blobs that were not found, after the rows forgot them; some may have come since."""
+    problems: list[Problem] = []
+    absent = []
+    for digest in digests:
+        if os.path.lexists(blobs.blob_path(lineage.root, digest)):
+            problems += _problem(lineage, digest)
+        else:
+            absent.append(digest)
+    for start in range(0, len(absent), FORGOTTEN_AT_ONCE):
+        # A clean-up may have taken some while we read others: then nothing speaks of them.
+        forgotten = links.forget_blobs(lineage, absent[start : start + FORGOTTEN_AT_ONCE])
+        problems += [
+            Problem(digest, MISSING, _forgotten(num_links))
+            for digest, num_links in forgotten.items()
+            if num_links
+        ]
+    return problems
 
 
 def _problem(lineage: Lineage, digest: str) -> list[Problem]:
