@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from store.blobs import files
 from store.database import database
-from store.errors import StoreBusy, StoreFull, StoreUnwritable
+from store.errors import StoreBusy, StoreDamaged, StoreFull, StoreUnwritable
 from store.lineage import ancestry, engines, history, links, queue, runs
 from store.lineage.events import StageFinished
 from store.lineage.records import RUNNING, RunRecord
@@ -384,7 +384,7 @@ class Store:
         """`recover`, for who only looks or gives space back: also what kept it from being written, if anything did."""
         try:
             return self.recover(), None
-        except (StoreBusy, StoreFull, StoreUnwritable) as error:
+        except (StoreBusy, StoreDamaged, StoreFull, StoreUnwritable) as error:
             return [], error
 
     def _recover_engine_of(self, run_id: str) -> None:

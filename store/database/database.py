@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 MIGRATE_TIMEOUT_SECONDS = 30.0
 MIN_PAGE_BYTES = 512
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+
+# Lines of SQLite's own checks: of a value that its column may not have, of an index that its rows do not fit, of a
+# row that is not where its key belongs.
+_OF_ROW = re.compile(r"^CHECK constraint failed in |^(NULL|NUMERIC|TEXT|non-\w+) value in ")
+_OF_INDEX = re.compile(r" (missing from|entries in|entry in|differ from) index ")
+_OUT_OF_ORDER = re.compile(r"row not in PRIMARY KEY order for (\w+)")
 
 _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
@@ -137,18 +144,49 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
 
 
 def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    """All rows of one SELECT, fetched before returning."""
+    """All rows of one SELECT, fetched before returning; text that is damaged, no UTF-8 any more, as bytes."""
+    connection = lineage.db.conn
     with _translated(lineage.path):
-        fetched: list[tuple[Any, ...]] = lineage.db.execute(sql, parameters).fetchall()
+        try:
+            fetched: list[tuple[Any, ...]] = connection.execute(sql, parameters).fetchall()
+        except (sqlite3.OperationalError, UnicodeDecodeError) as error:
+            if not _is_of_text(error):
+                raise
+            connection.text_factory = _text_or_bytes
+            try:
+                fetched = connection.execute(sql, parameters).fetchall()
+            finally:
+                connection.text_factory = str
     return fetched
 
 
 def check(lineage: Lineage) -> None:
-    """Read the whole database; StoreDamaged when a page or an index is wrong."""
-    [(verdict,)] = rows(lineage, "PRAGMA quick_check(1)")
-    if verdict != "ok":
-        problem = " ".join(str(verdict).split())
-        raise StoreDamaged(f"{lineage.path} is damaged ({problem}); restore it from a backup")
+    """Read the whole database; StoreDamaged when a page is wrong. Damaged rows are told where they are read."""
+    _refuse_damage(lineage, rows(lineage, "PRAGMA quick_check"))
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """What can be made anew from the rows. indexes: what is wrong with them; tables: those out of order."""
+
+    indexes: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+def check_places(lineage: Lineage) -> Misplaced:
+    """As `check`, and whether each row is where it and the indexes say, which takes some times as long."""
+    lines = _refuse_damage(lineage, rows(lineage, "PRAGMA integrity_check"))
+    tables = {match[1] for line in lines if (match := _OUT_OF_ORDER.fullmatch(line))}
+    return Misplaced(tuple(line for line in lines if _OF_INDEX.search(line)), tuple(sorted(tables)))
+
+
+def _refuse_damage(lineage: Lineage, found: Sequence[tuple[Any, ...]]) -> list[str]:
+    """StoreDamaged for what cannot be told of single rows; the other lines of a check."""
+    lines = [" ".join(str(line).split()) for (line,) in found if line != "ok"]
+    for line in lines:
+        if not any(kind.search(line) for kind in (_OF_ROW, _OF_INDEX, _OUT_OF_ORDER)):
+            raise StoreDamaged(f"{lineage.path} is damaged ({line}); restore it from a backup")
+    return lines
 
 
 def _refuse_lost(root: Path) -> None:
@@ -271,8 +309,8 @@ def _mark_in_use(root: Path) -> None:
 
 
 def _casefold(text: object) -> str:
-    """SQL's own lower() and LIKE know the letters of ASCII only."""
-    return str(text).casefold()
+    """SQL's own lower() and LIKE know the letters of ASCII only. As bytes, text that is damaged comes through too."""
+    return text.decode(errors="replace").casefold() if isinstance(text, bytes) else str(text)
 
 
 def _pragma(lineage: Lineage, name: str) -> int:
@@ -284,11 +322,34 @@ def _translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into StoreErrors that say what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise _damaged_text(path) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
+        if _is_of_text(error):
+            raise _damaged_text(path) from error
         if code is None:  # a misuse of the connection (closed, wrong thread): our own bug
             raise
         raise _store_error(code & 0xFF, str(error), path) from error
+
+
+def _is_of_text(error: Exception) -> bool:
+    """Whether what could not be read is a text, for which SQLite's Python face has no code."""
+    is_coded = getattr(error, "sqlite_errorcode", None) is not None
+    return isinstance(error, UnicodeDecodeError) or ("UTF-8" in str(error) and not is_coded)
+
+
+def _damaged_text(path: Path) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} holds a text that is damaged; `modiff store verify --repair` finds it and sets it aside"
+    )
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _store_error(code: int, reason: str, path: Path) -> StoreError:

@@ -1,4 +1,6 @@
-"""Every blob read again: what is damaged is set aside and forgotten, what is missing is forgotten.
+"""Every row and every blob read again: what is damaged is set aside and forgotten, what is missing is forgotten.
+
+Damaged rows are only told, and mended or set aside when that is asked for.
 
 After it the rows promise only what is there. Blobs that cannot be read (rights, a failing disk)
 are told and left alone, because that may pass.
@@ -11,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.blobs import blobs
-from store.database.database import check
+from store.database.database import Misplaced, check, check_places
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.lineage import links
 from store.upkeep.contents import read_rows, scan_blobs
 from store.upkeep.needs import NOT_NEEDED, chains, classify
+from store.upkeep.repair import damaged_rows, repair
 from store.upkeep.space import Share
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from store.database.database import Lineage
     from store.upkeep.contents import Contents
+    from store.upkeep.repair import DamagedRow
 
 DAMAGED = "damaged"
 MISSING = "missing"
@@ -45,6 +49,8 @@ class Problem:
 class Verdict:
     """What `verify` found. read: the blobs that were read; present: all; unreferenced: of those.
 
+    rows: those that are damaged; indexes: what is wrong with the database's, in SQLite's words; is_repaired: whether
+    both were dealt with.
     strays: what lies in blobs/ and is no blob. num_without_latents: finished runs whose final
     latents are not stored, be it that a clean-up was asked to take them.
     """
@@ -55,20 +61,36 @@ class Verdict:
     unreferenced: Share
     strays: tuple[Path, ...]
     num_without_latents: int
+    rows: tuple[DamagedRow, ...] = ()
+    indexes: tuple[str, ...] = ()
+    is_repaired: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        return not (self.problems or self.rows or self.indexes)
 
 
 def verify(
     lineage: Lineage,
     *,
     quick: bool = False,
+    repairs: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verdict:
     """Check the database, then every blob; rows forget those that are damaged or missing.
 
-    quick: presence and size, and only blobs of an odd size are read. on_progress gets the bytes
-    done and those to do. Raises StoreDamaged for the database itself.
+    repairs: damaged rows are mended or set aside, and indexes made anew. quick: presence and size, and only blobs of an
+    odd size are read. on_progress gets the bytes done and those to do. Raises StoreDamaged for the database itself.
     """
-    check(lineage)
+    misplaced = Misplaced((), ())
+    if quick:
+        check(lineage)
+    else:
+        misplaced = check_places(lineage)
+    damaged = damaged_rows(lineage)
+    is_repaired = repairs and bool(damaged or misplaced.indexes or misplaced.tables)
+    if is_repaired:
+        damaged = repair(lineage, damaged, misplaced.tables)
     found, strays = scan_blobs(lineage.root)
     contents = read_rows(lineage, found)
     chosen = _odd_sized(contents) if quick else found
@@ -97,7 +119,17 @@ def verify(
         and (run.latents not in found or run.latents in lost)
         for run in contents.runs
     )
-    return Verdict(tuple(problems), read, present, unreferenced, tuple(strays), num_without)
+    return Verdict(
+        problems=tuple(problems),
+        read=read,
+        present=present,
+        unreferenced=unreferenced,
+        strays=tuple(strays),
+        num_without_latents=num_without,
+        rows=tuple(damaged),
+        indexes=misplaced.indexes + tuple(f"{table} is out of order" for table in misplaced.tables),
+        is_repaired=is_repaired,
+    )
 
 
 def _missing(lineage: Lineage, digests: Sequence[str]) -> list[Problem]:
@@ -142,9 +174,9 @@ def _forgotten(num_links: int) -> str:
 
 
 def _promised(contents: Contents) -> list[str]:
-    """The digests whose bytes a link says are stored; its latents need not be."""
-    named = (name for link in contents.links for name in (link.digest, link.state) if name)
-    return list(dict.fromkeys(named))
+    """The digests whose bytes a link says are stored; its latents need not be. What a damaged row says is none."""
+    named = (name for link in contents.links for name in (link.digest, link.state))
+    return [name for name in dict.fromkeys(named) if blobs.is_digest(name)]
 
 
 def _odd_sized(contents: Contents) -> list[str]:

@@ -115,25 +115,34 @@ def ls(by: str, limit: int, as_json: bool) -> None:
 
 @store.command()
 @click.option("--quick", is_flag=True, help="Presence and size only, without reading everything.")
+@click.option(
+    "--repair",
+    "repairs",
+    is_flag=True,
+    help="Mend rows of the database that are damaged, or set them aside.",
+)
 @_json
-def verify(quick: bool, as_json: bool) -> int:
+def verify(quick: bool, repairs: bool, as_json: bool) -> int:
     """Read everything in the store again and check it.
 
-    The database, then every blob against its name. A damaged blob is set aside in quarantine; it,
-    and one that is missing, is forgotten, so that it is computed again. Exit code 1 then.
+    The database with its rows, then every blob against its name. A damaged blob is set aside in quarantine; it,
+    and one that is missing, is forgotten, so that it is computed again. A damaged row is passed over by all
+    commands; with --repair it is mended, or moved to quarantine as text. Exit code 1 if anything was found.
     """
     from store.upkeep.verify import verify as verify_store
 
     with store_as_it_is(to_clean=True) as opened:
         try:
-            verdict = verify_store(opened.lineage, quick=quick, on_progress=_progress())
+            verdict = verify_store(
+                opened.lineage, quick=quick, repairs=repairs, on_progress=_progress()
+            )
         finally:
             _show("")
     if as_json:
         _print_json(verdict_data(verdict))
     else:
         _print_lines(verdict_lines(verdict))
-    return FAILED if verdict.problems else 0
+    return 0 if verdict.is_sound else FAILED
 
 
 @store.command()
