@@ -263,11 +263,12 @@ class Lab:
 
         return await asyncio.to_thread(load_preset, path, text=text)
 
-    async def write_preset_text(self, path: Path, text: str) -> None:
-        """Replace a preset's file as a whole. Raises PresetError where it cannot be."""
+    async def write_preset_text(self, path: Path, text: str, expected: str) -> None:
+        """Replace a preset's file as a whole. Raises PresetError where it cannot be, or does not hold what is
+        expected."""
         from presets.library import write_preset_text
 
-        await asyncio.to_thread(write_preset_text, path, text)
+        await asyncio.to_thread(write_preset_text, path, text, expected=expected)
 
     async def known_names(self) -> dict[str, tuple[str, ...]]:
         """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
