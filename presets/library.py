@@ -34,8 +34,10 @@ from presets.validation import settle_steps, to_plain, validate
 MAX_FILE_BYTES = 256 * 1024
 LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.01
+STALE_SECONDS = 3600.0
 
 _SHIPPED = Path(__file__).parent / "shipped"
+_DRAFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]{0,63}-\w{8}\.tmp")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 
@@ -406,9 +408,23 @@ def _only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _sweep_leavings(folder: Path) -> None:
+    """Remove the drafts of processes that were killed: of this user, and not written to for an hour."""
+    for draft in folder.glob(".*-????????.tmp"):
+        with contextlib.suppress(OSError):
+            status = draft.lstat()
+            if (
+                status.st_uid == os.geteuid()
+                and time.time() - status.st_mtime > STALE_SECONDS
+                and _DRAFT.fullmatch(draft.name)
+            ):
+                draft.unlink()
+
+
 def _write_whole(path: Path, data: bytes, *, overwrite: bool) -> None:
     """`data` at `path`, complete and durable, or an OSError and nothing changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_leavings(path.parent)
     # The leading dot keeps a leftover of a killed process out of the list of presets.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from presets.paths import user_preset_dir
 
 MAX_PROMPTS = 200
 LOCK_SECONDS = 2.0
+
+_DRAFT = re.compile(r"\.app-\w{8}\.tmp")
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +94,9 @@ def _merged(ours: Preferences, before: Preferences) -> Preferences:
 
 
 def _write(path: Path, data: bytes) -> None:
+    from store.blobs.leavings import sweep_leavings
+
+    sweep_leavings(path.parent, _DRAFT)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".app-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.errors import CheckpointError
 from presets.paths import user_preset_dir
 from store import locks
+from store.blobs.leavings import sweep_leavings
 from store.errors import StoreBusy, StoreError
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ TOKENIZER = "tokenizer.json"
 MAX_LIST_BYTES = 256 * 1024
 LOCK_SECONDS = 10.0
 
+_DRAFT = re.compile(r"\.models-\w{8}\.tmp")
 _NOTE = "# Where modiff looks for models beyond its own folder; `modiff models add` and `remove` write it.\n"
 
 
@@ -187,6 +190,7 @@ def _write(paths: list[Path]) -> None:
     temporary = ""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        sweep_leavings(file.parent, _DRAFT)
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".models-", suffix=".tmp")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data.encode())

@@ -17,6 +17,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from store.blobs.leavings import STALE_SECONDS, sweep_leavings
 from store.errors import StoreError, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLICE_BYTES = 8 * 1024 * 1024
-STALE_SECONDS = 3600.0
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FULL_ADVICE = "the disk is full: let `modiff store gc` give space back, or free some and try again"
@@ -80,6 +80,7 @@ def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     It is as public as any new file, since the system itself applies the umask. Raises FileExistsError where the name
     is taken and it may not replace that, other OSErrors as they come.
     """
+    sweep_leavings(path.parent)
     draft = path.with_name(f".modiff-{uuid.uuid4().hex}{path.suffix}")
     _create(draft)
     try:

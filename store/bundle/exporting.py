@@ -16,6 +16,7 @@ import msgspec
 
 from store.blobs import blobs
 from store.blobs.files import FULL, sync_file, sync_folder
+from store.blobs.leavings import sweep_leavings
 from store.bundle.archive import MANIFEST, add_member, blob_name, new_archive
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -232,6 +233,7 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
         raise _taken(target)
     if not os.path.isdir(target.parent):
         raise BadRequest(f"there is no folder {target.parent}; make it, or name another")
+    sweep_leavings(target.parent)
     draft = target.parent / f".modiff-{uuid.uuid4().hex}"
     try:
         with open(draft, "x+b") as file:

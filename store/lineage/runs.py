@@ -24,6 +24,7 @@ ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 ID_LENGTH = 10
 MAX_CANDIDATES = 5
 MAX_NOTE = 10_000
+MAX_INTEGER = 2**63 - 1  # of the database
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _STATUS = f"CASE WHEN is_paused THEN '{PAUSED}' ELSE status END"
@@ -131,6 +132,7 @@ def search(
     for value in parameters:
         if isinstance(value, str):
             _check_text(value, "what is searched for")
+    limit = min(limit, MAX_INTEGER)
     return select(lineage, f"WHERE {where} ORDER BY seq DESC LIMIT ?", (*parameters, limit))
 
 

@@ -145,15 +145,20 @@ def _row(record: EngineRecord) -> dict[str, object]:
         "pid": record.pid,
         "host": record.host,
         "run": record.run or None,
-        "seconds_alive": round((now - record.started_ns) / 1e9, 1),
-        "seconds_since_heartbeat": round((now - record.heartbeat_ns) / 1e9, 1),
+        "seconds_alive": round(_seconds(record.started_ns, now), 1),
+        "seconds_since_heartbeat": round(_seconds(record.heartbeat_ns, now), 1),
     }
 
 
 def _line(record: EngineRecord) -> str:
     now = time.time_ns()
     task = f"works on run {record.run}" if record.run else "waits for runs"
-    silence = (now - record.heartbeat_ns) / 1e9
+    silence = _seconds(record.heartbeat_ns, now)
     late = f", silent for {duration(silence)}" if silence > LATE_SECONDS else ""
-    alive = duration((now - record.started_ns) / 1e9)
+    alive = duration(_seconds(record.started_ns, now))
     return f"engine {record.id} (process {record.pid}) {task}; up {alive}{late}"
+
+
+def _seconds(since_ns: int, now_ns: int) -> float:
+    """How long ago that was; nothing where the clock was put back since."""
+    return max(0.0, (now_ns - since_ns) / 1e9)
