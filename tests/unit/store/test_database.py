@@ -357,3 +357,27 @@ def test_what_sqlite_calls_an_io_error_is_a_full_disk_where_nothing_fits(
     with pytest.raises(StoreError, match="disk I/O error"), database.immediate(store.lineage):
         raise error
     assert list(store.root.glob(".modiff-*")) == []
+
+
+@pytest.mark.parametrize("name", ["blobs", "tmp", "quarantine"])
+def test_a_folder_on_another_disk_is_refused_once_with_advice(root, name):
+    elsewhere = Path("/dev/shm")
+    if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == root.parent.stat().st_dev:
+        pytest.skip("this machine has no second disk that a test may write to")
+    with open_store(root) as store:
+        run_id = store.enqueue(b"{}", preset="p", output="o")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as folder:
+        (root / name).rmdir()
+        (root / name).symlink_to(folder)
+        with pytest.raises(StoreUnwritable) as caught:
+            open_store(root)
+        assert_one_line(caught.value, "another disk", folder, "MODIFF_STORE")
+        with open_as_it_is(root) as store:  # what is in it can be looked at, and exported
+            assert store.run(run_id).status == "queued"
+
+
+def test_the_whole_store_behind_a_link_is_on_one_disk(root, tmp_path):
+    (tmp_path / "large").mkdir()
+    root.symlink_to(tmp_path / "large")
+    with open_store(root) as store:
+        store.enqueue(b"{}", preset="p", output="o")
