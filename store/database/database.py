@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 MIGRATE_TIMEOUT_SECONDS = 30.0
 MIN_PAGE_BYTES = 512
+SLACK_BYTES = 4 * 1024 * 1024
+MOST_AT_ONCE_BYTES = 64 * 1024 * 1024
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 
 # Lines of SQLite's own checks: of a value that its column may not have, of an index that its rows do not fit, of a
@@ -51,6 +54,7 @@ _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
 _DAMAGED = {11, 26}
 _FULL = 13
+_INCREMENTAL = 2
 # Of a full disk SQLite says one of these where it has no words of its own for what it could not write.
 _MAYBE_FULL = {8, 10, 14}
 
@@ -158,6 +162,30 @@ def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[
             finally:
                 connection.text_factory = str
     return fetched
+
+
+def shrink(lineage: Lineage, *, rebuilds: bool = False) -> None:
+    """Give back to the disk what removed rows took in the file, but some megabytes that are soon used again.
+
+    At most 64 MB, so that others need not wait for long; rebuilds: all of it, and a database of before that could be
+    done page by page is copied as a whole where that frees a quarter of it or more and the disk has room for two
+    copies. Raises StoreErrors, with nothing changed.
+    """
+    page_bytes, num_free = _pragma(lineage, "page_size"), _pragma(lineage, "freelist_count")
+    num_unwanted = num_free - SLACK_BYTES // page_bytes
+    if num_unwanted <= 0:
+        return
+    if not rebuilds:
+        num_unwanted = min(num_unwanted, MOST_AT_ONCE_BYTES // page_bytes)
+    connection = lineage.db.conn
+    with _translated(lineage.path):
+        if _pragma(lineage, "auto_vacuum") == _INCREMENTAL:
+            connection.execute(f"PRAGMA incremental_vacuum({num_unwanted})").fetchall()
+        elif rebuilds and 4 * num_free >= (num_pages := _pragma(lineage, "page_count")):
+            if shutil.disk_usage(lineage.root).free < 2 * num_pages * page_bytes:
+                return
+            connection.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
+            connection.execute("VACUUM")
 
 
 def check(lineage: Lineage) -> None:
@@ -281,6 +309,8 @@ def _refuse_foreign(lineage: Lineage) -> None:
 
 def _migrate(lineage: Lineage) -> None:
     with locks.acquire(lineage.root / "locks" / "migrate", timeout_seconds=MIGRATE_TIMEOUT_SECONDS):
+        # of a new database alone; an older one becomes such a one in `shrink`
+        lineage.db.conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
         mode = lineage.db.conn.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StoreUnwritable(

@@ -187,7 +187,11 @@ def gc(
         if budget is None and older_than is None:
             budget = default_budget(opened.root)
         policy = Policy(budget_bytes=budget, older_than_ns=older_than, outputs=outputs)
-        plan = preview(opened.lineage, policy) if dry_run else clean(opened.lineage, policy)
+        plan = (
+            preview(opened.lineage, policy)
+            if dry_run
+            else clean(opened.lineage, policy, rebuilds=True)
+        )
     if as_json:
         _print_json(plan_data(plan, budget, dry_run=dry_run))
     else:

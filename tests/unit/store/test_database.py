@@ -203,6 +203,41 @@ def test_an_unwritable_root_is_refused(unprivileged):
     assert_one_line(caught.value, unprivileged / "store", "MODIFF_STORE")
 
 
+def test_the_store_of_another_user_can_be_looked_at(unprivileged):
+    """Made by root beside the folder of the test, and readable to all, as a backup is."""
+    root = unprivileged.parent / "store"
+    if os.getuid() != 0:
+        pytest.skip("only root can make a store of another user")
+    os.seteuid(0)
+    fill_rows(root, 2)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    os.seteuid(65534)
+    with pytest.raises(StoreUnwritable):
+        open_store(root)
+    with open_as_it_is(root) as store:
+        assert len(store.runs(limit=9)) == 2
+        with pytest.raises(StoreUnwritable) as caught:
+            store.pin(store.runs(limit=1)[0].id)
+    assert_one_line(caught.value, "cannot write")
+    assert not (root / "lineage.db-shm").exists()
+
+
+def test_a_log_that_cannot_be_read_is_told_rather_than_passed_over(unprivileged):
+    root = unprivileged.parent / "store"
+    if os.getuid() != 0:
+        pytest.skip("only root can make a store of another user")
+    os.seteuid(0)
+    fill_rows(root, 1)
+    (root / "lineage.db-wal").write_bytes(b"x")
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    os.seteuid(65534)
+    with pytest.raises(StoreUnwritable) as caught:
+        open_as_it_is(root)
+    assert_one_line(caught.value, "lineage.db-wal", "copy", "MODIFF_STORE")
+
+
 def test_a_read_only_database_can_be_read_but_not_written(root):
     fill_rows(root, 1)
     with open_store(root) as store:
