@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from store.blobs import blobs
 from store.database.database import Misplaced, check, check_places
-from store.errors import BlobCorrupt, BlobMissing, StoreError
+from store.errors import BlobCorrupt, BlobMissing, StoreError, StoreFull, StoreUnwritable
 from store.lineage import links
 from store.upkeep.contents import read_rows, scan_blobs
 from store.upkeep.needs import NOT_NEEDED, chains, classify
@@ -143,12 +143,8 @@ def _missing(lineage: Lineage, digests: Sequence[str]) -> list[Problem]:
             absent.append(digest)
     for start in range(0, len(absent), FORGOTTEN_AT_ONCE):
         # A clean-up may have taken some while we read others: then nothing speaks of them.
-        forgotten = links.forget_blobs(lineage, absent[start : start + FORGOTTEN_AT_ONCE])
-        problems += [
-            Problem(digest, MISSING, _forgotten(num_links))
-            for digest, num_links in forgotten.items()
-            if num_links
-        ]
+        forgotten = _forgotten(lineage, absent[start : start + FORGOTTEN_AT_ONCE])
+        problems += [Problem(digest, MISSING, note) for digest, note in forgotten.items()]
     return problems
 
 
@@ -158,19 +154,28 @@ def _problem(lineage: Lineage, digest: str) -> list[Problem]:
         blobs.get(lineage.root, digest)
     except BlobMissing:
         # A clean-up may have taken it while we were reading others: then nothing speaks of it.
-        num_links = links.forget_blob(lineage, digest)
-        return [Problem(digest, MISSING, _forgotten(num_links))] if num_links else []
+        forgotten = _forgotten(lineage, [digest])
+        return [Problem(digest, MISSING, note) for note in forgotten.values()]
     except BlobCorrupt as error:
-        num_links = links.forget_blob(lineage, digest)
         note = str(error).removeprefix(f"{digest} ")
-        return [Problem(digest, DAMAGED, f"{note}; {_forgotten(num_links)}")]
+        told = _forgotten(lineage, [digest]).get(digest, "no link spoke of it")
+        return [Problem(digest, DAMAGED, f"{note}; {told}")]
     except StoreError as error:
         return [Problem(digest, UNREADABLE, str(error))]
     return []
 
 
-def _forgotten(num_links: int) -> str:
-    return f"{num_links} {'link' if num_links == 1 else 'links'} forgot it"
+def _forgotten(lineage: Lineage, digests: Sequence[str]) -> dict[str, str]:
+    """Have the links forget these blobs; what became of each that a link spoke of."""
+    try:
+        found = links.forget_blobs(lineage, digests)
+    except (StoreFull, StoreUnwritable) as error:
+        return dict.fromkeys(digests, f"no link could forget it: {error}")
+    return {
+        digest: f"{num_links} {'link' if num_links == 1 else 'links'} forgot it"
+        for digest, num_links in found.items()
+        if num_links
+    }
 
 
 def _promised(contents: Contents) -> list[str]:

@@ -379,3 +379,21 @@ def test_missing_blobs_are_forgotten_in_few_transactions(store, monkeypatch):
     store.lineage.db.conn.set_trace_callback(statements.append)
     assert len(verify(store.lineage).problems) == len(contents.links)
     assert sum(statement.startswith("BEGIN") for statement in statements) == 1
+
+
+def test_what_is_missing_is_told_also_where_no_link_can_forget_it(store, monkeypatch):
+    made = make_run(store, "a")
+    for digest in (made.steps[0], made.video):
+        blobs.blob_path(store.root, digest).unlink()
+    damaged_blob = blobs.blob_path(store.root, made.latents)
+    damaged_blob.chmod(0o600)
+    damaged_blob.write_bytes(b"other")
+    store.lineage.db.execute("PRAGMA query_only=ON")
+    verdict = verify(store.lineage)
+    assert {problem.digest for problem in verdict.problems} == {
+        made.steps[0],
+        made.video,
+        made.latents,
+    }
+    assert all("no link could forget it" in problem.note for problem in verdict.problems)
+    assert promised(store) > {made.steps[0], made.video}
