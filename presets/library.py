@@ -7,11 +7,14 @@ reserved; a user's file is replaced in one step or not at all.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import tempfile
+import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,12 @@ from presets.validation import settle_steps, to_plain, validate
 
 # Two prompts of the largest size and 64 extensions fit many times; more is not a preset.
 MAX_FILE_BYTES = 256 * 1024
+LOCK_SECONDS = 5.0
+POLL_SECONDS = 0.01
+STALE_SECONDS = 3600.0
 
 _SHIPPED = Path(__file__).parent / "shipped"
+_DRAFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]{0,63}-\w{8}\.tmp")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\Z")
 
 
@@ -168,15 +175,23 @@ def read_preset_text(path: Path) -> str:
     return _read_text(path)
 
 
-def write_preset_text(path: Path, text: str) -> None:
+def write_preset_text(path: Path, text: str, *, expected: str | None = None) -> None:
     """Replace one of the user's preset files as a whole, by a valid preset or not, so that one can be mended in
-    steps. Raises `PresetError`: a shipped preset, a text that is too long, or a file that cannot be written.
+    steps.
+
+    expected: what the file held when it was read. Raises `PresetError`: a shipped preset, a text that is too long, a
+    file that holds something else by now, or one that cannot be written.
     """
     if path.resolve().parent == _SHIPPED.resolve():
         raise PresetError(f'"{path.stem}" is a shipped preset; save a copy under another name')
     encoded = _encoded(text)
     try:
-        _write_whole(path, encoded, overwrite=True)
+        with _only_writer(path.parent):
+            if expected is not None and path.exists() and _read_text(path) != expected:
+                raise PresetError(
+                    f"{path} was changed by another program since it was read; leave, and open it again"
+                )
+            _write_whole(path, encoded, overwrite=True)
     except OSError as error:
         raise PresetError(f"cannot write {path}: {error.strerror or error}") from None
 
@@ -370,9 +385,46 @@ def _lookup(values: Mapping[str, Any], path: Sequence[str]) -> tuple[bool, objec
     return True, value
 
 
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """From the look at a file in `folder` to its replacement, so that no other process replaces it in between.
+
+    Raises BlockingIOError where another takes too long.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep_leavings(folder: Path) -> None:
+    """Remove the drafts of processes that were killed: of this user, and not written to for an hour."""
+    for draft in folder.glob(".*-????????.tmp"):
+        with contextlib.suppress(OSError):
+            status = draft.lstat()
+            if (
+                status.st_uid == os.geteuid()
+                and time.time() - status.st_mtime > STALE_SECONDS
+                and _DRAFT.fullmatch(draft.name)
+            ):
+                draft.unlink()
+
+
 def _write_whole(path: Path, data: bytes, *, overwrite: bool) -> None:
     """`data` at `path`, complete and durable, or an OSError and nothing changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_leavings(path.parent)
     # The leading dot keeps a leftover of a killed process out of the list of presets.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:

@@ -15,6 +15,7 @@ import platformdirs
 
 from store.errors import StoreUnwritable
 
+MOVED_TO = ("blobs", "quarantine", "backup")
 FOLDERS = ("blobs", "tmp", "quarantine", "locks", "logs")
 
 
@@ -43,7 +44,10 @@ def engine_log(root: Path, pid: int) -> Path:
 
 
 def prepare(root: Path) -> None:
-    """Create the folders of a store that are not there yet."""
+    """Create the folders of a store that are not there yet.
+
+    Raises StoreUnwritable where they cannot be made, or are not on one disk.
+    """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in FOLDERS:
@@ -58,3 +62,16 @@ def prepare(root: Path) -> None:
             f"the store cannot be made at {root}: {error.strerror}; "
             "set MODIFF_STORE to a folder that you can write"
         ) from error
+    _refuse_other_disks(root)
+
+
+def _refuse_other_disks(root: Path) -> None:
+    """StoreUnwritable where a folder that files are moved to from tmp/ is on another disk, as behind a link."""
+    disk = (root / "tmp").stat().st_dev
+    for name in MOVED_TO:
+        folder = root / name
+        if folder.exists() and folder.stat().st_dev != disk:
+            raise StoreUnwritable(
+                f"the store cannot be at {root}: {name} (at {os.path.realpath(folder)}) is on another disk than tmp "
+                f"(at {os.path.realpath(root / 'tmp')}); move all of the store to one, and set MODIFF_STORE to it"
+            )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from store.blobs import files
 from store.database import database
+from store.errors import StoreBusy, StoreDamaged, StoreFull, StoreUnwritable
 from store.lineage import ancestry, engines, history, links, queue, runs
 from store.lineage.events import StageFinished
 from store.lineage.records import RUNNING, RunRecord
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from store.database.database import Lineage
+    from store.errors import StoreError
     from store.lineage.events import Event
     from store.lineage.records import (
         EngineRecord,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     )
     from store.locks import HeldLock
 
-__all__ = ["RunRecord", "Store", "open_store"]
+__all__ = ["RunRecord", "Store", "open_as_it_is", "open_store"]
 
 BUSY_SECONDS = 10.0
 # So long what a verification found can be read after its end.
@@ -48,6 +50,17 @@ def open_store(root: Path | str | None = None, *, busy_seconds: float = BUSY_SEC
     """
     folder = store_root() if root is None else absolute_root(root)
     return Store(database.open_lineage(folder, busy_seconds=busy_seconds))
+
+
+def open_as_it_is(
+    root: Path | str | None = None, *, busy_seconds: float = BUSY_SECONDS, to_clean: bool = False
+) -> Store:
+    """As `open_store`, for a short look or a clean-up also where nothing can be written: on a full or read-only disk.
+
+    to_clean: on a full disk it can be written to as soon as something was removed; nobody else can use it meanwhile.
+    """
+    folder = store_root() if root is None else absolute_root(root)
+    return Store(database.open_as_it_is(folder, busy_seconds=busy_seconds, to_clean=to_clean))
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +379,13 @@ class Store:
     def recover(self) -> list[str]:
         """End the runs of dead engines: interrupted, or cancelled where asked; returns their ids."""
         return engines.recover(self.lineage)
+
+    def recover_if_possible(self) -> tuple[list[str], StoreError | None]:
+        """`recover`, for who only looks or gives space back: also what kept it from being written, if anything did."""
+        try:
+            return self.recover(), None
+        except (StoreBusy, StoreDamaged, StoreFull, StoreUnwritable) as error:
+            return [], error
 
     def _recover_engine_of(self, run_id: str) -> None:
         """The engine that should read a flag of a running run may be dead."""

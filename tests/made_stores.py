@@ -14,6 +14,7 @@ from store.lineage.records import LinkRecord
 from store.upkeep.contents import Blob, Contents, LinkRow, RunLinkRow, RunRow
 
 STEP_BYTES = 1000
+ENGINE = "engineaaaa"  # of a run that runs; alive where the test has the fixture `engine`
 DAY_NS = 86_400 * 10**9
 
 
@@ -112,8 +113,15 @@ def make_run(
             (used_ns, run_id),
         )
         connection.execute(
-            "UPDATE runs SET status=?, pinned=?, is_paused=?, created_ns=? WHERE id=?",
-            ("interrupted" if paused else status, pinned, paused, used_ns, run_id),
+            "UPDATE runs SET status=?, pinned=?, is_paused=?, created_ns=?, engine=? WHERE id=?",
+            (
+                "interrupted" if paused else status,
+                pinned,
+                paused,
+                used_ns,
+                ENGINE if status == "running" else "",
+                run_id,
+            ),
         )
     return made
 

@@ -16,6 +16,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec.structs import replace
 from textual import work
 from textual.app import App
 from textual.await_complete import AwaitComplete
@@ -104,6 +105,7 @@ class ModiffApp(App[int]):
     ) -> None:
         """graphics: what draws real pixels in this terminal; half blocks are drawn where it is None."""
         self.preferences = load_preferences() if preferences is None else preferences
+        self._loaded_preferences = replace(self.preferences)
         super().__init__()
         self._root = root
         self.is_remote = any(name in os.environ for name in ("SSH_CONNECTION", "SSH_TTY"))
@@ -381,7 +383,7 @@ class ModiffApp(App[int]):
             self._leave_cancelling()
 
     def on_unmount(self) -> None:
-        save_preferences(self.preferences)
+        save_preferences(self.preferences, self._loaded_preferences)
         self.lab.close()
 
     # Help

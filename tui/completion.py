@@ -41,12 +41,12 @@ def complete_run(
     """The newest runs whose ids begin so."""
     from store.errors import StoreError
     from store.paths import store_root
-    from store.store import open_store
+    from store.store import open_as_it_is
 
     try:
         if not (store_root() / "lineage.db").exists():
             return []
-        with open_store() as store:
+        with open_as_it_is() as store:
             records = store.runs(limit=MAX_RUNS)
     except StoreError:
         return []

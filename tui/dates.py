@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import click
 
@@ -24,18 +24,29 @@ def until(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int
 
 
 def moment(text: str, *, days: int) -> int:
-    """ns since 1970. days: added to a bare date. A time without a zone is local. Raises click.BadParameter."""
+    """ns since 1970. days: added to a bare date. A time without a zone is local. Raises click.BadParameter.
+
+    A moment before the first that the store can hold, in 1677, or after the last, in 2262, is that one.
+    """
     if found := _AGO.fullmatch(text):
-        return time.time_ns() - int(found[1]) * _UNIT_SECONDS[found[2]] * 1_000_000_000
+        return _held(time.time_ns() - int(found[1]) * _UNIT_SECONDS[found[2]] * 1_000_000_000)
     try:
         if _DATE.fullmatch(text):
-            day = date.fromisoformat(text) + timedelta(days=days)
+            day = date.fromisoformat(text)
+            day += min(timedelta(days=days), date.max - day)
             moment = datetime(day.year, day.month, day.day)
         else:
             moment = datetime.fromisoformat(text)
-        return int(moment.timestamp()) * 1_000_000_000
+        if not 1 < moment.year < date.max.year:  # in a zone it may be outside the calendar
+            moment = moment.replace(tzinfo=UTC)
+        return _held(int(moment.timestamp()) * 1_000_000_000)
     except (ValueError, OverflowError, OSError):  # no date, or a year beyond the clock's
         raise click.BadParameter(
             f"{text!r} is no moment; expected an age like 30min, 6h, 2d or 3w, or a date like "
             "2026-11-01 or 2026-11-01T14:30"
         ) from None
+
+
+def _held(ns: int) -> int:
+    """What of a time fits the 64 bits of the database."""
+    return max(-(2**63), min(ns, 2**63 - 1))

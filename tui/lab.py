@@ -263,11 +263,12 @@ class Lab:
 
         return await asyncio.to_thread(load_preset, path, text=text)
 
-    async def write_preset_text(self, path: Path, text: str) -> None:
-        """Replace a preset's file as a whole. Raises PresetError where it cannot be."""
+    async def write_preset_text(self, path: Path, text: str, expected: str) -> None:
+        """Replace a preset's file as a whole. Raises PresetError where it cannot be, or does not hold what is
+        expected."""
         from presets.library import write_preset_text
 
-        await asyncio.to_thread(write_preset_text, path, text)
+        await asyncio.to_thread(write_preset_text, path, text, expected=expected)
 
     async def known_names(self) -> dict[str, tuple[str, ...]]:
         """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
@@ -437,7 +438,7 @@ class Lab:
         from store.upkeep.gc import clean
 
         def ask(store: Store) -> Removal:
-            store.recover()
+            store.recover_if_possible()
             return clean(store.lineage, policy)
 
         return await self._in("work", ask)
@@ -552,7 +553,7 @@ def _status(store: Store) -> Status:
     running = next(iter(store.runs(limit=1, status="running")), None)
     orphans: list[str] = []
     if running is not None and not store.is_engine_alive(running.engine):
-        orphans = store.recover()
+        orphans, _ = store.recover_if_possible()
         running = next(iter(store.runs(limit=1, status="running")), None)
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,9 @@ from presets.errors import PresetError
 from presets.paths import user_preset_dir
 
 MAX_PROMPTS = 200
+LOCK_SECONDS = 2.0
+
+_DRAFT = re.compile(r"\.app-\w{8}\.tmp")
 
 log = logging.getLogger(__name__)
 
@@ -55,18 +59,49 @@ def load_preferences() -> Preferences:
         return Preferences()
 
 
-def save_preferences(preferences: Preferences) -> None:
-    """Whole or not at all; a failure is logged."""
+def save_preferences(preferences: Preferences, before: Preferences | None = None) -> None:
+    """Whole or not at all; a failure is logged.
+
+    before: as they were loaded. What another app has saved since stays where it was not changed in this one, and its
+    prompts stay in any case.
+    """
+    from store import locks
+    from store.errors import StoreError
+
     try:
         path = preferences_path()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".app-", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(preferences)))
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-    except (OSError, PresetError) as error:
+        with locks.acquire(path.with_name(f".{path.name}.lock"), timeout_seconds=LOCK_SECONDS):
+            kept = preferences if before is None else _merged(preferences, before)
+            _write(path, msgspec.json.format(msgspec.json.encode(kept)))
+    except (OSError, PresetError, StoreError) as error:
         log.warning("what the app remembers could not be saved: %s", error)
+
+
+def _merged(ours: Preferences, before: Preferences) -> Preferences:
+    """What is saved by now, with what was changed in this app since it was loaded."""
+    theirs = load_preferences()
+    changed = {
+        name: value
+        for name, value in msgspec.structs.asdict(ours).items()
+        if name != "prompts" and value != getattr(before, name)
+    }
+    merged = msgspec.structs.replace(theirs, **changed)
+    for prompt in ours.prompts:
+        if prompt not in before.prompts:
+            merged.remember_prompt(prompt)
+    return merged
+
+
+def _write(path: Path, data: bytes) -> None:
+    from store.blobs.leavings import sweep_leavings
+
+    sweep_leavings(path.parent, _DRAFT)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".app-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise

@@ -169,6 +169,13 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     read, present, unreferenced = verdict.read, verdict.present, verdict.unreferenced
     num_problems = len(verdict.problems)
     lines = [
+        f"{'damaged':<10}  row {printable(each.row)} of {each.table}: "
+        f"{printable('; '.join(' '.join(fault) for fault in each.faults))}"
+        f"{printable(f'; {each.note}' if each.note else '')}"
+        for each in verdict.rows
+    ]
+    lines += [f"{'damaged':<10}  {printable(line)}" for line in verdict.indexes]
+    lines += [
         f"{problem.what:<10}  {printable(problem.digest)}: {printable(problem.note)}"
         for problem in verdict.problems
     ]
@@ -187,7 +194,11 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         )
     if num_problems:
         lines.append(f"blobs that are not as they should be: {num_problems}")
-    else:
+    if verdict.rows or verdict.indexes:
+        done = "are mended or set aside" if verdict.is_repaired else "are left as they are"
+        way = "" if verdict.is_repaired else "; `modiff store verify --repair` mends or sets aside"
+        lines.append(f"damaged rows and indexes of the database {done}{way}")
+    if verdict.is_sound:
         lines.append("the database and all blobs are sound")
     return lines
 
@@ -195,11 +206,22 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 def verdict_data(verdict: Verdict) -> dict[str, Any]:
     """`modiff store verify --json`."""
     return {
-        "ok": not verdict.problems,
+        "ok": verdict.is_sound,
         "problems": [
             {"blob": problem.digest, "problem": problem.what, "note": problem.note}
             for problem in verdict.problems
         ],
+        "rows": [
+            {
+                "table": each.table,
+                "row": each.row,
+                "problem": "; ".join(" ".join(fault) for fault in each.faults),
+                "note": each.note,
+            }
+            for each in verdict.rows
+        ],
+        "indexes": list(verdict.indexes),
+        "repaired": verdict.is_repaired,
         "blobs": verdict.present.num_blobs,
         "bytes": verdict.present.num_bytes,
         "read_blobs": verdict.read.num_blobs,

@@ -21,7 +21,7 @@ import msgspec
 
 from engine.checkpoints.fingerprint import combined, sample_of
 from engine.errors import CheckpointError
-from store.database.database import Lineage, open_lineage
+from store.database.database import Lineage, open_as_it_is, open_lineage
 from store.index.index import Index
 from store.lineage import weights
 
@@ -199,7 +199,7 @@ def _read_whole(index: Index, path: Path) -> Remembered:
 def _shared_samples(index: Index) -> frozenset[str]:
     if not (index.root / "lineage.db").exists():
         return frozenset()
-    with _lineage(index) as lineage:
+    with closing(open_as_it_is(index.root, busy_seconds=BUSY_SECONDS)) as lineage:
         return weights.shared_samples(lineage)
 
 

@@ -6,11 +6,14 @@ ever touches a file of a model.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import tempfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 import tomli_w
@@ -19,11 +22,19 @@ from engine.checkpoints import elsewhere
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.errors import CheckpointError
 from presets.paths import user_preset_dir
+from store import locks
+from store.blobs.leavings import sweep_leavings
+from store.errors import StoreBusy, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MODELS, ADDED, HUGGING_FACE, COMFYUI = "models folder", "added", "Hugging Face cache", "ComfyUI"
 TOKENIZER = "tokenizer.json"
 MAX_LIST_BYTES = 256 * 1024
+LOCK_SECONDS = 10.0
 
+_DRAFT = re.compile(r"\.models-\w{8}\.tmp")
 _NOTE = "# Where modiff looks for models beyond its own folder; `modiff models add` and `remove` write it.\n"
 
 
@@ -111,7 +122,8 @@ def add(path: Path) -> tuple[Place, bool]:
         sources_in(path)
     elif path.name != TOKENIZER:
         open_source(path)
-    _write([*added_paths(), path])
+    with _only_writer():
+        _write([*added_paths(), path])
     return Place(path, ADDED, exists=True), True
 
 
@@ -120,15 +132,16 @@ def remove(path: Path) -> Path:
 
     Raises CheckpointError where it was not added.
     """
-    known = added_paths()
     wanted = _absolute(path)
-    same = [p for p in known if p == wanted] or [
-        p for p in known if os.path.realpath(p) == os.path.realpath(wanted)
-    ]
-    if not same:
-        told = f"added are {', '.join(map(str, known))}" if known else "nothing was added"
-        raise CheckpointError(f"{wanted}: was not added with `modiff models add`; {told}")
-    _write([p for p in known if p not in same])
+    with _only_writer():
+        known = added_paths()
+        same = [p for p in known if p == wanted] or [
+            p for p in known if os.path.realpath(p) == os.path.realpath(wanted)
+        ]
+        if not same:
+            told = f"added are {', '.join(map(str, known))}" if known else "nothing was added"
+            raise CheckpointError(f"{wanted}: was not added with `modiff models add`; {told}")
+        _write([p for p in known if p not in same])
     return same[0]
 
 
@@ -151,6 +164,27 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
+@contextlib.contextmanager
+def _only_writer() -> Iterator[None]:
+    """From the reading of the list to its writing, so that no other process changes it in between.
+
+    Where no lock can be made, the writing will say why. Raises CheckpointError where another holds it for too long.
+    """
+    file = list_file()
+    with contextlib.ExitStack() as held:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = locks.acquire(file.with_name(f".{file.name}.lock"), timeout_seconds=LOCK_SECONDS)
+            held.enter_context(lock)
+        except StoreBusy as error:
+            raise CheckpointError(
+                f"{file}: is being written by another process ({error})"
+            ) from None
+        except (OSError, StoreError):
+            pass
+        yield
+
+
 def _write(paths: list[Path]) -> None:
     """The whole list in one step: a reader sees the old one or the new one."""
     file = list_file()
@@ -158,6 +192,7 @@ def _write(paths: list[Path]) -> None:
     temporary = ""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        sweep_leavings(file.parent, _DRAFT)
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".models-", suffix=".tmp")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data.encode())

@@ -97,7 +97,7 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
                 "stop it again to end it at once"
             )
         time.sleep(POLL_SECONDS)
-    store.recover()
+    store.recover_if_possible()  # on a full disk the engine is stopped all the same
     return stopped
 
 

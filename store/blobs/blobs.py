@@ -43,6 +43,11 @@ def digest_of(*parts: bytes | bytearray | memoryview) -> str:
     return f"sha256:{sha256.hexdigest()}"
 
 
+def is_digest(text: str) -> bool:
+    """Whether a text could be the name of a blob."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def blob_path(root: Path, digest: str) -> Path:
     """Where the blob of that digest is, or would be."""
     if not _DIGEST.fullmatch(digest):

@@ -17,6 +17,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from store.blobs.leavings import STALE_SECONDS, sweep_leavings
 from store.errors import StoreError, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLICE_BYTES = 8 * 1024 * 1024
-STALE_SECONDS = 3600.0
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_ADVICE = "the disk is full: let `modiff store gc` give space back, or free some and try again"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def disk_error(error: OSError, path: Path) -> StoreError:
     """The StoreError that says in one line what the system refused to do with `path`."""
-    if error.errno in _FULL:
-        return StoreFull(f"no space left for {path} ({error.strerror}); free some and try again")
+    if error.errno in FULL:
+        return StoreFull(f"no space left for {path} ({error.strerror}); {FULL_ADVICE}")
     if error.errno in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "
@@ -79,6 +80,7 @@ def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     It is as public as any new file, since the system itself applies the umask. Raises FileExistsError where the name
     is taken and it may not replace that, other OSErrors as they come.
     """
+    sweep_leavings(path.parent)
     draft = path.with_name(f".modiff-{uuid.uuid4().hex}{path.suffix}")
     _create(draft)
     try:

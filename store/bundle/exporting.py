@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from store.blobs import blobs
-from store.blobs.files import sync_file, sync_folder
+from store.blobs.files import FULL, sync_file, sync_folder
+from store.blobs.leavings import sweep_leavings
 from store.bundle.archive import MANIFEST, add_member, blob_name, new_archive
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -47,7 +48,6 @@ NONE = "none"
 STEPS = (ALL, LAST, NONE)
 
 _HEAD_BYTES = 2 * 1024 * 1024
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What a target in the wrong place meets: it is for whoever named it to name another.
 _WRONG_PLACE = {
     errno.EACCES,
@@ -233,6 +233,7 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
         raise _taken(target)
     if not os.path.isdir(target.parent):
         raise BadRequest(f"there is no folder {target.parent}; make it, or name another")
+    sweep_leavings(target.parent)
     draft = target.parent / f".modiff-{uuid.uuid4().hex}"
     try:
         with open(draft, "x+b") as file:
@@ -250,7 +251,7 @@ def _new_file(target: Path) -> Iterator[IO[bytes]]:
     except FileExistsError:
         raise _taken(target) from None
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StoreFull(f"no space left for {target} ({error.strerror}); free some") from error
         kind = BadRequest if error.errno in _WRONG_PLACE else StoreError
         raise kind(f"cannot write {target} ({error.strerror}); name another") from error

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from store.bundle.portable import portable_json, portable_preset, portable_spec, portable_text
-from store.bundle.strict import BundleRefused, strict_object
+from store.bundle.strict import BundleRefused, first_twin, strict_object
 from store.lineage.records import FINAL_STATUSES, SOURCES
 from store.lineage.runs import MAX_NOTE
 
@@ -189,15 +189,15 @@ def blob_kinds(manifest: Manifest, *, is_trusted: bool = True) -> dict[str, str]
 
 def parents_first(runs: tuple[RunRow, ...]) -> list[RunRow]:
     """The runs, each after the one that it was branched from; BundleRefused for a circle."""
-    waiting = {run.id: run for run in runs}
-    ordered: list[RunRow] = []
-    while waiting:
-        free = [run for run in waiting.values() if run.parent not in waiting]
-        if not free:
-            raise BundleRefused("its runs descend from each other in a circle")
-        for run in free:
-            del waiting[run.id]
-        ordered += free
+    ids = {run.id for run in runs}
+    children: dict[str, list[RunRow]] = {}
+    for run in runs:
+        children.setdefault(run.parent if run.parent in ids else "", []).append(run)
+    ordered = children.get("", [])
+    for run in ordered:  # grows while it is gone through: each run is looked at once
+        ordered += children.get(run.id, [])
+    if len(ordered) < len(runs):
+        raise BundleRefused("its runs descend from each other in a circle")
     return ordered
 
 
@@ -249,6 +249,6 @@ def _check_portable(text: str, what: str) -> None:
 
 
 def _refuse_twins(what: str, names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        twin = next(name for name in names if names.count(name) > 1)
+    twin = first_twin(names)
+    if twin is not None:
         raise BundleRefused(f"the {what} {twin} is there twice")

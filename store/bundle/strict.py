@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from store.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_DEPTH = 64
 
@@ -46,11 +49,20 @@ def _children(value: Any) -> list[Any]:
     return value if type(value) is list else []
 
 
+def first_twin(names: Iterable[str]) -> str | None:
+    """The first of the names that was there before; None where each is there once. Looks at each name once."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+        raise ValueError(f"the key {first_twin(name for name, _ in pairs)!r} is there twice")
     return found
 
 

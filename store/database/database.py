@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 
 from store import locks
-from store.blobs.files import disk_error, write_durably
+from store.blobs.files import FULL_ADVICE, disk_error, write_durably
 from store.database.backups import back_up
-from store.database.filesystems import refuse_network
+from store.database.filesystems import is_full, refuse_network
 from store.database.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from store.database.sqlite import Database, sqlite3
 from store.errors import (
@@ -37,12 +40,23 @@ if TYPE_CHECKING:
 
 MIGRATE_TIMEOUT_SECONDS = 30.0
 MIN_PAGE_BYTES = 512
+SLACK_BYTES = 4 * 1024 * 1024
+MOST_AT_ONCE_BYTES = 64 * 1024 * 1024
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+
+# Lines of SQLite's own checks: of a value that its column may not have, of an index that its rows do not fit, of a
+# row that is not where its key belongs.
+_OF_ROW = re.compile(r"^CHECK constraint failed in |^(NULL|NUMERIC|TEXT|non-\w+) value in ")
+_OF_INDEX = re.compile(r" (missing from|entries in|entry in|differ from) index ")
+_OUT_OF_ORDER = re.compile(r"row not in PRIMARY KEY order for (\w+)")
 
 _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
 _DAMAGED = {11, 26}
 _FULL = 13
+_INCREMENTAL = 2
+# Of a full disk SQLite says one of these where it has no words of its own for what it could not write.
+_MAYBE_FULL = {8, 10, 14}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +82,42 @@ def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
     refuse_network(root)
     prepare(root)
     path = root / "lineage.db"
-    # SQLite takes a file without a whole first page for a new database.
-    in_use = (root / "store.json").exists()
-    if in_use and not (path.exists() and path.stat().st_size >= MIN_PAGE_BYTES):
-        raise StoreDamaged(
-            f"{path} is missing or empty although the store was in use; "
-            f"put it back, or move {root} away to start a new history"
-        )
+    _refuse_lost(root)
     with _translated(path):
         _create_private(path)
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        lineage = _connected(root, str(path), busy_seconds)
         try:
-            lineage = Lineage(root, Database(connection, execute_plugins=False))
-            _refuse_foreign(lineage)
-            connection.create_function("casefold", 1, _casefold, deterministic=True)
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("PRAGMA trusted_schema=OFF")
-            connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
             if _pragma(lineage, "user_version") < SCHEMA_VERSION:
                 _migrate(lineage)
-            connection.execute("PRAGMA synchronous=NORMAL")
         except BaseException:
-            connection.close()
+            lineage.close()
             raise
     return lineage
+
+
+def open_as_it_is(root: Path, *, busy_seconds: float, to_clean: bool = False) -> Lineage:
+    """As `open_lineage`; where nothing can be written (a full or read-only disk, another's folder), what is there.
+
+    That can be read only, until it is closed, which should be soon. to_clean: on a full disk it can be written to once
+    space was given back, and no other process can open it meanwhile. Raises as `open_lineage` does where there is no
+    database of this version.
+    """
+    try:
+        return open_lineage(root, busy_seconds=busy_seconds)
+    except (StoreFull, StoreUnwritable) as error:
+        path = root / "lineage.db"
+        if not os.access(path, os.R_OK):
+            raise
+        _refuse_lost(root)
+        with _translated(path):
+            if isinstance(error, StoreFull) and (to_clean or _has_log(path)):
+                lineage = _connected(root, str(path), busy_seconds, is_alone=True)
+            else:
+                lineage = _connected_to_read(root, busy_seconds)
+            if _pragma(lineage, "user_version") == SCHEMA_VERSION:
+                return lineage
+            lineage.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -122,18 +148,135 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
 
 
 def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-    """All rows of one SELECT, fetched before returning."""
+    """All rows of one SELECT, fetched before returning; text that is damaged, no UTF-8 any more, as bytes."""
+    connection = lineage.db.conn
     with _translated(lineage.path):
-        fetched: list[tuple[Any, ...]] = lineage.db.execute(sql, parameters).fetchall()
+        try:
+            fetched: list[tuple[Any, ...]] = connection.execute(sql, parameters).fetchall()
+        except (sqlite3.OperationalError, UnicodeDecodeError) as error:
+            if not _is_of_text(error):
+                raise
+            connection.text_factory = _text_or_bytes
+            try:
+                fetched = connection.execute(sql, parameters).fetchall()
+            finally:
+                connection.text_factory = str
     return fetched
 
 
+def shrink(lineage: Lineage, *, rebuilds: bool = False) -> None:
+    """Give back to the disk what removed rows took in the file, but some megabytes that are soon used again.
+
+    At most 64 MB, so that others need not wait for long; rebuilds: all of it, and a database of before that could be
+    done page by page is copied as a whole where that frees a quarter of it or more and the disk has room for two
+    copies. Raises StoreErrors, with nothing changed.
+    """
+    page_bytes, num_free = _pragma(lineage, "page_size"), _pragma(lineage, "freelist_count")
+    num_unwanted = num_free - SLACK_BYTES // page_bytes
+    if num_unwanted <= 0:
+        return
+    if not rebuilds:
+        num_unwanted = min(num_unwanted, MOST_AT_ONCE_BYTES // page_bytes)
+    connection = lineage.db.conn
+    with _translated(lineage.path):
+        if _pragma(lineage, "auto_vacuum") == _INCREMENTAL:
+            connection.execute(f"PRAGMA incremental_vacuum({num_unwanted})").fetchall()
+        elif rebuilds and 4 * num_free >= (num_pages := _pragma(lineage, "page_count")):
+            if shutil.disk_usage(lineage.root).free < 2 * num_pages * page_bytes:
+                return
+            connection.execute(f"PRAGMA auto_vacuum={_INCREMENTAL}")
+            connection.execute("VACUUM")
+
+
 def check(lineage: Lineage) -> None:
-    """Read the whole database; StoreDamaged when a page or an index is wrong."""
-    [(verdict,)] = rows(lineage, "PRAGMA quick_check(1)")
-    if verdict != "ok":
-        problem = " ".join(str(verdict).split())
-        raise StoreDamaged(f"{lineage.path} is damaged ({problem}); restore it from a backup")
+    """Read the whole database; StoreDamaged when a page is wrong. Damaged rows are told where they are read."""
+    _refuse_damage(lineage, rows(lineage, "PRAGMA quick_check"))
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """What can be made anew from the rows. indexes: what is wrong with them; tables: those out of order."""
+
+    indexes: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+def check_places(lineage: Lineage) -> Misplaced:
+    """As `check`, and whether each row is where it and the indexes say, which takes some times as long."""
+    lines = _refuse_damage(lineage, rows(lineage, "PRAGMA integrity_check"))
+    tables = {match[1] for line in lines if (match := _OUT_OF_ORDER.fullmatch(line))}
+    return Misplaced(tuple(line for line in lines if _OF_INDEX.search(line)), tuple(sorted(tables)))
+
+
+def _refuse_damage(lineage: Lineage, found: Sequence[tuple[Any, ...]]) -> list[str]:
+    """StoreDamaged for what cannot be told of single rows; the other lines of a check."""
+    lines = [" ".join(str(line).split()) for (line,) in found if line != "ok"]
+    for line in lines:
+        if not any(kind.search(line) for kind in (_OF_ROW, _OF_INDEX, _OUT_OF_ORDER)):
+            raise StoreDamaged(f"{lineage.path} is damaged ({line}); restore it from a backup")
+    return lines
+
+
+def _refuse_lost(root: Path) -> None:
+    """StoreDamaged where the store was in use and its database is gone."""
+    path = root / "lineage.db"
+    # SQLite takes a file without a whole first page for a new database.
+    in_use = (root / "store.json").exists()
+    if in_use and not (path.exists() and path.stat().st_size >= MIN_PAGE_BYTES):
+        raise StoreDamaged(
+            f"{path} is missing or empty although the store was in use; "
+            f"put it back, or move {root} away to start a new history"
+        )
+
+
+def _connected(
+    root: Path, database: str, busy_seconds: float, *, is_alone: bool = False
+) -> Lineage:
+    """A connection to a database of ours, by its path or its address; its schema may be an older one.
+
+    is_alone: no other process may have it open, and nothing is shared with one: not even the index of the log, a
+    file that a full disk has no room for.
+    """
+    connection = sqlite3.connect(
+        database, timeout=busy_seconds, isolation_level=None, uri=database.startswith("file:")
+    )
+    try:
+        lineage = Lineage(root, Database(connection, execute_plugins=False))
+        if is_alone:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        _refuse_foreign(lineage)
+        connection.create_function("casefold", 1, _casefold, deterministic=True)
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return lineage
+
+
+def _connected_to_read(root: Path, busy_seconds: float) -> Lineage:
+    """A connection for reading where no file can be made."""
+    path = root / "lineage.db"
+    address = f"file:{quote(os.fsencode(path))}?mode=ro"
+    try:
+        with _translated(path):
+            return _connected(root, address, busy_seconds)
+    except (StoreFull, StoreUnwritable) as error:
+        if _has_log(path):
+            raise StoreUnwritable(
+                f"{path} cannot be read where nothing may be written: its last changes are in {path.name}-wal; "
+                f"copy {root} to a folder that you may write, and set MODIFF_STORE to the copy"
+            ) from error
+        # Without a log there is no writer: all of it is in this file, and nobody changes it.
+        return _connected(root, f"{address}&immutable=1", busy_seconds)
+
+
+def _has_log(path: Path) -> bool:
+    """Whether a database has changes that are not in its own file yet."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _create_private(path: Path) -> None:
@@ -166,6 +309,8 @@ def _refuse_foreign(lineage: Lineage) -> None:
 
 def _migrate(lineage: Lineage) -> None:
     with locks.acquire(lineage.root / "locks" / "migrate", timeout_seconds=MIGRATE_TIMEOUT_SECONDS):
+        # of a new database alone; an older one becomes such a one in `shrink`
+        lineage.db.conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
         mode = lineage.db.conn.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StoreUnwritable(
@@ -194,8 +339,8 @@ def _mark_in_use(root: Path) -> None:
 
 
 def _casefold(text: object) -> str:
-    """SQL's own lower() and LIKE know the letters of ASCII only."""
-    return str(text).casefold()
+    """SQL's own lower() and LIKE know the letters of ASCII only. As bytes, text that is damaged comes through too."""
+    return text.decode(errors="replace").casefold() if isinstance(text, bytes) else str(text)
 
 
 def _pragma(lineage: Lineage, name: str) -> int:
@@ -207,18 +352,41 @@ def _translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into StoreErrors that say what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise _damaged_text(path) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
+        if _is_of_text(error):
+            raise _damaged_text(path) from error
         if code is None:  # a misuse of the connection (closed, wrong thread): our own bug
             raise
         raise _store_error(code & 0xFF, str(error), path) from error
 
 
+def _is_of_text(error: Exception) -> bool:
+    """Whether what could not be read is a text, for which SQLite's Python face has no code."""
+    is_coded = getattr(error, "sqlite_errorcode", None) is not None
+    return isinstance(error, UnicodeDecodeError) or ("UTF-8" in str(error) and not is_coded)
+
+
+def _damaged_text(path: Path) -> StoreDamaged:
+    return StoreDamaged(
+        f"{path} holds a text that is damaged; `modiff store verify --repair` finds it and sets it aside"
+    )
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
 def _store_error(code: int, reason: str, path: Path) -> StoreError:
     if code in _BUSY:
         return StoreBusy(f"{path} is locked by another process for too long ({reason}); try again")
-    if code == _FULL:
-        return StoreFull(f"no space left for {path} ({reason}); free some and try again")
+    if code == _FULL or (code in _MAYBE_FULL and is_full(path.parent)):
+        return StoreFull(f"no space left for {path} ({reason}); {FULL_ADVICE}")
     if code in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({reason}); check the rights on its folder, "

@@ -1,4 +1,4 @@
-"""Whether a folder is on a filesystem that this machine has for itself, where the system tells.
+"""What can be told of the filesystem that a folder is on: whether this machine has it for itself, whether it is full.
 
 The database's write-ahead log is shared memory between its processes: over a network, two hosts
 would each have their own, and the locks that protect it may not hold.
@@ -6,11 +6,17 @@ would each have their own, and the locks that protect it may not hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import uuid
 from pathlib import Path
 
+from store.blobs.files import FULL
 from store.errors import StoreUnwritable
+
+# As much as SQLite asks for at once, for the index of its log.
+PROBE_BYTES = 32 * 1024
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 
@@ -53,6 +59,22 @@ def is_network(filesystem: str) -> bool:
     if filesystem == "fuse" or filesystem.startswith("fuse."):
         return filesystem.removeprefix("fuse.") not in _LOCAL_FUSE
     return filesystem in _NETWORK
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing can be written in `folder` for lack of space or quota, found out by trying to write 32 KiB.
+
+    SQLite tells of most failed writes by "disk I/O error" alone, and of a quota nothing else tells.
+    """
+    probe = folder / f".modiff-{uuid.uuid4().hex}"
+    try:
+        with open(probe, "xb", buffering=0) as file:
+            return file.write(bytes(PROBE_BYTES)) < PROBE_BYTES
+    except OSError as error:
+        return error.errno in FULL
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def refuse_network(root: Path) -> None:

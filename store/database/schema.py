@@ -139,6 +139,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # Which links speak of a blob, asked once for each that is lost.
+        "CREATE INDEX links_digest ON links (digest) WHERE digest<>''",
+        "CREATE INDEX links_state ON links (state) WHERE state<>''",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -20,7 +20,7 @@ def children(lineage: Lineage, run_id: str) -> list[RunRecord]:
 def branches(lineage: Lineage) -> list[str]:
     """The ids of all runs that were branched from another, which may be gone; newest first."""
     found = rows(lineage, f"SELECT id FROM runs WHERE parent<>'' AND {OF_PEOPLE} ORDER BY seq DESC")
-    return [run_id for (run_id,) in found]
+    return [run_id for (run_id,) in found if type(run_id) is str]
 
 
 def ancestors(lineage: Lineage, run_id: str) -> list[RunRecord]:

@@ -7,13 +7,15 @@ outlive it. The heartbeat only tells whether a live engine makes progress.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from store import locks
 from store.database.database import Lineage, immediate, rows
 from store.lineage import queue
+from store.lineage.damage import sound
 from store.lineage.records import QUEUED, RUNNING, EngineRecord
 from store.paths import engine_log
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_ID = re.compile(r"[^/\0]+")
 LOCK_TIMEOUT_SECONDS = 5.0
 
 
@@ -118,20 +121,34 @@ def retire_others(lineage: Lineage, version: str) -> list[EngineRecord]:
 
 def is_alive(lineage: Lineage, engine_id: str) -> bool:
     """Whether the process of that engine lives, which includes one that is stopped or stuck."""
+    if not _ID.fullmatch(engine_id):  # of a damaged row: no lock can have that name
+        return False
     return locks.is_held(_lock_path(lineage, engine_id))
 
 
 def engines(lineage: Lineage) -> list[EngineRecord]:
     """The live engines, oldest first."""
-    found = rows(
-        lineage,
-        "SELECT id, pid, host, started_ns, heartbeat_ns, "
-        "coalesce((SELECT runs.id FROM runs WHERE runs.engine=engines.id AND status=?), ''), "
-        "version, retiring FROM engines ORDER BY rowid",
-        (RUNNING,),
-    )
-    records = [EngineRecord(*row) for row in found]
+    columns = "id, pid, host, started_ns, heartbeat_ns, version, retiring"
+    found = rows(lineage, f"SELECT {columns} FROM engines ORDER BY rowid")
+    at_work = dict(rows(lineage, "SELECT engine, id FROM runs WHERE status=?", (RUNNING,)))
+
+    def record(row: tuple[Any, ...]) -> EngineRecord:
+        engine_id, pid, host, started, beat, version, retiring = row
+        run_id = str(at_work.get(engine_id, ""))
+        return EngineRecord(engine_id, pid, host, started, beat, run_id, version, bool(retiring))
+
+    records = sound(lineage, "engines", columns, found, record)
     return [engine for engine in records if is_alive(lineage, engine.id)]
+
+
+def orphans(lineage: Lineage) -> frozenset[str]:
+    """The ids of the running runs whose engines are dead: at rest, though nobody wrote so yet."""
+    found = rows(lineage, "SELECT id, engine FROM runs WHERE status=?", (RUNNING,))
+    return frozenset(
+        run_id
+        for run_id, engine_id in found
+        if type(engine_id) is not str or not is_alive(lineage, engine_id)
+    )
 
 
 def recover(lineage: Lineage) -> list[str]:
@@ -145,7 +162,8 @@ def recover(lineage: Lineage) -> list[str]:
         "SELECT id FROM engines UNION SELECT engine FROM runs WHERE status=?",
         (RUNNING,),
     )
-    dead = [engine_id for (engine_id,) in known if not is_alive(lineage, engine_id)]
+    ids = [engine_id for (engine_id,) in known if type(engine_id) is str]
+    dead = [engine_id for engine_id in ids if not is_alive(lineage, engine_id)]
     if not dead:
         return []
     ended = []

@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from store.database.database import Lineage, immediate, rows
-from store.errors import UnknownRun
+from store.errors import StoreDamaged, UnknownRun
+from store.lineage.damage import RowDamaged, sound, tell
 from store.lineage.events import Event, StageFinished, decode_event, encode_event
 from store.lineage.records import LogEntry, StageRecord
 
@@ -46,13 +47,13 @@ def insert(connection: sqlite3.Connection, run_id: str, events: Sequence[Event])
 
 
 def events(lineage: Lineage, run_id: str, after: int) -> list[tuple[int, Event]]:
-    """The events of a run with ids above `after`, oldest first, without those of unknown kinds."""
+    """The events of a run with ids above `after`, oldest first, without those of unknown kinds and damaged ones."""
     found = rows(
         lineage,
         "SELECT id, json FROM events WHERE run_id=? AND id>? ORDER BY id",
         (run_id, after),
     )
-    decoded = ((event_id, decode_event(text)) for event_id, text in found)
+    decoded = ((event_id, _event(event_id, text)) for event_id, text in found)
     return [(event_id, event) for event_id, event in decoded if event is not None]
 
 
@@ -67,7 +68,7 @@ def log(lineage: Lineage, run_id: str, after: int, limit: int) -> list[LogEntry]
             "SELECT id, ns, json FROM events WHERE run_id=? AND id>? ORDER BY id LIMIT ?",
             (run_id, after, limit),
         )
-        decoded = ((event_id, ns, decode_event(text)) for event_id, ns, text in found)
+        decoded = ((event_id, ns, _event(event_id, text)) for event_id, ns, text in found)
         entries = [LogEntry(i, ns, event) for i, ns, event in decoded if event is not None]
         if entries or len(found) < limit:
             return entries
@@ -78,7 +79,9 @@ def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:
     """The most memory, of the process and of the device, that a run's log tells of, in bytes; 0 where it does not."""
     [peaks] = rows(
         lineage,
-        "SELECT max(json_extract(json, '$.rss_bytes')), max(json_extract(json, '$.device_bytes')) "
+        # in a damaged text json_extract would be an error
+        "SELECT max(iif(json_valid(json), json_extract(json, '$.rss_bytes'), 0)), "
+        "max(iif(json_valid(json), json_extract(json, '$.device_bytes'), 0)) "
         """FROM events WHERE run_id=? AND json LIKE '{"kind":"memory_sampled"%'""",
         (run_id,),
     )
@@ -87,7 +90,19 @@ def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:
 
 def stages(lineage: Lineage, run_id: str) -> list[StageRecord]:
     """The finished stages of a run, in the order in which they first finished."""
-    found = rows(
-        lineage, "SELECT name, seconds, cached FROM stages WHERE run_id=? ORDER BY id", (run_id,)
+    columns = "name, seconds, cached"
+    found = rows(lineage, f"SELECT {columns} FROM stages WHERE run_id=? ORDER BY id", (run_id,))
+    return sound(
+        lineage, "stages", columns, found, lambda row: StageRecord(row[0], row[1], bool(row[2]))
     )
-    return [StageRecord(name, seconds, bool(cached)) for name, seconds, cached in found]
+
+
+def _event(event_id: int, text: object) -> Event | None:
+    """The event of a row; None for one of an unknown kind, and for a damaged one, which is told in the log."""
+    try:
+        if type(text) is not str:
+            raise StoreDamaged("it is no text")
+        return decode_event(text)
+    except StoreDamaged as error:
+        tell(str(RowDamaged("events", str(event_id), "json", f"is no event: {error}")))
+        return None

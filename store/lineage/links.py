@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import astuple, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from store.blobs.blobs import blob_path
 from store.database.database import Lineage, immediate, rows
 from store.lineage import history
+from store.lineage.damage import sound
 from store.lineage.events import LinkStored, Message
 from store.lineage.records import SOURCES, LinkRecord, RunLink
 from store.lineage.runs import status_of
@@ -29,17 +30,18 @@ _COLUMNS = (
     "key, kind, digest, latents, state, bytes, seconds, environment, facts, created_ns, used_ns, "
     "resume_at, keep"
 )
+_SEEN_COLUMNS = "run_id, stage, idx, key, digest, latents, sigma, timestep, source, seconds"
 _SHORT_DIGEST = len("sha256:") + 12
 
 
 def find(lineage: Lineage, keys: Sequence[str]) -> dict[str, LinkRecord]:
-    """The links of these keys, by key; a key without one is left out."""
+    """The links of these keys, by key; a key without one, or whose row is damaged, is left out."""
     found = rows(
         lineage,
         f"SELECT {_COLUMNS} FROM links WHERE key IN (SELECT value FROM json_each(?))",
         (json.dumps(list(keys)),),
     )
-    return {row[0]: LinkRecord(*row) for row in found}
+    return {link.key: link for link in sound(lineage, "links", _COLUMNS, found, _link)}
 
 
 def record(
@@ -76,13 +78,10 @@ def record(
     ]
     with immediate(lineage) as connection:
         status_of(lineage, connection, run_id)
-        row = connection.execute(
-            f"SELECT {_COLUMNS} FROM links WHERE key=?", (link.key,)
-        ).fetchone()
-        if row is None:
+        known = find(lineage, [link.key]).get(link.key)
+        if known is None:
             kept = replace(link, created_ns=now, used_ns=now)
         else:
-            known = LinkRecord(*row)
             if replaces and _differ(known, link):
                 kept = replace(link, created_ns=now, used_ns=now)
                 events.append(_replacement(known, link, stage, index))
@@ -115,14 +114,13 @@ def record(
 
 
 def of_run(lineage: Lineage, run_id: str) -> list[RunLink]:
-    """The links of a run by stage and index."""
+    """The links of a run by stage and index, but those whose rows are damaged."""
     found = rows(
         lineage,
-        "SELECT run_id, stage, idx, key, digest, latents, sigma, timestep, source, seconds "
-        "FROM run_links WHERE run_id=? ORDER BY stage, idx",
+        f"SELECT {_SEEN_COLUMNS} FROM run_links WHERE run_id=? ORDER BY stage, idx",
         (run_id,),
     )
-    return [RunLink(*row) for row in found]
+    return sound(lineage, "run_links", _SEEN_COLUMNS, found, lambda row: RunLink(*row))
 
 
 def forget_blob(lineage: Lineage, digest: str) -> int:
@@ -131,15 +129,29 @@ def forget_blob(lineage: Lineage, digest: str) -> int:
     Runs keep what they saw, and links the digest of their latents: a result that is computed again can still be
     checked against it.
     """
-    blob_path(lineage.root, digest)  # refuses what is no digest
+    return forget_blobs(lineage, [digest])[digest]
+
+
+def forget_blobs(lineage: Lineage, digests: Sequence[str]) -> dict[str, int]:
+    """As `forget_blob` for each of them, in one transaction."""
+    for digest in digests:
+        blob_path(lineage.root, digest)  # refuses what is no digest
     with immediate(lineage) as connection:
-        changed = connection.execute(
-            "UPDATE links SET digest=iif(digest=?1, '', digest), state=iif(state=?1, '', state), "
-            "bytes=iif(digest IN ('', ?1) AND state IN ('', ?1), 0, bytes) "
-            "WHERE ?1 IN (digest, state)",
-            (digest,),
-        ).rowcount
-    return int(changed)
+        return {
+            digest: connection.execute(
+                "UPDATE links SET digest=iif(digest=?1, '', digest), "
+                "state=iif(state=?1, '', state), "
+                "bytes=iif(digest IN ('', ?1) AND state IN ('', ?1), 0, bytes) "
+                # each half as its index has it
+                "WHERE (digest=?1 AND digest<>'') OR (state=?1 AND state<>'')",
+                (digest,),
+            ).rowcount
+            for digest in digests
+        }
+
+
+def _link(row: tuple[Any, ...]) -> LinkRecord:
+    return LinkRecord(*row)
 
 
 def _merged(known: LinkRecord, link: LinkRecord) -> LinkRecord:

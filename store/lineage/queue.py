@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from store.database.database import Lineage, immediate, rows
 from store.errors import EngineRetired, StoreError, UnknownRun
 from store.lineage import history
+from store.lineage.damage import RowDamaged
 from store.lineage.events import RunFinished, RunPaused, RunQueued, RunResumed, RunStarted
 from store.lineage.records import FINAL_STATUSES, PAUSED, QUEUED, RUNNING, RunRecord, Segment
 from store.lineage.runs import (
@@ -137,7 +138,8 @@ def reorder(lineage: Lineage, run_id: str, before_run_id: str | None) -> None:
 def lease(lineage: Lineage, engine_id: str) -> RunRecord | None:
     """The first queued run, now this engine's to execute; None when nothing is queued.
 
-    Raises EngineRetired for an engine that is not registered (any more), or asked to leave.
+    One whose row is damaged fails instead, with that as its error. Raises EngineRetired for an engine that is not
+    registered (any more), or asked to leave.
     """
     # A poll of an idle queue must not take the write lock, and an idle engine is to notice too
     # that it was asked to leave.
@@ -149,15 +151,19 @@ def lease(lineage: Lineage, engine_id: str) -> RunRecord | None:
     )
     if is_idle:
         return None
-    with immediate(lineage) as connection:
-        pid = _pid_of(connection, engine_id)
-        first = connection.execute(
-            f"SELECT id FROM runs WHERE status=? {_IN_ORDER} LIMIT 1", (QUEUED,)
-        ).fetchone()
-        if first is None:
-            return None
-        _lease(connection, first[0], engine_id, pid)
-    return run(lineage, first[0])
+    while True:
+        with immediate(lineage) as connection:
+            pid = _pid_of(connection, engine_id)
+            first = connection.execute(
+                f"SELECT id FROM runs WHERE status=? {_IN_ORDER} LIMIT 1", (QUEUED,)
+            ).fetchone()
+            if first is None:
+                return None
+            _lease(connection, first[0], engine_id, pid)
+        try:
+            return run(lineage, first[0])
+        except RowDamaged as error:  # it must not stand before all others
+            finish(lineage, first[0], "failed", error=str(error), output="")
 
 
 # Ending

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from store.database.database import Lineage, immediate, rows
 from store.errors import BadRequest, StoreError, UnknownRun
+from store.lineage.damage import check_row, sound
 from store.lineage.records import PAUSED, QUEUED, RUNNING, STATUSES, RunRecord, Segment
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ ID_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 ID_LENGTH = 10
 MAX_CANDIDATES = 5
 MAX_NOTE = 10_000
+MAX_INTEGER = 2**63 - 1  # of the database
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _STATUS = f"CASE WHEN is_paused THEN '{PAUSED}' ELSE status END"
@@ -33,6 +35,7 @@ _COLUMNS = (
 )
 # What people see: not the runs that only compute another again.
 OF_PEOPLE = "verifies=''"
+_NAMES = _COLUMNS.replace(_STATUS, "status")
 _SEARCHED = (
     "id || char(10) || preset || char(10) || output || char(10) || note || char(10) || "
     "CASE WHEN json_valid(spec) THEN coalesce(json_extract(spec, '$.prompt'), '') ELSE '' END"
@@ -43,17 +46,18 @@ _SEARCHED = (
 
 
 def run(lineage: Lineage, run_id: str) -> RunRecord:
-    """The run of a full id."""
-    found = select(lineage, "WHERE id=?", (run_id,))
+    """The run of a full id. Raises UnknownRun, and RowDamaged where its row is."""
+    found = rows(lineage, f"SELECT {_COLUMNS} FROM runs WHERE id=?", (run_id,))
     if not found:
         raise _unknown(lineage, run_id)
-    return found[0]
+    check_row(lineage, "runs", _NAMES, found[0])
+    return _record(found[0])
 
 
 def select(lineage: Lineage, clauses: str, parameters: Sequence[object]) -> list[RunRecord]:
-    """The runs of `SELECT ... FROM runs` with these clauses."""
+    """The runs of `SELECT ... FROM runs` with these clauses, but those whose rows are damaged."""
     found = rows(lineage, f"SELECT {_COLUMNS} FROM runs {clauses}", parameters)
-    return [_record(row) for row in found]
+    return sound(lineage, "runs", _NAMES, found, _record)
 
 
 def status_of(lineage: Lineage, connection: sqlite3.Connection, run_id: str) -> str:
@@ -122,12 +126,13 @@ def search(
     if until_ns is not None:
         wanted.append(("created_ns<?", (until_ns,)))
     if text:
-        wanted.append((f"instr(casefold({_SEARCHED}), ?)", (text.casefold(),)))
+        wanted.append((f"instr(casefold(CAST({_SEARCHED} AS BLOB)), ?)", (text.casefold(),)))
     where = " AND ".join([OF_PEOPLE, *(condition for condition, _ in wanted)])
     parameters = [value for _, values in wanted for value in values]
     for value in parameters:
         if isinstance(value, str):
             _check_text(value, "what is searched for")
+    limit = min(limit, MAX_INTEGER)
     return select(lineage, f"WHERE {where} ORDER BY seq DESC LIMIT ?", (*parameters, limit))
 
 
@@ -178,7 +183,8 @@ def tags_of(lineage: Lineage, run_ids: Sequence[str]) -> dict[str, tuple[str, ..
         "ORDER BY tag",
         (json.dumps(list(run_ids)),),
     ):
-        found[run_id].append(name)
+        if type(name) is str:
+            found[run_id].append(name)
     return {run_id: tuple(names) for run_id, names in found.items()}
 
 

@@ -35,7 +35,7 @@ def name_of(lineage: Lineage, sample: str, sha256: str) -> str:
 def shared_samples(lineage: Lineage) -> frozenset[str]:
     """The samples of which files are known whose bytes differ: of these, only a file's SHA-256 tells its name."""
     found = rows(lineage, "SELECT sample FROM weights WHERE sample GLOB '*+*'")
-    return frozenset(name.partition("+")[0] for (name,) in found)
+    return frozenset(name.partition("+")[0] for (name,) in found if type(name) is str)
 
 
 def _known(lineage: Lineage, sample: str) -> list[tuple[str, str]]:

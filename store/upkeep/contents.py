@@ -10,15 +10,19 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from store.blobs.files import disk_error
 from store.database.database import Lineage, rows
+from store.lineage import engines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _PREFIX = re.compile(r"[0-9a-f]{2}")
+_A_LINK = ("", "", "", "", "", 0, 0.0, 0, "", "")
+_A_RUN_LINK = ("", "", 0, "", "", "", 0.0)
+_A_RUN = ("", "", 0, 0, "", "", "", 0, "")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,7 +64,8 @@ class RunLinkRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set.
+    """A row of `runs`; the status of a paused run is "interrupted" here, and is_paused set, and that of a running one
+    whose engine is dead is "interrupted" also while nobody could write so.
 
     verifies: as of RunRecord; such a row is no run of the user's.
     """
@@ -113,12 +118,29 @@ def read_rows(lineage: Lineage, blobs: Mapping[str, Blob]) -> Contents:
         "SELECT id, status, is_paused, pinned, parent, latents, preset, created_ns, verifies "
         "FROM runs ORDER BY seq",
     )
+    orphans = engines.orphans(lineage)
     return Contents(
         blobs=blobs,
-        links=[LinkRow._make(row) for row in links],
-        run_links=[RunLinkRow._make(row) for row in run_links],
-        runs=[RunRow._make(row) for row in runs],
+        links=[LinkRow._make(row) for row in _readable(links, _A_LINK)],
+        run_links=[RunLinkRow._make(row) for row in _readable(run_links, _A_RUN_LINK)],
+        runs=[
+            RunRow(run_id, "interrupted" if run_id in orphans else status, *rest)
+            for run_id, status, *rest in _readable(runs, _A_RUN)
+        ],
     )
+
+
+def _readable(found: Sequence[tuple[Any, ...]], like: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The rows, with nothing in the place of each damaged value: whatever else a row names stays needed."""
+    kinds = tuple(map(type, like))
+    for row in found:
+        if tuple(map(type, row)) == kinds:
+            yield row
+        else:
+            yield tuple(
+                value if type(value) is type(empty) else empty
+                for value, empty in zip(row, like, strict=True)
+            )
 
 
 def scan_blobs(root: Path) -> tuple[dict[str, Blob], list[Path]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from store import locks
 from store.blobs.blobs import blob_path
 from store.blobs.files import disk_error, sweep_drafts
-from store.database.database import Lineage, immediate, open_lineage
+from store.database.database import Lineage, immediate, open_lineage, shrink
 from store.errors import StoreBusy, StoreError, StoreFull
 from store.upkeep.contents import look, read_rows, scan_blobs
 from store.upkeep.removal import Plan, Policy, make_plan
@@ -49,9 +49,10 @@ def preview(lineage: Lineage, policy: Policy) -> Plan:
     return make_plan(look(lineage), policy, now_ns=time.time_ns())
 
 
-def clean(lineage: Lineage, policy: Policy) -> Plan:
+def clean(lineage: Lineage, policy: Policy, *, rebuilds: bool = False) -> Plan:
     """Remove what the policy says; returns what was removed.
 
+    The database then gives back what rows took that are gone. rebuilds: as of `store.database.database.shrink`.
     Raises StoreBusy, with nothing done, while a run writes or another clean-up is at work.
     """
     now_ns = time.time_ns()
@@ -60,11 +61,17 @@ def clean(lineage: Lineage, policy: Policy) -> Plan:
         try:
             plan = _forget(lineage, blobs, policy, now_ns)
         except StoreFull:
+            sweep_drafts(lineage.root)
+            plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns)
+            if not plan.removals:
+                return plan
             # The rows follow; should they not, whoever reads one finds a miss.
-            _make_room(lineage.root, make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns))
+            _make_room(lineage.root, plan)
             plan = _forget(lineage, blobs, policy, now_ns)
         _unlink(lineage.root, plan.removals)
         sweep_drafts(lineage.root)
+    with contextlib.suppress(StoreError):  # the next clean-up will
+        shrink(lineage, rebuilds=rebuilds)
     return plan
 
 

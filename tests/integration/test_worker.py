@@ -30,6 +30,7 @@ from engine.process.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
+from store.blobs.files import FULL_ADVICE
 from store.errors import StoreDamaged
 from store.lineage.events import (
     Message,
@@ -370,7 +371,7 @@ def test_events_that_the_store_cannot_take_are_dropped_and_the_run_goes_on(store
     assert store.run(run_id).status == "done"
     assert [r.message for r in caplog.records if "events are dropped" in r.message] == [
         f"run {run_id}: events are dropped: no space left for {store.lineage.path} "
-        "(database or disk is full); free some and try again"
+        f"(database or disk is full); {FULL_ADVICE}"
     ]
 
 

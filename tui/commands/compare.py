@@ -14,6 +14,7 @@ import click
 from tui.comparison import lines, value
 from tui.completion import complete_run
 from tui.failures import BAD_INPUT
+from tui.looking import store_as_it_is
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
@@ -47,11 +48,9 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     B - A by that of A) and cosine, frames by PSNR of RGB and SSIM of luma (Wang et al. 2004).
     """
     from engine.compare.report import compare as compared
-    from store.store import open_store
 
     targets = _targets(output)
-    with open_store() as store:
-        store.recover()  # a run whose engine was killed must not be told as running
+    with store_as_it_is() as store:
         told = compared(store, store.resolve(a), store.resolve(b))
         if targets:
             _write(store, told, targets)

@@ -37,9 +37,9 @@ def engine() -> None:
 @_json
 def status(as_json: bool) -> None:
     """Tell which engines live and what they do."""
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         engines = store.engines()
         queued = len(store.runs(limit=1_000_000, status="queued"))
         root = store.root
@@ -77,9 +77,9 @@ def stop(as_json: bool) -> None:
     Its run becomes interrupted; what is queued waits for the next engine.
     """
     from engine.process.launch import stop_engine
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         if not as_json:
             for each in store.engines():
                 busy = f", which works on run {each.run}" if each.run else ""
@@ -108,9 +108,9 @@ def stop(as_json: bool) -> None:
 def logs(lines: int, pid: int | None, as_json: bool) -> int:
     """Print the end of the engine's log: the live engine's, else the last one's."""
     from engine.process.logs import log_path
-    from store.store import open_store
+    from store.store import open_as_it_is
 
-    with open_store() as store:
+    with open_as_it_is() as store:
         path = _log(store) if pid is None else log_path(store.root, pid)
     if pid is not None and path is not None and not path.exists():
         click.echo(f"there is no log of an engine with process {pid}: no file {path}", err=True)
@@ -145,15 +145,20 @@ def _row(record: EngineRecord) -> dict[str, object]:
         "pid": record.pid,
         "host": record.host,
         "run": record.run or None,
-        "seconds_alive": round((now - record.started_ns) / 1e9, 1),
-        "seconds_since_heartbeat": round((now - record.heartbeat_ns) / 1e9, 1),
+        "seconds_alive": round(_seconds(record.started_ns, now), 1),
+        "seconds_since_heartbeat": round(_seconds(record.heartbeat_ns, now), 1),
     }
 
 
 def _line(record: EngineRecord) -> str:
     now = time.time_ns()
     task = f"works on run {record.run}" if record.run else "waits for runs"
-    silence = (now - record.heartbeat_ns) / 1e9
+    silence = _seconds(record.heartbeat_ns, now)
     late = f", silent for {duration(silence)}" if silence > LATE_SECONDS else ""
-    alive = duration((now - record.started_ns) / 1e9)
+    alive = duration(_seconds(record.started_ns, now))
     return f"engine {record.id} (process {record.pid}) {task}; up {alive}{late}"
+
+
+def _seconds(since_ns: int, now_ns: int) -> float:
+    """How long ago that was; nothing where the clock was put back since."""
+    return max(0.0, (now_ns - since_ns) / 1e9)

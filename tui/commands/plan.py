@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from tui.commands.runs import print_json
+from tui.looking import store_as_it_is
 from tui.options import (
     json_option,
     named_values,
@@ -52,7 +53,6 @@ def plan(
     `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine.
     """
     from presets.library import load_preset
-    from store.store import open_store
     from tui.planning import planned, shown
 
     values = named_values(
@@ -63,7 +63,7 @@ def plan(
         output__overwrite=overwrite,
     )
     spec = load_preset(preset, overrides, values=values)
-    with open_store() as store:
+    with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:
         print_json(

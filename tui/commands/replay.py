@@ -63,12 +63,12 @@ def replay(
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
     from presets.encoding import decode_spec
-    from store.store import open_store
+    from store.store import open_as_it_is
     from tui.following import Manner, follow_queued
     from tui.outputs import check_output
 
     began = time.perf_counter()
-    with open_store() as store:
+    with open_as_it_is() as store:
         run_id = store.resolve(run)
         record = store.run(run_id)
         if verify:

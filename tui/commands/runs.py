@@ -14,6 +14,7 @@ import click
 
 from tui import dates
 from tui.failures import FAILED
+from tui.looking import store_as_it_is
 from tui.options import json_option, run_argument
 from tui.text import columns, duration, printable, shorten
 from tui.waiting import waiting_line
@@ -74,10 +75,7 @@ def runs(
     as_json: bool,
 ) -> None:
     """List runs, newest first."""
-    from store.store import open_store
-
-    with open_store() as store:
-        store.recover()  # a run whose engine was killed must not be listed as running
+    with store_as_it_is() as store:
         records = store.search(
             limit=limit,
             text=text,

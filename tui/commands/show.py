@@ -11,6 +11,7 @@ import click
 
 from tui.branching import points_told
 from tui.commands.runs import print_json, spec_of, summary, timestamp
+from tui.looking import store_as_it_is
 from tui.options import json_option, run_argument
 from tui.text import duration, escaped, printable, size
 
@@ -53,10 +54,7 @@ def show(run: str, as_json: bool) -> None:
 
     RUN is an id from `modiff runs`, or the beginning of one.
     """
-    from store.store import open_store
-
-    with open_store() as store:
-        store.recover()
+    with store_as_it_is() as store:
         known = _look_up(store, store.resolve(run))
     if as_json:
         print_json(_details(known))

@@ -16,6 +16,7 @@ import click
 from tui.amounts import age_option, size_option
 from tui.commands.store_bundle import export, import_
 from tui.failures import FAILED
+from tui.looking import store_as_it_is
 from tui.space import (
     overview_data,
     overview_lines,
@@ -48,11 +49,10 @@ store.add_command(import_)
 @_json
 def info(as_json: bool) -> None:
     """Say what is in the store and what takes space."""
-    from store.store import open_store
     from store.upkeep.contents import look
     from store.upkeep.space import survey
 
-    with open_store() as opened:
+    with store_as_it_is() as opened:
         overview = survey(opened.root, look(opened.lineage))
     if as_json:
         _print_json(overview_data(overview))
@@ -81,12 +81,11 @@ def ls(by: str, limit: int, as_json: bool) -> None:
 
     A run takes some space alone; what it shares with others stays when it is removed.
     """
-    from store.store import open_store
     from store.upkeep.contents import look
     from store.upkeep.needs import chains, classify
     from store.upkeep.space import by_age, by_kind, by_run
 
-    with open_store() as opened:
+    with store_as_it_is() as opened:
         contents = look(opened.lineage)
     known = chains(contents)
     stored = classify(contents, known)
@@ -116,26 +115,34 @@ def ls(by: str, limit: int, as_json: bool) -> None:
 
 @store.command()
 @click.option("--quick", is_flag=True, help="Presence and size only, without reading everything.")
+@click.option(
+    "--repair",
+    "repairs",
+    is_flag=True,
+    help="Mend rows of the database that are damaged, or set them aside.",
+)
 @_json
-def verify(quick: bool, as_json: bool) -> int:
+def verify(quick: bool, repairs: bool, as_json: bool) -> int:
     """Read everything in the store again and check it.
 
-    The database, then every blob against its name. A damaged blob is set aside in quarantine; it,
-    and one that is missing, is forgotten, so that it is computed again. Exit code 1 then.
+    The database with its rows, then every blob against its name. A damaged blob is set aside in quarantine; it,
+    and one that is missing, is forgotten, so that it is computed again. A damaged row is passed over by all
+    commands; with --repair it is mended, or moved to quarantine as text. Exit code 1 if anything was found.
     """
-    from store.store import open_store
     from store.upkeep.verify import verify as verify_store
 
-    with open_store() as opened:
+    with store_as_it_is(to_clean=True) as opened:
         try:
-            verdict = verify_store(opened.lineage, quick=quick, on_progress=_progress())
+            verdict = verify_store(
+                opened.lineage, quick=quick, repairs=repairs, on_progress=_progress()
+            )
         finally:
             _show("")
     if as_json:
         _print_json(verdict_data(verdict))
     else:
         _print_lines(verdict_lines(verdict))
-    return FAILED if verdict.problems else 0
+    return 0 if verdict.is_sound else FAILED
 
 
 @store.command()
@@ -170,17 +177,21 @@ def gc(
       modiff store gc --budget 20GB
       modiff store gc --older-than 30d --outputs
     """
-    from store.store import open_store
+    from store.store import open_as_it_is
     from store.upkeep.gc import clean, preview
     from store.upkeep.removal import Policy
     from store.upkeep.space import default_budget
 
-    with open_store() as opened:
-        opened.recover()  # what a killed engine worked on is at rest
+    with open_as_it_is(to_clean=True) as opened:
+        opened.recover_if_possible()
         if budget is None and older_than is None:
             budget = default_budget(opened.root)
         policy = Policy(budget_bytes=budget, older_than_ns=older_than, outputs=outputs)
-        plan = preview(opened.lineage, policy) if dry_run else clean(opened.lineage, policy)
+        plan = (
+            preview(opened.lineage, policy)
+            if dry_run
+            else clean(opened.lineage, policy, rebuilds=True)
+        )
     if as_json:
         _print_json(plan_data(plan, budget, dry_run=dry_run))
     else:

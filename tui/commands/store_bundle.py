@@ -11,6 +11,7 @@ import click
 
 from tui.amounts import size_option
 from tui.failures import BAD_INPUT
+from tui.looking import store_as_it_is
 from tui.options import json_option, runs_argument
 from tui.text import printable, size
 
@@ -71,9 +72,8 @@ def export(
     copied. Notes and prompts go along as they are; paths, host and user names do not.
     """
     from store.bundle.exporting import export_bundle
-    from store.store import open_store
 
-    with open_store() as store:
+    with store_as_it_is() as store:
         done = export_bundle(
             store.lineage,
             list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes)),

@@ -15,6 +15,7 @@ import click
 from presets.errors import PresetError
 from tui.commands.runs import print_json, spec_of
 from tui.completion import complete_run
+from tui.looking import store_as_it_is
 from tui.options import json_option
 from tui.text import columns, printable, shorten
 
@@ -55,10 +56,7 @@ def tree(run: str | None, limit: int, as_json: bool) -> None:
     RUN is an id from `modiff runs`, or the beginning of one: its whole family is shown. Without RUN
     the families with the newest branches are.
     """
-    from store.store import open_store
-
-    with open_store() as store:
-        store.recover()
+    with store_as_it_is() as store:
         families = (
             _newest_families(store, limit)
             if run is None

@@ -89,7 +89,8 @@ class PresetFile(Dialog[bool]):
     async def action_save(self) -> None:
         """Also what is not valid yet: it can be mended in steps."""
         try:
-            await self.app.lab.write_preset_text(self._path, self.query_one(TextArea).text)
+            text = self.query_one(TextArea).text
+            await self.app.lab.write_preset_text(self._path, text, self._text)
         except PresetError as error:
             self._tell(f"✖ {error}", is_error=True)
         except Exception as error:  # noqa: BLE001  # told, whatever it is

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from torch import Tensor
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.load import ALIGNMENT
 from engine.errors import CheckpointError
+from store.blobs.leavings import sweep_leavings
 
 Shape = tuple[int, ...]
 Read = Callable[[str], Tensor]
@@ -60,9 +63,12 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
         raise CheckpointError(
             f"{target}: is there already; name another target, nothing is ever overwritten"
         )
-    draft = target.with_name(
-        f".{os.getpid()}.{target.name}"
-    )  # hidden: no search for models finds it
+    sweep_leavings(target.parent)
+    sweep_leavings(
+        target.parent, re.compile(rf"\.\d+\.{re.escape(target.name)}")
+    )  # of before they had that name
+    # hidden: no search for models finds it
+    draft = target.with_name(f".modiff-{uuid.uuid4().hex}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield draft

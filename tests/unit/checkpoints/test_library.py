@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from engine.checkpoints import library
+from engine.checkpoints import places as places_module
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import absence, find, scan, scan_places
 from engine.checkpoints.names.renaming import find as find_name
@@ -25,6 +27,7 @@ from engine.checkpoints.places import (
     remove,
 )
 from engine.errors import CheckpointError
+from store import locks
 from tests.counting import bytes_read
 from tests.model_files import t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
 
@@ -143,7 +146,8 @@ def test_added_folders_are_remembered_in_a_file_that_people_can_edit(tmp_path):
     assert added_paths() == [second, Path(os.environ["HOME"]) / "later"]
     assert remove(second) == second
     assert added_paths() == [Path(os.environ["HOME"]) / "later"]
-    assert [path.name for path in list_file().parent.iterdir()] == ["models.toml"]
+    names = {path.name for path in list_file().parent.iterdir()}
+    assert names == {"models.toml", ".models.toml.lock"}
 
 
 def test_what_is_known_already_is_not_added_again(tmp_path, models):
@@ -236,6 +240,41 @@ def test_a_list_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 # Scanning
+
+
+def test_of_changes_at_the_same_time_none_is_lost(tmp_path, monkeypatch):
+    """Each of twelve begins when the one before has read the list and not written it yet."""
+    folders = [tmp_path / f"folder-{number}" for number in range(12)]
+    for folder in folders:
+        folder.mkdir()
+    write, started = places_module._write, []
+
+    def write_late(paths):
+        if len(started) < len(folders) - 1:
+            following = threading.Thread(target=add, args=(folders[len(started) + 1],))
+            started.append(following)
+            following.start()
+            following.join(0.05)  # it must wait for us
+        write(paths)
+
+    monkeypatch.setattr(places_module, "_write", write_late)
+    add(folders[0])
+    for each in started:
+        each.join()
+    assert sorted(added_paths()) == sorted(folders)
+    remove(folders[3])
+    assert len(added_paths()) == 11
+
+
+def test_who_holds_the_list_for_too_long_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(places_module, "LOCK_SECONDS", 0.0)
+    list_file().parent.mkdir(parents=True, exist_ok=True)
+    with (
+        locks.acquire(list_file().with_name(".models.toml.lock"), timeout_seconds=0),
+        pytest.raises(CheckpointError, match="another process") as caught,
+    ):
+        add(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_of_everything(tmp_path):

@@ -22,7 +22,9 @@ from presets.library import (
     list_presets,
     load_preset,
     preset_path,
+    read_preset_text,
     save_preset,
+    write_preset_text,
 )
 from presets.paths import user_preset_dir
 from presets.spec import ExtensionSpec, RunSpec, SchedulerSpec
@@ -568,3 +570,16 @@ def test_options_of_a_component_are_set_as_a_whole(tmp_path: Path) -> None:
         load_preset(path, ["components.vae.options.b=2"])
     with pytest.raises(PresetError, match=r"components\.vae\.options\.c: expected true, false, a"):
         load_preset(path, ["components.vae.options={c = [1]}"])
+
+
+def test_a_file_that_another_program_changed_is_not_replaced():
+    path = save_preset("mine", load_preset("micro"))
+    read = read_preset_text(path)
+    write_preset_text(path, read + "# ours\n", expected=read)
+    with pytest.raises(PresetError, match="changed by another program") as caught:
+        write_preset_text(path, read + "# theirs\n", expected=read)
+    assert "\n" not in str(caught.value)
+    assert read_preset_text(path) == read + "# ours\n"
+    path.unlink()
+    write_preset_text(path, read, expected="what it held")  # nobody's changes are lost
+    assert read_preset_text(path) == read

@@ -21,7 +21,7 @@ from random import Random
 import pytest
 
 from store.blobs import blobs
-from store.bundle import archive, importing
+from store.bundle import archive, importing, manifest, strict
 from store.bundle.strict import BundleRefused
 from store.database.database import rows
 from store.errors import StoreError, StoreFull
@@ -885,3 +885,59 @@ def test_what_was_here_before_stays_when_an_import_fails(store, genuine, monkeyp
     found = bundles.contents(store)
     assert found["blobs"] == sorted(digest[7:] for digest in before)
     assert (found["runs"], found["tmp"]) == ([], [])
+
+
+# How much work a stranger's data makes: by counting comparisons and looks, so that no machine is too slow
+
+
+class Counted(str):
+    """Text that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize(
+    "refuse_twin",
+    [
+        lambda names: strict._unique([(name, None) for name in names]),
+        lambda names: manifest._refuse_twins("run", names),
+    ],
+    ids=["JSON", "manifest"],
+)
+def test_a_name_that_is_there_twice_is_found_by_looking_once_at_each(refuse_twin):
+    names = [Counted(number) for number in range(3000)] + [Counted(2999)]
+    Counted.compared = 0
+    with pytest.raises((ValueError, BundleRefused), match=r"2999.* is there twice"):
+        refuse_twin(names)
+    assert Counted.compared < 20
+
+
+class Descendant:
+    """A run of a bundle that counts how often its parent is asked for."""
+
+    asked = 0
+
+    def __init__(self, number, parent):
+        self.id, self._parent = str(number), str(parent)
+
+    @property
+    def parent(self):
+        Descendant.asked += 1
+        return self._parent
+
+
+def test_runs_are_put_in_order_by_looking_at_each_a_few_times():
+    chain = [Descendant(number, number - 1) for number in range(500)]
+    Descendant.asked = 0
+    ordered = manifest.parents_first(tuple(reversed(chain)))
+    assert Descendant.asked <= 3 * len(chain)
+    assert ordered == chain
+    chain[0]._parent = "499"
+    with pytest.raises(BundleRefused, match="circle"):
+        manifest.parents_first(tuple(chain))

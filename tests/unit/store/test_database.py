@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3 as system_sqlite
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from store.database import database
+from store.database import database, filesystems
 from store.database.schema import SCHEMA_VERSION
 from store.database.sqlite import has_wal_reset_bug
 from store.errors import (
@@ -26,7 +27,7 @@ from store.errors import (
 )
 from store.lineage.events import Message
 from store.paths import store_root
-from store.store import open_store
+from store.store import open_as_it_is, open_store
 
 
 def assert_one_line(error: BaseException, *parts: object) -> None:
@@ -202,6 +203,41 @@ def test_an_unwritable_root_is_refused(unprivileged):
     assert_one_line(caught.value, unprivileged / "store", "MODIFF_STORE")
 
 
+def test_the_store_of_another_user_can_be_looked_at(unprivileged):
+    """Made by root beside the folder of the test, and readable to all, as a backup is."""
+    root = unprivileged.parent / "store"
+    if os.getuid() != 0:
+        pytest.skip("only root can make a store of another user")
+    os.seteuid(0)
+    fill_rows(root, 2)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    os.seteuid(65534)
+    with pytest.raises(StoreUnwritable):
+        open_store(root)
+    with open_as_it_is(root) as store:
+        assert len(store.runs(limit=9)) == 2
+        with pytest.raises(StoreUnwritable) as caught:
+            store.pin(store.runs(limit=1)[0].id)
+    assert_one_line(caught.value, "cannot write")
+    assert not (root / "lineage.db-shm").exists()
+
+
+def test_a_log_that_cannot_be_read_is_told_rather_than_passed_over(unprivileged):
+    root = unprivileged.parent / "store"
+    if os.getuid() != 0:
+        pytest.skip("only root can make a store of another user")
+    os.seteuid(0)
+    fill_rows(root, 1)
+    (root / "lineage.db-wal").write_bytes(b"x")
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o444)
+    os.seteuid(65534)
+    with pytest.raises(StoreUnwritable) as caught:
+        open_as_it_is(root)
+    assert_one_line(caught.value, "lineage.db-wal", "copy", "MODIFF_STORE")
+
+
 def test_a_read_only_database_can_be_read_but_not_written(root):
     fill_rows(root, 1)
     with open_store(root) as store:
@@ -295,3 +331,88 @@ def test_the_viewer_side_of_the_store_imports_no_array_library():
     environment = {**os.environ, "PYTHONPATH": str(Path(database.__file__).parents[1])}
     imported = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert imported == "[]\n"
+
+
+def test_on_a_full_disk_the_database_is_read_as_it_is_and_cleaned_alone(root, monkeypatch):
+    with open_store(root) as store:
+        run_id = store.enqueue(b"{}", preset="p", output="o")
+
+    def full(*_given, **_more):
+        raise StoreFull("no space left")
+
+    monkeypatch.setattr(database, "open_lineage", full)
+    with pytest.raises(StoreFull):
+        open_store(root)
+    with open_as_it_is(root) as store:
+        assert store.run(run_id).status == "queued"
+        assert isinstance(store.recover_if_possible(), tuple)
+        with pytest.raises(StoreUnwritable):
+            store.pin(run_id)
+    with open_as_it_is(root, to_clean=True) as store:
+        store.pin(run_id)
+        with pytest.raises(StoreBusy):
+            database.open_as_it_is(root, busy_seconds=0.01, to_clean=True)
+
+
+def test_without_a_database_a_full_disk_is_told(root, monkeypatch):
+    def full(*_given, **_more):
+        raise StoreFull("no space left")
+
+    monkeypatch.setattr(database, "open_lineage", full)
+    with pytest.raises(StoreFull):
+        open_as_it_is(root)
+
+
+def test_an_older_schema_that_cannot_be_migrated_is_told(root, monkeypatch):
+    with open_store(root) as store:
+        store.lineage.db.execute("PRAGMA user_version=1")
+
+    def read_only(*_given, **_more):
+        raise StoreUnwritable("cannot write it")
+
+    monkeypatch.setattr(database, "open_lineage", read_only)
+    with pytest.raises(StoreUnwritable, match="cannot write it"):
+        open_as_it_is(root)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_what_sqlite_calls_an_io_error_is_a_full_disk_where_nothing_fits(
+    store, monkeypatch, number
+):
+    def refused(*_given, **_more):
+        raise OSError(number, os.strerror(number))
+
+    error = database.sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = 4874
+    monkeypatch.setattr(filesystems, "open", refused, raising=False)
+    with pytest.raises(StoreFull) as caught, database.immediate(store.lineage):
+        raise error
+    assert_one_line(caught.value, "the disk is full", "modiff store gc")
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="disk I/O error"), database.immediate(store.lineage):
+        raise error
+    assert list(store.root.glob(".modiff-*")) == []
+
+
+@pytest.mark.parametrize("name", ["blobs", "tmp", "quarantine"])
+def test_a_folder_on_another_disk_is_refused_once_with_advice(root, name):
+    elsewhere = Path("/dev/shm")
+    if not os.access(elsewhere, os.W_OK) or elsewhere.stat().st_dev == root.parent.stat().st_dev:
+        pytest.skip("this machine has no second disk that a test may write to")
+    with open_store(root) as store:
+        run_id = store.enqueue(b"{}", preset="p", output="o")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as folder:
+        (root / name).rmdir()
+        (root / name).symlink_to(folder)
+        with pytest.raises(StoreUnwritable) as caught:
+            open_store(root)
+        assert_one_line(caught.value, "another disk", folder, "MODIFF_STORE")
+        with open_as_it_is(root) as store:  # what is in it can be looked at, and exported
+            assert store.run(run_id).status == "queued"
+
+
+def test_the_whole_store_behind_a_link_is_on_one_disk(root, tmp_path):
+    (tmp_path / "large").mkdir()
+    root.symlink_to(tmp_path / "large")
+    with open_store(root) as store:
+        store.enqueue(b"{}", preset="p", output="o")

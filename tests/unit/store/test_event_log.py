@@ -10,6 +10,7 @@ import pytest
 
 from store.database.database import immediate
 from store.errors import StoreDamaged, UnknownRun
+from store.lineage import damage
 from store.lineage.events import (
     ChunkDecoded,
     Event,
@@ -147,12 +148,21 @@ def test_events_of_kinds_that_a_newer_version_added_are_passed_over(store):
     assert [event for _, event in store.events(run_id)] == [RunQueued(), StageStarted("denoise")]
 
 
-def test_a_damaged_event_in_the_log_is_told(store):
+@pytest.mark.parametrize("damaged", ["'?'", "x'ff'", "CAST(x'7bff7d' AS TEXT)", "'{}'"])
+def test_a_damaged_event_in_the_log_is_told_and_passed_over(store, caplog, damaged):
     run_id = store.enqueue(b"{}", preset="p", output="o")
+    store.append(run_id, [StageStarted("load"), MemorySampled(7, 8)])
+    [(event_id, _), *_] = store.events(run_id)
+    damage.tell.cache_clear()
     with immediate(store.lineage) as connection:
-        connection.execute("UPDATE events SET json='?'")
-    with pytest.raises(StoreDamaged):
-        store.events(run_id)
+        connection.execute(f"UPDATE events SET json={damaged} WHERE id=?", (event_id,))
+    kept = [StageStarted("load"), MemorySampled(7, 8)]
+    for _ in range(2):
+        assert [event for _, event in store.events(run_id)] == kept
+    assert [entry.event for entry in store.log(run_id, limit=9)] == kept
+    assert store.peak_memory(run_id) == (7, 8)
+    [told] = [record.message for record in caplog.records]
+    assert told.startswith(f"the row {event_id} of the table events is damaged")
 
 
 def test_the_log_is_read_in_pages_with_times(store):

@@ -9,14 +9,17 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store.blobs import blobs
+from store.database import database
 from store.database.database import immediate, open_lineage, rows
 from store.errors import StoreBusy, StoreFull
+from store.lineage.events import Message
 from store.store import open_store
 from store.upkeep import gc
 from store.upkeep.contents import look
@@ -272,7 +275,7 @@ def test_a_dry_run_says_what_would_go_and_does_nothing(store):
     [{"pinned": True}, {"status": "running"}, {"status": "queued"}, {"paused": True}],
     ids=["pinned", "running", "queued", "paused"],
 )
-def test_what_such_a_run_and_its_ancestors_need_never_goes(store, state):
+def test_what_such_a_run_and_its_ancestors_need_never_goes(store, engine, state):
     grandparent = make_run(store, "grandparent", age_days=300)
     parent = make_run(store, "parent", parent=grandparent, at=2, age_days=200, keyframes=(3,))
     run = make_run(store, "run", parent=parent, at=3, age_days=100, keyframes=(3,), **state)
@@ -283,6 +286,14 @@ def test_what_such_a_run_and_its_ancestors_need_never_goes(store, state):
     assert before - on_disk(store) == set(removed(plan))
     assert plan.left_bytes > 0
     assert store.find_links(run.keys)[run.keys[0]].digest == grandparent.steps[0]
+
+
+def test_a_run_whose_engine_is_dead_is_at_rest_also_while_nobody_wrote_so(store):
+    made = make_run(store, "a", age_days=3, status="running")
+    assert store.run(made.id).status == "running"
+    assert set(removed(preview(store.lineage, ALL))) == set(made.steps)
+    assert set(removed(clean(store.lineage, ALL))) == set(made.steps)
+    assert store.run(made.id).status == "running"  # a clean-up ends no run
 
 
 def test_a_pin_that_comes_while_a_clean_up_begins_counts(store, monkeypatch):
@@ -355,7 +366,7 @@ def emptied(store):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=histories(), policy=POLICIES, orphans=st.integers(0, 2))
-def test_whatever_the_history_only_what_may_go_goes(store, history, policy, orphans):
+def test_whatever_the_history_only_what_may_go_goes(store, engine, history, policy, orphans):
     emptied(store)
     made = []
     for number, run in enumerate(history):
@@ -526,7 +537,7 @@ with open_store(sys.argv[1]) as store:
 """
 
 
-def test_nothing_is_collected_while_a_run_writes(start, store, root, monkeypatch):
+def test_nothing_is_collected_while_a_run_writes(start, store, engine, root, monkeypatch):
     monkeypatch.setattr(gc, "COLLECTOR_SECONDS", 0.05)
     made = make_run(store, "a", status="running")
     orphan = put(store, "orphan", age_days=1)
@@ -805,3 +816,57 @@ def test_without_room_to_be_made_it_is_the_full_disk_that_is_told(monkeypatch, t
     monkeypatch.setattr("store.upkeep.gc.make_room", lambda root, num_bytes: 0)
     with pytest.raises(StoreFull, match="no space left"):
         gc.with_room(tmp_path, 7, store_it)
+
+
+def made_large(store, root):
+    """Runs with 12 MB of events, which are removed again; how large the database was."""
+    ids = [store.enqueue(b"{}", preset="p", output="o") for _ in range(30)]
+    for run_id in ids:
+        store.append(run_id, [Message("info", "x" * 40_000)] * 10)
+        store.request_cancel(run_id)
+    store.lineage.db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = (root / "lineage.db").stat().st_size
+    store.remove(ids)
+    return size
+
+
+def test_a_clean_up_gives_back_what_removed_runs_took_in_the_database(root):
+    with open_store(root) as store:
+        before = made_large(store, root)
+        kept = store.enqueue(b"{}", preset="p", output="o")
+        clean(store.lineage, Policy())
+    after = (root / "lineage.db").stat().st_size
+    assert after < before // 2
+    assert after >= database.SLACK_BYTES
+    with open_store(root) as store:
+        store.check()
+        assert store.run(kept).status == "queued"
+
+
+def test_a_database_of_before_is_rebuilt_once_where_that_is_asked_for(root, monkeypatch):
+    with open_store(root) as store:
+        store.lineage.db.conn.execute("PRAGMA auto_vacuum=NONE")
+        store.lineage.db.conn.execute("VACUUM")
+        before = made_large(store, root)
+        clean(store.lineage, Policy())
+        assert rows(store.lineage, "PRAGMA auto_vacuum") == [(0,)]
+        monkeypatch.setattr(database.shutil, "disk_usage", lambda _: SimpleNamespace(free=before))
+        database.shrink(store.lineage, rebuilds=True)
+        assert rows(store.lineage, "PRAGMA auto_vacuum") == [(0,)]  # no room for two copies
+        monkeypatch.undo()
+        kept = store.enqueue(b"{}", preset="p", output="o")
+        clean(store.lineage, Policy(), rebuilds=True)
+        assert rows(store.lineage, "PRAGMA auto_vacuum") == [(2,)]
+        assert store.run(kept).status == "queued"
+        store.check()
+    assert (root / "lineage.db").stat().st_size < before // 10
+
+
+def test_a_database_that_cannot_shrink_costs_no_clean_up(store, monkeypatch):
+    made = make_run(store, "a", age_days=3)
+
+    def locked(*_given, **_more):
+        raise StoreBusy("locked")
+
+    monkeypatch.setattr(gc, "shrink", locked)
+    assert set(removed(clean(store.lineage, ALL))) == set(made.steps)

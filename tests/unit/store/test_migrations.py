@@ -24,6 +24,7 @@ RUNS = [
     ("cccccccccc", "queued", '{"prompt":"c"}', "", "", 0, 12, None, None),
     ("dddddddddd", "queued", '{"prompt":"d"}', "", "", 0, 13, None, None),
 ]
+DIGEST = "sha256:" + "d" * 64
 
 
 def make_version_1(root: Path, runs=RUNS) -> None:
@@ -178,7 +179,8 @@ def make_version_2(root: Path) -> None:
     connection.execute("PRAGMA user_version=2")
     connection.execute(
         "INSERT INTO links (key, kind, digest, bytes, seconds, created_ns, used_ns) "
-        "VALUES ('k', 'step', 'd', 7, 1.5, 3, 4)"
+        "VALUES ('k', 'step', ?, 7, 1.5, 3, 4)",
+        (DIGEST,),
     )
     connection.execute("INSERT INTO engines VALUES ('e1', ?, 'h', 5, 6)", (os.getpid(),))
     connection.close()
@@ -189,7 +191,7 @@ def test_what_version_2_did_not_know_is_empty(root):
     with open_store(root) as store:
         assert len(copies(root)) == 1
         assert [run.id for run in store.runs(limit=9)] == [run[0] for run in RUNS[::-1]]
-        link = LinkRecord("k", "step", "d", num_bytes=7, seconds=1.5, created_ns=3, used_ns=4)
+        link = LinkRecord("k", "step", DIGEST, num_bytes=7, seconds=1.5, created_ns=3, used_ns=4)
         assert store.find_links(["k"]) == {"k": link}
         assert (link.resume_at, link.keep) == (None, "")
         with locks.acquire(root / "locks" / "engine-e1", timeout_seconds=1):

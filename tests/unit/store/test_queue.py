@@ -225,10 +225,11 @@ def test_the_parent_of_a_new_run_must_be_there(store):
 
 def test_a_run_keeps_what_it_found_out(store):
     run_id = enqueue(store)
-    store.set_latents(run_id, "sha256:x")
+    digest = "sha256:" + "0" * 64
+    store.set_latents(run_id, digest)
     store.set_environment(run_id, '{"torch":"2"}')
     run = store.run(run_id)
-    assert (run.latents, run.environment) == ("sha256:x", '{"torch":"2"}')
+    assert (run.latents, run.environment) == (digest, '{"torch":"2"}')
 
 
 # Runs of an engine's own, and those that verify another

@@ -18,7 +18,8 @@ from store.upkeep.needs import CACHE, CHAIN, KEPT, OUTPUT, chains, classify
 from store.upkeep.removal import Policy
 from store.upkeep.space import by_age, by_kind, by_run, default_budget, survey
 from store.upkeep.verify import DAMAGED, MISSING, UNREADABLE, verify
-from tests.made_stores import STEP_BYTES, make_run, on_disk, promised, put
+from tests.counting import instructions
+from tests.made_stores import STEP_BYTES, large, make_run, on_disk, promised, put, put_rows
 
 
 def classified(store):
@@ -358,3 +359,41 @@ def test_a_blob_that_is_written_while_we_look_is_none_of_our_business(store, mon
     monkeypatch.setattr("store.upkeep.verify.scan_blobs", scan_then_write)
     assert verify(store.lineage).problems == ()
     assert made.steps[0] in promised(store)
+
+
+def test_the_links_of_a_lost_blob_are_found_without_looking_at_all(store):
+    contents = large(40, 50)
+    put_rows(store.lineage, contents)
+    lost = [link.digest for link in contents.links]
+    _, count = instructions(store.lineage, lambda: store.forget_blob(lost[0]))
+    assert count <= 1000  # one look for each link would be some ten thousand
+    verdict, count = instructions(store.lineage, lambda: verify(store.lineage))
+    assert len(verdict.problems) == len(lost) - 1
+    assert count < 400 * len(lost)  # a look at all links for each of them: 10,000 times that
+
+
+def test_missing_blobs_are_forgotten_in_few_transactions(store, monkeypatch):
+    contents = large(20, 50)
+    put_rows(store.lineage, contents)
+    statements = []
+    store.lineage.db.conn.set_trace_callback(statements.append)
+    assert len(verify(store.lineage).problems) == len(contents.links)
+    assert sum(statement.startswith("BEGIN") for statement in statements) == 1
+
+
+def test_what_is_missing_is_told_also_where_no_link_can_forget_it(store, monkeypatch):
+    made = make_run(store, "a")
+    for digest in (made.steps[0], made.video):
+        blobs.blob_path(store.root, digest).unlink()
+    damaged_blob = blobs.blob_path(store.root, made.latents)
+    damaged_blob.chmod(0o600)
+    damaged_blob.write_bytes(b"other")
+    store.lineage.db.execute("PRAGMA query_only=ON")
+    verdict = verify(store.lineage)
+    assert {problem.digest for problem in verdict.problems} == {
+        made.steps[0],
+        made.video,
+        made.latents,
+    }
+    assert all("no link could forget it" in problem.note for problem in verdict.problems)
+    assert promised(store) > {made.steps[0], made.video}

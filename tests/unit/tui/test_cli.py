@@ -17,6 +17,7 @@ from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
+from store.database.database import immediate
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.lineage.records import STATUSES as STORE_STATUSES
@@ -129,10 +130,10 @@ def test_an_expected_error_is_its_own_line(error, code):
 
 
 def test_a_defect_is_one_line_and_a_log_with_the_trace(capsys, monkeypatch, own_folders):
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("first\nsecond \x1b[31m")
 
-    monkeypatch.setattr("store.store.open_store", broken)
+    monkeypatch.setattr("store.store.open_as_it_is", broken)
     assert main(["runs"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -406,6 +407,38 @@ def test_cancel(capsys, store):
         store.finish(running, "done")
     assert main(["cancel", running]) == 1
     assert "already done" in capsys.readouterr().err
+
+
+def test_an_engine_from_a_clock_that_was_put_back_has_been_up_for_no_time(capsys, store):
+    with store.register_engine("engineaaaa", pid=os.getpid()):
+        with immediate(store.lineage) as connection:
+            connection.execute("UPDATE engines SET started_ns=?1, heartbeat_ns=?1", (2**62,))
+        [engine] = data(capsys, "engine", "status")["engines"]
+        assert (engine["seconds_alive"], engine["seconds_since_heartbeat"]) == (0, 0)
+        assert main(["engine", "status"]) == 0
+        assert "up 0.00 s\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "when", "num_found"),
+    [
+        ("--since", "9999-12-31", 0),
+        ("--since", "9999-12-31T23:59:59-12:00", 0),
+        ("--since", "2500-01-01", 0),
+        ("--since", "0001-01-01", 1),
+        ("--since", "999999w", 1),
+        ("--until", "9999-12-31", 1),
+        ("--until", "9999-12-30", 1),
+        ("--until", "0001-01-01T00:00+14:00", 0),
+        ("--until", "999999w", 0),
+        ("--limit", "9" * 30, 1),
+    ],
+)
+def test_moments_beyond_the_database_s_are_its_first_or_its_last(
+    capsys, store, option, when, num_found
+):
+    store.enqueue(b"{}", preset="p", output="o")
+    assert len(data(capsys, "runs", option, when)) == num_found
 
 
 def test_engine_status(capsys, store):

@@ -172,6 +172,30 @@ def test_verify_tells_what_is_wrong_once_and_exits_with_1(capsys, store):
     assert modiff(capsys, "verify")[0] == 0
 
 
+def test_verify_tells_of_damaged_rows_and_repairs_them_when_asked(capsys, store):
+    made = make_run(store, "a")
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE runs SET note=CAST(x'ff' AS TEXT)")
+        connection.execute("UPDATE links SET digest='none' WHERE key=?", (made.keys[0],))
+    code, out, _ = modiff(capsys, "verify")
+    assert code == 1
+    assert f"damaged     row {made.id} of runs: note holds bytes that are no text\n" in out
+    assert f"row {made.keys[0]} of links: digest is no digest\n" in out
+    assert "`modiff store verify --repair` mends or sets aside" in out
+    code, out, _ = modiff(capsys, "verify", "--repair", "--json")
+    assert code == 1
+    told = json.loads(out)
+    assert (told["ok"], told["repaired"], told["problems"]) == (False, True, [])
+    assert [(row["table"], row["row"]) for row in told["rows"]] == [
+        ("runs", made.id),
+        ("links", made.keys[0]),
+    ]
+    assert told["rows"][0]["note"] == "mended"
+    assert told["rows"][1]["note"].startswith("set aside in rows-")
+    assert modiff(capsys, "verify")[0] == 0
+    assert store.run(made.id).note == ""
+
+
 def test_verify_in_words(capsys, store):
     made = make_run(store, "a")
     blobs.blob_path(store.root, made.steps[0]).unlink()

@@ -612,10 +612,10 @@ def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch
     saving, may_save = asyncio.Event(), asyncio.Event()
     write = Lab.write_preset_text
 
-    async def slow(lab, path, text):
+    async def slow(lab, *given):
         saving.set()
         await may_save.wait()
-        await write(lab, path, text)
+        await write(lab, *given)
 
     monkeypatch.setattr(Lab, "write_preset_text", slow)
 

@@ -1,0 +1,119 @@
+"""What a killed command leaves in people's folders is removed by the next one, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+
+import pytest
+
+from engine.checkpoints import places
+from engine.checkpoints.convert.writers import whole_or_nothing
+from presets.library import load_preset, save_preset
+from presets.paths import user_preset_dir
+from store.blobs import leavings
+from store.blobs.files import written_whole
+from store.blobs.leavings import sweep_leavings
+from store.bundle.exporting import export_bundle
+from tests import bundles
+from tui.preferences import Preferences, preferences_path, save_preferences
+
+
+def left(folder, name, *, hours=2.0, inside=""):
+    """A draft that was last written to so long ago."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    if inside:
+        path.mkdir()
+        (path / inside).write_bytes(b"half of it")
+    else:
+        path.write_bytes(b"half of it")
+    ns = time.time_ns() - int(hours * 3600e9)
+    for each in (*path.rglob("*"), path):
+        os.utime(each, ns=(ns, ns))
+    return path
+
+
+def name(end=""):
+    return f".modiff-{uuid.uuid4().hex}{end}"
+
+
+def test_only_old_drafts_of_this_user_with_our_names_go(tmp_path, monkeypatch):
+    gone = [
+        left(tmp_path, name()),
+        left(tmp_path, name(".mp4")),
+        left(tmp_path, name(".safetensors"), inside="model-00001-of-00002.safetensors"),
+    ]
+    kept = [
+        left(tmp_path, name(".mp4"), hours=0.5),
+        left(tmp_path, ".modiff-notes"),
+        left(tmp_path, f"{name()[1:]}.mp4"),
+        left(tmp_path, "video.mp4"),
+    ]
+    fresh = left(tmp_path, name(), inside="a")
+    (fresh / "a").touch()
+    os.utime(fresh, (0, 0))
+    assert sweep_leavings(tmp_path) == len(gone)
+    assert not any(path.exists() for path in gone)
+    assert all(path.exists() for path in [*kept, fresh])
+    theirs = left(tmp_path, name())
+    monkeypatch.setattr(leavings.os, "geteuid", lambda: os.getuid() + 1)
+    assert sweep_leavings(tmp_path) == 0
+    assert theirs.exists()
+
+
+def test_a_folder_that_cannot_be_read_is_left_alone(tmp_path):
+    assert sweep_leavings(tmp_path / "nowhere") == 0
+    (tmp_path / "file").touch()
+    assert sweep_leavings(tmp_path / "file") == 0
+
+
+def write_output(folder, _store):
+    with written_whole(folder / "video.mp4") as draft:
+        draft.write_bytes(b"all of it")
+
+
+def write_bundle(folder, store):
+    export_bundle(store.lineage, [bundles.make_run(store)], folder / "run.modiff")
+
+
+def write_weights(folder, _store):
+    with whole_or_nothing(folder / "model.safetensors") as draft:
+        draft.write_bytes(b"all of it")
+
+
+@pytest.mark.parametrize(
+    ("write", "drafts"),
+    [
+        (write_output, [name(".mp4")]),
+        (write_bundle, [name()]),
+        (write_weights, [name(".safetensors"), ".4242.model.safetensors"]),
+    ],
+)
+def test_who_writes_there_next_removes_them(tmp_path, store, write, drafts):
+    folder = tmp_path / "folder"
+    old = [left(folder, draft) for draft in drafts]
+    fresh = left(folder, name(), hours=0)
+    write(folder, store)
+    assert not any(path.exists() for path in old)
+    assert fresh.exists()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_the_drafts_of_settings_go_with_the_next_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", str(tmp_path / "config"))
+    config = tmp_path / "config"
+    old = [
+        left(config, ".app-abcd_123.tmp"),
+        left(config, ".models-abcd_123.tmp"),
+        left(user_preset_dir(), ".mine-abcd_123.tmp"),
+    ]
+    fresh = left(user_preset_dir(), ".mine-abcd_124.tmp", hours=0)
+    (tmp_path / "models").mkdir()
+    save_preferences(Preferences())
+    places.add(tmp_path / "models")
+    save_preset("other", load_preset("micro"))
+    assert not any(path.exists() for path in old)
+    assert fresh.exists()
+    assert preferences_path().exists()
