@@ -23,10 +23,12 @@ from engine.tasks.route import Route, route_of
 from engine.tasks.wan import graph_of, num_tokens
 from presets.spec import RunSpec
 from store.blobs import blobs
+from store.breaker import Breaker
 from store.index.index import open_index
 from store.lineage.events import PlanMade, Verified
 from store.lineage.records import RunRecord
 from store.store import Store
+from store.upkeep.gc import WRITER_SECONDS
 
 if TYPE_CHECKING:
     from engine.components.residents import Residents
@@ -41,6 +43,7 @@ class Runner:
         self.store = store
         self._residents = residents
         self._index: Index | None = None
+        self._breaker = Breaker(WRITER_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +115,8 @@ class Runner:
     ) -> Made:
         """What the run makes, from the store as far as that has it."""
         keeping = _keeping(route, describe, run.stop_at)
-        results = StoreResults(self.store, run, self._previews)
+        self._breaker.should_stop = control.is_asked
+        results = StoreResults(self.store, run, self._previews, self._breaker)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
         plan = execution.plan()
         control.emit(plan_made(plan))
@@ -131,7 +135,7 @@ class Runner:
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
-        if self._index is None or self._index.previews.is_off:
+        if self._index is None:
             self._index = open_index(self.store.root)
         return self._index
 
@@ -204,7 +208,7 @@ def _control(emit: Emit, cancelled: Callable[[], bool], paused: Callable[[], boo
         if paused():
             raise RunPaused
 
-    return Control(emit, check)
+    return Control(emit, check, lambda: cancelled() or paused())
 
 
 def plan_made(plan: Plan) -> PlanMade:

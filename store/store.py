@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from store.breaker import Breaker
     from store.database.database import Lineage
     from store.lineage.events import Event
     from store.lineage.records import (
@@ -41,13 +42,20 @@ BUSY_SECONDS = 10.0
 VERIFICATION_NS = 3600 * 10**9
 
 
-def open_store(root: Path | str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:
+def open_store(
+    root: Path | str | None = None,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+    breaker: Breaker | None = None,
+) -> Store:
     """Open the store at `root` (the user's own by default), creating or migrating it if needed.
 
-    busy_seconds is how long a write waits for another process's before it raises StoreBusy.
+    busy_seconds is how long a write waits for another process's before it raises StoreBusy; with a breaker, that
+    decides it.
     """
     folder = store_root() if root is None else absolute_root(root)
-    return Store(database.open_lineage(folder, busy_seconds=busy_seconds))
+    lineage = database.open_lineage(folder, busy_seconds=busy_seconds, breaker=breaker)
+    return Store(lineage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import msgspec
 
 from store import locks
 from store.blobs.files import disk_error, write_durably
+from store.breaker import TRY_SECONDS
 from store.database.backups import back_up
 from store.database.filesystems import refuse_network
 from store.database.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from store.breaker import Breaker
+
 MIGRATE_TIMEOUT_SECONDS = 30.0
 MIN_PAGE_BYTES = 512
 WAL_BYTES_KEPT = 64 * 1024 * 1024
@@ -43,14 +46,20 @@ _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
 _DAMAGED = {11, 26}
 _FULL = 13
+# Where SQLite keeps the lock of a writer: a byte of the shared memory beside the write-ahead log.
+_WRITE_LOCK = ("-shm", 120)
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One connection to a store's database, of the thread that opened it."""
+    """One connection to a store's database, of the thread that opened it.
+
+    breaker: how long its writes wait for those of others; None for as long as the connection does.
+    """
 
     root: Path
     db: Database
+    breaker: Breaker | None = None
 
     @property
     def path(self) -> Path:
@@ -60,7 +69,7 @@ class Lineage:
         self.db.close()
 
 
-def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
+def open_lineage(root: Path, *, busy_seconds: float, breaker: Breaker | None = None) -> Lineage:
     """Open the database of the store at `root`, creating or migrating it where needed.
 
     A database that holds runs is copied to backup/ before it is migrated.
@@ -79,7 +88,7 @@ def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
         _create_private(path)
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
-            lineage = Lineage(root, Database(connection, execute_plugins=False))
+            lineage = Lineage(root, Database(connection, execute_plugins=False), breaker)
             _refuse_foreign(lineage)
             connection.create_function("casefold", 1, _casefold, deterministic=True)
             connection.execute("PRAGMA foreign_keys=ON")
@@ -106,7 +115,7 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
         if durable:
             connection.execute("PRAGMA synchronous=FULL")
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(lineage)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -119,6 +128,33 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
         finally:
             if durable:
                 connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin(lineage: Lineage) -> None:
+    connection, breaker = lineage.db.conn, lineage.breaker
+    if breaker is None:
+        connection.execute("BEGIN IMMEDIATE")
+        return
+    busy: list[sqlite3.OperationalError] = []
+
+    def attempt() -> bool | None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _BUSY:
+                raise
+            busy[:] = [error]
+            return None
+        return True
+
+    # The library would wait where no signal is heard and nothing else is looked at.
+    waits = _pragma(lineage, "busy_timeout")
+    connection.execute(f"PRAGMA busy_timeout={int(1000 * TRY_SECONDS)}")
+    try:
+        if breaker.wait(attempt) is None:
+            raise busy[0]
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={waits}")
 
 
 def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -216,7 +252,11 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _store_error(code: int, reason: str, path: Path) -> StoreError:
     if code in _BUSY:
-        return StoreBusy(f"{path} is locked by another process for too long ({reason}); try again")
+        suffix, byte = _WRITE_LOCK
+        who = locks.holder(path.with_name(path.name + suffix), byte)
+        return StoreBusy(
+            f"{path} is locked by {who} for too long ({reason}); try again, or end that process"
+        )
     if code == _FULL:
         return StoreFull(f"no space left for {path} ({reason}); free some and try again")
     if code in _UNWRITABLE:

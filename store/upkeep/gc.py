@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from store.breaker import Breaker
     from store.upkeep.contents import Blob
     from store.upkeep.needs import Stored
 
@@ -36,11 +37,14 @@ HEADROOM_BYTES = 64 * 1024 * 1024
 
 
 @contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
+def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
     """No blob is collected inside: to be held from the first byte of a blob, or the look at one
     that is there, to the commit of the row that names it. Any number may write at once.
+
+    breaker: of whoever writes often; it decides how long to wait for a clean-up. Raises StoreBusy.
     """
-    with locks.acquire(_lock_path(root), timeout_seconds=WRITER_SECONDS, shared=True):
+    path = _lock_path(root)
+    with locks.acquire(path, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker):
         yield
 
 

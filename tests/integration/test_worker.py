@@ -386,11 +386,11 @@ def test_the_end_of_a_run_is_recorded_once_the_store_takes_it(store, other, monk
     run_id = enqueue(store, "steps 1")
     pauses = []
 
-    def pause(seconds):
+    def pause(worker, seconds):
         pauses.append(seconds)
         other.execute("ROLLBACK")
 
-    monkeypatch.setattr("engine.process.worker.time.sleep", pause)
+    monkeypatch.setattr(Worker, "_sleep", pause)
     work(store, lambda emit: other.execute("BEGIN IMMEDIATE"))
     assert store.run(run_id).status == "done"
     assert pauses == [FINISH_PAUSES_SECONDS[0]]
@@ -403,12 +403,12 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
     first, second = enqueue(store, "steps 1"), enqueue(store, "steps 1")
     pauses = []
 
-    def pause(seconds):
+    def pause(worker, seconds):
         pauses.append(seconds)
         if seconds == RETRY_SECONDS:  # the store comes back while the queue waits
             other.execute("ROLLBACK")
 
-    monkeypatch.setattr("engine.process.worker.time.sleep", pause)
+    monkeypatch.setattr(Worker, "_sleep", pause)
     work(store, lambda emit: pauses or other.execute("BEGIN IMMEDIATE"))
     assert pauses == [*FINISH_PAUSES_SECONDS, RETRY_SECONDS]
     assert f"run {first}: its end (done) is not recorded" in caplog.text
