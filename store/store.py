@@ -95,6 +95,10 @@ class Store:
             self.lineage, before_ns=before_ns
         )
 
+    def writers(self) -> list[int]:
+        """The pids of the processes that hold the database for a write, as far as the system tells."""
+        return database.writers(self.lineage)
+
     # The queue
 
     def enqueue(

@@ -360,16 +360,19 @@ def _heartbeat(store: Store, engine_id: str) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
+        own: Store | None = None
         is_failing = False
-        with open_store(store.root, busy_seconds=HEARTBEAT_SECONDS) as own:
-            while not ended.wait(HEARTBEAT_SECONDS):
-                try:
-                    own.heartbeat(engine_id)
-                    is_failing = False
-                except StoreError as error:  # the next one may succeed
-                    if not is_failing:
-                        log.warning("no heartbeat: %s", one_line(error))
-                    is_failing = True
+        while not ended.wait(HEARTBEAT_SECONDS):
+            try:
+                own = own or open_store(store.root, busy_seconds=HEARTBEAT_SECONDS)
+                own.heartbeat(engine_id)
+                is_failing = False
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next one may succeed
+                if not is_failing:
+                    log.warning("no heartbeat: %s", one_line(error))
+                is_failing = True
+        if own is not None:
+            own.close()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

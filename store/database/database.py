@@ -157,6 +157,17 @@ def _begin(lineage: Lineage) -> None:
         connection.execute(f"PRAGMA busy_timeout={waits}")
 
 
+def writers(lineage: Lineage) -> list[int]:
+    """The pids of the processes that are in the middle of a write, as far as the system tells; see locks.holders."""
+    return locks.holders(*_write_lock(lineage.path))
+
+
+def _write_lock(path: Path) -> tuple[Path, int]:
+    """The file and the byte of it that who writes to the database has locked."""
+    suffix, byte = _WRITE_LOCK
+    return path.with_name(path.name + suffix), byte
+
+
 def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
     """All rows of one SELECT, fetched before returning."""
     with _translated(lineage.path):
@@ -252,10 +263,9 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _store_error(code: int, reason: str, path: Path) -> StoreError:
     if code in _BUSY:
-        suffix, byte = _WRITE_LOCK
-        who = locks.holder(path.with_name(path.name + suffix), byte)
         return StoreBusy(
-            f"{path} is locked by {who} for too long ({reason}); try again, or end that process"
+            f"{path} is locked by {locks.holder(*_write_lock(path))} for too long ({reason}); "
+            "try again, or end that process"
         )
     if code == _FULL:
         return StoreFull(f"no space left for {path} ({reason}); free some and try again")

@@ -23,13 +23,14 @@ from engine.components import registry
 from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
 from engine.process import version
-from engine.process.launch import ensure_engine, stop_engine
+from engine.process.launch import ensure_engine, kill_engines, stop_engine
 from engine.process.logs import log_path, redact
 from engine.process.version import installed_version
 from engine.process.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
+from store.database.database import immediate
 from store.errors import StoreDamaged
 from store.lineage.events import (
     Message,
@@ -272,13 +273,137 @@ def test_a_second_signal_ends_an_engine_that_does_not_listen(store, processes):
     process = wait_registered(store, start_directly(processes, store))
     events = follow(store, run_id, poll_seconds=0.01)
     until(events, StepFinished)
-    with pytest.raises(EngineUnavailable, match="still busy"):
+    with pytest.raises(EngineUnavailable, match=r"still busy .*`modiff engine stop --force`"):
         stop_engine(store, timeout_seconds=0)
     while process.poll() is None:  # signals that arrive together count as one
         process.send_signal(signal.SIGTERM)
         time.sleep(0.01)
     assert process.returncode == -signal.SIGTERM
     assert until(events, RunFinished).status == "interrupted"
+
+
+def test_an_engine_that_hangs_in_a_library_is_ended_by_force(store, processes):
+    """No Python code runs in its main thread any more, so that no signal is heard."""
+    run_id, after = enqueue(store, "hang"), enqueue(store, "steps 1")
+    process = wait_registered(store, start_directly(processes, store))
+    until(follow(store, run_id, poll_seconds=0.01), Message)
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="still busy"):
+            stop_engine(store, timeout_seconds=0.1)
+    [killed] = kill_engines(store)
+    assert (killed.pid, process.wait()) == (process.pid, -signal.SIGKILL)
+    assert store.run(run_id).status == "interrupted"
+    assert store.engines() == []
+    start(store)
+    assert ending(store, after) == RunFinished("done")
+
+
+def test_a_suspended_engine_is_ended_by_force(store, processes):
+    run_id = enqueue(store, "forever")
+    process = wait_registered(store, start_directly(processes, store))
+    until(follow(store, run_id, poll_seconds=0.01), StepFinished)
+    process.send_signal(signal.SIGSTOP)
+    assert [killed.pid for killed in kill_engines(store)] == [process.pid]
+    assert process.wait() == -signal.SIGKILL
+    assert store.run(run_id).status == "interrupted"
+    assert kill_engines(store) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells who holds a lock")
+def test_a_suspended_engine_that_is_in_no_list_is_ended_by_force(store, processes):
+    process = wait_registered(store, start_directly(processes, store))
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    store.retire_other_engines("newer")
+    assert store.engines() == []
+    with pytest.raises(EngineUnavailable, match=r"not ready after|has not left after"):
+        start(store, timeout_seconds=3)
+    assert [(killed.id, killed.pid) for killed in kill_engines(store)] == [("", process.pid)]
+    assert process.wait() == -signal.SIGKILL
+    start(store)
+
+
+def test_a_process_that_is_not_the_engine_is_not_killed(store, processes, tmp_path):
+    """Neither another program with its pid, nor the engine of another store."""
+    sleeper = subprocess.Popen(["sleep", "600"])
+    processes.append(sleeper)
+    pids = [sleeper.pid]
+    with open_store(tmp_path / "other" / "store") as other:
+        engine = start_directly(processes, other)
+        wait_registered(other, engine)
+        if sys.platform == "linux":
+            pids.append(engine.pid)
+        for pid in pids:
+            with (
+                store.register_engine(f"engine{pid}", pid=pid),
+                pytest.raises(
+                    EngineUnavailable, match=f"process {pid} of this machine is not the engine"
+                ),
+            ):
+                kill_engines(store)
+            store.recover()
+        assert [process.poll() for process in (sleeper, engine)] == [None, None]
+        kill_engines(other)
+
+
+@pytest.fixture
+def silent(store, processes):
+    """A suspended engine at work on a run, as it looks a quarter of a minute later."""
+    run_id = enqueue(store, "forever")
+    process = wait_registered(store, start_directly(processes, store))
+    until(follow(store, run_id, poll_seconds=0.01), StepFinished)
+    assert client.held_up(store, run_id) == ""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 15000000000")
+    return process, run_id
+
+
+def test_who_follows_a_run_is_told_that_its_engine_is_suspended(store, silent):
+    process, run_id = silent
+    waiting = enqueue(store, "steps 1")
+    for each in (run_id, waiting):
+        assert client.held_up(store, each).startswith(
+            f"the engine (process {process.pid}) is suspended; `kill -CONT {process.pid}` lets it go on, "
+            "`modiff engine stop --force` ends it"
+        )
+    store.request_cancel(waiting)
+    assert client.held_up(store, waiting) == ""
+    process.send_signal(signal.SIGCONT)
+    while client.held_up(store, run_id):
+        time.sleep(0.01)
+
+
+def test_who_follows_a_run_is_told_that_its_engine_is_silent_or_waits(store, silent, monkeypatch):
+    process, run_id = silent
+    monkeypatch.setattr(client, "_is_suspended", lambda pid: False)
+    line = client.held_up(store, run_id)
+    assert re.match(
+        rf"the engine \(process {process.pid}\) has given no sign of life for 1\d s; `modiff engine",
+        line,
+    )
+    if sys.platform == "linux":
+        with open_store(store.root) as opened:
+            opened.lineage.db.conn.execute("BEGIN IMMEDIATE")
+            line = client.held_up(store, run_id)
+        assert f"waits for process {os.getpid()}, which holds the store" in line
+
+
+def test_an_engine_goes_on_beating_after_the_store_has_failed(store, processes):
+    process = wait_registered(store, start_directly(processes, store))
+    with immediate(store.lineage) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON engines BEGIN SELECT RAISE(FAIL, 'no'); END"
+        )
+    log = log_path(store.root, process.pid)
+    while "no heartbeat" not in log.read_text():
+        time.sleep(0.01)
+    with immediate(store.lineage) as connection:
+        connection.execute("DROP TRIGGER refuse")
+    [before] = store.engines()
+    while store.engines() == [before]:
+        time.sleep(0.01)
 
 
 def test_stopping_waits_until_the_engine_is_gone(store):
