@@ -79,12 +79,11 @@ class Runner:
             targets = targets_of(route, describe, run.stop_at)
             made = self._made(run, route, targets, describe, control)
         with control.stage("mux"):
-            path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
             try:
-                return made.write(path, spec)
+                return _written(Path(run.output), spec, run.id, made, earlier, control)
             except OSError as error:  # it speaks of a draft, which nobody named
                 raise RunFailed(
-                    f"cannot write {path} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
+                    f"cannot write {run.output} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
                     f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
                 ) from error
 
@@ -176,15 +175,17 @@ class Made:
         data = {"video": self.video, "latents": self.latents}.get(kind)
         return data is not None and path.is_file() and path.read_bytes() == data
 
-    def write(self, path: Path, spec: RunSpec) -> str:
-        """Writes the files of the run and returns the path of the main one."""
+    def write(self, path: Path, spec: RunSpec, replaced: Collection[Path]) -> str:
+        """Writes the files of the run and returns the path of the main one. replaced: those that may be there
+        already; raises FileExistsError where another one is."""
         targets = output_paths(path, spec.output.kinds)
+        may = {kind: target in replaced for kind, target in targets.items()}
         if "video" in targets and self.video is not None:
-            media.write_bytes(targets["video"], self.video)
+            media.write_bytes(targets["video"], self.video, replaces=may["video"])
         if "frames" in targets and self.frames is not None:
-            media.write_frames(targets["frames"], self.frames)
+            media.write_frames(targets["frames"], self.frames, replaces=may["frames"])
         if "latents" in targets and self.latents is not None:
-            media.write_bytes(targets["latents"], self.latents)
+            media.write_bytes(targets["latents"], self.latents, replaces=may["latents"])
         return str(next(iter(targets.values())))
 
 
@@ -249,28 +250,40 @@ def _noise_device(spec: RunSpec) -> str:
     return torch_device("auto").type
 
 
-def _free_path(
+def _written(
     path: Path,
     spec: RunSpec,
     run_id: str,
     made: Made,
     earlier: Collection[str],
     control: Control,
-) -> Path:
-    """The output path, or one named after the run where somebody else's file took it in the meantime.
+) -> str:
+    """Writes the outputs, beside those of somebody else that took the name in the meantime; returns the main path.
 
     earlier: digests of what the run wrote there before, when it was to stop early.
     """
-    taken = [
-        target
-        for kind, target in output_paths(path, spec.output.kinds).items()
-        if target.exists() and not made.is_at(kind, target) and not _is_one_of(target, earlier)
-    ]
-    if not taken or spec.output.overwrite:
-        return path
+    targets = output_paths(path, spec.output.kinds)
+    present = [target for target in targets.values() if target.exists()]
+    taken = (
+        []
+        if spec.output.overwrite
+        else [
+            target
+            for kind, target in targets.items()
+            if target in present
+            and not made.is_at(kind, target)
+            and not _is_one_of(target, earlier)
+        ]
+    )
+    if not taken:
+        try:
+            # What nobody had when we looked, somebody may have by now.
+            return made.write(path, spec, targets.values() if spec.output.overwrite else present)
+        except FileExistsError as error:
+            taken = [Path(error.filename2 or error.filename)]
     free = path.with_stem(f"{path.stem}-{run_id}")
     control.warn(f"{taken[0]} appeared during the run; writing {free}")
-    return free
+    return made.write(free, spec, output_paths(free, spec.output.kinds).values())
 
 
 def _is_one_of(path: Path, digests: Collection[str]) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from store.blobs import files
 from store.database import database
 from store.lineage import ancestry, engines, history, links, queue, runs
 from store.lineage.events import StageFinished
 from store.lineage.records import RUNNING, RunRecord
 from store.paths import absolute_root, store_root
+from store.upkeep import gc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,16 +84,14 @@ class Store:
         database.check(self.lineage)
 
     def is_in_place(self) -> bool:
-        """Whether the database is still where it was opened (the folder may have been removed)."""
-        return self.lineage.path.exists()
+        """Whether the database is still where it was opened: its folder may have been removed, or replaced."""
+        return database.is_in_place(self.lineage)
 
     def sweep(self) -> int:
         """Remove unfinished writes of processes that are gone, and runs that verified another and
-        ended an hour ago; returns how many."""
+        ended an hour ago; returns how many. The writes wait for the next time while somebody writes."""
         before_ns = time.time_ns() - VERIFICATION_NS
-        return files.sweep_drafts(self.root) + runs.remove_verifications(
-            self.lineage, before_ns=before_ns
-        )
+        return gc.sweep(self.root) + runs.remove_verifications(self.lineage, before_ns=before_ns)
 
     def writers(self) -> list[int]:
         """The pids of the processes that hold the database for a write, as far as the system tells."""

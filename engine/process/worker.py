@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.process.digesting import Digester
-from engine.process.logs import log_path, one_line, start_logging
+from engine.process.logs import bound_log, log_path, one_line, start_logging
 from engine.process.version import installed_version
 from presets.encoding import decode_spec
 from presets.errors import PresetError
@@ -155,7 +155,7 @@ class Worker:
     def _is_over(self, seconds: float, idle_seconds: float) -> bool:
         """Whether an engine that has had nothing to do for so long is to leave."""
         if not self.store.is_in_place():
-            log.warning("the store was removed; exiting")
+            log.warning("the store was removed or replaced; exiting")
             return True
         if seconds >= idle_seconds and self.store.retire_engine(self.engine_id):
             log.info("nothing to do for %g s; exiting", idle_seconds)
@@ -367,6 +367,7 @@ def _heartbeat(store: Store, engine_id: str) -> Iterator[None]:
                 own = own or open_store(store.root, busy_seconds=HEARTBEAT_SECONDS)
                 own.heartbeat(engine_id)
                 is_failing = False
+                bound_log(store.root)
             except Exception as error:  # noqa: BLE001  # whatever it is, the next one may succeed
                 if not is_failing:
                     log.warning("no heartbeat: %s", one_line(error))

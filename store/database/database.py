@@ -54,12 +54,14 @@ _WRITE_LOCK = ("-shm", 120)
 class Lineage:
     """One connection to a store's database, of the thread that opened it.
 
-    breaker: how long its writes wait for those of others; None for as long as the connection does.
+    breaker: how long its writes wait for those of others; None for as long as the connection does. file: device and
+    inode of what was opened.
     """
 
     root: Path
     db: Database
     breaker: Breaker | None = None
+    file: tuple[int, int] | None = None
 
     @property
     def path(self) -> Path:
@@ -88,7 +90,9 @@ def open_lineage(root: Path, *, busy_seconds: float, breaker: Breaker | None = N
         _create_private(path)
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
-            lineage = Lineage(root, Database(connection, execute_plugins=False), breaker)
+            lineage = Lineage(
+                root, Database(connection, execute_plugins=False), breaker, _file_at(path)
+            )
             _refuse_foreign(lineage)
             connection.create_function("casefold", 1, _casefold, deterministic=True)
             connection.execute("PRAGMA foreign_keys=ON")
@@ -155,6 +159,19 @@ def _begin(lineage: Lineage) -> None:
             raise busy[0]
     finally:
         connection.execute(f"PRAGMA busy_timeout={waits}")
+
+
+def is_in_place(lineage: Lineage) -> bool:
+    """Whether the database that was opened is still the one at its path: not removed, nor replaced by another."""
+    return _file_at(lineage.path) == lineage.file
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def writers(lineage: Lineage) -> list[int]:

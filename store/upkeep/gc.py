@@ -98,6 +98,18 @@ def make_room(root: Path, num_bytes: int = 0) -> int:
     return collect(root, min(budget, max(0, held - lacking)))
 
 
+def sweep(root: Path) -> int:
+    """Remove what writers that are gone left unfinished; returns how many files that was.
+
+    Nothing while anybody is `writing`: a pid does not tell whether a writer lives, which may be one in a container.
+    """
+    lock = locks.try_acquire(_lock_path(root))
+    if lock is None:
+        return 0
+    with lock:
+        return sweep_drafts(root)
+
+
 def with_room(root: Path, num_bytes: int, store: Callable[[], None]) -> None:
     """`store()`, which takes `writing` itself; where it finds no room for num_bytes, once more after a clean-up.
 

@@ -41,6 +41,7 @@ from store.lineage.events import (
     StageStarted,
     StepFinished,
 )
+from store.paths import prepare
 from store.store import open_store
 from store.upkeep.gc import writing
 from tests.made_stores import STEP_BYTES, make_run, on_disk
@@ -445,6 +446,45 @@ def test_an_engine_whose_store_is_removed_leaves(store, processes):
     assert process.wait() == 0
 
 
+def test_an_engine_whose_store_is_replaced_leaves(store, processes, tmp_path):
+    run_id = enqueue(store, "steps 1")
+    process = wait_registered(store, start_directly(processes, store))
+    ending(store, run_id)
+    store.root.rename(tmp_path / "aside")
+    open_store(store.root).close()
+    assert process.wait() == 0
+    log = log_path(tmp_path / "aside", process.pid)
+    assert "removed or replaced; exiting" in log.read_text()
+
+
+def test_the_log_of_an_engine_is_bounded(tmp_path):
+    """Whatever writes to it, and the same file for as long as it lives."""
+    root = tmp_path / "store"
+    prepare(root)
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from engine.process import logs\n"
+        "logs.MAX_LOG_BYTES = 10_000\n"
+        "root = Path(sys.argv[1])\n"
+        "logs.start_logging(root)\n"
+        "for turn in range(10):\n"
+        "    os.write(1, b'%d' % turn * 1000 + b'\\n')\n"
+        "    logs.log.info('line %d', turn)\n"
+        "    os.write(2, b'x' * 3000 + b'\\n')\n"
+        "    logs.bound_log(root)\n"
+        "logs.log.info('the end')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(root)], env=environment(), check=True)
+    files = {path.suffix: path for path in (root / "logs").iterdir()}
+    assert sorted(files) == [".log", ".old"]
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in files.values())
+    assert all(path.stat().st_size < 15_000 for path in files.values())
+    assert files[".log"].read_text().endswith("the end\n")
+    assert "line 9" in files[".log"].read_text()
+    assert "line 8" in files[".old"].read_text()
+
+
 # A store that fails
 
 
@@ -637,6 +677,7 @@ import sys
 from engine.client import follow
 from engine.process.launch import ensure_engine
 from store.lineage.events import StepFinished
+from store.paths import prepare
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     ensure_engine(store, command=sys.argv[3:])
@@ -673,6 +714,7 @@ def test_the_death_of_the_viewer_does_not_touch_the_run(store, processes, number
 STARTER = """
 import sys
 from engine.process.launch import ensure_engine
+from store.paths import prepare
 from store.store import open_store
 with open_store(sys.argv[1]) as store:
     print("ready", flush=True)

@@ -805,3 +805,26 @@ def test_without_room_to_be_made_it_is_the_full_disk_that_is_told(monkeypatch, t
     monkeypatch.setattr("store.upkeep.gc.make_room", lambda root, num_bytes: 0)
     with pytest.raises(StoreFull, match="no space left"):
         gc.with_room(tmp_path, 7, store_it)
+
+
+def test_drafts_are_not_swept_while_anybody_writes(start, root, store):
+    """Whoever it is: the pid in a draft's name may be of another container."""
+    draft = root / "tmp" / "999999999-abc"
+    draft.write_bytes(b"half of it")
+    process = start(WRITER_THAT_WAITS, root)
+    process.read()
+    assert store.sweep() == 0
+    assert draft.exists()
+    process.kill()
+    assert store.sweep() == 1
+    assert not draft.exists()
+
+
+WRITER_THAT_WAITS = """
+import sys
+from pathlib import Path
+from store.upkeep.gc import writing
+with writing(Path(sys.argv[1])):
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
