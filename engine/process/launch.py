@@ -45,6 +45,14 @@ STOP_SECONDS = 60.0
 # How long the kernel may take to clear up after a killed process that had the memory of a large model.
 KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
+# What a run depends on and no run says: an engine has it from whoever started it.
+OWN_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "IMAGEIO_FFMPEG_EXE",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TMPDIR",
+)
 
 
 def ensure_engine(
@@ -73,6 +81,20 @@ def ensure_engine(
                 raise EngineUnavailable(_not_ready(store, child, leaving, timeout_seconds))
             time.sleep(POLL_SECONDS)
     return live[0]
+
+
+def other_variables(engine: EngineRecord) -> list[str]:
+    """The names in OWN_VARIABLES for which an engine has another value than this process; none where its environment
+    cannot be read."""
+    import psutil
+
+    if engine.pid == os.getpid():
+        return []
+    try:
+        theirs = psutil.Process(engine.pid).environ()
+    except (psutil.Error, OSError):
+        return []
+    return [name for name in OWN_VARIABLES if theirs.get(name) != os.environ.get(name)]
 
 
 def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[EngineRecord]:

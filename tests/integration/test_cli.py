@@ -300,6 +300,21 @@ def test_a_suspended_engine_is_ended_by_force(modiff):
     assert modiff.store.run(run_id).status == "interrupted"
 
 
+def test_a_run_on_an_engine_of_another_environment_says_so(modiff):
+    code, _, err = modiff("run", "micro", "--prompt", "steps 1")
+    assert code == 0
+    assert "the engine was started" not in err
+    modiff.environment["OMP_NUM_THREADS"] = "77"
+    code, _, err = modiff("run", "micro", "--prompt", "steps 1")
+    assert code == 0
+    assert (
+        err.count(
+            "the engine was started with another OMP_NUM_THREADS, which holds for this run too"
+        )
+        == 1
+    )
+
+
 def test_nohup_keeps_the_viewer(modiff):
     viewer = modiff.start(
         "run",

@@ -23,7 +23,7 @@ from engine.components import registry
 from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
 from engine.process import version
-from engine.process.launch import ensure_engine, kill_engines, stop_engine
+from engine.process.launch import ensure_engine, kill_engines, other_variables, stop_engine
 from engine.process.logs import log_path, redact
 from engine.process.version import installed_version
 from engine.process.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
@@ -833,6 +833,20 @@ def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
             file.write(b"\xaa" * 64)
     with pytest.raises((EngineUnavailable, StoreDamaged), match="is damaged"):
         ensure_engine(store)
+
+
+def test_who_finds_an_engine_is_told_where_its_environment_is_another(store, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("TMPDIR", str(store.root))
+    engine = start(store)
+    assert other_variables(engine) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("TMPDIR")
+    monkeypatch.setenv("PAGER", "of no matter")
+    assert other_variables(engine) == ["CUDA_VISIBLE_DEVICES", "TMPDIR"]
+    stop_engine(store)
+    while other_variables(engine):  # its lock goes before its process
+        time.sleep(0.01)
 
 
 # Versions
