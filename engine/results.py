@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from store.blobs import blobs
 from store.blobs.blobs import blob_path
+from store.breaker import Breaker
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.lineage.records import COMPUTED, REUSED, LinkRecord, RunRecord
 from store.store import Store
-from store.upkeep.gc import with_room, writing
+from store.upkeep.gc import WRITER_SECONDS, with_room, writing
 
 if TYPE_CHECKING:
     from engine.chain.journal import Entry
     from engine.reports import Control
-    from store.breaker import Breaker
     from store.index.index import Index
 
 Warn = Callable[[str], None]
@@ -113,12 +113,16 @@ class StoreResults(StoreRecords):
     the steps' pictures, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
 
     def __init__(
-        self, store: Store, run: RunRecord, previews: Callable[[], Index], breaker: Breaker
+        self,
+        store: Store,
+        run: RunRecord,
+        previews: Callable[[], Index],
+        breaker: Breaker | None = None,
     ) -> None:
         super().__init__(store)
         self._run = run
         self._previews = previews
-        self._breaker = breaker
+        self._breaker = breaker or Breaker(WRITER_SECONDS)
 
     def read(self, digest: str) -> bytearray:
         try:
