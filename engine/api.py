@@ -22,11 +22,12 @@ from presets.library import load_preset
 from presets.spec import RunSpec
 from presets.validation import validate
 from store.blobs.tensors import decode_tensors
+from store.breaker import Breaker
 from store.errors import StoreBusy, StoreError, StoreFull
 from store.index.index import open_index
 from store.lineage.events import Event
 from store.paths import prepare, store_root
-from store.store import Store, open_store
+from store.store import BUSY_SECONDS, Store, open_store
 from store.upkeep.gc import make_room
 
 KINDS = ("frames", "latents")
@@ -86,7 +87,8 @@ class TextToVideo:
         if seed is not None:
             spec = msgspec.structs.replace(spec, seed=seed)
         spec = validate(spec)
-        with open_store(self.store) as store, store.alone() as own:
+        breaker = Breaker(BUSY_SECONDS)
+        with open_store(self.store, breaker=breaker) as store, store.alone() as own:
             run_id = store.enqueue(encode_spec(spec), preset="", output="", engine=own)
             with _ended(store, run_id):
                 made = self._made(store, run_id, spec)

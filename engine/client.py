@@ -25,7 +25,7 @@ from presets.settings import changed_keys
 from presets.validation import validate
 from store.errors import StoreError
 from store.lineage.events import RunFinished, RunResumed
-from store.lineage.records import QUEUED, RUNNING, Segment
+from store.lineage.records import LATE_SECONDS, QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -269,6 +269,36 @@ def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[
                 return
         if not new and not _look_after(store, run_id):
             time.sleep(poll_seconds)
+
+
+def held_up(store: Store, run_id: str) -> str:
+    """What keeps a run, or the queue before it, from getting on while its engine lives, and what to type; "" while
+    that engine gives signs of life. Raises StoreError."""
+    if store.run(run_id).is_finished:
+        return ""
+    now = time.time_ns()
+    for engine in store.engines():
+        seconds = (now - engine.heartbeat_ns) / 1e9
+        if seconds < LATE_SECONDS:
+            continue
+        name = f"the engine (process {engine.pid})"
+        force = "`modiff engine stop --force` ends it, and its run can be resumed"
+        if _is_suspended(engine.pid):
+            return f"{name} is suspended; `kill -CONT {engine.pid}` lets it go on, {force}"
+        others = [pid for pid in store.writers() if pid != engine.pid]
+        if others:
+            return f"{name} waits for process {others[0]}, which holds the store; end that process, or let it go on"
+        return f"{name} has given no sign of life for {seconds:.0f} s; {force}"
+    return ""
+
+
+def _is_suspended(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
 
 
 def _attempt_start(store: Store, run_id: str) -> int:

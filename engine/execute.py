@@ -389,7 +389,7 @@ class Execution:
         last = plan.chain[-1]
         kept: Collection[int] | None = None
         show: Callable[[Tensor], Preview] | None = None
-        with self.results.journal(self.control.warn) as journal:
+        with self.results.journal(self.control) as journal:
             for number, made in enumerate(steps):
                 node, latents = made.node, made.outputs["latents"]["latents"]
                 if not number:
@@ -407,6 +407,7 @@ class Execution:
                         latents,
                         tensors,
                         is_keyframe,
+                        made.outputs["state"],
                         _preview(show, made),
                         self._trusted(link.key),
                     )

@@ -95,12 +95,13 @@ def write_video(path: Path, frames: Tensor, *, fps: int, comment: str) -> None:
     write_bytes(path, encode_video([frames], fps=fps, size=(height, width), comment=comment))
 
 
-def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
+def write_frames(folder: Path, frames: Iterable[Tensor], *, replaces: bool = True) -> None:
     """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, as they come. Frames of an earlier run
-    that were in the folder are removed at the end, anything else in it stays."""
+    that were in the folder are removed at the end, anything else in it stays. Raises FileExistsError where there is
+    such a folder and it may not take it."""
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=replaces)
     count = 0
     for chunk in frames:
         for frame in chunk.reshape(-1, *chunk.shape[-3:]):
@@ -112,6 +113,7 @@ def write_frames(folder: Path, frames: Iterable[Tensor]) -> None:
             old.unlink()
 
 
-def write_bytes(path: Path, data: bytes | bytearray) -> None:
-    with written_whole(path) as draft:
+def write_bytes(path: Path, data: bytes | bytearray, *, replaces: bool = True) -> None:
+    """Raises FileExistsError where something has that name and it may not replace it, other OSErrors as they come."""
+    with written_whole(path, replaces=replaces) as draft:
         draft.write_bytes(data)

@@ -22,10 +22,12 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Control:
-    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it."""
+    """How a run talks and listens. check: raises RunCancelled or RunPaused once somebody asked for it; is_asked: says
+    so. Both are for the run's own thread."""
 
     emit: Emit
     check: Callable[[], None]
+    is_asked: Callable[[], bool] = lambda: False
     _told: set[str] = field(default_factory=set)
 
     def warn(self, text: str) -> None:

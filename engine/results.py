@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from store.blobs import blobs
 from store.blobs.blobs import blob_path
+from store.breaker import Breaker
 from store.errors import BlobCorrupt, BlobMissing, StoreError
 from store.lineage.records import COMPUTED, REUSED, LinkRecord, RunRecord
 from store.store import Store
-from store.upkeep.gc import with_room, writing
+from store.upkeep.gc import WRITER_SECONDS, with_room, writing
 
 if TYPE_CHECKING:
     from engine.chain.journal import Entry
+    from engine.reports import Control
     from store.index.index import Index
 
 Warn = Callable[[str], None]
@@ -75,7 +77,7 @@ class Results(Known, Protocol):
         """Records that the run took a result from here."""
         ...
 
-    def journal(self, warn: Warn) -> AbstractContextManager[Takes]:
+    def journal(self, control: Control) -> AbstractContextManager[Takes]:
         """What takes the steps of a chain."""
         ...
 
@@ -108,23 +110,31 @@ class StoreRecords:
 
 class StoreResults(StoreRecords):
     """The results of one run in its store. Not to be shared between threads. previews: gives the index that takes
-    the steps' pictures, which nobody else uses meanwhile."""
+    the steps' pictures, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
 
-    def __init__(self, store: Store, run: RunRecord, previews: Callable[[], Index]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: RunRecord,
+        previews: Callable[[], Index],
+        breaker: Breaker | None = None,
+    ) -> None:
         super().__init__(store)
         self._run = run
         self._previews = previews
+        self._breaker = breaker or Breaker(WRITER_SECONDS)
 
     def read(self, digest: str) -> bytearray:
         try:
             return blobs.get(self._store.root, digest)
         except (BlobMissing, BlobCorrupt):
-            self._store.forget_blob(digest)
+            with suppress(StoreError):  # its file is gone, which is what plans look at
+                self._store.forget_blob(digest)
             raise
 
     def keep(self, data: bytes | bytearray, warn: Warn) -> None:
         try:
-            with writing(self._store.root):
+            with writing(self._store.root, self._breaker):
                 blobs.put(self._store.root, data)
         except StoreError as error:
             warn(f"the latents could not be stored: {error}")
@@ -142,7 +152,7 @@ class StoreResults(StoreRecords):
         store = self._store
 
         def store_it() -> None:
-            with writing(store.root):
+            with writing(store.root, self._breaker):
                 known = store.find_links([link.key]).get(link.key)
                 if known is not None and known.digest and not is_stored(store, known.digest):
                     store.forget_blob(known.digest)  # else the new bytes would not replace it
@@ -174,7 +184,7 @@ class StoreResults(StoreRecords):
     ) -> None:
         store = self._store
         try:
-            with writing(store.root):
+            with writing(store.root, self._breaker):
                 # as it is now, since a clean-up may have thinned it
                 store.record_link(
                     self._run.id,
@@ -189,10 +199,10 @@ class StoreResults(StoreRecords):
         except StoreError as error:
             warn(f"what was reused could not be recorded: {error}")
 
-    def journal(self, warn: Warn) -> AbstractContextManager[Takes]:
+    def journal(self, control: Control) -> AbstractContextManager[Takes]:
         from engine.chain.journal import Journal
 
-        return Journal(self._store.root, self._run.id, warn, self._previews())
+        return Journal(self._store.root, self._run.id, control, self._previews(), self._breaker)
 
     def note_environment(self, environment: str, warn: Warn) -> None:
         try:
@@ -263,7 +273,7 @@ class MemoryResults:
     def reuse(self, link: LinkRecord, warn: Warn, **place: Any) -> None:
         pass
 
-    def journal(self, warn: Warn) -> AbstractContextManager[Takes]:
+    def journal(self, control: Control) -> AbstractContextManager[Takes]:
         return nullcontext(self)
 
     def note_environment(self, environment: str, warn: Warn) -> None:

@@ -23,10 +23,12 @@ from engine.tasks.route import Route, route_of
 from engine.tasks.wan import graph_of, num_tokens
 from presets.spec import RunSpec
 from store.blobs import blobs
+from store.breaker import Breaker
 from store.index.index import open_index
 from store.lineage.events import PlanMade, Verified
 from store.lineage.records import RunRecord
 from store.store import Store
+from store.upkeep.gc import WRITER_SECONDS
 
 if TYPE_CHECKING:
     from engine.components.residents import Residents
@@ -41,6 +43,7 @@ class Runner:
         self.store = store
         self._residents = residents
         self._index: Index | None = None
+        self._breaker = Breaker(WRITER_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -76,12 +79,11 @@ class Runner:
             targets = targets_of(route, describe, run.stop_at)
             made = self._made(run, route, targets, describe, control)
         with control.stage("mux"):
-            path = _free_path(Path(run.output), spec, run.id, made, earlier, control)
             try:
-                return made.write(path, spec)
+                return _written(Path(run.output), spec, run.id, made, earlier, control)
             except OSError as error:  # it speaks of a draft, which nobody named
                 raise RunFailed(
-                    f"cannot write {path} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
+                    f"cannot write {run.output} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
                     f"`modiff branch {run.id} --at decode --output FILE` writes it elsewhere"
                 ) from error
 
@@ -112,7 +114,8 @@ class Runner:
     ) -> Made:
         """What the run makes, from the store as far as that has it."""
         keeping = _keeping(route, describe, run.stop_at)
-        results = StoreResults(self.store, run, self._previews)
+        self._breaker.should_stop = control.is_asked
+        results = StoreResults(self.store, run, self._previews, self._breaker)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
         plan = execution.plan()
         control.emit(plan_made(plan))
@@ -131,7 +134,7 @@ class Runner:
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
-        if self._index is None or self._index.previews.is_off:
+        if self._index is None:
             self._index = open_index(self.store.root)
         return self._index
 
@@ -172,15 +175,17 @@ class Made:
         data = {"video": self.video, "latents": self.latents}.get(kind)
         return data is not None and path.is_file() and path.read_bytes() == data
 
-    def write(self, path: Path, spec: RunSpec) -> str:
-        """Writes the files of the run and returns the path of the main one."""
+    def write(self, path: Path, spec: RunSpec, replaced: Collection[Path]) -> str:
+        """Writes the files of the run and returns the path of the main one. replaced: those that may be there
+        already; raises FileExistsError where another one is."""
         targets = output_paths(path, spec.output.kinds)
+        may = {kind: target in replaced for kind, target in targets.items()}
         if "video" in targets and self.video is not None:
-            media.write_bytes(targets["video"], self.video)
+            media.write_bytes(targets["video"], self.video, replaces=may["video"])
         if "frames" in targets and self.frames is not None:
-            media.write_frames(targets["frames"], self.frames)
+            media.write_frames(targets["frames"], self.frames, replaces=may["frames"])
         if "latents" in targets and self.latents is not None:
-            media.write_bytes(targets["latents"], self.latents)
+            media.write_bytes(targets["latents"], self.latents, replaces=may["latents"])
         return str(next(iter(targets.values())))
 
 
@@ -204,7 +209,7 @@ def _control(emit: Emit, cancelled: Callable[[], bool], paused: Callable[[], boo
         if paused():
             raise RunPaused
 
-    return Control(emit, check)
+    return Control(emit, check, lambda: cancelled() or paused())
 
 
 def plan_made(plan: Plan) -> PlanMade:
@@ -245,28 +250,40 @@ def _noise_device(spec: RunSpec) -> str:
     return torch_device("auto").type
 
 
-def _free_path(
+def _written(
     path: Path,
     spec: RunSpec,
     run_id: str,
     made: Made,
     earlier: Collection[str],
     control: Control,
-) -> Path:
-    """The output path, or one named after the run where somebody else's file took it in the meantime.
+) -> str:
+    """Writes the outputs, beside those of somebody else that took the name in the meantime; returns the main path.
 
     earlier: digests of what the run wrote there before, when it was to stop early.
     """
-    taken = [
-        target
-        for kind, target in output_paths(path, spec.output.kinds).items()
-        if target.exists() and not made.is_at(kind, target) and not _is_one_of(target, earlier)
-    ]
-    if not taken or spec.output.overwrite:
-        return path
+    targets = output_paths(path, spec.output.kinds)
+    present = [target for target in targets.values() if target.exists()]
+    taken = (
+        []
+        if spec.output.overwrite
+        else [
+            target
+            for kind, target in targets.items()
+            if target in present
+            and not made.is_at(kind, target)
+            and not _is_one_of(target, earlier)
+        ]
+    )
+    if not taken:
+        try:
+            # What nobody had when we looked, somebody may have by now.
+            return made.write(path, spec, targets.values() if spec.output.overwrite else present)
+        except FileExistsError as error:
+            taken = [Path(error.filename2 or error.filename)]
     free = path.with_stem(f"{path.stem}-{run_id}")
     control.warn(f"{taken[0]} appeared during the run; writing {free}")
-    return free
+    return made.write(free, spec, output_paths(free, spec.output.kinds).values())
 
 
 def _is_one_of(path: Path, digests: Collection[str]) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
+from store.breaker import Breaker
 from store.errors import StoreBusy, StoreError, StoreUnwritable
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-POLL_SECONDS = 0.01
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +58,64 @@ def try_acquire(path: Path, *, shared: bool = False) -> HeldLock | None:
     return HeldLock(path, descriptor)
 
 
-def acquire(path: Path, *, timeout_seconds: float, shared: bool = False) -> HeldLock:
-    """Take the lock, waiting for its holder; StoreBusy when that takes too long."""
-    deadline = time.monotonic() + timeout_seconds
-    while (lock := try_acquire(path, shared=shared)) is None:
-        if time.monotonic() > deadline:
-            raise StoreBusy(
-                f"another process has held {path} for more than {timeout_seconds:g} s; try again"
-            )
-        time.sleep(POLL_SECONDS)
+def acquire(
+    path: Path, *, timeout_seconds: float, shared: bool = False, breaker: Breaker | None = None
+) -> HeldLock:
+    """Take the lock, waiting for its holder; StoreBusy, which names it, when that takes too long.
+
+    breaker: decides how long, in the place of timeout_seconds.
+    """
+    lock = (breaker or Breaker(timeout_seconds)).wait(lambda: try_acquire(path, shared=shared))
+    if lock is None:
+        raise StoreBusy(f"{path} is held by {holder(path)}; try again, or end that process")
     return lock
+
+
+def holder(path: Path, byte: int | None = None) -> str:
+    """Who holds a lock, for people: "process 123 (modiff, suspended)", or "another process" where nobody can tell.
+
+    byte: of a lock on one byte of the file, instead of its flock.
+    """
+    for pid in holders(path, byte):
+        try:
+            # PID (NAME) STATE ...: the name may hold blanks and parentheses itself
+            name, _, rest = (
+                (_PROC / str(pid) / "stat").read_text().partition("(")[2].rpartition(")")
+            )
+        except OSError:
+            return f"process {pid}"
+        printable = "".join(character for character in name if character.isprintable())
+        return f"process {pid} ({printable}{', suspended' if rest.split()[:1] == ['T'] else ''})"
+    return "another process"
+
+
+def holders(path: Path, byte: int | None = None) -> list[int]:
+    """The pids of the processes that hold a lock, as far as the system tells; only Linux does, and only of processes
+    that it shows. byte: as of `holder`."""
+    try:
+        status = os.stat(path)
+        lines = (_PROC / "locks").read_text().splitlines()
+    except OSError:
+        return []
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    found = []
+    for line in lines:
+        # NUMBER: KIND ADVISORY MODE PID DEVICE:INODE FIRST LAST; "->" in the second place for one who waits
+        fields = line.split()
+        if len(fields) != 8 or fields[5] != f"{device}:{status.st_ino}":
+            continue
+        _, kind, _, mode, pid, _, first, last = fields
+        if byte is None:
+            is_it = kind == "FLOCK"
+        else:
+            is_it = mode == "WRITE" and kind in ("POSIX", "OFDLCK") and _covers(first, last, byte)
+        if is_it and int(pid) > 0:
+            found.append(int(pid))
+    return found
+
+
+def _covers(first: str, last: str, byte: int) -> bool:
+    return int(first) <= byte and (last == "EOF" or byte <= int(last))
 
 
 def is_held(path: Path) -> bool:

@@ -44,12 +44,15 @@ def engine_log(root: Path, pid: int) -> Path:
 
 
 def prepare(root: Path) -> None:
-    """Create the folders of a store that are not there yet.
+    """Create the folders of a store that are not there yet, those above it too, for this user alone.
 
     Raises StoreUnwritable where they cannot be made, or are not on one disk.
     """
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `parents=True` would make those above for everybody
+        for missing in [each for each in root.parents if not each.exists()][::-1]:
+            missing.mkdir(mode=0o700, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
         for name in FOLDERS:
             (root / name).mkdir(mode=0o700, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

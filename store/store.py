@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from store.blobs import files
 from store.database import database
 from store.errors import StoreBusy, StoreDamaged, StoreFull, StoreUnwritable
 from store.lineage import ancestry, engines, history, links, queue, runs
 from store.lineage.events import StageFinished
 from store.lineage.records import RUNNING, RunRecord
 from store.paths import absolute_root, store_root
+from store.upkeep import gc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from store.breaker import Breaker
     from store.database.database import Lineage
     from store.errors import StoreError
     from store.lineage.events import Event
@@ -43,13 +44,20 @@ BUSY_SECONDS = 10.0
 VERIFICATION_NS = 3600 * 10**9
 
 
-def open_store(root: Path | str | None = None, *, busy_seconds: float = BUSY_SECONDS) -> Store:
+def open_store(
+    root: Path | str | None = None,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+    breaker: Breaker | None = None,
+) -> Store:
     """Open the store at `root` (the user's own by default), creating or migrating it if needed.
 
-    busy_seconds is how long a write waits for another process's before it raises StoreBusy.
+    busy_seconds is how long a write waits for another process's before it raises StoreBusy; with a breaker, that
+    decides it.
     """
     folder = store_root() if root is None else absolute_root(root)
-    return Store(database.open_lineage(folder, busy_seconds=busy_seconds))
+    lineage = database.open_lineage(folder, busy_seconds=busy_seconds, breaker=breaker)
+    return Store(lineage)
 
 
 def open_as_it_is(
@@ -89,16 +97,18 @@ class Store:
         database.check(self.lineage)
 
     def is_in_place(self) -> bool:
-        """Whether the database is still where it was opened (the folder may have been removed)."""
-        return self.lineage.path.exists()
+        """Whether the database is still where it was opened: its folder may have been removed, or replaced."""
+        return database.is_in_place(self.lineage)
 
     def sweep(self) -> int:
         """Remove unfinished writes of processes that are gone, and runs that verified another and
-        ended an hour ago; returns how many."""
+        ended an hour ago; returns how many. The writes wait for the next time while somebody writes."""
         before_ns = time.time_ns() - VERIFICATION_NS
-        return files.sweep_drafts(self.root) + runs.remove_verifications(
-            self.lineage, before_ns=before_ns
-        )
+        return gc.sweep(self.root) + runs.remove_verifications(self.lineage, before_ns=before_ns)
+
+    def writers(self) -> list[int]:
+        """The pids of the processes that hold the database for a write, as far as the system tells."""
+        return database.writers(self.lineage)
 
     # The queue
 

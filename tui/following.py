@@ -151,10 +151,25 @@ def watch_run(
     with closing(open_display(quiet=quiet)) as display:
         try:
             display.note(title or f"run {run_id}{_queue_note(store, run_id)}")
+            if not quiet and (line := _environment_note(store)):
+                display.note(line)
             return watch(store, run_id, display, signals, cancel_too=cancel_too)
         except (EngineUnavailable, StoreError):
             withdraw(store, run_id)
             raise
+
+
+def _environment_note(store: Store) -> str:
+    """That the engine at work has another environment than this command, where that matters; or nothing."""
+    from engine.process.launch import other_variables
+
+    names = {name for engine in store.engines() for name in other_variables(engine)}
+    if not names:
+        return ""
+    return (
+        f"the engine was started with another {', '.join(sorted(names))}, which holds for this run too; "
+        "`modiff engine stop` lets the next run start one with yours"
+    )
 
 
 def withdraw(store: Store, *run_ids: str) -> None:

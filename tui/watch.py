@@ -10,10 +10,12 @@ from __future__ import annotations
 import queue
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from engine.client import follow
+from engine.client import follow, held_up
+from store.errors import StoreError
 from store.store import open_store
 from tui.progress import Progress
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from tui.progress import Display
 
 TICK_SECONDS = 0.1
+# How often to look whether the engine still gives signs of life.
+LOOK_SECONDS = 2.0
 
 
 class Signals:
@@ -77,7 +81,8 @@ def watch(
     # A daemon: who leaves at once must not wait for an engine that is only starting.
     threading.Thread(target=_read, args=(store.root, run_id, arrived), daemon=True).start()
     progress = Progress()
-    cancel_asked = False
+    cancel_asked = is_held_up = False
+    looked = time.monotonic()
     while progress.finished is None and not signals.ended_by:
         if signals.interrupts and not cancel_asked:
             cancel_asked = True
@@ -95,7 +100,23 @@ def watch(
             progress.apply(event)
             display.update(progress, event)
         display.tick(progress)
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            is_held_up = _note_held_up(store, run_id, display, is_held_up)
     return Watched(progress, cancel_asked)
+
+
+def _note_held_up(store: Store, run_id: str, display: Display, is_told: bool) -> bool:
+    """Say what keeps a run from getting on, and when it gets on again; whether something does."""
+    try:
+        line = held_up(store, run_id)
+    except StoreError:  # who reads the events meets it too
+        return is_told
+    if line and not is_told:
+        display.note(line)
+    elif is_told and not line:
+        display.note("the engine gives signs of life again")
+    return bool(line)
 
 
 def _read(root: Path, run_id: str, arrived: queue.SimpleQueue[Event | Exception]) -> None:

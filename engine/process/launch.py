@@ -7,9 +7,12 @@ engine lock lets one of the processes stay, and every starter finds that one.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import site
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,13 +25,15 @@ from typing import TYPE_CHECKING
 from engine.errors import EngineUnavailable
 from engine.process.logs import last_line, log_path
 from engine.process.version import installed_version
+from store import locks
 from store.blobs.files import disk_error
+from store.errors import StoreBusy, StoreFull
+from store.lineage.records import EngineRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
-    from store.lineage.records import EngineRecord
     from store.store import Store
 
 # -P: a folder named `engine` where the user happens to be must not be taken for ours.
@@ -37,7 +42,17 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "engine.process.worker")
 _WORKER_NAMES = ("engine.process.worker", "engine.worker")
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
+# How long the kernel may take to clear up after a killed process that had the memory of a large model.
+KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
+# What a run depends on and no run says: an engine has it from whoever started it.
+OWN_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "IMAGEIO_FFMPEG_EXE",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TMPDIR",
+)
 
 
 def ensure_engine(
@@ -68,6 +83,20 @@ def ensure_engine(
     return live[0]
 
 
+def other_variables(engine: EngineRecord) -> list[str]:
+    """The names in OWN_VARIABLES for which an engine has another value than this process; none where its environment
+    cannot be read."""
+    import psutil
+
+    if engine.pid == os.getpid():
+        return []
+    try:
+        theirs = psutil.Process(engine.pid).environ()
+    except (psutil.Error, OSError):
+        return []
+    return [name for name in OWN_VARIABLES if theirs.get(name) != os.environ.get(name)]
+
+
 def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[EngineRecord]:
     """Stop the store's engines and wait until they are gone; returns those that were alive.
 
@@ -76,7 +105,7 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
     """
     stopped = store.engines()
     for engine in stopped:
-        if not _is_here(engine) and store.is_engine_alive(engine.id):
+        if not _is_engine(engine.pid) and store.is_engine_alive(engine.id):
             raise EngineUnavailable(
                 f"process {engine.pid} of this machine is not the engine, which runs elsewhere "
                 f"(host {engine.host}, perhaps a container); stop it there"
@@ -94,19 +123,96 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
         if time.monotonic() > deadline:
             raise EngineUnavailable(
                 f"the engine (process {waiting[0].pid}) is still busy after {timeout_seconds:g} s; "
-                "stop it again to end it at once"
+                "`modiff engine stop --force` ends it at once"
             )
         time.sleep(POLL_SECONDS)
     store.recover_if_possible()  # on a full disk the engine is stopped all the same
     return stopped
 
 
-def _is_here(engine: EngineRecord) -> bool:
-    """Whether the pid is an engine's also here: in another container it is someone else's."""
+def kill_engines(store: Store) -> list[EngineRecord]:
+    """End the store's engines with SIGKILL, whatever they do; returns those that were alive.
+
+    For engines that hang or are suspended, which no request reaches. What they stored stays, their run becomes
+    interrupted. Also for one that is in no list, because it hung before it was or after it had left it; its id is "".
+    Raises EngineUnavailable where a process is not surely the engine, or does not end.
+    """
+    alone = store.root / "locks" / "engine"
+    killed = store.engines()
+    unlisted = set(locks.holders(alone)) - {engine.pid for engine in killed} - {os.getpid()}
+    for engine in killed:
+        _kill(engine.pid, store.root / "locks" / f"engine-{engine.id}")
+    for pid in unlisted:
+        _kill(pid, alone)
+        killed.append(EngineRecord("", pid, socket.gethostname(), 0, 0, ""))
+    deadline = time.monotonic() + KILL_SECONDS
+    while waiting := [
+        engine.pid
+        for engine in killed
+        if (store.is_engine_alive(engine.id) if engine.id else engine.pid in locks.holders(alone))
+    ]:
+        if time.monotonic() > deadline:
+            raise EngineUnavailable(
+                f"the engine (process {waiting[0]}) was killed and has not ended after {KILL_SECONDS:g} s: "
+                "it waits for a device; look at that, or restart the machine"
+            )
+        time.sleep(POLL_SECONDS)
+    with contextlib.suppress(
+        StoreBusy, StoreFull
+    ):  # the next who looks records what became of its run
+        store.recover()
+    return killed
+
+
+def _kill(pid: int, lock: Path) -> None:
+    """SIGKILL a process, if it is the engine that holds this lock, and not somebody who has its pid by now."""
+    try:
+        with _signalled(pid) as send:
+            # What is found out here is of the very process that gets the signal.
+            holders = locks.holders(lock)
+            if not holders and not locks.is_held(lock):
+                return  # it has just left
+            if not _is_engine(pid) or (holders and pid not in holders):
+                raise EngineUnavailable(
+                    f"process {pid} of this machine is not the engine, which runs elsewhere "
+                    "(perhaps in a container); end it there"
+                )
+            send(signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise EngineUnavailable(
+            f"the engine (process {pid}) belongs to another user and cannot be ended"
+        ) from error
+
+
+@contextlib.contextmanager
+def _signalled(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """Sends signals to the process that has this pid now, and to no later one where the system has descriptors of
+    processes. Raises ProcessLookupError where there is none."""
+    if sys.platform != "linux":
+        yield lambda number: os.kill(pid, number)
+        return
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+        yield lambda number: os.kill(pid, number)  # an old kernel, or a container that forbids it
+        return
+    try:
+        yield lambda number: signal.pidfd_send_signal(descriptor, number)
+    finally:
+        os.close(descriptor)
+
+
+def _is_engine(pid: int) -> bool:
+    """Whether a process is an engine by its command line, or that cannot be read: in another container the pid is
+    someone else's."""
     import psutil
 
     try:
-        arguments = psutil.Process(engine.pid).cmdline()
+        arguments = psutil.Process(pid).cmdline()
     except psutil.AccessDenied:  # another user's; that it cannot be stopped is told by the signal
         return True
     except psutil.NoSuchProcess:
@@ -163,7 +269,7 @@ def _not_ready(
     if child is None:
         return (
             f"the engine of another version (process {leaving[0].pid}) has not left after "
-            f"{seconds:g} s; end that process"
+            f"{seconds:g} s; `modiff engine stop --force` ends it, or end that process"
         )
     log = log_path(store.root, child.pid)
     return f"the engine (process {child.pid}) was not ready after {seconds:g} s; see {log}"

@@ -11,6 +11,7 @@ import faulthandler
 import logging
 import os
 import re
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOGS_KEPT = 20
+# More than anybody reads; a library that complains at every step of a long run would fill the disk.
+MAX_LOG_BYTES = 16 * 1024 * 1024
+OLD_SUFFIX = ".log.old"
 MAX_LINE_CHARACTERS = 1000
 MIN_SECRET_CHARACTERS = 8
+
+log = logging.getLogger(__name__)
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SECRET_SHAPES = (
@@ -72,6 +78,26 @@ def start_logging(root: Path) -> None:
     _remove_old_logs(path.parent)
 
 
+def bound_log(root: Path) -> None:
+    """Keep this process's log within a bound: what goes beyond it moves aside, in the place of what did before.
+
+    Whoever writes to it goes on in the same file, libraries and child programs too.
+    """
+    path = log_path(root, os.getpid())
+    aside = path.with_suffix(OLD_SUFFIX)
+    with contextlib.suppress(OSError):  # a full disk, say: the next time is in a second
+        if path.stat().st_size <= MAX_LOG_BYTES:
+            return
+        with path.open("rb") as log_file, open(aside, "wb", opener=_private) as old:
+            shutil.copyfileobj(log_file, old)
+        os.truncate(path, 0)  # all of them append
+        log.info("what the log held before is in %s", aside)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
 def redact(text: str) -> str:
     """The text without secrets that can be told as such."""
     for name, value in os.environ.items():
@@ -106,4 +132,5 @@ def _remove_old_logs(folder: Path) -> None:
     with contextlib.suppress(OSError):  # another engine may be doing the same
         by_age = sorted(folder.glob("engine-*.log"), key=lambda path: path.stat().st_mtime)
         for path in by_age[:-LOGS_KEPT]:
+            path.with_suffix(OLD_SUFFIX).unlink(missing_ok=True)
             path.unlink()

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.errors import EngineError, RunCancelled, RunPaused
 from engine.process.digesting import Digester
-from engine.process.logs import log_path, one_line, start_logging
+from engine.process.logs import bound_log, log_path, one_line, start_logging
 from engine.process.version import installed_version
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.spec import RunSpec
 from store import locks
+from store.breaker import Breaker
 from store.errors import EngineRetired, StoreBusy, StoreError, StoreFull
 from store.lineage import queue
 from store.lineage.events import Message
@@ -52,6 +53,10 @@ DIGEST_AFTER_SECONDS = 2.0
 FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
 # Between attempts to lease a run from a store that is full or busy.
 RETRY_SECONDS = 1.0
+# How soon an engine that pauses notices that it is to stop.
+STOP_POLL_SECONDS = 0.1
+# Warnings of one run that wait for a store that takes no events; more of them say nothing new.
+MAX_LATE = 20
 
 log = logging.getLogger("engine.process.worker")
 
@@ -106,6 +111,8 @@ class Worker:
         self.stop = stop
         self.runner: Executor | None = None
         self.is_store_failing = False
+        self.present = ""  # the run at work
+        self.late: list[Event] = []
         # (run, status, error, output) of ends that the store could not take yet
         self.owed: list[tuple[str, str, str, str]] = []
         self.digester = Digester(store.root)
@@ -123,6 +130,8 @@ class Worker:
                 self._record_owed()
                 run = self._lease()
                 self.is_store_failing = False
+                if run is None and self._is_over(time.monotonic() - idle_since, idle_seconds):
+                    return
             except EngineRetired as error:
                 log.info("%s; exiting", error)
                 return
@@ -131,24 +140,40 @@ class Worker:
                 idled = time.monotonic() - idle_since >= idle_seconds
                 if self.owed and idled and not self.store.num_queued():
                     return  # whoever sees the lock free ends those runs
-                time.sleep(RETRY_SECONDS)
+                self._sleep(RETRY_SECONDS)
                 continue
             if run is not None:
                 self.digester.pause()
                 self.execute(run)
                 idle_since = time.monotonic()
                 continue
-            if not self.store.is_in_place():
-                log.warning("the store was removed; exiting")
-                return
-            seconds = time.monotonic() - idle_since
-            if seconds >= DIGEST_AFTER_SECONDS:
+            if time.monotonic() - idle_since >= DIGEST_AFTER_SECONDS:
                 self.digester.resume()
-            if seconds >= idle_seconds and self.store.retire_engine(self.engine_id):
-                log.info("nothing to do for %g s; exiting", idle_seconds)
-                return
             time.sleep(POLL_SECONDS)
         log.info("asked to stop; exiting")
+
+    def _is_over(self, seconds: float, idle_seconds: float) -> bool:
+        """Whether an engine that has had nothing to do for so long is to leave."""
+        if not self.store.is_in_place():
+            log.warning("the store was removed or replaced; exiting")
+            return True
+        if seconds >= idle_seconds and self.store.retire_engine(self.engine_id):
+            log.info("nothing to do for %g s; exiting", idle_seconds)
+            return True
+        return False
+
+    def is_asked(self) -> bool:
+        """Whether somebody wants the engine or its present run to end: then nothing is waited for."""
+        if self.stop.is_set:
+            return True
+        run = self.present
+        return bool(run) and (self.store.cancel_requested(run) or self.store.pause_requested(run))
+
+    def _sleep(self, seconds: float) -> None:
+        """Pause, but not beyond a request to stop."""
+        last = time.monotonic() + seconds
+        while not self.stop.is_set and (left := last - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_POLL_SECONDS))
 
     def _lease(self) -> RunRecord | None:
         """The next run; raises EngineRetired where an engine of other code is to have it."""
@@ -163,7 +188,10 @@ class Worker:
     def execute(self, run: RunRecord) -> None:
         """Execute one leased run and record how it ended."""
         log.info("run %s started", run.id)
+        self.present = run.id
         status, error, output = self._outcome(run)
+        self.present = ""
+        self._tell_late(run.id)
         self._make_room(run.id)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
         self._finish(run.id, status, error, output)
@@ -200,7 +228,7 @@ class Worker:
                     self.owed.append((run_id, status, error, output))
                     return
                 self._tell_once(f"run {run_id}: its end cannot be recorded yet", failure)
-                time.sleep(pause)
+                self._sleep(pause)
             except StoreError:
                 log.exception("run %s: its end (%s) is not recorded", run_id, status)
                 return
@@ -222,13 +250,23 @@ class Worker:
             del self.owed[0]
 
     def _emit(self, run_id: str, event: Event) -> None:
-        """Log an event of a run; one that the store cannot take is dropped."""
+        """Log an event of a run; one that the store cannot take is dropped, unless it is a warning."""
         try:
-            self.store.append(run_id, [event])
+            self.store.append(run_id, [*self.late, event])
         except (StoreFull, StoreBusy) as error:
             self._tell_once(f"run {run_id}: events are dropped", error)
+            if isinstance(event, Message) and event.level != "info":
+                self.late = [*self.late, event][:MAX_LATE]
         else:
+            self.late = []
             self.is_store_failing = False
+
+    def _tell_late(self, run_id: str) -> None:
+        """The last chance of the warnings that wait."""
+        if self.late:
+            with contextlib.suppress(StoreError):
+                self.store.append(run_id, self.late)
+            self.late = []
 
     def _tell_once(self, what: str, error: StoreError) -> None:
         """One line for a store that fails, however often it does before it works again."""
@@ -277,7 +315,8 @@ def serve(
     Returns whether it left runs in the queue because other code was installed since it began.
     """
     stop = StopFlag()
-    with open_store(store_root, busy_seconds=BUSY_SECONDS) as store:
+    breaker = Breaker(BUSY_SECONDS, lambda: stop.is_set)
+    with open_store(store_root, busy_seconds=BUSY_SECONDS, breaker=breaker) as store:
         alone = locks.try_acquire(store.root / "locks" / "engine")
         if alone is None:
             log.info("another engine serves %s; exiting", store.root)
@@ -287,6 +326,7 @@ def serve(
             store.sweep()
             engine_id = queue.new_id()
             worker = Worker(store, engine_id, make_runner, stop)
+            breaker.should_stop = worker.is_asked
             with (
                 store.register_engine(engine_id, pid=os.getpid(), version=worker.version),
                 _heartbeat(store, engine_id),
@@ -320,13 +360,20 @@ def _heartbeat(store: Store, engine_id: str) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
-        try:
-            with open_store(store.root, busy_seconds=BUSY_SECONDS) as own:
-                while not ended.wait(HEARTBEAT_SECONDS):
-                    with contextlib.suppress(StoreFull, StoreBusy):  # the next one may succeed
-                        own.heartbeat(engine_id)
-        except StoreError as error:
-            log.warning("no more heartbeats: %s", one_line(error))
+        own: Store | None = None
+        is_failing = False
+        while not ended.wait(HEARTBEAT_SECONDS):
+            try:
+                own = own or open_store(store.root, busy_seconds=HEARTBEAT_SECONDS)
+                own.heartbeat(engine_id)
+                is_failing = False
+                bound_log(store.root)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next one may succeed
+                if not is_failing:
+                    log.warning("no heartbeat: %s", one_line(error))
+                is_failing = True
+        if own is not None:
+            own.close()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

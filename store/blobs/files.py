@@ -90,6 +90,8 @@ def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
             os.replace(draft, path)
         else:
             _take_name(draft, path)
+        with contextlib.suppress(OSError):  # a share that cannot do it has the file all the same
+            sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

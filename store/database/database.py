@@ -20,6 +20,7 @@ import msgspec
 
 from store import locks
 from store.blobs.files import FULL_ADVICE, disk_error, write_durably
+from store.breaker import TRY_SECONDS
 from store.database.backups import back_up
 from store.database.filesystems import is_full, refuse_network
 from store.database.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
@@ -37,6 +38,8 @@ from store.paths import prepare
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from store.breaker import Breaker
 
 MIGRATE_TIMEOUT_SECONDS = 30.0
 MIN_PAGE_BYTES = 512
@@ -57,14 +60,22 @@ _FULL = 13
 _INCREMENTAL = 2
 # Of a full disk SQLite says one of these where it has no words of its own for what it could not write.
 _MAYBE_FULL = {8, 10, 14}
+# Where SQLite keeps the lock of a writer: a byte of the shared memory beside the write-ahead log.
+_WRITE_LOCK = ("-shm", 120)
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One connection to a store's database, of the thread that opened it."""
+    """One connection to a store's database, of the thread that opened it.
+
+    breaker: how long its writes wait for those of others; None for as long as the connection does. file: device and
+    inode of what was opened.
+    """
 
     root: Path
     db: Database
+    breaker: Breaker | None = None
+    file: tuple[int, int] | None = None
 
     @property
     def path(self) -> Path:
@@ -74,7 +85,7 @@ class Lineage:
         self.db.close()
 
 
-def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
+def open_lineage(root: Path, *, busy_seconds: float, breaker: Breaker | None = None) -> Lineage:
     """Open the database of the store at `root`, creating or migrating it where needed.
 
     A database that holds runs is copied to backup/ before it is migrated.
@@ -85,7 +96,7 @@ def open_lineage(root: Path, *, busy_seconds: float) -> Lineage:
     _refuse_lost(root)
     with _translated(path):
         _create_private(path)
-        lineage = _connected(root, str(path), busy_seconds)
+        lineage = _connected(root, str(path), busy_seconds, breaker=breaker)
         try:
             if _pragma(lineage, "user_version") < SCHEMA_VERSION:
                 _migrate(lineage)
@@ -132,7 +143,7 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
         if durable:
             connection.execute("PRAGMA synchronous=FULL")
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(lineage)
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -145,6 +156,57 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
         finally:
             if durable:
                 connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin(lineage: Lineage) -> None:
+    connection, breaker = lineage.db.conn, lineage.breaker
+    if breaker is None:
+        connection.execute("BEGIN IMMEDIATE")
+        return
+    busy: list[sqlite3.OperationalError] = []
+
+    def attempt() -> bool | None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _BUSY:
+                raise
+            busy[:] = [error]
+            return None
+        return True
+
+    # The library would wait where no signal is heard and nothing else is looked at.
+    waits = _pragma(lineage, "busy_timeout")
+    connection.execute(f"PRAGMA busy_timeout={int(1000 * TRY_SECONDS)}")
+    try:
+        if breaker.wait(attempt) is None:
+            raise busy[0]
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={waits}")
+
+
+def is_in_place(lineage: Lineage) -> bool:
+    """Whether the database that was opened is still the one at its path: not removed, nor replaced by another."""
+    return _file_at(lineage.path) == lineage.file
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def writers(lineage: Lineage) -> list[int]:
+    """The pids of the processes that are in the middle of a write, as far as the system tells; see locks.holders."""
+    return locks.holders(*_write_lock(lineage.path))
+
+
+def _write_lock(path: Path) -> tuple[Path, int]:
+    """The file and the byte of it that who writes to the database has locked."""
+    suffix, byte = _WRITE_LOCK
+    return path.with_name(path.name + suffix), byte
 
 
 def rows(lineage: Lineage, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -230,7 +292,12 @@ def _refuse_lost(root: Path) -> None:
 
 
 def _connected(
-    root: Path, database: str, busy_seconds: float, *, is_alone: bool = False
+    root: Path,
+    database: str,
+    busy_seconds: float,
+    *,
+    breaker: Breaker | None = None,
+    is_alone: bool = False,
 ) -> Lineage:
     """A connection to a database of ours, by its path or its address; its schema may be an older one.
 
@@ -241,7 +308,8 @@ def _connected(
         database, timeout=busy_seconds, isolation_level=None, uri=database.startswith("file:")
     )
     try:
-        lineage = Lineage(root, Database(connection, execute_plugins=False))
+        file = _file_at(root / "lineage.db")
+        lineage = Lineage(root, Database(connection, execute_plugins=False), breaker, file)
         if is_alone:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         _refuse_foreign(lineage)
@@ -384,7 +452,10 @@ def _text_or_bytes(data: bytes) -> str | bytes:
 
 def _store_error(code: int, reason: str, path: Path) -> StoreError:
     if code in _BUSY:
-        return StoreBusy(f"{path} is locked by another process for too long ({reason}); try again")
+        return StoreBusy(
+            f"{path} is locked by {locks.holder(*_write_lock(path))} for too long ({reason}); "
+            "try again, or end that process"
+        )
     if code == _FULL or (code in _MAYBE_FULL and is_full(path.parent)):
         return StoreFull(f"no space left for {path} ({reason}); {FULL_ADVICE}")
     if code in _UNWRITABLE:

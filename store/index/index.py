@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ SIZE_LIMIT_BYTES = 64 << 20
 PREVIEWS_LIMIT_BYTES = 512 << 20
 # How long a lookup may wait for another process that is writing: it is there to save time.
 LOCK_SECONDS = 2.0
+# How long an index that has failed is left alone: one wait in a while for who uses it for days.
+OFF_SECONDS = 30.0
 _CHECKSUM_BYTES = 16
 
 _T = TypeVar("_T")
@@ -56,9 +59,8 @@ class Index:
         self._opened: tuple[int, int] | None = (
             None  # device and inode of the file that _cache has open
         )
-        self._is_off = (
-            False  # after a failure, so that each lookup of many does not wait for the next
-        )
+        # after a failure, so that each lookup of many does not wait for the next
+        self._off_until = -math.inf
 
     @property
     def previews(self) -> Index:
@@ -69,8 +71,8 @@ class Index:
 
     @property
     def is_off(self) -> bool:
-        """Whether it is not used any more, after a failure that was told in the log."""
-        return self._is_off
+        """Whether it is not used for now, after a failure that was told in the log."""
+        return time.monotonic() < self._off_until
 
     def get(self, key: str) -> bytes | None:
         """The value of a key, None when it is not known."""
@@ -139,7 +141,7 @@ class Index:
     def _guarded(self, action: Callable[[], _T], otherwise: _T) -> _T:
         """What `action` returns, or `otherwise` when it fails, whatever the database makes of it."""
         for _ in range(2):  # once more on a new database
-            if self._is_off:
+            if self.is_off:
                 break
             try:
                 return action()
@@ -166,7 +168,7 @@ class Index:
                 return True
         except Exception as second:  # noqa: BLE001  # as above
             reason = f"{reason}; {second}"
-        self._is_off = True
+        self._off_until = time.monotonic() + OFF_SECONDS
         _tell(f"{self.folder}: the index is not used ({reason})")
         return False
 

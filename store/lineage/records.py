@@ -148,6 +148,10 @@ class LogEntry:
     event: Event
 
 
+# Heartbeats come once a second; this late, an engine is stuck, suspended or starved.
+LATE_SECONDS = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
     """A live engine process; `run` is the id of the run that it works on, or empty.

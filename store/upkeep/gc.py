@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from store.breaker import Breaker
     from store.upkeep.contents import Blob
     from store.upkeep.needs import Stored
 
@@ -36,11 +37,14 @@ HEADROOM_BYTES = 64 * 1024 * 1024
 
 
 @contextlib.contextmanager
-def writing(root: Path) -> Iterator[None]:
+def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
     """No blob is collected inside: to be held from the first byte of a blob, or the look at one
     that is there, to the commit of the row that names it. Any number may write at once.
+
+    breaker: of whoever writes often; it decides how long to wait for a clean-up. Raises StoreBusy.
     """
-    with locks.acquire(_lock_path(root), timeout_seconds=WRITER_SECONDS, shared=True):
+    path = _lock_path(root)
+    with locks.acquire(path, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker):
         yield
 
 
@@ -99,6 +103,18 @@ def make_room(root: Path, num_bytes: int = 0) -> int:
     if held <= budget and not lacking:
         return 0
     return collect(root, min(budget, max(0, held - lacking)))
+
+
+def sweep(root: Path) -> int:
+    """Remove what writers that are gone left unfinished; returns how many files that was.
+
+    Nothing while anybody is `writing`: a pid does not tell whether a writer lives, which may be one in a container.
+    """
+    lock = locks.try_acquire(_lock_path(root))
+    if lock is None:
+        return 0
+    with lock:
+        return sweep_drafts(root)
 
 
 def with_room(root: Path, num_bytes: int, store: Callable[[], None]) -> None:

@@ -240,6 +240,13 @@ def busy_seconds(seconds: float) -> None:
     worker.FINISH_PAUSES_SECONDS = (seconds,) * 4
 
 
+def writer_seconds(seconds: float) -> None:
+    """How long a run waits for a clean-up, so that no test has to."""
+    from engine import runner
+
+    runner.WRITER_SECONDS = seconds
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     "kill": kill,
     "fail": fail,
@@ -249,6 +256,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "backward_clock": backward_clock,
     "wait_for_file": wait_for_file,
     "busy_seconds": busy_seconds,
+    "writer_seconds": writer_seconds,
 }
 
 

@@ -2,13 +2,15 @@
 
 It is the worker's own `serve` with another runner, so that the process, its locks and its signals
 are the real ones. Prompts: "steps N" runs N steps, "forever" runs until cancelled, "deaf" for ever,
-"child" starts a program that outlives it and goes on for ever, "raise KIND" raises.
+"child" starts a program that outlives it and goes on for ever, "hang" does not return from a library, "raise KIND"
+raises.
 --version-file: holds what the version of the installed code is, for this process.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import subprocess
 import time
 from pathlib import Path
@@ -43,6 +45,13 @@ class ScriptedRunner:
         if word == "child":
             child = subprocess.Popen(["sleep", "600"], close_fds=False, stdin=subprocess.DEVNULL)
             emit(Message("info", str(child.pid)))
+        if word == "hang":
+            mutex = ctypes.create_string_buffer(64)
+            emit(Message("info", "hangs"))
+            for _ in range(
+                2
+            ):  # its own, so that the second time is for ever; no Python code runs meanwhile
+                ctypes.CDLL(None).pthread_mutex_lock(mutex)
         total = int(argument) if word == "steps" else 1
         for step in range(1, total + 1):
             emit(StepFinished(step, total, 1.0, 1000.0, 0.0, 0.0, 1.0))

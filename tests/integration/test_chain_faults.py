@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,11 +30,14 @@ from presets.library import load_preset
 from presets.spec import RunSpec
 from store.blobs.blobs import blob_path
 from store.database.database import immediate
+from store.index.index import open_index
+from store.index.previews import get_preview
 from store.lineage.events import (
     Event,
     Message,
     PlanMade,
     RunStarted,
+    StageStarted,
     StepFinished,
 )
 from store.lineage.records import RunRecord, Segment
@@ -432,7 +436,7 @@ def test_a_replay_needs_no_room_in_the_database(store, engines, calm):
 
 
 def test_whatever_ends_the_journal_the_run_goes_on(here, calm, monkeypatch):
-    """Not only what a store says: a thread that is gone must not be waited for."""
+    """Not only what a store says: one step is lost, and the next one is kept with all that it takes to go on."""
     calls = itertools.count(1)
     digest = journal.latents_digest
 
@@ -444,12 +448,18 @@ def test_whatever_ends_the_journal_the_run_goes_on(here, calm, monkeypatch):
     monkeypatch.setattr(journal, "latents_digest", third)
     spec = spec_of("scheduler.steps=16")
     run_id = here.make(spec)
-    assert warnings(here.store, run_id) == ["steps could not be stored: no memory left"]
-    assert len(steps(here.store, run_id)) == 2
+    assert warnings(here.store, run_id) == ["step 3 could not be stored: no memory left"]
+    assert [index for index, _, _ in steps(here.store, run_id)] == [0, 1, *range(3, 16)]
     assert here.store.run(run_id).latents == calm.store.run(calm.make(spec)).latents
     again = here.make(spec)
-    assert last_plan(here.store, again).reused_steps == 2
-    assert_same(here.store, again, calm, spec)
+    assert computed(here.store, again) == []
+    assert here.store.run(again).latents == here.store.run(run_id).latents
+    segments = [Segment(12, encode_spec(spec))]
+    branched = spec_of("scheduler.steps=16", "guidance.scale=6")
+    branch = here.make(branched, segments)
+    assert computed(here.store, branch) == [13, 14, 15, 16]
+    other = calm.make(branched, segments)
+    assert here.store.run(branch).latents == calm.store.run(other).latents
 
 
 @contextlib.contextmanager
@@ -675,6 +685,291 @@ def test_a_prompt_that_is_encoded_otherwise_now_is_another_chain(here, calm, dam
         assert facts["inputs"]["positive.text"] == text.digest
     again = here.make(spec_of("seed=9"))
     assert store.run(again).latents == store.run(run_id).latents
+
+
+# A store that fails for a while
+
+
+@contextlib.contextmanager
+def away(store: Store) -> Iterator[None]:
+    """A store without the folder for its drafts: no blob can be written, the database can."""
+    drafts = store.root / "tmp"
+    aside = drafts.rename(store.root / "aside")
+    try:
+        yield
+    finally:
+        aside.rename(drafts)
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Fails after a minute in which it was not so."""
+    last = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        assert time.monotonic() < last, f"not {what} within {WAIT_SECONDS:g} s"
+        time.sleep(0.005)
+
+
+class Failing:
+    """A store that takes no blob from a step of a run on to another one; what is seen then.
+
+    until: the store works again before that step is told of. look: called with each step meanwhile and after."""
+
+    def __init__(
+        self, store: Store, first: int, until: int, look: Callable[[int], None] = lambda step: None
+    ) -> None:
+        self.store = store
+        self.first, self.until = first, until
+        self.look = look
+        self._stack = contextlib.ExitStack()
+
+    def __call__(self, run: RunRecord, event: Event) -> None:
+        if not isinstance(event, StepFinished):
+            return
+        if event.step == self.first - 1:
+            wait_until(lambda: len(steps(self.store, run.id)) == event.step, "stored")
+            self._stack.enter_context(away(self.store))
+        if event.step == self.until - 1:
+            self._stack.close()
+        self.look(event.step)
+
+
+def stored_steps(store: Store, run_id: str) -> list[int]:
+    """The steps of which the store has bytes, from 1."""
+    links = {link.index: link.key for link in store.links_of(run_id) if link.stage == "step"}
+    found = store.find_links(list(links.values()))
+    return [
+        index + 1
+        for index, key in sorted(links.items())
+        if any(
+            d and blob_path(store.root, d).is_file() for d in (found[key].digest, found[key].state)
+        )
+    ]
+
+
+def infos(store: Store, run_id: str) -> list[str]:
+    return [event.text for event in told(store, run_id, Message) if event.level == "info"]
+
+
+def test_a_store_that_fails_for_a_while_gets_what_it_missed_before_the_run_ends(here, calm):
+    """Told when it begins and when it ends, while the run goes on."""
+    store, spec = here.store, spec_of("scheduler.steps=16")
+    run_id = enqueue(store, spec)
+
+    def look(step: int) -> None:
+        if step == 5:
+            wait_until(lambda: len(warnings(store, run_id)) == 1, "told")
+            assert len(steps(store, run_id)) == 2
+        if step == 9:
+            wait_until(lambda: len(steps(store, run_id)) == 9, "caught up")
+
+    here.work(Failing(store, 3, 8, look))
+    [warning] = warnings(store, run_id)
+    assert warning.startswith("step 3 could not be stored yet (reading or writing ")
+    assert any(
+        re.match("steps are stored again, [1-9] of them late$", t) for t in infos(store, run_id)
+    )
+    assert stored_steps(store, run_id) == list(range(1, 17))
+    assert_same(store, run_id, calm, spec)
+    check_store(store)
+
+
+def test_each_trouble_of_a_store_is_told_once(here, calm):
+    store, spec = here.store, spec_of("scheduler.steps=16")
+    run_id = enqueue(store, spec)
+    troubles = Failing(store, 3, 6), Failing(store, 9, 12)
+
+    def look(run: RunRecord, event: Event) -> None:
+        for each in troubles:
+            each(run, event)
+
+    here.work(look)
+    assert [text[:7].strip() for text in warnings(store, run_id)] == ["step 3", "step 9"]
+    assert stored_steps(store, run_id) == list(range(1, 17))
+    assert_same(store, run_id, calm, spec)
+
+
+def test_a_store_that_fails_to_the_end_costs_the_steps_and_says_how_many(here, calm):
+    store, spec = here.store, spec_of(kinds=VIDEO)
+    run_id = enqueue(store, spec)
+    stack = contextlib.ExitStack()
+
+    def look(run: RunRecord, event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step == 2:
+            wait_until(lambda: len(steps(store, run_id)) == 2, "stored")
+            stack.enter_context(away(store))
+
+    with stack:
+        here.work(look)
+    assert done(store, run_id)
+    assert (
+        len(warnings(store, run_id)) == 4
+    )  # the first step, the rest of them, the latents, the video
+    assert warnings(store, run_id)[1].startswith("6 of the steps could not be stored: ")
+    assert stored_steps(store, run_id) == [1, 2]
+    again = here.make(spec)
+    assert last_plan(store, again).reused_steps == 2
+    assert_same(store, again, calm, spec)
+
+
+def test_what_is_kept_in_memory_is_bounded_and_the_newest_of_it_can_be_gone_on_from(
+    here, calm, monkeypatch
+):
+    store, spec = here.store, spec_of("scheduler.steps=16")
+    first = here.make(spec_of("scheduler.steps=2"))
+    key = of_stage(store, first, "step").key
+    step_bytes = store.find_links([key])[key].num_bytes
+    monkeypatch.setattr(journal, "HELD_BYTES", 3 * step_bytes)
+    run_id = enqueue(store, spec)
+    here.work(Failing(store, 3, 12))
+    assert done(store, run_id)
+    assert [index for index, _, _ in steps(store, run_id)] == list(range(16))
+    kept = stored_steps(store, run_id)
+    assert kept[:2] == [1, 2]
+    assert kept[-1] == 16
+    assert 4 < 16 - len(kept) < 11
+    assert [text for text in warnings(store, run_id) if "could not be kept in memory" in text]
+    assert store.run(run_id).latents == calm.store.run(calm.make(spec)).latents
+    base, branched = (
+        [Segment(13, encode_spec(spec))],
+        spec_of("scheduler.steps=16", "guidance.scale=6"),
+    )
+    branch = here.make(branched, base)
+    assert computed(store, branch) == [14, 15, 16]
+    assert store.run(branch).latents == calm.store.run(calm.make(branched, base)).latents
+    lost = [Segment(5, encode_spec(spec))]
+    earlier = here.make(branched, lost)
+    assert computed(store, earlier) == list(range(3, 17))
+    assert store.run(earlier).latents == calm.store.run(calm.make(branched, lost)).latents
+    check_store(store)
+
+
+def test_a_killed_run_goes_on_from_what_was_stored_after_the_trouble(store, engines, calm):
+    spec = spec_of("scheduler.steps=16")
+    run_id = enqueue(store, spec)
+    trouble = no_room("os:write", "ENOSPC", "/store/tmp/", NUM_TEXTS + 3, NUM_TEXTS + 8)
+    death = {
+        "fault": "kill",
+        "target": "store.lineage.queue:set_latents",
+        "call": 1,
+        "when": "before",
+    }
+    assert engines.serve(store.root, trouble, death) == -signal.SIGKILL
+    assert store.recover() == [run_id]
+    assert len(warnings(store, run_id)) == 1
+    assert "no space left" in warnings(store, run_id)[0]
+    client.resume(store, run_id)
+    assert engines.serve(store.root) == 0
+    assert last_plan(store, run_id).reused_steps == 16
+    assert_same(store, run_id, calm, spec)
+    check_store(store)
+
+
+def test_a_database_that_is_held_for_long_gets_the_steps_once_it_is_free(
+    store, engines, calm, gate
+):
+    spec = spec_of()
+    run_id = enqueue(store, spec)
+    engine = engines.start(store.root, gated(gate), QUICK)
+    log = store.root / "logs" / f"engine-{engine}.log"
+    wait_for(store, run_id, StepFinished)
+    with held(store) as viewer:
+        gate.touch()
+        wait_until(lambda: "could not be stored yet" in log.read_text(), "told")
+        if sys.platform == "linux":
+            assert f"is locked by process {viewer.pid} (" in log.read_text()
+    assert engines.wait(engine) == 0
+    assert stored_steps(store, run_id) == list(range(1, STEPS + 1))
+    assert_same(store, run_id, calm, spec)
+    check_store(store)
+
+
+def test_a_preview_that_cannot_be_made_costs_that_one(here, monkeypatch):
+    calls = itertools.count(1)
+    put = journal.put_preview
+
+    def put_preview(*given):
+        if next(calls) == 3:
+            raise ValueError("no picture of that")
+        put(*given)
+
+    monkeypatch.setattr(journal, "put_preview", put_preview)
+    run_id = here.make(spec_of())
+    with open_index(here.store.root) as index:
+        has = [get_preview(index, key) is not None for _, key, _ in steps(here.store, run_id)]
+    assert has == [True, True, False, True, True, True, True, True]
+
+
+# Waits that somebody wants to end
+
+
+SUSPENDED = """
+import os, signal, sys
+from pathlib import Path
+from store import locks
+from store.store import open_store
+with open_store(sys.argv[1]) as store:
+    if sys.argv[2] == "database":
+        store.lineage.db.conn.execute("BEGIN IMMEDIATE")
+    else:
+        lock = locks.acquire(store.root / "locks" / "gc", timeout_seconds=60)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@contextlib.contextmanager
+def suspended(store: Store, what: str) -> Iterator[None]:
+    """A process that was stopped while it held the database, or the lock of a clean-up."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SUSPENDED, str(store.root), what],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_cancel_does_not_wait_behind_a_suspended_clean_up(store, engines):
+    run_id, after = enqueue(store, spec_of(kinds=VIDEO)), enqueue(store, spec_of("seed=5"))
+    with suspended(store, "gc"):
+        engine = engines.start(store.root)
+        wait_for(store, run_id, StageStarted)
+        store.request_cancel(run_id)
+        wait_until(lambda: store.run(run_id).status == "cancelled", "cancelled")
+        store.request_cancel(after)
+        assert engines.wait(engine) == 0
+
+
+@pytest.mark.parametrize("what", ["gc", "database"])
+def test_a_stop_does_not_wait_behind_a_suspended_process(store, engines, gate, what):
+    run_id = enqueue(store, spec_of("scheduler.steps=400"))
+    engine = engines.start(store.root, gated(gate), idle_seconds=60)
+    wait_for(store, run_id, StepFinished)
+    with suspended(store, what):
+        gate.touch()
+        os.kill(engine, signal.SIGTERM)
+        assert engines.wait(engine) == 0
+    store.recover()
+    assert store.run(run_id).status == "interrupted"
+    check_store(store)
+
+
+def test_a_suspended_clean_up_costs_a_run_one_wait(store, engines, calm):
+    spec = spec_of(kinds=VIDEO)
+    run_id = enqueue(store, spec)
+    with suspended(store, "gc"):
+        assert engines.serve(store.root, {"fault": "writer_seconds", "seconds": 0.3}) == 0
+    assert done(store, run_id)
+    told_of = warnings(store, run_id)
+    assert any(text.startswith("8 of the steps could not be stored: ") for text in told_of)
+    if sys.platform == "linux":
+        assert all(
+            re.search(r"locks/gc is held by process \d+ \(.*suspended\)", t) for t in told_of
+        )
+    again = Here(store, like=calm).make(spec)
+    assert_same(store, again, calm, spec)
 
 
 # A database that others hold

@@ -289,6 +289,32 @@ def test_engine_start_starts_one_and_finds_it_again(tmp_path):
         ]
 
 
+def test_a_suspended_engine_is_ended_by_force(modiff):
+    viewer = modiff.start("run", "micro", "--prompt", "forever", "--quiet")
+    run_id = wait_for_running(modiff)
+    os.kill(modiff.engine.pid, signal.SIGSTOP)
+    told = modiff.data("engine", "stop", "--force")
+    assert [each["pid"] for each in told["stopped"]] == [modiff.engine.pid]
+    out, _ = viewer.communicate()
+    assert (viewer.returncode, out) == (1, "")
+    assert modiff.store.run(run_id).status == "interrupted"
+
+
+def test_a_run_on_an_engine_of_another_environment_says_so(modiff):
+    code, _, err = modiff("run", "micro", "--prompt", "steps 1")
+    assert code == 0
+    assert "the engine was started" not in err
+    modiff.environment["OMP_NUM_THREADS"] = "77"
+    code, _, err = modiff("run", "micro", "--prompt", "steps 1")
+    assert code == 0
+    assert (
+        err.count(
+            "the engine was started with another OMP_NUM_THREADS, which holds for this run too"
+        )
+        == 1
+    )
+
+
 def test_nohup_keeps_the_viewer(modiff):
     viewer = modiff.start(
         "run",

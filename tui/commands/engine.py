@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from store.lineage.records import LATE_SECONDS
 from tui.failures import FAILED
 from tui.text import duration, printable
 from tui.waiting import waiting_line
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from store.lineage.records import EngineRecord
     from store.store import Store
-
-# Heartbeats come once a second; this late, the engine is stuck, stopped or starved.
-LATE_SECONDS = 10.0
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -70,24 +68,28 @@ def start(as_json: bool) -> None:
 
 
 @engine.command()
+@click.option("--force", is_flag=True, help="End it at once, for an engine that hangs.")
 @_json
-def stop(as_json: bool) -> None:
+def stop(as_json: bool, force: bool) -> None:
     """Stop the engine, when its present step ends.
 
-    Its run becomes interrupted; what is queued waits for the next engine.
+    Its run becomes interrupted; what is queued waits for the next engine. With --force the process is
+    killed, whatever it does; the steps that it has stored stay.
     """
-    from engine.process.launch import stop_engine
+    from engine.process.launch import kill_engines, stop_engine
     from store.store import open_as_it_is
 
     with open_as_it_is() as store:
         if not as_json:
             for each in store.engines():
                 busy = f", which works on run {each.run}" if each.run else ""
-                click.echo(f"stopping the engine (process {each.pid}{busy})", err=True)
-        stopped = stop_engine(store)
+                doing = "ending" if force else "stopping"
+                click.echo(f"{doing} the engine (process {each.pid}{busy})", err=True)
+        stopped = kill_engines(store) if force else stop_engine(store)
         waiting = waiting_line(store)
     if as_json:
-        click.echo(json.dumps({"stopped": [{"id": each.id, "pid": each.pid} for each in stopped]}))
+        told = [{"id": each.id or None, "pid": each.pid} for each in stopped]
+        click.echo(json.dumps({"stopped": told}))
         return
     click.echo("stopped" if stopped else "no engine is running", err=True)
     if waiting:

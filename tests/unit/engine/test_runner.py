@@ -262,13 +262,16 @@ def test_a_store_that_cannot_take_the_latents_costs_no_run(
 
     monkeypatch.setattr(blobs, "put", full)
     wanted = spec()
-    output, events = execute(runner, record(runner, wanted, tmp_path / "j.mp4"), wanted)
+    run = record(runner, wanted, tmp_path / "j.mp4")
+    output, events = execute(runner, run, wanted)
     assert Path(output).is_file()
     warnings = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
     full = "could not be stored: no space left on the store's disk"
-    assert warnings[0].startswith("steps") or warnings[0].startswith("the text")
     assert all(full in text for text in warnings)
     assert f"the latents {full}" in warnings
+    told = [e.text for _, e in runner.store.events(run.id) if isinstance(e, Message)]
+    assert told[0].startswith("step 1 could not be stored yet (no space left on the store's disk)")
+    assert told[1] == f"3 of the steps {full}"
 
 
 def test_a_file_that_appeared_during_the_run_stays(runner: Runner, tmp_path: Path) -> None:
@@ -281,3 +284,33 @@ def test_a_file_that_appeared_during_the_run_stays(runner: Runner, tmp_path: Pat
     assert (tmp_path / "k.mp4").read_text() == "mine"
     (warning,) = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
     assert "k.mp4 appeared during the run" in warning
+
+
+@pytest.mark.parametrize("kind", ["video", "frames", "latents"])
+def test_a_file_that_appears_in_the_last_moment_stays(
+    runner: Runner, tmp_path: Path, monkeypatch, kind: str
+) -> None:
+    """After it was looked for, before it is written."""
+    wanted = spec("output.overwrite=false", f"output.kinds={json.dumps([kind])}")
+    run = record(runner, wanted, tmp_path / "k.mp4")
+    target = tmp_path / {"video": "k.mp4", "frames": "k.mp4", "latents": "k.safetensors"}[kind]
+    name = "write_frames" if kind == "frames" else "write_bytes"
+    write = getattr(media, name)
+
+    def late(path: Path, data: object, *, replaces: bool) -> None:
+        if path == target:
+            if kind == "frames":
+                target.mkdir()
+                (target / "00000.png").write_text("mine")
+            else:
+                target.write_text("mine")
+        write(path, data, replaces=replaces)
+
+    monkeypatch.setattr(media, name, late)
+    output, events = execute(runner, run, wanted)
+    mine = target / "00000.png" if kind == "frames" else target
+    assert mine.read_text() == "mine"
+    assert Path(output).name.startswith(f"k-{run.id}")
+    assert Path(output).exists()
+    (warning,) = [e.text for e in events if isinstance(e, Message) and e.level == "warning"]
+    assert f"{target.name} appeared during the run" in warning

@@ -416,3 +416,28 @@ def test_the_whole_store_behind_a_link_is_on_one_disk(root, tmp_path):
     root.symlink_to(tmp_path / "large")
     with open_store(root) as store:
         store.enqueue(b"{}", preset="p", output="o")
+
+
+def test_folders_above_a_store_are_this_users_alone_whatever_the_umask(tmp_path):
+    (tmp_path / "data").mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        open_store(tmp_path / "data" / "modiff" / "a" / "store").close()
+    finally:
+        os.umask(before)
+    made = [tmp_path / "data" / name for name in ("modiff", "modiff/a", "modiff/a/store")]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_store_that_was_replaced_is_not_in_place(tmp_path):
+    root = tmp_path / "store"
+    with open_store(root) as opened:
+        assert opened.is_in_place()
+        root.rename(tmp_path / "aside")
+        assert not opened.is_in_place()
+        open_store(root).close()
+        assert not opened.is_in_place()
+        shutil.rmtree(root)
+        (tmp_path / "aside").rename(root)
+        assert opened.is_in_place()

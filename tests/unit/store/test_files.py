@@ -99,3 +99,23 @@ def test_a_name_that_is_taken_is_kept(tmp_path, monkeypatch, has_links, appears)
 def test_a_folder_that_is_not_there_is_the_systems_own_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "no" / "a.png"):
         pass
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_the_name_of_a_file_is_made_durable_after_it_was_given(tmp_path, monkeypatch, replaces):
+    path = tmp_path / "a.png"
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append((folder, names(folder))))
+    with written_whole(path, replaces=replaces) as draft:
+        draft.write_bytes(b"mine")
+    assert [(folder, "a.png" in there) for folder, there in synced] == [(tmp_path, True)]
+
+
+def test_a_folder_that_cannot_be_synced_has_the_file_all_the_same(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(files, "sync_folder", refuse)
+    with written_whole(tmp_path / "a.png") as draft:
+        draft.write_bytes(b"mine")
+    assert names(tmp_path) == ["a.png"]

@@ -562,7 +562,7 @@ def test_a_writer_waits_for_a_clean_up_and_two_clean_ups_exclude_each_other(
     monkeypatch.setattr(gc, "COLLECTOR_SECONDS", 0.05)
     monkeypatch.setattr(gc, "WRITER_SECONDS", 0.05)
     with gc._alone(root):
-        with pytest.raises(StoreBusy, match="another process has held"), writing(root):
+        with pytest.raises(StoreBusy, match=r"locks/gc is held by process \d+ "), writing(root):
             pass
         with pytest.raises(StoreBusy, match="another clean-up"):
             clean(store.lineage, ALL)
@@ -870,3 +870,26 @@ def test_a_database_that_cannot_shrink_costs_no_clean_up(store, monkeypatch):
 
     monkeypatch.setattr(gc, "shrink", locked)
     assert set(removed(clean(store.lineage, ALL))) == set(made.steps)
+
+
+def test_drafts_are_not_swept_while_anybody_writes(start, root, store):
+    """Whoever it is: the pid in a draft's name may be of another container."""
+    draft = root / "tmp" / "999999999-abc"
+    draft.write_bytes(b"half of it")
+    process = start(WRITER_THAT_WAITS, root)
+    process.read()
+    assert store.sweep() == 0
+    assert draft.exists()
+    process.kill()
+    assert store.sweep() == 1
+    assert not draft.exists()
+
+
+WRITER_THAT_WAITS = """
+import sys
+from pathlib import Path
+from store.upkeep.gc import writing
+with writing(Path(sys.argv[1])):
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""

@@ -458,3 +458,18 @@ def test_a_killed_writer_costs_at_most_its_last_write(start, root, index):
         assert index.get("a/19") == b"19"
         index.delete("a/20")
     assert set_aside(root) == []
+
+
+def test_an_index_that_was_held_for_a_while_is_used_again(root, monkeypatch, caplog):
+    prepare(root)
+    monkeypatch.setattr(index_module, "LOCK_SECONDS", 0.01)
+    with open_index(root) as index:
+        with locks.acquire(root / "locks" / "index", timeout_seconds=1):
+            index.put("key", b"lost")
+            assert index.is_off
+            index.put("key", b"not even tried")
+        assert index.get("key") is None
+        monkeypatch.setattr(index, "_off_until", 0.0)  # half a minute later
+        index.put("key", b"kept")
+        assert index.get("key") == b"kept"
+    assert "is held by" in caplog.text

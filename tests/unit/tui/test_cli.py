@@ -459,6 +459,7 @@ def test_engine_status(capsys, store):
 
 def test_engine_stop_without_an_engine(capsys):
     assert data(capsys, "engine", "stop") == {"stopped": []}
+    assert data(capsys, "engine", "stop", "--force") == {"stopped": []}
 
 
 def test_runs_that_wait_without_an_engine_are_told_of(capsys, store):
