@@ -279,13 +279,13 @@ class Lab:
 
         return await asyncio.to_thread(ask)
 
-    async def unknown_words(self, spec: RunSpec) -> str:
-        """The warning of `modiff run` about words that the micro model does not know, or nothing."""
+    async def prompt_warnings(self, spec: RunSpec) -> list[str]:
+        """The warnings of `modiff run` about a run's prompts."""
 
-        def ask() -> str:
-            from tui.micro_words import unknown_words_warning
+        def ask() -> list[str]:
+            from tui.prompt_warnings import prompt_warnings
 
-            return unknown_words_warning(spec)
+            return prompt_warnings(spec)
 
         return await asyncio.to_thread(ask)
 

@@ -102,6 +102,7 @@ def branch(
     from store.store import open_store
     from tui.following import Manner, follow_queued
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
@@ -113,7 +114,10 @@ def branch(
     with open_store() as store:
         store.recover()
         run_id = store.resolve(run)
-        check_output(store, _spec_of_branch(store.run(run_id).spec_json, changes, output))
+        spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
+        check_output(store, spec)
+        if not quiet:
+            warn_of_prompts([spec])
         return follow_queued(
             invocation,
             store,

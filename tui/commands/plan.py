@@ -54,6 +54,7 @@ def plan(
     from presets.library import load_preset
     from store.store import open_store
     from tui.planning import planned, shown
+    from tui.prompt_warnings import warn
 
     values = named_values(
         prompt=prompt,
@@ -76,9 +77,11 @@ def plan(
                 "bytes": made.bytes,
                 "memory_bytes": made.memory_bytes,
                 "device_bytes": made.device_bytes,
+                "warnings": list(made.warnings),
             }
         )
         return
+    warn(made.warnings)
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
         click.echo(line)
     if made.seconds is None:

@@ -72,8 +72,8 @@ def run(
     from presets.library import load_preset
     from store.store import open_store
     from tui.following import Manner, follow_queued
-    from tui.micro_words import unknown_words_warning
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
     values = named_values(
         prompt=prompt,
@@ -85,8 +85,8 @@ def run(
     spec = load_preset(preset, overrides, values=values)
     with open_store() as store:
         check_output(store, spec)
-        if not quiet and (warning := unknown_words_warning(spec)):
-            click.echo(f"warning: {warning}", err=True)
+        if not quiet:
+            warn_of_prompts([spec])
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,

@@ -108,6 +108,7 @@ def sweep(
     from tui.following import Manner
     from tui.many import Wanted, follow_many
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
     axes = parse_axes(over)
     if (total := count(axes)) > MAX_UNASKED and not yes:
@@ -130,6 +131,8 @@ def sweep(
         store.retire_other_engines(installed_version())
         for member in members:
             check_output(store, member.spec)
+        if not quiet:
+            warn_of_prompts(member.spec for member in members)
         wanted = [
             Wanted(partial(_queue, store, member, preset, stop_at, tag), member.values)
             for member in members

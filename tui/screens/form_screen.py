@@ -184,7 +184,7 @@ class FormScreen(Screen[None]):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = await self.app.lab.unknown_words(spec)
+        self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
         try:
             self.planned = await self.app.lab.plan(spec)
         except Exception as error:  # noqa: BLE001  # told, whatever it is

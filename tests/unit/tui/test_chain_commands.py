@@ -788,3 +788,40 @@ def test_no_command_here_imports_torch(store, no_engine):
             check=False,
         )
         assert ended.returncode == 0, (arguments, printable(ended.stderr))
+
+
+# prompts that are too long
+
+LONG = "a small red circle moves up over a black background " * 60
+CUT = "the prompt has 601 tokens, the text encoder reads 512; its last 89 words are cut off: small red"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "micro", "--prompt", LONG),
+        ("plan", "micro", "--prompt", LONG),
+        ("plan", "micro", "--set", f"prompt={LONG}"),
+        ("sweep", "micro", "--over", "seed=1..3", "--prompt", LONG),
+        ("sweep", "micro", "--over", f"prompt=a,{LONG}"),
+        ("branch", "RUN", "--at", "2", "--prompt", LONG),
+    ],
+)
+def test_a_prompt_is_never_cut_without_a_word(capsys, store, engine, arguments):
+    run_id = done(store)
+    told_words = [run_id if word == "RUN" else word for word in arguments]
+    _, err = told(capsys, *told_words)
+    assert err.count(f"warning: {CUT}") == 1
+
+
+def test_a_plan_in_json_holds_the_warnings(capsys, store):
+    (warning,) = plan(capsys, "--prompt", LONG)["warnings"]
+    assert warning.startswith(CUT)
+    assert plan(capsys)["warnings"] == []
+
+
+def test_a_negative_prompt_is_spoken_of_only_where_it_is_read(capsys, store):
+    guided = ("--negative-prompt", LONG, "--set", "guidance.scale=3")
+    (warning,) = plan(capsys, *guided)["warnings"]
+    assert warning.startswith("the negative prompt has 601 tokens")
+    assert plan(capsys, *guided, "--set", "guidance.scale=1")["warnings"] == []
