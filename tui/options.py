@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tui.completion import complete_preset, complete_run
+from tui.seeds import SeedType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +43,12 @@ set_option = click.option(
 def prompt_options(command: F) -> F:
     """--prompt, --negative-prompt and --seed."""
     for option in (
-        click.option("--seed", type=int, metavar="N", help="Seed of the initial noise."),
+        click.option(
+            "--seed",
+            type=SeedType(),
+            metavar="N",
+            help="Seed of the initial noise, 0 to 2^64 - 1; random draws one and tells it.",
+        ),
         click.option("--negative-prompt", metavar="TEXT", help="What to steer away from."),
         click.option("--prompt", metavar="TEXT", help="What to show."),
     ):

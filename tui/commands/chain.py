@@ -22,6 +22,7 @@ from tui.options import (
     set_option,
     text_override,
 )
+from tui.seeds import drawn_in
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -84,7 +85,7 @@ def branch(
     at: int | Literal["decode"],
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
@@ -106,9 +107,9 @@ def branch(
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
-        *overrides,
+        *drawn_in(overrides, quiet=quiet),
         *(text_override(key, text) for key, text in texts.items() if text is not None),
-        *([f"seed={seed}"] if seed is not None else []),
+        *drawn_in([f"seed={seed}"] if seed is not None else [], quiet=quiet),
         *(["output.overwrite=true"] if overwrite else []),
     ]
     with open_store() as store:

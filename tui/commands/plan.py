@@ -15,6 +15,7 @@ from tui.options import (
     prompt_options,
     set_option,
 )
+from tui.seeds import drawn_in, drawn_seed
 from tui.text import columns
 
 _EPILOG = """\b
@@ -39,7 +40,7 @@ def plan(
     preset: str,
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     overrides: tuple[str, ...],
     output: str | None,
     overwrite: bool,
@@ -59,11 +60,11 @@ def plan(
     values = named_values(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        seed=seed,
+        seed=drawn_seed(seed),
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, overrides, values=values)
+    spec = load_preset(preset, drawn_in(overrides), values=values)
     with open_store() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:

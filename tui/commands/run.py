@@ -21,6 +21,7 @@ from tui.options import (
     result_json_option,
     set_option,
 )
+from tui.seeds import drawn_in, drawn_seed
 
 _EPILOG = """\b
 Examples:
@@ -55,7 +56,7 @@ def run(
     preset: str,
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
@@ -78,11 +79,11 @@ def run(
     values = named_values(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        seed=seed,
+        seed=drawn_seed(seed, quiet=quiet),
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, overrides, values=values)
+    spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
         check_output(store, spec)
         if not quiet:
