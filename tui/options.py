@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tui.completion import complete_preset, complete_run
-from tui.seeds import SeedType
+from tui.seeds import seed_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ def prompt_options(command: F) -> F:
     for option in (
         click.option(
             "--seed",
-            type=SeedType(),
+            callback=seed_option,
             metavar="N",
             help="Seed of the initial noise, 0 to 2^64 - 1; random draws one and tells it.",
         ),

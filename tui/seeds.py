@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,21 +13,16 @@ if TYPE_CHECKING:
 _RANDOM = ("random", "-1")
 
 
-class SeedType(click.ParamType):
-    """The text of `--seed`, which `drawn_seed` makes a number of."""
-
-    name = "seed"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        text = str(value).strip()
-        if text in _RANDOM:
-            return "random"
-        try:
-            return int(text)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor random", param, ctx)
+def seed_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | str | None:
+    """The text of `--seed`, which `drawn_seed` makes a number of. Raises click.BadParameter."""
+    if text is None:
+        return None
+    if text.strip() in _RANDOM:
+        return "random"
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor random") from None
 
 
 def random_seed() -> int:
