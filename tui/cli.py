@@ -23,6 +23,7 @@ from tui.failures import (
     flush_output,
     json_failure,
 )
+from tui.text import printable
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -152,6 +153,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _report(invocation, CANCELLED, "interrupted")
     except click.UsageError as error:
+        error.message = _harmless(error.message)
         error.show()
         return _report(invocation, error.exit_code, error.format_message(), shown=True)
     except click.ClickException as error:
@@ -166,7 +168,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False) -> int:
     try:
         if not shown:
-            click.echo(f"modiff: {line}", err=True)
+            click.echo(f"modiff: {_harmless(line)}", err=True)
         if invocation.wants_run_json:
             click.echo(json_failure(invocation, code, line))
         flush_output()
@@ -174,6 +176,10 @@ def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False
         close_output()
         return FAILED
     return code
+
+
+def _harmless(lines: str) -> str:
+    return "\n".join(printable(line) for line in lines.splitlines())
 
 
 if __name__ == "__main__":
