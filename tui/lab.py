@@ -306,7 +306,7 @@ class Lab:
             from engine.checkpoints.library import look
             from engine.checkpoints.source import sources_in
 
-            return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
+            return [look(each) for each in (sources_in(path) if os.path.isdir(path) else [path])]
 
         return await self._in("work", ask)
 

@@ -53,14 +53,14 @@ def open_source(path: Path) -> Source:
 
     Raises CheckpointError, in one line, where there is none or it is damaged or incomplete.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         path = _only_one(path)
     if path.name.endswith(INDEX_SUFFIX):
         return _open_indexed(path)
     index = index_beside(path)
     if index is None:
         return _source(path, [read_weight_file(path)])
-    return _open_indexed(index) if index.is_file() else _open_numbered(path)
+    return _open_indexed(index) if os.path.isfile(index) else _open_numbered(path)
 
 
 def index_beside(path: Path) -> Path | None:

@@ -49,6 +49,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     from engine.compare.report import compare as compared
     from store.store import open_store
 
+    os.getcwd()  # where there is none, a library of torch ends the process without a word
     targets = _targets(output)
     with open_store() as store:
         store.recover()  # a run whose engine was killed must not be told as running

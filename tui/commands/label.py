@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -127,7 +127,7 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     names = ", ".join(run_ids)
     click.echo(f"removed {'run' if len(run_ids) == 1 else 'runs'} {names}", err=True)
     for record in records:
-        if record.output and Path(record.output).exists():
+        if record.output and os.path.exists(record.output):
             click.echo(f"{printable(record.output)} stays", err=True)
     if num_branches:
         told = (

@@ -47,6 +47,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     from engine.checkpoints.source import open_source
     from engine.errors import CheckpointError
 
+    written = target.absolute()
     path = _path_of(source)
     opened = open_source(path)
     if os.path.lexists(target):
@@ -71,7 +72,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
 
     write(
         opened,
-        target.absolute(),
+        written,
         layout=layout,
         dtype=dtype,
         shard_bytes=round(shard_size * 1e9),

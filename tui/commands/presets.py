@@ -157,7 +157,7 @@ def save(
     if as_json:
         _print_json({"name": name, "path": str(path), "extends": extends})
     else:
-        click.echo(path)
+        click.echo(printable(str(path)))
 
 
 @presets.command()
@@ -172,7 +172,7 @@ def path(name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json({"name": name, "path": str(found)})
     else:
-        click.echo(found)
+        click.echo(printable(str(found)))
 
 
 def _error_of(name: str, overrides: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,7 +114,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
     """The run's spec with the path that the replay writes to."""
     import msgspec
 
-    from engine.outputs import folder_problem, output_paths
+    from engine.outputs import output_paths, output_problem
     from presets.errors import PresetError
 
     if output:
@@ -123,14 +124,10 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
             raise PresetError(f"{output}: {error}", key="output.path") from None
     else:
         path = _own_path(record, spec)
-        taken = [path for path in output_paths(path, spec.output.kinds).values() if path.exists()]
+        taken = any(map(os.path.exists, output_paths(path, spec.output.kinds).values()))
         if taken:  # also with --overwrite: only who names the run's own output replaces it
             path = path.with_stem(f"{path.stem}-replay")
-    if path.is_dir() and "video" in spec.output.kinds:
-        problem = f"{path} is a folder; name a file in it, such as video.mp4"
-    else:
-        problem = folder_problem(path)
-    if problem:
+    if problem := output_problem(path, spec.output.kinds):
         raise PresetError(problem, key="output.path")
     written = msgspec.structs.replace(spec.output, path=str(path), overwrite=overwrite)
     return msgspec.structs.replace(spec, output=written)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,7 +162,7 @@ def _lines(known: _Known) -> list[tuple[str, str]]:
     """`modiff show` for people, as (name, value); what is not known is left out."""
     record = known.record
     found = _event_summary(known.events)
-    is_missing = record.status == "done" and not Path(record.output).exists()
+    is_missing = record.status == "done" and not os.path.exists(record.output)
     lines = [
         ("run", record.id),
         ("status", record.status + _asked(record)),
