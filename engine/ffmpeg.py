@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 from engine.errors import ComponentError
 
 _ANSWER_SECONDS = 30.0
+_MAX_METADATA_BYTES = 1 << 20
 _MEND = "`pip install --force-reinstall imageio-ffmpeg` brings one"
 
 
@@ -42,6 +45,28 @@ def check() -> None:
         raise ComponentError(
             f"ffmpeg, which writes videos, cannot be started ({command[0]}: {reason}); {_mend()}"
         )
+
+
+def comment_of(path: Path) -> str:
+    """The comment in the metadata of an mp4; "" where there is none, or no mp4. Raises ComponentError.
+
+    Only ffmpeg's reader of mp4 is let at it, and it may open no other file: the video may come from elsewhere.
+    """
+    command = [
+        program(), "-hide_banner", "-loglevel", "quiet", "-nostdin", "-protocol_whitelist", "file", "-f", "mov",
+        "-i", f"file:{path.absolute()}", "-f", "ffmetadata", "pipe:1",
+    ]  # fmt: skip
+    reader = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with reader:
+        assert reader.stdout is not None
+        data = reader.stdout.read(_MAX_METADATA_BYTES)
+        reader.kill()
+    told = re.search(rb"^comment=((?:[^\\\n]|\\.)*)", data, re.MULTILINE | re.DOTALL)
+    if told is None:
+        return ""
+    return re.sub(rb"\\(.)", rb"\1", told[1], flags=re.DOTALL).decode("utf-8", "replace")
 
 
 def _mend() -> str:

@@ -22,6 +22,7 @@ from tui.options import (
     set_option,
     text_override,
 )
+from tui.run_of_file import resolve_run
 from tui.seeds import drawn_in
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ def branch(
 ) -> int:
     """Go on from a step of a run with other settings.
 
-    RUN is an id from `modiff runs`, or the beginning of one. The new run has the first STEP steps of
-    RUN, none of which is computed again as long as it is stored, and goes on with what is changed
-    here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. The new run has the
+    first STEP steps of RUN, none of which is computed again as long as it is stored, and goes on with
+    what is changed here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
     """
     from engine import client
     from store.store import open_store
@@ -114,7 +115,7 @@ def branch(
     ]
     with open_store() as store:
         store.recover()
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
         check_output(store, spec)
         if not quiet:

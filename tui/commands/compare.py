@@ -14,6 +14,7 @@ import click
 from tui.comparison import lines, value
 from tui.completion import complete_run
 from tui.failures import BAD_INPUT
+from tui.run_of_file import resolve_run
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ class _BadInput(click.ClickException):
 def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     """Compare two runs, from settings to frames.
 
-    A and B are ids from `modiff runs`, or the beginnings of them. Latents are told apart by relative L2 (the norm of
-    B - A by that of A) and cosine, frames by PSNR of RGB and SSIM of luma (Wang et al. 2004).
+    A and B are ids from `modiff runs`, the beginnings of them, or videos that they wrote. Latents are
+    told apart by relative L2 (the norm of B - A by that of A) and cosine, frames by PSNR of RGB and
+    SSIM of luma (Wang et al. 2004).
     """
     from engine.compare.report import compare as compared
     from store.store import open_store
@@ -53,7 +55,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     targets = _targets(output)
     with open_store() as store:
         store.recover()  # a run whose engine was killed must not be told as running
-        told = compared(store, store.resolve(a), store.resolve(b))
+        told = compared(store, resolve_run(store, a), resolve_run(store, b))
         if targets:
             _write(store, told, targets)
     if as_json:

@@ -13,6 +13,7 @@ import click
 
 from tui.failures import Invocation
 from tui.options import overwrite_option, quiet_option, result_json_option, run_argument
+from tui.run_of_file import resolve_run
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def replay(
 ) -> int:
     """Make the output of a run again, from the store.
 
-    RUN is an id from `modiff runs`, or the beginning of one. What is stored is checked and copied;
-    what is not stored any more is computed again from what is, as a run of its own.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What is stored is
+    checked and copied; what is not stored any more is computed again from what is, as a run of its own.
 
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
@@ -70,7 +71,7 @@ def replay(
 
     began = time.perf_counter()
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         record = store.run(run_id)
         if verify:
             from tui.verification import verify_run

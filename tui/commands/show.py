@@ -12,6 +12,7 @@ import click
 from tui.branching import points_told
 from tui.commands.runs import print_json, spec_of, summary, timestamp
 from tui.options import json_option, run_argument
+from tui.run_of_file import resolve_run
 from tui.text import duration, escaped, printable, size
 
 if TYPE_CHECKING:
@@ -51,13 +52,13 @@ class _Known:
 def show(run: str, as_json: bool) -> None:
     """Show all that is known about one run.
 
-    RUN is an id from `modiff runs`, or the beginning of one.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
     """
     from store.store import open_store
 
     with open_store() as store:
         store.recover()
-        known = _look_up(store, store.resolve(run))
+        known = _look_up(store, resolve_run(store, run))
     if as_json:
         print_json(_details(known))
         return

@@ -16,6 +16,7 @@ from presets.errors import PresetError
 from tui.commands.runs import print_json, spec_of
 from tui.completion import complete_run
 from tui.options import json_option
+from tui.run_of_file import resolve_run
 from tui.text import columns, printable, shorten
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class _Relative:
 def tree(run: str | None, limit: int, as_json: bool) -> None:
     """Show which run was branched from which.
 
-    RUN is an id from `modiff runs`, or the beginning of one: its whole family is shown. Without RUN
-    the families with the newest branches are.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote: its whole family is
+    shown. Without RUN the families with the newest branches are.
     """
     from store.store import open_store
 
@@ -62,7 +63,7 @@ def tree(run: str | None, limit: int, as_json: bool) -> None:
         families = (
             _newest_families(store, limit)
             if run is None
-            else [_family(store.tree(store.resolve(run)))]
+            else [_family(store.tree(resolve_run(store, run)))]
         )
     if as_json:
         print_json([[_data(member) for member in family] for family in families])
