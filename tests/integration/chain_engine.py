@@ -233,8 +233,8 @@ def wait_for_file(target: str, call: int, path: str) -> None:
 
 def busy_seconds(seconds: float) -> None:
     """How long a write waits for another process's, so that no test has to."""
-    from engine import worker
     from engine.chain import journal
+    from engine.process import worker
 
     worker.BUSY_SECONDS = journal.BUSY_SECONDS = seconds
     worker.FINISH_PAUSES_SECONDS = (seconds,) * 4

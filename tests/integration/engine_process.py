@@ -13,8 +13,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from engine import worker
 from engine.errors import RunCancelled, RunFailed, RunPaused
+from engine.process import worker
 from engine.process.logs import start_logging
 from engine.process.worker import begin_anew, serve
 from store.errors import StoreFull

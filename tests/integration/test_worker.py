@@ -17,11 +17,12 @@ import msgspec
 import psutil
 import pytest
 
-from engine import client, version
+from engine import client
 from engine.client import follow, submit
 from engine.components import registry
 from engine.components.choice import settle
 from engine.errors import ComponentError, EngineUnavailable
+from engine.process import version
 from engine.process.launch import ensure_engine, stop_engine
 from engine.process.logs import log_path, redact
 from engine.process.version import installed_version
