@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("tui.commands.presets:presets", "List, show, check and save presets."),
     "store": ("tui.commands.store:store", "See what takes space, check it, give it back."),
     "engine": ("tui.commands.engine:engine", "Look after the background engine process."),
+    "web": ("tui.commands.web:web", "Show the app in a browser."),
     "doctor": ("tui.commands.doctor:doctor", "Check what works on this machine."),
 }
 
