@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import secrets
 import shlex
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -62,6 +64,9 @@ class _Server(Server):  # type: ignore[misc]
     """host: what it listens at, which a Host may name beside this machine's own names."""
 
     def __init__(self, host: str, token: str) -> None:
+        # what is started for each page is this very package
+        search = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         command = shlex.join([sys.executable, "-P", "-m", "tui.cli"])
         super().__init__(command, title="modiff")
         self._listens_at = host

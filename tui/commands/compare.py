@@ -14,6 +14,7 @@ import click
 from tui.comparison import lines, value
 from tui.completion import complete_run
 from tui.failures import BAD_INPUT
+from tui.paths import echo_path
 from tui.run_of_file import resolve_run
 from tui.text import escaped, printable
 
@@ -65,7 +66,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     for line in lines(told):
         click.echo(line)
     for target in targets:
-        click.echo(printable(str(target)))
+        echo_path(target)
 
 
 def _targets(output: Path | None) -> list[Path]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from tui.text import duration, printable, shorten
+from tui.paths import echo_path
+from tui.text import duration, shorten
 
 # engine.checkpoints.convert.LAYOUTS and DTYPES, repeated here because that module imports torch; held to it by a test
 LAYOUTS = ("original", "diffusers", "comfyui", "gguf")
@@ -81,7 +82,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     click.echo(
         f"every tensor read back as written, in {duration(time.monotonic() - begun)}", err=True
     )
-    click.echo(printable(str(target)))
+    echo_path(target)
 
 
 def _path_of(source: str) -> Path:

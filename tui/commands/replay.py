@@ -13,6 +13,7 @@ import click
 
 from tui.failures import Invocation
 from tui.options import overwrite_option, quiet_option, result_json_option, run_argument
+from tui.paths import echo_path
 from tui.run_of_file import resolve_run
 from tui.text import duration, printable
 
@@ -97,7 +98,7 @@ def replay(
                 done = {"run": run_id, "status": "done", "output": str(told)}
                 click.echo(json.dumps(done | {"seconds": round(seconds, 3), "stages": []}))
             else:
-                click.echo(str(told))
+                echo_path(told)
             return 0
         if not quiet:
             click.echo(

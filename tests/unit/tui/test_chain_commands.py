@@ -825,3 +825,21 @@ def test_a_negative_prompt_is_spoken_of_only_where_it_is_read(capsys, store):
     (warning,) = plan(capsys, *guided)["warnings"]
     assert warning.startswith("the negative prompt has 601 tokens")
     assert plan(capsys, *guided, "--set", "guidance.scale=1")["warnings"] == []
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_path_is_printed_as_it_is_but_harmless_on_a_terminal(
+    capsys, store, engine, tmp_path, monkeypatch, is_terminal
+):
+    folder = tmp_path / "a\x1b]0;title\x07b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run_id = done(store)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    for arguments in (("replay", run_id, "--output", "a.mp4"), ("run", "micro", "--seed", "9")):
+        out, err = told(capsys, *arguments)
+        assert ("\x1b" in out) != is_terminal
+        assert (r"a\x1b]0;title\x07b" in out) == is_terminal
+        assert "\x1b]0" not in err
+        if not is_terminal:
+            assert Path(out.removesuffix("\n")).is_file()

@@ -176,3 +176,13 @@ def test_what_was_given_wrongly_is_told_without_what_a_terminal_would_obey(
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert "\x07" not in out + err
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_folder_of_presets_is_printed_for_programs_and_for_terminals(
+    capsys, monkeypatch, tmp_path, is_terminal
+):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", str(tmp_path / f"a{ESCAPE}b"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert main(["presets", "path"]) == 0
+    assert ("\x1b" in capsys.readouterr().out) != is_terminal
