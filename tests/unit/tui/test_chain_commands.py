@@ -744,7 +744,7 @@ def test_a_plan_splits_the_steps_where_the_stored_ones_end(capsys, store, monkey
     ("arguments", "words"),
     [
         (("nope",), "no preset is named"),
-        (("micro", "--seed", "-1"), "seed: "),
+        (("micro", "--seed", "-2"), "seed: "),
         (("micro", "--stop-at", "0"), "'--stop-at'"),
         (("micro", "--set", "components.vae.checkpoint=no.safetensors"), "no.safetensors"),
     ],

@@ -22,7 +22,7 @@ MODES = ("runs", "queue", "store", "components")
 
 def live(kind: type[Widget]) -> list[Widget]:
     gc.collect()
-    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
 
 
 class Small(App[None]):
