@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from engine.outputs import default_output, folder_problem
+from engine import ffmpeg
+from engine.outputs import default_output, output_problem
 from engine.process.launch import ensure_engine
 from engine.process.version import installed_version
 from engine.tasks.reach import reach
@@ -64,6 +66,7 @@ def submit(
     path = _output_path(
         output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
     )
+    _check_encoder(spec)
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
         check(store, spec)
@@ -158,11 +161,24 @@ def finish(store: Store, run_id: str) -> str:
     return run_id
 
 
+def _check_encoder(spec: RunSpec) -> None:
+    """ComponentError where a video could not be written after all was computed."""
+    if "video" in spec.output.kinds:
+        _ffmpeg_works()
+
+
+@cache
+def _ffmpeg_works() -> None:
+    ffmpeg.check()
+
+
 def _name_output(store: Store, run_id: str) -> None:
     """A run from a bundle has no output of this machine: it gets one in the current folder."""
     run = store.run(run_id)
+    spec = decode_spec(run.spec_json)
+    _check_encoder(spec)
     if not run.output:
-        kinds = decode_spec(run.spec_json).output.kinds
+        kinds = spec.output.kinds
         path = _output_path(default_output(kinds).replace("{run}", run_id), kinds)
         store.set_output(run_id, str(path))
 
@@ -329,10 +345,6 @@ def _output_path(output: str, kinds: Collection[str]) -> Path:
         path = Path(output).expanduser().absolute()
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
         raise PresetError(f"{output}: {error}", key="output.path") from None
-    if path.is_dir() and "video" in kinds:
-        problem = f"{path} is a folder; name a file in it, such as video.mp4"
-    else:
-        problem = folder_problem(path)
-    if problem:
+    if problem := output_problem(path, kinds):
         raise PresetError(problem, key="output.path")
     return path

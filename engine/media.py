@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import ffmpeg
 from engine.errors import EngineError
 from store.blobs.files import written_whole
 
@@ -36,13 +37,11 @@ def encode_video(
     Raises EngineError with ffmpeg's own last line where it fails, ValueError on frames of another size, OSError where
     there is no room.
     """
-    import imageio_ffmpeg
-
     height, width = size
     with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
         part, log = Path(folder) / "video.mp4", Path(folder) / "errors.txt"
         command = [
-            imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
+            ffmpeg.program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:",
             "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p",
             "-metadata", f"comment={comment}", "-movflags", "+faststart", str(part),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryFile
+
+# of an id of the store
+_ID_LETTERS = 10
 
 
 def output_paths(path: Path, kinds: Collection[str]) -> dict[str, Path]:
@@ -19,12 +23,22 @@ def output_paths(path: Path, kinds: Collection[str]) -> dict[str, Path]:
     return {kind: target for kind, target in named.items() if kind in kinds}
 
 
+def output_problem(path: Path, kinds: Collection[str]) -> str:
+    """Why a run cannot write its output at `path`, with what to do; "" where it can."""
+    if "video" in kinds and os.path.isdir(path):
+        return f"{path} is a folder; name a file in it, such as video.mp4"
+    problems = map(_name_problem, output_paths(path, kinds).values())
+    return next(filter(None, problems), "") or folder_problem(path)
+
+
 def folder_problem(path: Path) -> str:
     """Why there can be no new file at `path`, with what to do; "" where there can.
 
     A nameless file is made beside it: the rights on a folder say nothing of a full or special file system, and
     nothing at all to root.
     """
+    if problem := _name_problem(path):
+        return problem
     folder = path.parent
     if not os.path.isdir(folder):
         return f"there is no folder {folder}; make it, or choose another"
@@ -33,6 +47,19 @@ def folder_problem(path: Path) -> str:
             return ""
     except OSError as error:
         return f"the folder {folder} cannot be written ({error.strerror}); choose another"
+
+
+def _name_problem(path: Path) -> str:
+    """A file system says that a name is too long for it only when it is asked for it. `{run}` counts as the run's id
+    in its place."""
+    try:
+        os.lstat(str(path).replace("{run}", "r" * _ID_LETTERS))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            length = len(os.fsencode(path.name))
+            name = f"{path.name[:40]}..." if len(path.name) > 40 else path.name
+            return f"{name} is too long for the file system ({length} bytes); choose a shorter name"
+    return ""
 
 
 def default_output(kinds: Collection[str]) -> str:

@@ -1,20 +1,35 @@
-"""Prompts into token ids, the published way: cleaned, ended, cut at 512 tokens."""
+"""Prompts into token ids, the published way: cleaned, ended, cut at 512 tokens. And what is cut off, to be told before
+a run; the libraries come in where they are needed, so that a viewer may ask."""
 
 from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import ftfy
-from tokenizers import Tokenizer
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MAX_TOKENS = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """num_tokens: all that a prompt has, its end-of-sequence token included, more than the MAX_TOKENS that are read.
+    text: the end of the cleaned prompt, from the first word that is not read whole."""
+
+    num_tokens: int
+    text: str
+
+
 def clean_prompt(text: str) -> str:
     """The published cleaning: mojibake repaired, HTML entities resolved (twice), white space collapsed."""
+    import ftfy
+
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text.strip()).strip()
 
@@ -25,10 +40,47 @@ def load_tokenizer(path: Path) -> Callable[[str], list[int]]:
 
     Raises ValueError where the file is not a tokenizer.
     """
+    tokenizer = _opened(path)
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return lambda prompt: tokenizer.encode(clean_prompt(prompt)).ids
+
+
+def cut_of(path: Path, prompt: str) -> Cut | None:
+    """What is cut off a prompt by the tokenizer of `load_tokenizer`, which is read only for one that is long enough;
+    None where nothing is. Raises ValueError where the file is not a tokenizer."""
+    if is_short(prompt):
+        return None
+    text = clean_prompt(prompt)
+    encoding = _opened(path).encode(text)
+    if len(encoding.ids) <= MAX_TOKENS:
+        return None
+    # the last of those that are read is the end of the sequence
+    start = encoding.offsets[MAX_TOKENS - 1][0]
+    while start and all(map(_is_within_word, text[start - 1 : start + 1])):
+        start -= 1
+    return Cut(len(encoding.ids), text[start:].strip())
+
+
+def is_short(prompt: str) -> bool:
+    """Whether no tokenizer can make more of a prompt than is read, told without one: no token stands for less than a
+    byte of the normalised text, and the space before it and its end are two more."""
+    if not prompt.isascii() or "&" in prompt:
+        prompt = unicodedata.normalize("NFKC", clean_prompt(prompt))
+    return len(prompt.encode("utf-8", "surrogatepass")) + 2 <= MAX_TOKENS
+
+
+def _opened(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
     tokenizer.no_padding()
-    tokenizer.enable_truncation(MAX_TOKENS)
-    return lambda prompt: tokenizer.encode(clean_prompt(prompt)).ids
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _is_within_word(character: str) -> bool:
+    """Also whether its script puts spaces between words, so that the word begins nearby."""
+    return character.isalnum() and unicodedata.east_asian_width(character) not in "WF"

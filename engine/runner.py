@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from engine import media
+from engine import ffmpeg, media
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
 from engine.errors import RunCancelled, RunFailed, RunPaused
@@ -119,6 +119,8 @@ class Runner:
         execution = Execution(targets, results, describe, self.residents, control, keeping)
         plan = execution.plan()
         control.emit(plan_made(plan))
+        if "video" in targets and plan.state("decode") == "compute":
+            ffmpeg.check()  # here, not when all is computed
         if plan.job():
             self._set_threads(route.spec, describe)
         execution.run(plan)

@@ -1,9 +1,10 @@
 """What annotations say about the keys of a struct: the one source of checks, messages and help.
 
 msgspec decides what is valid; the code here finds the key that is to blame and words the refusal.
-Three rules that msgspec cannot state ride in `Meta(extra=...)` and are enforced by `build`:
-`step` (an integer is the lower limit plus a multiple of it), `max_bytes` (of text in UTF-8) and
-finite numbers everywhere. `expected` in `extra` replaces the worded expectation, for patterns.
+Four rules that msgspec cannot state ride in `Meta(extra=...)` and are enforced by `build`:
+`step` (an integer is the lower limit plus a multiple of it), `max` (of an integer, where it has more
+than 63 bits), `max_bytes` (of text in UTF-8) and finite numbers everywhere. `expected` in `extra`
+replaces the worded expectation, for patterns.
 """
 
 from __future__ import annotations
@@ -263,6 +264,9 @@ def _keeps_extra_rules(value: object, field: Field) -> bool:
         assert isinstance(value, int)
         assert field.type.ge is not None
         return (value - field.type.ge) % int(field.extra["step"]) == 0
+    if "max" in field.extra:
+        assert isinstance(value, int)
+        return value <= int(field.extra["max"])
     if "max_bytes" in field.extra:
         assert isinstance(value, str)
         return len(value.encode("utf-8", "surrogatepass")) <= int(field.extra["max_bytes"])

@@ -32,6 +32,9 @@ MAX_FRAMES = 1025
 # accident.
 MAX_PROMPT_BYTES = 16 * 1024
 
+# what torch takes, and what ComfyUI draws from
+MAX_SEED = 2**64 - 1
+
 ComponentName = Annotated[
     str,
     Meta(
@@ -326,7 +329,19 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 81
     fps: Annotated[int, Meta(ge=1, le=120, description="frames a second of the written video")] = 16
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the initial noise")] = 0
+    seed: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="seed of the initial noise",
+            extra={
+                "max": MAX_SEED,
+                "expected": f"an integer >= 0 and <= {MAX_SEED} (`--seed random` draws one)",
+            },
+            # msgspec takes no limit of more than 63 bits
+            extra_json_schema={"maximum": MAX_SEED},
+        ),
+    ] = 0
     noise: Annotated[
         Literal["cpu", "wan"],
         Meta(

@@ -322,6 +322,10 @@ class Store:
         """The links of a run, as it saw them, by stage and index."""
         return links.of_run(self.lineage, run_id)
 
+    def runs_of(self, digest: str) -> list[str]:
+        """The runs that made or reused a result of these bytes or ended with these latents, the oldest first."""
+        return links.runs_of(self.lineage, digest)
+
     def forget_blob(self, digest: str) -> int:
         """Make a miss of a blob that is gone or damaged; returns how many links spoke of it."""
         return links.forget_blob(self.lineage, digest)

@@ -6,10 +6,11 @@ stderr is narration. Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ from tui.failures import (
     flush_output,
     json_failure,
 )
+from tui.text import printable
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -47,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "presets": ("tui.commands.presets:presets", "List, show, check and save presets."),
     "store": ("tui.commands.store:store", "See what takes space, check it, give it back."),
     "engine": ("tui.commands.engine:engine", "Look after the background engine process."),
+    "web": ("tui.commands.web:web", "Show the app in a browser."),
     "doctor": ("tui.commands.doctor:doctor", "Check what works on this machine."),
 }
 
@@ -139,6 +142,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; no stack trace leaves here."""
     arguments = list(sys.argv[1:] if args is None else args)
     invocation = Invocation(arguments=tuple(arguments))
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         # A prompt in any script must be printable under any locale.
         if isinstance(stream, TextIOWrapper):
@@ -152,7 +156,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _report(invocation, CANCELLED, "interrupted")
     except click.UsageError as error:
-        error.show()
+        shown = StringIO()
+        error.show(shown)
+        click.echo(_harmless(shown.getvalue()), err=True)
         return _report(invocation, error.exit_code, error.format_message(), shown=True)
     except click.ClickException as error:
         return _report(invocation, error.exit_code, error.format_message())
@@ -166,7 +172,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False) -> int:
     try:
         if not shown:
-            click.echo(f"modiff: {line}", err=True)
+            click.echo(f"modiff: {_harmless(line)}", err=True)
         if invocation.wants_run_json:
             click.echo(json_failure(invocation, code, line))
         flush_output()
@@ -174,6 +180,17 @@ def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False
         close_output()
         return FAILED
     return code
+
+
+def _open_missing_streams() -> None:
+    """Streams that were closed before we came, as by `>&-`, lead nowhere; else the next file would get their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _harmless(lines: str) -> str:
+    return "\n".join(printable(line) for line in lines.splitlines())
 
 
 if __name__ == "__main__":

@@ -38,11 +38,13 @@ def complete_preset(
 def complete_run(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The newest runs whose ids begin so."""
+    """The newest runs whose ids begin so; files when a path is being typed."""
     from store.errors import StoreError
     from store.paths import store_root
     from store.store import open_as_it_is
 
+    if "/" in incomplete or incomplete.startswith((".", "~")):
+        return [CompletionItem(incomplete, type="file")]
     try:
         if not (store_root() / "lineage.db").exists():
             return []

@@ -6,6 +6,7 @@ file, and the line names that file.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -17,11 +18,15 @@ from pathlib import Path
 
 import click
 
-from tui.text import printable
+from tui.text import printable, shorten
 
 FAILED = 1
 BAD_INPUT = 2
 CANCELLED = 130
+
+# What is wrong with a path that somebody named, whatever was asked of it.
+_OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR}
+_MAX_PATH = 200
 
 
 @dataclass(slots=True)
@@ -53,6 +58,11 @@ def explain(error: Exception) -> tuple[int, str]:
         return FAILED, printable(str(error))
     if isinstance(error, OSError) and _is_of_output(error):
         return FAILED, f"the output could not be written ({error.strerror or error})"
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        return BAD_INPUT, "the current folder was removed; go to another with cd"
+    if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None:
+        named = printable(os.fsdecode(error.filename))
+        return BAD_INPUT, f"{shorten(named, _MAX_PATH)}: {error.strerror}; name another path"
     return FAILED, (
         f"unexpected {type(error).__name__}: {printable(str(error))} "
         f"(a defect of modiff; the details are in {_write_log(error)})"
@@ -84,6 +94,15 @@ def flush_output() -> None:
     """Hand what is buffered for stdout to the system; OSError where that takes it no more."""
     if sys.stdout is not None:  # None when it was closed before we came, as by `>&-`
         sys.stdout.flush()
+
+
+def _has_folder() -> bool:
+    """Whether the folder that the shell is in is there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _is_of_output(error: Exception) -> bool:

@@ -17,6 +17,7 @@ import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.failures import CANCELLED, FAILED, Invocation, close_output
+from tui.paths import echo_path
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def follow_queued(
     if manner.as_json:
         click.echo(json.dumps(result(record, stages, watched.cancel_asked)))
     elif record.status == "done":
-        click.echo(record.output)
+        echo_path(record.output)
     return exit_code(record, watched.cancel_asked)
 
 

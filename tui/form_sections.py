@@ -131,7 +131,7 @@ def stepped(key: str, text: str, up: int) -> str:
     if not isinstance(node, inspect.IntType):
         return text
     step = int(extra.get("step") or node.multiple_of or 1)
-    low, high = node.ge or 0, 2**63 - 1 if node.le is None else node.le
+    low, high = node.ge or 0, int(extra.get("max", 2**63 - 1)) if node.le is None else node.le
     # from a number off the grid to the next one on it
     origin = low if "step" in extra else 0
     passed = int(value) - origin

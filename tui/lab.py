@@ -280,13 +280,13 @@ class Lab:
 
         return await asyncio.to_thread(ask)
 
-    async def unknown_words(self, spec: RunSpec) -> str:
-        """The warning of `modiff run` about words that the micro model does not know, or nothing."""
+    async def prompt_warnings(self, spec: RunSpec) -> list[str]:
+        """The warnings of `modiff run` about a run's prompts."""
 
-        def ask() -> str:
-            from tui.micro_words import unknown_words_warning
+        def ask() -> list[str]:
+            from tui.prompt_warnings import prompt_warnings
 
-            return unknown_words_warning(spec)
+            return prompt_warnings(spec)
 
         return await asyncio.to_thread(ask)
 
@@ -307,7 +307,7 @@ class Lab:
             from engine.checkpoints.library import look
             from engine.checkpoints.source import sources_in
 
-            return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
+            return [look(each) for each in (sources_in(path) if os.path.isdir(path) else [path])]
 
         return await self._in("work", ask)
 

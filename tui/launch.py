@@ -21,7 +21,7 @@ _INSTEAD = "`modiff run micro` makes a video anywhere, `modiff --help` lists all
 
 def refusal(environ: Mapping[str, str], *, has_terminal: bool) -> str:
     """Why the app cannot be shown here, "" where it can. Textual itself would write into any pipe."""
-    if "TEXTUAL_DRIVER" in environ:  # as under `textual serve`, which brings a terminal of its own
+    if "TEXTUAL_DRIVER" in environ:  # as under `modiff web`, which brings a terminal of its own
         return ""
     if not has_terminal:
         return f"the app needs a terminal on its input and both of its outputs; {_INSTEAD}"

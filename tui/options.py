@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from tui.completion import complete_preset, complete_run
+from tui.prompt_text import prompt_option
+from tui.seeds import seed_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,9 +44,24 @@ set_option = click.option(
 def prompt_options(command: F) -> F:
     """--prompt, --negative-prompt and --seed."""
     for option in (
-        click.option("--seed", type=int, metavar="N", help="Seed of the initial noise."),
-        click.option("--negative-prompt", metavar="TEXT", help="What to steer away from."),
-        click.option("--prompt", metavar="TEXT", help="What to show."),
+        click.option(
+            "--seed",
+            callback=seed_option,
+            metavar="N",
+            help="Seed of the initial noise, 0 to 2^64 - 1; random draws one and tells it.",
+        ),
+        click.option(
+            "--negative-prompt",
+            callback=prompt_option,
+            metavar="TEXT",
+            help="What to steer away from; @FILE as of --prompt.",
+        ),
+        click.option(
+            "--prompt",
+            callback=prompt_option,
+            metavar="TEXT",
+            help="What to show; @FILE is the text of a file, @@ begins a text with @.",
+        ),
     ):
         command = option(command)
     return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ def check_output(store: Store, spec: RunSpec) -> None:
         path = Path(spec.output.path).expanduser().absolute()
     except RuntimeError:
         return  # submit refuses it
-    if path.is_dir() and "video" in spec.output.kinds:
+    if os.path.isdir(path) and "video" in spec.output.kinds:
         return  # submit refuses it
     suffix = {"video": ".mp4", "latents": ".safetensors"}.get(
         next((kind for kind in ("video", "latents") if kind in spec.output.kinds), ""), ""
@@ -45,7 +46,7 @@ def check_output(store: Store, spec: RunSpec) -> None:
 
 def _refuse_taken(store: Store, path: Path, kinds: Collection[str]) -> None:
     for target in output_paths(path, kinds).values():
-        if target.exists():
+        if os.path.exists(target):
             raise PresetError(
                 f"{target} is already there; choose another name or add --overwrite",
                 key="output.path",

@@ -34,7 +34,8 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A plan in rows. stored_steps of total_steps need not be computed; needs: components to load. seconds: None
-    unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none."""
+    unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none.
+    warnings: what is said of the prompts, a line each."""
 
     rows: tuple[Row, ...]
     total_steps: int
@@ -44,6 +45,7 @@ class Planned:
     bytes: int
     memory_bytes: int | None
     device_bytes: int | None
+    warnings: tuple[str, ...]
 
 
 def planned(
@@ -55,6 +57,7 @@ def planned(
 ) -> Planned:
     """The plan of a run. Nothing is queued, loaded or written. Raises as `engine.client.submit` does."""
     from engine import client
+    from tui.prompt_warnings import prompt_warnings
 
     made = client.plan(store, spec, segments=segments, stop_at=stop_at)
     past = experience_with(store, spec)
@@ -69,6 +72,7 @@ def planned(
         bytes=sum(row.bytes for row in rows),
         memory_bytes=past.memory_bytes,
         device_bytes=past.device_bytes,
+        warnings=tuple(prompt_warnings(spec)),
     )
 
 

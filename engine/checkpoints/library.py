@@ -62,7 +62,7 @@ def scan(place: Place) -> list[Found]:
     if not place.exists:
         told = f"{place.path}: not there now; connect its disk, or forget it with `modiff models remove`"
         return [Found(place.path, place.origin, error=told)] if place.origin == ADDED else []
-    if place.path.is_file():
+    if os.path.isfile(place.path):
         return [look(place.path, place.origin)]
     homes = [known.path for known in places() if known.exists]
     folders = _snapshots(place.path) if place.origin == HUGGING_FACE else [place.path]
@@ -76,7 +76,7 @@ def scan_places() -> list[Found]:
     for place in places():
         for found in scan(place):
             known = first.setdefault(os.path.realpath(found.path), found)
-            if known.path.is_symlink() and not found.path.is_symlink():
+            if os.path.islink(known.path) and not os.path.islink(found.path):
                 first[os.path.realpath(found.path)] = found
     return list(first.values())
 
@@ -218,7 +218,7 @@ def _scan_folder(folder: Path, origin: str, homes: Sequence[Path]) -> list[Found
     # what a link within the places leads to is found there
     all_found = [_refuse(path, origin) for path in linked if not _is_known(path, within)]
     for path in (*paths, *tokenizers):
-        leaves = path.is_symlink() and not _is_known(path, within)
+        leaves = os.path.islink(path) and not _is_known(path, within)
         all_found.append(_refuse(path, origin) if leaves else look(path, origin))
     return sorted((f for f in all_found if not _is_foreign_tokenizer(f)), key=lambda f: f.path)
 
@@ -236,7 +236,7 @@ def _tokenizers_and_links(folder: Path) -> tuple[list[Path], list[Path]]:
         links += [
             here / name
             for name in folders
-            if not name.startswith(".") and (here / name).is_symlink()
+            if not name.startswith(".") and os.path.islink(here / name)
         ]
         tokenizers += [here / name for name in files if name == TOKENIZER]
         deep = len(here.relative_to(folder).parts) >= MAX_DEPTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,10 +63,10 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
         raise CheckpointError(f"components.{key}: {checkpoint}: {error}") from None
     if kind == "tokenizer":
-        path = next((path / name for name in _TOKENIZERS if (path / name).is_file()), path)
-    elif path.is_dir():
+        path = next((path / name for name in _TOKENIZERS if os.path.isfile(path / name)), path)
+    elif os.path.isdir(path):
         return open_component(kind, path).path
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(
             f"components.{key}: {path} is not there; put the file there, name another with "
             f"--set components.{key}=/path/to/file (relative paths start at {models_folder()}), "
@@ -86,14 +87,15 @@ def builtin_files(name: str) -> list[Path]:
 def tokenizer_beside(weights: Path) -> Path | None:
     """The tokenizer.json that was published with a text encoder's weights, where it lies in its usual place."""
     return next(
-        (weights.parent / name for name in _TOKENIZERS if (weights.parent / name).is_file()), None
+        (weights.parent / name for name in _TOKENIZERS if os.path.isfile(weights.parent / name)),
+        None,
     )
 
 
 def open_component(kind: str, path: Path) -> Source:
     """The one checkpoint of `kind` at `path`: a file, or somewhere in a folder such as a whole published
     repository. Raises CheckpointError where there is none, or more than one."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return layout_at(path)[0]
     held: list[Source] = []
     others: list[str] = []

@@ -118,7 +118,7 @@ def add(path: Path) -> tuple[Place, bool]:
         raise CheckpointError(f"{path}: no such file or folder")
     if known := holder(path):
         return known, False
-    if path.is_dir():
+    if os.path.isdir(path):
         sources_in(path)
     elif path.name != TOKENIZER:
         open_source(path)

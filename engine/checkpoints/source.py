@@ -56,7 +56,7 @@ def open_source(path: Path) -> Source:
 
     Raises CheckpointError, in one line, where there is none or it is damaged or incomplete.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         path = _only_one(path)
     if is_index(path.name):
         return _open_indexed(path)

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import imageio_ffmpeg
-
 from engine.errors import EngineError
+from engine.ffmpeg import program
 
 MAX_SIDE = 16384
 _HEADER_LINES = 3
@@ -31,7 +30,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
     Only ffmpeg's reader of mp4 is let at it, and it may open no other file: the video may come from elsewhere.
     """
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror",
+        program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror",
         "-protocol_whitelist", "file", "-f", "mov", "-i", f"file:{path.absolute()}",
         "-map", "0:v:0", "-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "pipe:1",
     ]  # fmt: skip

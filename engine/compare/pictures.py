@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-import imageio_ffmpeg
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from engine.compare.frames import Frame, last_line, read_frames
 from engine.compare.similarity import Similarity
 from engine.errors import EngineError
+from engine.ffmpeg import program
 from engine.media import VIDEO_CRF
 from store.blobs.files import written_whole
 
@@ -235,7 +235,7 @@ def _text(
 def _encode(path: Path, pictures: Iterator[bytes], *, size: tuple[int, int], fps: int) -> None:
     """RGB pictures of even width and height, as an mp4."""
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
+        program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:",
         "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p", "-movflags", "+faststart",
         f"file:{path.absolute()}",

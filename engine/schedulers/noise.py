@@ -25,7 +25,7 @@ def step_noise(
     of one seed have the same noise at the same step.
 
     Args:
-        seed: of the run, 0 to 2**63 - 1.
+        seed: of the run, 0 to 2**64 - 1.
         step: from 0, below 2**63.
         shape: of the latents.
     """

@@ -19,7 +19,7 @@ from store.lineage import history
 from store.lineage.damage import sound
 from store.lineage.events import LinkStored, Message
 from store.lineage.records import SOURCES, LinkRecord, RunLink
-from store.lineage.runs import status_of
+from store.lineage.runs import OF_PEOPLE, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +121,17 @@ def of_run(lineage: Lineage, run_id: str) -> list[RunLink]:
         (run_id,),
     )
     return sound(lineage, "run_links", _SEEN_COLUMNS, found, lambda row: RunLink(*row))
+
+
+def runs_of(lineage: Lineage, digest: str) -> list[str]:
+    """The runs of people that have seen a result of these bytes or ended with these latents, the oldest first."""
+    found = rows(
+        lineage,
+        f"SELECT id FROM runs WHERE {OF_PEOPLE} AND (latents=?1 OR id IN "
+        "(SELECT run_id FROM run_links WHERE digest=?1)) ORDER BY seq",
+        (digest,),
+    )
+    return [str(run_id) for (run_id,) in found]
 
 
 def forget_blob(lineage: Lineage, digest: str) -> int:

@@ -1,4 +1,4 @@
-"""The app in a browser, as `textual serve modiff` shows it: served on the loopback address, looked at by Chromium."""
+"""The app in a browser, as `modiff web` shows it, looked at by Chromium."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import base64
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,6 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 STORE_TAB = 440  # pixels from the left
-SERVE = """
-import sys
-from textual_serve.server import Server
-Server(sys.argv[1], host="127.0.0.1", port=int(sys.argv[2])).serve()
-"""
 
 
 @pytest.fixture
@@ -41,27 +34,17 @@ def browser() -> str:
 @pytest.fixture
 def address(own_folders: Path, tmp_path: Path) -> Iterator[str]:
     """Where the app is served, on a port of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, f"{sys.executable} -P -m tui.cli", str(port)],
+        [sys.executable, "-P", "-m", "tui.cli", "web", "--port", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     )
-    address = f"http://127.0.0.1:{port}"
+    assert server.stdout is not None
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.1)
-        yield address
+        yield server.stdout.readline().strip()
     finally:
         server.terminate()
         server.wait(30)

@@ -22,6 +22,8 @@ from tui.options import (
     set_option,
     text_override,
 )
+from tui.run_of_file import resolve_run
+from tui.seeds import drawn_in
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -84,7 +86,7 @@ def branch(
     at: int | Literal["decode"],
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
@@ -94,26 +96,30 @@ def branch(
 ) -> int:
     """Go on from a step of a run with other settings.
 
-    RUN is an id from `modiff runs`, or the beginning of one. The new run has the first STEP steps of
-    RUN, none of which is computed again as long as it is stored, and goes on with what is changed
-    here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. The new run has the
+    first STEP steps of RUN, none of which is computed again as long as it is stored, and goes on with
+    what is changed here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
     """
     from engine import client
     from store.store import open_store
     from tui.following import Manner, follow_queued
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
-        *overrides,
+        *drawn_in(overrides, quiet=quiet),
         *(text_override(key, text) for key, text in texts.items() if text is not None),
-        *([f"seed={seed}"] if seed is not None else []),
+        *drawn_in([f"seed={seed}"] if seed is not None else [], quiet=quiet),
         *(["output.overwrite=true"] if overwrite else []),
     ]
     with open_store() as store:
         store.recover()
-        run_id = store.resolve(run)
-        check_output(store, _spec_of_branch(store.run(run_id).spec_json, changes, output))
+        run_id = resolve_run(store, run)
+        spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
+        check_output(store, spec)
+        if not quiet:
+            warn_of_prompts([spec])
         return follow_queued(
             invocation,
             store,

@@ -15,6 +15,8 @@ from tui.comparison import lines, value
 from tui.completion import complete_run
 from tui.failures import BAD_INPUT
 from tui.looking import store_as_it_is
+from tui.paths import echo_path
+from tui.run_of_file import resolve_run
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
@@ -44,14 +46,16 @@ class _BadInput(click.ClickException):
 def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     """Compare two runs, from settings to frames.
 
-    A and B are ids from `modiff runs`, or the beginnings of them. Latents are told apart by relative L2 (the norm of
-    B - A by that of A) and cosine, frames by PSNR of RGB and SSIM of luma (Wang et al. 2004).
+    A and B are ids from `modiff runs`, the beginnings of them, or videos that they wrote. Latents are
+    told apart by relative L2 (the norm of B - A by that of A) and cosine, frames by PSNR of RGB and
+    SSIM of luma (Wang et al. 2004).
     """
     from engine.compare.report import compare as compared
 
+    os.getcwd()  # where there is none, a library of torch ends the process without a word
     targets = _targets(output)
     with store_as_it_is() as store:
-        told = compared(store, store.resolve(a), store.resolve(b))
+        told = compared(store, resolve_run(store, a), resolve_run(store, b))
         if targets:
             _write(store, told, targets)
     if as_json:
@@ -61,7 +65,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     for line in lines(told):
         click.echo(line)
     for target in targets:
-        click.echo(printable(str(target)))
+        echo_path(target)
 
 
 def _targets(output: Path | None) -> list[Path]:

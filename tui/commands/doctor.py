@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -25,6 +26,7 @@ def doctor(as_json: bool) -> int:
     from engine.doctor import examine
     from store.paths import store_root
 
+    os.getcwd()  # where there is none, a library of torch ends the process without a word
     report = examine(store_root())
     if as_json:
         click.echo(json.dumps(_data(report), indent=2))

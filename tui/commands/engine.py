@@ -49,7 +49,7 @@ def status(as_json: bool) -> None:
         click.echo(_line(each))
     if not engines:
         click.echo("no engine is running; the next `modiff run` starts one")
-    click.echo(f"{queued} queued, store {root}")
+    click.echo(f"{queued} queued, store {printable(str(root))}")
 
 
 @engine.command()
@@ -115,7 +115,10 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
     with open_as_it_is() as store:
         path = _log(store) if pid is None else log_path(store.root, pid)
     if pid is not None and path is not None and not path.exists():
-        click.echo(f"there is no log of an engine with process {pid}: no file {path}", err=True)
+        click.echo(
+            f"there is no log of an engine with process {pid}: no file {printable(str(path))}",
+            err=True,
+        )
         return FAILED
     if path is None:
         click.echo("there is no log: no engine has run yet", err=True)
@@ -125,7 +128,7 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"path": str(path), "lines": shown}))
         return 0
-    click.echo(str(path), err=True)
+    click.echo(printable(str(path)), err=True)
     for line in shown:
         click.echo(line)
     return 0

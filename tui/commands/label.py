@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tui.failures import BAD_INPUT, FAILED
 from tui.options import run_argument, runs_argument
+from tui.run_of_file import resolve_run
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ Examples:
 def tag(run: str, tags: tuple[str, ...], remove: bool) -> None:
     """Give a run tags, or take them off.
 
-    RUN is an id from `modiff runs`, or the beginning of one. A tag has up to 64 letters, digits and
-    the characters . _ - /
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. A tag has up to 64
+    letters, digits and the characters . _ - /
     """
     from store.store import open_store
 
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         if remove:
             store.untag(run_id, tags)
         else:
@@ -67,12 +68,12 @@ def tag(run: str, tags: tuple[str, ...], remove: bool) -> None:
 def note(run: str, text: str) -> None:
     """Write a note on a run; an empty one removes it.
 
-    RUN is an id from `modiff runs`, or the beginning of one.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
     """
     from store.store import open_store
 
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         store.note(run_id, text)
     click.echo(f"run {run_id} {'is noted' if text else 'has no note'}", err=True)
 
@@ -83,13 +84,13 @@ def note(run: str, text: str) -> None:
 def pin(run: str, remove: bool) -> None:
     """Keep what a run made from every clean-up.
 
-    RUN is an id from `modiff runs`, or the beginning of one. What it shares with the runs that it
-    was branched from is kept with it.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What it shares with
+    the runs that it was branched from is kept with it.
     """
     from store.store import open_store
 
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         if remove:
             store.unpin(run_id)
         else:
@@ -103,15 +104,15 @@ def pin(run: str, remove: bool) -> None:
 def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     """Remove runs from the list; the files that they wrote stay.
 
-    RUN is an id from `modiff runs`, or the beginning of one. What the store keeps of a removed run
-    stays until the store is cleaned up, and whatever another run shares with it stays then too. All
-    are removed or none: one that is queued, running or pinned is refused.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What the store
+    keeps of a removed run stays until the store is cleaned up, and whatever another run shares with it
+    stays then too. All are removed or none: one that is queued, running or pinned is refused.
     """
     from store.store import open_store
 
     with open_store() as store:
         store.recover()
-        run_ids = list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes))
+        run_ids = list(dict.fromkeys(resolve_run(store, prefix) for prefix in run_prefixes))
         records = [store.run(run_id) for run_id in run_ids]
         for record in records:
             if record.pinned:
@@ -127,7 +128,7 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     names = ", ".join(run_ids)
     click.echo(f"removed {'run' if len(run_ids) == 1 else 'runs'} {names}", err=True)
     for record in records:
-        if record.output and Path(record.output).exists():
+        if record.output and os.path.exists(record.output):
             click.echo(f"{printable(record.output)} stays", err=True)
     if num_branches:
         told = (

@@ -6,6 +6,7 @@ Data goes to stdout. Exit code 1 when something is absent, broken or changed, 2 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
     if str(path).startswith(BUILTIN):
         paths = builtin_files(str(path))
     else:
-        paths = sources_in(path) if path.is_dir() else [path]
+        paths = sources_in(path) if os.path.isdir(path) else [path]
     if not paths:
         raise CheckpointError(f"{path}: holds no weight file (safetensors, .pth or GGUF)")
     found = [look(path) for path in paths]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from tui.paths import echo_path
 from tui.text import duration, printable, shorten
 
 # engine.checkpoints.convert.LAYOUTS and DTYPES, repeated here because that module imports torch; held to it by a test
@@ -47,6 +48,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     from engine.checkpoints.source import open_source
     from engine.errors import CheckpointError
 
+    written = target.absolute()
     path = _path_of(source)
     opened = open_source(path)
     if os.path.lexists(target):
@@ -71,7 +73,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
 
     write(
         opened,
-        target.absolute(),
+        written,
         layout=layout,
         dtype=dtype,
         shard_bytes=round(shard_size * 1e9),
@@ -81,7 +83,7 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     click.echo(
         f"every tensor read back as written, in {duration(time.monotonic() - begun)}", err=True
     )
-    click.echo(printable(str(target)))
+    echo_path(target)
 
 
 def _path_of(source: str) -> Path:

@@ -90,7 +90,7 @@ def _wanted(names: tuple[str, ...]) -> list[Found]:
             found += of_name
         elif os.path.lexists(name):
             path = Path(name)
-            paths = sources_in(path) if path.is_dir() else [path]
+            paths = sources_in(path) if os.path.isdir(path) else [path]
             found += [look(path) for path in paths]
         else:
             wanted("", name)

@@ -16,6 +16,7 @@ from tui.options import (
     prompt_options,
     set_option,
 )
+from tui.seeds import drawn_in, drawn_seed
 from tui.text import columns
 
 _EPILOG = """\b
@@ -40,7 +41,7 @@ def plan(
     preset: str,
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     overrides: tuple[str, ...],
     output: str | None,
     overwrite: bool,
@@ -54,15 +55,16 @@ def plan(
     """
     from presets.library import load_preset
     from tui.planning import planned, shown
+    from tui.prompt_warnings import warn
 
     values = named_values(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        seed=seed,
+        seed=drawn_seed(seed),
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, overrides, values=values)
+    spec = load_preset(preset, drawn_in(overrides), values=values)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:
@@ -76,9 +78,11 @@ def plan(
                 "bytes": made.bytes,
                 "memory_bytes": made.memory_bytes,
                 "device_bytes": made.device_bytes,
+                "warnings": list(made.warnings),
             }
         )
         return
+    warn(made.warnings)
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
         click.echo(line)
     if made.seconds is None:

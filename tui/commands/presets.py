@@ -25,6 +25,7 @@ from presets.paths import user_preset_dir
 from presets.spec import RunSpec
 from presets.validation import to_plain
 from tui.failures import BAD_INPUT
+from tui.paths import echo_path
 from tui.saving import extended_by, save_from
 from tui.text import columns, escaped, printable
 
@@ -157,7 +158,7 @@ def save(
     if as_json:
         _print_json({"name": name, "path": str(path), "extends": extends})
     else:
-        click.echo(path)
+        echo_path(path)
 
 
 @presets.command()
@@ -172,7 +173,7 @@ def path(name: str | None, as_json: bool) -> None:
     if as_json:
         _print_json({"name": name, "path": str(found)})
     else:
-        click.echo(found)
+        echo_path(found)
 
 
 def _error_of(name: str, overrides: tuple[str, ...]) -> str:

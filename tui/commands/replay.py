@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 
 from tui.failures import Invocation
 from tui.options import overwrite_option, quiet_option, result_json_option, run_argument
+from tui.paths import echo_path
+from tui.run_of_file import resolve_run
 from tui.text import duration, printable
 
 if TYPE_CHECKING:
@@ -56,8 +59,8 @@ def replay(
 ) -> int:
     """Make the output of a run again, from the store.
 
-    RUN is an id from `modiff runs`, or the beginning of one. What is stored is checked and copied;
-    what is not stored any more is computed again from what is, as a run of its own.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What is stored is
+    checked and copied; what is not stored any more is computed again from what is, as a run of its own.
 
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
@@ -69,7 +72,7 @@ def replay(
 
     began = time.perf_counter()
     with open_as_it_is() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         record = store.run(run_id)
         if verify:
             from tui.verification import verify_run
@@ -95,7 +98,7 @@ def replay(
                 done = {"run": run_id, "status": "done", "output": str(told)}
                 click.echo(json.dumps(done | {"seconds": round(seconds, 3), "stages": []}))
             else:
-                click.echo(str(told))
+                echo_path(told)
             return 0
         if not quiet:
             click.echo(
@@ -113,7 +116,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
     """The run's spec with the path that the replay writes to."""
     import msgspec
 
-    from engine.outputs import folder_problem, output_paths
+    from engine.outputs import output_paths, output_problem
     from presets.errors import PresetError
 
     if output:
@@ -123,14 +126,10 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
             raise PresetError(f"{output}: {error}", key="output.path") from None
     else:
         path = _own_path(record, spec)
-        taken = [path for path in output_paths(path, spec.output.kinds).values() if path.exists()]
+        taken = any(map(os.path.exists, output_paths(path, spec.output.kinds).values()))
         if taken:  # also with --overwrite: only who names the run's own output replaces it
             path = path.with_stem(f"{path.stem}-replay")
-    if path.is_dir() and "video" in spec.output.kinds:
-        problem = f"{path} is a folder; name a file in it, such as video.mp4"
-    else:
-        problem = folder_problem(path)
-    if problem:
+    if problem := output_problem(path, spec.output.kinds):
         raise PresetError(problem, key="output.path")
     written = msgspec.structs.replace(spec.output, path=str(path), overwrite=overwrite)
     return msgspec.structs.replace(spec, output=written)

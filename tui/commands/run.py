@@ -21,6 +21,7 @@ from tui.options import (
     result_json_option,
     set_option,
 )
+from tui.seeds import drawn_in, drawn_seed
 
 _EPILOG = """\b
 Examples:
@@ -55,7 +56,7 @@ def run(
     preset: str,
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
@@ -72,21 +73,21 @@ def run(
     from presets.library import load_preset
     from store.store import open_store
     from tui.following import Manner, follow_queued
-    from tui.micro_words import unknown_words_warning
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
     values = named_values(
         prompt=prompt,
         negative_prompt=negative_prompt,
-        seed=seed,
+        seed=drawn_seed(seed, quiet=quiet),
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, overrides, values=values)
+    spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
         check_output(store, spec)
-        if not quiet and (warning := unknown_words_warning(spec)):
-            click.echo(f"warning: {warning}", err=True)
+        if not quiet:
+            warn_of_prompts([spec])
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,

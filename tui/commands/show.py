@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from tui.branching import points_told
 from tui.commands.runs import print_json, spec_of, summary, timestamp
 from tui.looking import store_as_it_is
 from tui.options import json_option, run_argument
+from tui.run_of_file import resolve_run
 from tui.text import duration, escaped, printable, size
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class _Known:
 def show(run: str, as_json: bool) -> None:
     """Show all that is known about one run.
 
-    RUN is an id from `modiff runs`, or the beginning of one.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
     """
     with store_as_it_is() as store:
-        known = _look_up(store, store.resolve(run))
+        known = _look_up(store, resolve_run(store, run))
     if as_json:
         print_json(_details(known))
         return
@@ -160,7 +161,7 @@ def _lines(known: _Known) -> list[tuple[str, str]]:
     """`modiff show` for people, as (name, value); what is not known is left out."""
     record = known.record
     found = _event_summary(known.events)
-    is_missing = record.status == "done" and not Path(record.output).exists()
+    is_missing = record.status == "done" and not os.path.exists(record.output)
     lines = [
         ("run", record.id),
         ("status", record.status + _asked(record)),

@@ -18,6 +18,7 @@ from tui.options import (
     result_json_option,
     set_option,
 )
+from tui.seeds import drawn_in, drawn_seed
 
 if TYPE_CHECKING:
     from engine.sweep import Member
@@ -84,7 +85,7 @@ def sweep(
     stop_at: int | None,
     prompt: str | None,
     negative_prompt: str | None,
-    seed: int | None,
+    seed: int | str | None,
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
@@ -108,12 +109,17 @@ def sweep(
     from tui.following import Manner
     from tui.many import Wanted, follow_many
     from tui.outputs import check_output
+    from tui.prompt_warnings import warn_of_prompts
 
-    axes = parse_axes(over)
+    axes = parse_axes(drawn_in(over, quiet=quiet))
+    overrides = drawn_in(overrides, quiet=quiet)
     if (total := count(axes)) > MAX_UNASKED and not yes:
         raise click.UsageError(f"this would queue {total} runs; add --yes if it should")
     values = named_values(
-        prompt=prompt, negative_prompt=negative_prompt, seed=seed, output__overwrite=overwrite
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=drawn_seed(seed, quiet=quiet),
+        output__overwrite=overwrite,
     )
     _refuse_set_and_varied([axis.key for axis in axes], values, overrides)
 
@@ -130,6 +136,8 @@ def sweep(
         store.retire_other_engines(installed_version())
         for member in members:
             check_output(store, member.spec)
+        if not quiet:
+            warn_of_prompts(member.spec for member in members)
         wanted = [
             Wanted(partial(_queue, store, member, preset, stop_at, tag), member.values)
             for member in members

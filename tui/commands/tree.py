@@ -17,6 +17,7 @@ from tui.commands.runs import print_json, spec_of
 from tui.completion import complete_run
 from tui.looking import store_as_it_is
 from tui.options import json_option
+from tui.run_of_file import resolve_run
 from tui.text import columns, printable, shorten
 
 if TYPE_CHECKING:
@@ -53,14 +54,14 @@ class _Relative:
 def tree(run: str | None, limit: int, as_json: bool) -> None:
     """Show which run was branched from which.
 
-    RUN is an id from `modiff runs`, or the beginning of one: its whole family is shown. Without RUN
-    the families with the newest branches are.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote: its whole family is
+    shown. Without RUN the families with the newest branches are.
     """
     with store_as_it_is() as store:
         families = (
             _newest_families(store, limit)
             if run is None
-            else [_family(store.tree(store.resolve(run)))]
+            else [_family(store.tree(resolve_run(store, run)))]
         )
     if as_json:
         print_json([[_data(member) for member in family] for family in families])

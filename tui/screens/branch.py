@@ -196,7 +196,7 @@ class Branch(Dialog[str | None]):
         try:
             overrides = self._overrides()
             plan = await self.modiff.lab.plan_of_branch(self._run_id, self.at, overrides)
-            told = plan_told(plan)
+            told = "\n".join([plan_told(plan), *plan.warnings])
             if not overrides:
                 told += "\nnothing is changed yet: it would be the same run again"
         except Exception as error:  # noqa: BLE001  # told, whatever it is

@@ -17,7 +17,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.css.query import NoMatches
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from engine.compare.settings import spec_differences
 from tui import compare_text
@@ -26,6 +26,7 @@ from tui.run_actions import absolute, taken
 from tui.screens.ask import Ask
 from tui.step_links import cells_of
 from tui.text import printable, shorten
+from tui.widgets.footer import Footer
 from tui.widgets.picture import Picture
 from tui.widgets.plot import Plot
 from tui.widgets.timeline import Timeline

@@ -10,7 +10,7 @@ from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static, Tab, Tabs
+from textual.widgets import Static, Tab, Tabs
 
 from tui import components_text as text
 from tui.again import Again
@@ -19,6 +19,7 @@ from tui.remembered import lines as known_lines
 from tui.run_actions import absolute
 from tui.screens.engine_keys import EngineKeys
 from tui.text import printable
+from tui.widgets.footer import Footer
 from tui.widgets.hanging import Hanging
 from tui.widgets.listing import Listing
 

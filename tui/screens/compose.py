@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,6 +14,7 @@ from tui.form import Draft
 from tui.form_sections import keys_of, section_of
 from tui.screens.form_screen import FormScreen
 from tui.sections import SECTIONS
+from tui.seeds import random_seed
 from tui.widgets.compose_panels import Changes, Problems, Stages
 from tui.widgets.prompts import PromptArea, Prompts
 
@@ -136,7 +136,7 @@ class Compose(FormScreen):
         """Another noise to begin with."""
         if self.draft is None:
             return
-        seed = str(random.randrange(2**31))  # short enough to be read and said
+        seed = str(random_seed())
         self._change(self.draft.typed("seed", seed))
         if self.section is not section_of("seed"):
             self.notify(f"the seed is {seed} now")

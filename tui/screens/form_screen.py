@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual import work
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from presets.errors import PresetError
 from tui.form import Draft, Problem, changes, check, draft_of, field_key, problems, text_of
@@ -17,6 +17,7 @@ from tui.form_sections import about_preset, rows, section_of
 from tui.frame import TopLine
 from tui.sections import SECTIONS
 from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages, plan_line
+from tui.widgets.footer import Footer
 from tui.widgets.form_row import FieldEdited, RowEditor
 from tui.widgets.list_panel import put
 from tui.widgets.prompts import PromptArea, Prompts
@@ -184,7 +185,7 @@ class FormScreen(Screen[None]):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = await self.app.lab.unknown_words(spec)
+        self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
         try:
             self.planned = await self.app.lab.plan(spec)
         except Exception as error:  # noqa: BLE001  # told, whatever it is

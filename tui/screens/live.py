@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import getters, work
 from textual.binding import Binding
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from store.errors import UnknownRun
 from tui.app import ModiffApp
@@ -18,6 +18,7 @@ from tui.run_cells import RESUMABLE
 from tui.run_feed import RunFeed
 from tui.screens.ask import Confirm
 from tui.text import printable
+from tui.widgets.footer import Footer
 from tui.widgets.log_view import LogView
 from tui.widgets.run_view import RunView
 from tui.widgets.timeline import Timeline

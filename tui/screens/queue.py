@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual import work
 from textual.binding import Binding
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 from textual.worker import WorkerCancelled
 
 from presets.encoding import decode_spec
 from tui import queue_text
 from tui.again import Again
 from tui.frame import TopLine
+from tui.widgets.footer import Footer
 from tui.widgets.listing import Listing
 
 if TYPE_CHECKING:

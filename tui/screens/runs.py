@@ -10,13 +10,13 @@ from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from tui import run_actions, searching, summary
 from tui.frame import TopLine
 from tui.lineage import families
 from tui.screens.run_details import RunDetails
 from tui.screens.run_list import RunList
+from tui.widgets.footer import Footer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

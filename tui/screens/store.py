@@ -9,13 +9,14 @@ from textual import work
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Static, Tab, Tabs
+from textual.widgets import Static, Tab, Tabs
 
 from tui import store_text
 from tui.again import Again
 from tui.frame import TopLine
 from tui.space import plan_lines, verdict_lines
 from tui.store_text import VIEWS
+from tui.widgets.footer import Footer
 from tui.widgets.listing import Listing
 from tui.widgets.usage import Usage
 

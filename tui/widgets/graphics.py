@@ -28,7 +28,7 @@ def wanted_graphics(environ: Mapping[str, str], *, is_tty: bool, choice: Choice)
     """Whether to ask the terminal for graphics at all; `is_tty` of both input and output.
 
     Only `auto` asks, and only a terminal known for graphics that nothing stands in front of:
-    no multiplexer, no SSH, no browser (textual serve), no wish for no colour.
+    no multiplexer, no SSH, no browser (modiff web), no wish for no colour.
     """
     if choice != "auto" or not is_tty or any(name in environ for name in _OBSTACLES):
         return False

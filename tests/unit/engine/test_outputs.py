@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.outputs import default_output, folder_problem, output_paths
+from engine.outputs import default_output, folder_problem, output_paths, output_problem
 
 
 def test_everything_lies_beside_the_video() -> None:
@@ -42,3 +42,19 @@ def test_a_folder_that_takes_no_files_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a folder that not even root can write")
 def test_rights_alone_do_not_make_a_folder_that_takes_files() -> None:
     assert folder_problem(Path("/proc/clip.mp4")).startswith("the folder /proc cannot be written (")
+
+
+def test_a_name_that_the_file_system_does_not_take_is_told_before_the_run(tmp_path):
+    fits = tmp_path / f"{'n' * 251}.mp4"
+    assert output_problem(fits, ["video"]) == ""
+    for path, kinds in (
+        (tmp_path / f"{'n' * 252}.mp4", ["video"]),
+        (tmp_path / f"{'气球' * 50}.mp4", ["video"]),
+        (tmp_path / f"{'n' * 249}.mp4", ["video", "frames"]),
+        (tmp_path / f"{'n' * 244}.mp4", ["video", "latents"]),
+        (tmp_path / f"{'n' * 242}{{run}}.mp4", ["video"]),
+        (tmp_path / ("n" * 300) / "a.mp4", ["video"]),
+    ):
+        assert "is too long for the file system" in output_problem(path, kinds)
+    assert "is too long for the file system" in folder_problem(tmp_path / ("n" * 300))
+    assert "is a folder" in output_problem(tmp_path, ["video"])

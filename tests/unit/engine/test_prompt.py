@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from engine.prompt import MAX_TOKENS, clean_prompt, load_tokenizer
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.prompt import MAX_TOKENS, clean_prompt, cut_of, is_short, load_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,55 @@ def test_a_file_that_is_no_tokenizer_is_named_so(tmp_path) -> None:
     path.write_text("<html>")
     with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
         load_tokenizer(path)
+
+
+def words(count: int, word: str = "star") -> str:
+    return " ".join(f"{word}{index}" for index in range(count))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "num_tokens", "text"),
+    [
+        (f"{'a ' * 511}", None, ""),
+        (f"{'a ' * 511}b", 513, "b"),
+        (f"{'a ' * 511}b &amp;amp;  c", 515, "b & c"),
+        (f"{'a ' * 510}small red circle", 514, "red circle"),
+        ("圆 " * 512, 513, "圆"),
+    ],
+)
+def test_the_words_that_are_cut_off_are_those_that_are_not_read(
+    tmp_path, prompt, num_tokens, text
+) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    cut = cut_of(path, prompt)
+    assert (cut and cut.num_tokens, cut.text if cut else "") == (num_tokens, text)
+    read = load_tokenizer(path)(prompt)
+    assert len(read) == min(MAX_TOKENS, num_tokens or MAX_TOKENS)
+
+
+def test_a_word_that_is_half_read_is_named_whole() -> None:
+    path = locate("tokenizer", BUILTIN_MICRO)
+    prompt = f"{words(60)} extraordinary {words(400)}"
+    cut = cut_of(path, prompt)
+    assert cut is not None
+    kept = clean_prompt(prompt).removesuffix(cut.text)
+    assert kept.endswith(" ")
+    assert cut.num_tokens > MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("a" * 510, True), ("a" * 511, False), ("ﷺ" * 20, False), ("&#65018;" * 20, False)],
+)
+def test_whether_a_prompt_can_be_too_long_is_told_without_a_tokenizer(
+    tmp_path, prompt, expected
+) -> None:
+    assert is_short(prompt) == expected
+    if expected:
+        assert cut_of(tmp_path / "not there", prompt) is None

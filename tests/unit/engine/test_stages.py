@@ -256,6 +256,9 @@ def test_noise_depends_on_the_seed_alone(bench: Bench) -> None:
     assert torch.equal(first, again)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(first, noise("seed=5"))
+    generator = torch.Generator().manual_seed(2**64 - 1)
+    largest = noise("seed=18446744073709551615")
+    assert torch.equal(largest, torch.randn(largest.shape, generator=generator))
 
 
 def test_wan_noise_comes_from_the_denoisers_device(

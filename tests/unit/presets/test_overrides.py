@@ -101,8 +101,11 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("frames=80", f"frames: {FRAMES}, got 80; nearest valid: 77, 81"),
         ("frames=0", f"frames: {FRAMES}, got 0; nearest valid: 1"),
         ("frames=2000", f"frames: {FRAMES}, got 2000; nearest valid: 1025"),
-        ("seed=-1", "seed: expected an integer >= 0 and <= 9223372036854775807, got -1"),
-        ("seed=9223372036854775808", "seed: expected an integer >= 0 and <= 9223372036854775807"),
+        (
+            "seed=-1",
+            "seed: expected an integer >= 0 and <= 18446744073709551615 (`--seed random` draws one), got -1",
+        ),
+        ("seed=18446744073709551616", "seed: expected an integer >= 0 and <= 18446744073709551615"),
         (
             "prompt=" + "x" * 2**20,
             "prompt: expected text of at most 16384 bytes, got text of 1048576 bytes",

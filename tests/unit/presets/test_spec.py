@@ -136,7 +136,7 @@ def test_the_schema_carries_the_limits_and_the_help() -> None:
     schema = json_schema()
     run = schema["$defs"]["RunSpec"]
     assert run["properties"]["width"]["multipleOf"] == 16
-    assert run["properties"]["seed"]["maximum"] == 2**63 - 1
+    assert run["properties"]["seed"]["maximum"] == 2**64 - 1
     assert run["properties"]["frames"]["description"] == "4n+1 frames; 1 makes a still image"
     assert run["additionalProperties"] is False
     steps = schema["$defs"]["SchedulerSpec"]["properties"]["steps"]

@@ -744,7 +744,7 @@ def test_a_plan_splits_the_steps_where_the_stored_ones_end(capsys, store, monkey
     ("arguments", "words"),
     [
         (("nope",), "no preset is named"),
-        (("micro", "--seed", "-1"), "seed: "),
+        (("micro", "--seed", "-2"), "seed: "),
         (("micro", "--stop-at", "0"), "'--stop-at'"),
         (("micro", "--set", "components.vae.checkpoint=no.safetensors"), "no.safetensors"),
     ],
@@ -788,3 +788,58 @@ def test_no_command_here_imports_torch(store, no_engine):
             check=False,
         )
         assert ended.returncode == 0, (arguments, printable(ended.stderr))
+
+
+# prompts that are too long
+
+LONG = "a small red circle moves up over a black background " * 60
+CUT = "the prompt has 601 tokens, the text encoder reads 512; its last 89 words are cut off: small red"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "micro", "--prompt", LONG),
+        ("plan", "micro", "--prompt", LONG),
+        ("plan", "micro", "--set", f"prompt={LONG}"),
+        ("sweep", "micro", "--over", "seed=1..3", "--prompt", LONG),
+        ("sweep", "micro", "--over", f"prompt=a,{LONG}"),
+        ("branch", "RUN", "--at", "2", "--prompt", LONG),
+    ],
+)
+def test_a_prompt_is_never_cut_without_a_word(capsys, store, engine, arguments):
+    run_id = done(store)
+    told_words = [run_id if word == "RUN" else word for word in arguments]
+    _, err = told(capsys, *told_words)
+    assert err.count(f"warning: {CUT}") == 1
+
+
+def test_a_plan_in_json_holds_the_warnings(capsys, store):
+    (warning,) = plan(capsys, "--prompt", LONG)["warnings"]
+    assert warning.startswith(CUT)
+    assert plan(capsys)["warnings"] == []
+
+
+def test_a_negative_prompt_is_spoken_of_only_where_it_is_read(capsys, store):
+    guided = ("--negative-prompt", LONG, "--set", "guidance.scale=3")
+    (warning,) = plan(capsys, *guided)["warnings"]
+    assert warning.startswith("the negative prompt has 601 tokens")
+    assert plan(capsys, *guided, "--set", "guidance.scale=1")["warnings"] == []
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_path_is_printed_as_it_is_but_harmless_on_a_terminal(
+    capsys, store, engine, tmp_path, monkeypatch, is_terminal
+):
+    folder = tmp_path / "a\x1b]0;title\x07b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run_id = done(store)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    for arguments in (("replay", run_id, "--output", "a.mp4"), ("run", "micro", "--seed", "9")):
+        out, err = told(capsys, *arguments)
+        assert ("\x1b" in out) != is_terminal
+        assert (r"a\x1b]0;title\x07b" in out) == is_terminal
+        assert "\x1b]0" not in err
+        if not is_terminal:
+            assert Path(out.removesuffix("\n")).is_file()

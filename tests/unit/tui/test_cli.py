@@ -193,8 +193,8 @@ def test_a_defect_is_logged_also_where_the_store_cannot_be_named(monkeypatch, tm
     [
         (["run"], "Missing argument 'PRESET'"),
         (["run", "nope"], 'no preset is named "nope"'),
-        (["run", "micro", "--seed", "x"], "not a valid integer"),
-        (["run", "micro", "--seed", "-1"], "seed: "),
+        (["run", "micro", "--seed", "x"], "neither a number nor random"),
+        (["run", "micro", "--seed", "-2"], "seed: "),
         (["run", "micro", "--set", "steps=3"], "scheduler.steps"),
         (["run", "micro", "--set", "scheduler.steps"], "scheduler.steps=12"),
         (["run", "micro", "--prompt", "x" * 20_000], "prompt: "),

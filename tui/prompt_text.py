@@ -1,0 +1,41 @@
+"""The text of `--prompt`: as it is given, or with @ that of a file."""
+
+from __future__ import annotations
+
+import click
+
+from presets.spec import MAX_PROMPT_BYTES
+
+
+def prompt_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """What an option says: `@FILE` is the text of a file, `@@...` a text that begins with one @. Raises
+    click.BadParameter where the file has no text that a prompt can be."""
+    if text is None or not text.startswith("@"):
+        return text
+    if text.startswith("@@"):
+        return text[1:]
+    return _text_of(text[1:])
+
+
+def _text_of(path: str) -> str:
+    if not path:
+        raise click.BadParameter("expected the name of a file after @; @@ begins a text with @")
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PROMPT_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise click.BadParameter(
+            f"cannot read the prompt from {path} ({reason}); write @@ where the text itself begins with @"
+        ) from None
+    if len(data) > MAX_PROMPT_BYTES:
+        raise click.BadParameter(
+            f"{path} has more than the {MAX_PROMPT_BYTES} bytes that a prompt can have; shorten it"
+        )
+    try:
+        return data.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(
+            f"{path} is not text in UTF-8 (byte {error.object[error.start]:#04x} at {error.start}); "
+            "save it as UTF-8"
+        ) from None

@@ -1,0 +1,58 @@
+"""Seeds as people give them: a number, or `random` for one that is drawn and told; -1 means the same elsewhere."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_RANDOM = ("random", "-1")
+
+
+def seed_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | str | None:
+    """The text of `--seed`, which `drawn_seed` makes a number of. Raises click.BadParameter."""
+    if text is None:
+        return None
+    if text.strip() in _RANDOM:
+        return "random"
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor random") from None
+
+
+def random_seed() -> int:
+    """A seed that is short enough to be read and said, below 2**31."""
+    return random.randrange(2**31)
+
+
+def drawn_seed(seed: int | str | None, *, quiet: bool = False) -> int | None:
+    """The seed that `--seed` means."""
+    return _drawn(quiet=quiet) if isinstance(seed, str) else seed
+
+
+def drawn_in(settings: Iterable[str], *, quiet: bool = False) -> tuple[str, ...]:
+    """`KEY=VALUE` and `KEY=VALUES` with each seed drawn that is to be."""
+    return tuple(_drawn_in(setting, quiet=quiet) for setting in settings)
+
+
+def _drawn_in(setting: str, *, quiet: bool) -> str:
+    key, _, values = setting.partition("=")
+    if key.strip() != "seed":
+        return setting
+    given = [value.strip() for value in values.split(",")]
+    if not any(value in _RANDOM for value in given):
+        return setting
+    drawn = [str(_drawn(quiet=quiet)) if value in _RANDOM else value for value in given]
+    return f"seed={','.join(drawn)}"
+
+
+def _drawn(*, quiet: bool) -> int:
+    seed = random_seed()
+    if not quiet:
+        click.echo(f"the seed is {seed}", err=True)
+    return seed
