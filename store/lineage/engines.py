@@ -7,6 +7,7 @@ outlive it. The heartbeat only tells whether a live engine makes progress.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import time
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[^/\0]+")
 LOCK_TIMEOUT_SECONDS = 5.0
+# What Python's fault handler writes when a page of a mapped file is not there any more.
+_BUS_ERROR = b"Fatal Python error: Bus error"
+_TAIL_BYTES = 64 * 1024
 
 
 def register(lineage: Lineage, engine_id: str, *, pid: int, version: str = "") -> locks.HeldLock:
@@ -190,7 +194,20 @@ def recover(lineage: Lineage) -> list[str]:
 def _death(root: Path, pid: int | None) -> str:
     process = "" if pid is None else f" (process {pid})"
     log = root / "logs" if pid is None else engine_log(root, pid)
+    if pid is not None and _BUS_ERROR in _tail(log):
+        return (
+            f"the engine{process} lost a weight file while it was using it: the file was cut short or overwritten, or "
+            f"its disk fails; put it back whole, never write to a file in use, and resume; see {log}"
+        )
     return f"the engine{process} ended before the run did; see {log}"
+
+
+def _tail(log: Path) -> bytes:
+    """The last of a file; nothing where it cannot be read."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+        return file.read(_TAIL_BYTES)
+    return b""
 
 
 def _lock_path(lineage: Lineage, engine_id: str) -> Path:
