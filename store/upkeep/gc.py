@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from store.upkeep.contents import Blob
     from store.upkeep.needs import Stored
 
-# flock is not fair: a clean-up tries for a moment, a writer waits until one is through.
+# A clean-up tries for a moment, a writer waits until one is through.
 COLLECTOR_SECONDS = 2.0
 WRITER_SECONDS = 120.0
 BUSY_SECONDS = 10.0
@@ -43,7 +43,9 @@ def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
 
     breaker: of whoever writes often; it decides how long to wait for a clean-up. Raises StoreBusy.
     """
-    path = _lock_path(root)
+    path, turn = _lock_path(root), _turn_path(root)
+    # flock is not fair: without this, those who come while a clean-up waits would go before it for ever
+    locks.acquire(turn, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker).release()
     with locks.acquire(path, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker):
         yield
 
@@ -175,7 +177,8 @@ def _unlink(root: Path, removals: Iterable[Stored]) -> None:
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
     try:
-        lock = locks.acquire(_lock_path(root), timeout_seconds=COLLECTOR_SECONDS)
+        with locks.acquire(_turn_path(root), timeout_seconds=COLLECTOR_SECONDS):
+            lock = locks.acquire(_lock_path(root), timeout_seconds=COLLECTOR_SECONDS)
     except StoreBusy:
         raise StoreBusy(
             f"a run is writing into the store at {root}, or another clean-up is at work; "
@@ -183,6 +186,11 @@ def _alone(root: Path) -> Iterator[None]:
         ) from None
     with lock:
         yield
+
+
+def _turn_path(root: Path) -> Path:
+    """The lock that a clean-up holds while it waits for the writers before it."""
+    return root / "locks" / "gc-turn"
 
 
 def _lock_path(root: Path) -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from store import locks
 from store.blobs import blobs
 from store.database import database
 from store.database.database import immediate, open_lineage, rows
@@ -554,6 +556,30 @@ def test_nothing_is_collected_while_a_run_writes(start, store, engine, root, mon
     assert process.read() == "written"
     assert removed(clean(store.lineage, ALL)) == [orphan]
     assert digest in on_disk(store)
+
+
+def test_writers_who_come_while_a_clean_up_waits_do_not_go_before_it(store, root, monkeypatch):
+    monkeypatch.setattr(gc, "COLLECTOR_SECONDS", 60.0)
+    orphan = put(store, "orphan", age_days=1)
+    cleaned = []
+
+    def collecting():
+        with open_store(root) as own:
+            cleaned.extend(removed(clean(own.lineage, ALL)))
+
+    with writing(root):
+        collector = threading.Thread(target=collecting)
+        collector.start()
+        while not locks.is_held(root / "locks" / "gc-turn"):
+            time.sleep(0.001)
+        monkeypatch.setattr(gc, "WRITER_SECONDS", 0.0)
+        with pytest.raises(StoreBusy), writing(root):
+            pass
+    monkeypatch.undo()
+    collector.join()
+    assert cleaned == [orphan]
+    with writing(root):
+        pass
 
 
 def test_a_writer_waits_for_a_clean_up_and_two_clean_ups_exclude_each_other(
