@@ -162,13 +162,14 @@ def finish(store: Store, run_id: str) -> str:
 
 
 def _check_encoder(spec: RunSpec) -> None:
-    """ComponentError where a video could not be written after all was computed."""
-    if "video" in spec.output.kinds:
-        _ffmpeg_works()
+    """ComponentError where the ffmpeg that somebody chose does not work; another is the engine's to start, which
+    would take a third of the time of a run that is stored."""
+    if "video" in spec.output.kinds and (chosen := ffmpeg.chosen()):
+        _start_once(chosen)
 
 
 @cache
-def _ffmpeg_works() -> None:
+def _start_once(_program: str) -> None:
     ffmpeg.check()
 
 

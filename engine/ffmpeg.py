@@ -29,10 +29,15 @@ def program() -> str:
     return found
 
 
+def chosen() -> str:
+    """What IMAGEIO_FFMPEG_EXE names, "" where that is not set."""
+    return os.environ.get("IMAGEIO_FFMPEG_EXE", "")
+
+
 def check() -> None:
     """Start ffmpeg, which takes some hundredths of a second. Raises ComponentError where it does not work."""
     command = [program(), "-version"]
-    if not os.environ.get("IMAGEIO_FFMPEG_EXE"):
+    if not chosen():
         return  # the library has started it to find it
     try:
         ended = subprocess.run(
@@ -70,5 +75,4 @@ def comment_of(path: Path) -> str:
 
 
 def _mend() -> str:
-    chosen = os.environ.get("IMAGEIO_FFMPEG_EXE")
-    return "unset IMAGEIO_FFMPEG_EXE, or correct it" if chosen else _MEND
+    return "unset IMAGEIO_FFMPEG_EXE, or correct it" if chosen() else _MEND

@@ -187,6 +187,22 @@ def test_a_device_that_is_not_there(runner: Runner, tmp_path: Path) -> None:
         execute(runner, record(runner, wanted, tmp_path / "f.mp4"), wanted)
 
 
+def test_an_ffmpeg_that_does_not_start_costs_no_steps(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = spec()
+    run = record(runner, wanted, tmp_path / "h.mp4")
+    with monkeypatch.context() as patched:
+        patched.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
+        with pytest.raises(EngineError, match="ffmpeg, which writes videos, is no program"):
+            execute(runner, run, wanted)
+    assert runner.store.links_of(run.id) == []
+    execute(runner, run, wanted)
+    with monkeypatch.context() as patched:  # a video that is stored needs none
+        patched.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
+        execute(runner, run, wanted)
+
+
 def test_an_output_folder_that_vanished(runner: Runner, tmp_path: Path) -> None:
     """Told by the path that was asked for, not by the draft that could not be made."""
     wanted = spec()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from engine import client
 from engine.checkpoints.places import list_file
 from engine.process.version import installed_version
 from store.store import open_store
@@ -136,7 +135,6 @@ def test_without_a_standard_output_nothing_is_a_defect(store, run_id, tmp_path, 
 def test_an_ffmpeg_that_does_not_start_is_found_before_anything_is_queued(
     capsys, store, run_id, monkeypatch
 ):
-    client._ffmpeg_works.cache_clear()
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
     for arguments in (
         ("run", "micro"),

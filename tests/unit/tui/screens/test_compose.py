@@ -29,7 +29,7 @@ from tui.sections import SECTIONS
 from tui.widgets.choice_line import ChoiceLine
 from tui.widgets.compose_panels import Changes, PlanPanel, Problems, Stages
 from tui.widgets.form_row import RowEditor
-from tui.widgets.prompts import PromptArea
+from tui.widgets.prompts import PromptArea, Prompts
 
 WAIT_SECONDS = 30.0
 Act = Callable[["Shown"], Awaitable[None]]
@@ -210,6 +210,19 @@ def test_words_that_the_micro_model_does_not_know_are_told():
         assert any("dragon" in line for line in shown.lines(Problems))
         await shown.press("ctrl+r")
         await shown.until(shown.queued)  # a warning keeps nothing from starting
+
+    show(act)
+
+
+def test_a_prompt_that_is_too_long_is_told():
+    async def act(shown):
+        await shown.go("prompt")
+        shown.screen.query_one(Prompts).area("prompt").fill("a small red circle moves up " * 100)
+        words = shown.screen.query_one("#words", Static)
+        told = (
+            "the prompt has 601 tokens, the text encoder reads 512; its last 89 words are cut off"
+        )
+        await shown.until(lambda: told in str(words.content))
 
     show(act)
 
