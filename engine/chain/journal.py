@@ -44,7 +44,7 @@ HELD_BYTES = 1 << 30
 RETRY_SECONDS = 1.0
 # How soon a run that waits for the journal notices that it is to end.
 CHECK_SECONDS = 0.1
-# A paused run goes on from its last steps: as long as anybody who is at work holds the store, and no longer.
+# A paused run goes on from its last steps, so they get as long as who works with the store holds it, and no longer.
 LEAVE_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
