@@ -44,6 +44,8 @@ HELD_BYTES = 1 << 30
 RETRY_SECONDS = 1.0
 # How soon a run that waits for the journal notices that it is to end.
 CHECK_SECONDS = 0.1
+# A paused run goes on from its last steps, so they get as long as who works with the store holds it, and no longer.
+LEAVE_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +139,12 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self._is_left.set()
         self._is_over.set()
         with contextlib.suppress(queue.Full):  # then it will see in time that nothing follows
             self._entries.put_nowait(None)
+        if error is not None:
+            self._thread.join(LEAVE_SECONDS)
+            self._is_left.set()
         try:
             while self._thread.is_alive():
                 self._thread.join(CHECK_SECONDS)

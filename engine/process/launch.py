@@ -157,9 +157,8 @@ def kill_engines(store: Store) -> list[EngineRecord]:
                 "it waits for a device; look at that, or restart the machine"
             )
         time.sleep(POLL_SECONDS)
-    with contextlib.suppress(
-        StoreBusy, StoreFull
-    ):  # the next who looks records what became of its run
+    # the next who looks records what became of its run, where this cannot
+    with contextlib.suppress(StoreBusy, StoreFull):
         store.recover()
     return killed
 

@@ -51,6 +51,9 @@ class Engines:
     def start(self, store: Path, *faults: Fault, idle_seconds: float = 0.0) -> int:
         """Fork an engine for the store; returns its pid. It ends when nothing is queued for so long."""
         pid = self._ask({"store": str(store), "idle_seconds": idle_seconds, "faults": faults})
+        assert pid > 1, (
+            "an answer to an earlier question, whose test was ended: never a pid to signal"
+        )
         self._alive.add(pid)
         return pid
 
@@ -247,6 +250,19 @@ def writer_seconds(seconds: float) -> None:
     runner.WRITER_SECONDS = seconds
 
 
+def touch(target: str, path: str) -> None:
+    """Each call of the target makes this file before it does its work."""
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            Path(path).touch()
+            return function(*arguments, **named)
+
+        return called
+
+    _wrap(target, around)
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     "kill": kill,
     "fail": fail,
@@ -257,6 +273,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "wait_for_file": wait_for_file,
     "busy_seconds": busy_seconds,
     "writer_seconds": writer_seconds,
+    "touch": touch,
 }
 
 

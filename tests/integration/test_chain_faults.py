@@ -37,7 +37,6 @@ from store.lineage.events import (
     Message,
     PlanMade,
     RunStarted,
-    StageStarted,
     StepFinished,
 )
 from store.lineage.records import RunRecord, Segment
@@ -933,9 +932,11 @@ def suspended(store: Store, what: str) -> Iterator[None]:
 
 def test_a_cancel_does_not_wait_behind_a_suspended_clean_up(store, engines):
     run_id, after = enqueue(store, spec_of(kinds=VIDEO)), enqueue(store, spec_of("seed=5"))
+    waits = store.root.parent / "waits"
     with suspended(store, "gc"):
-        engine = engines.start(store.root)
-        wait_for(store, run_id, StageStarted)
+        fault = {"fault": "touch", "target": "engine.results:writing", "path": str(waits)}
+        engine = engines.start(store.root, fault)
+        wait_until(waits.exists, "waiting for the lock")
         store.request_cancel(run_id)
         wait_until(lambda: store.run(run_id).status == "cancelled", "cancelled")
         store.request_cancel(after)
