@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from store.store import BUSY_SECONDS, Store, open_store
 from store.upkeep.gc import make_room
 
 KINDS = ("frames", "latents")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,4 +139,13 @@ def _ended(store: Store, run_id: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(StoreError):  # a clean-up that fails costs no run
             make_room(store.root)
+        _finish(store, run_id, status, error)
+
+
+def _finish(store: Store, run_id: str, status: str, error: str) -> None:
+    """Records an end. Where the store does not take it, whoever looks next ends the run: what was made is not lost
+    for that."""
+    try:
         store.finish(run_id, status, error=error)
+    except StoreError as problem:
+        log.warning("run %s: its end (%s) is not recorded: %s", run_id, status, one_line(problem))

@@ -314,7 +314,7 @@ def _is_suspended(pid: int) -> bool:
 
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    except psutil.Error:
+    except (psutil.Error, ValueError):
         return False
 
 

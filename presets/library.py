@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import re
 import tempfile
@@ -408,9 +409,9 @@ def _only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sweep_leavings(folder: Path) -> None:
-    """Remove the drafts of processes that were killed: of this user, and not written to for an hour."""
-    for draft in folder.glob(".*-????????.tmp"):
+def _sweep_leavings(path: Path) -> None:
+    """Remove the drafts of a file of processes that were killed: of this user, and not written to for an hour."""
+    for draft in path.parent.glob(f".{glob.escape(path.stem)}-????????.tmp"):
         with contextlib.suppress(OSError):
             status = draft.lstat()
             if (
@@ -424,7 +425,7 @@ def _sweep_leavings(folder: Path) -> None:
 def _write_whole(path: Path, data: bytes, *, overwrite: bool) -> None:
     """`data` at `path`, complete and durable, or an OSError and nothing changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_leavings(path.parent)
+    _sweep_leavings(path)
     # The leading dot keeps a leftover of a killed process out of the list of presets.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:

@@ -80,7 +80,10 @@ def holder(path: Path, byte: int | None = None) -> str:
         try:
             # PID (NAME) STATE ...: the name may hold blanks and parentheses itself
             name, _, rest = (
-                (_PROC / str(pid) / "stat").read_text().partition("(")[2].rpartition(")")
+                (_PROC / str(pid) / "stat")
+                .read_text(errors="replace")
+                .partition("(")[2]
+                .rpartition(")")
             )
         except OSError:
             return f"process {pid}"

@@ -74,13 +74,16 @@ def _extra_folders(file: Path) -> list[Path]:
         with opened(file, "ComfyUI's list of folders") as (stream, _):
             data = stream.read(MAX_YAML_BYTES + 1)
         table = yaml.safe_load(data) if len(data) <= MAX_YAML_BYTES else None
-    except (CheckpointError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (CheckpointError, yaml.YAMLError, ValueError, RecursionError):
         return [file]
     if table is None and len(data) <= MAX_YAML_BYTES:
         return []  # nothing but comments
-    if not isinstance(table, dict) or not all(isinstance(each, dict) for each in table.values()):
+    if not isinstance(table, dict):
         return [file]
-    return [path for section in table.values() for path in _folders_of(section, file.parent)]
+    sections = [section for section in table.values() if section is not None]
+    if not all(isinstance(section, dict) for section in sections):
+        return [file]
+    return [path for section in sections for path in _folders_of(section, file.parent)]
 
 
 def _folders_of(section: dict[object, object], home: Path) -> Iterator[Path]:

@@ -69,6 +69,8 @@ def lay_out(source: Source) -> Layout:
         weights["shared.weight"] = weights.pop(_TIED)
         if _TIED in scales:
             scales["shared.weight"] = scales.pop(_TIED)
+        if _TIED in rotations:
+            rotations["shared.weight"] = rotations.pop(_TIED)
     if component == "denoiser" and source.format == "gguf":
         weights = _unflattened(weights)
     naming = naming_of(component, weights)

@@ -205,7 +205,7 @@ def _notes(
         if name.endswith(NOTE)
     }
     if METADATA in source.metadata:
-        said = _json(source, METADATA, source.metadata[METADATA].encode())
+        said = _json(source, METADATA, source.metadata[METADATA])
         layers = said.get("layers")
         if not isinstance(layers, dict) or said.keys() - {"layers", "format_version"}:
             raise refusal(
@@ -220,7 +220,7 @@ def _notes(
             notes[bare] = _flat(note)
     for layer, note in notes.items():
         unknown = note.keys() - {"format", _ROTATION, _GROUP, *_HARMLESS}
-        if unknown and note.get("format") in _FORMATS:
+        if unknown and str(note.get("format")) in _FORMATS:
             faults[f"{layer}.weight"] = (
                 f"has a note that says {shortened(min(unknown))!r}, which is not known here"
             )
@@ -236,7 +236,7 @@ def _flat(note: Mapping[str, object]) -> dict[str, object]:
     return rest | (params if isinstance(params, dict) else {})
 
 
-def _json(source: Source, name: str, data: bytes) -> dict[str, object]:
+def _json(source: Source, name: str, data: bytes | str) -> dict[str, object]:
     try:
         said = json.loads(data, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:

@@ -115,14 +115,12 @@ def read_config(source: Source) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a file of at most 8 MiB without repeated keys. Raises CheckpointError."""
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of a file of at most `max_bytes` (8 MiB) without repeated keys. Raises CheckpointError."""
     with opened(path, "a JSON file") as (file, _):
-        data = file.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise refusal(
-            path, f"larger than any published file of its kind ({MAX_JSON_BYTES:,} bytes)"
-        )
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise refusal(path, f"larger than any published file of its kind ({max_bytes:,} bytes)")
     try:
         table = json.loads(data, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import site
@@ -27,7 +28,6 @@ from engine.process.logs import last_line, log_path
 from engine.process.version import installed_version
 from store import locks
 from store.blobs.files import disk_error
-from store.errors import StoreBusy, StoreFull
 from store.lineage.records import EngineRecord
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ STOP_SECONDS = 60.0
 # How long the kernel may take to clear up after a killed process that had the memory of a large model.
 KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
+MAX_PID = 1 << 31
 # What a run depends on and no run says: an engine has it from whoever started it.
 OWN_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -92,7 +93,7 @@ def other_variables(engine: EngineRecord) -> list[str]:
         return []
     try:
         theirs = psutil.Process(engine.pid).environ()
-    except (psutil.Error, OSError):
+    except (psutil.Error, OSError, ValueError):
         return []
     return [name for name in OWN_VARIABLES if theirs.get(name) != os.environ.get(name)]
 
@@ -105,7 +106,9 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
     """
     stopped = store.engines()
     for engine in stopped:
-        if not _is_engine(engine.pid) and store.is_engine_alive(engine.id):
+        if not _is_engine(engine.pid, store.root):
+            if not store.is_engine_alive(engine.id):
+                continue  # it has just left, and somebody else may have its pid
             raise EngineUnavailable(
                 f"process {engine.pid} of this machine is not the engine, which runs elsewhere "
                 f"(host {engine.host}, perhaps a container); stop it there"
@@ -141,9 +144,9 @@ def kill_engines(store: Store) -> list[EngineRecord]:
     killed = store.engines()
     unlisted = set(locks.holders(alone)) - {engine.pid for engine in killed} - {os.getpid()}
     for engine in killed:
-        _kill(engine.pid, store.root / "locks" / f"engine-{engine.id}")
+        _kill(engine.pid, store.root, store.root / "locks" / f"engine-{engine.id}")
     for pid in unlisted:
-        _kill(pid, alone)
+        _kill(pid, store.root, alone)
         killed.append(EngineRecord("", pid, socket.gethostname(), 0, 0, ""))
     deadline = time.monotonic() + KILL_SECONDS
     while waiting := [
@@ -158,20 +161,23 @@ def kill_engines(store: Store) -> list[EngineRecord]:
             )
         time.sleep(POLL_SECONDS)
     # the next who looks records what became of its run, where this cannot
-    with contextlib.suppress(StoreBusy, StoreFull):
-        store.recover()
+    store.recover_if_possible()
     return killed
 
 
-def _kill(pid: int, lock: Path) -> None:
+def _kill(pid: int, root: Path, lock: Path) -> None:
     """SIGKILL a process, if it is the engine that holds this lock, and not somebody who has its pid by now."""
+    if not 0 < pid < MAX_PID:  # a damaged row; 0 and below mean groups of processes
+        raise EngineUnavailable(
+            f"{pid} is the number of no process; `modiff store verify --repair`"
+        )
     try:
         with _signalled(pid) as send:
             # What is found out here is of the very process that gets the signal.
             holders = locks.holders(lock)
             if not holders and not locks.is_held(lock):
                 return  # it has just left
-            if not _is_engine(pid) or (holders and pid not in holders):
+            if not _is_engine(pid, root) or (holders and pid not in holders):
                 raise EngineUnavailable(
                     f"process {pid} of this machine is not the engine, which runs elsewhere "
                     "(perhaps in a container); end it there"
@@ -205,18 +211,23 @@ def _signalled(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
         os.close(descriptor)
 
 
-def _is_engine(pid: int) -> bool:
-    """Whether a process is an engine by its command line, or that cannot be read: in another container the pid is
-    someone else's."""
+def _is_engine(pid: int, root: Path) -> bool:
+    """Whether a process is an engine of the store at `root` by its command line, or that cannot be read: in another
+    container the pid is someone else's, perhaps another store's engine's."""
     import psutil
 
+    if not 0 < pid < MAX_PID:
+        return False
     try:
         arguments = psutil.Process(pid).cmdline()
     except psutil.AccessDenied:  # another user's; that it cannot be stopped is told by the signal
         return True
     except psutil.NoSuchProcess:
         return False
-    return any(name in argument for argument in arguments for name in _WORKER_NAMES)
+    if not any(name in argument for argument in arguments for name in _WORKER_NAMES):
+        return False
+    named = [after for before, after in itertools.pairwise(arguments) if before == "--store"]
+    return all(os.path.realpath(path) == os.path.realpath(root) for path in named)
 
 
 def _startup_file(store: Store) -> IO[bytes]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from store import locks
 from store.blobs.blobs import blob_path
 from store.blobs.files import disk_error, sweep_drafts
+from store.breaker import Breaker
 from store.database.database import Lineage, immediate, open_lineage, shrink
 from store.errors import StoreBusy, StoreError, StoreFull
 from store.upkeep.contents import look, read_rows, scan_blobs
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from store.breaker import Breaker
     from store.upkeep.contents import Blob
     from store.upkeep.needs import Stored
 
@@ -44,9 +44,21 @@ def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
     breaker: of whoever writes often; it decides how long to wait for a clean-up. Raises StoreBusy.
     """
     path, turn = _lock_path(root), _turn_path(root)
-    # flock is not fair: without this, those who come while a clean-up waits would go before it for ever
-    locks.acquire(turn, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker).release()
-    with locks.acquire(path, timeout_seconds=WRITER_SECONDS, shared=True, breaker=breaker):
+
+    def attempt() -> locks.HeldLock | None:
+        # flock is not fair: without the turn, those who come while a clean-up waits would go before it for ever
+        passed = locks.try_acquire(turn, shared=True)
+        if passed is None:
+            return None
+        with passed:
+            return locks.try_acquire(path, shared=True)
+
+    # one wait for both: a breaker that the turn had closed again would wait for the other in full each time
+    held = (breaker or Breaker(WRITER_SECONDS)).wait(attempt)
+    if held is None:
+        by = locks.holder(path if locks.holders(path) else turn)
+        raise StoreBusy(f"{path} is held by {by} for too long; try again, or end that process")
+    with held:
         yield
 
 

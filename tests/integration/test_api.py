@@ -10,6 +10,7 @@ import torch
 from engine.api import TextToVideo
 from engine.components.residents import Residents
 from engine.errors import RunCancelled
+from store.errors import StoreFull
 from store.lineage.events import PlanMade
 from store.store import Store, open_store
 
@@ -73,3 +74,20 @@ def test_a_run_that_fails_is_recorded_as_failed(
     with open_store(tmp_path) as store:
         [run] = store.runs(limit=9)
         assert (run.status, run.error) == ("failed", "weights: Input/output error")
+
+
+def test_a_video_is_not_lost_where_its_end_cannot_be_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = TextToVideo.from_preset("micro", STEPS, store=tmp_path)
+
+    def full(self, *arguments, **named):
+        raise StoreFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", full)
+        video = pipeline()
+    assert len(video.frames) == 17
+    with open_store(tmp_path) as store:
+        assert store.recover() == [video.run]
+        assert store.run(video.run).status == "interrupted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from engine.checkpoints.convert.writers import (
     write_safetensors,
     write_sharded,
 )
-from engine.checkpoints.formats.reading import bytes_of
+from engine.checkpoints.formats.reading import bytes_of, opened, refusal
 from engine.checkpoints.formats.table import BLOCKS
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
@@ -173,10 +174,11 @@ def _vocabulary_of(source: Source, layout: str, warn: Callable[[str], None]) -> 
     pieces of the tokenizer.json beside it."""
     held = source.tensors.get("spiece_model")
     if held is not None:
-        return bytes_of(held)
-    beside = next((path for path in _spieces_beside(source.path) if path.is_file()), None)
-    if beside is not None and beside.stat().st_size <= vocabularies.MAX_BYTES:
-        return beside.read_bytes()
+        return _checked_spiece(bytes_of(held), source.path)
+    beside = next((path for path in _spieces_beside(source.path) if os.path.isfile(path)), None)
+    if beside is not None:
+        with opened(beside, "a SentencePiece model") as (file, _):
+            return _checked_spiece(file.read(vocabularies.MAX_BYTES), beside)
     tokenizer = tokenizer_beside(source.path)
     if tokenizer is None:
         warn(
@@ -190,6 +192,14 @@ def _vocabulary_of(source: Source, layout: str, warn: Callable[[str], None]) -> 
             f"the vocabulary inside does not say how {tokenizer.name} normalises text ({', '.join(found.lost)})"
         )
     return vocabularies.sentencepiece(found)
+
+
+def _checked_spiece(data: bytes, path: Path) -> bytes:
+    try:
+        vocabularies.of_sentencepiece(data)
+    except ValueError as error:
+        raise refusal(path, f"{error}; get spiece.model of google/umt5-xxl again") from None
+    return data
 
 
 def _spieces_beside(weights: Path) -> list[Path]:

@@ -43,18 +43,21 @@ class Vocabulary:
 
 def of_tokenizer_json(path: Path) -> Vocabulary:
     """Raises CheckpointError where the file is no Unigram tokenizer."""
-    table = read_json(path)
-    model = table.get("model")
-    pieces = model.get("vocab") if isinstance(model, dict) else None
-    if (
-        not isinstance(model, dict)
-        or model.get("type") != "Unigram"
-        or not isinstance(pieces, list)
-    ):
-        raise refusal(path, "not a Unigram tokenizer, as T5 and UMT5 have")
+    table = read_json(path, max_bytes=MAX_BYTES)
+    try:
+        return _of_table(table)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise refusal(path, "not a Unigram tokenizer, as T5 and UMT5 have") from None
+
+
+def _of_table(table: Mapping[str, Any]) -> Vocabulary:
+    model = table["model"]
+    pieces = model["vocab"]
+    if model["type"] != "Unigram" or not isinstance(pieces, list) or len(pieces) <= UNK:
+        raise ValueError("no pieces")
     charsmap, lost = _normalisation(table.get("normalizer"))
     special = {
-        each["content"] for each in table.get("added_tokens", []) if each.get("special", False)
+        each["content"] for each in table.get("added_tokens") or () if each.get("special", False)
     }
     falls_back = bool(model.get("byte_fallback"))
     kinds = [_kind(index, text, special, falls_back) for index, (text, _) in enumerate(pieces)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,9 +63,6 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
             f"{target}: is there already; name another target, nothing is ever overwritten"
         )
     sweep_leavings(target.parent)
-    sweep_leavings(
-        target.parent, re.compile(rf"\.\d+\.{re.escape(target.name)}")
-    )  # of before they had that name
     # hidden: no search for models finds it
     draft = target.with_name(f".modiff-{uuid.uuid4().hex}{target.suffix}")
     try:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
-from engine.checkpoints.convert import writers
+from engine.checkpoints.convert import vocabulary, writers
 from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import lay_out
@@ -287,9 +287,11 @@ def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> Non
     alone.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
     (said,) = heard(open_source(alone), tmp_path / "out.safetensors", layout="comfyui")
     assert "put spiece.model of google/umt5-xxl beside t5.safetensors" in said
-    (alone.parent / "spiece.model").write_bytes(b"any bytes")
+    pieces = vocabulary.of_tokenizer_json(locate("tokenizer", "builtin:micro"))
+    model = vocabulary.sentencepiece(pieces)
+    (alone.parent / "spiece.model").write_bytes(model)
     assert heard(open_source(alone), tmp_path / "two.safetensors", layout="comfyui") == []
-    assert load_file(tmp_path / "two.safetensors")["spiece_model"].numpy().tobytes() == b"any bytes"
+    assert load_file(tmp_path / "two.safetensors")["spiece_model"].numpy().tobytes() == model
 
 
 def test_what_is_no_part_of_the_component_is_told(tmp_path: Path) -> None:
@@ -425,3 +427,46 @@ def test_the_heads_of_an_unpublished_size_travel_with_the_weights(tmp_path: Path
 
 def test_the_command_offers_what_the_converter_knows() -> None:
     assert (tuple(LAYOUTS), DTYPES) == (models_convert.LAYOUTS, models_convert.DTYPES)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "gguf"])
+def test_a_vocabulary_that_is_none_is_refused_before_anything_is_written(
+    tmp_path: Path, layout: str
+) -> None:
+    source = tmp_path / "in" / "t5.safetensors"
+    source.parent.mkdir()
+    source.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
+    (source.parent / "spiece.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"no SentencePiece model.*get spiece\.model"):
+        convert(open_source(source), tmp_path / "out", layout=layout)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"type": "Unigram", "vocab": []}},
+        {"model": {"type": "BPE", "vocab": {}}},
+        {"model": 3},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": None}},
+        {"added_tokens": [3]},
+    ],
+)
+def test_a_tokenizer_that_has_no_such_pieces_is_refused(tmp_path: Path, change) -> None:
+    table = json.loads(locate("tokenizer", "builtin:micro").read_text())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(table | change))
+    with pytest.raises(CheckpointError, match="not a Unigram tokenizer"):
+        vocabulary.of_tokenizer_json(path)
+
+
+def test_a_tokenizer_as_large_as_the_published_one_is_read(tmp_path: Path) -> None:
+    table = json.loads(locate("tokenizer", "builtin:micro").read_text())
+    table["model"]["vocab"] += [
+        [f"▁a long piece of text, number {n}", -9.0] for n in range(200_000)
+    ]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(table))
+    assert path.stat().st_size > 9_000_000
+    found = vocabulary.of_tokenizer_json(path)
+    assert vocabulary.of_sentencepiece(vocabulary.sentencepiece(found)).pieces == found.pieces

@@ -49,14 +49,21 @@ comfyui:
     assert comfyui / "shared/unet" in [place.path for place in places()]
 
 
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "comfyui: {}\n"])
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "comfyui: {}\n", "comfyui:\n#  vae: x\n"])
 def test_a_list_of_nothing_is_nothing(comfyui: Path, text: str) -> None:
     assert extra(comfyui, text) == []
 
 
 @pytest.mark.parametrize(
     "text",
-    ["a: [", "- a\n- b\n", "a: 3\n", "!!python/object/apply:os.system ['true']", "x" * 300_000],
+    [
+        "a: [",
+        "a: 2024-30-01\n",
+        "- a\n- b\n",
+        "a: 3\n",
+        "!!python/object/apply:os.system ['true']",
+        "x" * 300_000,
+    ],
 )
 def test_a_list_that_cannot_be_read_is_told_of_itself(comfyui: Path, text: str) -> None:
     assert extra(comfyui, text) == [comfyui / "extra_model_paths.yaml"]

@@ -268,3 +268,23 @@ def test_fp8_marked_as_scaled_has_its_scales(tmp_path: Path) -> None:
     found = told(path)
     assert not found.supported
     assert "scale is missing" in found.unexpected[0]
+
+
+def test_what_only_a_hostile_file_says_is_refused_in_words(tmp_path: Path) -> None:
+    odd = json.dumps({"format": [], "x": 1})
+    beside = written(
+        tmp_path,
+        lambda w, n: (
+            fp8(w, n) | {f"{n}.comfy_quant": torch.tensor([*odd.encode()], dtype=torch.uint8)}
+        ),
+    )
+    assert not told(beside).supported
+    path = written(tmp_path, lambda w, n: {f"{n}.weight": w})
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header["__metadata__"] = {METADATA: "\ud800"}
+    text = json.dumps(header).encode()
+    body = data[8 + int.from_bytes(data[:8], "little") :]
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    with pytest.raises(CheckpointError, match="damaged JSON"):
+        told(path)

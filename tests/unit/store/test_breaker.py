@@ -139,3 +139,28 @@ def test_the_message_names_who_holds_the_database(root, store, start):
             pytest.raises(StoreBusy, match=named),
         ):
             other.enqueue(b"{}", preset="p", output="o")
+
+
+def test_a_clean_up_that_does_not_move_costs_a_writer_one_long_wait(
+    root, store, no_pauses, monkeypatch
+):
+    """The turn that is free meanwhile does not begin the waiting anew."""
+    tried = []
+    try_acquire = locks.try_acquire
+
+    def counted(path, *, shared=False):
+        tried.append(path.name)
+        if path.name == "gc":
+            no_pauses[0] += 1.0
+            return None
+        return try_acquire(path, shared=shared)
+
+    monkeypatch.setattr(locks, "try_acquire", counted)
+    breaker = Breaker(5.0)
+    lengths = []
+    for _ in range(3):
+        tried.clear()
+        with pytest.raises(StoreBusy), gc.writing(root, breaker):
+            pass
+        lengths.append(tried.count("gc"))
+    assert lengths == [5, 1, 1]
