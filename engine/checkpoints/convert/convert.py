@@ -59,6 +59,7 @@ BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "
 DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
 
 _TEXT = "U8"  # of what is no numbers
+_SPIECE = "spiece_model"
 _SLICE = 1 << 23  # numbers looked at at a time
 # what to choose where a number is too large for a dtype; `bf16` elsewhere
 _WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
@@ -130,6 +131,8 @@ def convert(
     vocabulary = None
     if held.component == "text_encoder" and layout in ("comfyui", "gguf"):
         vocabulary = _vocabulary_of(source, layout, warn)
+    elif layout == "diffusers" and _SPIECE in source.tensors:
+        vocabulary = _checked_spiece(bytes_of(source.tensors[_SPIECE]), source.path)
     _tell_left_out(source, held, vocabulary is not None, warn)
     # in this order a source that changed meanwhile is noticed before the target gets its name
     with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
@@ -172,7 +175,7 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
 def _vocabulary_of(source: Source, layout: str, warn: Callable[[str], None]) -> bytes | None:
     """The SentencePiece model that readers of such a file want inside: the source's own, the one beside it, or the
     pieces of the tokenizer.json beside it."""
-    held = source.tensors.get("spiece_model")
+    held = source.tensors.get(_SPIECE)
     if held is not None:
         return _checked_spiece(bytes_of(held), source.path)
     beside = next((path for path in _spieces_beside(source.path) if os.path.isfile(path)), None)
@@ -214,7 +217,7 @@ def _spieces_beside(weights: Path) -> list[Path]:
 
 def _spiece(data: bytes) -> Piece:
     numbers = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return Piece(Planned("spiece_model", _TEXT, (len(data),)), lambda: numbers)
+    return Piece(Planned(_SPIECE, _TEXT, (len(data),)), lambda: numbers)
 
 
 def _tell_left_out(
@@ -235,9 +238,7 @@ def _tell_left_out(
     names = [
         name
         for name in names
-        if name != MARK
-        and not name.endswith(BESIDE)
-        and not (has_vocabulary and name == "spiece_model")
+        if name != MARK and not name.endswith(BESIDE) and not (has_vocabulary and name == _SPIECE)
     ]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -383,6 +384,8 @@ def _write(
         stem = "diffusion_pytorch_model" if held.component in ("denoiser", "vae") else "model"
         write_sharded(draft, stem, tensors, read, shard_bytes=shard_bytes)
         write_json(draft / "config.json", config)
+        if vocabulary is not None:
+            (draft / "spiece.model").write_bytes(vocabulary)
 
 
 def _verify(
