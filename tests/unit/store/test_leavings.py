@@ -88,17 +88,17 @@ def write_weights(folder, _store):
     [
         (write_output, [name(".mp4")]),
         (write_bundle, [name()]),
-        (write_weights, [name(".safetensors"), ".4242.model.safetensors"]),
+        (write_weights, [name(".safetensors")]),
     ],
 )
 def test_who_writes_there_next_removes_them(tmp_path, store, write, drafts):
     folder = tmp_path / "folder"
     old = [left(folder, draft) for draft in drafts]
-    fresh = left(folder, name(), hours=0)
+    kept = [left(folder, name(), hours=0), left(folder, ".4242.model.safetensors")]
     write(folder, store)
     assert not any(path.exists() for path in old)
-    assert fresh.exists()
-    assert len(list(folder.iterdir())) == 2
+    assert all(path.exists() for path in kept)
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_the_drafts_of_settings_go_with_the_next_change(tmp_path, monkeypatch):
@@ -109,11 +109,14 @@ def test_the_drafts_of_settings_go_with_the_next_change(tmp_path, monkeypatch):
         left(config, ".models-abcd_123.tmp"),
         left(user_preset_dir(), ".mine-abcd_123.tmp"),
     ]
-    fresh = left(user_preset_dir(), ".mine-abcd_124.tmp", hours=0)
+    kept = [
+        left(user_preset_dir(), ".mine-abcd_124.tmp", hours=0),
+        left(user_preset_dir(), ".notes-20240101.tmp"),
+    ]
     (tmp_path / "models").mkdir()
     save_preferences(Preferences())
     places.add(tmp_path / "models")
-    save_preset("other", load_preset("micro"))
+    save_preset("mine", load_preset("micro"))
     assert not any(path.exists() for path in old)
-    assert fresh.exists()
+    assert all(path.exists() for path in kept)
     assert preferences_path().exists()
