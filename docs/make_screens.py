@@ -19,9 +19,9 @@ STAR = "a small yellow star moves up over a dark blue background"
 
 async def make(folder: Path) -> None:
     from presets.library import load_preset
-    from tui.app import ModiffApp
-    from tui.follower import Follower
-    from tui.preferences import Preferences
+    from tui.app.app import ModiffApp
+    from tui.app.preferences import Preferences
+    from tui.app.run_view.follower import Follower
 
     os.chdir(folder)  # where the videos go
     app = ModiffApp(folder / "store", preferences=Preferences(theme="textual-dark"))

@@ -11,10 +11,10 @@ WAIT_SECONDS = 30.0
 
 
 async def opened(pilot: Pilot[Any]) -> None:
-    """Until the first screen has come in place of its frame."""
+    """Until the first screen is there."""
     app = pilot.app
     deadline = time.monotonic() + WAIT_SECONDS
-    while app.current_mode == app.DEFAULT_MODE or not app.screen.is_mounted:
+    while not app.screen.is_mounted:
         assert time.monotonic() < deadline, "the first screen never came"
         await pilot.pause(0.01)
     await pilot.pause()

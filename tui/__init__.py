@@ -1,1 +1,2 @@
-"""What people see: the `modiff` command line. Never imports torch, transformers or numpy."""
+"""What people see, twice: the command line (`cli`) and the Textual app (`app`). What both say is said in `describe`.
+Never imports torch, transformers or numpy."""

@@ -50,7 +50,7 @@ class Bare(App):
         yield Footer()
 Bare().run()
 """
-MODIFF = "from tui.cli import main; main([])"
+MODIFF = "from tui.cli.main import main; main([])"
 STEPS = 1000
 ENGINE = "benchmark"
 

@@ -149,7 +149,7 @@ def commands(folder: Path, rounds: int) -> Figures:
         "HF_HUB_CACHE": str(folder / "hub"),
         "HOME": str(folder),
     }
-    run = "from tui.cli import main; main(['models', 'list'])"
+    run = "from tui.cli.main import main; main(['models', 'list'])"
     spent: dict[str, list[float]] = {"models list": [], "python": []}
     for _ in range(rounds):
         for name, code in (("models list", run), ("python", "pass")):

@@ -20,14 +20,14 @@ from presets.encoding import decode_spec
 from presets.library import load_preset
 from store.store import Store, open_store
 from tests.opened import opened
-from tui.app import ModiffApp
-from tui.preferences import Preferences
-from tui.screens.branch import Branch
-from tui.screens.compare import Compare
-from tui.screens.run_details import RunDetails
-from tui.widgets.picture import Picture
-from tui.widgets.plot import Plot
-from tui.widgets.timeline import Timeline
+from tui.app.app import ModiffApp
+from tui.app.preferences import Preferences
+from tui.app.run_view.timeline import Timeline
+from tui.app.runs.branch import Branch
+from tui.app.runs.compare import Compare
+from tui.app.runs.details import RunDetails
+from tui.app.widgets.picture import Picture
+from tui.app.widgets.plot import Plot
 
 WAIT_SECONDS = 150.0
 

@@ -14,10 +14,10 @@ import pytest
 from presets.library import load_preset
 from store.store import open_store
 from tests.opened import opened
-from tui.app import ModiffApp
-from tui.preferences import Preferences
-from tui.widgets.run_head import RunHead
-from tui.widgets.run_view import RunView
+from tui.app.app import ModiffApp
+from tui.app.preferences import Preferences
+from tui.app.run_view.head import RunHead
+from tui.app.run_view.view import RunView
 
 WAIT_SECONDS = 150.0
 # Long enough that the engine is killed in the midst of it, however late this process gets its turn.

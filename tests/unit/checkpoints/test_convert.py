@@ -29,7 +29,7 @@ from engine.checkpoints.locate import locate
 from engine.checkpoints.source import Source, open_source
 from engine.errors import CheckpointError
 from tests.naming import dit_name, vae_name
-from tui.commands import models_convert
+from tui.cli.commands.models import convert as models_convert
 
 CPU = torch.device("cpu")
 

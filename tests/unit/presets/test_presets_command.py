@@ -14,7 +14,7 @@ from presets.fields import fields
 from presets.library import load_preset
 from presets.paths import user_preset_dir
 from presets.spec import RunSpec
-from tui.cli import main
+from tui.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,7 +17,7 @@ from store.blobs.files import written_whole
 from store.blobs.leavings import sweep_leavings
 from store.bundle.exporting import export_bundle
 from tests import bundles
-from tui.preferences import Preferences, preferences_path, save_preferences
+from tui.app.preferences import Preferences, preferences_path, save_preferences
 
 
 def left(folder, name, *, hours=2.0, inside=""):

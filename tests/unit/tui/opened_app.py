@@ -12,8 +12,8 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from tests.opened import opened
-from tui.app import ModiffApp
-from tui.preferences import Preferences
+from tui.app.app import ModiffApp
+from tui.app.preferences import Preferences
 
 WIDE, NARROW = (120, 36), (80, 24)
 WAIT_SECONDS = 30.0

@@ -7,7 +7,7 @@ import pytest
 from store.store import open_store
 from store.upkeep import space
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, until
-from tui.frame import TopLine
+from tui.app.top_line import TopLine
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tui.app.top_line import TABS
+
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "textual", "transformers", "numpy", "diffusers", "PIL")
 
 CODE = """
 import json, sys
-from tui.cli import main
+from tui.cli.main import main
 code = main(json.loads(sys.argv[1]))
 sys.stderr.write("\\n" + json.dumps([code, sorted(sys.modules)]))
 """
@@ -54,25 +56,24 @@ def test_nothing_heavy_is_imported(arguments):
 
 def test_help_imports_no_command():
     modules = modules_after("--help")
-    assert not {name for name in modules if name.startswith("tui.commands.")}
+    assert not {name for name in modules if name.startswith("tui.cli.commands.")}
     assert not modules & {"store", "presets", "rich", "msgspec", "sqlite3", "pysqlite3"}
 
 
 APP = """
 import asyncio, importlib, json, pkgutil, sys
-import tui.screens, tui.widgets
+import tui.app
 from tests.opened import opened
-from tui.app import ModiffApp
-from tui.preferences import Preferences
+from tui.app.app import ModiffApp
+from tui.app.preferences import Preferences
 
 async def shown(mode):
     async with ModiffApp(preferences=Preferences(screen=mode)).run_test() as pilot:
         await opened(pilot)
 
 if sys.argv[1] == "all":
-    for package in (tui.screens, tui.widgets):
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(tui.app.__path__, "tui.app."):
+        importlib.import_module(module.name)
 else:
     asyncio.run(shown(sys.argv[1]))
 print(json.dumps(sorted(sys.modules)))
@@ -89,27 +90,13 @@ def modules_of_app(what: str) -> set[str]:
 
 def test_no_screen_and_no_widget_imports_anything_heavy():
     modules = modules_of_app("all")
-    assert {"tui.screens.live", "tui.screens.compare", "tui.widgets.picture"} <= modules
+    assert {"tui.app.live.screen", "tui.app.runs.compare", "tui.app.widgets.picture"} <= modules
     assert not modules & {*HEAVY} - {"textual"}
 
 
-@pytest.mark.parametrize(
-    ("mode", "own"),
-    [("compose", {"start", "compose", "form_screen"}), ("queue", {"start", "queue"})],
-)
-def test_the_app_begins_with_one_screen(mode, own):
+@pytest.mark.parametrize("mode", ["compose", "queue"])
+def test_the_app_begins_with_one_screen(mode):
     modules = modules_of_app(mode)
     assert not modules & {*HEAVY} - {"textual"}
-    screens = {name.removeprefix("tui.screens.") for name in modules if "tui.screens." in name}
-    assert screens == own
-
-
-def test_the_first_frame_waits_for_no_form_and_no_store():
-    code = "import json, sys, tui.launch, tui.app, tui.screens.start; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    modules = set(json.loads(done.stdout))
-    assert "textual.app" in modules
-    late = {"tui.form", "tui.lab", "presets.library", "store.lineage.records", "sqlite3"}
-    assert not modules & late
+    screens = {f"tui.app.{screen}.screen" for screen in TABS}
+    assert modules & screens == {f"tui.app.{mode}.screen"}

@@ -1,0 +1,787 @@
+"""The compose screen on a real store: what is typed, what is wrong, what is planned, saved and queued. No engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, Static, TextArea
+
+from presets.encoding import decode_spec
+from presets.library import load_preset, save_preset
+from presets.paths import user_preset_dir
+from presets.spec import RunSpec
+from store.store import open_store
+from tests.opened import opened
+from tui.app.app import ModiffApp
+from tui.app.compose.draft import FIELDS, Draft
+from tui.app.compose.field_row import RowEditor
+from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
+from tui.app.compose.preset_file import PresetFile
+from tui.app.compose.prompts import PromptArea, Prompts
+from tui.app.compose.save_preset import SavePreset
+from tui.app.compose.screen import Compose
+from tui.app.compose.sections import SECTIONS
+from tui.app.dialogs.picker import Picker
+from tui.app.lab import Lab
+from tui.app.messages import ComposeWith
+from tui.app.preferences import Preferences, load_preferences
+from tui.app.widgets.choice_line import ChoiceLine
+
+WAIT_SECONDS = 30.0
+Act = Callable[["Shown"], Awaitable[None]]
+
+
+class Shown:
+    """The app with its compose screen."""
+
+    def __init__(self, app: ModiffApp, pilot: Pilot[int]) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def screen(self) -> Compose:
+        screen = self.app.get_screen_stack("compose")[0]
+        assert isinstance(screen, Compose)
+        return screen
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < end, (self.screen.draft, self.lines(Problems))
+            await self.pilot.pause(0.02)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        names = {" ": "space", ".": "full_stop", "-": "minus", '"': "quotation_mark"}
+        await self.press(*(names.get(letter, letter) for letter in text))
+
+    async def go(self, key: str) -> None:
+        await self.screen.go_to(key)
+        await self.pilot.pause()
+
+    async def replace(self, key: str, text: str) -> None:
+        """Type a text in place of what a field holds."""
+        await self.go(key)
+        await self.press(*(("f7", "delete") if "prompt" in key else ("end", "ctrl+u")))
+        await self.type(text)
+
+    def row(self, key: str) -> RowEditor:
+        return next(row for row in self.screen.query(RowEditor) if row.row.key == key)
+
+    def lines(self, kind: type[Problems] | type[Changes] | type[Stages]) -> list[str]:
+        options = self.screen.query_one(kind).options
+        return [str(option.prompt) for option in options]
+
+    @property
+    def plan(self) -> str:
+        return str(self.screen.query_one(PlanPanel).content)
+
+    def queued(self) -> list[tuple[str, object]]:
+        with open_store() as store:
+            return [(run.preset, decode_spec(run.spec_json)) for run in store.queued()]
+
+
+def show(
+    act: Act, size: tuple[int, int] = (120, 36), preferences: Preferences | None = None
+) -> None:
+    async def run() -> None:
+        app = ModiffApp(preferences=preferences or Preferences())
+        async with app.run_test(size=size) as pilot:
+            await opened(pilot)
+            shown = Shown(app, pilot)
+            await shown.until(lambda: shown.screen.checked or shown.screen.broken)
+            await pilot.pause()  # the section is shown by a callback of the screen's own
+            await shown.until(
+                lambda: (
+                    all(row.is_filled for row in shown.screen.query(RowEditor))
+                    and not shown.screen._mounting.locked()
+                )
+            )
+            await act(shown)
+
+    asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch):
+    monkeypatch.setattr(ModiffApp, "ensure_engine", lambda _app: None)
+
+
+@pytest.mark.parametrize("keys", [("ctrl+t",), ("down", "enter", "p", "f4", "ctrl+t")])
+def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
+    keys: tuple[str, ...],
+) -> None:
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences())
+        load, may_read = app.lab.load_preset, asyncio.Event()
+
+        async def load_late(name: str) -> RunSpec:
+            await may_read.wait()
+            return await load(name)
+
+        app.lab.load_preset = load_late  # type: ignore[method-assign]
+        async with app.run_test(size=(120, 36)) as pilot:
+            shown = Shown(app, pilot)
+            await shown.press(*keys)  # the first of them comes before the screen itself
+            await opened(pilot)
+            assert shown.screen.draft is None
+            assert not shown.queued()
+            may_read.set()
+            await shown.until(shown.queued)
+            assert shown.queued() == [("micro", load_preset("micro"))]
+
+    asyncio.run(run())
+
+
+def test_a_key_that_is_pressed_twice_in_one_moment_queues_one_run(monkeypatch):
+    may_queue = asyncio.Event()
+    queue = Lab.launch
+
+    async def slow(lab: Lab, spec: RunSpec, preset: str) -> str:
+        await may_queue.wait()
+        return await queue(lab, spec, preset)
+
+    monkeypatch.setattr(Lab, "launch", slow)
+
+    async def act(shown):
+        await shown.press("ctrl+t", "ctrl+t", "ctrl+r")
+        may_queue.set()
+        await shown.until(lambda: shown.screen._launch.is_finished)
+        assert len(shown.queued()) == 1
+        await shown.press("ctrl+t")  # a moment later it is another run
+        await shown.until(lambda: len(shown.queued()) == 2)
+        assert shown.app.current_mode == "compose"
+
+    show(act, (120, 36))
+
+
+@pytest.mark.parametrize("size", [(120, 36), (80, 24)])
+def test_one_key_queues_the_example_of_an_empty_store(size):
+    async def act(shown):
+        assert isinstance(shown.app.focused, Stages)
+        await shown.press("ctrl+r")
+        await shown.until(lambda: shown.app.current_mode == "live")
+        assert shown.queued() == [("micro", load_preset("micro"))]
+
+    show(act, size)
+
+
+def test_what_a_run_would_compute_is_told():
+    async def act(shown):
+        await shown.until(lambda: "denoise 1-20" in shown.plan)
+        assert "stored  0 of 20 steps" in shown.plan
+        await shown.replace("scheduler.steps", "12")
+        await shown.until(lambda: "denoise 1-12" in shown.plan)
+
+    show(act)
+
+
+def test_a_new_prompt_is_queued_and_stays():
+    async def act(shown):
+        await shown.press("down", "enter")
+        assert isinstance(shown.app.focused, PromptArea)
+        await shown.press("f7", "delete")
+        await shown.type("a small star")
+        await shown.press("ctrl+t")
+        await shown.until(shown.queued)
+        assert shown.app.current_mode == "compose"
+        [(preset, spec)] = shown.queued()
+        assert (preset, spec) == ("micro", load_preset("micro", ["prompt=a small star"]))
+        assert shown.app.preferences.prompts == ["a small star"]
+        assert "differs from micro: 1" in str(shown.screen.query_one(Changes).border_title)
+
+    show(act)
+
+
+def test_words_that_the_micro_model_does_not_know_are_told():
+    async def act(shown):
+        await shown.go("prompt")
+        await shown.press("ctrl+end")
+        await shown.type(" dragon")
+        words = shown.screen.query_one("#words", Static)
+        await shown.until(lambda: str(words.content).endswith("mean nothing to it: dragon"))
+        assert words.display
+        assert any("dragon" in line for line in shown.lines(Problems))
+        await shown.press("ctrl+r")
+        await shown.until(shown.queued)  # a warning keeps nothing from starting
+
+    show(act)
+
+
+def test_a_prompt_that_is_too_long_is_told():
+    async def act(shown):
+        await shown.go("prompt")
+        shown.screen.query_one(Prompts).area("prompt").fill("a small red circle moves up " * 100)
+        words = shown.screen.query_one("#words", Static)
+        told = (
+            "the prompt has 601 tokens, the text encoder reads 512; its last 89 words are cut off"
+        )
+        await shown.until(lambda: told in str(words.content))
+
+    show(act)
+
+
+def test_up_and_down_go_from_field_to_field():
+    async def act(shown):
+        await shown.go("scheduler.name")
+        await shown.press("down")
+        assert shown.app.focused is shown.row("scheduler.steps").query_one(Input)
+        await shown.press("down")
+        assert shown.app.focused is shown.row("scheduler.shift").query_one(Input)
+        await shown.press("up", "up")
+        assert shown.app.focused is shown.row("scheduler.name").query_one(ChoiceLine)
+
+    show(act)
+
+
+def test_every_field_is_reached_and_can_be_typed_in():
+    async def act(shown):
+        seen = set()
+        for section in SECTIONS:
+            await shown.screen.show_section(section)
+            await shown.pilot.pause()
+            seen |= {row.row.key for row in shown.screen.query(RowEditor)}
+            seen |= {area.key for area in shown.screen.query(PromptArea)}
+            assert len(shown.screen.query("*")) < 60
+        assert seen == set(FIELDS)
+        for key in FIELDS:
+            await shown.go(key)
+            focused = shown.app.focused
+            assert focused is not None
+            assert getattr(focused, "key", key) == key
+            if isinstance(focused.parent, RowEditor):
+                assert focused.parent.row.key == key
+
+    show(act, (80, 24))
+
+
+def test_a_wrong_value_is_told_in_the_words_of_the_command_line_and_run_goes_to_it():
+    async def act(shown):
+        told = "scheduler.steps: expected an integer >= 1 and <= 1000, got 0"
+        await shown.replace("scheduler.steps", "0")
+        await shown.replace("width", "65")
+        assert shown.row("width").row.error.startswith("width: expected a multiple of 16")
+        assert shown.lines(Problems) == [
+            "✖ width: expected a multiple of 16 >= 16 and <= 4096, got 65; nearest valid: 64, 80",
+            f"✖ {told}",
+        ]
+        assert "✖ scheduler" in "\n".join(shown.lines(Stages))
+        await shown.press("escape", "ctrl+r")
+        assert shown.screen.focused_row is shown.row("width")
+        await shown.press("u")  # no letter of a number
+        await shown.press("escape", "ctrl+r")
+        assert shown.screen.focused_row is shown.row("scheduler.steps")
+        assert shown.queued() == []
+
+    show(act)
+
+
+def test_enter_on_a_problem_goes_to_its_field():
+    async def act(shown):
+        await shown.replace("seed", "x1")
+        await shown.press("escape", "p", "enter")
+        assert shown.screen.focused_row is shown.row("seed")
+
+    show(act, (80, 24))
+
+
+def test_choices_are_made_with_the_arrows_and_by_their_list():
+    async def act(shown):
+        await shown.go("scheduler.name")
+        await shown.press("left", "left")
+        assert shown.screen.draft.edits == {"scheduler.name": "euler"}
+        await shown.press("f2")
+        assert isinstance(shown.app.screen, Picker)
+        await shown.type("dpm")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.edits == {"scheduler.name": "dpm++"})
+        await shown.go("output.kinds")
+        await shown.press("left", "left", "space")
+        assert shown.screen.draft.edits["output.kinds"] == '["frames", "video"]'
+        assert shown.screen.checked.spec.output.kinds == ("frames", "video")
+        await shown.go("output.overwrite")
+        await shown.press("right")
+        assert shown.screen.checked.spec.output.overwrite is True
+
+    show(act)
+
+
+def test_models_are_suggested():
+    async def act(shown):
+        await shown.until(lambda: shown.screen._known)
+        await shown.go("components.denoiser.checkpoint")
+        await shown.until(lambda: shown.row("components.denoiser.checkpoint").row.suggestions)
+        await shown.press("f2")
+        await shown.type("1.3b")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.edits)
+        assert shown.screen.draft.edits == {"components.denoiser.checkpoint": "wan2.1-t2v-1.3b"}
+
+    show(act)
+
+
+def test_what_comes_when_the_app_is_left_is_not_shown():
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences())
+        async with app.run_test() as pilot:
+            await opened(pilot)
+            shown = Shown(app, pilot)
+            await shown.until(lambda: shown.screen.checked)
+            form, before = shown.screen, shown.screen.checked
+        assert not form.children
+        with app._context():
+            await form.show_draft(Draft("micro", load_preset("micro")))
+        assert form.checked is before
+
+    asyncio.run(run())
+
+
+def test_missing_models_are_told_in_full_and_run_goes_there():
+    async def act(shown):
+        shown.screen.open_preset("wan2.1-t2v-1.3b", {})
+        await shown.until(lambda: any("not found" in line for line in shown.lines(Problems)))
+        text = "\n".join(shown.lines(Problems))
+        assert "hf download" in text
+        assert "components.vae.checkpoint" in text
+        stages = [str(option.prompt) for option in shown.screen.query_one(Stages).options]
+        assert [line.split()[1] for line in stages if line.startswith("✖")] == [
+            "text",
+            "denoiser",
+            "decode",
+        ]
+        await shown.press("ctrl+r")
+        assert isinstance(shown.app.focused, Problems)
+        await shown.press("enter")
+        assert shown.screen.focused_row is shown.row("components.text_encoder.checkpoint")
+        assert shown.queued() == []
+
+    show(act)
+
+
+def test_undo_of_a_field_of_a_stage_and_of_all():
+    async def act(shown):
+        for key, text in (("seed", "7"), ("fps", "9"), ("scheduler.steps", "5")):
+            await shown.replace(key, text)
+        await shown.go("fps")
+        await shown.press("u")
+        assert set(shown.screen.draft.edits) == {"seed", "scheduler.steps"}
+        assert shown.row("fps").text == "8"
+        await shown.press("escape", "u")
+        assert set(shown.screen.draft.edits) == {"scheduler.steps"}
+        assert shown.row("seed").text == "0"
+        await shown.replace("prompt", "x")
+        await shown.press("escape", "d", "u")
+        assert set(shown.screen.draft.edits) == {"scheduler.steps"}
+        await shown.press("U")
+        assert not shown.screen.draft.edits
+        assert shown.screen.query_one("#prompt", PromptArea).text == load_preset("micro").prompt
+
+    show(act)
+
+
+def test_a_random_seed():
+    async def act(shown):
+        await shown.press("r")
+        assert set(shown.screen.draft.edits) == {"seed"}
+        seed = shown.screen.draft.edits["seed"]
+        assert [note.message for note in shown.app._notifications] == [f"the seed is {seed} now"]
+        await shown.go("seed")
+        await shown.press("r")
+        assert shown.row("seed").text == shown.screen.draft.edits["seed"] != seed
+        assert len(shown.app._notifications) == 1  # it can be seen
+
+    show(act)
+
+
+def test_where_no_values_are_known_that_is_said():
+    async def act(shown):
+        await shown.go("scheduler.steps")
+        await shown.press("f2")
+        (note,) = shown.app._notifications
+        assert note.message.startswith("no values are known for steps; it takes an integer")
+
+    show(act)
+
+
+def test_numbers_go_up_and_down_on_their_grid():
+    async def act(shown):
+        await shown.go("frames")
+        await shown.press("pageup", "pageup", "pagedown")
+        assert shown.screen.draft.edits == {"frames": "21"}
+
+    show(act)
+
+
+def test_guidance_is_a_number_or_pieces_in_one_field():
+    async def act(shown: Shown) -> None:
+        key = "guidance.scale"
+        await shown.go(key)
+        short = shown.row(key).editor.size.width
+        await shown.press("end", "ctrl+u")
+        pieces = "[{from=0,to=0.4,scale=6}]"
+        shown.row(key).put(pieces)
+        await shown.until(lambda: key in shown.screen.draft.edits)
+        await shown.pilot.pause()
+        assert shown.screen.draft.edits[key] == pieces
+        (piece,) = shown.screen.checked.shown.guidance.scale
+        assert (piece.start, piece.stop, piece.scale) == (0.0, 0.4, 6.0)
+        assert shown.row(key).editor.size.width > short
+        await shown.replace(key, "4")
+        await shown.until(lambda: shown.screen.draft.edits[key] == "4")
+        await shown.pilot.pause()
+        assert shown.row(key).editor.size.width == short
+        await shown.press("pageup")
+        await shown.until(lambda: shown.screen.draft.edits[key] == "4.5")
+
+    show(act)
+
+
+def test_prompts_of_before():
+    preferences = Preferences(prompts=["a red circle", "a blue star"])
+
+    async def act(shown):
+        await shown.go("prompt")
+        area = shown.screen.query_one("#prompt", PromptArea)
+        present = area.text
+        await shown.press("ctrl+up")
+        assert area.text == "a blue star"
+        await shown.press("alt+up", "alt+up")
+        assert area.text == "a red circle"
+        assert shown.screen.draft.edits == {"prompt": "a red circle"}
+        await shown.press("ctrl+down", "ctrl+down")
+        assert area.text == present
+        await shown.press("f3")
+        await shown.type("circ")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.edits == {"prompt": "a red circle"})
+
+    show(act, preferences=preferences)
+
+
+def test_keys_that_are_pressed_fast_are_not_lost():
+    async def act(shown):
+        await shown.go("prompt")
+        await shown.press("f7", "delete")
+        area = shown.screen.query_one("#prompt", PromptArea)
+        for letter in "circle":
+            area.insert(letter)  # before the screen hears of any
+        await shown.press("ctrl+t")
+        await shown.until(shown.queued)
+        assert shown.queued()[0][1].prompt == area.text == "circle"
+
+    show(act)
+
+
+def test_a_preset_is_saved_and_gone_on_from():
+    async def act(shown):
+        await shown.replace("scheduler.steps", "12")
+        await shown.press("ctrl+s")
+        await shown.until(lambda: isinstance(shown.app.screen, SavePreset))
+        await shown.type("micro")
+        await shown.press("enter")
+        wrong = shown.app.screen.query_one("#wrong", Static)
+        await shown.until(lambda: str(wrong.content))
+        assert '"micro" is the name of a shipped preset' in str(wrong.content)
+        await shown.type("-12")
+        await shown.press("tab")
+        await shown.type("mine")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.preset == "micro-12")
+        assert not shown.screen.draft.edits
+        assert shown.screen.draft.base == load_preset("micro", ["scheduler.steps=12"])
+        assert shown.app.preferences.preset == "micro-12"
+
+    show(act)
+    text = (user_preset_dir() / "micro-12.toml").read_text()
+    assert 'extends = "micro"' in text
+    assert 'description = "mine"' in text
+    assert "prompt" not in text
+    assert load_preferences().preset == "micro-12"
+
+
+def test_a_preset_of_ones_own_is_replaced_where_that_is_asked_for():
+    save_preset("mine", load_preset("micro"), extends="micro", description="as it was")
+
+    async def act(shown):
+        await shown.replace("seed", "5")
+        await shown.press("ctrl+s")
+        await shown.until(lambda: isinstance(shown.app.screen, SavePreset))
+        assert shown.app.screen.query_one("#name", Input).value == "mine"
+        await shown.press("enter")
+        wrong = shown.app.screen.query_one("#wrong", Static)
+        await shown.until(lambda: "already there" in str(wrong.content))
+        await shown.press("tab", "tab", "right", "ctrl+s")
+        await shown.until(lambda: not shown.screen.draft.edits)
+
+    show(act, preferences=Preferences(preset="mine"))
+    assert load_preset("mine").seed == 5
+    text = (user_preset_dir() / "mine.toml").read_text()
+    assert 'extends = "micro"' in text
+    assert "as it was" in text
+
+
+def test_another_preset_is_picked_and_ones_own_words_are_taken_along():
+    async def act(shown):
+        await shown.replace("prompt", "my words")
+        await shown.replace("scheduler.steps", "3")
+        await shown.press("ctrl+o")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
+        await shown.type("1.3b")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.preset == "wan2.1-t2v-1.3b")
+        assert shown.screen.draft.edits == {"prompt": "my words"}
+        assert shown.app.preferences.preset == "wan2.1-t2v-1.3b"
+        await shown.press("ctrl+o")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
+        await shown.type("micro")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.draft.preset == "micro")
+        assert shown.screen.draft.edits == {"prompt": "my words", "scheduler.steps": "3"}
+
+    show(act)
+
+
+def broken_preset() -> Path:
+    path = user_preset_dir() / "mine.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('extends = "micro"\n\n[scheduler]\nsteps = 0\n')
+    return path
+
+
+def test_a_preset_with_a_mistake_says_what_and_where_and_is_mended_in_place():
+    path = broken_preset()
+
+    async def act(shown):
+        await shown.press("enter")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
+        await shown.type("mine")
+        await shown.press("enter")
+        await shown.until(lambda: shown.screen.broken)
+        told = "scheduler.steps: expected an integer >= 1 and <= 1000, got 0"
+        assert shown.lines(Problems) == [f"✖ {told} (in {path})"]
+        await shown.press("ctrl+r")  # nothing that it could run
+        assert isinstance(shown.app.focused, Problems)
+        await shown.press("enter")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+        state = shown.app.screen.query_one("#state", Static)
+        await shown.until(lambda: str(state.content) == f"✖ {told}")
+        area = shown.app.screen.query_one(TextArea)
+        assert area.cursor_location == (3, 0)
+        await shown.press("end", "backspace")
+        await shown.type("7")
+        await shown.until(lambda: str(state.content) == "✓ a valid preset")
+        await shown.press("ctrl+s")
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.checked.spec == load_preset("micro", ["scheduler.steps=7"])
+        assert shown.queued() == []
+
+    show(act)
+    assert path.read_text() == 'extends = "micro"\n\n[scheduler]\nsteps = 7\n'
+
+
+def test_a_broken_preset_of_the_last_time_is_no_obstacle():
+    broken_preset()
+
+    async def act(shown):
+        assert shown.screen.draft.preset == "micro"
+        assert any("scheduler.steps" in note.message for note in shown.app._notifications)
+
+    show(act, preferences=Preferences(preset="mine"))
+
+
+def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
+    broken_preset()
+    asked, may_read = asyncio.Event(), asyncio.Event()
+    read = Lab.preset_info
+
+    async def slow(lab, name):
+        if name == "mine":
+            asked.set()
+            await may_read.wait()
+        return await read(lab, name)
+
+    monkeypatch.setattr(Lab, "preset_info", slow)
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await asked.wait()
+        assert shown.screen.broken is None
+        may_read.set()
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+
+    show(act)
+
+
+def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch):
+    broken_preset()
+    saving, may_save = asyncio.Event(), asyncio.Event()
+    write = Lab.write_preset_text
+
+    async def slow(lab, *given):
+        saving.set()
+        await may_save.wait()
+        await write(lab, *given)
+
+    monkeypatch.setattr(Lab, "write_preset_text", slow)
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+        area = shown.app.screen.query_one(TextArea)
+        area.text = area.text.replace("steps = 0", "steps = 7")
+        await shown.press("ctrl+s")
+        await saving.wait()
+        await shown.press("x")
+        may_save.set()
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.draft.base.scheduler.steps == 7
+
+    show(act)
+
+
+def test_paths_are_no_markup(monkeypatch, tmp_path):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", str(tmp_path / "[" / "red] [b]"))
+    path = broken_preset()
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("e")
+        await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
+        title = shown.app.screen.query_one(".box")._border_title
+        assert title.plain == str(path)
+
+    show(act)
+
+
+def test_presets_that_cannot_be_read_are_told(monkeypatch):
+    monkeypatch.setenv("MODIFF_CONFIG_DIR", "~nobody-of-that-name/x")
+
+    async def act(shown):
+        assert shown.screen.draft.preset == "micro"
+        told = [note.message for note in shown.app._notifications]
+        assert ["names no folder" in each for each in told] == [True]
+        await shown.press("ctrl+o")
+        assert not isinstance(shown.app.screen, Picker)
+        await shown.press("ctrl+s")
+        await shown.until(lambda: isinstance(shown.app.screen, SavePreset))
+        await shown.press("x", "enter")
+        wrong = shown.app.screen.query_one("#wrong", Static)
+        await shown.until(lambda: "names no folder" in str(wrong.content))
+
+    show(act)
+
+
+def test_a_file_is_edited_in_the_editor_of_the_user(monkeypatch):
+    path = broken_preset()
+
+    def mend(_app, edited):
+        assert edited == path
+        path.write_text(path.read_text().replace("0", "9"))
+
+    monkeypatch.setattr("tui.app.compose.screen.edit_file", mend)
+
+    async def act(shown):
+        shown.screen.open_preset("mine", {})
+        await shown.until(lambda: shown.screen.broken)
+        await shown.press("f4")
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.draft.base.scheduler.steps == 9
+        monkeypatch.setattr("tui.app.compose.screen.edit_text", lambda _app, text: f"{text}!")
+        await shown.go("prompt")
+        await shown.press("f4")
+        assert shown.screen.draft.edits == {"prompt": f"{load_preset('micro').prompt}!"}
+
+    show(act)
+
+
+def test_shipped_files_are_not_edited_and_no_editor_is_told(monkeypatch):
+    async def act(shown):
+        await shown.press("f4")
+        await shown.press("e")
+        assert isinstance(shown.app.screen, Compose)
+        await shown.go("prompt")
+        await shown.press("f4")  # a terminal that cannot be given away
+        notes = [note.message for note in shown.app._notifications]
+        assert "micro is not a preset file of yours; ctrl+s saves one" in notes
+        assert "this terminal cannot be given to an editor" in notes
+
+    monkeypatch.setenv("EDITOR", "true")
+    show(act)
+
+
+@pytest.mark.parametrize("mode", ["queue", "compose"])
+def test_a_run_is_put_into_the_form(mode):
+    async def act(shown):
+        edited = load_preset("micro", ["seed=7", "width=128"])
+        shown.app.post_message(ComposeWith(edited, "micro"))
+        await shown.until(lambda: shown.app.current_mode == "compose")
+        await shown.until(lambda: shown.screen.draft and shown.screen.draft.edits)
+        assert shown.screen.draft.edits == {"seed": "7", "width": "128"}
+        shown.app.post_message(ComposeWith(load_preset("micro", ["seed=9"]), "gone"))
+        await shown.until(lambda: shown.screen.draft.preset == "")
+        assert shown.screen.checked.spec == load_preset("micro", ["seed=9"])
+
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences(screen=mode))
+        async with app.run_test(size=(120, 36)) as pilot:
+            await opened(pilot)
+            await act(Shown(app, pilot))
+
+    asyncio.run(run())
+
+
+def test_the_plan_is_made_again_when_a_run_ends(monkeypatch):
+    async def act(shown):
+        await shown.until(lambda: "denoise" in shown.plan)
+        with open_store() as store:
+            run_id = store.enqueue(b'{"prompt": "a"}', preset="micro", output="o")
+        await shown.until(lambda: shown.app.status and shown.app.status.num_queued == 1)
+        planned = []
+        monkeypatch.setattr(shown.screen, "_plan", lambda: planned.append(True))
+        with open_store() as store:
+            store.request_cancel(run_id)
+        await shown.until(lambda: planned)
+
+    show(act)
+
+
+@pytest.mark.parametrize("size", [(120, 36), (80, 24)])
+def test_no_size_breaks_it(size):
+    async def act(shown):
+        for width, height in [(99, 30), (80, 24), (60, 16), (40, 10), (20, 5), (8, 3), size]:
+            await shown.pilot.resize_terminal(width, height)
+            for keys in (["d"], ["escape"], ["right_square_bracket"]):
+                await shown.press(*keys)
+        await shown.replace("scheduler.steps", "0")
+        for width, height in [(60, 16), (120, 24), size]:
+            await shown.pilot.resize_terminal(width, height)
+            await shown.pilot.pause()
+        assert shown.screen.has_class("-narrow") == (size[0] < 100)
+        assert shown.screen.query_one("#side").display == (size[0] >= 100)
+
+    show(act, size)
+
+
+def test_the_panels_take_turns_where_it_is_narrow():
+    async def act(shown):
+        side, middle = shown.screen.query_one("#side"), shown.screen.query_one("#middle")
+        assert (side.display, middle.display) == (False, True)
+        await shown.press("p")
+        assert (side.display, middle.display) == (True, False)
+        await shown.press("escape")
+        assert (side.display, middle.display) == (False, True)
+        assert isinstance(shown.app.focused, OptionList)
+
+    show(act, (80, 24))

@@ -1,0 +1,317 @@
+"""The form as data: the command line's rules and words, every field, what differs, and the numbers' grids."""
+
+from __future__ import annotations
+
+import pytest
+
+from presets.errors import PresetError
+from presets.fields import fields
+from presets.library import load_preset
+from presets.spec import RunSpec
+from tui.app.compose.draft import (
+    FIELDS,
+    Draft,
+    changes,
+    check,
+    draft_of,
+    field_in,
+    field_key,
+    line_of,
+    problems,
+    text_of,
+    value_text,
+)
+from tui.app.compose.section_rows import keys_of, rows, section_of, stepped, summary
+from tui.app.compose.sections import SECTIONS
+
+
+@pytest.fixture
+def draft() -> Draft:
+    return Draft("micro", load_preset("micro"))
+
+
+def typed(draft: Draft, **texts: str) -> Draft:
+    """With texts by key, `__` in a name being a dot."""
+    for name, text in texts.items():
+        draft = draft.typed(name.replace("__", "."), text)
+    return draft
+
+
+def row_of(draft: Draft, key: str, known=None):
+    found = rows(section_of(key), draft, check(draft), known or {})
+    return next(row for row in found if row.key == key)
+
+
+def test_every_field_is_in_one_section():
+    keys = [key for section in SECTIONS for key in keys_of(section)]
+    assert sorted(keys) == sorted(field.key for field in fields(RunSpec))
+
+
+def test_every_value_is_typed_as_it_is_shown(draft):
+    spec = load_preset(
+        "micro",
+        [
+            'extensions=[{name = "x", options = {a = 1, b = "ü\\u007f", c = true}}]',
+            "scheduler.sigmas=[1.0, 0.5, 1e-3]",
+            'output.kinds=["video", "latents"]',
+            "guidance.scale=7",
+        ],
+        values={"prompt": 'say "hi"\nand = 1'},
+    )
+    again = Draft("micro", draft.base, {key: value_text(spec, key) for key in FIELDS})
+    assert check(again).spec == spec
+
+
+def test_an_untouched_draft_is_its_preset(draft):
+    checked = check(draft)
+    assert checked.spec == draft.base
+    assert not checked.errors
+    assert not checked.changed
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "scheduler.steps=abc",
+        "scheduler.steps=",
+        "scheduler.steps=1001",
+        "width=65",
+        "frames=18",
+        "scheduler.name=unpic",
+        "components.denoiser.device=gpu",
+        "scheduler.sigmas=[0.5, 0.6]",
+        "extensions=[{name = 1}]",
+        "components.vae.tile_size=8",
+        "seed=1\nfps=3",
+    ],
+)
+def test_a_wrong_value_is_refused_in_the_words_of_the_command_line(draft, override):
+    key, _, text = override.partition("=")
+    with pytest.raises(PresetError) as told:
+        load_preset("micro", [override])
+    checked = check(draft.typed(key, text))
+    assert checked.errors == {key: str(told.value)}
+    assert checked.spec is None
+
+
+def test_all_wrong_fields_are_told_also_where_rules_between_keys_are_broken(draft):
+    checked = check(
+        typed(
+            draft,
+            width="65",
+            scheduler__steps="abc",
+            scheduler__name="euler",
+            scheduler__grid="diffusers",
+            components__vae__tile_size="8",
+            seed="7",
+        )
+    )
+    assert list(checked.errors) == [
+        "components.vae.tile_size",
+        "width",
+        "scheduler.steps",
+        "scheduler.grid",
+    ]
+    assert checked.shown.seed == 7  # what is right is there all the same
+
+
+def test_fields_that_are_wrong_alone_may_be_right_together(draft):
+    base = load_preset("micro", ["components.vae.tile_size=64", "components.vae.tile_overlap=32"])
+    both = typed(
+        Draft("x", base), components__vae__tile_overlap="128", components__vae__tile_size="256"
+    )
+    assert check(both).spec is not None
+    assert "components.vae.tile_overlap" in check(both.without("components.vae.tile_size")).errors
+
+
+def test_a_text_is_taken_as_it_is(draft):
+    checked = check(typed(draft, prompt='"quoted" = [1]', components__vae__checkpoint='"a"'))
+    assert checked.spec.prompt == '"quoted" = [1]'
+    assert checked.spec.components.vae.checkpoint == '"a"'
+
+
+def test_typing_what_the_preset_says_is_no_change(draft):
+    assert typed(draft, seed="1", prompt="x").typed("seed", "0").edits == {"prompt": "x"}
+    spelled = check(draft.typed("guidance.scale", "2.50"))
+    assert spelled.spec == draft.base
+    assert not spelled.changed
+
+
+def test_sigmas_decide_the_steps_that_nobody_typed(draft):
+    draft = draft.typed("scheduler.sigmas", "[1.0, 0.5]")
+    checked = check(draft)
+    assert text_of(draft, checked, "scheduler.steps") == "2"
+    assert checked.changed == ("scheduler.steps", "scheduler.sigmas")
+
+
+def test_undoing_fields(draft):
+    changed = typed(draft, seed="1", width="65", prompt="x")
+    assert changed.without("width", "seed").edits == {"prompt": "x"}
+
+
+def test_changes_are_told_with_old_and_new(draft):
+    draft = typed(draft, seed="7", width="65")
+    found = {c.key: (c.old, c.new) for c in changes(draft, check(draft))}
+    assert found == {"width": ("64", "65"), "seed": ("0", "7")}
+
+
+def test_a_run_is_its_preset_and_what_differs(draft):
+    spec = load_preset("micro", ["seed=9", "scheduler.sigmas=[1.0, 0.5]"])
+    made = draft_of(spec, "micro", draft.base)
+    assert made.preset == "micro"
+    assert set(made.edits) == {"seed", "scheduler.sigmas", "scheduler.steps"}
+    assert check(made).spec == spec
+
+
+def test_a_run_whose_preset_is_gone_is_its_own_base(draft):
+    made = draft_of(draft.base, "gone", None)
+    assert (made.preset, made.base, dict(made.edits)) == ("", draft.base, {})
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "choices"),
+    [
+        ("scheduler.name", "choice", ("dpm++", "euler", "sde-dpm++", "unipc")),
+        ("output.overwrite", "switch", ("false", "true")),
+        ("output.kinds", "list", ("frames", "latents", "video")),
+        ("scheduler.sigmas", "list", ()),
+        ("extensions", "list", ()),
+        ("scheduler.shift", "number", ()),
+        ("width", "number", ()),
+        ("output.path", "path", ()),
+        ("components.vae.checkpoint", "path", ()),
+        ("components.vae.name", "text", ()),
+        ("components.vae.device", "text", ()),
+        ("prompt", "text", ()),
+    ],
+)
+def test_the_kind_of_a_field(draft, key, kind, choices):
+    row = row_of(draft, key)
+    assert (row.kind, row.choices) == (kind, choices)
+
+
+def test_names_that_are_known_are_choices_and_those_of_models_are_suggested(draft):
+    known = {
+        "components.vae.name": ("wan-vae", "other"),
+        "components.vae.checkpoint": ("builtin:micro", "wan2.1-vae"),
+    }
+    assert row_of(draft, "components.vae.name", known).choices == ("wan-vae", "other")
+    row = row_of(draft, "components.vae.checkpoint", known)
+    assert (row.choices, row.suggestions) == ((), ("builtin:micro", "wan2.1-vae"))
+    strange = draft.typed("components.vae.name", "mine")
+    assert "mine" in row_of(strange, "components.vae.name", known).choices
+
+
+def test_a_row_says_what_differs_and_what_is_wrong(draft):
+    row = row_of(draft.typed("width", "65"), "width")
+    assert row.is_changed
+    assert (row.text, row.base_text) == ("65", "64")
+    assert row.error.startswith("width: expected a multiple of 16")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "more", "less"),
+    [
+        ("width", "64", "80", "48"),
+        ("width", "65", "80", "64"),
+        ("width", "4096", "4096", "4080"),
+        ("width", "16", "32", "16"),
+        ("frames", "17", "21", "13"),
+        ("frames", "18", "21", "17"),
+        ("frames", "1", "5", "1"),
+        ("seed", "0", "1", "0"),
+        ("seed", str(2**64 - 1), str(2**64 - 1), str(2**64 - 2)),
+        ("guidance.scale", "2.5", "3.0", "2.0"),
+        ("guidance.scale", "0.25", "0.75", "0.0"),
+        ("scheduler.steps", "abc", "abc", "abc"),
+        ("guidance.scale", "nan", "nan", "nan"),
+        ("width", "9" * 400, "4096", "4096"),
+        ("seed", "-" + "9" * 400, "0", "0"),
+    ],
+)
+def test_a_step_more_or_less_stays_on_the_grid(key, text, more, less):
+    assert (stepped(key, text, 1), stepped(key, text, -1)) == (more, less)
+
+
+def test_every_section_is_told_in_a_few_words(draft):
+    told = {section.name: summary(section, draft, draft.base) for section in SECTIONS}
+    assert told["denoiser"] == "builtin:micro cpu fp32"
+    assert told["size"] == "64x64x17, seed 0"
+    assert all(told.values())
+
+
+def test_what_is_said_of_a_hostile_prompt_is_harmless(draft):
+    spec = check(draft.typed("prompt", "a\x1b[2Jb\nc")).spec
+    assert "\x1b" not in summary(SECTIONS[1], draft, spec)
+
+
+def test_why_a_run_is_refused_is_told_where_the_fields_are_right(draft):
+    refusal = "components.vae.checkpoint: not there\n`modiff models where NAME` lists others"
+    right = problems(check(draft), refusal, "", "strange words")
+    assert [(p.key, p.is_error) for p in right] == [
+        ("components.vae.checkpoint", True),
+        ("", False),
+        ("prompt", False),
+    ]
+    wrong = problems(check(draft.typed("seed", "-1")), refusal, "", "")
+    assert [p.key for p in wrong] == ["seed"]
+
+
+def test_the_field_that_an_error_is_about():
+    assert field_key("extensions[0].name") == "extensions"
+    assert field_key("components.vae") == ""
+    assert field_in("components.denoiser.checkpoint: x is not there") == (
+        "components.denoiser.checkpoint"
+    )
+
+
+def test_the_line_of_a_key_in_a_file():
+    text = 'extends = "micro"\n\n[scheduler]  # mine\nsteps = 0\n[components.vae]\n name = "x"\n'
+    assert line_of(text, "extends") == 0
+    assert line_of(text, "scheduler.steps") == 3
+    assert line_of(text, "components.vae.name") == 5
+    assert line_of(text, "seed") == 0
+
+
+def test_options_of_a_component_are_typed_as_a_table(draft):
+    row = row_of(draft, "components.vae.options")
+    assert (row.kind, row.text, row.is_changed) == ("text", "{}", False)
+    changed = typed(draft, components__vae__options="{a = 1}")
+    assert check(changed).spec.components.vae.options == {"a": 1}
+    spec = check(changed).spec
+    emptied = typed(Draft("", spec), components__vae__options="{}")
+    assert check(emptied).spec.components.vae.options == {}
+    wrong = typed(draft, components__vae__options="a = 1")
+    assert check(wrong).errors == {
+        "components.vae.options": 'components.vae.options: expected a table, got "a = 1"'
+    }
+
+
+def test_guidance_is_typed_as_a_number_or_as_toml(draft):
+    key = "guidance.scale"
+    assert (row_of(draft, key).kind, row_of(draft, key).text) == ("number", "2.5")
+    for text, told in (
+        ("4", "scale 4"),
+        ("[{from = 0, to = 0.4, scale = 6}]", "scale 6 in 0–0.4"),
+        ("[" + "6, " * 8 + "1, " * 11 + "1]", "scale 6×8 1×12"),
+    ):
+        changed = typed(draft, guidance__scale=text)
+        checked = check(changed)
+        assert row_of(changed, key).text == text
+        assert row_of(changed, key).kind == ("text" if text.startswith("[") else "number")
+        assert summary(section_of(key), changed, checked.spec) == told
+        again = draft_of(checked.spec, "micro", draft.base)
+        assert check(again).spec == checked.spec
+        assert check(draft.typed(key, value_text(checked.spec, key))).spec == checked.spec
+    wrong = typed(draft, guidance__scale="[{from = 0, to = 2, scale = 6}]")
+    assert check(wrong).errors == {
+        key: "guidance.scale[0].to: expected a finite number >= 0 and <= 1, got 2"
+    }
+    assert stepped(key, "[5, 1]", 1) == "[5, 1]"
+
+
+def test_the_line_of_a_wrong_piece():
+    inline = "[scheduler]\nsteps = 3\n[guidance]\nscale = [{from = 0, to = 2, scale = 6}]\n"
+    assert line_of(inline, "guidance.scale[0].to") == 3
+    tables = "seed = 1\n[[guidance.scale]]\nfrom = 0\nto = 2\n"
+    assert line_of(tables, "guidance.scale[0].to") == 3

@@ -1,0 +1,91 @@
+"""Help: every key that works is in it, by screen, panel and everywhere."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Static
+
+from store.store import open_store
+from tests.made_stores import make_run
+from tests.unit.tui.opened_app import NARROW, play, shown, until
+from tui.app.dialogs import help as help_screen
+from tui.app.dialogs.help import Help
+from tui.app.top_line import TABS
+from tui.app.widgets.listing import Listing
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with open_store() as opened:
+        make_run(opened, "micro")
+        yield opened
+
+
+async def settled(pilot):
+    await until(pilot, lambda: pilot.app.status is not None)
+    await pilot.pause(0.2)
+
+
+@pytest.mark.parametrize("mode", TABS)
+def test_nothing_that_works_is_hidden(mode):
+    async def script(pilot):
+        await settled(pilot)
+        screen, app = pilot.app.screen, pilot.app
+        sections = help_screen.sections(screen)
+        told = {key for _, keys in sections for names, _ in keys for key in names.split(", ")}
+        everywhere = set("123456") | {"tab", "shift+tab", "^c", "super+c"}
+        for node, binding, is_enabled, _ in screen.active_bindings.values():
+            if is_enabled and binding.description:
+                assert help_screen.shown_key(app, binding) in told | everywhere, (node, binding)
+        assert all(what for _, keys in sections for _, what in keys)
+
+    play(mode, script)
+
+
+def test_the_screen_comes_first_then_the_panel_then_everywhere():
+    async def script(pilot):
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query_one(Listing).current)
+        sections = help_screen.sections(screen)
+        assert [title for title, _ in sections] == [
+            "On this screen",
+            "In the list “1 run”",
+            "Everywhere",
+        ]
+        assert ("↓, j", "Down") in sections[1][1]
+        assert ("c", "Say what a clean-up would remove") in sections[0][1]
+
+    play("store", script)
+
+
+@pytest.mark.parametrize(
+    "keys", [("question_mark", "escape"), ("f1", "q"), ("question_mark", "question_mark")]
+)
+def test_opens_and_closes(keys):
+    async def script(pilot):
+        await settled(pilot)
+        screen = pilot.app.screen
+        await pilot.press(keys[0])
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        assert "Nothing is ever removed by itself" in shown(pilot.app.screen, "Static")
+        await pilot.press("down", "pagedown", keys[1])
+        await until(pilot, lambda: pilot.app.screen is screen)
+
+    play("store", script, size=NARROW)
+
+
+def test_what_a_key_does_stays_in_its_column():
+    async def script(pilot):
+        await settled(pilot)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        drawn = [
+            "".join(segment.text for segment in strip).rstrip()
+            for table in pilot.app.screen.query(Static).results()
+            for strip in table.render_lines(table.region.reset_offset)
+        ]
+        at = next(i for i, line in enumerate(drawn) if "The prompt, or the preset's file" in line)
+        assert drawn[at].index("The prompt") == len(drawn[at + 1]) - len(drawn[at + 1].lstrip())
+
+    play("compose", script)

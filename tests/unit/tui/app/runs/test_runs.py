@@ -1,0 +1,741 @@
+"""The runs screen: found, looked into, gone on with. Runs are rows of a real store; no engine is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+from presets.encoding import decode_spec
+from store.lineage.records import Segment
+from store.store import open_store
+from tests.opened import opened
+from tests.recorded_runs import Recorded, micro, record_run
+from tui.app.app import ModiffApp
+from tui.app.dialogs.ask import Ask, Confirm
+from tui.app.lab import Detail, Lab
+from tui.app.opening import CannotOpen
+from tui.app.preferences import Preferences
+from tui.app.run_view.timeline import Timeline
+from tui.app.run_view.view import RunView
+from tui.app.runs.branch import Branch
+from tui.app.runs.compare import Compare
+from tui.app.runs.details import RunDetails
+from tui.app.runs.list import RunList
+from tui.app.runs.tree import RunTree
+from tui.app.widgets.listing import Listing
+
+WIDE, NARROW = (120, 36), (80, 24)
+STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
+
+Script = Callable[[Pilot[int]], Awaitable[None]]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_store() as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch) -> list[str]:
+    """Instead of an engine: a word for each time that one was wanted."""
+    wanted: list[str] = []
+    monkeypatch.setattr(ModiffApp, "ensure_engine", lambda _app: wanted.append("engine"))
+    return wanted
+
+
+def branch_of(store, parent: Recorded, *overrides: str, at: int = 2) -> Recorded:
+    segment = Segment(at, store.run(parent.id).spec_json)
+    spec = micro(STAR, *overrides)
+    made = record_run(store, spec, shared=parent, stop=at, segments=[segment], seed=1)
+    store.lineage.db.execute("UPDATE runs SET parent_step=? WHERE id=?", [at, made.id])
+    store.lineage.db.conn.commit()
+    return made
+
+
+def play(
+    script: Script,
+    *,
+    size: tuple[int, int] = WIDE,
+    runs_filter: str = "",
+    runs_view: Literal["table", "tree"] = "table",
+) -> Preferences:
+    """Run the app on its runs screen; what it would remember."""
+    preferences = Preferences(screen="runs", runs_filter=runs_filter, runs_view=runs_view)
+
+    async def run() -> None:
+        async with ModiffApp(preferences=preferences).run_test(size=size) as pilot:
+            await opened(pilot)
+            await until(pilot, lambda: list_of(pilot).query_one("#found", Static).content != "")
+            await script(pilot)
+
+    asyncio.run(run())
+    return preferences
+
+
+async def until(pilot: Pilot[int], is_so: Callable[[], Any]) -> None:
+    for _ in range(600):
+        await pilot.pause(0.02)
+        if is_so():
+            return
+    raise AssertionError(
+        f"did not come to be: {[str(n.message) for n in pilot.app._notifications]}"
+    )
+
+
+def list_of(pilot: Pilot[int]) -> RunList:
+    return pilot.app.screen_stack[0].query_one(RunList)
+
+
+def current(pilot: Pilot[int]) -> str:
+    row = list_of(pilot).current
+    return row.record.id if row else ""
+
+
+def summary(pilot: Pilot[int]) -> str:
+    detail = pilot.app.screen_stack[0].query_one(RunDetails).detail
+    return detail.record.id if detail else ""
+
+
+def told(pilot: Pilot[int]) -> str:
+    return "\n".join(f"{note.title}: {note.message}" for note in pilot.app._notifications)
+
+
+async def type_(pilot: Pilot[int], text: str) -> None:
+    field = pilot.app.focused
+    assert isinstance(field, Input)
+    field.value = text
+    await pilot.pause()
+
+
+# The list
+
+
+def test_the_list_is_filtered_and_the_filter_remembered(store):
+    star = record_run(store, micro(STAR)).id
+    circle = record_run(store, micro(CIRCLE)).id
+
+    async def script(pilot):
+        runs = list_of(pilot)
+        assert current(pilot) == circle
+        await pilot.press("slash", *"star")
+        await until(pilot, lambda: current(pilot) == star)
+        assert str(runs.query_one("#found", Static).content).strip() == "1 run"
+        await pilot.press("escape", "m")  # back in the list, letters are keys again
+        assert runs.marks == [star]
+
+    assert play(script).runs_filter == "star"
+
+
+def test_a_filter_that_means_nothing_says_so_and_changes_nothing(store):
+    run_id = record_run(store, micro()).id
+
+    async def script(pilot):
+        await pilot.press("slash", *"status:x")
+        problem = list_of(pilot).query_one("#problem", Static)
+        await until(pilot, lambda: problem.display)
+        assert "none of queued" in str(problem.content)
+        assert current(pilot) == run_id
+        await pilot.press("backspace")
+        await until(pilot, lambda: not problem.display)
+
+    play(script)
+
+
+def test_a_filter_of_the_last_time(store):
+    star = record_run(store, micro(STAR)).id
+    record_run(store, micro(CIRCLE))
+
+    async def script(pilot):
+        await until(pilot, lambda: current(pilot) == star)
+
+    play(script, runs_filter="star")
+
+
+def test_keys_are_suggested(store):
+    record_run(store, micro())
+
+    async def script(pilot):
+        await pilot.press("slash", *"pre")
+        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:")
+        await pilot.press("right", *"mi")
+        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:micro")
+        await pilot.press("right")
+        assert pilot.app.focused.value == "preset:micro"
+
+    play(script)
+
+
+def test_the_tree_is_remembered_and_g_goes_to_its_first(store):
+    runs = [record_run(store, micro(STAR, f"seed={seed}")).id for seed in range(3)]
+
+    async def to_tree(pilot):
+        await pilot.press("G")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[0])
+        await pilot.press("g")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+        await pilot.press("t")
+        assert list_of(pilot).is_in_tree
+
+    kept = play(to_tree)
+    assert kept.runs_view == "tree"
+
+    async def begins_in_it(pilot):
+        assert list_of(pilot).query_one(RunTree).display
+        assert "branches" in str(list_of(pilot).border_title)
+        list_of(pilot).focus_list()
+        await pilot.press("G", "g")
+        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+
+    play(begins_in_it, runs_view=kept.runs_view)
+
+
+def test_what_keeps_the_list_from_being_read_goes_when_it_is_over(store, tmp_path):
+    record_run(store, micro(STAR))
+
+    async def script(pilot):
+        problem = list_of(pilot).query_one("#problem", Static)
+        store.root.rename(tmp_path / "away")
+        await until(pilot, lambda: "no longer at" in str(problem.content))
+        (tmp_path / "away").rename(store.root)
+        await until(pilot, lambda: not problem.display)
+
+    play(script)
+
+
+def test_table_and_tree_have_one_cursor(store):
+    first = record_run(store, micro(STAR))
+    below = branch_of(store, first, "guidance.scale=4")
+    record_run(store, micro(CIRCLE))
+
+    async def script(pilot):
+        await pilot.press("j")
+        assert current(pilot) == below.id
+        await pilot.press("t")
+        await until(pilot, lambda: isinstance(pilot.app.focused, RunTree))
+        assert current(pilot) == below.id
+        tree = pilot.app.screen.query_one(RunTree)
+        assert "@2 guidance.scale 2.5→4.0" in str(tree.cursor_node.label)
+        await pilot.press("m")
+        assert str(tree.cursor_node.label).startswith("[A] ✓ ")
+        await pilot.press("k")
+        assert current(pilot) == first.id
+        await pilot.press("t")
+        assert current(pilot) == first.id
+        assert isinstance(pilot.app.focused, Listing)
+
+    play(script)
+
+
+def test_parents_that_do_not_fit_are_in_the_tree_only(store):
+    first = record_run(store, micro(STAR))
+    below = branch_of(store, first)
+    store.tag(below.id, ["keep"])
+
+    async def script(pilot):
+        assert current(pilot) == below.id
+        await pilot.press("k")
+        assert current(pilot) == below.id
+        await pilot.press("t", "k")
+        assert current(pilot) == first.id
+
+    play(script, runs_filter="tag:keep")
+
+
+def test_the_cursor_stays_on_its_run_when_others_come(store):
+    old, new = record_run(store, micro()).id, record_run(store, micro()).id
+
+    async def script(pilot):
+        await pilot.press("j")
+        assert current(pilot) == old
+        newer = record_run(store, micro(CIRCLE)).id
+        await until(pilot, lambda: newer in [row.record.id for row in list_of(pilot).rows])
+        assert current(pilot) == old
+        store.remove([old])
+        await until(pilot, lambda: current(pilot) == new)
+
+    play(script)
+
+
+def test_no_runs(store):
+    async def script(pilot):
+        assert "no runs yet" in str(list_of(pilot).query_one("#empty", Static).content)
+        await pilot.press(*"tmdbrRoVpTnlXy", "delete", "enter", "escape")
+        assert not told(pilot)
+        await pilot.press("slash", "x")
+        empty = list_of(pilot).query_one("#empty", Static)
+        await until(pilot, lambda: "no run fits" in str(empty.content))
+
+    play(script)
+
+
+# The details
+
+
+def test_details_follow_the_cursor(store):
+    old, new = record_run(store, micro(STAR)).id, record_run(store, micro(CIRCLE)).id
+
+    async def script(pilot):
+        await until(pilot, lambda: summary(pilot) == new)
+        await pilot.press("j")
+        await until(pilot, lambda: summary(pilot) == old)
+        toml = pilot.app.screen.query_one("#toml", Static)
+        assert 'prompt = "a red star"' in str(toml.content)
+
+    play(script)
+
+
+def test_panels_show_the_run_of_the_list(store):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        await until(pilot, lambda: summary(pilot) == run_id)
+        await pilot.press("right_square_bracket")
+        view = pilot.app.screen.query_one(RunView)
+        await until(pilot, lambda: view.query_one("#run").border_title == run_id)
+        await pilot.press("enter")
+        assert isinstance(pilot.app.focused, Timeline)
+
+    play(script)
+
+
+def test_on_a_narrow_screen_enter_opens_and_esc_returns(store):
+    record_run(store, micro())
+
+    async def script(pilot):
+        runs, details = list_of(pilot), pilot.app.screen.query_one(RunDetails)
+        assert runs.display
+        assert not details.display
+        await pilot.press("enter")
+        await pilot.pause()
+        assert (runs.display, details.display) == (False, True)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert (runs.display, details.display) == (True, False)
+        assert runs.has_list_focus
+
+    play(script, size=NARROW)
+
+
+# What is done with runs
+
+
+@pytest.mark.parametrize("status", ["interrupted", "paused", "cancelled", "failed"])
+def test_one_key_resumes(store, started, status):
+    run_id = record_run(store, micro(), status=status).id
+
+    async def script(pilot):
+        await pilot.press("r")
+        await until(pilot, lambda: started == ["engine"])
+        assert store.run(run_id).status == "queued"
+        assert pilot.app.watched_run == run_id
+
+    play(script)
+
+
+def test_what_is_done_is_not_resumed_and_what_is_not_done_not_replayed(store, started):
+    record_run(store, micro())
+
+    async def script(pilot):
+        keys = pilot.app.screen.active_bindings
+        assert "r" not in keys
+        assert {"R", "V", "o"} <= set(keys)
+        interrupted = record_run(store, micro(), status="interrupted").id
+        await until(pilot, lambda: interrupted in [r.record.id for r in list_of(pilot).rows])
+        await pilot.press("k")
+        await until(pilot, lambda: "r" in pilot.app.screen.active_bindings)
+        assert not {"R", "V", "o"} & set(pilot.app.screen.active_bindings)
+
+    play(script)
+    assert not started
+
+
+def test_pin_tags_and_note(store):
+    run_id = record_run(store, micro()).id
+
+    async def script(pilot):
+        await pilot.press("p")
+        await until(pilot, lambda: store.run(run_id).pinned)
+        await until(pilot, lambda: list_of(pilot).current.record.pinned)
+        await pilot.press("p")
+        await until(pilot, lambda: not store.run(run_id).pinned)
+        await pilot.press("T")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await type_(pilot, "keep, client/acme")
+        await pilot.press("enter")
+        await until(pilot, lambda: set(store.tags_of([run_id])[run_id]) == {"keep", "client/acme"})
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await type_(pilot, "too bright")
+        await pilot.press("enter")
+        await until(pilot, lambda: store.run(run_id).note == "too bright")
+
+    play(script)
+
+
+def test_a_tag_that_is_none_is_told(store):
+    run_id = record_run(store, micro()).id
+
+    async def script(pilot):
+        await pilot.press("T")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await type_(pilot, "a!b")
+        await pilot.press("enter")
+        await until(pilot, lambda: "a!b" in told(pilot))
+        assert store.tags_of([run_id])[run_id] == ()
+
+    play(script)
+
+
+def test_marked_runs_are_removed_once_that_was_agreed_to(store):
+    kept = record_run(store, micro()).id
+    for _ in range(2):
+        record_run(store, micro())
+
+    async def script(pilot):
+        await pilot.press("m", "j", "m", "delete")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Confirm))
+        assert len(store.runs(limit=9)) == 3
+        await pilot.press("delete")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await until(pilot, lambda: current(pilot) == kept)
+        assert [run.id for run in store.runs(limit=9)] == [kept]
+        assert list_of(pilot).marks == []
+
+    play(script)
+
+
+def test_replay_verify_and_export_say_what_came_of_them(store, monkeypatch, tmp_path):
+    run_id = record_run(store, micro()).id
+    asked: list[tuple[str, ...]] = []
+    answers: dict[str, Any] = {
+        "replay": {"run": run_id, "status": "done", "output": "/v/again.mp4", "seconds": 0.2},
+        "verify": {
+            "run": run_id,
+            "identical": False,
+            "first_difference": "step 3",
+            "relative_l2": 1e-6,
+            "environment": {"torch": {"then": "2.1", "now": "2.2"}},
+        },
+        "store": {"output": "/v/x.modiff", "bytes": 4096, "runs": [run_id], "left_out": []},
+    }
+
+    async def command(_lab: Lab, *arguments: str) -> Any:
+        asked.append(arguments)
+        return answers["verify" if "--verify" in arguments else arguments[0]]
+
+    monkeypatch.setattr(Lab, "command", command)
+
+    async def script(pilot):
+        await pilot.press("R")
+        await until(pilot, lambda: "/v/again.mp4" in told(pilot))
+        await pilot.press("V")
+        await until(pilot, lambda: "differs first at step 3" in told(pilot))
+        assert "torch was 2.1, is 2.2" in told(pilot)
+        await pilot.press("X")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: "bundle written" in told(pilot))
+        assert f"writing {run_id}.modiff …" in told(pilot)
+
+    play(script)
+    target = str(tmp_path / f"{run_id}.modiff")
+    assert asked[-1] == ("store", "export", run_id, "--output", target)
+
+
+def test_without_a_display_the_path_is_told(store, monkeypatch):
+    run_id = record_run(store, micro()).id
+
+    async def refuse(_lab: Lab, _path: str) -> None:
+        raise CannotOpen("there is no display")
+
+    monkeypatch.setattr(Lab, "open_file", refuse)
+
+    async def script(pilot):
+        await pilot.press("o")
+        await until(pilot, lambda: "there is no display" in told(pilot))
+        assert store.run(run_id).output in told(pilot)
+
+    play(script)
+
+
+def test_errors_of_actions_are_told_and_the_screen_goes_on(store, monkeypatch):
+    record_run(store, micro())
+
+    async def fail(_lab: Lab, *_: object) -> None:
+        raise RuntimeError("by the test")
+
+    monkeypatch.setattr(Lab, "set_pinned", fail)
+
+    async def script(pilot):
+        await pilot.press("p")
+        await until(pilot, lambda: "by the test" in told(pilot))
+        await pilot.press("m")
+        assert list_of(pilot).marks
+
+    play(script)
+
+
+# Branches
+
+
+def test_a_branch_from_a_chosen_step(store, started):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        await pilot.press("b")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 2)
+        await pilot.press("right")
+        assert form.at == 3
+        assert str(form.query_one("#shares", Static).content) == "shares steps 1-3 of 5"
+        await until(pilot, lambda: "denoise" in str(form.query_one("#plan", Static).content))
+        assert "nothing is changed yet" in str(form.query_one("#plan", Static).content)
+        await pilot.press("enter")
+        assert pilot.app.focused.name == "guidance.scale"
+        await type_(pilot, "4")
+        await pilot.press("enter")
+        await until(pilot, lambda: started == ["engine"])
+        branch = next(run for run in store.runs(limit=9) if run.parent)
+        assert (branch.parent, branch.parent_step, branch.status) == (run_id, 3, "queued")
+        assert decode_spec(branch.spec_json).guidance.scale == 4
+        assert pilot.app.watched_run == branch.id
+
+    play(script)
+
+
+def test_a_branch_that_only_waits(store, started):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        pilot.app.push_screen(Branch(run_id, 1))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 1)
+        form.query_one("#more", Input).value = "guidance.scale=3 keep.every=2"
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: started == ["engine"])
+        assert pilot.app.watched_run == ""
+        (branch,) = store.queued()
+        assert branch.parent_step == 1
+        assert decode_spec(branch.spec_json).guidance.scale == 3
+
+    play(script)
+
+
+def test_a_branch_is_queued_once_and_started_also_where_the_form_is_left(
+    store, started, monkeypatch
+):
+    run_id = record_run(store, micro(STAR)).id
+    may_queue = asyncio.Event()
+    queue = Lab.branch
+
+    async def slow(lab: Lab, *arguments: Any) -> str:
+        await may_queue.wait()
+        return await queue(lab, *arguments)
+
+    monkeypatch.setattr(Lab, "branch", slow)
+
+    async def script(pilot):
+        pilot.app.push_screen(Branch(run_id, 1))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 1)
+        await pilot.press("ctrl+t", "ctrl+t", "ctrl+t", "escape")
+        assert not isinstance(pilot.app.screen, Branch)
+        may_queue.set()
+        await until(pilot, lambda: started == ["engine"])
+        assert len(store.queued()) == 1
+
+    play(script)
+
+
+def test_a_branch_that_is_asked_for_before_the_run_is_read_starts_once_it_is(
+    store, started, monkeypatch
+):
+    run_id = record_run(store, micro(STAR)).id
+    may_read = asyncio.Event()
+    read = Lab.detail
+
+    async def slow(lab: Lab, *arguments: Any) -> Detail:
+        await may_read.wait()
+        return await read(lab, *arguments)
+
+    async def script(pilot):
+        monkeypatch.setattr(Lab, "detail", slow)
+        pilot.app.push_screen(Branch(run_id, 2))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        await pilot.press("ctrl+r", "ctrl+r")
+        assert not store.queued()
+        may_read.set()
+        await until(pilot, lambda: started == ["engine"])
+        (branch,) = store.queued()
+        assert (branch.parent, branch.parent_step) == (run_id, 2)
+        assert pilot.app.watched_run == branch.id
+
+    play(script)
+
+
+def test_what_cannot_be_branched_is_said_at_its_field(store, started):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        pilot.app.push_screen(Branch(run_id, 2))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 2)
+        form.query_one("#guidance-scale", Input).value = "1000"
+        problem = form.query_one("#problem-guidance-scale", Static)
+        await until(pilot, lambda: problem.display)
+        assert "guidance.scale" in str(problem.content)
+        form.query_one("#guidance-scale", Input).value = "4"
+        await until(pilot, lambda: not problem.display)
+        form.query_one("#more", Input).value = "seed=5"
+        below = form.query_one("#problem", Static)
+        await until(pilot, lambda: below.display)
+        assert "branch at step 0 to change it" in str(below.content)
+        form.query_one("#more", Input).value = "'"
+        await until(pilot, lambda: "quotation" in str(below.content))
+        await pilot.press("ctrl+r")
+        await pilot.pause(0.1)
+        assert isinstance(pilot.app.screen, Branch)
+        await pilot.press("escape")
+        assert not isinstance(pilot.app.screen, Branch)
+
+    play(script)
+    assert not started
+    assert not store.queued()
+
+
+def test_after_the_last_step_only_the_decoding_is_left(store):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        pilot.app.push_screen(Branch(run_id, 5))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 5)
+        assert form.at == "decode"
+        await pilot.press("home")
+        assert form.at == 0
+
+    play(script, size=NARROW)
+
+
+# Comparisons
+
+
+COMPARISON: dict[str, Any] = {
+    "a": {
+        "run": "a",
+        "status": "done",
+        "stages": [{"name": "denoise", "seconds": 1.0, "cached": False}],
+        "step_seconds": 0.5,
+        "seconds": 2.0,
+        "steps_computed": 5,
+        "steps_reused": 0,
+    },
+    "settings": [{"key": "guidance.scale", "a": 2.5, "b": 4.0, "start": 2, "stop": None}],
+    "environment": [],
+    "chain": {"shared_steps": 2, "steps_a": 5, "steps_b": 5, "same_key_other_bytes": []},
+    "steps": {
+        "of": "latents",
+        "compared": [
+            {
+                "index": i,
+                "sigma_a": 0.9,
+                "sigma_b": 0.9,
+                "relative_l2": i / 10,
+                "cosine": 1 - i / 99,
+            }
+            for i in range(5)
+        ],
+        "absent": [],
+    },
+    "latents": {"relative_l2": 0.4, "cosine": 0.96},
+    "frames": None,
+    "reasons": {"frames": "run a has no video"},
+    "output": ["/v/side.mp4", "/v/side.png"],
+}
+COMPARISON["b"] = {**COMPARISON["a"], "run": "b", "steps_computed": 3, "steps_reused": 2}
+
+
+def test_two_marked_runs_are_compared(store, monkeypatch):
+    first = record_run(store, micro(STAR))
+    second = branch_of(store, first, "guidance.scale=4")
+    asked: list[tuple[str, ...]] = []
+
+    async def command(_lab: Lab, *arguments: str) -> Any:
+        asked.append(arguments)
+        return COMPARISON
+
+    monkeypatch.setattr(Lab, "command", command)
+
+    async def script(pilot):
+        await pilot.press("j", "m", "k", "m", "d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Compare))
+        screen = pilot.app.screen
+        await until(pilot, lambda: "0.4" in str(screen.query_one("#steps").border_subtitle))
+        await pilot.press("left", "left")
+        await until(pilot, lambda: "0.2" in str(screen.query_one("#steps").border_subtitle))
+        await pilot.press("w")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, lambda: "/v/side.png" in told(pilot))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, Compare))
+
+    play(script)
+    assert asked[0] == ("compare", first.id, second.id)
+    assert asked[1][:4] == ("compare", first.id, second.id, "--output")
+
+
+def test_what_people_typed_is_text_everywhere(store, monkeypatch):
+    prompt = 'prompt="[/x] [bold] \\u001b[2J"'
+    first = record_run(store, micro(prompt))
+    below = branch_of(store, first, prompt)
+    store.note(below.id, "[/red]")
+    monkeypatch.setattr(Lab, "command", lambda _lab, *_: asyncio.sleep(0, COMPARISON))
+
+    async def script(pilot):
+        await until(pilot, lambda: summary(pilot) == below.id)
+        await pilot.press("t", "b")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        await pilot.press("escape", "d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Compare))
+        panel = pilot.app.screen.query_one("#panel-A")
+        await until(pilot, lambda: "x]" in str(panel.border_title))
+        await pilot.press("escape", "delete")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+
+    play(script)
+
+
+def test_a_branch_is_compared_with_its_parent_where_none_is_marked(store, monkeypatch):
+    first = record_run(store, micro(STAR))
+    branch_of(store, first, "guidance.scale=4")
+
+    async def fail(_lab: Lab, *_: str) -> Any:
+        raise RuntimeError("by the test")
+
+    monkeypatch.setattr(Lab, "command", fail)
+
+    async def script(pilot):
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Compare))
+        assert first.id in str(pilot.app.screen.query_one("#told").border_title)
+        await until(pilot, lambda: "by the test" in told(pilot))
+        await pilot.press("escape", "j", "d")
+        await until(pilot, lambda: "mark one or two runs" in told(pilot))
+
+    play(script, size=NARROW)

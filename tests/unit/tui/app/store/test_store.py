@@ -1,0 +1,298 @@
+"""The store screen: what takes space, pins, a clean-up that is read before it is done, verifying."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from store.blobs import blobs
+from store.store import open_store
+from store.upkeep.gc import writing
+from store.upkeep.removal import Policy
+from tests.made_stores import make_run, on_disk
+from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
+from tui.app.app import ModiffApp
+from tui.app.dialogs.ask import Confirm
+from tui.app.lab import Lab
+from tui.app.store.clean_up import CleanUp
+from tui.app.store.usage import shares
+from tui.app.widgets.listing import Listing
+
+
+@pytest.fixture
+def store():
+    with open_store() as opened:
+        yield opened
+
+
+def rows(pilot):
+    return pilot.app.screen.query_one(Listing)._told
+
+
+def cells(pilot):
+    return [row.cells for row in rows(pilot)]
+
+
+def report(pilot):
+    return shown(pilot.app.get_screen_stack("store")[0], "#lines")
+
+
+async def filled(pilot):
+    await until(pilot, lambda: rows(pilot), "rows")
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_by_run_by_kind_by_age(store, size):
+    made = make_run(store, "micro", num_steps=4)
+    make_run(store, "other", num_steps=2, parent=made, at=1, age_days=10)
+
+    async def script(pilot):
+        await filled(pilot)
+        assert {row.key for row in rows(pilot)} == {run.id for run in store.runs(limit=9)}
+        await pilot.press("g")
+        await until(pilot, lambda: ("prompts", "2") in [each[:2] for each in cells(pilot)])
+        await pilot.press("g")
+        await until(pilot, lambda: "in the last day" in [each[0] for each in cells(pilot)])
+        assert "in the last month" in [each[0] for each in cells(pilot)]
+        await pilot.press("g")
+        await until(pilot, lambda: made.id in [each[0] for each in cells(pilot)])
+        await pilot.click("#kind")
+        await until(pilot, lambda: "videos" in [each[0] for each in cells(pilot)])
+
+    play("store", script, size=size)
+
+
+def test_p_pins_and_unpins(store):
+    made = make_run(store, "micro")
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("p")
+        await until(pilot, lambda: "★ pinned" in cells(pilot)[0])
+        assert store.run(made.id).pinned
+        await pilot.press("p")
+        await until(pilot, lambda: "★ pinned" not in cells(pilot)[0])
+
+    play("store", script)
+    assert not store.run(made.id).pinned
+
+
+def test_a_plan_removes_nothing_until_it_is_agreed_to(store):
+    make_run(store, "micro", num_steps=4)
+    before = on_disk(store)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("c")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CleanUp))
+        await until(pilot, lambda: "nothing to remove" in shown(pilot.app.screen, "#lines"))
+        await pilot.press("0")
+        await until(pilot, lambda: "would free" in shown(pilot.app.screen, "#lines"))
+        await pilot.press("escape")
+        await pilot.pause()
+        assert "would free" in report(pilot)
+        assert on_disk(store) == before
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("escape")
+        await pilot.pause()
+        assert on_disk(store) == before
+        await pilot.press("C")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await until(pilot, lambda: "freed" in report(pilot))
+
+    play("store", script)
+    assert len(on_disk(store)) == len(before) - 4
+
+
+def test_applied_in_the_plan_with_outputs(store):
+    made = make_run(store, "micro", num_steps=2)
+    kept = make_run(store, "kept", num_steps=2, pinned=True)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("c", "0", "tab", "tab", "space")
+        await until(pilot, lambda: "videos" in shown(pilot.app.screen, "#lines"))
+        assert "pinned" in shown(pilot.app.screen, "#lines")  # more stays than was asked for
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: "freed" in report(pilot))
+
+    play("store", script)
+    left = on_disk(store)
+    assert not {made.video, made.latents, *made.steps} & left
+    assert {kept.video, kept.latents, *kept.steps} <= left
+
+
+def test_amounts_are_those_of_the_command_line(store):
+    make_run(store, "micro", age_days=40)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("c", *"lots")
+        await until(pilot, lambda: "is not a size" in shown(pilot.app.screen, "#problem"))
+        await pilot.press("f5")  # of a plan that is not there
+        assert isinstance(pilot.app.screen, CleanUp)
+        await pilot.press("ctrl+u", "tab", *"30d")
+        await until(pilot, lambda: "would free" in shown(pilot.app.screen, "#lines"))
+        assert not shown(pilot.app.screen, "#problem")
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, CleanUp))
+        assert pilot.app.screen._policy == Policy(None, 30 * 86_400 * 10**9, False)
+
+    play("store", script)
+
+
+def test_a_clean_up_while_a_run_writes_is_refused_and_told(store):
+    make_run(store, "micro")
+    before = on_disk(store)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("c", "0")
+        await until(pilot, lambda: "would free" in shown(pilot.app.screen, "#lines"))
+        with writing(store.root):
+            await pilot.press("f5", "y")
+            await until(pilot, lambda: notices(pilot.app))
+        assert "✖" in report(pilot)
+
+    play("store", script)
+    assert on_disk(store) == before
+
+
+def test_verifying_tells_the_verdict(store):
+    made = make_run(store, "micro")
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("V")
+        await until(pilot, lambda: "✓" in report(pilot))
+        path = blobs.blob_path(store.root, made.steps[0])
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+        await pilot.press("V")
+        await until(pilot, lambda: "✖" in report(pilot))
+        assert made.steps[0] in report(pilot)
+
+    play("store", script)
+
+
+def test_verifying_goes_on_beside_everything_else_and_stops_when_asked(store, monkeypatch):
+    make_run(store, "micro")
+    at_work, go_on = threading.Event(), threading.Event()
+
+    async def verify_store(lab, on_progress):
+        def ask(_store):
+            on_progress(1, 100)
+            at_work.set()
+            assert go_on.wait(30)
+            on_progress(2, 100)
+            raise AssertionError("it was not stopped")
+
+        return await lab._in("check", ask)
+
+    monkeypatch.setattr(Lab, "verify_store", verify_store)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("V")
+        await until(pilot, at_work.is_set)
+        await until(pilot, lambda: "1 %" in report(pilot))
+        await pilot.press("g")
+        await until(pilot, lambda: "videos" in [each[0] for each in cells(pilot)])
+        await pilot.press("V")
+        go_on.set()
+        await until(pilot, lambda: "Not everything was read" in report(pilot))
+
+    play("store", script)
+
+
+def test_leaving_stops_the_verifying(store, monkeypatch):
+    make_run(store, "micro")
+    at_work, ended = threading.Event(), threading.Event()
+
+    async def verify_store(lab, on_progress):
+        def ask(_store):
+            at_work.set()
+            try:
+                while not ended.wait(0.01):
+                    on_progress(1, 100)
+            finally:
+                ended.set()
+
+        return await lab._in("check", ask)
+
+    monkeypatch.setattr(Lab, "verify_store", verify_store)
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("V")
+        await until(pilot, at_work.is_set)
+
+    play("store", script)
+    assert ended.wait(10)
+
+
+def test_enter_shows_the_run_in_the_list_of_runs(store, monkeypatch):
+    made = make_run(store, "micro")
+    asked = []
+    monkeypatch.setattr(ModiffApp, "show_run", lambda app, run_id: asked.append(run_id))
+
+    async def script(pilot):
+        await filled(pilot)
+        await pilot.press("enter")
+        await pilot.pause()
+
+    play("store", script)
+    assert asked == [made.id]
+
+
+def test_an_empty_store_teaches(store):
+    async def script(pilot):
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query_one("#nothing").display)
+        assert "Compose" in shown(screen, "#nothing")
+        await pilot.press("p", "enter", "o", "C")
+
+    play("store", script)
+
+
+def test_what_keeps_it_from_being_read_is_said(store, monkeypatch):
+    make_run(store, "micro")
+
+    async def fails(lab):
+        raise OSError(28, "No space left on device")
+
+    async def script(pilot):
+        await filled(pilot)
+        monkeypatch.setattr(Lab, "space", fails)
+        await pilot.press("r")
+        await until(pilot, lambda: "No space left" in shown(pilot.app.screen, "#problem"))
+        monkeypatch.undo()
+
+    play("store", script)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1], [5, 5], [1, 1_000_000, 3], [7, 0, 1], [10**12, 1, 1, 1, 1, 1]]
+)
+def test_the_bar_is_filled_and_every_part_is_seen(sizes):
+    for width in (6, 7, 80, 200):
+        cells = shares(sizes, width)
+        assert sum(cells) == width
+        assert min(cells) >= 1
+
+
+def test_no_size_breaks_it(store):
+    make_run(store, "micro")
+
+    async def script(pilot):
+        await filled(pilot)
+        for size in ((120, 36), (40, 10), (20, 5), (8, 3), (200, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+
+    play("store", script)

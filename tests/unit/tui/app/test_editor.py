@@ -1,0 +1,53 @@
+"""The user's editor: which one it is, and what comes back from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tui.app.editor import EditorFailed, edit_text
+
+
+class Terminal:
+    """An app that gives its terminal away."""
+
+    def suspend(self):
+        return contextlib.nullcontext()
+
+
+def script(folder: Path, body: str) -> Path:
+    path = folder / "an editor"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_the_command_may_have_arguments(monkeypatch, tmp_path):
+    editor = script(tmp_path, 'printf "%s more\\n\\n" "$1" > "$2"')
+    monkeypatch.setenv("VISUAL", " ")
+    monkeypatch.setenv("EDITOR", f'"{editor}" typed')
+    assert edit_text(Terminal(), "before") == "typed more"
+
+
+@pytest.mark.parametrize(
+    ("editor", "told"),
+    [
+        ("sh -c 'exit 3'", "sh ended with 3"),
+        ("/no/such/editor", "cannot start /no/such/editor"),
+        ("'", "EDITOR is not a command"),
+        ("  ", "no editor is known"),
+    ],
+)
+def test_what_goes_wrong_is_told_and_leaves_no_file(monkeypatch, tmp_path, editor, told):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    if not editor.strip():
+        monkeypatch.setenv("PATH", str(tmp_path))  # none of the usual ones either
+    with pytest.raises(EditorFailed, match=told):
+        edit_text(Terminal(), "a prompt")
+    assert os.listdir(tmp_path) == []

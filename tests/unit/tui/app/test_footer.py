@@ -1,0 +1,103 @@
+"""What the app keeps of widgets that are gone: nothing, however long it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from typing import ClassVar
+
+from textual import widgets
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widget import Widget
+from textual.widgets._footer import FooterKey
+
+from tests.unit.tui.opened_app import play
+from tui.app.widgets.footer import Footer
+
+SWITCHES = 500
+MODES = ("runs", "queue", "store", "components")
+
+
+def live(kind: type[Widget]) -> list[Widget]:
+    gc.collect()
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+
+
+class Small(App[None]):
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("a", "a", "A"), Binding("b", "b", "B")]
+
+    def __init__(self, kind: type[widgets.Footer]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def compose(self) -> ComposeResult:
+        yield self.kind(show_command_palette=False)
+
+
+def keys_left(kind: type[widgets.Footer], switches: int) -> int:
+    """How many keys that are shown no more live after a footer was made anew so often."""
+
+    async def run() -> int:
+        app = Small(kind)
+        async with app.run_test() as pilot:
+            footer = app.query_one(kind)
+            await pilot.pause()
+            for _ in range(switches):
+                made = asyncio.Event()
+
+                async def make_anew(made: asyncio.Event = made) -> None:
+                    await footer.recompose()
+                    made.set()
+
+                footer.call_later(make_anew)  # as it does itself when the bindings change
+                await made.wait()
+            await pilot.pause()
+            shown = len(app.query(FooterKey))
+            return len(live(FooterKey)) - shown
+
+    return asyncio.run(run())
+
+
+def test_of_500_changes_of_the_keys_nothing_is_kept():
+    assert keys_left(Footer, SWITCHES) <= 0
+
+
+def test_textuals_own_footer_keeps_them():
+    """Where this fails, it is mended there, and `tui.app.widgets.footer` can go."""
+    assert keys_left(widgets.Footer, 20) >= 20
+
+
+def test_of_screens_that_are_left_nothing_is_kept():
+    async def act(pilot):
+        async def switch(rounds: int) -> Counter[str]:
+            for mode in MODES * rounds:
+                pilot.app.action_open(mode)
+                await pilot.pause()
+                await pilot.press("tab")
+            pilot.app.action_open(MODES[0])
+            await pilot.pause()
+            await pilot.pause()
+            return Counter(type(widget).__name__ for widget in live(Widget))
+
+        before = await switch(2)  # after which all is made that is made once
+        assert await switch(4) - before == Counter()
+
+    play("runs", act)
+
+
+def test_the_keys_at_the_foot_are_those_of_the_screen():
+    async def act(pilot):
+        def shown() -> list[str]:
+            return [key.description for key in pilot.app.screen.query_one(Footer).query(FooterKey)]
+
+        at_runs = shown()
+        await pilot.press("4")
+        await pilot.pause()
+        assert shown() != at_runs
+        await pilot.press("3")
+        await pilot.pause()
+        assert shown() == at_runs
+
+    play("runs", act)

@@ -1,0 +1,459 @@
+"""The module that the app asks: its lanes, what comes out of `await`, and a store that goes away under it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from engine.process.version import installed_version
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from store.errors import StoreError, UnknownRun
+from store.lineage.events import Message
+from store.store import open_store
+from tests.made_stores import make_run
+from tui.app import lab as lab_module
+from tui.app.lab import CommandFailed, Lab
+from tui.describe.run_filter import Search
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_store() as opened:
+        yield opened
+
+
+def ask(questions):
+    """Run a coroutine function on a lab of the test's store; returns what it returns."""
+
+    async def run():
+        lab = Lab()
+        try:
+            return await questions(lab)
+        finally:
+            lab.close()
+
+    return asyncio.run(run())
+
+
+def add(store, *overrides, **more):
+    spec = load_preset("micro", overrides, values={"prompt": "a red circle"})
+    return store.enqueue(encode_spec(spec), preset="micro", output="/v/{run}.mp4", **more)
+
+
+# Lanes
+
+
+def test_a_lane_that_is_at_work_keeps_no_other_waiting(store):
+    go_on, begun = threading.Event(), threading.Event()
+
+    def block(_store):
+        begun.set()
+        assert go_on.wait(30)
+        return "done"
+
+    async def questions(lab):
+        slow = asyncio.create_task(lab._in("work", block))
+        checking = asyncio.create_task(lab.verify_store(lambda done, total: None))
+        await asyncio.to_thread(begun.wait)
+        await lab.status()
+        await lab.queue()
+        assert (await checking).problems == ()
+        assert not slow.done()
+        go_on.set()
+        return await slow
+
+    assert ask(questions) == "done"
+
+
+def test_a_lane_answers_in_turn_in_one_thread_of_its_own(store):
+    async def questions(lab):
+        return await asyncio.gather(
+            *(lab._in("change", lambda _: threading.get_ident()) for _ in range(5)),
+            lab._in("read", lambda _: threading.get_ident()),
+        )
+
+    *changes, read = ask(questions)
+    assert len(set(changes)) == 1
+    assert read not in {*changes, threading.get_ident()}
+
+
+def test_the_loop_goes_on_while_a_lane_works(store):
+    async def questions(lab):
+        go_on = threading.Event()
+        slow = asyncio.create_task(lab._in("read", lambda _: go_on.wait(30)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await slow
+
+    ask(questions)
+
+
+# Errors
+
+
+def test_errors_come_out_of_await_as_they_are(store):
+    async def questions(lab):
+        with pytest.raises(UnknownRun):
+            await lab.run("nothing")
+        with pytest.raises(UnknownRun):
+            await lab.detail("nothing")
+        with pytest.raises(StoreError, match="only queued runs"):
+            await lab.reorder(made.id, None)
+        with pytest.raises(ZeroDivisionError):
+            await lab._in("read", lambda _: 1 // 0)
+        return await lab.queue()  # and the lane goes on
+
+    made = make_run(store, "micro")
+    assert ask(questions) == []
+
+
+def test_a_store_that_is_removed_under_the_app_is_told_and_not_made_again(store):
+    async def questions(lab):
+        await lab.status()
+        shutil.rmtree(store.root)
+        with pytest.raises(StoreError, match="no longer at"):
+            await lab.status()
+        with pytest.raises(StoreError, match="no longer at"):
+            await lab.queue()
+        assert not store.root.exists()
+
+    ask(questions)
+
+
+def test_no_lane_founds_a_store_where_the_app_had_another(store):
+    async def questions(lab):
+        await lab.status()  # in the lane for reading; those for changes have not opened it yet
+        shutil.rmtree(store.root)
+        for ask_it in (lab.cancel_all(), lab.launch(load_preset("micro"), "micro")):
+            with pytest.raises(StoreError, match="no longer at"):
+                await ask_it
+        assert not store.root.exists()
+
+    ask(questions)
+
+
+def test_a_store_that_comes_back_is_read_again(store, tmp_path):
+    run_id = add(store)
+
+    async def questions(lab):
+        await lab.status()
+        away = tmp_path / "away"
+        store.root.rename(away)
+        with pytest.raises(StoreError):
+            await lab.status()
+        away.rename(store.root)
+        return (await lab.status()).num_queued, [row.record.id for row in await lab.queue()]
+
+    assert ask(questions) == (1, [run_id])
+
+
+def test_a_store_that_cannot_be_opened_is_tried_again_at_the_next_question(tmp_path):
+    place = tmp_path / "file"
+    place.write_text("in the way")
+
+    async def run():
+        lab = Lab(place)
+        with pytest.raises(StoreError):
+            await lab.status()
+        place.unlink()
+        assert (await lab.status()).num_queued == 0
+        lab.close()
+
+    asyncio.run(run())
+
+
+# Status
+
+
+def test_status_of_nothing(store):
+    status = ask(lambda lab: lab.status())
+    assert (status.engines, status.running, status.num_queued, status.newest_run) == (
+        (),
+        None,
+        0,
+        "",
+    )
+    assert not status.is_stuck
+
+
+def test_a_dead_engines_run_is_ended_and_told_once(store):
+    run_id = add(store)
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+        store.lease("engine1")  # and dies: the lock is let go
+
+    async def questions(lab):
+        return await lab.status(), await lab.status()
+
+    first, second = ask(questions)
+    assert first.orphans == (run_id,)
+    assert first.running is None
+    assert second.orphans == ()
+    assert store.run(run_id).status == "interrupted"
+
+
+def test_a_live_engine_and_one_that_is_stuck(store):
+    run_id = add(store)
+    add(store)
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+        store.lease("engine1")
+        status = ask(lambda lab: lab.status())
+        assert status.running is not None
+        assert (status.running.id, status.num_queued, status.is_stuck) == (run_id, 1, False)
+        store.lineage.db.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
+        store.lineage.db.conn.commit()
+        assert ask(lambda lab: lab.status()).is_stuck
+
+
+# The queue
+
+
+def test_the_queue_taken_back_put_back_and_reordered(store):
+    first, second = add(store), add(store)
+
+    async def questions(lab):
+        async def order():
+            return [row.record.id for row in await lab.queue()]
+
+        assert await order() == [first, second]
+        assert (await lab.take_back(first)).status == "queued"
+        assert await order() == [second]
+        await lab.resume(first)
+        assert await order() == [second, first]
+        await lab.reorder(first, second)
+        return await order()
+
+    assert ask(questions) == [first, second]
+
+
+def test_a_run_that_has_begun_is_not_taken_back(store):
+    run_id = add(store)
+    with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+        store.lease("engine1")
+        assert ask(lambda lab: lab.take_back(run_id)).status == "running"
+        assert not store.run(run_id).cancel_requested
+
+
+def test_expectations_say_what_differs(store):
+    run_id = add(store, "seed=5", "guidance.scale=3")
+    broken = store.enqueue(b"{}", preset="gone", output="o")
+
+    async def questions(lab):
+        return await lab.expectations([row.record for row in await lab.queue()])
+
+    told = ask(questions)
+    assert told[run_id].changes == "seed 5, guidance.scale 3.0"
+    assert told[run_id].seconds is None
+    assert told[broken].seconds is None
+
+
+# Runs
+
+
+def test_marks_on_runs_and_the_log(store):
+    made = make_run(store, "micro")
+    store.append(made.id, [Message("info", f"line {i}") for i in range(1500)])
+
+    async def questions(lab):
+        await lab.set_tags(made.id, ["good", "first"])
+        await lab.set_tags(made.id, ["good"])
+        await lab.set_note(made.id, "look at this")
+        await lab.set_pinned(made.id, True)
+        [row] = await lab.runs(Search(words=("look",)))
+        pages = [await lab.log(made.id, 0)]
+        while pages[-1]:
+            pages.append(await lab.log(made.id, pages[-1][-1].id))
+        detail = await lab.detail(made.id)
+        return row, [len(page) for page in pages], detail
+
+    row, pages, detail = ask(questions)
+    assert row.tags == ("good",)
+    assert row.record.pinned
+    assert pages[0] == lab_module.LOG_PAGE
+    assert sum(pages) >= 1500
+    assert len(detail.steps) == 4
+
+
+def test_a_clean_up_previewed_and_done(store):
+    from store.upkeep.removal import Policy
+
+    made = make_run(store, "micro", num_steps=3)
+    policy = Policy(budget_bytes=0)
+
+    async def questions(lab):
+        planned = await lab.preview_removal(policy)
+        done = await lab.remove_by(policy)
+        return planned.freed_bytes, done.freed_bytes, await lab.space()
+
+    planned, done, space = ask(questions)
+    assert planned == done > 0
+    assert [share.run.id for share in space.by_run] == [made.id]
+    assert "step" not in space.by_kind
+
+
+def test_what_reading_everything_raises_ends_it(store):
+    make_run(store, "micro")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total):
+        raise Stopped
+
+    async def questions(lab):
+        with pytest.raises(Stopped):
+            await lab.verify_store(stop)
+        return await lab.verify_store(lambda done, total: None)
+
+    assert not ask(questions).problems
+
+
+# Models
+
+
+def test_what_is_known_of_files_costs_no_reading_of_large_ones(store, monkeypatch):
+    from engine.checkpoints.locate import BUILTIN_MICRO, locate
+    from tui.describe import known_files as remembered
+
+    path = locate("vae", BUILTIN_MICRO)
+
+    async def questions(lab):
+        [found] = await lab.inspect(path)
+        monkeypatch.setattr(remembered, "CHEAP_BYTES", 1000)
+        before = await lab.known_of(found)
+        monkeypatch.setattr(remembered, "CHEAP_BYTES", 1 << 30)
+        sampled = await lab.known_of(found)
+        monkeypatch.setattr(remembered, "CHEAP_BYTES", 1000)
+        return before, sampled, await lab.known_of(found)
+
+    before, sampled, after = ask(questions)
+    assert before.fingerprint == ""
+    assert sampled.fingerprint.startswith("wf1:")
+    assert after == sampled
+    assert after.digests == ("",)
+    assert any("not known" in line for line in remembered.lines(before))
+
+
+def test_components_and_a_path_that_is_no_model(store, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+
+    async def questions(lab):
+        return (
+            await lab.components(),
+            await lab.inspect(tmp_path / "x.safetensors"),
+            await lab.inspect(tmp_path),
+        )
+
+    rows, [broken], in_folder = ask(questions)
+    assert ("vae", "wan-vae", "modiff") in [(row.kind, row.name, row.origin) for row in rows]
+    assert broken.recognition is None
+    assert broken.error
+    assert [found.path for found in in_folder] == [broken.path]
+
+
+# Commands
+
+
+def test_a_command_answers_with_data_of_this_very_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def run():
+        lab = Lab(tmp_path / "elsewhere")
+        told = await lab.command("engine", "status")
+        lab.close()
+        return told
+
+    assert asyncio.run(run())["store"] == str(tmp_path / "elsewhere")
+
+
+def test_a_command_that_fails_says_its_last_line(store):
+    async def questions(lab):
+        with pytest.raises(CommandFailed, match="no engine has run yet"):
+            await lab.command("engine", "logs")
+        with pytest.raises(CommandFailed, match="nothing"):
+            await lab.command("show", "nothing")
+
+    ask(questions)
+
+
+def test_a_command_that_cannot_start_or_dies_silently(store, monkeypatch, tmp_path):
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexit 3\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(silent))
+
+    async def questions(lab):
+        with pytest.raises(CommandFailed, match="modiff doctor failed"):
+            await lab.command("doctor")
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+        with pytest.raises(FileNotFoundError):
+            await lab.command("doctor")
+
+    ask(questions)
+
+
+def test_a_command_that_is_given_up_is_ended(store, monkeypatch, tmp_path):
+    marker = tmp_path / "pid"
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\necho $$ > {marker}.new\nmv {marker}.new {marker}\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+
+    def is_alive(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    async def questions(lab):
+        task = asyncio.create_task(lab.command("doctor"))
+        for _ in range(3000):
+            if marker.exists():
+                break
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        pid = int(marker.read_text())
+        for _ in range(1000):
+            if not is_alive(pid):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it lives on")
+
+    ask(questions)
+
+
+def test_what_a_command_is_given(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", f"/one{os.pathsep}/two")
+    environment = lab_module._command_environment(tmp_path)
+    assert environment["MODIFF_STORE"] == str(tmp_path)
+    search = environment["PYTHONPATH"].split(os.pathsep)
+    assert Path(search[0], "tui", "cli", "main.py").exists()
+    assert search[1:] == ["/one", "/two"]
+    json.dumps(environment)
+
+
+def test_closing_does_not_wait_for_what_is_at_work(store):
+    go_on = threading.Event()
+
+    async def run():
+        lab = Lab()
+        slow = asyncio.create_task(lab._in("work", lambda _: go_on.wait(30)))
+        await lab.status()
+        lab.close()
+        assert not slow.done()
+        go_on.set()
+        await slow
+
+    asyncio.run(run())

@@ -1,0 +1,186 @@
+"""The palette: what applies now, every screen, every preset, the recent runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from textual.command import CommandPalette
+from textual.events import Key
+from textual.widgets import Input, OptionList
+
+from engine.process.version import installed_version
+from presets.encoding import encode_spec
+from presets.library import load_preset, save_preset
+from store.store import open_store
+from tests.unit.tui.opened_app import play, until
+from tui.app import palette
+from tui.app.app import ModiffApp
+from tui.app.lab import Lab
+from tui.app.top_line import TABS
+
+
+@pytest.fixture(autouse=True)
+def engine_starts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ModiffApp, "ensure_engine", lambda app: asked.append(1))
+    return asked
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with open_store() as opened:
+        yield opened
+
+
+def add(store, prompt="a red circle"):
+    spec = load_preset("micro", values={"prompt": prompt})
+    return store.enqueue(encode_spec(spec), preset="micro", output="/v/{run}.mp4")
+
+
+def names(app):
+    return [command.name for command in palette.actions(app, app.screen)]
+
+
+def test_what_applies_now_and_nothing_else(store):
+    add(store)
+
+    async def script(pilot):
+        await until(pilot, lambda: "queue: Remove" in names(pilot.app))
+        told = names(pilot.app)
+        assert "engine: Start" in told
+        assert "engine: Stop" not in told
+        assert not {"queue: Pause", "queue: Undo", "panel: Cursor up"} & set(told)
+        assert {f"open: {name}" for _, name, _ in TABS.values()} <= set(told)
+        assert told.index("queue: Remove") < told.index("open: Compose")
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+            await until(pilot, lambda: "engine: Stop" in names(pilot.app))
+            assert "engine: Start" not in names(pilot.app)
+
+    play("queue", script)
+
+
+def test_every_preset_and_the_recent_runs(store):
+    save_preset("mine", load_preset("micro"), extends="micro")
+    run_id = add(store, prompt="a \x1b[31mstar")
+
+    async def script(pilot):
+        told = {each.name: each.help for each in await palette.found_commands(pilot.app)}
+        assert {"compose: use preset micro", "compose: use preset mine"} <= set(told)
+        assert "a \\x1b[31mstar" in told[f"runs: open {run_id}"]
+
+    play("store", script)
+
+
+def test_what_people_wrote_is_no_markup(store):
+    prompt = "a star [/red] \\[b] [@click=app.exit]here[/]"
+    add(store, prompt=prompt)
+
+    async def script(pilot):
+        await pilot.press("ctrl+p")
+        found = pilot.app.screen.query_one(OptionList)
+
+        def is_told():
+            return any(prompt in str(option.prompt) for option in found.options)
+
+        await until(pilot, is_told)
+        await pilot.press(*"redhere")  # the same by searching
+        await until(pilot, lambda: found.option_count < 5 and is_told())
+
+    play("store", script)
+
+
+def test_enter_again_and_again(store):
+    async def script(pilot):
+        await pilot.press("ctrl+p")
+        found = pilot.app.screen.query_one(OptionList)
+        await pilot.press(*"open: live")
+        await until(pilot, lambda: found.option_count and found.highlighted is not None)
+        for _ in range(3):  # faster than Textual leaves the palette
+            pilot.app.post_message(Key("enter", "\r"))
+        await until(pilot, lambda: type(pilot.app.screen).__name__ == "Live")
+
+    play("store", script)
+
+
+def test_a_store_that_does_not_answer_costs_runs_not_presets(monkeypatch):
+    async def hangs(lab, search, limit):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Lab, "runs", hangs)
+    monkeypatch.setattr(palette, "WAIT_SECONDS", 0.5)
+
+    async def presets(lab):
+        from presets.library import list_presets
+
+        return list_presets()
+
+    monkeypatch.setattr(Lab, "presets", presets)
+
+    async def script(pilot):
+        told = [each.name for each in await palette.found_commands(pilot.app)]
+        assert "compose: use preset micro" in told
+        assert not [name for name in told if name.startswith("runs:")]
+
+    play("store", script)
+
+
+async def choose(pilot, typed):
+    """Open the palette, type, and take the first that is offered."""
+    await pilot.press("ctrl+p")
+    await until(pilot, lambda: isinstance(pilot.app.screen, CommandPalette))
+    listed = pilot.app.screen.query_one(OptionList)
+    pilot.app.screen.query_one(Input).value = typed
+
+    def is_first():
+        return listed.option_count and typed in str(listed.get_option_at_index(0).prompt)
+
+    await until(pilot, is_first, typed)
+    await pilot.press("enter")
+    await until(pilot, lambda: not isinstance(pilot.app.screen, CommandPalette))
+
+
+def test_an_action_is_carried_out(store):
+    first, second = add(store), add(store)
+
+    async def script(pilot):
+        await until(pilot, lambda: "queue: Remove" in names(pilot.app))
+        await choose(pilot, "queue: Remove")
+        await until(pilot, lambda: [each.id for each in store.queued()] == [second])
+        await choose(pilot, "open: Store")
+        await until(pilot, lambda: pilot.app.current_mode == "store")
+
+    play("queue", script)
+    assert store.run(first).status == "cancelled"
+
+
+def test_a_preset_goes_into_the_form_and_a_run_into_the_list(store, monkeypatch):
+    run_id = add(store)
+    given = []
+    monkeypatch.setattr(
+        ModiffApp, "compose_with", lambda app, asked: given.append((asked.spec, asked.preset))
+    )
+    monkeypatch.setattr(ModiffApp, "show_run", lambda app, run: given.append(run))
+
+    async def script(pilot):
+        await choose(pilot, "compose: use preset micro")
+        await until(pilot, lambda: given == [(load_preset("micro"), "micro")])
+        await choose(pilot, f"runs: open {run_id}")
+        await until(pilot, lambda: given[1:] == [run_id])
+
+    play("store", script)
+
+
+def test_a_run_is_shown_in_the_list_of_runs(store):
+    first = add(store)
+    add(store)
+
+    async def script(pilot):
+        pilot.app.show_run(first)
+        await until(pilot, lambda: pilot.app.current_mode == "runs")
+        runs = pilot.app.get_screen_stack("runs")[0].runs
+        await until(pilot, lambda: runs.current is not None and runs.current.record.id == first)
+
+    play("store", script)

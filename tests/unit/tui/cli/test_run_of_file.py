@@ -1,0 +1,156 @@
+"""From a video back to its run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import media
+from engine.process.version import installed_version
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from store.blobs import blobs
+from store.keys import derive_key
+from store.lineage.records import LinkRecord
+from store.store import open_store
+from tui.cli.main import main
+
+LATENTS = f"sha256:{'a1' * 32}"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_store() as opened:
+        yield opened
+
+
+def mp4(path: Path, comment: str, *, value: int = 0) -> bytes:
+    media.write_video(
+        path, torch.full((2, 16, 16, 3), value, dtype=torch.uint8), fps=8, comment=comment
+    )
+    return path.read_bytes()
+
+
+def run_of(store, path: Path, video: bytes, *, latents: str = LATENTS, seed: int = 0) -> str:
+    """A run that is done, with its video in the store and at its path."""
+    spec = encode_spec(load_preset("micro", values={"seed": seed}))
+    with store.register_engine("enginepast", pid=os.getpid(), version=installed_version()):
+        run_id = store.enqueue(spec, preset="micro", output=str(path))
+        store.lease("enginepast")
+        link = LinkRecord(derive_key("video", run_id), "video", digest=blobs.put(store.root, video))
+        where = {"stage": "video", "index": 0, "source": "computed", "seconds": 0.1}
+        store.record_link(run_id, link, **where)
+        store.set_latents(run_id, latents)
+        store.finish(run_id, "done")
+        store.unregister_engine("enginepast")
+    return run_id
+
+
+def shown(capsys, given: str) -> tuple[str, str]:
+    """The run that `show` tells of, and what it says beside."""
+    assert main(["show", given, "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out)["run"], err
+
+
+def refusal(capsys, given: str) -> str:
+    assert main(["show", given]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\x1b" not in err
+    return err
+
+
+def test_a_video_is_known_by_its_bytes(capsys, store, tmp_path):
+    video = mp4(tmp_path / "a.mp4", "no mark")
+    run_id = run_of(store, tmp_path / "a.mp4", video)
+    assert shown(capsys, "a.mp4") == (run_id, "")
+    (tmp_path / "moved").mkdir()
+    os.rename("a.mp4", "moved/b.mov")
+    for given in ("./moved/b.mov", str(tmp_path / "moved" / "b.mov"), "moved/b.mov"):
+        assert shown(capsys, given) == (run_id, "")
+
+
+def test_a_video_that_was_changed_is_known_by_its_mark(capsys, store, tmp_path):
+    mp4(tmp_path / "a.mp4", f"modiff {LATENTS}")
+    run_id = run_of(store, tmp_path / "elsewhere.mp4", b"other bytes")
+    assert shown(capsys, "a.mp4") == (run_id, "")
+
+
+def test_of_several_runs_that_made_it_the_one_that_wrote_it_there_is_meant(capsys, store, tmp_path):
+    video = mp4(tmp_path / "b.mp4", f"modiff {LATENTS}")
+    shutil.copy("b.mp4", "c.mp4")
+    first = run_of(store, tmp_path / "a.mp4", video)
+    second = run_of(store, tmp_path / "b.mp4", video)
+    run_id, told = shown(capsys, "b.mp4")
+    assert (run_id, first in told) == (second, True)
+    run_id, told = shown(capsys, "c.mp4")
+    assert (run_id, second in told) == (first, True)
+
+
+def test_a_video_whose_run_is_elsewhere_says_what_it_holds(capsys, store, tmp_path):
+    mp4(tmp_path / "a.mp4", f"modiff {LATENTS}")
+    told = refusal(capsys, "a.mp4")
+    assert LATENTS in told
+    assert "`modiff store import`" in told
+
+
+@pytest.mark.parametrize(
+    ("comment", "words"),
+    [
+        ("", "it has no mark of modiff\n"),
+        ("a cat; by = another\\program", "its comment is 'a cat; by = another\\\\program'"),
+        ("\x1b]0;title\x07 " + "x" * 4000, "…"),
+        (f"modiff {LATENTS} and more", "it has no mark of modiff"),
+    ],
+)
+def test_a_video_of_another_program_is_told_with_its_comment(
+    capsys, store, tmp_path, comment, words
+):
+    run_of(store, tmp_path / "mine.mp4", b"mine")
+    mp4(tmp_path / "a.mp4", comment)
+    told = refusal(capsys, "a.mp4")
+    assert words in told
+    assert len(told) < 1000
+
+
+@pytest.mark.parametrize("data", [b"", b"no video", b"\0\0\0\x20ftypmp42" + b"\xff" * 100])
+def test_what_is_no_video_is_refused_in_words(capsys, store, tmp_path, data):
+    (tmp_path / "a.mp4").write_bytes(data)
+    assert "it has no mark of modiff" in refusal(capsys, "a.mp4")
+
+
+@pytest.mark.parametrize("given", ["gone.mp4", ".", "/dev/zero", "/", "~nobody-here/a.mp4"])
+def test_what_is_no_file_is_refused_in_words(capsys, store, given):
+    assert f"{given}: no such file" in refusal(capsys, given)
+
+
+def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.client.ensure_engine", lambda store: None)
+    monkeypatch.setattr("engine.process.launch.ensure_engine", lambda store: None)
+    video = mp4(tmp_path / "a.mp4", "")
+    run_id = run_of(store, tmp_path / "a.mp4", video)
+    for command in (
+        ("replay", "a.mp4", "--output", "again.mp4"),
+        ("note", "a.mp4", "mine"),
+        ("tag", "a.mp4", "keep"),
+        ("tree", "a.mp4"),
+        ("branch", "a.mp4", "--at", "3", "--detach"),
+        ("pin", "a.mp4"),
+    ):
+        assert main([*command]) == 0, capsys.readouterr().err
+    assert (tmp_path / "again.mp4").read_bytes() == video
+    assert (store.run(run_id).note, store.run(run_id).pinned) == ("mine", True)
+    assert [child.id for child in store.children(run_id)] != []
+
+
+def test_latents_are_known_too(capsys, store, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"latents")
+    run_id = run_of(store, tmp_path / "a.mp4", b"video", latents=blobs.digest_of(b"latents"))
+    assert shown(capsys, "a.safetensors") == (run_id, "")

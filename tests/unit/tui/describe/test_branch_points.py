@@ -1,0 +1,25 @@
+"""Where a run can be branched, and what asking for it costs."""
+
+from __future__ import annotations
+
+from store.store import open_store
+from tests.made_stores import make_run
+from tui.describe import branch_points as branching
+
+
+def test_the_length_of_a_run_is_asked_for_once(tmp_path, monkeypatch):
+    # of a thousand steps it takes a tenth of a second, and every look at the store waits behind it
+    asked = []
+    monkeypatch.setattr(branching, "num_steps", lambda record: asked.append(record.id) or 4)
+    with open_store(tmp_path / "store") as store:
+        made = make_run(store, "micro", num_steps=4)
+        links = [link for link in store.links_of(made.id) if link.stage == "step"]
+        points = branching.branch_points(store, store.run(made.id), links)
+    assert points == [0, 1, 2, 3]  # after the last step there is nothing but the decoding
+    assert asked == [made.id]
+
+
+def test_points_are_told_as_ranges():
+    assert branching.points_told([0, 1, 2, 5, 7, 8], has_latents=True) == "0-2, 5, 7-8, decode"
+    assert branching.points_told([0], has_latents=False) == "0"
+    assert branching.points_told([], has_latents=False) == ""

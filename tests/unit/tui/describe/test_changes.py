@@ -1,0 +1,138 @@
+"""Runs as families: their order, what a branch changed, and parents that are not shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from store.lineage.records import RunRecord, Segment
+from store.store import open_store
+from tui.app.lab import RunRow
+from tui.describe.changes import families, mark_of, shown, told
+
+
+@pytest.fixture
+def store():
+    with open_store() as opened:
+        yield opened
+
+
+def add(store, *overrides: str, parent: str = "", at: int | None = None) -> str:
+    spec = encode_spec(load_preset("micro", ["scheduler.steps=5", *overrides]))
+    segments = []
+    if at:
+        segments = [*store.run(parent).segments, Segment(at, store.run(parent).spec_json)]
+    return store.enqueue(
+        spec, preset="micro", output="", parent=parent, parent_step=at, segments=segments
+    )
+
+
+def row(record: RunRecord) -> RunRow:
+    return RunRow(record, (), "a star")
+
+
+def rows(store, *run_ids: str) -> list[RunRow]:
+    """Those runs, or all of them, newest first."""
+    records = store.runs(limit=100)
+    return [row(run) for run in records if not run_ids or run.id in run_ids]
+
+
+def lines(relatives) -> list[str]:
+    return [
+        f"{'  ' * each.depth}{each.row.record.id} {told(each)}{'' if each.fits else ' (not asked for)'}"
+        for each in relatives
+    ]
+
+
+def test_branches_come_below_their_parents_in_their_order(store):
+    old = add(store)
+    one = add(store, "guidance.scale=4", parent=old, at=2)
+    lone = add(store)
+    two = add(store, "seed=9", "scheduler.name=euler", parent=old, at=0)
+    below = add(store, "guidance.scale=4", 'prompt="a circle"', parent=one, at=3)
+    assert lines(families(rows(store))) == [
+        f"{old} a star",
+        f"  {one} @2 guidance.scale 2.5→4.0",
+        f'    {below} @3 prompt "a circle"',
+        f"  {two} @0 scheduler.name unipc→euler, seed 0→9",
+        f"{lone} a star",
+    ]
+
+
+def test_a_family_that_was_branched_lately_comes_first(store):
+    old, lone = add(store), add(store)
+    add(store, parent=old, at=1)
+    assert [each.row.record.id for each in families(rows(store)) if not each.depth] == [old, lone]
+
+
+def test_ancestors_that_do_not_fit_are_there_for_their_branches(store):
+    old = add(store)
+    one = add(store, "guidance.scale=4", parent=old, at=2)
+    two = add(store, "guidance.scale=6", parent=one, at=3)
+    found = families(rows(store, two), rows(store, old, one))
+    assert lines(found) == [
+        f"{old} a star (not asked for)",
+        f"  {one} @2 guidance.scale 2.5→4.0 (not asked for)",
+        f"    {two} @3 guidance.scale 4.0→6.0",
+    ]
+
+
+def test_a_branch_of_a_removed_run_begins_a_family(store):
+    old = add(store)
+    one = add(store, parent=old, at=2)
+    assert lines(families(rows(store, one))) == [f"{one} @2 a star"]
+
+
+def test_every_run_is_there_once_also_where_the_store_goes_in_circles(store):
+    records = [store.run(add(store)) for _ in range(3)]
+    a, b, c = records
+    looped = [
+        row(replace(a, parent=b.id)),
+        row(replace(b, parent=a.id)),
+        row(replace(c, parent=c.id)),
+    ]
+    assert sorted(each.row.record.id for each in families(looped)) == sorted(r.id for r in records)
+
+
+def test_long_families_need_no_deep_stack(store):
+    first = store.run(add(store))
+    chain = [first]
+    for number in range(3000):
+        chain.append(replace(first, id=f"r{number}", parent=chain[-1].id, created_ns=number))
+    found = families([row(record) for record in reversed(chain)])
+    assert [each.depth for each in found] == list(range(3001))
+
+
+def test_what_is_told_of_values():
+    assert shown(2.5) == "2.5"
+    assert shown(True) == "true"
+    assert shown("euler") == "euler"
+    assert shown("a star") == '"a star"'
+    assert shown("") == '""'
+    assert shown(None) == "–"
+    assert shown("\x1b[2J" * 9, 12) == r"\x1b[2J\x1b…"
+    assert len(shown("a very long prompt that goes on and on")) == 16
+
+
+def test_a_branch_that_changes_nothing(store):
+    old = add(store)
+    add(store, "output.path=/tmp/x.mp4", "keep.every=2", parent=old, at=2)
+    assert told(families(rows(store))[1]) == "@2 the same"
+
+
+def test_marks():
+    marks = ["x", "y", "z"]
+    assert [mark_of(run_id, marks) for run_id in ("x", "y", "z", "w")] == ["A", "B", "+", ""]
+
+
+def test_guidance_that_changes_between_steps_is_told_in_words(store):
+    old = add(store)
+    pieces = "guidance.scale=[{from=0,to=0.4,scale=6}]"
+    one = add(store, pieces, parent=old, at=2)
+    add(store, "guidance.scale=[" + "6," * 2 + "1," * 3 + "]", parent=one, at=3)
+    said = "\n".join(told(each) for each in families(rows(store)))
+    assert "guidance.scale 2.5→6 in 0–0.4" in said
+    assert "guidance.scale 6 in 0–0.4→6×2 1×3" in said

@@ -1,0 +1,29 @@
+"""Which runs are alike, so that the times of one say what another will take."""
+
+from __future__ import annotations
+
+import json
+
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from tui.describe.estimates import _likeness, likeness
+
+
+def of(*overrides: str) -> str:
+    return likeness(load_preset("micro", overrides))
+
+
+def test_runs_of_before_there_were_options_are_like_those_without_any():
+    old = json.loads(encode_spec(load_preset("micro")))
+    for part in old["components"].values():
+        del part["options"]
+    assert _likeness(old) == of()
+    assert of("components.vae.options={a = 1}") != of()
+
+
+def test_how_many_steps_are_guided_counts():
+    assert of("guidance.scale=5") == of("guidance.scale=3")
+    assert of("guidance.scale=[{from=0,to=1,scale=6}]") == of()
+    half = "guidance.scale=[{from=0,to=0.5,scale=6}]"
+    assert of(half) == of("guidance.scale=[" + "4," * 10 + "1," * 10 + "]")
+    assert len({of(), of(half), of("guidance.scale=1")}) == 3

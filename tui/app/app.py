@@ -1,0 +1,271 @@
+"""The Textual app: modes, what is true everywhere (status, notices, leaving), and the wires between screens.
+
+Screens ask `app.lab` and draw; nothing here or there imports torch. One worker looks at the store at a fixed pace and
+tells every screen through `status_signal`; what a screen shows beyond that it asks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import work
+from textual.await_complete import AwaitComplete
+from textual.binding import Binding
+from textual.worker import WorkerCancelled
+
+from tui.app.base import ModiffBase
+from tui.app.control_filter import Harmless
+from tui.app.messages import BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
+from tui.app.preferences import load_preferences, save_preferences
+from tui.app.top_line import TABS, TopLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from textual.binding import BindingType
+    from textual.command import Provider
+    from textual.filter import LineFilter
+    from textual.screen import Screen
+
+    from tui.app.preferences import Preferences
+    from tui.app.widgets.graphics import ImageMaker
+
+# How often the store is looked at; over a network link every redraw costs.
+LOOK_SECONDS = 0.25
+REMOTE_LOOK_SECONDS = 1.0
+# How long leaving waits for a last look.
+LEAVE_LOOK_SECONDS = 0.5
+
+
+def _commands() -> type[Provider]:
+    """What the palette offers; imported when it is first opened."""
+    from tui.app.palette import Commands
+
+    return Commands
+
+
+def _make_screen(mode: str) -> Screen[Any]:
+    """A screen's module is imported when the screen is first opened."""
+    made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
+    return made
+
+
+class ModiffApp(ModiffBase):
+    """`modiff` without arguments."""
+
+    TITLE = "modiff"
+    CSS_PATH = "app.tcss"
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        mode: partial(_make_screen, mode) for mode in TABS
+    }
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_commands}
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
+        (0, "-narrow"),
+        (100, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
+        (0, "-short"),
+        (30, "-tall"),
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(number, f"open('{mode}')", name, id=f"app.screen.{mode}", show=False)
+            for mode, (number, name, _) in TABS.items()
+        ),
+        Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
+        Binding("ctrl+q", "leave", "Quit", id="app.quit", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        preferences: Preferences | None = None,
+        graphics: ImageMaker | None = None,
+    ) -> None:
+        """As of `ModiffBase`."""
+        preferences = load_preferences() if preferences is None else preferences
+        is_known = preferences.screen in TABS
+        # The screen on which the last app was left. A class variable of Textual's, which it reads of the instance.
+        self.DEFAULT_MODE = preferences.screen if is_known else "compose"  # type: ignore[misc]
+        super().__init__(root, preferences=preferences, graphics=graphics)
+        self._harmless = Harmless()
+        if self.is_remote:
+            self.animation_level = "none"
+
+    def on_mount(self) -> None:
+        if self.preferences.theme in self.available_themes:
+            self.theme = self.preferences.theme
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Textual ends at once on these, with the terminal not restored
+            loop.add_signal_handler(number, self.exit, 128 + number)
+
+    def on_ready(self) -> None:
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        if not gc.isenabled():  # see tui.app.launch
+            gc.freeze()  # what is here now stays: the collector need not look through it again and again
+            gc.enable()
+        self._look()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Textual's ANSI themes lack this one."""
+        return {"foreground-disabled": "ansi_default 50%"}
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._harmless]
+
+    def pop_screen(self) -> AwaitComplete:
+        """The last screen stays. Textual's palette leaves once for each of several quick presses of enter."""
+        return super().pop_screen() if len(self.screen_stack) > 1 else AwaitComplete()
+
+    def _remember_theme(self, _theme: object) -> None:
+        self.preferences.theme = self.theme
+
+    def action_open(self, mode: str) -> None:
+        """Open a screen of the top line."""
+        self.preferences.screen = mode
+        self.switch_mode(mode)
+
+    def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
+        self.action_open(message.mode)
+
+    # What is going on
+
+    @work(exclusive=True, group="look")
+    async def _look(self) -> None:
+        if self.DEFAULT_MODE == "compose":
+            await asyncio.sleep(LOOK_SECONDS)  # its thread would slow the painting of the form
+        while True:
+            await self.look_once()
+            await asyncio.sleep(REMOTE_LOOK_SECONDS if self.is_remote else LOOK_SECONDS)
+
+    # Where messages lead
+
+    def watch_run(self, run_id: str) -> None:
+        """Show a run on the live screen."""
+        self.watched_run = run_id
+        self.action_open("live")
+
+    @work(exclusive=True, group="compose")
+    async def compose_with(self, message: ComposeWith) -> None:
+        """Show the settings of a run in the form."""
+        try:
+            self.preferences.screen = "compose"
+            await self.switch_mode("compose")
+            from tui.app.compose.screen import Compose
+
+            form = self.get_screen_stack("compose")[0]
+            assert isinstance(form, Compose)
+            form.load_run(message.spec, message.preset)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            message.is_taken = True
+        finally:
+            message.answered.set()
+
+    @work(exclusive=True, group="runs")
+    async def show_run(self, run_id: str) -> None:
+        """Show a run in the list of all runs, where its filter lets it through."""
+        self.preferences.screen = "runs"
+        await self.switch_mode("runs")
+        from tui.app.runs.screen import Runs
+
+        screen = self.get_screen_stack("runs")[0]
+        assert isinstance(screen, Runs)
+        with suppress(WorkerCancelled):  # the screen looks again by itself
+            await screen.look().wait()
+        screen.runs.select(run_id)
+        screen.runs.focus_list()
+
+    def on_queued(self, message: Queued) -> None:
+        self.ensure_engine()
+        if message.watch:
+            self.watch_run(message.run_id)
+        else:
+            self.notify(f"run {message.run_id} is queued", markup=False)
+
+    def on_watch_run(self, message: WatchRun) -> None:
+        self.watch_run(message.run_id)
+
+    def on_show_run(self, message: ShowRun) -> None:
+        self.show_run(message.run_id)
+
+    def on_branch_from(self, message: BranchFrom) -> None:
+        from tui.app.runs.branch import Branch
+
+        self.push_screen(Branch(message.run_id, message.step))
+
+    def on_compose_with(self, message: ComposeWith) -> None:
+        self.compose_with(message)
+
+    # Leaving
+
+    def action_leave(self) -> None:
+        """Leave; asks first, and once, where a run is at work."""
+        from tui.app.dialogs.leaving import Leaving
+
+        if isinstance(self.screen, Leaving):
+            return
+        if self.status is None or self._has_work:  # before the first look nobody knows
+            self._ask_leaving()
+        else:
+            self.exit(0)
+
+    @property
+    def _has_work(self) -> bool:
+        return self.status is not None and bool(self.status.running or self.status.num_queued)
+
+    @work(exclusive=True, group="leaving")
+    async def _ask_leaving(self) -> None:
+        """The work may have ended since the last look, which the person has seen on the live screen."""
+        from tui.app.dialogs.leaving import Leaving
+
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.look_once(), LEAVE_LOOK_SECONDS)
+        if self.status is None or not self._has_work:
+            self.exit(0)
+        else:
+            self.push_screen(Leaving(self.status), self._leave)
+
+    async def action_quit(self) -> None:
+        self.action_leave()
+
+    @work
+    async def _leave_cancelling(self) -> None:
+        try:
+            await self.lab.cancel_all()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            self.exit(0)
+
+    def _leave(self, choice: str | None) -> None:
+        if choice == "detach":
+            self.exit(0)
+        elif choice == "cancel":
+            self._leave_cancelling()
+
+    def on_unmount(self) -> None:
+        save_preferences(self.preferences, self.loaded_preferences)
+        self.lab.close()
+
+    # Help
+
+    def action_help(self) -> None:
+        """The keys of the present screen."""
+        from tui.app.dialogs.help import Help
+
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))

@@ -1,0 +1,1 @@
+"""The screen of components, models, engines and the doctor."""

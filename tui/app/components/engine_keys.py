@@ -1,0 +1,82 @@
+"""The engine's keys, for a screen that shows it: start, stop, restart, its log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding
+
+from tui.app.base import ModiffScreen
+
+if TYPE_CHECKING:
+    from textual.binding import BindingType
+
+    from tui.app.lab import Status
+
+LOG_LINES = 300
+
+
+class EngineKeys(ModiffScreen):
+    """Who shows the engine keeps `status` as it was last told."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "start", "Start", id="engine.start", tooltip="Start the engine"),
+        Binding("S", "stop", "Stop", id="engine.stop", tooltip="Stop the engine after its present step"),
+        Binding("R", "restart", "Restart", id="engine.restart", tooltip="Stop the engine and start another"),
+        Binding("l", "log", "Log", id="engine.log", tooltip="The last lines of the engine's log"),
+    ]  # fmt: skip
+    status: Status | None = None
+
+    @property
+    def is_engine_alive(self) -> bool:
+        return bool(self.status and self.status.engines)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        is_alive = self.is_engine_alive
+        return {"start": not is_alive, "stop": is_alive, "restart": is_alive}.get(action, True)
+
+    def action_start(self) -> None:
+        self.notify("the engine starts; that takes some seconds")
+        self.app.ensure_engine()
+
+    @work(group="engine")
+    async def action_stop(self) -> None:
+        if await self._is_agreed("stop the engine", "Stop it"):
+            self.app.stop_engine()
+
+    @work(group="engine")
+    async def action_restart(self) -> None:
+        if not await self._is_agreed("restart the engine", "Restart it"):
+            return
+        self.notify("the engine restarts; that takes some seconds")
+        try:
+            await self.app.lab.stop_engine()
+            await self.app.lab.start_engine()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+
+    async def _is_agreed(self, title: str, yes: str) -> bool:
+        """Asks where a run would be interrupted."""
+        from tui.app.dialogs.ask import Confirm
+
+        running = self.status.running if self.status else None
+        if running is None:
+            return True
+        lines = [
+            f"Run {running.id} is at work. It becomes interrupted after its present step;",
+            "steps that are done stay in the store, and Runs takes it up again.",
+        ]
+        return await self.app.push_screen_wait(Confirm(title, lines, yes))
+
+    @work(exclusive=True, group="log")
+    async def action_log(self) -> None:
+        """The last lines of the engine's log."""
+        from tui.app.dialogs.reader import Reader
+
+        try:
+            told = await self.app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        self.app.push_screen(Reader(told["path"], told["lines"], at_end=True))

@@ -1,0 +1,193 @@
+"""Components, models, engines and the doctor's findings as rows and lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import TYPE_CHECKING, Any
+
+from tui.app.widgets.listing import Column, Row
+from tui.describe.models import block, table
+from tui.text import columns, duration, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from engine.checkpoints.library import Found
+    from store.lineage.records import EngineRecord
+    from tui.app.lab import ComponentRow, Status
+
+    # kind of attention backend or device: the doctor's row about it
+    Findings = Mapping[str, Mapping[str, str]]
+
+KINDS = {"text_encoder": "text encoder", "denoiser": "denoiser", "vae": "VAE", "attention": "attention"}  # fmt: skip
+PARTS = (
+    Column("KIND", 12),
+    Column("NAME", 14),
+    Column("FROM", 0),
+    Column("RUNS IN", 12, from_width=66),
+    Column("HEALTH", 11),
+)
+MODELS = (
+    Column("", 1),
+    Column("MODEL", 20),
+    Column("NUMBERS", 7),
+    Column("SIZE", 8, is_number=True),
+    Column("PATH", 0, keeps_end=True),
+)
+MARKS = {"ok": "✓", "absent": "–", "warn": "▲", "fail": "✖"}
+MAX_BROKEN = 200
+NO_ENGINE = (
+    "○ no engine lives",
+    "s starts one; so does every run that is queued. It keeps its models for the next run, and leaves when it has "
+    "had nothing to do for a while.",
+)
+_WHAT = {
+    "text_encoder": "Turns the prompt into the token states that the denoiser reads.",
+    "denoiser": "The diffusion transformer: says at every step how the latents should move.",
+    "vae": "Turns latents into frames.",
+    "attention": "How the denoiser computes attention: the same function, at another speed.",
+}
+
+
+def parts(rows: Sequence[ComponentRow], findings: Findings) -> list[Row]:
+    """Looks for third-party packages on the disk, and imports none."""
+    return [
+        Row(
+            f"{row.kind}.{row.name}",
+            (
+                KINDS.get(row.kind, row.kind),
+                row.name,
+                row.origin,
+                "the denoiser" if row.kind == "attention" else "engine, auto",
+                health(row, findings),
+            ),
+        )
+        for row in rows
+    ]
+
+
+def health(row: ComponentRow, findings: Findings) -> str:
+    if row.kind == "attention":
+        found = findings.get(row.name)
+        if found is None:
+            return "○ not tried"
+        told = {"ok": "works", "absent": "not here", "fail": "fails"}
+        return f"{MARKS.get(found['status'], '?')} {told.get(found['status'], found['status'])}"
+    if row.origin == "modiff":
+        return "✓ built in"
+    package = row.origin.partition(":")[0].partition(".")[0]
+    try:
+        is_there = importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        is_there = False
+    return "✓ installed" if is_there else "✖ is gone"
+
+
+def about_part(
+    row: ComponentRow, findings: Findings, devices: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """All about one component."""
+    lines = [_WHAT.get(row.kind, ""), ""]
+    told = [("from", row.origin), ("health", health(row, findings))]
+    if row.kind == "attention":
+        found = findings.get(row.name)
+        told.append(("set by", "components.denoiser.attention"))
+        if found is not None:
+            told += [("tried", found["value"]), ("what to do", found["hint"])]
+    else:
+        key = f"components.{row.kind}"
+        told += [
+            ("chosen by", f"name, and checkpoint for its weights, of {key}"),
+            ("runs in", "the engine's process, on this machine"),
+            ("device", f"{key}.device: auto (the best that is there), cpu, cuda or cuda:N"),
+        ]
+        here = ", ".join(f"{each['name']} {each['value']}" for each in devices)
+        told.append(("here", here or "d finds out which devices there are"))
+    return lines + columns([(name, printable(value)) for name, value in told if value])
+
+
+def models(found: Sequence[Found]) -> list[Row]:
+    """Those of Wan, then what cannot be used; a row's key is its path."""
+    of_wan = known_models(found)
+    rows = [
+        Row(
+            str(each.path),
+            ("✓" if loads == "yes" else "✖", variant, numbers, size, path),
+        )
+        for each, (variant, _, _, numbers, size, loads, path) in zip(
+            of_wan, table(of_wan)[1:], strict=True
+        )
+    ]
+    broken = [each for each in found if each.error]
+    rows += [
+        Row(f"broken {each.path}", ("✖", each.path.name, "", "", each.error))
+        for each in broken[:MAX_BROKEN]
+    ]
+    return rows
+
+
+def known_models(found: Sequence[Found]) -> list[Found]:
+    return [each for each in found if each.recognition and each.recognition.component != "unknown"]
+
+
+def models_note(found: Sequence[Found]) -> str:
+    """What the list of models leaves out, for its border."""
+    num_broken = sum(bool(each.error) for each in found)
+    num_others = len(found) - len(known_models(found)) - num_broken
+    told = [f"{num_broken} unusable"] if num_broken else []
+    told += [f"{num_others} files not of Wan"] if num_others else []
+    return ", ".join([*told, "more: modiff models add FOLDER"])
+
+
+def about_model(found: Found) -> list[str]:
+    return block(found) if found.recognition else ["cannot be used:", printable(found.error)]
+
+
+def engines(status: Status | None, now_ns: int | None = None) -> list[str]:
+    """A few lines for each engine; what changes every second is left out of them."""
+    if status is None:
+        return ["…"]
+    now = time.time_ns() if now_ns is None else now_ns
+    lines: list[str] = []
+    for engine in status.engines:
+        lines += [*([""] if lines else []), *_engine(engine, now, status.is_stuck)]
+    return lines or list(NO_ENGINE)
+
+
+def _engine(engine: EngineRecord, now_ns: int, is_stuck: bool) -> list[str]:
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(engine.started_ns / 1e9))
+    silence = (now_ns - engine.heartbeat_ns) / 1e9
+    beat = f"▲ silent for {duration(silence // 5 * 5)}" if is_stuck else "✓ beats every second"
+    return [
+        f"{'▶' if engine.run else '●'} {printable(engine.host)}, process {engine.pid}",
+        *columns(
+            [
+                ("since", since),
+                ("heartbeat", beat),
+                ("run", printable(engine.run) or "none, it waits"),
+            ]
+        ),
+    ]
+
+
+def doctor(report: Mapping[str, Any]) -> list[str]:
+    """What `modiff doctor` prints, from its JSON."""
+    rows = [row for section in report["sections"] for row in section["rows"]]
+    width = max((len(row["name"]) for row in rows), default=0)
+    lines = [
+        "✓ all that is needed works" if report["ok"] else "✖ something that is needed does not work"
+    ]
+    for section in report["sections"]:
+        lines += ["", printable(section["name"])]
+        for row in section["rows"]:
+            mark = MARKS.get(row["status"], row["status"])
+            lines.append(f"{mark} {printable(row['name']):<{width}}  {printable(row['value'])}")
+            if row["hint"]:
+                lines.append(f"  {'':<{width}}  → {printable(row['hint'])}")
+    return lines
+
+
+def findings(report: Mapping[str, Any], section: str) -> list[Mapping[str, str]]:
+    """The doctor's rows of one section."""
+    return [row for each in report["sections"] if each["name"] == section for row in each["rows"]]

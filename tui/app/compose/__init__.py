@@ -1,0 +1,1 @@
+"""The compose screen: a preset, every field of a run, what that would compute."""

@@ -1,0 +1,344 @@
+"""The form of a run: its stages, the fields of one of them, the prompts, and beside them what that comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from textual import work
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Static
+
+from presets.errors import PresetError
+from tui.app.base import ModiffScreen
+from tui.app.compose.draft import (
+    Draft,
+    Problem,
+    changes,
+    check,
+    draft_of,
+    field_key,
+    problems,
+    text_of,
+)
+from tui.app.compose.field_row import FieldEdited, RowEditor
+from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_line
+from tui.app.compose.prompts import PromptArea, Prompts
+from tui.app.compose.section_rows import about_preset, rows, section_of
+from tui.app.compose.sections import SECTIONS
+from tui.app.top_line import TopLine
+from tui.app.widgets.footer import Footer
+from tui.app.widgets.list_panel import put
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.widgets import OptionList
+
+    from presets.library import PresetInfo
+    from presets.spec import RunSpec
+    from tui.app.compose.draft import Checked
+    from tui.app.compose.section_rows import FormRow
+    from tui.app.compose.sections import Section
+    from tui.app.lab import Status
+    from tui.describe.plan import Planned
+
+# Before names are looked up: it reads much, for lists that are opened later, and would slow the first painting.
+NAMES_SECONDS = 0.4
+# After the last change, before the plan is made again.
+PLAN_SECONDS = 0.2
+_FIRST_PRESET = "micro"
+
+
+class FormScreen(ModiffScreen):
+    """Shows a draft, takes in what is typed, and keeps the plan up to date."""
+
+    CSS_PATH = "compose.tcss"
+    AUTO_FOCUS = "#stages"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draft: Draft | None = None
+        self.checked: Checked | None = None
+        self.broken: tuple[str, PresetError] | None = None
+        self.info: PresetInfo | None = None
+        self.section: Section = SECTIONS[0]
+        self.planned: Planned | None = None
+        self._refusal, self._refused_key, self._warning = "", "", ""
+        self._known: dict[str, tuple[str, ...]] = {}
+        self._work: tuple[str, int] = ("", 0)
+        self._mounting = asyncio.Lock()
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("compose")
+        with Horizontal(id="main"):
+            yield Stages()
+            with Vertical(id="middle"):
+                with Vertical(id="form", classes="panel"):
+                    yield Static(id="about", markup=False)
+                    yield VerticalScroll(id="rows", can_focus=False)
+                    yield Static(id="help", markup=False)
+                yield Prompts()
+            with Vertical(id="side"):
+                yield PlanPanel()
+                yield Problems("problems", id="problems")
+                yield Changes("differs from the preset", id="changes")
+        yield Static(id="summary", markup=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.app.status_signal.subscribe(self, self._on_status)
+        self._begin()
+        self.set_timer(NAMES_SECONDS, self._learn_names)
+
+    # What the form holds
+
+    @work(exclusive=True, group="preset")
+    async def _begin(self) -> None:
+        name = self.app.preferences.preset
+        try:
+            base = await self.app.lab.load_preset(name)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            name = self.app.preferences.preset = _FIRST_PRESET
+            base = await self.app.lab.load_preset(name)
+        await self.show_draft(Draft(name, base))
+
+    @work(exclusive=True, group="preset")
+    async def open_run(self, spec: RunSpec, preset: str) -> None:
+        """The settings of a run, as changes of the preset that they came from."""
+        try:
+            base = await self.app.lab.load_preset(preset)
+        except PresetError:
+            base = None
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            base = None
+        await self.show_draft(draft_of(spec, preset, base))
+
+    @work(exclusive=True, group="names")
+    async def _learn_names(self) -> None:
+        """The components that are installed, and the models that have names: for the sections that are opened from
+        now on, since a field that is edited must not go from under its cursor."""
+        try:
+            self._known = await self.app.lab.known_names()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
+            self.app.tell_error(error)
+
+    async def show_draft(
+        self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
+    ) -> None:
+        """Another draft, or a preset that is broken, with what is wrong. For workers: they may be cancelled while the
+        preset is read, but not while rows are mounted, which the screen does itself."""
+        name = draft.preset if draft is not None else broken[0] if broken is not None else ""
+        try:
+            info = await self.app.lab.preset_info(name)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            info = None
+            self.app.tell_error(error)
+        self.draft, self.broken, self.info = draft, broken, info
+        self._recheck()
+        self.call_next(self.show_section, self.section, anew=True)
+
+    def _recheck(self, source: str = "") -> None:
+        """source: the key of the field that was typed in just now."""
+        if not self.app.is_running:  # the panels are gone
+            return
+        self.checked = None if self.draft is None else check(self.draft)
+        self._refusal = self._refused_key = ""
+        self._plan()
+        self.show(source)
+
+    def _change(self, draft: Draft, source: str = "") -> None:
+        if draft != self.draft:
+            self.draft = draft
+            self._recheck(source)
+
+    def on_field_edited(self, event: FieldEdited) -> None:
+        event.stop()
+        self._take(event.key, event.text)
+
+    def _take(self, key: str, text: str) -> None:
+        if self.draft is None or self.checked is None:
+            return
+        if text != text_of(self.draft, self.checked, key):
+            self._change(self.draft.typed(key, text), key)
+
+    def _gather(self) -> None:
+        """Take in what the editors hold and have not told yet."""
+        for area in self.query(PromptArea):
+            self._take(area.key, area.text)
+        for row in self.query(RowEditor):
+            if row.is_filled and row.text != row.row.text:
+                self._take(row.row.key, row.text)
+
+    @property
+    def name_and_error(self) -> tuple[str, str]:
+        """The preset, empty for none, and what is wrong with it."""
+        if self.broken:
+            return self.broken[0], str(self.broken[1])
+        return (self.draft.preset if self.draft else ""), ""
+
+    # The plan
+
+    @work(exclusive=True, group="plan")
+    async def _plan(self) -> None:
+        spec = self.checked.spec if self.checked else None
+        panel = self.query_one(PlanPanel)
+        if spec is None:
+            if self.checked is None:
+                self.planned = None
+            panel.show(self.planned, "as of before" if self.planned else "")
+            return
+        panel.show(self.planned, "…")
+        await asyncio.sleep(PLAN_SECONDS)
+        self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
+        try:
+            self.planned = await self.app.lab.plan(spec)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.planned = None
+            self._refusal = self.app.line_for(error)
+            self._refused_key = field_key(getattr(error, "key", ""))
+        if self.app.is_running:  # it may have been left meanwhile
+            panel.show(self.planned, "")
+            self.show()
+
+    def _on_status(self, status: Status | None) -> None:
+        """A run that ends may have stored what this one needs."""
+        if status is not None:
+            before = self._work
+            self._work = (status.running.id if status.running else "", status.num_queued)
+            if before != ("", 0) and before != self._work:
+                self._plan()
+
+    def on_screen_resume(self) -> None:
+        if self.checked is not None:
+            self._plan()
+
+    # What is shown
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the panels take turns."""
+        return self.has_class("-narrow")
+
+    def _problems(self) -> tuple[Problem, ...]:
+        if self.checked is not None:
+            return problems(self.checked, self._refusal, self._refused_key, self._warning)
+        return (Problem("", str(self.broken[1]), True),) if self.broken else ()
+
+    def _marked(self) -> Checked | None:
+        """The form with what the plan was refused for as errors of the fields that this names."""
+        if self.checked is None:
+            return None
+        refused = {problem.key: problem.text for problem in self._problems() if problem.is_error}
+        return replace(self.checked, errors=self.checked.errors or refused)
+
+    def show(self, source: str = "") -> None:
+        """Draw all that follows from the draft. source: the key of the field that was typed in just now."""
+        draft, checked = self.draft, self.checked
+        found = self._problems()
+        changed = changes(draft, checked) if draft and checked else ()
+        is_roomy = not self.is_narrow and self.has_class("-tall")
+        self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
+        self.query_one(Problems).show(found)
+        self.query_one(Changes).show(changed, draft.preset if draft else "")
+        num_errors = sum(problem.is_error for problem in found)
+        line = plan_line(self.planned, num_errors, len(changed))
+        put(self.query_one("#summary", Static), f" {line}  (p)")
+        by_key = {row.key: row for row in self._rows()}
+        for editor in self.query(RowEditor):
+            if editor.row.key in by_key:
+                editor.show(by_key[editor.row.key], is_source=editor.row.key == source)
+        if draft and checked:
+            prompts = self.query_one(Prompts)
+            keys = ("prompt", "negative_prompt")
+            prompts.show({key: text_of(draft, checked, key) for key in keys}, source)
+            wrong = "".join(checked.errors.get(key, "") for key in keys)
+            prompts.warn(wrong or self._warning, is_error=bool(wrong))
+        self.query_one(Prompts).disabled = draft is None
+        self._show_help()
+
+    def _rows(self) -> tuple[FormRow, ...]:
+        marked = self._marked()
+        if self.draft is None or marked is None or self.section.name == "prompt":
+            return ()
+        return rows(self.section, self.draft, marked, self._known)
+
+    async def show_section(self, section: Section, *, anew: bool = False) -> None:
+        """Open one section of the form. anew: also where it is open."""
+        if section is self.section and not anew:
+            return
+        self._gather()
+        self.section = section
+        self.set_class(section.name == "prompt", "-prompt")
+        form = self.query_one("#form")
+        form.border_title = section.title
+        about = section.about
+        if section.name == "preset":
+            name, error = self.name_and_error
+            about = about_preset(name, self.info, error)
+        put(self.query_one("#about", Static), about)
+        container = self.query_one("#rows")
+        async with self._mounting, self.batch():
+            await container.remove_children()
+            await container.mount_all(RowEditor(row) for row in self._rows())
+        self._show_help()
+
+    def _show_help(self) -> None:
+        editor = self.focused_row
+        text = ""
+        if editor is not None:
+            row = editor.row
+            text = f"{row.description}\ntakes {row.expected}"
+            if row.is_changed:
+                text += f"\npreset: {row.base_text or '(empty)'}"
+            if row.suggestions:
+                text += "\nf2 lists what is known, → takes what is offered"
+        put(self.query_one("#help", Static), text)
+
+    @property
+    def focused_row(self) -> RowEditor | None:
+        """The row that has the focus."""
+        parent = self.focused.parent if self.focused else None
+        return parent if isinstance(parent, RowEditor) else None
+
+    def on_descendant_focus(self) -> None:
+        self._show_help()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show)
+
+    # Going about
+
+    async def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if isinstance(event.option_list, Stages) and event.option_id:
+            await self.show_section(SECTIONS[event.option_index])
+
+    async def go_to(self, key: str) -> None:
+        """Open the section of a field and focus its editor."""
+        section = section_of(key)
+        self.remove_class("-side")
+        self.query_one(Stages).highlighted = SECTIONS.index(section)
+        await self.show_section(section)
+        if section.name == "prompt":
+            self.query_one(Prompts).area(key).focus()
+            return
+        for editor in self.query(RowEditor):
+            if editor.row.key == key:
+                editor.editor.focus()
+
+    async def action_section(self, by: int) -> None:
+        """The stage before or after."""
+        index = (SECTIONS.index(self.section) + by) % len(SECTIONS)
+        self.query_one(Stages).highlighted = index
+
+    def action_panel(self, name: str) -> None:
+        """The panels beside the form; where there is no room for both, in its place."""
+        self.add_class("-side")
+        self.query_one(f"#{name}").focus()
+
+    def action_back(self) -> None:
+        """One level back: from a panel or a field to the stages."""
+        self.remove_class("-side")
+        self.query_one(Stages).focus()

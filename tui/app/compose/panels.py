@@ -1,0 +1,137 @@
+"""The panels around the form: the stages, the plan, what is wrong, what differs from the preset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.content import Content
+from textual.widgets import Static
+from textual.widgets.option_list import Option
+
+from tui.app.compose.section_rows import keys_of, summary
+from tui.app.compose.sections import SECTIONS
+from tui.app.widgets.list_panel import ListPanel, put
+from tui.describe.plan import shown
+from tui.text import duration, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tui.app.compose.draft import Change, Checked, Draft, Problem
+    from tui.describe.plan import Planned
+
+_MARKS = {"stored": "✓", "compute": "●", "skip": "·"}
+
+
+class Stages(ListPanel):
+    """The pipeline: each stage with what is chosen for it; `*` differs from the preset, `✖` is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__("stages", id="stages")
+        self._drawn: dict[str, Text] = {}
+        self.add_options(Option(f"  {section.title}", section.name) for section in SECTIONS)
+        self.highlighted = 0
+
+    def show(self, draft: Draft | None, checked: Checked | None, *, is_roomy: bool) -> None:
+        """draft: None where the preset is broken."""
+        for section in SECTIONS:
+            keys = keys_of(section)
+            is_wrong = draft is None or checked is None
+            if is_wrong:
+                is_wrong = section.name == "preset"
+            elif checked is not None:
+                is_wrong = any(key in checked.errors for key in keys)
+            is_changed = checked is not None and any(key in checked.changed for key in keys)
+            mark = "✖" if is_wrong else "*" if is_changed else " "
+            line = Text(f"{mark} {section.title}", style="bold" if mark != " " else "")
+            if is_roomy:
+                told = summary(section, draft, checked.shown) if draft and checked else ""
+                line.append(f"\n  {told}", "dim not bold")
+            if line != self._drawn.get(section.name):
+                self._drawn[section.name] = line
+                self.replace_option_prompt(section.name, line)
+
+
+class PlanPanel(Static):
+    """What the run would compute."""
+
+    def __init__(self) -> None:
+        super().__init__(id="plan", classes="panel", markup=False)
+        self.border_title = "plan"
+
+    def show(self, planned: Planned | None, state: str) -> None:
+        """state: what is going on with it, such as that it is out of date; empty for nothing."""
+        self.border_subtitle = state
+        put(self, _plan(planned))
+
+
+class Problems(ListPanel):
+    """What is wrong, and what to think of; enter goes to the field."""
+
+    def show(self, problems: Sequence[Problem]) -> None:
+        num_errors = sum(problem.is_error for problem in problems)
+        self.border_title = f"problems: {num_errors}" if num_errors else "problems"
+        self.show_lines([(problem.key, _problem(problem)) for problem in problems], "✓ none")
+
+
+class Changes(ListPanel):
+    """The fields that differ from the preset; enter goes to one, u undoes it."""
+
+    def show(self, changes: Sequence[Change], preset: str) -> None:
+        name = printable(preset) or "the preset"
+        self.border_title = Content(f"differs from {name}: {len(changes)}")
+        self.show_lines([(change.key, _change(change)) for change in changes], "nothing")
+
+
+def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> str:
+    """All of it in one line."""
+    told = ["no plan yet"]
+    if planned is not None:
+        time = "time not known" if planned.seconds is None else f"about {duration(planned.seconds)}"
+        told = [time, f"{planned.stored_steps} of {planned.total_steps} steps stored"]
+    if num_changes:
+        told.append(f"* {num_changes} changed")
+    if num_problems:
+        told.append(f"✖ {num_problems} wrong")
+    return "  ".join(told)
+
+
+def _plan(planned: Planned | None) -> str:
+    if planned is None:
+        return "no plan yet"
+    lines = []
+    for row in planned.rows:
+        stage, steps, _, time, disk = shown(row)
+        name = f"{stage.replace('_', ' ')} {steps}".rstrip()
+        lines.append((f"{_MARKS[row.state]} {name}", row.state, time, disk))
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(4)]
+    told = [
+        f"{name:<{widths[0]}} {state:<{widths[1]}} {time:>{widths[2]}} {disk:>{widths[3]}}".rstrip()
+        for name, state, time, disk in lines
+    ]
+    seconds = "not known: no like run yet" if planned.seconds is None else duration(planned.seconds)
+    memory = "not known" if planned.memory_bytes is None else size(planned.memory_bytes)
+    if planned.device_bytes:
+        memory += f", on the device {size(planned.device_bytes)}"
+    return "\n".join(
+        [
+            *told,
+            "",
+            f"time    {seconds}",
+            f"memory  {memory}",
+            f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
+            f"stored  {planned.stored_steps} of {planned.total_steps} steps",
+        ]
+    )
+
+
+def _problem(problem: Problem) -> Text:
+    return Text(f"{'✖' if problem.is_error else '▲'} {printable(problem.text)}")
+
+
+def _change(change: Change) -> Text:
+    line = Text(f"{change.key}\n", style="bold")
+    old, new = (printable(text) or "(empty)" for text in (change.old, change.new))
+    return line.append(f"  {old} → {new}", "not bold")

@@ -1,0 +1,327 @@
+"""The compose screen: a preset, what is changed of it, what that would compute, and the start of the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding
+
+from presets.errors import PresetError
+from tui.app.compose.draft import Draft
+from tui.app.compose.form import FormScreen
+from tui.app.compose.panels import Changes, Problems, Stages
+from tui.app.compose.prompts import PromptArea, Prompts
+from tui.app.compose.section_rows import keys_of, section_of
+from tui.app.compose.sections import SECTIONS
+from tui.app.editor import EditorFailed, edit_file, edit_text
+from tui.cli.seeds import random_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from textual.binding import BindingType
+    from textual.widgets import OptionList
+    from textual.worker import Worker
+
+    from presets.spec import RunSpec
+
+# What one has written oneself stays when another preset is picked; the rest belongs to the model.
+_TAKEN_ALONG = ("prompt", "seed")
+
+
+class Compose(FormScreen):
+    """Choose a preset, change what you like, see what it would compute, start it."""
+
+    HELP = (
+        "Compose: the pipeline on the left, the fields of one stage in the middle, the plan beside it.\n"
+        "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
+        Binding(
+            "ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"
+        ),
+        Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
+        Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
+        Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),
+        Binding(
+            "f4",
+            "editor",
+            "Editor",
+            id="compose.editor", show=False,
+            tooltip="the prompt, or the preset's file, in $EDITOR",
+        ),
+        Binding(
+            "u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"
+        ),
+        Binding(
+            "U",
+            "undo_all",
+            "Undo all",
+            id="compose.undo_all",
+            show=False,
+            tooltip="all fields as the preset has them",
+        ),
+        Binding(
+            "f2", "suggest", "Known values", id="compose.suggest", show=False,
+            tooltip="what a field can be set to",
+        ),
+        Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
+        Binding(
+            "e", "edit_file", "Edit preset file", id="compose.file", show=False,
+            tooltip="edit the preset's file here",
+        ),
+        Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
+        Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
+        Binding("p", "panel('problems')", "Plan", id="compose.plan", tooltip="the plan, and what is wrong"),
+        Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
+        Binding("escape", "back", "Back to the stages", id="compose.back", show=False),
+    ]  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        # by preset, the edits with which it was left
+        self._left: dict[str, Mapping[str, str]] = {}
+        # asked for before the first preset was read: whether to watch the run
+        self._start_asked: bool | None = None
+        self._launch: Worker[None] | None = None
+
+    def load_run(self, spec: RunSpec, preset: str) -> None:
+        """Put the settings of a run into the form, as changes of the preset that they came from."""
+        self._start_asked = None  # which was of what is in the form now
+        self.open_run(spec, preset)
+
+    async def show_draft(
+        self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
+    ) -> None:
+        await super().show_draft(draft, broken)
+        if self._start_asked is not None:
+            self.call_next(self._start, watch=self._start_asked)
+            self._start_asked = None
+
+    # Changing and starting
+
+    async def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        if isinstance(event.option_list, Stages):
+            await self.show_section(SECTIONS[event.option_index])
+            if self.section.name == "preset":
+                self.action_pick()
+            else:
+                await self.go_to(keys_of(self.section)[0])
+        elif self.broken:
+            self.action_edit_file()
+        elif isinstance(event.option_list, Problems | Changes) and event.option_list.key:
+            await self.go_to(event.option_list.key)
+
+    def action_undo(self) -> None:
+        """The focused field, or the one that a list names, or all of the stage, as the preset has it."""
+        if self.draft is None:
+            return
+        focused, row = self.focused, self.focused_row
+        if row is not None:
+            self._change(self.draft.without(row.row.key))
+        elif isinstance(focused, Changes | Problems):
+            self._change(self.draft.without(focused.key))
+        elif isinstance(focused, Stages):
+            self._change(self.draft.without(*keys_of(self.section)))
+
+    def action_undo_all(self) -> None:
+        """Everything as the preset has it."""
+        if self.draft is not None:
+            self._change(Draft(self.draft.preset, self.draft.base))
+
+    def action_random_seed(self) -> None:
+        """Another noise to begin with."""
+        if self.draft is None:
+            return
+        seed = str(random_seed())
+        self._change(self.draft.typed("seed", seed))
+        if self.section is not section_of("seed"):
+            self.notify(f"the seed is {seed} now")
+
+    async def action_run(self) -> None:
+        await self._start(watch=True)
+
+    async def action_queue(self) -> None:
+        await self._start(watch=False)
+
+    async def _start(self, *, watch: bool) -> None:
+        """Queue the run, or go to the first thing that is wrong; once there is a draft. A key that is pressed twice in
+        one moment queues one run."""
+        if self.draft is None and self.broken is None:
+            self._start_asked = watch
+            return
+        if self._launch is not None and not self._launch.is_finished:
+            return
+        spec = await self.valid_spec()
+        if spec is None or self.draft is None:
+            return
+        if self._refusal:
+            self.action_panel("problems")
+            return
+        self._launch = self.app.launch(spec, self.draft.preset, watch=watch)
+
+    async def valid_spec(self) -> RunSpec | None:
+        """The run as it is in the form; where something is wrong, None, and that is gone to."""
+        self._gather()
+        if self.checked is None:
+            self.action_panel("problems")
+        elif self.checked.spec is not None:
+            return self.checked.spec
+        else:
+            key, line = next(iter(self.checked.errors.items()))
+            self.notify(line, title="wrong", severity="error", markup=False)
+            if key:
+                await self.go_to(key)  # which says what is wrong with it
+            else:
+                self.action_panel("problems")
+        return None
+
+    # Presets
+
+    @work(exclusive=True, group="preset")
+    async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
+        """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
+        try:
+            base = await self.app.lab.load_preset(name)
+        except PresetError as error:
+            await self.show_draft(None, (name, error))
+            self.query_one(Stages).highlighted = 0
+            return
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        self.app.preferences.preset = name
+        draft = Draft(name, base)
+        for key, text in edits.items():
+            draft = draft.typed(key, text)
+        await self.show_draft(draft)
+
+    @work(group="pick")
+    async def action_pick(self) -> None:
+        """Pick another preset. What was changed of this one comes back with it."""
+        from tui.app.dialogs.picker import Item, Picker
+
+        self._start_asked = None  # which was of the one before
+        try:
+            presets = await self.app.lab.presets()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        items = [
+            Item(info.name, f"✖ {info.error}" if info.error else info.description)
+            for info in presets
+        ]
+        present = self.draft.preset if self.draft else ""
+        name = await self.app.push_screen_wait(Picker("presets", items, present))
+        if name is None or (self.draft and name == present):
+            return
+        edits: dict[str, str] = {}
+        if self.draft is not None:
+            self._left[present] = self.draft.edits
+            edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
+        self.open_preset(name, {**self._left.get(name, {}), **edits})
+
+    async def action_save(self) -> None:
+        """Save the form as a preset of one's own, and go on from that."""
+        spec = await self.valid_spec()
+        if spec is not None and self.draft is not None:
+            self._save_as(spec, self.draft)
+
+    @work(group="pick")
+    async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
+        from tui.app.compose.save_preset import SavePreset
+
+        own = self.info if self.info is not None and not self.info.shipped else None
+        name, description = (own.name, own.description) if own else ("", "")
+        path = await self.app.push_screen_wait(SavePreset(spec, draft.preset, name, description))
+        if path is not None:
+            self.notify(f"saved {path}", markup=False)
+            self.open_preset(path.stem, {})
+
+    @work(group="pick")
+    async def action_edit_file(self) -> None:
+        """The preset's file, here."""
+        from tui.app.compose.preset_file import PresetFile
+
+        path = self._file()
+        if path is None:
+            return
+        try:
+            text = await self.app.lab.preset_text(path)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        key = self.broken[1].key if self.broken else ""
+        if await self.app.push_screen_wait(PresetFile(path, text, key)):
+            self._reopen()
+
+    def action_editor(self) -> None:
+        """The prompt in the user's editor, or from elsewhere the preset's file."""
+        focused = self.focused
+        path = None if isinstance(focused, PromptArea) else self._file()
+        try:
+            if isinstance(focused, PromptArea):
+                focused.fill(edit_text(self.app, focused.text))
+            elif path is not None:
+                edit_file(self.app, path)
+                self._reopen()
+        except EditorFailed as error:
+            self.notify(str(error), severity="error", markup=False)
+
+    def _reopen(self) -> None:
+        name, _ = self.name_and_error
+        edits = self.draft.edits if self.draft else self._left.get(name, {})
+        self.open_preset(name, edits)
+
+    def _file(self) -> Path | None:
+        """The file to be mended, or that of the present preset; says so where that cannot be changed."""
+        name, _ = self.name_and_error
+        info = self.info
+        path = Path(name) if name.endswith(".toml") else info.path if info else None
+        if self.broken and self.broken[1].source:
+            path = Path(self.broken[1].source)  # a parent of the preset may be what is broken
+        if path is None or (info is not None and info.shipped):
+            self.notify(
+                f"{name or 'this'} is not a preset file of yours; ctrl+s saves one", markup=False
+            )
+            return None
+        return path
+
+    # Prompts and known values
+
+    @work(group="pick")
+    async def action_history(self) -> None:
+        """A prompt of before, by searching."""
+        from tui.app.compose.prompt_history import PromptHistory
+
+        prompts = self.app.preferences.prompts
+        if not prompts:
+            self.notify("no prompts yet: each run's is remembered")
+            return
+        prompt = await self.app.push_screen_wait(PromptHistory(prompts))
+        if prompt is not None:
+            self.query_one(Prompts).area("prompt").fill(prompt)
+            self.call_next(self.go_to, "prompt")
+
+    @work(group="pick")
+    async def action_suggest(self) -> None:
+        """What the focused field can be set to, where that is known."""
+        from tui.app.dialogs.picker import Item, Picker
+
+        editor = self.focused_row
+        if editor is None:
+            return
+        values = editor.row.suggestions or editor.row.choices
+        if not values:
+            self.notify(
+                f"no values are known for {editor.row.label}; it takes {editor.row.expected}",
+                markup=False,
+            )
+            return
+        items = [Item(value) for value in values]
+        value = await self.app.push_screen_wait(Picker(editor.row.label, items, editor.row.text))
+        if value is not None:
+            editor.put(value)

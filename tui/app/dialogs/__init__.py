@@ -1,0 +1,1 @@
+"""Questions and readings over any screen."""

@@ -1,0 +1,674 @@
+"""Everything that the app knows and does: the one module of it that reads the store and starts processes.
+
+Each question is a function that runs in a lane: one thread with a store connection of its own (a connection belongs
+to its thread). Quick reads, changes, long work, a check of everything and the start of an engine have a lane each, so
+that none keeps another waiting. What is wrong comes out of the `await` as the error that the command line would
+explain. A function imports what it needs in its lane too: in the event loop, that would keep the screen waiting.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+if TYPE_CHECKING:
+    from engine.checkpoints.library import Found
+    from presets.library import PresetInfo
+    from presets.spec import RunSpec
+    from store.index.index import Index
+    from store.index.previews import Preview
+    from store.lineage.records import EngineRecord, LogEntry, RunLink, RunRecord, StageRecord
+    from store.store import Store
+    from store.upkeep.removal import Plan as Removal
+    from store.upkeep.removal import Policy
+    from store.upkeep.space import Overview, RunShare, Share
+    from store.upkeep.verify import Verdict
+    from tui.describe.known_files import Known
+    from tui.describe.plan import Planned
+    from tui.describe.queued import Expected
+    from tui.describe.run_filter import Search
+
+Told = TypeVar("Told")
+LaneName = Literal["read", "change", "work", "check", "engine"]
+At = int | Literal["decode"]
+
+# A panel reads so many log entries at a time: the screen is drawn in between.
+LOG_PAGE = 1000
+RUN_LIMIT = 500
+# An engine writes its heartbeat every second; after so long without, it is told as stuck.
+STUCK_SECONDS = 10.0
+# With less than this the database takes nothing more.
+FULL_BYTES = 1 << 20
+
+
+class CommandFailed(Exception):
+    """A `modiff` command that the app ran did not end well; says what it said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
+    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while. is_full:
+    the store's disk has no room left, so that what a run does cannot be seen and is not kept."""
+
+    engines: tuple[EngineRecord, ...]
+    running: RunRecord | None
+    num_queued: int
+    newest_run: str
+    orphans: tuple[str, ...]
+    is_stuck: bool
+    is_full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run in a list."""
+
+    record: RunRecord
+    tags: tuple[str, ...]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
+    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
+
+    record: RunRecord
+    tags: tuple[str, ...]
+    spec: Mapping[str, Any]
+    children: tuple[str, ...]
+    stages: tuple[StageRecord, ...]
+    links: tuple[RunLink, ...]
+    points: tuple[int, ...]
+    has_latents: bool
+    has_output: bool
+    has_video: bool
+
+    @property
+    def steps(self) -> tuple[RunLink, ...]:
+        return tuple(link for link in self.links if link.stage == "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What takes space in the store: all together, and by run, kind and age."""
+
+    overview: Overview
+    by_run: tuple[RunShare, ...]
+    by_kind: Mapping[str, Share]
+    by_age: Mapping[str, Share]
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRow:
+    """A component that a run can name, and what provides it: "modiff", or an import path of another package."""
+
+    kind: str
+    name: str
+    origin: str
+
+
+class Lab:
+    """The store at `root` (the user's own by default) and all that the app asks of it; close it in the end."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        opened: list[Store] = []
+        self._lanes: dict[LaneName, _Lane] = {
+            name: _Lane(name, root, opened) for name in get_args(LaneName)
+        }
+
+    def close(self) -> None:
+        """Does not wait for what is still at work in a lane."""
+        for lane in self._lanes.values():
+            lane.close()
+
+    async def _in(self, lane: LaneName, ask: Callable[[Store], Told]) -> Told:
+        return await self._lanes[lane].ask(ask)
+
+    # Looking
+
+    async def root(self) -> Path:
+        """Where the store is."""
+        return await self._in("read", lambda store: store.root)
+
+    async def status(self) -> Status:
+        """Ends the runs of dead engines on the way, as every viewer does."""
+        return await self._in("read", _status)
+
+    async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
+        """The runs that fit, newest first."""
+        return await self._in("read", lambda store: _rows(store, search.find(store, limit)))
+
+    async def ancestors(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """The runs that these descend from and that are not among them; those that were removed are left out."""
+        return await self._in("read", lambda store: _ancestors(store, rows))
+
+    async def queue(self) -> list[RunRow]:
+        """The run at work first, then the queued ones in their order."""
+        return await self._in(
+            "read",
+            lambda store: _rows(store, [*store.runs(limit=1, status="running"), *store.queued()]),
+        )
+
+    async def expectations(self, records: Sequence[RunRecord]) -> dict[str, Expected]:
+        """What queued runs change of their presets and may take, by run."""
+        from tui.describe.queued import expected
+
+        return await self._in("work", lambda store: expected(store, records))
+
+    async def run(self, run_id: str) -> RunRecord:
+        """Raises UnknownRun where it was removed."""
+        return await self._in("read", lambda store: store.run(run_id))
+
+    async def detail(self, run_id: str) -> Detail:
+        """Raises UnknownRun where it was removed."""
+        return await self._in("read", lambda store: _detail(store, run_id))
+
+    async def log(self, run_id: str, after: int) -> list[LogEntry]:
+        """The next page of a run's log."""
+        return await self._in("read", lambda store: store.log(run_id, after, limit=LOG_PAGE))
+
+    async def previews(self, step_keys: Sequence[str]) -> dict[str, Preview]:
+        """The previews of steps by their keys; those that are not there (any more) are left out."""
+        lane = self._lanes["read"]
+        return await lane.ask(lambda store: _previews(lane.index(store), step_keys))
+
+    async def decode_seconds(self, run_id: str) -> float | None:
+        """What decoding took in runs like this one, None where there is none."""
+        return await self._in("work", lambda store: _decode_seconds(store, run_id))
+
+    async def sigmas(self, run_id: str) -> tuple[float, ...]:
+        """The noise levels of a run's whole course, the last one 0; empty where its spec is of a newer version."""
+        return await self._in("read", lambda store: _sigmas(store, run_id))
+
+    async def open_file(self, path: str) -> None:
+        """Open a file in the desktop's player. Raises CannotOpen, with the reason."""
+        from tui.app.opening import open_file
+
+        await asyncio.to_thread(open_file, path)
+
+    async def plan(self, spec: RunSpec) -> Planned:
+        """What a run would compute. Raises as `engine.client.submit` does."""
+
+        def ask(store: Store) -> Planned:
+            from tui.describe.plan import planned
+
+            return planned(store, spec)
+
+        return await self._in("work", ask)
+
+    async def plan_of_branch(self, run_id: str, at: At, overrides: Sequence[str]) -> Planned:
+        """What a branch would compute. Raises as `engine.client.branch` does."""
+
+        def ask(store: Store) -> Planned:
+            from engine import client
+            from tui.describe.plan import planned
+
+            wanted = client.branched(store, run_id, at=at, overrides=overrides)
+            return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
+
+        return await self._in("work", ask)
+
+    async def space(self) -> Space:
+        return await self._in("work", _space)
+
+    async def presets(self) -> list[PresetInfo]:
+        from presets.library import list_presets
+
+        # like all about presets, beside the lanes: small files, which are there where the store is not
+        return await asyncio.to_thread(list_presets)
+
+    async def preset_info(self, name: str) -> PresetInfo | None:
+        """None where no preset has this name."""
+        from presets.library import preset_info
+
+        return await asyncio.to_thread(preset_info, name)
+
+    async def load_preset(self, name: str) -> RunSpec:
+        """Raises PresetError where it is absent or broken."""
+        from presets.library import load_preset
+
+        return await asyncio.to_thread(load_preset, name)
+
+    async def save_preset(
+        self, name: str, spec: RunSpec, *, parent: str, description: str | None, overwrite: bool
+    ) -> Path:
+        """As `modiff presets save` does; where it lies. Raises PresetError."""
+        from tui.describe.preset_saving import save_from
+
+        return await asyncio.to_thread(
+            save_from, name, spec, parent=parent, description=description, overwrite=overwrite
+        )
+
+    async def preset_text(self, path: Path) -> str:
+        """What the file of a preset, valid or not, holds. Raises PresetError where it cannot be read."""
+        from presets.library import read_preset_text
+
+        return await asyncio.to_thread(read_preset_text, path)
+
+    async def check_preset_text(self, path: Path, text: str) -> RunSpec:
+        """The run that a preset's file would describe, if it held that text. Raises PresetError."""
+        from presets.library import load_preset
+
+        return await asyncio.to_thread(load_preset, path, text=text)
+
+    async def write_preset_text(self, path: Path, text: str, expected: str) -> None:
+        """Replace a preset's file as a whole. Raises PresetError where it cannot be, or does not hold what is
+        expected."""
+        from presets.library import write_preset_text
+
+        await asyncio.to_thread(write_preset_text, path, text, expected=expected)
+
+    async def known_names(self) -> dict[str, tuple[str, ...]]:
+        """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
+
+        def ask() -> dict[str, tuple[str, ...]]:
+            from tui.describe.known_names import known_names
+
+            return known_names()
+
+        return await asyncio.to_thread(ask)
+
+    async def prompt_warnings(self, spec: RunSpec) -> list[str]:
+        """The warnings of `modiff run` about a run's prompts."""
+
+        def ask() -> list[str]:
+            from tui.describe.prompt_warnings import prompt_warnings
+
+            return prompt_warnings(spec)
+
+        return await asyncio.to_thread(ask)
+
+    async def models(self) -> list[Found]:
+        """Every weight file in every place, told by its header."""
+
+        def ask(_store: Store) -> list[Found]:
+            from engine.checkpoints.library import scan_places
+
+            return scan_places()
+
+        return await self._in("work", ask)
+
+    async def inspect(self, path: Path) -> list[Found]:
+        """What a weight file is, or all of those in a folder."""
+
+        def ask(_store: Store) -> list[Found]:
+            from engine.checkpoints.library import look
+            from engine.checkpoints.source import sources_in
+
+            return [look(each) for each in (sources_in(path) if os.path.isdir(path) else [path])]
+
+        return await self._in("work", ask)
+
+    async def known_of(self, found: Found) -> Known:
+        """What is remembered of a model's files; a large one is not read."""
+        lane = self._lanes["work"]
+        num_bytes = found.recognition.file_bytes if found.recognition else 0
+
+        def ask(store: Store) -> Known:
+            from tui.describe.known_files import known_of
+
+            return known_of(lane.index(store), found.files, num_bytes)
+
+        return await lane.ask(ask)
+
+    async def components(self) -> list[ComponentRow]:
+        """Raises ComponentError where two packages claim one name."""
+        return await self._in("work", lambda _store: _components())
+
+    # Runs
+
+    async def launch(self, spec: RunSpec, preset: str) -> str:
+        """Queue a run, checked as on the command line; its id. An engine is for `start_engine`."""
+
+        def ask(store: Store) -> str:
+            from engine import client
+            from tui.describe.output_paths import check_output
+
+            check_output(store, spec)
+            return client.submit(store, spec, preset=preset)
+
+        return await self._in("change", ask)
+
+    async def branch(self, run_id: str, at: At, overrides: Sequence[str]) -> str:
+        """Queue a branch; its id."""
+
+        def ask(store: Store) -> str:
+            from engine import client
+
+            return client.branch(store, run_id, at=at, overrides=overrides)
+
+        return await self._in("change", ask)
+
+    async def resume(self, run_id: str) -> None:
+        """Queue a run again that stopped before its end."""
+
+        def ask(store: Store) -> None:
+            from engine import client
+
+            client.resume(store, run_id)
+
+        await self._in("change", ask)
+
+    async def finish(self, run_id: str) -> None:
+        """Take a run that was to stop early to its end."""
+
+        def ask(store: Store) -> None:
+            from engine import client
+
+            client.finish(store, run_id)
+
+        await self._in("change", ask)
+
+    async def cancel(self, run_id: str) -> str:
+        """Returns the run's status after that: a running one stops when its present step ends."""
+        return await self._in("change", lambda store: store.request_cancel(run_id))
+
+    async def cancel_all(self) -> None:
+        """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
+
+        def ask(store: Store) -> None:
+            going = [*store.runs(limit=1, status="running"), *store.queued()]
+            store.request_cancel_all([record.id for record in going])
+
+        await self._in("change", ask)
+
+    async def pause(self, run_id: str) -> str:
+        """Returns the run's status after that: a running one stops when its present step ends."""
+        return await self._in("change", lambda store: store.request_pause(run_id))
+
+    async def take_back(self, run_id: str) -> RunRecord:
+        """Take a queued run out of the queue, to be edited; its record as it was."""
+
+        def ask(store: Store) -> RunRecord:
+            record = store.run(run_id)
+            if record.status == "queued":
+                store.request_cancel(run_id)
+            return record
+
+        return await self._in("change", ask)
+
+    async def reorder(self, run_id: str, before_run_id: str | None) -> None:
+        """Put a queued run before another, or (None) last."""
+        await self._in("change", lambda store: store.reorder(run_id, before_run_id))
+
+    async def set_tags(self, run_id: str, names: Sequence[str]) -> None:
+        """Give a run these tags and no others."""
+
+        def ask(store: Store) -> None:
+            before = store.tags_of([run_id])[run_id]
+            store.tag(run_id, [name for name in names if name not in before])
+            store.untag(run_id, [name for name in before if name not in names])
+
+        await self._in("change", ask)
+
+    async def set_note(self, run_id: str, text: str) -> None:
+        await self._in("change", lambda store: store.note(run_id, text))
+
+    async def set_pinned(self, run_id: str, is_pinned: bool) -> None:
+        await self._in(
+            "change", lambda store: store.pin(run_id) if is_pinned else store.unpin(run_id)
+        )
+
+    async def remove(self, run_ids: Sequence[str]) -> None:
+        """Remove runs from the list; what they wrote stays."""
+        await self._in("change", lambda store: store.remove(run_ids))
+
+    # The store as a whole
+
+    async def preview_removal(self, policy: Policy) -> Removal:
+        """What `remove_by` would do now."""
+        from store.upkeep.gc import preview
+
+        return await self._in("work", lambda store: preview(store.lineage, policy))
+
+    async def remove_by(self, policy: Policy) -> Removal:
+        """Clean up; what was removed. Raises StoreBusy, with nothing done, while a run writes."""
+        from store.upkeep.gc import clean
+
+        def ask(store: Store) -> Removal:
+            store.recover_if_possible()
+            return clean(store.lineage, policy)
+
+        return await self._in("work", ask)
+
+    async def verify_store(self, on_progress: Callable[[int, int], None]) -> Verdict:
+        """Read everything again; on_progress: (bytes done, all bytes), called in another thread. What it raises
+        ends the reading and comes out of here."""
+        from store.upkeep.verify import verify
+
+        return await self._in("check", lambda store: verify(store.lineage, on_progress=on_progress))
+
+    # The engine
+
+    async def start_engine(self) -> EngineRecord:
+        """The live engine, started if there is none. Raises EngineUnavailable."""
+        from engine.process.launch import ensure_engine
+
+        def ask(store: Store) -> EngineRecord:
+            store.recover()
+            return ensure_engine(store)
+
+        return await self._in("engine", ask)
+
+    async def stop_engine(self) -> None:
+        """The run at work becomes interrupted after its present step; the queue waits."""
+        from engine.process.launch import stop_engine
+
+        await self._in("engine", stop_engine)
+
+    # Commands
+
+    async def command(self, *arguments: str) -> Any:
+        """What `modiff ARGUMENTS --json` prints, as data, in a process of its own: for what needs torch.
+
+        Raises CommandFailed with its last line where it prints none.
+        """
+        root = await self.root()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "tui.cli", *arguments, "--json"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_command_environment(root),
+            start_new_session=True,  # Ctrl-C in the app's terminal is the app's
+        )
+        try:
+            out, err = await process.communicate()
+        except asyncio.CancelledError:
+            process.terminate()
+            raise
+        try:
+            return json.loads(out)
+        except ValueError:
+            lines = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
+            raise CommandFailed(
+                lines[-1].removeprefix("modiff: ") if lines else f"modiff {arguments[0]} failed"
+            ) from None
+
+
+class _Lane:
+    """One thread with its own store connection; what it is asked is answered in turn."""
+
+    def __init__(self, name: str, root: Path | None, opened: list[Store]) -> None:
+        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was."""
+        self._root, self._opened = root, opened
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lab-{name}")
+        self._held = threading.local()
+
+    async def ask(self, ask: Callable[[Store], Told]) -> Told:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: ask(self._store()))
+
+    def index(self, store: Store) -> Index:
+        """The index beside the store; to be called in the lane's thread."""
+        from store.index.index import open_index
+
+        if getattr(self._held, "index", None) is None:
+            self._held.index = open_index(store.root)
+        index: Index = self._held.index
+        return index
+
+    def _store(self) -> Store:
+        from store.errors import StoreError
+        from store.store import open_store
+
+        first = next(iter(self._opened), None)
+        if first is not None and not first.is_in_place():
+            raise StoreError(
+                f"the store is no longer at {first.root}; put it back, or start modiff again to begin a new one"
+            )
+        held: Store | None = getattr(self._held, "store", None)
+        if held is None:
+            held = self._held.store = open_store(self._root)
+            self._opened.append(held)
+        return held
+
+    def close(self) -> None:
+        def close() -> None:
+            for name in ("index", "store"):
+                held = getattr(self._held, name, None)
+                if held is not None:
+                    held.close()
+
+        self._executor.submit(close)
+        self._executor.shutdown(wait=False)
+
+
+def _status(store: Store) -> Status:
+    from store.upkeep.space import free_bytes
+
+    engines = store.engines()
+    running = next(iter(store.runs(limit=1, status="running")), None)
+    orphans: list[str] = []
+    if running is not None and not store.is_engine_alive(running.engine):
+        orphans, _ = store.recover_if_possible()
+        running = next(iter(store.runs(limit=1, status="running")), None)
+    newest = store.runs(limit=1)
+    oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
+    return Status(
+        engines=tuple(engines),
+        running=running,
+        num_queued=store.num_queued(),
+        newest_run=newest[0].id if newest else "",
+        orphans=tuple(orphans),
+        is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,
+        is_full=free_bytes(store.root) < FULL_BYTES,
+    )
+
+
+def _rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
+    tags = store.tags_of([record.id for record in records])
+    return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
+
+
+def _ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
+    from store.errors import UnknownRun
+
+    passed = {row.record.id for row in rows}
+    found: list[RunRecord] = []
+    for row in rows:
+        parent = row.record.parent
+        while parent and parent not in passed:
+            passed.add(parent)
+            try:
+                found.append(store.run(parent))
+            except UnknownRun:
+                break
+            parent = found[-1].parent
+    return _rows(store, found)
+
+
+def _prompt(record: RunRecord) -> str:
+    prompt = json.loads(record.spec_json).get("prompt", "")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _detail(store: Store, run_id: str) -> Detail:
+    from tui.describe.branch_points import branch_points, is_stored
+
+    record = store.run(run_id)
+    links = store.links_of(run_id)
+    points = branch_points(store, record, [link for link in links if link.stage == "step"])
+    return Detail(
+        record=record,
+        tags=store.tags_of([run_id])[run_id],
+        spec=json.loads(record.spec_json),
+        children=tuple(child.id for child in store.children(run_id)),
+        stages=tuple(store.stages(run_id)),
+        links=tuple(links),
+        points=tuple(points),
+        has_latents=is_stored(store, record.latents),
+        has_output=bool(record.output) and os.path.exists(record.output),
+        has_video=any(link.stage == "video" and is_stored(store, link.digest) for link in links),
+    )
+
+
+def _previews(index: Index, step_keys: Sequence[str]) -> dict[str, Preview]:
+    from store.index.previews import get_preview
+
+    found = {key: get_preview(index, key) for key in step_keys if key}
+    return {key: preview for key, preview in found.items() if preview is not None}
+
+
+def _decode_seconds(store: Store, run_id: str) -> float | None:
+    from presets.encoding import decode_spec
+    from tui.describe.estimates import experience_with
+
+    return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode
+
+
+def _sigmas(store: Store, run_id: str) -> tuple[float, ...]:
+    from engine.tasks.route import route_of_run
+    from presets.errors import PresetError
+
+    try:
+        return route_of_run(store.run(run_id)).course.sigmas
+    except PresetError:
+        return ()
+
+
+def _space(store: Store) -> Space:
+    from store.upkeep.contents import look
+    from store.upkeep.needs import chains, classify
+    from store.upkeep.space import by_age, by_kind, by_run, survey
+
+    contents = look(store.lineage)
+    known = chains(contents)
+    stored = classify(contents, known)
+    return Space(
+        overview=survey(store.root, contents),
+        by_run=tuple(by_run(contents, known, stored)),
+        by_kind=by_kind(stored.values()),
+        by_age=by_age(stored.values(), time.time_ns()),
+    )
+
+
+def _components() -> list[ComponentRow]:
+    from engine.components import registry
+    from engine.components.wan_dit import ATTENTION_BACKENDS
+
+    found = [
+        ComponentRow(kind, name, "modiff" if registry.is_builtin(kind, name) else where)
+        for (kind, name), where in registry.components().items()
+    ]
+    found += [ComponentRow("attention", name, "modiff") for name in ATTENTION_BACKENDS]
+    return found
+
+
+def _command_environment(root: Path) -> dict[str, str]:
+    """Ours, with this very store and this very package."""
+    package_root = str(Path(__file__).resolve().parents[2])
+    search = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "MODIFF_STORE": str(root), "PYTHONPATH": os.pathsep.join(search)}

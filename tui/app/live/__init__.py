@@ -1,0 +1,1 @@
+"""The live screen: one run as it goes on."""

@@ -1,0 +1,312 @@
+"""The live screen: one run as it goes on, and what can be done to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding
+from textual.widgets import Static
+
+from store.errors import UnknownRun
+from tui.app.base import ModiffScreen
+from tui.app.dialogs.ask import Confirm
+from tui.app.messages import BranchFrom
+from tui.app.opening import CannotOpen
+from tui.app.run_view.cells import RESUMABLE
+from tui.app.run_view.feed import RunFeed
+from tui.app.run_view.log_view import LogView
+from tui.app.run_view.timeline import Timeline
+from tui.app.run_view.view import RunView
+from tui.app.top_line import TopLine
+from tui.app.widgets.footer import Footer
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+    from textual.worker import Worker
+
+    from tui.app.lab import Status
+
+_EMPTY = """\
+no runs yet
+
+press 1 to compose one, then ctrl+r to start it"""
+
+
+class Live(ModiffScreen):
+    """One run as it goes on, and what can be done to it."""
+
+    HELP = (
+        "One run as it goes on: its stages and steps, what they do to the latents, and how long it will take. Move "
+        "along the steps with the arrow keys: the picture and the values are those of that step, and b branches "
+        "there. The run goes on when this app is left, and is found here again."
+    )
+    ALLOW_IN_MAXIMIZED_VIEW = "TopLine, Footer"
+    CSS_PATH = "live.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "pause", "Pause", id="live.pause"),
+        Binding("space,r", "resume", "Resume", id="live.resume", key_display="r"),
+        Binding("o,enter", "open_output", "Open", id="live.open", key_display="o"),
+        Binding("b", "branch", "Branch here", id="live.branch"),
+        Binding("x", "cancel", "Cancel", id="live.cancel"),
+        Binding("ctrl+d", "detach", "Detach", id="app.detach"),
+        Binding("z", "zoom", "Zoom", id="app.zoom"),
+        Binding("P", "preview", "Preview on or off", id="live.preview", show=False),
+        Binding("n", "next", "Next run: go on to it or stay", id="live.next", show=False),
+        Binding("l", "level", "Level of the log", id="live.log_level", show=False),
+        Binding("y", "copy", "Copy the path or the id", id="app.copy", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._feed: RunFeed | None = None
+        self._reader: Worker[bool] | None = None
+        self._goes_on = True
+        self._at_work = ""  # the run at work when this one was chosen: it is not the next one
+        self._shows_previews = True
+        self._known: tuple[object, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("live")
+        yield Static(_EMPTY, id="empty", markup=False)
+        yield RunView()
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._shows_previews = not self.app.is_remote and self.app.preferences.images != "off"
+        self.query_one(RunView).display = False
+        self.app.status_signal.subscribe(self, self._on_status)
+
+    def on_screen_resume(self) -> None:
+        self.query_one(TopLine).show(self.app.status, self.app.trouble)
+        self._watch()
+
+    def on_screen_suspend(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._reader is not None and not (
+            self._reader.is_finished or self._reader.is_cancelled
+        )
+
+    # Which run
+
+    def _choose(self) -> str:
+        """The run that was asked for, else the one at work, else the newest; "" for none."""
+        status = self.app.status
+        if self.app.watched_run or status is None:
+            return self.app.watched_run
+        return status.running.id if status.running else status.newest_run
+
+    def _on_status(self, status: Status | None) -> None:
+        """What another process does to runs is seen here: one begins, is resumed, is asked to stop."""
+        if status is None or not self.is_active:
+            return
+        feed, running = self._feed, status.running
+        if feed is None:
+            if self._choose() and not self._is_reading:
+                self._watch()
+            return
+        if running is not None and running.id == feed.run_id:
+            feed.record = running
+            if not self._is_reading:
+                self._watch()
+        elif running is not None and running.id != self._at_work and feed.is_over and self._goes_on:
+            self.app.watched_run = running.id
+        if self._choose() != feed.run_id:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Read and draw from now on, until the run is over."""
+        self._reader = self.run_worker(self._reading, group="watch", exclusive=True)
+
+    async def _reading(self) -> bool:
+        return await self._told(self._read())
+
+    async def _read(self) -> None:
+        run_id = self._choose()
+        self.query_one("#empty").display = not run_id
+        self.query_one(RunView).display = bool(run_id)
+        if not run_id:
+            return
+        feed = self._feed
+        if feed is None or feed.run_id != run_id:
+            feed = await self._begin(run_id)
+        while True:
+            is_full = await feed.turn()
+            self._after_turn(feed)
+            if feed.is_over and not is_full:
+                return
+            await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+
+    async def _begin(self, run_id: str) -> RunFeed:
+        if self._feed is not None:
+            self._feed.end()
+        view = self.query_one(RunView)
+        status = self.app.status
+        self._at_work = status.running.id if status and status.running else ""
+        self._feed = feed = RunFeed(self.app.lab, run_id, view)
+        feed.shows_previews = self._shows_previews
+        self.app.watched_run = run_id
+        await feed.begin()
+        if self.focused is None:
+            view.query_one(Timeline).focus()
+        return feed
+
+    def _forget(self) -> None:
+        """The run was removed: the next look chooses another."""
+        if self._feed is not None:
+            self._feed.end()
+        self._feed, self.app.watched_run = None, ""
+        self.query_one(RunView).display = False
+        self.query_one("#empty").display = True
+        self.refresh_bindings()
+
+    def _after_turn(self, feed: RunFeed) -> None:
+        """Which keys there are follows the state of the run."""
+        now = (feed.run_id, feed.state.status, bool(feed.state.steps))
+        if now != self._known:
+            self._known = now
+            self.refresh_bindings()
+
+    def on_run_view_preview_wanted(self) -> None:
+        """A run at work shows it at its next turn."""
+        if not self._is_reading:
+            self._show_preview()
+
+    @work(exclusive=True, group="preview")
+    async def _show_preview(self) -> None:
+        if self._feed is not None:
+            await self._told(self._feed.show_preview())
+
+    # What can be done
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        status = self._feed.state.status if self._feed else ""
+        match action:
+            case "pause" | "cancel":
+                return status in ("queued", "running")
+            case "resume":
+                return status in RESUMABLE
+            case "open_output":
+                return bool(self._output())
+            case "branch":
+                return bool(self._feed and self._feed.state.steps)
+            case "detach":
+                return self._feed is not None and not self._feed.is_over
+            case "copy" | "preview" | "level" | "zoom":
+                return bool(status)
+            case _:
+                return True
+
+    def _output(self) -> str:
+        """The file of the run, "" before it is there."""
+        feed = self._feed
+        is_done = feed is not None and feed.state.status == "done"
+        return feed.record.output if feed and is_done and feed.record else ""
+
+    async def _told(self, asked: Awaitable[object]) -> bool:
+        """Whether it went well; if not, why is told, and a run that was removed is forgotten."""
+        try:
+            await asked
+        except UnknownRun as error:
+            self.app.tell_error(error)
+            self._forget()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is; the next look begins again
+            self.app.tell_error(error)
+        else:
+            return True
+        return False
+
+    @work(group="change")
+    async def action_pause(self) -> None:
+        """Pause a run: one at work stops when its present step ends, and resumes with the same bits."""
+        if self._feed is not None and await self._told(self.app.lab.pause(self._feed.run_id)):
+            await self.app.look_once()
+            self._watch()
+
+    @work(group="change")
+    async def action_resume(self) -> None:
+        if self._feed is not None and await self._told(self.app.lab.resume(self._feed.run_id)):
+            self.app.ensure_engine()
+            await self.app.look_once()
+            self._watch()
+
+    @work(group="change")
+    async def action_cancel(self) -> None:
+        feed = self._feed
+        if feed is None:
+            return
+        lines = [
+            f"Run {feed.run_id} stops when its present step ends.",
+            "Steps that are done stay in the store: r resumes it where it was.",
+        ]
+        if await self.app.push_screen_wait(Confirm("cancel the run", lines, "Cancel the run")):
+            await self._told(self.app.lab.cancel(feed.run_id))
+            await self.app.look_once()
+            self._watch()
+
+    def action_branch(self) -> None:
+        """Branch after the step under the cursor."""
+        if self._feed is not None:
+            self.post_message(BranchFrom(self._feed.run_id, self.query_one(RunView).cursor))
+
+    def action_detach(self) -> None:
+        """Leave at once: the engine goes on."""
+        self.app.exit(0)
+
+    def action_zoom(self) -> None:
+        """Give the focused panel the whole screen, or take it back."""
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused)
+
+    def action_preview(self) -> None:
+        self._shows_previews = not self._shows_previews
+        if self._feed is None:
+            return
+        if self._shows_previews:
+            self._feed.allow_previews()
+            self._show_preview()
+        else:
+            self._feed.hide_previews()
+
+    def action_next(self) -> None:
+        self._goes_on = not self._goes_on
+        told = "goes on to the next run" if self._goes_on else "stays with this run"
+        self.notify(f"when this run is over, this screen {told}")
+
+    def action_level(self) -> None:
+        self.query_one(LogView).action_level()
+
+    def action_copy(self) -> None:
+        """The path of the file where there is one, else the id."""
+        if self._feed is not None:
+            text = self._output() or self._feed.run_id
+            self.app.copy_to_clipboard(text)
+            self.notify(f"copied {printable(text)}", markup=False)
+
+    @work(exclusive=True, group="open")
+    async def action_open_output(self) -> None:
+        path = self._output()
+        try:
+            await self.app.lab.open_file(path)
+        except CannotOpen as error:
+            self.notify(f"{error}; the file is {printable(path)}", markup=False, timeout=15)
+
+    def on_run_head_output_clicked(self) -> None:
+        self.action_open_output()
+
+    def on_timeline_chosen(self, message: Timeline.Chosen) -> None:
+        """Enter on the timeline, which is where the focus begins."""
+        message.stop()
+        if self._output():
+            self.action_open_output()

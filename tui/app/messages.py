@@ -1,0 +1,56 @@
+"""What a screen asks the app for beyond itself: to go elsewhere with something, or to queue a run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from presets.spec import RunSpec
+
+
+class WatchRun(Message):
+    """Show a run on the live screen."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+
+
+class ShowRun(Message):
+    """Show a run in the list of all runs, where its filter lets it through."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+
+
+class BranchFrom(Message):
+    """Ask for what is to change after a step of a run (None: one yet to be chosen), and branch there."""
+
+    def __init__(self, run_id: str, step: int | None = None) -> None:
+        super().__init__()
+        self.run_id, self.step = run_id, step
+
+
+class ComposeWith(Message):
+    """Show the settings of a run in the form, to be changed and started. preset: the one that it came from.
+
+    answered: set when the form has taken them (`is_taken`), or another run has taken its place there.
+    """
+
+    def __init__(self, spec: RunSpec, preset: str) -> None:
+        super().__init__()
+        self.spec, self.preset = spec, preset
+        self.answered = asyncio.Event()
+        self.is_taken = False
+
+
+class Queued(Message):
+    """A run was queued: an engine is needed, and the run is to be watched where `watch` says so."""
+
+    def __init__(self, run_id: str, *, watch: bool) -> None:
+        super().__init__()
+        self.run_id, self.watch = run_id, watch

@@ -1,0 +1,272 @@
+"""What the panels of a run show of its state: cells, lines of plots, sentences. Pure functions, torch-free."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tui.app.run_view.stages import StageCell
+from tui.app.run_view.timeline import StepCell
+from tui.app.widgets.plot import Series
+from tui.text import clock, duration, printable, size
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from store.lineage.records import RunRecord
+    from tui.describe.run_state import RunState, Stage, Step
+
+SYMBOLS = {
+    "queued": "○",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✖",
+    "cancelled": "–",
+    "interrupted": "▲",
+    "paused": "‖",
+}
+# a run of one of these goes on where it was
+RESUMABLE = ("failed", "cancelled", "interrupted", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a run says. output: whether `message` is the path of the run's file."""
+
+    symbol: str
+    status: str
+    times: str
+    origin: str
+    hits: str
+    message: str
+    is_output: bool
+
+
+def head(
+    state: RunState, record: RunRecord | None, *, decode_seconds: float | None, now_ns: int
+) -> Head:
+    """The head of a run. record: None where it is not known (yet)."""
+    message, is_output = _message(state, record)
+    return Head(
+        symbol=SYMBOLS.get(state.status, "?"),
+        status=_status(state, record),
+        times="  ".join(filter(None, _times(state, decode_seconds, now_ns))),
+        origin=_origin(record) if record else "",
+        hits=_hits(state),
+        message=message,
+        is_output=is_output,
+    )
+
+
+def _status(state: RunState, record: RunRecord | None) -> str:
+    if state.status == "running" and record is not None and record.status == "running":
+        if record.cancel_requested:
+            return "running, to be cancelled after this step"
+        if record.pause_requested:
+            return "running, to be paused after this step"
+    return printable(state.status)
+
+
+def _times(state: RunState, decode_seconds: float | None, now_ns: int) -> list[str]:
+    elapsed = state.elapsed_seconds(now_ns)
+    total = len(state.steps)
+    steps = ""
+    if total:
+        done = state.steps_done
+        steps = f"{done} of {total} steps  {100 * done // total}%"
+    return [
+        clock(elapsed) if state.started_ns else "",
+        state.eta(decode_seconds),
+        state.rate,
+        steps,
+    ]
+
+
+def _origin(record: RunRecord) -> str:
+    """Preset, ancestor, seed and prompt."""
+    spec = json.loads(record.spec_json)
+    parts = [record.preset or "no preset"]
+    if record.parent:
+        at = "" if record.parent_step is None else f" @{record.parent_step}"
+        parts.append(f"branch of {record.parent}{at}")
+    if isinstance(seed := spec.get("seed"), int):
+        parts.append(f"seed {seed}")
+    if isinstance(prompt := spec.get("prompt"), str) and prompt.strip():
+        parts.append(prompt)
+    return printable(" · ".join(parts))
+
+
+def _hits(state: RunState) -> str:
+    """What was not computed again, because the store or the engine's memory has it; empty before there is a plan."""
+    if not state.steps:
+        return ""
+    parts = [stage.name for stage in state.stages.values() if stage.status == "cached"]
+    if reused := sum(step.status == "reused" for step in state.steps):
+        parts.append(f"{reused} of {len(state.steps)} steps")
+    if not parts:
+        is_known = any(step.status == "computed" for step in state.steps)
+        return "nothing of it was there before" if is_known else ""
+    saved = state.saved_seconds
+    told = f"not computed again: {', '.join(parts)}"
+    return f"{told}; ~{duration(saved)} saved" if saved else told
+
+
+def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
+    """The most useful line now, and whether it is the path of the output."""
+    match state.status:
+        case "done":
+            return (printable(record.output), True) if record and record.output else ("", False)
+        case "failed":
+            return printable(state.error) or "it failed; r tries again from there", False
+        case "interrupted":
+            reason = printable(state.error) or "the engine ended"
+            return f"r resumes it where it was; {reason}", False
+        case "paused" | "cancelled":
+            return "r resumes it where it was", False
+        case "queued":
+            return "waits for its turn", False
+        case "running":
+            return _memory(state) or "the engine gets ready", False
+        case _:
+            return "", False
+
+
+def _memory(state: RunState) -> str:
+    if not state.memory:
+        return ""
+    last = state.memory[-1]
+    device = f" + {size(last.device_bytes)} device" if last.device_bytes else ""
+    return f"memory {size(last.rss_bytes)}{device}"
+
+
+def stage_cells(state: RunState, now_ns: int) -> list[StageCell]:
+    """The stages in their order; those that the run does not have, because nothing needs them, are skipped."""
+    return [
+        StageCell(
+            stage.name,
+            stage.status,
+            stage.seconds if stage.status == "done" else None,
+            _detail(state, name, stage, now_ns),
+        )
+        for name, stage in state.stages.items()
+    ]
+
+
+def _detail(state: RunState, name: str, stage: Stage, now_ns: int) -> str:
+    if stage.status == "todo":
+        return "stored" if stage.planned == "stored" else ""
+    if stage.status not in ("running", "failed"):
+        return ""
+    if name == "denoise" and state.steps:
+        return f"{state.steps_done}/{len(state.steps)}"
+    if name == "decode" and state.num_chunks:
+        return f"{state.chunk}/{state.num_chunks}"
+    seconds = (now_ns - stage.started_ns) / 1e9
+    return clock(seconds) if stage.status == "running" and seconds >= 1 else ""
+
+
+def step_cells(state: RunState, points: Collection[int] | None = None) -> list[StepCell]:
+    """The steps. points: after which a branch finds its state stored, None to go by the log.
+
+    The log says what was stored when the step ended; a clean-up may have taken it since.
+    """
+    last = len(state.steps)
+
+    def is_stored(number: int, step: Step) -> bool:
+        if points is None or number == last:
+            return step.is_stored or (number <= state.reused_steps and not step.key)
+        return number in points
+
+    return [
+        StepCell(step.status, step.seconds, is_stored(number, step))
+        for number, step in enumerate(state.steps, start=1)
+    ]
+
+
+def newest_step(state: RunState) -> int:
+    """The last step that is done, 0 before the first."""
+    return next(
+        (
+            number
+            for number in range(len(state.steps), 0, -1)
+            if state.steps[number - 1].status in ("computed", "reused")
+        ),
+        0,
+    )
+
+
+def sigma_series(state: RunState, sigmas: Sequence[float]) -> list[Series]:
+    """The noise level after 0, 1, 2 ... steps: how far it has come, and what is planned where the course is known."""
+    if not sigmas:
+        levels = [step.sigma for step in state.steps if not math.isnan(step.sigma)]
+        return [_line("σ", range(len(levels)), levels)] if levels else []
+    done = min(newest_step(state), len(sigmas) - 1)
+    found = [_line("σ", range(done + 1), sigmas[: done + 1])]
+    if done + 1 < len(sigmas):
+        found.append(_line("planned", range(done, len(sigmas)), sigmas[done:]))
+    return found
+
+
+def _line(name: str, xs: Iterable[float], ys: Iterable[float]) -> Series:
+    return Series(name, tuple(map(float, xs)), tuple(ys))
+
+
+def latent_series(state: RunState) -> list[Series]:
+    """Standard deviation, mean and relative change |Δ| of the latents after each step; reused ones are gaps."""
+    steps = state.steps[: newest_step(state)]
+    xs = range(1, len(steps) + 1)
+    found = [
+        _line("std", xs, (step.std for step in steps)),
+        _line("mean", xs, (step.mean for step in steps)),
+        _line("|Δ|", xs, (step.change for step in steps)),
+    ]
+    return [series for series in found if any(map(math.isfinite, series.ys))]
+
+
+def bad_step(state: RunState) -> int:
+    """The first computed step whose latents are not finite, 0 for none."""
+    return next(
+        (
+            number
+            for number, step in enumerate(state.steps, start=1)
+            if step.status == "computed" and not math.isfinite(step.std)
+        ),
+        0,
+    )
+
+
+def memory_series(state: RunState) -> list[Series]:
+    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt."""
+    samples = state.memory
+    xs = [sample.seconds for sample in samples]
+    found = [_line("host", xs, (sample.rss_bytes for sample in samples))]
+    if any(sample.device_bytes for sample in samples):
+        found.append(_line("device", xs, (sample.device_bytes for sample in samples)))
+    return found if samples else []
+
+
+def step_values(state: RunState, number: int, sigmas: Sequence[float]) -> str:
+    """The values after a step, of those that are known: `σ 0.742  std 0.93  mean -0.01  |Δ| 0.093`."""
+    step: Step | None = state.steps[number - 1] if 1 <= number <= len(state.steps) else None
+    sigma = sigmas[number] if number < len(sigmas) else math.nan
+    if math.isnan(sigma) and number < len(state.steps):
+        sigma = state.steps[number].sigma
+    values = [("σ", sigma)]
+    if step is not None:
+        values += [("std", step.std), ("mean", step.mean), ("|Δ|", step.change)]
+    return "  ".join(f"{name} {value:.3f}" for name, value in values if not math.isnan(value))
+
+
+def new_lines(state: RunState, seen: int) -> list[tuple[str, str, str]]:
+    """(time of day, level, text) of the log lines after the first `seen`, of those that are still kept."""
+    fresh = min(state.num_lines - seen, len(state.lines))
+    if fresh <= 0:
+        return []
+    kept = list(state.lines)[-fresh:]
+    return [
+        (time.strftime("%H:%M:%S", time.localtime(line.ns / 1e9)), line.level, line.text)
+        for line in kept
+    ]

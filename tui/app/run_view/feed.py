@@ -1,0 +1,136 @@
+"""One run, read and shown: what the screens that have a RunView do in a loop, a turn at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from tui.app.run_view.follower import Follower
+
+if TYPE_CHECKING:
+    from store.lineage.records import RunRecord
+    from tui.app.lab import Lab
+    from tui.app.run_view.view import RunView
+    from tui.describe.run_state import RunState
+
+# A picture costs more than all else on the screen; its own frames move in between.
+PREVIEW_SECONDS = 0.5
+
+
+class RunFeed:
+    """`begin` once, then `turn` again and again; `end` in the end."""
+
+    def __init__(self, lab: Lab, run_id: str, view: RunView) -> None:
+        self._lab, self._view = lab, view
+        self._follower = Follower(lab, run_id)
+        self._sigmas: tuple[float, ...] = ()
+        self._decode_seconds: float | None = None
+        self._points: frozenset[int] | None = None
+        self._has_end = False
+        self._asked: asyncio.Task[None] | None = None
+        self._preview_due = 0.0
+        self._shown: tuple[int, str] = (0, "")
+        self.record: RunRecord | None = None
+        self.shows_previews = True
+
+    @property
+    def run_id(self) -> str:
+        return self._follower.state.run_id
+
+    @property
+    def state(self) -> RunState:
+        return self._follower.state
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this attempt of the run has ended."""
+        return self.state.is_over
+
+    async def begin(self) -> None:
+        """What the log does not say. Raises UnknownRun where the run was removed."""
+        self._view.clear()
+        self._shown, self._preview_due = (0, ""), 0.0
+        if not self.shows_previews:
+            self.hide_previews()
+        self.record = await self._lab.run(self.run_id)
+        self._sigmas = await self._lab.sigmas(self.run_id)
+        self._asked = asyncio.create_task(self._ask_decode_seconds())
+
+    def end(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+
+    async def _ask_decode_seconds(self) -> None:
+        """It may wait behind long work, and only the time left is the worse without it."""
+        with suppress(Exception):
+            self._decode_seconds = await self._lab.decode_seconds(self.run_id)
+
+    async def turn(self, *, now_ns: int | None = None) -> bool:
+        """Read the next page of the log, draw; whether the page was full, so that there is more at once."""
+        is_full = await self._follower.read()
+        if not self.state.is_over:
+            self._points, self._has_end = None, False
+        self.draw(now_ns=now_ns)
+        if self.state.is_over and not is_full and not self._has_end:
+            await self._ask_end()
+            self.draw(now_ns=now_ns)
+        if not is_full:
+            await self.show_preview()
+        return is_full
+
+    def draw(self, *, now_ns: int | None = None) -> None:
+        self._view.show(
+            self.state,
+            record=self.record,
+            sigmas=self._sigmas,
+            decode_seconds=self._decode_seconds,
+            points=self._points,
+            now_ns=now_ns,
+        )
+
+    async def _ask_end(self) -> None:
+        """What is true of a run at rest: where its file is, and what is still stored of its steps."""
+        detail = await self._lab.detail(self.run_id)
+        self.record, self._points, self._has_end = detail.record, frozenset(detail.points), True
+        self._preview_due = 0.0  # the last picture must not wait for a turn that nobody takes
+
+    async def show_preview(self) -> None:
+        """The picture of the step that is looked at, read at most twice a second while the run is at work; at once
+        where a hand moved there.
+
+        While the newest step is followed and has none (yet), the one before stays.
+        """
+        view, known = self._view, self.state.steps
+        if not (self.shows_previews and view.wants_preview):
+            return
+        step = view.cursor
+        now = time.monotonic()
+        is_moved = not view.is_following and step != self._shown[0]
+        if now < self._preview_due and not is_moved and not self.is_over:
+            return
+        self._preview_due = now + PREVIEW_SECONDS
+        key = known[step - 1].key if 1 <= step <= len(known) else ""
+        if key and (step, key) == self._shown:
+            return
+        if view.is_following:
+            step, preview = await self._follower.newest_preview()
+        else:
+            preview = await self._follower.preview(step)
+        if preview is not None:
+            self._shown = (step, known[step - 1].key)
+            view.show_preview(step, preview)
+        elif not view.is_following:
+            self._shown = (step, "")
+            view.show_preview(step, None, f"step {step} has no preview" if step else "the noise")
+
+    def hide_previews(self) -> None:
+        """Take the picture off the screen, and read none."""
+        self.shows_previews = False
+        self._shown = (0, "")
+        self._view.show_preview(0, None, "previews are off: P shows them")
+
+    def allow_previews(self) -> None:
+        """Read and show them again."""
+        self.shows_previews, self._preview_due = True, 0.0

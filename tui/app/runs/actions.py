@@ -1,0 +1,193 @@
+"""What the list of runs does with runs, beyond looking at them; each asks what it must and says what came of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tui.app.dialogs.ask import Ask, Confirm
+from tui.app.messages import ComposeWith, Queued
+from tui.app.opening import CannotOpen
+from tui.describe import run as summary
+from tui.text import printable, shorten, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from tui.app.base import ModiffBase
+    from tui.app.lab import RunRow
+
+_TOLD_SECONDS = 12
+_MAX_TOLD = 12
+
+
+async def go_on(app: ModiffBase, row: RunRow) -> None:
+    """Resume a run that stopped, or take one to its end that was to stop early; then show it."""
+    record = row.record
+    if record.status == "done":
+        await app.lab.finish(record.id)
+    else:
+        await app.lab.resume(record.id)
+    app.post_message(Queued(record.id, watch=True))
+
+
+async def replay(app: ModiffBase, row: RunRow) -> None:
+    """Make the output again and tell where it is: at its own path, or beside it in the place of an earlier replay."""
+    run_id = row.record.id
+    app.notify(f"run {run_id} is replayed…")
+    done = await app.lab.command("replay", run_id, "--overwrite", "--quiet")
+    if done.get("status") != "done":
+        told = printable(str(done.get("error") or done.get("status")))
+        app.notify(f"run {run_id} was not replayed: {told}", severity="error", markup=False)
+        return
+    app.notify(
+        printable(done["output"]),
+        title=f"run {run_id} replayed in {done['seconds']:.1f} s",
+        timeout=_TOLD_SECONDS,
+        markup=False,
+    )
+
+
+async def verify(app: ModiffBase, row: RunRow) -> None:
+    """Compute a run again, in a process of its own, and say whether it is the same."""
+    run_id = row.record.id
+    app.notify(f"run {run_id} is computed again, to be compared; this takes as long as the run did")
+    verdict = await app.lab.command("replay", run_id, "--verify", "--quiet")
+    app.notify(
+        verdict_told(verdict),
+        title=f"verified run {run_id}",
+        severity="information" if verdict["identical"] else "warning",
+        timeout=_TOLD_SECONDS,
+        markup=False,
+    )
+
+
+def verdict_told(verdict: Mapping[str, Any]) -> str:
+    """Identical, or the first difference and what differs in the environment."""
+    if verdict["identical"]:
+        return f"identical: all {verdict['checked']} links computed again have their bytes"
+    far = verdict["relative_l2"]
+    lines = [
+        f"it differs first at {verdict['first_difference']}"
+        + ("" if far is None else f", by {far:.1e} (relative L2)")
+    ]
+    for name, sides in verdict["environment"].items():
+        lines.append(f"{name} was {sides['then']}, is {sides['now']}")
+    if not verdict["environment"]:
+        lines.append("nothing differs in the environment; the code or the weights changed")
+    return "\n".join(map(printable, lines))
+
+
+async def pin(app: ModiffBase, row: RunRow) -> None:
+    """Pin a run, or take the pin off: what is pinned is never cleaned up."""
+    await app.lab.set_pinned(row.record.id, not row.record.pinned)
+
+
+async def edit_tags(app: ModiffBase, row: RunRow) -> None:
+    """Ask for all tags of a run."""
+    run_id = row.record.id
+    line = await app.push_screen_wait(
+        Ask(
+            "tags",
+            f"All tags of run {run_id}, with spaces between them.",
+            value=" ".join(row.tags),
+        )
+    )
+    if line is not None:
+        await app.lab.set_tags(run_id, list(dict.fromkeys(line.replace(",", " ").split())))
+
+
+async def edit_note(app: ModiffBase, row: RunRow) -> None:
+    """Ask for the note of a run."""
+    run_id = row.record.id
+    line = await app.push_screen_wait(
+        Ask("note", f"A note to run {run_id}; none takes it away.", value=row.record.note)
+    )
+    if line is not None:
+        await app.lab.set_note(run_id, line.strip())
+
+
+async def play(app: ModiffBase, row: RunRow) -> None:
+    """Open a run's file in the desktop's player; where there is none, tell where the file is."""
+    path = row.record.output
+    try:
+        await app.lab.open_file(path)
+    except CannotOpen as reason:
+        app.notify(
+            printable(path),
+            title=printable(str(reason)),
+            timeout=_TOLD_SECONDS,
+            markup=False,
+        )
+
+
+async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:
+    """Ask for a path and write runs there as a bundle."""
+    ids = [row.record.id for row in rows]
+    line = await app.push_screen_wait(
+        Ask(
+            "export a bundle",
+            f"{_runs(ids)} as one file, for another machine. Prompts and notes go along.",
+            value=absolute(f"{ids[0]}.modiff"),
+            check=taken,
+        )
+    )
+    if not line or not line.strip():
+        return
+    app.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
+    done = await app.lab.command("store", "export", *ids, "--output", absolute(line))
+    left_out = f", {len(done['left_out'])} left out" if done["left_out"] else ""
+    app.notify(
+        f"{printable(done['output'])}\n{_runs(done['runs'])}, {size(done['bytes'])}{left_out}",
+        title="bundle written",
+        timeout=_TOLD_SECONDS,
+        markup=False,
+    )
+
+
+def absolute(line: str) -> str:
+    """The path that was typed, from the home directory where it begins with ~."""
+    return os.path.abspath(os.path.expanduser(line.strip()))
+
+
+def taken(line: str) -> str:
+    """What is wrong with the path of a new file: it is there already, or its folder is not; "" for nothing."""
+    if not line.strip():
+        return ""
+    path = absolute(line)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return f"there is no folder {printable(folder)}"
+    return f"{printable(os.path.basename(path))} is there already" if os.path.lexists(path) else ""
+
+
+async def remove(app: ModiffBase, rows: Sequence[RunRow]) -> bool:
+    """Remove runs from the list after asking; whether they were."""
+    lines = [_line_of(row) for row in rows[:_MAX_TOLD]]
+    if len(rows) > _MAX_TOLD:
+        lines.append(f"and {len(rows) - _MAX_TOLD} more")
+    lines += ["", "Their files stay. What they stored stays until a clean-up takes it."]
+    ids = [row.record.id for row in rows]
+    if not await app.push_screen_wait(Confirm(f"remove {_runs(ids)}?", lines, "Remove")):
+        return False
+    await app.lab.remove(ids)
+    app.notify(f"{_runs(ids)} removed")
+    return True
+
+
+def load(app: ModiffBase, row: RunRow) -> None:
+    """The settings of a run into the form. Raises PresetError where this version cannot read them."""
+    from presets.encoding import decode_spec
+
+    app.post_message(ComposeWith(decode_spec(row.record.spec_json), row.record.preset))
+
+
+def _line_of(row: RunRow) -> str:
+    pinned = "  ★ pinned" if row.record.pinned else ""
+    prompt = shorten(printable(row.prompt), 34)
+    return f"{row.record.id}  {summary.status_word(row.record)}  {prompt}{pinned}"
+
+
+def _runs(ids: Sequence[str]) -> str:
+    return f"run {ids[0]}" if len(ids) == 1 else f"{len(ids)} runs"

@@ -1,0 +1,218 @@
+"""Two runs side by side: what was asked of them, what came of it, and where they part."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from textual import work
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.css.query import NoMatches
+from textual.widgets import Static
+
+from engine.compare.settings import spec_differences
+from tui.app.base import ModiffScreen
+from tui.app.dialogs.ask import Ask
+from tui.app.messages import BranchFrom
+from tui.app.run_view.step_links import cells_of
+from tui.app.run_view.timeline import Timeline
+from tui.app.runs.actions import absolute, taken
+from tui.app.top_line import TopLine
+from tui.app.widgets.footer import Footer
+from tui.app.widgets.picture import Picture
+from tui.app.widgets.plot import Plot
+from tui.describe import comparison_rows as compare_text
+from tui.text import printable, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import ComposeResult, RenderResult
+    from textual.binding import BindingType
+
+    from tui.app.lab import Detail
+
+_LOOK_SECONDS = 0.5
+_TOLD_SECONDS = 12
+_WAITING = "comparing… latents and frames are read"
+
+
+class Compare(ModiffScreen):
+    """Two runs, A and B, from settings to frames. Left and right go from step to step."""
+
+    CSS_PATH = "runs.tcss"
+    AUTO_FOCUS = "Timeline"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "Back", id="app.back"),
+        Binding("w", "write", "Write the video", id="compare.write", tooltip="Both side by side"),
+        Binding("b", "branch", "Branch from B", id="runs.branch"),
+    ]
+
+    def __init__(self, a: str, b: str) -> None:
+        super().__init__()
+        self._ids = (a, b)
+        self._details: tuple[Detail, ...] = ()
+        self._data: dict[str, Any] | None = None
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("runs")
+        with VerticalScroll(id="both", can_focus=False):
+            with VerticalScroll(id="told", classes="panel") as told:
+                told.border_title = f"A {self._ids[0]}  →  B {self._ids[1]}"
+                yield Static(_WAITING, id="lines", markup=False)
+            with Vertical(id="seen"):
+                with Horizontal(id="plots"):
+                    yield Plot(id="l2", empty="relative L2 by step")
+                    yield Plot(id="cosine", empty="cosine by step")
+                with Vertical(id="steps", classes="panel") as steps:
+                    steps.border_title = "steps of B"
+                    yield Timeline()
+                with Horizontal(id="pictures"):
+                    for name in "AB":
+                        with Vertical(classes="panel", id=f"panel-{name}"):
+                            yield Picture(
+                                graphics=getattr(self.app, "graphics", None), id=f"picture-{name}"
+                            )
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._load()
+
+    @work
+    async def _load(self) -> None:
+        """Compare them, and again once one that was at work has ended."""
+        lab = self.app.lab
+        try:
+            is_final = False
+            while not is_final:
+                self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
+                is_final = all(detail.record.is_finished for detail in self._details)
+                self._show_details()
+                self._data = await lab.command("compare", *self._ids)
+                self._show_comparison(self._data)
+                if not is_final:
+                    await self._until_at_rest()
+        except NoMatches:
+            return  # it was left meanwhile
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            with suppress(NoMatches):
+                self.query_one("#lines", Static).update(self.app.line_for(error))
+
+    async def _until_at_rest(self) -> None:
+        for run_id in self._ids:
+            run = await self.app.lab.run(run_id)
+            while not run.is_finished:
+                await asyncio.sleep(_LOOK_SECONDS)
+                run = await self.app.lab.run(run_id)
+
+    # What is shown
+
+    def _show_details(self) -> None:
+        for name, detail in zip("AB", self._details, strict=True):
+            prompt = detail.spec.get("prompt", "")
+            title = f"{name} {detail.record.id}  {printable(str(prompt))}"
+            self.query_one(f"#panel-{name}").border_title = Content(shorten(title, 80))
+        a, b = (detail.record for detail in self._details)
+        known = compare_text.settings_section([asdict(each) for each in spec_differences(a, b)])
+        self.query_one("#lines", Static).update(
+            _table([known, compare_text.Section("results", (), _WAITING)])
+        )
+        detail = self._details[1]
+        timeline = self.query_one(Timeline)
+        timeline.show(cells_of(detail))
+        timeline.cursor = len(detail.steps)
+        self._show_step()
+
+    def _show_comparison(self, data: compare_text.Data) -> None:
+        self.query_one("#lines", Static).update(_table(compare_text.sections(data)))
+        self._show_step()
+
+    def on_timeline_moved(self, message: Timeline.Moved) -> None:
+        message.stop()
+        self._show_step()
+
+    def _show_step(self) -> None:
+        step = self.query_one(Timeline).cursor
+        if self._data is not None:
+            told = compare_text.step_told(self._data, step)
+            self.query_one("#steps").border_subtitle = Content(told)
+            for series in compare_text.step_series(self._data) or ():
+                plot = self.query_one("#cosine" if series.name == "cosine" else "#l2", Plot)
+                plot.show([series], marker=float(step) if step else None)
+        self._show_pictures(step)
+
+    @work(exclusive=True, group="pictures")
+    async def _show_pictures(self, step: int) -> None:
+        """The previews after a step, of a run with fewer steps that of its last one."""
+        steps = [detail.steps[: max(step, 0)] for detail in self._details]
+        keys = [links[-1].key if links else "" for links in steps]
+        try:
+            found = await self.app.lab.previews(keys)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        pictures = self.query(Picture)
+        if not pictures:
+            return  # it was left meanwhile
+        for picture, key, links in zip(pictures, keys, steps, strict=True):
+            preview = found.get(key)
+            place = f"after step {len(links)}" if links else "the noise"
+            picture.show(preview, place if preview else f"{place}: no preview")
+
+    # What people do
+
+    def action_branch(self) -> None:
+        """Branch from the second run, at the step that is looked at."""
+        self.post_message(BranchFrom(self._ids[1], self.query_one(Timeline).cursor))
+
+    @work
+    async def action_write(self) -> None:
+        """Both as one video, and a contact sheet beside it."""
+        line = await self.app.push_screen_wait(
+            Ask(
+                "write the video",
+                "Both runs side by side, and a contact sheet beside it that ends in .png.",
+                value=absolute(f"compare-{self._ids[0]}-{self._ids[1]}.mp4"),
+                check=taken,
+            )
+        )
+        if not line or not line.strip():
+            return
+        self.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
+        try:
+            told = await self.app.lab.command("compare", *self._ids, "--output", absolute(line))
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        self.notify(
+            "\n".join(map(printable, told["output"])),
+            title="written",
+            timeout=_TOLD_SECONDS,
+            markup=False,
+        )
+
+
+def _table(sections: Sequence[compare_text.Section]) -> RenderResult:
+    """Rows of all sections under one set of columns; sentences take their whole width."""
+    parts: list[Any] = []
+    for section in sections:
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table.add_column(ratio=5, overflow="fold")
+        table.add_column(ratio=4, overflow="fold")
+        table.add_column(ratio=4, overflow="fold")
+        table.add_column(ratio=4)
+        heads = ("A", "B") if section.rows else ("", "")
+        table.add_row(*(Text(head, style="bold") for head in (section.title, *heads, "")))
+        for row in section.rows:
+            table.add_row(*map(Text, row[:3]), Text(row[3], style="dim"))
+        parts += [table, Text(section.sentence + "\n" if section.sentence else "")]
+    return Group(*parts)

@@ -1,0 +1,180 @@
+"""All about one run: its summary, the panels that the live screen has too, its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+from textual import getters, work
+from textual.containers import Vertical, VerticalScroll
+from textual.widgets import Static, TabbedContent, TabPane, Tabs
+
+from store.errors import UnknownRun
+from tui.app.base import ModiffBase
+from tui.app.run_view.feed import RunFeed
+from tui.app.run_view.view import RunView
+from tui.describe import run as summary
+from tui.text import escaped
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult, RenderResult
+
+    from tui.app.lab import Detail, RunRow
+
+# The cursor may pass over many runs on its way; only where it rests one is read.
+_REST_SECONDS = 0.12
+_TABS = ("summary", "panels", "settings")
+
+
+class RunDetails(Vertical):
+    """Shows the run that `show` names, and keeps it up to date while it is at work."""
+
+    app = getters.app(ModiffBase)
+
+    def __init__(self) -> None:
+        super().__init__(id="details")
+        self.detail: Detail | None = None
+        self._row: RunRow | None = None
+        self._feed: RunFeed | None = None
+
+    def compose(self) -> ComposeResult:
+        with TabbedContent(initial="summary"):
+            with TabPane("summary", id="summary"), VerticalScroll():
+                yield Static(id="summary-lines")
+            with TabPane("panels", id="panels"):
+                yield RunView()
+            with TabPane("settings", id="settings"), VerticalScroll():
+                yield Static(id="toml", markup=False)
+
+    @property
+    def cursor(self) -> int | None:
+        """The step that somebody went to in the panels; None where nobody did, and while they are not open."""
+        view = self.query_one(RunView)
+        is_open = self.query_one(TabbedContent).active == "panels"
+        return view.cursor if is_open and self._feed is not None and not view.is_following else None
+
+    def show(self, row: RunRow | None) -> None:
+        """Read a run and show it; None: there is none."""
+        before, self._row = self._row, row
+        if row is None:
+            self._draw(None)
+        if row is None or before is None or row.record.id != before.record.id:
+            self._end_feed()
+        self._read()
+
+    def focus_content(self) -> None:
+        """Into the tab that is open."""
+        tab = self.query_one(TabbedContent).active
+        inside: dict[str, str] = {"panels": "Timeline"}
+        self.query_one(f"#{tab} {inside.get(tab, 'VerticalScroll')}").focus()
+
+    def turn_tab(self, by: int) -> None:
+        """Open the next tab, or the one before."""
+        tabs = self.query_one(TabbedContent)
+        has_focus = self.has_focus_within and not self.query_one(Tabs).has_focus
+        tabs.active = _TABS[(_TABS.index(tabs.active) + by) % len(_TABS)]
+        if has_focus:
+            self.call_after_refresh(self.focus_content)
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        self._follow()
+
+    @work(exclusive=True, group="detail")
+    async def _read(self) -> None:
+        row = self._row
+        if row is None:
+            return
+        is_other = self.detail is None or self.detail.record.id != row.record.id
+        if is_other:
+            await asyncio.sleep(_REST_SECONDS)
+        try:
+            self._draw(await self.app.lab.detail(row.record.id))
+        except UnknownRun:
+            self._draw(None)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+        else:
+            self._follow()
+
+    def _draw(self, detail: Detail | None) -> None:
+        self.detail = detail
+        self.query_one("#summary-lines", Static).update(_table(detail) if detail else "")
+        self.query_one("#toml", Static).update(_toml(detail) if detail else "")
+
+    # The panels, while they are open
+
+    def _follow(self) -> None:
+        """Read the log of the run where its panels are open and nobody does so yet."""
+        row = self._row
+        is_open = self.query_one(TabbedContent).active == "panels"
+        if row is None or not is_open:
+            self._end_feed()
+        elif self._feed is None or self._feed.run_id != row.record.id:
+            self._end_feed()
+            self._feed = RunFeed(self.app.lab, row.record.id, self.query_one(RunView))
+            self._feed_panels(self._feed)
+        elif self._feed.is_over and self._is_resumed(self._feed, row):
+            self._feed_panels(self._feed)
+
+    def _is_resumed(self, feed: RunFeed, row: RunRow) -> bool:
+        """Whether the run has another attempt than the one that is drawn; it may have ended too."""
+        drawn = feed.record
+        return not row.record.is_finished or (
+            drawn is not None and drawn.ended_ns != row.record.ended_ns
+        )
+
+    def _end_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.end()
+            self._feed = None
+
+    @work(exclusive=True, group="feed")
+    async def _feed_panels(self, feed: RunFeed) -> None:
+        """Until the run is over and its last page was drawn."""
+        try:
+            await feed.begin()
+            while feed is self._feed:
+                is_seen = self._can_be_seen()
+                is_full = await feed.turn() if is_seen else False
+                if is_seen and feed.is_over and not is_full:
+                    return
+                await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+        except UnknownRun:
+            pass
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+        if feed is self._feed:
+            self._end_feed()  # the next look begins again
+
+    def on_run_view_preview_wanted(self) -> None:
+        """A run at work shows it at its next turn."""
+        if self._feed is not None and self._feed.is_over:
+            self._show_preview(self._feed)
+
+    @work(exclusive=True, group="preview")
+    async def _show_preview(self, feed: RunFeed) -> None:
+        try:
+            await feed.show_preview()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+
+    def _can_be_seen(self) -> bool:
+        return self.screen.is_active and bool(self.query_one(RunView).size)
+
+
+def _table(detail: Detail) -> RenderResult:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in summary.lines(detail):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _toml(detail: Detail) -> str:
+    import tomli_w
+
+    return escaped(tomli_w.dumps(json.loads(detail.record.spec_json)))

@@ -1,0 +1,291 @@
+"""The runs screen: every run that there was, found, looked into, gone on with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import work
+from textual.binding import Binding
+from textual.containers import Horizontal
+
+from tui.app.base import ModiffScreen
+from tui.app.messages import BranchFrom
+from tui.app.runs import actions as run_actions
+from tui.app.runs.details import RunDetails
+from tui.app.runs.list import RunList
+from tui.app.top_line import TopLine
+from tui.app.widgets.footer import Footer
+from tui.describe import run as summary
+from tui.describe import run_filter as searching
+from tui.describe.changes import families
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from tui.app.lab import RunRow
+
+# While it is on the screen the list is read so often where runs come and go, and so often at least: who else has the
+# store open may tag a run.
+_LOOK_SECONDS = 0.5
+_REST_SECONDS = 2.0
+
+
+class Runs(ModiffScreen):
+    """Every run that there was: find one, see all about it, go on from any of its steps."""
+
+    CSS_PATH = "runs.tcss"
+    AUTO_FOCUS = "RunList Listing"
+    HELP = (
+        "Every run that there was: find one, see all about it, go on from any of its steps.\n\n"
+        "The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, "
+        "status:done, tag:NAME, since:2d, until:2026-11-01, pinned.\n\n"
+        "The first two marks are A and B, which d compares; X and delete take all that are marked. "
+        "[ and ] change the tab of the details, and inside its panels the panel; there , and . change the tab."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", id="list.filter"),
+        Binding("t", "switch", "Tree", id="runs.tree", tooltip="Table or tree of branches"),
+        Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, X and delete"),
+        Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
+        Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
+        Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
+        Binding("o", "play", "Open", id="runs.play", tooltip="Open the video in the player"),
+        Binding("R", "replay", "Replay", id="runs.replay", show=False),
+        Binding("V", "verify", "Verify", id="runs.verify", show=False),
+        Binding("p", "pin", "Pin or unpin", id="runs.pin", show=False),
+        Binding("T", "tags", "Tags", id="runs.tags", show=False),
+        Binding("n", "note", "Note", id="runs.note", show=False),
+        Binding("l", "load", "Load into Compose", id="runs.load", show=False),
+        Binding("X", "export", "Export a bundle", id="runs.export", show=False),
+        Binding("delete", "remove", "Remove", id="runs.remove", show=False),
+        Binding("y", "copy", "Copy the id", id="app.copy", show=False),
+        Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
+        Binding(
+            "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
+        ),
+        Binding("escape", "back", "Back", id="app.back", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._search = searching.Search()
+        self._known: tuple[object, ...] | None = None
+        self._told: tuple[object, ...] | None = None
+        self._looked_at = 0.0
+        self._trouble = ""
+
+    def compose(self) -> ComposeResult:
+        yield TopLine("runs")
+        with Horizontal(id="body"):
+            preferences = self.app.preferences
+            yield RunList(preferences.runs_filter, is_in_tree=preferences.runs_view == "tree")
+            yield RunDetails()
+        yield Footer()
+
+    @property
+    def runs(self) -> RunList:
+        return self.query_one(RunList)
+
+    @property
+    def details(self) -> RunDetails:
+        return self.query_one(RunDetails)
+
+    # The list
+
+    def on_mount(self) -> None:
+        try:
+            self._search = searching.parse(self.app.preferences.runs_filter)
+        except searching.BadSearch as error:
+            self.runs.tell(str(error))
+        self.set_interval(_LOOK_SECONDS, self._look_if_seen)
+
+    def on_screen_resume(self) -> None:
+        self._look_if_seen()
+
+    def _look_if_seen(self) -> None:
+        is_looking = any(
+            worker.group == "look" and worker.node is self and not worker.is_finished
+            for worker in self.workers
+        )
+        status = self.app.status
+        told = (
+            (status.running, status.num_queued, status.newest_run, status.orphans)
+            if status is not None
+            else None
+        )
+        is_due = time.monotonic() - self._looked_at >= _REST_SECONDS
+        if self.is_active and not is_looking and (is_due or told != self._told):
+            self._told = told
+            self.look()
+
+    @work(exclusive=True, group="look")
+    async def look(self) -> None:
+        """Read the list again, and draw it where anything has changed."""
+        self._looked_at = time.monotonic()
+        try:
+            rows = await self.app.lab.runs(self._search)
+            ancestors = await self.app.lab.ancestors(rows)
+            minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
+            known = (*rows, None, *ancestors, minute)
+            if known != self._known:
+                relatives = await asyncio.to_thread(families, rows, ancestors)
+                self._known = known
+                self.runs.show(rows, relatives)
+            self._tell("")
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self._tell(self.app.line_for(error))
+
+    def _tell(self, trouble: str) -> None:
+        """What keeps the list from being read; what is said of a filter stays until that changes."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self.runs.tell(trouble)
+
+    def on_run_list_filtered(self, message: RunList.Filtered) -> None:
+        self._search = message.search
+        self.app.preferences.runs_filter = message.line
+        self._known = None
+        self.look()
+
+    def on_run_list_moved(self, message: RunList.Moved) -> None:
+        self.details.show(message.row)
+        self.refresh_bindings()
+
+    def on_run_list_opened(self) -> None:
+        self.add_class("-opened")
+        self.details.focus_content()
+
+    def action_filter(self) -> None:
+        """To the line that says which runs are wanted."""
+        self.remove_class("-opened")
+        self.runs.focus_filter()
+
+    def action_switch(self) -> None:
+        """From table to tree and back."""
+        self.runs.switch()
+        self.app.preferences.runs_view = "tree" if self.runs.is_in_tree else "table"
+
+    def action_back(self) -> None:
+        """One level back: from the details or the filter to the list, from marks to none."""
+        if self.has_class("-opened") or not self.runs.has_list_focus:
+            self.remove_class("-opened")
+            self.runs.focus_list()
+        elif self.runs.marks:
+            self.runs.clear_marks()
+
+    def action_tab(self, by: int) -> None:
+        """The next tab of the details."""
+        self.details.turn_tab(by)
+
+    def action_mark(self) -> None:
+        """Mark the run, or take its mark."""
+        self.runs.toggle_mark()
+
+    # One run
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        row = self.runs.current if self.is_mounted else None
+        if action in _NEED_RUN and row is None:
+            return False
+        if action == "go_on":
+            return row is not None and summary.can_go_on(row.record)
+        if action in ("replay", "verify"):
+            return row is not None and row.record.status == "done"
+        if action == "play":
+            return row is not None and bool(row.record.output) and row.record.status == "done"
+        return True
+
+    @work(group="act")
+    async def _do(self, doing: Awaitable[Any]) -> None:
+        try:
+            await doing
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+        self.look()
+
+    def _current(self) -> RunRow:
+        row = self.runs.current
+        assert row is not None  # check_action sees to it
+        return row
+
+    def _chosen(self) -> list[RunRow]:
+        """The marked runs, or the current one."""
+        return self.runs.marked or [self._current()]
+
+    def action_go_on(self) -> None:
+        """Resume the run, or take it to its end."""
+        self._do(run_actions.go_on(self.app, self._current()))
+
+    def action_replay(self) -> None:
+        """Make its output again from the store."""
+        self._do(run_actions.replay(self.app, self._current()))
+
+    def action_verify(self) -> None:
+        """Compute it again and compare."""
+        self._do(run_actions.verify(self.app, self._current()))
+
+    def action_pin(self) -> None:
+        """Pin it, or take the pin off."""
+        self._do(run_actions.pin(self.app, self._current()))
+
+    def action_tags(self) -> None:
+        """Change its tags."""
+        self._do(run_actions.edit_tags(self.app, self._current()))
+
+    def action_note(self) -> None:
+        """Change its note."""
+        self._do(run_actions.edit_note(self.app, self._current()))
+
+    def action_play(self) -> None:
+        """Open its file in the player."""
+        self._do(run_actions.play(self.app, self._current()))
+
+    def action_export(self) -> None:
+        """Write the marked runs, or this one, as a bundle."""
+        self._do(run_actions.export(self.app, self._chosen()))
+
+    def action_remove(self) -> None:
+        """Remove the marked runs, or this one."""
+        self._do(run_actions.remove(self.app, self._chosen()))
+
+    def action_load(self) -> None:
+        """Its settings into Compose."""
+        try:
+            run_actions.load(self.app, self._current())
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+
+    def action_copy(self) -> None:
+        """Its id into the clipboard."""
+        run_id = self._current().record.id
+        self.app.copy_to_clipboard(run_id)
+        self.notify(f"copied {run_id}")
+
+    def action_branch(self) -> None:
+        """Branch from the step that is looked at, or from one yet to be chosen."""
+        self.post_message(BranchFrom(self._current().record.id, self.details.cursor))
+
+    def action_compare(self) -> None:
+        """Compare the two marked runs; the current one with a marked one, or with its parent."""
+        row = self._current()
+        pair = [each.record.id for each in self.runs.marked]
+        if len(pair) == 1 and pair[0] != row.record.id:
+            pair.append(row.record.id)
+        elif not pair and row.record.parent:
+            pair = [row.record.parent, row.record.id]
+        if len(pair) == 2:
+            from tui.app.runs.compare import Compare
+
+            self.app.push_screen(Compare(pair[0], pair[1]))
+        else:
+            self.notify("mark one or two runs with m to compare them", severity="warning")
+
+
+_NEED_RUN = (
+    *("mark", "compare", "branch", "pin", "tags", "note", "load", "export", "remove", "copy"),
+)

@@ -1,0 +1,108 @@
+"""The frame around every screen: the line of tabs with the engine's state on top, the keys below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.message import Message
+from textual.widget import Widget
+
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from textual import events
+    from textual.app import RenderResult
+
+    from tui.app.lab import Status
+
+# mode: (its number, its name, its short name)
+TABS = {
+    "compose": ("1", "Compose", "Comp"),
+    "live": ("2", "Live", "Live"),
+    "runs": ("3", "Runs", "Runs"),
+    "queue": ("4", "Queue", "Queue"),
+    "store": ("5", "Store", "Store"),
+    "components": ("6", "Components", "Parts"),
+}
+_WIDE = 100
+
+
+class TopLine(Widget):
+    """Tabs left, engine and queue right; a click on a tab opens it."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"topline--tab", "topline--active", "topline--trouble"}
+
+    class TabChosen(Message):
+        """A tab was clicked."""
+
+        def __init__(self, mode: str) -> None:
+            super().__init__()
+            self.mode = mode
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self._status: Status | None = None
+        self._trouble = ""
+
+    def show(self, status: Status | None, trouble: str) -> None:
+        """trouble: what keeps the store from being read, or nothing."""
+        if (status, trouble) != (self._status, self._trouble):
+            self._status, self._trouble = status, trouble
+            self.refresh()
+
+    def render(self) -> RenderResult:
+        line = self._tabs()
+        room = self.size.width - line.cell_len - 1
+        right = next((text for text in self._right() if cell_len(text) <= room), "")
+        is_wrong = self._trouble or (self._status is not None and self._status.is_full)
+        style = "topline--trouble" if is_wrong else "topline--tab"
+        gap = " " * max(1, room + 1 - cell_len(right))
+        return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
+
+    def _tabs(self) -> Text:
+        line = Text(" modiff ", style="bold", no_wrap=True)
+        for mode, (number, name, short) in TABS.items():
+            label = name if self.size.width >= _WIDE else short
+            is_active = mode == self.mode
+            style = self.get_component_rich_style(
+                "topline--active" if is_active else "topline--tab"
+            )
+            line.append(f"[{number} {label}]" if is_active else f" {number} {label} ", style)
+        return line
+
+    def _right(self) -> tuple[str, ...]:
+        """What goes on, in the words that say most first."""
+        status = self._status
+        if self._trouble:
+            return "✖ store cannot be read ", "✖ store ", "✖"
+        if status is None:
+            return ("… ",)
+        if status.is_full:
+            return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
+        return _at_work(status)
+
+    def on_click(self, event: events.Click) -> None:
+        x = cell_len(" modiff ")
+        for mode, (number, name, short) in TABS.items():
+            x += cell_len(number) + 3 + cell_len(name if self.size.width >= _WIDE else short)
+            if event.x < x:
+                if event.x >= cell_len(" modiff "):
+                    self.post_message(self.TabChosen(mode))
+                return
+
+
+def _at_work(status: Status) -> tuple[str, ...]:
+    """Engine and queue, the longest words first."""
+    long, short = "", ""
+    if status.num_queued:
+        long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
+    if status.running is not None:
+        run_id = printable(status.running.id)
+        return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
+    if not status.engines:
+        return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
+    mark, state = ("▲", "stuck") if status.is_stuck else ("●", "idle")
+    return f"{mark} engine {state}{long} ", f"{mark} {state}{short}", f"{mark}{short}"

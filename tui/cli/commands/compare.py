@@ -1,0 +1,196 @@
+"""`modiff compare`: two runs side by side, as text, as JSON, as a video and a contact sheet."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tui.cli.completion import complete_run
+from tui.cli.looking import store_as_it_is
+from tui.cli.paths import echo_path
+from tui.cli.run_of_file import resolve_run
+from tui.describe.comparison import lines, value
+from tui.errors import BAD_INPUT
+from tui.text import escaped, printable
+
+if TYPE_CHECKING:
+    from engine.compare.chains import Timings
+    from engine.compare.report import Comparison
+    from engine.compare.settings import Difference
+    from store.lineage.records import RunRecord
+    from store.store import Store
+
+MAX_CAPTIONS = 8  # beside a row of the contact sheet
+
+
+class _BadInput(click.ClickException):
+    exit_code = BAD_INPUT
+
+
+@click.command()
+@click.argument("a", shell_complete=complete_run)
+@click.argument("b", shell_complete=complete_run)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Also write FILE.mp4, both side by side, and FILE.png, a contact sheet; a name that ends in .png writes "
+    "the sheet alone.",
+)
+def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
+    """Compare two runs, from settings to frames.
+
+    A and B are ids from `modiff runs`, the beginnings of them, or videos that they wrote. Latents are
+    told apart by relative L2 (the norm of B - A by that of A) and cosine, frames by PSNR of RGB and
+    SSIM of luma (Wang et al. 2004).
+    """
+    from engine.compare.report import compare as compared
+
+    os.getcwd()  # where there is none, a library of torch ends the process without a word
+    targets = _targets(output)
+    with store_as_it_is() as store:
+        told = compared(store, resolve_run(store, a), resolve_run(store, b))
+        if targets:
+            _write(store, told, targets)
+    if as_json:
+        data = {**_as_json(told), "output": [str(target) for target in targets]}
+        click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))
+        return
+    for line in lines(told):
+        click.echo(line)
+    for target in targets:
+        echo_path(target)
+
+
+def _targets(output: Path | None) -> list[Path]:
+    """The files to write; raises before anything is computed where they cannot be."""
+    from engine.outputs import folder_problem
+
+    if output is None:
+        return []
+    output = output.absolute()
+    if output.suffix.lower() not in (".mp4", ".png"):
+        raise _BadInput(printable(f"expected a name that ends in .mp4 or .png, got {output.name}"))
+    is_video = output.suffix.lower() == ".mp4"
+    targets = [output, output.with_suffix(".png")] if is_video else [output]
+    for target in targets:
+        if os.path.lexists(target):
+            raise _BadInput(
+                printable(f"{target} is there already; name another, nothing is overwritten")
+            )
+    if problem := folder_problem(output):
+        raise _BadInput(printable(problem))
+    return targets
+
+
+def _write(store: Store, told: Comparison, targets: Sequence[Path]) -> None:
+    from engine.compare.pictures import Clip, write_sheet, write_side_by_side
+    from engine.compare.report import video_of
+
+    a, b = (
+        Clip(run.id, video_of(store, run.id), _captions(told.settings, name))
+        for name, run in (("a", told.a), ("b", told.b))
+    )
+    fps = json.loads(told.a.spec_json)["fps"]
+    for target in targets:
+        if target.suffix.lower() == ".mp4":
+            write_side_by_side(target, a, b, fps=fps)
+        else:
+            write_sheet(target, a, b, told.frames)
+
+
+def _captions(settings: Sequence[Difference], name: str) -> list[str]:
+    """How a run differs, for a picture: short lines first, and nothing that its font has no letters for."""
+    shown = [
+        f"{each.key.removeprefix('components.')}: {value(getattr(each, name)) or '-'}"
+        for each in settings
+        if not each.key.startswith("output.")
+    ]
+    return sorted(filter(str.isascii, shown), key=len)[:MAX_CAPTIONS]
+
+
+# JSON
+
+
+def _as_json(told: Comparison) -> dict[str, Any]:
+    """Indices count from 0; what could not be compared is null, and `reasons` says why."""
+    chain, frames = told.chain, told.frames
+    return {
+        "a": _run(told.a, told.timings[0]),
+        "b": _run(told.b, told.timings[1]),
+        "settings": [_change(each) for each in told.settings],
+        "environment": [{"key": each.key, "a": each.a, "b": each.b} for each in told.environment],
+        "chain": {
+            "shared_steps": chain.shared,
+            "steps_a": len(chain.sigmas_a),
+            "steps_b": len(chain.sigmas_b),
+            "same_key_other_bytes": list(chain.strays),
+        },
+        "steps": told.steps
+        and {
+            "of": told.steps.of,
+            "compared": [
+                {
+                    "index": i,
+                    "sigma_a": chain.sigmas_a[i],
+                    "sigma_b": chain.sigmas_b[i],
+                    "relative_l2": _finite(distance.relative_l2),
+                    "cosine": _finite(distance.cosine),
+                }
+                for i, distance in told.steps.distances
+            ],
+            "absent": list(told.steps.absent),
+        },
+        "latents": told.latents
+        and {
+            "relative_l2": _finite(told.latents.relative_l2),
+            "cosine": _finite(told.latents.cosine),
+        },
+        "frames": frames
+        and {
+            "count": len(frames.psnr),
+            "width": frames.width,
+            "height": frames.height,
+            "equal": sum(map(math.isinf, frames.psnr)),
+            "psnr_of": "rgb",
+            "psnr": _finite(frames.psnr_overall),
+            "psnr_min": _finite(min(frames.psnr)),
+            "ssim_of": "luma",
+            "ssim": frames.ssim_mean,
+            "ssim_min": min(frames.ssim),
+            "psnr_by_frame": [_finite(value) for value in frames.psnr],
+            "ssim_by_frame": list(frames.ssim),
+        },
+        "reasons": told.reasons,
+    }
+
+
+def _run(run: RunRecord, times: Timings) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "status": run.status,
+        "preset": run.preset,
+        "parent": run.parent or None,
+        "stages": [
+            {"name": stage.name, "seconds": stage.seconds, "cached": stage.cached}
+            for stage in times.stages
+        ],
+        "step_seconds": times.step,
+        "seconds": times.total,
+        "steps_computed": times.computed,
+        "steps_reused": times.reused,
+    }
+
+
+def _change(each: Difference) -> dict[str, Any]:
+    return {"key": each.key, "a": each.a, "b": each.b, "start": each.start, "stop": each.stop}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

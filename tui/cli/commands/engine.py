@@ -1,0 +1,169 @@
+"""`modiff engine`: the background process that executes runs. `modiff run` starts it when needed."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from store.lineage.records import LATE_SECONDS
+from tui.cli.waiting import waiting_line
+from tui.errors import FAILED
+from tui.text import duration, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from store.lineage.records import EngineRecord
+    from store.store import Store
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def engine() -> None:
+    """Look after the background engine process.
+
+    It starts with the first run, keeps its models for the next one and leaves when it has had
+    nothing to do for a while.
+    """
+
+
+@engine.command()
+@_json
+def status(as_json: bool) -> None:
+    """Tell which engines live and what they do."""
+    from store.store import open_as_it_is
+
+    with open_as_it_is() as store:
+        engines = store.engines()
+        queued = len(store.runs(limit=1_000_000, status="queued"))
+        root = store.root
+    if as_json:
+        told = {"engines": [_row(each) for each in engines], "queued": queued, "store": str(root)}
+        click.echo(json.dumps(told, indent=2))
+        return
+    for each in engines:
+        click.echo(_line(each))
+    if not engines:
+        click.echo("no engine is running; the next `modiff run` starts one")
+    click.echo(f"{queued} queued, store {printable(str(root))}")
+
+
+@engine.command()
+@_json
+def start(as_json: bool) -> None:
+    """Start an engine if none lives; it goes on with the runs that wait."""
+    from engine.process.launch import ensure_engine
+    from store.store import open_store
+
+    with open_store() as store:
+        started = ensure_engine(store)
+    if as_json:
+        click.echo(json.dumps(_row(started)))
+    else:
+        click.echo(_line(started), err=True)
+
+
+@engine.command()
+@click.option("--force", is_flag=True, help="End it at once, for an engine that hangs.")
+@_json
+def stop(as_json: bool, force: bool) -> None:
+    """Stop the engine, when its present step ends.
+
+    Its run becomes interrupted; what is queued waits for the next engine. With --force the process is
+    killed, whatever it does; the steps that it has stored stay.
+    """
+    from engine.process.launch import kill_engines, stop_engine
+    from store.store import open_as_it_is
+
+    with open_as_it_is() as store:
+        if not as_json:
+            for each in store.engines():
+                busy = f", which works on run {each.run}" if each.run else ""
+                doing = "ending" if force else "stopping"
+                click.echo(f"{doing} the engine (process {each.pid}{busy})", err=True)
+        stopped = kill_engines(store) if force else stop_engine(store)
+        waiting = waiting_line(store)
+    if as_json:
+        told = [{"id": each.id or None, "pid": each.pid} for each in stopped]
+        click.echo(json.dumps({"stopped": told}))
+        return
+    click.echo("stopped" if stopped else "no engine is running", err=True)
+    if waiting:
+        click.echo(waiting, err=True)
+
+
+@engine.command()
+@click.option(
+    "--lines",
+    "-n",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="How many lines from the end; 0 for all.",
+)
+@click.option("--pid", type=int, metavar="N", help="The log of the engine that was process N.")
+@_json
+def logs(lines: int, pid: int | None, as_json: bool) -> int:
+    """Print the end of the engine's log: the live engine's, else the last one's."""
+    from engine.process.logs import log_path
+    from store.store import open_as_it_is
+
+    with open_as_it_is() as store:
+        path = _log(store) if pid is None else log_path(store.root, pid)
+    if pid is not None and path is not None and not path.exists():
+        click.echo(
+            f"there is no log of an engine with process {pid}: no file {printable(str(path))}",
+            err=True,
+        )
+        return FAILED
+    if path is None:
+        click.echo("there is no log: no engine has run yet", err=True)
+        return FAILED
+    text = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    shown = [printable(line) for line in text if line][-lines:]
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "lines": shown}))
+        return 0
+    click.echo(printable(str(path)), err=True)
+    for line in shown:
+        click.echo(line)
+    return 0
+
+
+def _log(store: Store) -> Path | None:
+    from engine.process.logs import log_path
+
+    live = [log_path(store.root, each.pid) for each in store.engines()]
+    known = live or list((store.root / "logs").glob("engine-*.log"))
+    found = [path for path in known if path.exists()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _row(record: EngineRecord) -> dict[str, object]:
+    now = time.time_ns()
+    return {
+        "id": record.id,
+        "pid": record.pid,
+        "host": record.host,
+        "run": record.run or None,
+        "seconds_alive": round(_seconds(record.started_ns, now), 1),
+        "seconds_since_heartbeat": round(_seconds(record.heartbeat_ns, now), 1),
+    }
+
+
+def _line(record: EngineRecord) -> str:
+    now = time.time_ns()
+    task = f"works on run {record.run}" if record.run else "waits for runs"
+    silence = _seconds(record.heartbeat_ns, now)
+    late = f", silent for {duration(silence)}" if silence > LATE_SECONDS else ""
+    alive = duration(_seconds(record.started_ns, now))
+    return f"engine {record.id} (process {record.pid}) {task}; up {alive}{late}"
+
+
+def _seconds(since_ns: int, now_ns: int) -> float:
+    """How long ago that was; nothing where the clock was put back since."""
+    return max(0.0, (now_ns - since_ns) / 1e9)

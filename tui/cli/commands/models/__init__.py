@@ -1,0 +1,1 @@
+"""`modiff models`: find, inspect, check and convert the models on this machine."""

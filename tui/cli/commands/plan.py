@@ -1,0 +1,89 @@
+"""`modiff plan`: what of a run is stored, what would be computed, and what that would take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from tui.cli.commands.runs import print_json
+from tui.cli.looking import store_as_it_is
+from tui.cli.options import (
+    json_option,
+    named_values,
+    overwrite_option,
+    preset_argument,
+    prompt_options,
+    set_option,
+)
+from tui.cli.seeds import drawn_in, drawn_seed
+from tui.text import columns
+
+_EPILOG = """\b
+Examples:
+  modiff plan micro
+  modiff plan wan2.1-t2v-14b --set scheduler.steps=30 --seed 7
+  modiff plan micro --json
+"""
+
+
+@click.command(epilog=_EPILOG)
+@preset_argument
+@prompt_options
+@set_option
+@click.option("--output", metavar="FILE", help="As of `modiff run`; nothing is written.")
+@overwrite_option
+@click.option(
+    "--stop-at", type=click.IntRange(min=1), metavar="STEP", help="For a run of only so many steps."
+)
+@json_option
+def plan(
+    preset: str,
+    prompt: str | None,
+    negative_prompt: str | None,
+    seed: int | str | None,
+    overrides: tuple[str, ...],
+    output: str | None,
+    overwrite: bool,
+    stop_at: int | None,
+    as_json: bool,
+) -> None:
+    """Tell what a run would compute, before it does.
+
+    PRESET is a name from `modiff presets list` or a path that ends in .toml; the options are those of
+    `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine.
+    """
+    from presets.library import load_preset
+    from tui.describe.plan import planned, shown
+    from tui.describe.prompt_warnings import warn
+
+    values = named_values(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=drawn_seed(seed),
+        output__path=output,
+        output__overwrite=overwrite,
+    )
+    spec = load_preset(preset, drawn_in(overrides), values=values)
+    with store_as_it_is() as store:
+        made = planned(store, spec, stop_at=stop_at)
+    if as_json:
+        print_json(
+            {
+                "total_steps": made.total_steps,
+                "stored_steps": made.stored_steps,
+                "needs": list(made.needs),
+                "stages": [asdict(row) for row in made.rows],
+                "seconds": None if made.seconds is None else round(made.seconds, 3),
+                "bytes": made.bytes,
+                "memory_bytes": made.memory_bytes,
+                "device_bytes": made.device_bytes,
+                "warnings": list(made.warnings),
+            }
+        )
+        return
+    warn(made.warnings)
+    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
+        click.echo(line)
+    if made.seconds is None:
+        click.echo("no like run is on record here, so not all times are known", err=True)

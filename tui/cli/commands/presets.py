@@ -1,0 +1,245 @@
+"""`modiff presets`: the library of presets on the command line. Data goes to stdout, bad input is
+a `PresetError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from presets.encoding import preset_schema
+from presets.errors import PresetError
+from presets.fields import fields
+from presets.library import (
+    PresetInfo,
+    dump_preset,
+    list_presets,
+    load_preset,
+    preset_path,
+)
+from presets.overrides import toml_value
+from presets.paths import user_preset_dir
+from presets.spec import RunSpec
+from presets.validation import to_plain
+from tui.cli.paths import echo_path
+from tui.describe.preset_saving import extended_by, save_from
+from tui.errors import BAD_INPUT
+from tui.text import columns, escaped, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from presets.fields import Field
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_set = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one setting, for example scheduler.steps=12. Repeatable; the last of a key wins.",
+)
+
+
+@click.group()
+def presets() -> None:
+    """List, show, check and save presets."""
+
+
+@presets.command("list")
+@_json
+def list_(as_json: bool) -> None:
+    """List all presets, the shipped ones first."""
+    infos = list_presets()
+    if as_json:
+        _print_json([_row(info) for info in infos])
+        return
+    rows = [
+        (
+            printable(info.name),
+            "shipped" if info.shipped else "user",
+            f"broken: {info.error}" if info.error else printable(info.description),
+        )
+        for info in infos
+    ]
+    for line in columns(rows):
+        click.echo(line)
+
+
+@presets.command()
+@click.argument("preset", required=False)
+@_set
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of preset files instead.")
+@click.option(
+    "--keys",
+    is_flag=True,
+    help="Print every key that --set takes, every option of an extension, and what they take.",
+)
+@_json
+def show(
+    preset: str | None, overrides: tuple[str, ...], schema: bool, keys: bool, as_json: bool
+) -> None:
+    """Print a preset as TOML, with everything filled in.
+
+    Its parents and all defaults are resolved. PRESET is a name from `modiff presets list` or a path that
+    ends in .toml.
+    """
+    if schema and keys:
+        raise click.UsageError("--schema and --keys exclude each other")
+    if schema or keys:
+        if preset or overrides:
+            raise click.UsageError("--schema and --keys take no preset and no --set")
+        _print_json(preset_schema()) if schema else _print_keys(as_json=as_json)
+        return
+    if preset is None:
+        raise click.UsageError("Missing argument 'PRESET'.")
+    spec = load_preset(preset, overrides)
+    if as_json:
+        _print_json(msgspec.to_builtins(spec))
+    else:
+        click.echo(escaped(dump_preset(spec)), nl=False)
+
+
+@presets.command()
+@click.argument("names", metavar="[PRESET]...", nargs=-1)
+@_set
+@_json
+@click.pass_context
+def validate(
+    ctx: click.Context, names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Check presets.
+
+    By name or by path; all of them when none is named. With --set as changed by it.
+    """
+    if names or overrides:
+        chosen = names or tuple(info.name for info in list_presets())
+        errors = {name: _error_of(name, overrides) for name in chosen}
+    else:
+        errors = {info.name: info.error for info in list_presets()}
+    if as_json:
+        _print_json([{"name": n, "ok": not e, "error": e} for n, e in errors.items()])
+    for name, error in errors.items():
+        if error:
+            click.echo(f"{printable(name)}: {error}", err=True)
+        elif not as_json:
+            click.echo(f"{printable(name)}: ok")
+    if any(errors.values()):
+        ctx.exit(BAD_INPUT)
+
+
+@presets.command()
+@click.argument("name")
+@click.option("--from", "parent", metavar="PRESET", required=True, help="The preset to start from.")
+@_set
+@click.option("--description", metavar="TEXT", help="One line for `modiff presets list`.")
+@click.option("--overwrite", is_flag=True, help="Replace a preset of the same name.")
+@_json
+def save(
+    name: str,
+    parent: str,
+    overrides: tuple[str, ...],
+    description: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Save a preset of your own.
+
+    NAME becomes another preset and what --set changes. Only the differences are written, so NAME follows
+    its parent. A parent that is a file elsewhere is copied in full.
+    """
+    spec = load_preset(parent, overrides)
+    extends, _ = extended_by(name, parent)
+    path = save_from(name, spec, parent=parent, description=description, overwrite=overwrite)
+    if as_json:
+        _print_json({"name": name, "path": str(path), "extends": extends})
+    else:
+        echo_path(path)
+
+
+@presets.command()
+@click.argument("name", required=False)
+@_json
+def path(name: str | None, as_json: bool) -> None:
+    """Print where presets lie.
+
+    The file of the preset NAME, or without a name the folder of your own presets.
+    """
+    found: Path = preset_path(name) if name else user_preset_dir()
+    if as_json:
+        _print_json({"name": name, "path": str(found)})
+    else:
+        echo_path(found)
+
+
+def _error_of(name: str, overrides: tuple[str, ...]) -> str:
+    try:
+        load_preset(name, overrides)
+    except PresetError as error:
+        return str(error)
+    return ""
+
+
+def _row(info: PresetInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "path": str(info.path),
+        "shipped": info.shipped,
+        "description": info.description,
+        "extends": info.extends,
+        "error": info.error,
+    }
+
+
+def _print_keys(*, as_json: bool) -> None:
+    options = _extension_options()
+    if as_json:
+        rows = [_key(field) for field in fields(RunSpec)]
+        rows += [
+            _key(field) | {"extension": name} for name, found in options.items() for field in found
+        ]
+        _print_json(rows)
+        return
+    for field in fields(RunSpec):
+        _print_key(field)
+    for name, found in options.items():
+        click.echo()
+        click.echo(f'options of extensions=[{{name="{printable(name)}", options={{...}}}}]')
+        for field in found:
+            _print_key(field)
+
+
+def _extension_options() -> dict[str, Sequence[Field]]:
+    """name -> the options of every extension that is installed; of one that cannot be imported a warning."""
+    from engine.errors import ComponentError
+    from engine.extensions import registry
+
+    found: dict[str, Sequence[Field]] = {}
+    for name in registry.extensions():
+        try:
+            found[name] = fields(registry.find(name).Options)
+        except ComponentError as error:
+            click.echo(f"warning: {printable(str(error))}", err=True)
+    return found
+
+
+def _key(field: Field) -> dict[str, Any]:
+    return {
+        "key": field.key,
+        "expected": field.expected,
+        "default": msgspec.to_builtins(field.default),
+        "description": field.description,
+    }
+
+
+def _print_key(field: Field) -> None:
+    click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
+    click.echo(f"    {field.description}. Takes {field.expected}")
+
+
+def _print_json(data: object) -> None:
+    click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))

@@ -1,0 +1,97 @@
+"""`modiff run`: from a preset to a file, made by the background engine while this process watches.
+
+Whatever can be refused is refused before anything is queued. stdout gets the output path, or with
+`--json` one object; all else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from tui.cli.options import (
+    detach_option,
+    named_values,
+    overwrite_option,
+    preset_argument,
+    prompt_options,
+    quiet_option,
+    result_json_option,
+    set_option,
+)
+from tui.cli.seeds import drawn_in, drawn_seed
+from tui.errors import Invocation
+
+_EPILOG = """\b
+Examples:
+  modiff run micro
+  modiff run micro --prompt "a small yellow star moves up over a black background" --seed 7
+  modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --set frames=33 --output clip.mp4
+  modiff run micro --detach
+
+Ctrl-C cancels the run, a second Ctrl-C leaves without waiting for the engine's word. Closing the
+terminal or killing this command leaves the run alone: `modiff runs` finds it.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@preset_argument
+@prompt_options
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Where the video goes; {run} in it becomes the run's id.  [default: modiff-{run}.mp4]",
+)
+@overwrite_option
+@set_option
+@result_json_option
+@detach_option
+@quiet_option
+@click.pass_obj
+def run(
+    invocation: Invocation,
+    preset: str,
+    prompt: str | None,
+    negative_prompt: str | None,
+    seed: int | str | None,
+    output: str | None,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    detach: bool,
+    quiet: bool,
+) -> int:
+    """Make a video from a preset.
+
+    PRESET is a name from `modiff presets list` or a path that ends in .toml. An output that
+    exists is never replaced without --overwrite.
+    """
+    from engine.client import submit
+    from presets.library import load_preset
+    from store.store import open_store
+    from tui.cli.follow import Manner, follow_queued
+    from tui.describe.output_paths import check_output
+    from tui.describe.prompt_warnings import warn_of_prompts
+
+    values = named_values(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        seed=drawn_seed(seed, quiet=quiet),
+        output__path=output,
+        output__overwrite=overwrite,
+    )
+    spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
+    with open_store() as store:
+        check_output(store, spec)
+        if not quiet:
+            warn_of_prompts([spec])
+        again = shlex.join(["modiff", *invocation.arguments])
+        return follow_queued(
+            invocation,
+            store,
+            lambda: submit(store, spec, preset=preset),
+            Manner(detach=detach, quiet=quiet, as_json=as_json, again=again),
+        )

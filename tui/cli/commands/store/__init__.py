@@ -1,0 +1,1 @@
+"""`modiff store`: see what takes space, check it, give it back, take it elsewhere."""

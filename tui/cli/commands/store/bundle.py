@@ -1,0 +1,215 @@
+"""`modiff store export` and `modiff store import`: runs as one file, for another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tui.amounts import size_option
+from tui.cli.looking import store_as_it_is
+from tui.cli.options import json_option, runs_argument
+from tui.errors import BAD_INPUT
+from tui.text import printable, size
+
+if TYPE_CHECKING:
+    from store.bundle.importing import Imported
+
+# store.bundle.exporting.STEPS, repeated here because that module opens the store; held to it by a test
+STEPS = ("all", "last", "none")
+
+_EXPORT_EPILOG = """\b
+Examples:
+  modiff store export k3f --output fox.modiff
+  modiff store export k3f q7a --lineage --steps last --output fox.modiff
+"""
+_IMPORT_EPILOG = """\b
+Examples:
+  modiff store import fox.modiff
+  modiff store import fox.modiff --trust
+"""
+
+
+class _Refusal(click.ClickException):
+    exit_code = BAD_INPUT
+
+
+@click.command("export", epilog=_EXPORT_EPILOG)
+@runs_argument
+@click.option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The bundle, a new file; it usually ends in .modiff.",
+)
+@click.option(
+    "--steps",
+    type=click.Choice(STEPS),
+    default="all",
+    show_default=True,
+    help="Which tensors go along: every step, to branch anywhere; the last latents, to decode "
+    "again; or none, to see the video.",
+)
+@click.option("--lineage", "with_ancestors", is_flag=True, help="Also what the runs descend from.")
+@click.option("--allow-missing", is_flag=True, help="Leave out what is missing or damaged.")
+@json_option
+def export(
+    run_prefixes: tuple[str, ...],
+    target: Path,
+    steps: str,
+    with_ancestors: bool,
+    allow_missing: bool,
+    as_json: bool,
+) -> None:
+    """Write runs and what they made as one file, a bundle.
+
+    RUN is an id from `modiff runs`, or the beginning of one. Everything is checked while it is
+    copied. Notes and prompts go along as they are; paths, host and user names do not.
+    """
+    from store.bundle.exporting import export_bundle
+
+    with store_as_it_is() as store:
+        done = export_bundle(
+            store.lineage,
+            list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes)),
+            target,
+            steps=steps,
+            with_ancestors=with_ancestors,
+            allow_missing=allow_missing,
+            made_by=_made_by(),
+        )
+    for line in done.lost:
+        click.echo(printable(line), err=True)
+    if as_json:
+        _print_json(
+            {
+                "output": os.path.abspath(done.path),
+                "bytes": done.num_bytes,
+                "runs": list(done.runs),
+                "blobs": done.num_blobs,
+                "not_kept": done.num_thinned,
+                "left_out": list(done.lost),
+            }
+        )
+        return
+    if done.num_thinned:
+        click.echo(f"{_count(done.num_thinned, 'result')} of steps had not been kept", err=True)
+    click.echo(
+        f"{printable(str(done.path))}: {_count(len(done.runs), 'run')}, "
+        f"{_count(done.num_blobs, 'blob')}, {size(done.num_bytes)}",
+        err=True,
+    )
+
+
+@click.command("import", epilog=_IMPORT_EPILOG)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--trust",
+    "is_trusted",
+    is_flag=True,
+    help="Let other runs use what these made; nobody can check that without computing it again.",
+)
+@click.option(
+    "--max-size",
+    default="100GB",
+    show_default=True,
+    callback=size_option,
+    metavar="SIZE",
+    help="Refuse a larger file.",
+)
+@json_option
+def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
+    """Bring the runs of a bundle into the store.
+
+    FILE is what `modiff store export` wrote. Without --trust its runs can be seen, replayed and
+    branched, and no other run uses what they made. It comes in whole, or nothing of it does; exit
+    code 2 when it is refused. Nothing is written outside the store.
+    """
+    from store.bundle.importing import import_bundle
+    from store.bundle.strict import BundleRefused
+    from store.store import open_store
+
+    try:
+        with open_store() as store:
+            done = import_bundle(
+                store.lineage,
+                file,
+                check_spec=_check_spec,
+                is_trusted=is_trusted,
+                max_bytes=max_size,
+            )
+    except BundleRefused as error:
+        raise _Refusal(printable(str(error))) from None
+    if as_json:
+        _print_json(_imported_data(done))
+        return
+    for run in done.runs:
+        if not run.is_new:
+            click.echo(f"run {run.id} is here already", err=True)
+        elif run.id == run.bundled_id:
+            click.echo(f"run {run.id} is imported", err=True)
+        else:
+            click.echo(f"run {run.bundled_id} is another one here; it is now {run.id}", err=True)
+    if done.num_different:
+        click.echo(
+            f"{_count(done.num_different, 'link')} of the bundle differ from the store's, which stay",
+            err=True,
+        )
+    click.echo(f"{_count(done.num_blobs, 'blob')} new here, {size(done.num_bytes)}", err=True)
+    if is_trusted:
+        click.echo(_trusted_line(done), err=True)
+    elif any(run.is_new for run in done.runs):
+        click.echo("other runs do not reuse its steps; `--trust` allows that", err=True)
+
+
+def _trusted_line(done: Imported) -> str:
+    """What `--trust` did, which is the same for runs that were here already."""
+    if done.num_links:
+        return f"other runs reuse {_count(done.num_links, 'result')} of this bundle from now on"
+    return "`--trust` changed nothing: the bundle holds no result that is new here"
+
+
+def _check_spec(encoded: bytes) -> None:
+    """BundleRefused for a run specification that is not valid."""
+    from presets.encoding import decode_spec
+    from presets.errors import PresetError
+    from store.bundle.strict import BundleRefused
+
+    try:
+        decode_spec(encoded)
+    except PresetError as error:
+        raise BundleRefused(f"a spec is not valid: {error}") from error
+
+
+def _imported_data(done: Imported) -> dict[str, object]:
+    return {
+        "runs": [
+            {"run": run.id, "bundled_run": run.bundled_id, "new": run.is_new} for run in done.runs
+        ],
+        "new_blobs": done.num_blobs,
+        "new_bytes": done.num_bytes,
+        "new_links": done.num_links,
+        "differing_links": done.num_different,
+    }
+
+
+def _made_by() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"modiff {version('modiff')}"
+    except PackageNotFoundError:
+        return "modiff"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _print_json(data: object) -> None:
+    click.echo(json.dumps(data, indent=2))

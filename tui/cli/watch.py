@@ -1,0 +1,129 @@
+"""Watching one run to its end, with the promises about signals kept in one place.
+
+Ctrl-C asks for the run to be cancelled and waits for the engine's word; a second Ctrl-C leaves at
+once. SIGTERM and a terminal that hangs up end the viewer only, never the run. Handlers set flags
+and nothing else; events are read on a second thread, so that no flag waits for the engine.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from engine.client import follow, held_up
+from store.errors import StoreError
+from store.store import open_store
+from tui.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import FrameType
+
+    from store.lineage.events import Event
+    from store.store import Store
+    from tui.cli.progress import Display
+
+TICK_SECONDS = 0.1
+# How often to look whether the engine still gives signs of life.
+LOOK_SECONDS = 2.0
+
+
+class Signals:
+    """While entered: counts interrupts, and remembers the signal that told this process to end."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0
+        self.ended_by = 0
+        self._before: list[tuple[signal.Signals, signal._HANDLER]] = []
+
+    def __enter__(self) -> Self:
+        # SIGINT is taken even where a script's `&` left it ignored: whoever sends it there means it.
+        self._before.append((signal.SIGINT, signal.signal(signal.SIGINT, self._interrupt)))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # the choice of `nohup` stands
+                self._before.append((number, signal.signal(number, self._end)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupts += 1
+
+    def _end(self, number: int, _frame: FrameType | None) -> None:
+        self.ended_by = number
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """How watching ended; `progress.finished` is None when the viewer left before the run ended."""
+
+    progress: Progress
+    cancel_asked: bool
+
+
+def watch(
+    store: Store, run_id: str, display: Display, signals: Signals, *, cancel_too: Sequence[str] = ()
+) -> Watched:
+    """Follow a run to its end or until told to leave, with an engine started if there is none.
+
+    cancel_too: runs that an interrupt cancels in the same moment, so that no engine takes up one of them next.
+    Raises what stopped the reading of events, EngineError or StoreError; the run is then still
+    queued or running, and what becomes of it is the caller's to decide.
+    """
+    arrived: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
+    # A daemon: who leaves at once must not wait for an engine that is only starting.
+    threading.Thread(target=_read, args=(store.root, run_id, arrived), daemon=True).start()
+    progress = Progress()
+    cancel_asked = is_held_up = False
+    looked = time.monotonic()
+    while progress.finished is None and not signals.ended_by:
+        if signals.interrupts and not cancel_asked:
+            cancel_asked = True
+            store.request_cancel_all([run_id, *cancel_too])
+            display.note(f"cancelling run {run_id}: it stops when its present step ends")
+        if signals.interrupts > 1:
+            break
+        try:
+            event = arrived.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            pass
+        else:
+            if isinstance(event, Exception):
+                raise event
+            progress.apply(event)
+            display.update(progress, event)
+        display.tick(progress)
+        if time.monotonic() - looked >= LOOK_SECONDS:
+            looked = time.monotonic()
+            is_held_up = _note_held_up(store, run_id, display, is_held_up)
+    return Watched(progress, cancel_asked)
+
+
+def _note_held_up(store: Store, run_id: str, display: Display, is_told: bool) -> bool:
+    """Say what keeps a run from getting on, and when it gets on again; whether something does."""
+    try:
+        line = held_up(store, run_id)
+    except StoreError:  # who reads the events meets it too
+        return is_told
+    if line and not is_told:
+        display.note(line)
+    elif is_told and not line:
+        display.note("the engine gives signs of life again")
+    return bool(line)
+
+
+def _read(root: Path, run_id: str, arrived: queue.SimpleQueue[Event | Exception]) -> None:
+    """Put a run's events on a queue; a store of its own, because a connection has one thread."""
+    try:
+        with open_store(root) as store:
+            for event in follow(store, run_id):
+                arrived.put(event)
+    except Exception as error:  # noqa: BLE001  # carried to the main thread, which raises it
+        arrived.put(error)

@@ -1,0 +1,1 @@
+"""What both faces say of runs, plans, comparisons, space and models: data in, rows out. No click, no Textual."""

@@ -1,0 +1,126 @@
+"""What a run would compute, as rows for people: the plan, with times and sizes from this machine's own past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tui.describe.estimates import experience_with
+from tui.text import duration, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.plan import Plan
+    from presets.spec import RunSpec
+    from store.lineage.records import Segment
+    from store.store import Store
+    from tui.describe.estimates import Experience
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A part of a plan. state: stored, compute, or skip where nothing needs it. first, last: the
+    steps that it is about, from 1, or None. seconds: None where nothing is known; bytes: to be stored."""
+
+    stage: str
+    first: int | None
+    last: int | None
+    state: str
+    seconds: float | None
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan in rows. stored_steps of total_steps need not be computed; needs: components to load. seconds: None
+    unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none.
+    warnings: what is said of the prompts, a line each."""
+
+    rows: tuple[Row, ...]
+    total_steps: int
+    stored_steps: int
+    needs: tuple[str, ...]
+    seconds: float | None
+    bytes: int
+    memory_bytes: int | None
+    device_bytes: int | None
+    warnings: tuple[str, ...]
+
+
+def planned(
+    store: Store,
+    spec: RunSpec,
+    *,
+    segments: Sequence[Segment] = (),
+    stop_at: int | None = None,
+) -> Planned:
+    """The plan of a run. Nothing is queued, loaded or written. Raises as `engine.client.submit` does."""
+    from engine import client
+    from tui.describe.prompt_warnings import prompt_warnings
+
+    made = client.plan(store, spec, segments=segments, stop_at=stop_at)
+    past = experience_with(store, spec)
+    rows = _rows(made, spec, past)
+    known = [row.seconds for row in rows if row.seconds is not None]
+    return Planned(
+        rows=tuple(rows),
+        total_steps=len(made.chain),
+        stored_steps=made.num_stored_steps,
+        needs=tuple(made.needs),
+        seconds=sum(known) if len(known) == len(rows) else None,
+        bytes=sum(row.bytes for row in rows),
+        memory_bytes=past.memory_bytes,
+        device_bytes=past.device_bytes,
+        warnings=tuple(prompt_warnings(spec)),
+    )
+
+
+def shown(row: Row) -> tuple[str, str, str, str, str]:
+    """Stage, steps, state, time and disk as text."""
+    steps = "" if row.first is None else f"{row.first}-{row.last}"
+    seconds = "?" if row.seconds is None else duration(row.seconds) if row.seconds else ""
+    state = {"compute": "to compute", "skip": "not needed"}.get(row.state, row.state)
+    return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
+
+
+def _rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
+    """The stages in order, the denoising steps split where the stored ones end."""
+    is_loaded = bool(plan.needs)
+    load = "compute" if is_loaded else "skip"
+    rows = [Row("load", None, None, load, past.load if is_loaded else 0.0, 0)]
+    for title in plan.titles:
+        if title == "denoise":
+            rows += _step_rows(plan, spec, past)
+        elif title == "decode":
+            rows.append(_row(title, plan.state(title), past.decode, round(past.video_bytes or 0)))
+        else:
+            seconds = past.text_encode if title == "text_encode" else None
+            rows.append(_row(title, plan.state(title), seconds))
+    return rows
+
+
+def _step_rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
+    start, total, latent_bytes = plan.num_stored_steps, len(plan.chain), plan.latent_bytes
+    rows = []
+    if start:
+        rows.append(Row("denoise", 1, start, "stored", 0.0, 0))
+    if start < total:
+        seconds = None if past.step is None else past.step * (total - start)
+        num_bytes = _journal_bytes(spec, start, total, latent_bytes) + latent_bytes
+        rows.append(Row("denoise", start + 1, total, "compute", seconds, num_bytes))
+    return rows
+
+
+def _row(stage: str, state: str, seconds: float | None, num_bytes: int = 0) -> Row:
+    is_computed = state == "compute"
+    return Row(stage, None, None, state, seconds if is_computed else 0.0, num_bytes * is_computed)
+
+
+def _journal_bytes(spec: RunSpec, start: int, total: int, latent_bytes: int) -> int:
+    from engine.chain.thinning import KEYFRAME_LATENTS, kept_steps
+
+    kept = kept_steps(spec.keep, total, latent_bytes)
+    if kept is None:
+        return (total - start) * latent_bytes
+    return sum(step > start for step in kept) * KEYFRAME_LATENTS * latent_bytes
