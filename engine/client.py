@@ -56,7 +56,7 @@ def submit(
 
     output: where the output goes; empty means the spec's own path, or a file in the current folder
     that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. is_checked: its components
-    were checked just now, as `engine.sweep.make_members` does once for all of its runs.
+    were checked just now, as `engine.runs.sweep.make_members` does once for all of its runs.
     Raises PresetError, ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run

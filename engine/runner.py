@@ -129,7 +129,7 @@ class Runner:
     def _verified(
         self, run: RunRecord, route: Route, describe: Descriptions, control: Control
     ) -> Verified:
-        from engine.verify import verify
+        from engine.runs.verify import verify
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)

@@ -109,3 +109,10 @@ def _parse_value(text: str, field: Field) -> object:
     if document.keys() != {"value"} or (wants_text and not isinstance(document["value"], str)):
         return text
     return document["value"]
+
+
+def text_override(key: str, text: str) -> str:
+    """`KEY=VALUE` that sets exactly this text, whatever it looks like."""
+    # A JSON string is a TOML string, but for DEL.
+    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"{key}={quoted}"

@@ -7,16 +7,11 @@ file, and the line names that file.
 from __future__ import annotations
 
 import errno
-import json
 import os
-import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-
-import click
 
 from tui.text import printable, shorten
 
@@ -27,22 +22,6 @@ CANCELLED = 130
 # What is wrong with a path that somebody named, whatever was asked of it.
 _OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.ELOOP, errno.ENOTDIR}
 _MAX_PATH = 200
-
-
-@dataclass(slots=True)
-class Invocation:
-    """One call of `modiff`: its arguments, and the run that it is about once there is one."""
-
-    arguments: tuple[str, ...] = ()
-    run: str | None = None
-
-    @property
-    def wants_run_json(self) -> bool:
-        """Whether stdout must end with the JSON object of `modiff run --json`, also on failure.
-
-        Read from the raw arguments, because a command line that click refused was never parsed.
-        """
-        return self.arguments[:1] == ("run",) and "--json" in self.arguments
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -56,8 +35,6 @@ def explain(error: Exception) -> tuple[int, str]:
         return BAD_INPUT, "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, StoreError | EngineError):
         return FAILED, printable(str(error))
-    if isinstance(error, OSError) and _is_of_output(error):
-        return FAILED, f"the output could not be written ({error.strerror or error})"
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return BAD_INPUT, "the current folder was removed; go to another with cd"
     if isinstance(error, OSError) and error.errno in _OF_PATHS and error.filename is not None:
@@ -69,33 +46,6 @@ def explain(error: Exception) -> tuple[int, str]:
     )
 
 
-def json_failure(invocation: Invocation, code: int, line: str) -> str:
-    """The object with which `modiff run --json` ends when there is no run to tell about."""
-    return json.dumps(
-        {
-            "run": invocation.run,
-            "status": "cancelled" if code == CANCELLED else "failed",
-            "output": None,
-            "seconds": 0.0,
-            "stages": [],
-            "error": line,
-        }
-    )
-
-
-def close_output() -> None:
-    """Point stdout and stderr away from the reader that has gone, so that the last flush is silent."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-
-
-def flush_output() -> None:
-    """Hand what is buffered for stdout to the system; OSError where that takes it no more."""
-    if sys.stdout is not None:  # None when it was closed before we came, as by `>&-`
-        sys.stdout.flush()
-
-
 def _has_folder() -> bool:
     """Whether the folder that the shell is in is there."""
     try:
@@ -103,15 +53,6 @@ def _has_folder() -> bool:
     except OSError:
         return False
     return True
-
-
-def _is_of_output(error: Exception) -> bool:
-    """Whether an error came up while stdout or stderr was written, as on a full disk.
-
-    Told by where it was raised: the error names no file, and it may be gone when the stream is tried again.
-    """
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_code in (click.echo.__code__, flush_output.__code__)
 
 
 def _write_log(error: Exception) -> str:

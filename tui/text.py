@@ -1,4 +1,4 @@
-"""Text that reaches a terminal: untrusted strings made harmless, durations, sizes, columns.
+"""Text that reaches a terminal: untrusted strings made harmless, columns.
 
 Everything that a person typed or a file held passes through `printable` before it is printed: a
 prompt may carry escape sequences, and a terminal obeys them.
@@ -31,29 +31,6 @@ def escaped(document: str) -> str:
     and TOML escape the other control characters themselves, and put these in quoted strings only.
     """
     return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `0.42 s`, `12.3 s`, `4:05`, `1:02:09`."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def size(num_bytes: int) -> str:
-    """Bytes in binary units: `15 KiB`, `812 MiB`, `11.4 GiB`."""
-    if num_bytes < 1 << 20:
-        return f"{num_bytes / (1 << 10):.0f} KiB"
-    if num_bytes < 1 << 30:
-        return f"{num_bytes / (1 << 20):.0f} MiB"
-    return f"{num_bytes / (1 << 30):.1f} GiB"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -56,6 +56,11 @@ def blob_path(root: Path, digest: str) -> Path:
     return root / "blobs" / name[:2] / name[2:4] / name
 
 
+def is_stored(root: Path, digest: str) -> bool:
+    """Whether there is a blob of that digest, "" being none; its bytes are not read."""
+    return bool(digest) and blob_path(root, digest).is_file()
+
+
 def put(root: Path, *parts: bytes | bytearray | memoryview) -> str:
     """Store the bytes, the parts one after the other, durably and return their digest; only then may a row speak
     of them."""

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from presets.spec import RunSpec
-    from tui.app.lab import Lab, Status
+    from tui.app.lab import Lab
     from tui.app.widgets.graphics import ImageMaker
+    from tui.describe.health import Status
 
 # Panels of a live run are drawn so often at most.
 TICK_SECONDS = 0.2

@@ -14,12 +14,15 @@ import json
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+from tui.describe import health
+from tui.describe import plan as plans
+from tui.describe import run as runs
+from tui.describe import space as spaces
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -27,96 +30,29 @@ if TYPE_CHECKING:
     from presets.spec import RunSpec
     from store.index.index import Index
     from store.index.previews import Preview
-    from store.lineage.records import EngineRecord, LogEntry, RunLink, RunRecord, StageRecord
+    from store.lineage.records import EngineRecord, LogEntry, RunRecord
     from store.store import Store
     from store.upkeep.removal import Plan as Removal
     from store.upkeep.removal import Policy
-    from store.upkeep.space import Overview, RunShare, Share
     from store.upkeep.verify import Verdict
+    from tui.describe.health import ComponentRow, Status
     from tui.describe.known_files import Known
     from tui.describe.plan import Planned
     from tui.describe.queued import Expected
+    from tui.describe.run import At, Detail, RunRow
     from tui.describe.run_filter import Search
+    from tui.describe.space import Space
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
-At = int | Literal["decode"]
 
 # A panel reads so many log entries at a time: the screen is drawn in between.
 LOG_PAGE = 1000
 RUN_LIMIT = 500
-# An engine writes its heartbeat every second; after so long without, it is told as stuck.
-STUCK_SECONDS = 10.0
-# With less than this the database takes nothing more.
-FULL_BYTES = 1 << 20
 
 
 class CommandFailed(Exception):
     """A `modiff` command that the app ran did not end well; says what it said last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
-    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while. is_full:
-    the store's disk has no room left, so that what a run does cannot be seen and is not kept."""
-
-    engines: tuple[EngineRecord, ...]
-    running: RunRecord | None
-    num_queued: int
-    newest_run: str
-    orphans: tuple[str, ...]
-    is_stuck: bool
-    is_full: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run in a list."""
-
-    record: RunRecord
-    tags: tuple[str, ...]
-    prompt: str
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
-    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
-
-    record: RunRecord
-    tags: tuple[str, ...]
-    spec: Mapping[str, Any]
-    children: tuple[str, ...]
-    stages: tuple[StageRecord, ...]
-    links: tuple[RunLink, ...]
-    points: tuple[int, ...]
-    has_latents: bool
-    has_output: bool
-    has_video: bool
-
-    @property
-    def steps(self) -> tuple[RunLink, ...]:
-        return tuple(link for link in self.links if link.stage == "step")
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """What takes space in the store: all together, and by run, kind and age."""
-
-    overview: Overview
-    by_run: tuple[RunShare, ...]
-    by_kind: Mapping[str, Share]
-    by_age: Mapping[str, Share]
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentRow:
-    """A component that a run can name, and what provides it: "modiff", or an import path of another package."""
-
-    kind: str
-    name: str
-    origin: str
 
 
 class Lab:
@@ -144,21 +80,23 @@ class Lab:
 
     async def status(self) -> Status:
         """Ends the runs of dead engines on the way, as every viewer does."""
-        return await self._in("read", _status)
+        return await self._in("read", health.status)
 
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
         """The runs that fit, newest first."""
-        return await self._in("read", lambda store: _rows(store, search.find(store, limit)))
+        return await self._in("read", lambda store: runs.run_rows(store, search.find(store, limit)))
 
     async def ancestors(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """The runs that these descend from and that are not among them; those that were removed are left out."""
-        return await self._in("read", lambda store: _ancestors(store, rows))
+        return await self._in("read", lambda store: runs.ancestors(store, rows))
 
     async def queue(self) -> list[RunRow]:
         """The run at work first, then the queued ones in their order."""
         return await self._in(
             "read",
-            lambda store: _rows(store, [*store.runs(limit=1, status="running"), *store.queued()]),
+            lambda store: runs.run_rows(
+                store, [*store.runs(limit=1, status="running"), *store.queued()]
+            ),
         )
 
     async def expectations(self, records: Sequence[RunRecord]) -> dict[str, Expected]:
@@ -173,7 +111,7 @@ class Lab:
 
     async def detail(self, run_id: str) -> Detail:
         """Raises UnknownRun where it was removed."""
-        return await self._in("read", lambda store: _detail(store, run_id))
+        return await self._in("read", lambda store: runs.detail(store, run_id))
 
     async def log(self, run_id: str, after: int) -> list[LogEntry]:
         """The next page of a run's log."""
@@ -186,15 +124,15 @@ class Lab:
 
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""
-        return await self._in("work", lambda store: _decode_seconds(store, run_id))
+        return await self._in("work", lambda store: plans.decode_seconds(store, run_id))
 
     async def sigmas(self, run_id: str) -> tuple[float, ...]:
         """The noise levels of a run's whole course, the last one 0; empty where its spec is of a newer version."""
-        return await self._in("read", lambda store: _sigmas(store, run_id))
+        return await self._in("read", lambda store: plans.sigmas(store, run_id))
 
     async def open_file(self, path: str) -> None:
         """Open a file in the desktop's player. Raises CannotOpen, with the reason."""
-        from tui.app.opening import open_file
+        from tui.app.desktop import open_file
 
         await asyncio.to_thread(open_file, path)
 
@@ -221,7 +159,7 @@ class Lab:
         return await self._in("work", ask)
 
     async def space(self) -> Space:
-        return await self._in("work", _space)
+        return await self._in("work", spaces.space)
 
     async def presets(self) -> list[PresetInfo]:
         from presets.library import list_presets
@@ -245,7 +183,7 @@ class Lab:
         self, name: str, spec: RunSpec, *, parent: str, description: str | None, overwrite: bool
     ) -> Path:
         """As `modiff presets save` does; where it lies. Raises PresetError."""
-        from tui.describe.preset_saving import save_from
+        from presets.saving import save_from
 
         return await asyncio.to_thread(
             save_from, name, spec, parent=parent, description=description, overwrite=overwrite
@@ -274,7 +212,7 @@ class Lab:
         """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
 
         def ask() -> dict[str, tuple[str, ...]]:
-            from tui.describe.known_names import known_names
+            from engine.components.known_names import known_names
 
             return known_names()
 
@@ -325,7 +263,7 @@ class Lab:
 
     async def components(self) -> list[ComponentRow]:
         """Raises ComponentError where two packages claim one name."""
-        return await self._in("work", lambda _store: _components())
+        return await self._in("work", lambda _store: health.components())
 
     # Runs
 
@@ -546,125 +484,11 @@ class _Lane:
         self._executor.shutdown(wait=False)
 
 
-def _status(store: Store) -> Status:
-    from store.upkeep.space import free_bytes
-
-    engines = store.engines()
-    running = next(iter(store.runs(limit=1, status="running")), None)
-    orphans: list[str] = []
-    if running is not None and not store.is_engine_alive(running.engine):
-        orphans, _ = store.recover_if_possible()
-        running = next(iter(store.runs(limit=1, status="running")), None)
-    newest = store.runs(limit=1)
-    oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
-    return Status(
-        engines=tuple(engines),
-        running=running,
-        num_queued=store.num_queued(),
-        newest_run=newest[0].id if newest else "",
-        orphans=tuple(orphans),
-        is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,
-        is_full=free_bytes(store.root) < FULL_BYTES,
-    )
-
-
-def _rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
-    tags = store.tags_of([record.id for record in records])
-    return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
-
-
-def _ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
-    from store.errors import UnknownRun
-
-    passed = {row.record.id for row in rows}
-    found: list[RunRecord] = []
-    for row in rows:
-        parent = row.record.parent
-        while parent and parent not in passed:
-            passed.add(parent)
-            try:
-                found.append(store.run(parent))
-            except UnknownRun:
-                break
-            parent = found[-1].parent
-    return _rows(store, found)
-
-
-def _prompt(record: RunRecord) -> str:
-    prompt = json.loads(record.spec_json).get("prompt", "")
-    return prompt if isinstance(prompt, str) else ""
-
-
-def _detail(store: Store, run_id: str) -> Detail:
-    from tui.describe.branch_points import branch_points, is_stored
-
-    record = store.run(run_id)
-    links = store.links_of(run_id)
-    points = branch_points(store, record, [link for link in links if link.stage == "step"])
-    return Detail(
-        record=record,
-        tags=store.tags_of([run_id])[run_id],
-        spec=json.loads(record.spec_json),
-        children=tuple(child.id for child in store.children(run_id)),
-        stages=tuple(store.stages(run_id)),
-        links=tuple(links),
-        points=tuple(points),
-        has_latents=is_stored(store, record.latents),
-        has_output=bool(record.output) and os.path.exists(record.output),
-        has_video=any(link.stage == "video" and is_stored(store, link.digest) for link in links),
-    )
-
-
 def _previews(index: Index, step_keys: Sequence[str]) -> dict[str, Preview]:
     from store.index.previews import get_preview
 
     found = {key: get_preview(index, key) for key in step_keys if key}
     return {key: preview for key, preview in found.items() if preview is not None}
-
-
-def _decode_seconds(store: Store, run_id: str) -> float | None:
-    from presets.encoding import decode_spec
-    from tui.describe.estimates import experience_with
-
-    return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode
-
-
-def _sigmas(store: Store, run_id: str) -> tuple[float, ...]:
-    from engine.tasks.route import route_of_run
-    from presets.errors import PresetError
-
-    try:
-        return route_of_run(store.run(run_id)).course.sigmas
-    except PresetError:
-        return ()
-
-
-def _space(store: Store) -> Space:
-    from store.upkeep.contents import look
-    from store.upkeep.needs import chains, classify
-    from store.upkeep.space import by_age, by_kind, by_run, survey
-
-    contents = look(store.lineage)
-    known = chains(contents)
-    stored = classify(contents, known)
-    return Space(
-        overview=survey(store.root, contents),
-        by_run=tuple(by_run(contents, known, stored)),
-        by_kind=by_kind(stored.values()),
-        by_age=by_age(stored.values(), time.time_ns()),
-    )
-
-
-def _components() -> list[ComponentRow]:
-    from engine.components import registry
-    from engine.components.wan_dit import ATTENTION_BACKENDS
-
-    found = [
-        ComponentRow(kind, name, "modiff" if registry.is_builtin(kind, name) else where)
-        for (kind, name), where in registry.components().items()
-    ]
-    found += [ComponentRow("attention", name, "modiff") for name in ATTENTION_BACKENDS]
-    return found
 
 
 def _command_environment(root: Path) -> dict[str, str]:

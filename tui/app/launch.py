@@ -7,14 +7,12 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import click
-
 from tui.errors import BAD_INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tui.app.lab import Status
+    from tui.describe.health import Status
 
 _INSTEAD = "`modiff run micro` makes a video anywhere, `modiff --help` lists all commands"
 
@@ -37,7 +35,7 @@ def start() -> int:
     # Textual draws on stderr
     has_terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     if reason := refusal(os.environ, has_terminal=has_terminal):
-        click.echo(f"modiff: {reason}", err=True)
+        _say(f"modiff: {reason}")
         return BAD_INPUT
     gc.disable()  # until the first screen is there: starting makes much, and no garbage
     from tui.app.app import ModiffApp
@@ -63,6 +61,10 @@ def start() -> int:
 
 def _say_what_goes_on(status: Status) -> None:
     if status.running is not None:
-        click.echo(f"run {status.running.id} goes on; `modiff` shows it again", err=True)
+        _say(f"run {status.running.id} goes on; `modiff` shows it again")
     elif status.num_queued and status.engines:
-        click.echo(f"{status.num_queued} queued runs go on; `modiff` shows them again", err=True)
+        _say(f"{status.num_queued} queued runs go on; `modiff` shows them again")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from textual import events
     from textual.app import RenderResult
 
-    from tui.app.lab import Status
+    from tui.describe.health import Status
 
 # mode: (its number, its name, its short name)
 TABS = {

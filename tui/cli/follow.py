@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store.lineage.records import REUSED, StageRecord
-from tui.cli.paths import echo_path
-from tui.errors import CANCELLED, FAILED, Invocation, close_output
-from tui.text import duration, printable
+from tui.cli.output import Invocation, close_output, echo_path
+from tui.errors import CANCELLED, FAILED
+from tui.text import printable
+from tui.units import duration
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord

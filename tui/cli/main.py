@@ -15,15 +15,8 @@ from pathlib import Path
 
 import click
 
-from tui.errors import (
-    CANCELLED,
-    FAILED,
-    Invocation,
-    close_output,
-    explain,
-    flush_output,
-    json_failure,
-)
+from tui.cli.output import Invocation, close_output, flush_output, is_of_output, json_failure
+from tui.errors import CANCELLED, FAILED, explain
 from tui.text import printable
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
@@ -174,6 +167,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         close_output()
         return FAILED
+    except OSError as error:
+        if not is_of_output(error):
+            return _report(invocation, *explain(error))
+        return _report(
+            invocation, FAILED, f"the output could not be written ({error.strerror or error})"
+        )
     except Exception as error:  # noqa: BLE001  # the edge: people get a line, a log the trace
         return _report(invocation, *explain(error))
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tui.cli.follow import Manner, have_engine, reused_steps, watch_run
-from tui.errors import CANCELLED, FAILED, close_output
-from tui.text import columns, duration, printable, shorten
+from tui.cli.output import close_output
+from tui.errors import CANCELLED, FAILED
+from tui.text import columns, printable, shorten
+from tui.units import duration
 
 if TYPE_CHECKING:
     from store.store import Store

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from tui.cli.completion import complete_preset, complete_run
-from tui.cli.prompt_text import prompt_option
+from tui.cli.prompts import prompt_option
 from tui.cli.seeds import seed_option
 
 F = TypeVar("F", bound=Callable[..., Any])
+Read = TypeVar("Read")
+
+
+def read_by(read: Callable[[str], Read]) -> Callable[..., Read | None]:
+    """The callback of an option whose text `read` understands, or says in a ValueError why not."""
+
+    def callback(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Read | None:
+        try:
+            return None if text is None else read(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
 
 run_argument = click.argument("run", shell_complete=complete_run)
 runs_argument = click.argument(
@@ -74,10 +87,3 @@ def named_values(**values: object) -> dict[str, object]:
         for name, value in values.items()
         if value is not None and value is not False
     }
-
-
-def text_override(key: str, text: str) -> str:
-    """`KEY=VALUE` that sets exactly this text, whatever it looks like."""
-    # A JSON string is a TOML string, but for DEL.
-    quoted = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"{key}={quoted}"

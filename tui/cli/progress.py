@@ -27,7 +27,8 @@ from store.lineage.events import (
     StageStarted,
     StepFinished,
 )
-from tui.text import clock, duration, printable, size
+from tui.text import printable
+from tui.units import clock, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
 import click
+
+from presets.seeds import random_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,11 +24,6 @@ def seed_option(_ctx: click.Context, _param: click.Parameter, text: str | None) 
         return int(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is neither a number nor random") from None
-
-
-def random_seed() -> int:
-    """A seed that is short enough to be read and said, below 2**31."""
-    return random.randrange(2**31)
 
 
 def drawn_seed(seed: int | str | None, *, quiet: bool = False) -> int | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from store.lineage.records import RunRecord
-    from tui.app.lab import RunRow
+    from tui.describe.run import RunRow
 
 # Where a run writes and what it keeps is no difference of what it makes.
 _NOT_TOLD = ("format", "output.", "keep.")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
-from tui.text import columns, duration, printable, shorten
+from tui.text import columns, printable, shorten
+from tui.units import duration
 
 if TYPE_CHECKING:
     from engine.compare.chains import Timings

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tui.describe.estimates import experience_with
-from tui.text import duration, size
+from engine.runs.estimates import experience_with
+from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.plan import Plan
+    from engine.runs.estimates import Experience
     from presets.spec import RunSpec
     from store.lineage.records import Segment
     from store.store import Store
-    from tui.describe.estimates import Experience
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +124,20 @@ def _journal_bytes(spec: RunSpec, start: int, total: int, latent_bytes: int) -> 
     if kept is None:
         return (total - start) * latent_bytes
     return sum(step > start for step in kept) * KEYFRAME_LATENTS * latent_bytes
+
+
+def decode_seconds(store: Store, run_id: str) -> float | None:
+    from engine.runs.estimates import experience_with
+    from presets.encoding import decode_spec
+
+    return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode
+
+
+def sigmas(store: Store, run_id: str) -> tuple[float, ...]:
+    from engine.tasks.route import route_of_run
+    from presets.errors import PresetError
+
+    try:
+        return route_of_run(store.run(run_id)).course.sigmas
+    except PresetError:
+        return ()

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.errors import CheckpointError
 from engine.micro.grammar import unknown_words
@@ -34,20 +32,6 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
     if spec.components.denoiser.checkpoint == BUILTIN_MICRO:
         found.append(_unknown_words_warning(prompts.values()))
     return [line for line in found if line]
-
-
-def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
-    """Each warning about the prompts of some runs once, on stderr."""
-    by_prompts = {
-        (spec.prompt, spec.negative_prompt, spec.components.text_encoder, spec.guidance): spec
-        for spec in specs
-    }
-    warn(line for spec in by_prompts.values() for line in prompt_warnings(spec))
-
-
-def warn(lines: Iterable[str]) -> None:
-    for line in dict.fromkeys(lines):
-        click.echo(f"warning: {line}", err=True)
 
 
 def _cut_warning(encoder: TextEncoderSpec, name: str, text: str) -> str:

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.runs.estimates import experience_with, likeness
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
 from presets.settings import settings_of
 from presets.spec import RunSpec
-from tui.describe.estimates import experience_with, likeness
 from tui.describe.guidance import scale_told
 from tui.text import printable, shorten
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from engine.runs.estimates import Experience
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.describe.estimates import Experience
 
 # The prompt is told by itself; files are named by their paths once a run is queued, whatever the preset calls them.
 _NOT_TOLD = ("format", "prompt", "output.", "keep.")

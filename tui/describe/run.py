@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from tui.app.run_view.cells import RESUMABLE, SYMBOLS
-from tui.describe.branch_points import points_told
-from tui.text import duration, printable
+from tui.text import printable
+from tui.units import duration
 
 if TYPE_CHECKING:
-    from store.lineage.records import RunRecord
-    from tui.app.lab import Detail, RunRow
+    from collections.abc import Mapping, Sequence
+
+    from store.lineage.records import RunLink, RunRecord, StageRecord
+    from store.store import Store
+
+At = int | Literal["decode"]
+
+SYMBOLS = {
+    "queued": "○",
+    "running": "▶",
+    "done": "✓",
+    "failed": "✖",
+    "cancelled": "–",
+    "interrupted": "▲",
+    "paused": "‖",
+}
+# a run of one of these goes on where it was
+RESUMABLE = ("failed", "cancelled", "interrupted", "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run in a list."""
+
+    record: RunRecord
+    tags: tuple[str, ...]
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
+    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
+
+    record: RunRecord
+    tags: tuple[str, ...]
+    spec: Mapping[str, Any]
+    children: tuple[str, ...]
+    stages: tuple[StageRecord, ...]
+    links: tuple[RunLink, ...]
+    points: tuple[int, ...]
+    has_latents: bool
+    has_output: bool
+    has_video: bool
+
+    @property
+    def steps(self) -> tuple[RunLink, ...]:
+        return tuple(link for link in self.links if link.stage == "step")
 
 
 def status_word(record: RunRecord) -> str:
@@ -167,3 +214,70 @@ def _replay(detail: Detail) -> str:
         return "decoded again: the store has the last latents"
     last = detail.points[-1] if detail.points else 0
     return f"computed again from {f'step {last} on' if last else 'the noise'}"
+
+
+def run_rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
+    tags = store.tags_of([record.id for record in records])
+    return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
+
+
+def ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
+    from store.errors import UnknownRun
+
+    passed = {row.record.id for row in rows}
+    found: list[RunRecord] = []
+    for row in rows:
+        parent = row.record.parent
+        while parent and parent not in passed:
+            passed.add(parent)
+            try:
+                found.append(store.run(parent))
+            except UnknownRun:
+                break
+            parent = found[-1].parent
+    return run_rows(store, found)
+
+
+def _prompt(record: RunRecord) -> str:
+    prompt = json.loads(record.spec_json).get("prompt", "")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def detail(store: Store, run_id: str) -> Detail:
+    from engine.runs.branch_points import branch_points
+    from store.blobs.blobs import is_stored
+
+    record = store.run(run_id)
+    links = store.links_of(run_id)
+    points = branch_points(store, record, [link for link in links if link.stage == "step"])
+    return Detail(
+        record=record,
+        tags=store.tags_of([run_id])[run_id],
+        spec=json.loads(record.spec_json),
+        children=tuple(child.id for child in store.children(run_id)),
+        stages=tuple(store.stages(run_id)),
+        links=tuple(links),
+        points=tuple(points),
+        has_latents=is_stored(store.root, record.latents),
+        has_output=bool(record.output) and os.path.exists(record.output),
+        has_video=any(
+            link.stage == "video" and is_stored(store.root, link.digest) for link in links
+        ),
+    )
+
+
+def points_told(points: Sequence[int], *, has_latents: bool) -> str:
+    """`0-12, 20, decode`: after which steps the state is stored, by rising numbers."""
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges(points)]
+    return ", ".join([*parts, *(["decode"] if has_latents else [])])
+
+
+def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising numbers as runs of consecutive ones: first and last of each."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found

@@ -1,7 +1,7 @@
 """The filter line of the list of runs: `star preset:micro status:done tag:good since:2d pinned`.
 
 Words must stand in the prompt, note, id, output or preset, all of them; `key:value` says more. Times are those of the
-command line (tui.dates).
+command line (tui.units).
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import click
-
 from store.lineage.records import STATUSES
-from tui import dates
+from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,7 +111,7 @@ def _with(search: Search, part: str) -> Search:
             return replace(search, preset=value)
     try:
         if key == "since":
-            return replace(search, since_ns=dates.moment(value, days=0))
-        return replace(search, until_ns=dates.moment(value, days=1))
-    except click.BadParameter as error:
-        raise BadSearch(error.message) from None
+            return replace(search, since_ns=read_since(value))
+        return replace(search, until_ns=read_until(value))
+    except ValueError as error:
+        raise BadSearch(str(error)) from None

@@ -29,7 +29,8 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.lineage.records import COMPUTED, REUSED
-from tui.text import clock, duration, printable
+from tui.text import printable
+from tui.units import clock, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tui.text import columns, duration, printable, size
+from tui.text import columns, printable
+from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from store.store import Store
     from store.upkeep.removal import Plan
     from store.upkeep.space import Overview, RunShare, Share
     from store.upkeep.verify import Verdict
@@ -27,6 +31,16 @@ AGES = {
     "month": "in the last month",
     "longer": "longer ago",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What takes space in the store: all together, and by run, kind and age."""
+
+    overview: Overview
+    by_run: tuple[RunShare, ...]
+    by_kind: Mapping[str, Share]
+    by_age: Mapping[str, Share]
 
 
 def overview_lines(overview: Overview) -> list[str]:
@@ -235,3 +249,19 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
 
 def _label(name: str) -> str:
     return printable(LABELS.get(name) or AGES.get(name) or name)
+
+
+def space(store: Store) -> Space:
+    from store.upkeep.contents import look
+    from store.upkeep.needs import chains, classify
+    from store.upkeep.space import by_age, by_kind, by_run, survey
+
+    contents = look(store.lineage)
+    known = chains(contents)
+    stored = classify(contents, known)
+    return Space(
+        overview=survey(store.root, contents),
+        by_run=tuple(by_run(contents, known, stored)),
+        by_kind=by_kind(stored.values()),
+        by_age=by_age(stored.values(), time.time_ns()),
+    )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import tomllib
 
-import pytest
 import tomli_w
 
-from tui.text import columns, duration, escaped, printable, shorten, size
+from tui.text import columns, escaped, printable, shorten
 
 
 def test_no_control_character_survives():
@@ -31,18 +30,6 @@ def test_a_document_keeps_its_meaning_without_what_a_terminal_obeys():
         assert not set(shown) & set(map(chr, (*range(0x7F, 0xA0), *range(0x202A, 0x202F))))
         assert not set(shown) & set(map(chr, range(0x2066, 0x206A)))
     assert escaped('"\x9b31m \u202e"') == '"\\u009b31m \\u202e"'
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0, "0.00 s"), (9.994, "9.99 s"), (12.34, "12.3 s"), (245, "4:05"), (3729.4, "1:02:09")],
-)
-def test_durations(seconds, expected):
-    assert duration(seconds) == expected
-
-
-def test_sizes():
-    assert [size(812 << 20), size(int(11.4 * 2**30))] == ["812 MiB", "11.4 GiB"]
 
 
 def test_columns_are_aligned_in_cells_not_in_characters():

@@ -12,7 +12,7 @@ from tui.app.base import ModiffScreen
 if TYPE_CHECKING:
     from textual.binding import BindingType
 
-    from tui.app.lab import Status
+    from tui.describe.health import Status
 
 LOG_LINES = 300
 

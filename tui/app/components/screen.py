@@ -14,8 +14,8 @@ from textual.widgets import Static, Tab, Tabs
 
 from tui.app.components import text
 from tui.app.components.engine_keys import EngineKeys
+from tui.app.desktop import absolute
 from tui.app.refresher import Again
-from tui.app.runs.actions import absolute
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.hanging import Hanging
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from textual.widgets import DataTable
 
     from engine.checkpoints.library import Found
-    from tui.app.lab import ComponentRow, Status
+    from tui.describe.health import ComponentRow, Status
 
 # What is under the cursor is told once the cursor has stayed for so long.
 REST_SECONDS = 0.15

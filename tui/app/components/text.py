@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from tui.app.widgets.listing import Column, Row
 from tui.describe.models import block, table
-from tui.text import columns, duration, printable
+from tui.text import columns, printable
+from tui.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.checkpoints.library import Found
     from store.lineage.records import EngineRecord
-    from tui.app.lab import ComponentRow, Status
+    from tui.describe.health import ComponentRow, Status
 
     # kind of attention backend or device: the doctor's row about it
     Findings = Mapping[str, Mapping[str, str]]

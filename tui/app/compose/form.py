@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tui.app.compose.draft import Checked
     from tui.app.compose.section_rows import FormRow
     from tui.app.compose.sections import Section
-    from tui.app.lab import Status
+    from tui.describe.health import Status
     from tui.describe.plan import Planned
 
 # Before names are looked up: it reads much, for lists that are opened later, and would slow the first painting.

@@ -14,7 +14,8 @@ from tui.app.compose.section_rows import keys_of, summary
 from tui.app.compose.sections import SECTIONS
 from tui.app.widgets.list_panel import ListPanel, put
 from tui.describe.plan import shown
-from tui.text import duration, printable, size
+from tui.text import printable
+from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

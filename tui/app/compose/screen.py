@@ -9,14 +9,14 @@ from textual import work
 from textual.binding import Binding
 
 from presets.errors import PresetError
+from presets.seeds import random_seed
 from tui.app.compose.draft import Draft
 from tui.app.compose.form import FormScreen
 from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.compose.sections import SECTIONS
-from tui.app.editor import EditorFailed, edit_file, edit_text
-from tui.cli.seeds import random_seed
+from tui.app.desktop import EditorFailed, edit_file, edit_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.app.lab import Status
+    from tui.describe.health import Status
 
 
 class Leaving(Dialog[str | None]):

@@ -11,16 +11,16 @@ from textual.widgets import Static
 
 from store.errors import UnknownRun
 from tui.app.base import ModiffScreen
+from tui.app.desktop import CannotOpen
 from tui.app.dialogs.ask import Confirm
 from tui.app.messages import BranchFrom
-from tui.app.opening import CannotOpen
-from tui.app.run_view.cells import RESUMABLE
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
+from tui.describe.run import RESUMABLE
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.worker import Worker
 
-    from tui.app.lab import Status
+    from tui.describe.health import Status
 
 _EMPTY = """\
 no runs yet

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.app.lab import RunRow, Status
+    from tui.describe.health import Status
     from tui.describe.queued import Expected
+    from tui.describe.run import RunRow
 
 # Another process may have changed the order, which no count tells of.
 SLOW_SECONDS = 3.0

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tui.app.widgets.listing import Column, Row
-from tui.text import clock, printable
+from tui.text import printable
+from tui.units import clock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tui.app.lab import RunRow, Status
+    from tui.describe.health import Status
     from tui.describe.queued import Expected
+    from tui.describe.run import RunRow
 
 COLUMNS = (
     Column("", 3),

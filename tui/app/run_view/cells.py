@@ -11,25 +11,15 @@ from typing import TYPE_CHECKING
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.text import clock, duration, printable, size
+from tui.describe.run import SYMBOLS
+from tui.text import printable
+from tui.units import clock, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from store.lineage.records import RunRecord
     from tui.describe.run_state import RunState, Stage, Step
-
-SYMBOLS = {
-    "queued": "○",
-    "running": "▶",
-    "done": "✓",
-    "failed": "✖",
-    "cancelled": "–",
-    "interrupted": "▲",
-    "paused": "‖",
-}
-# a run of one of these goes on where it was
-RESUMABLE = ("failed", "cancelled", "interrupted", "paused")
 
 
 @dataclass(frozen=True, slots=True)

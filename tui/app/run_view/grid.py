@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tui.text import duration
+from tui.units import duration
 
 LABEL_CELLS = 5
 """Columns for the name of a row, on the left of a timeline that has room for it."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from engine.runs.branch_points import num_steps
 from tui.app.run_view.timeline import StepCell
-from tui.describe.branch_points import num_steps
 
 if TYPE_CHECKING:
-    from tui.app.lab import Detail
+    from tui.describe.run import Detail
 
 
 def cells_of(detail: Detail) -> list[StepCell]:

@@ -17,7 +17,7 @@ from tui.app.run_view.stages import Stages
 from tui.app.run_view.timeline import Timeline
 from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
-from tui.text import clock, size
+from tui.units import clock, size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

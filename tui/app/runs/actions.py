@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tui.app.desktop import CannotOpen, absolute, taken
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.messages import ComposeWith, Queued
-from tui.app.opening import CannotOpen
 from tui.describe import run as summary
-from tui.text import printable, shorten, size
+from tui.text import printable, shorten
+from tui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
     from tui.app.base import ModiffBase
-    from tui.app.lab import RunRow
+    from tui.describe.run import RunRow
 
 _TOLD_SECONDS = 12
 _MAX_TOLD = 12
@@ -144,22 +145,6 @@ async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:
         timeout=_TOLD_SECONDS,
         markup=False,
     )
-
-
-def absolute(line: str) -> str:
-    """The path that was typed, from the home directory where it begins with ~."""
-    return os.path.abspath(os.path.expanduser(line.strip()))
-
-
-def taken(line: str) -> str:
-    """What is wrong with the path of a new file: it is there already, or its folder is not; "" for nothing."""
-    if not line.strip():
-        return ""
-    path = absolute(line)
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        return f"there is no folder {printable(folder)}"
-    return f"{printable(os.path.basename(path))} is there already" if os.path.lexists(path) else ""
 
 
 async def remove(app: ModiffBase, rows: Sequence[RunRow]) -> bool:

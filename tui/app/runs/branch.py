@@ -23,14 +23,15 @@ from tui.app.runs.branch_fields import FIELDS, overrides_of, shares, solvers, va
 from tui.app.widgets.picture import Picture
 from tui.app.widgets.tick import Tick
 from tui.describe.plan import shown
-from tui.text import clock, columns, size
+from tui.text import columns
+from tui.units import clock, size
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.app.lab import At, Detail
     from tui.describe.plan import Planned
+    from tui.describe.run import At, Detail
 
 # A plan is asked for when nothing has been typed for so long.
 _REST_SECONDS = 0.25

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
 
-from presets.overrides import toml_value
-from tui.app.compose import draft as form
-from tui.cli.options import text_override
+from presets.fields import fields
+from presets.overrides import text_override, toml_value
+from presets.spec import RunSpec
 
 if TYPE_CHECKING:
-    from tui.app.lab import At
+    from tui.describe.run import At
 
 TEXTS = ("prompt", "negative_prompt")
 FIELDS = (
@@ -27,7 +27,7 @@ FIELDS = (
 
 def solvers() -> tuple[str, ...]:
     """What a solver's name can be."""
-    node = form.FIELDS["scheduler.name"].type
+    node = next(field.type for field in fields(RunSpec) if field.key == "scheduler.name")
     assert isinstance(node, inspect.LiteralType)
     return tuple(map(str, node.values))
 

@@ -20,16 +20,16 @@ from textual.widgets import Static
 
 from engine.compare.settings import spec_differences
 from tui.app.base import ModiffScreen
+from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask
 from tui.app.messages import BranchFrom
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
-from tui.app.runs.actions import absolute, taken
+from tui.app.runs import comparison_rows as compare_text
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
-from tui.describe import comparison_rows as compare_text
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
     from textual.binding import BindingType
 
-    from tui.app.lab import Detail
+    from tui.describe.run import Detail
 
 _LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 12

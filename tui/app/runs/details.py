@@ -22,7 +22,7 @@ from tui.text import escaped
 if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
 
-    from tui.app.lab import Detail, RunRow
+    from tui.describe.run import Detail, RunRow
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
 _REST_SECONDS = 0.12

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.app.lab import RunRow
     from tui.describe.changes import Relative
+    from tui.describe.run import RunRow
 
 _COLUMNS = (
     Column("", 1),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.app.lab import RunRow
+    from tui.describe.run import RunRow
 
 # While it is on the screen the list is read so often where runs come and go, and so often at least: who else has the
 # store open may tag a run.

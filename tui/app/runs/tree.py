@@ -8,8 +8,8 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import Tree
 
-from tui.app.run_view.cells import SYMBOLS
 from tui.describe.changes import mark_of, told
+from tui.describe.run import SYMBOLS
 from tui.text import shorten
 
 if TYPE_CHECKING:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import click
 from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from store.upkeep.removal import Policy
-from tui.amounts import age_option, size_option
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
 from tui.app.refresher import Again
 from tui.app.widgets.tick import Tick
 from tui.describe.space import plan_lines
-from tui.text import size
+from tui.units import read_age, read_size, size
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -107,14 +105,12 @@ class CleanUp(Dialog[Planned | None]):
         self._timer = self.set_timer(WAIT_SECONDS, self._again)
 
     def _policy(self) -> Policy:
-        """Raises click.BadParameter, with a line for people."""
-        context = click.Context(click.Command("gc"))
-        option = click.Option(["--of"])
+        """Raises ValueError, with a line for people."""
         budget_text, older_text = (
-            self.query_one(f"#{name}", Input).value.strip() or None for name in ("budget", "older")
+            self.query_one(f"#{name}", Input).value.strip() for name in ("budget", "older")
         )
-        budget = size_option(context, option, budget_text)
-        older_than = age_option(context, option, older_text)
+        budget = read_size(budget_text) if budget_text else None
+        older_than = read_age(older_text) if older_text else None
         if budget is None and older_than is None:
             budget = self._default_budget
         return Policy(budget, older_than, self.query_one("#outputs", Checkbox).value)
@@ -123,8 +119,8 @@ class CleanUp(Dialog[Planned | None]):
         problem = self.query_one("#problem", Static)
         try:
             policy = self._policy()
-        except click.BadParameter as error:
-            problem.update(f"✖ {error.message}")
+        except ValueError as error:
+            problem.update(f"✖ {error}")
             return
         plan = await self.app.lab.preview_removal(policy)
         problem.update("")

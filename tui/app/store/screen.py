@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
     from store.upkeep.removal import Plan, Policy
     from store.upkeep.space import RunShare
-    from tui.app.lab import Space, Status
     from tui.app.store.clean_up import Planned
     from tui.app.store.text import View
+    from tui.describe.health import Status
+    from tui.describe.space import Space
 
 PROGRESS_SECONDS = 0.2
 _TABS = {"run": "by run", "kind": "by kind", "age": "by age"}

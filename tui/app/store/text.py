@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 from tui.app.widgets.listing import Column, Row
 from tui.describe.space import AGES, LABELS
-from tui.text import duration, size
+from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from store.upkeep.space import Share
-    from tui.app.lab import Space
+    from tui.describe.space import Space
 
 View = Literal["run", "kind", "age"]
 VIEWS: tuple[View, ...] = ("run", "kind", "age")

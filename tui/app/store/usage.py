@@ -8,7 +8,8 @@ from rich.cells import cell_len
 
 from tui.app.widgets.drawn import Drawn
 from tui.describe.space import LABELS
-from tui.text import printable, size
+from tui.text import printable
+from tui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from presets.overrides import text_override
 from tui.cli.commands.runs import print_json
 from tui.cli.options import (
     detach_option,
@@ -19,11 +20,11 @@ from tui.cli.options import (
     run_argument,
     runs_argument,
     set_option,
-    text_override,
 )
+from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
-from tui.errors import FAILED, Invocation
+from tui.errors import FAILED
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -103,8 +104,8 @@ def branch(
     from engine import client
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
+    from tui.cli.prompts import warn_of_prompts
     from tui.describe.output_paths import check_output
-    from tui.describe.prompt_warnings import warn_of_prompts
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [

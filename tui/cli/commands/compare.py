@@ -13,7 +13,7 @@ import click
 
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
-from tui.cli.paths import echo_path
+from tui.cli.output import echo_path
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import lines, value
 from tui.errors import BAD_INPUT

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from store.lineage.records import LATE_SECONDS
-from tui.cli.waiting import waiting_line
+from tui.cli.output import waiting_line
 from tui.errors import FAILED
-from tui.text import duration, printable
+from tui.text import printable
+from tui.units import duration
 
 if TYPE_CHECKING:
     from pathlib import Path

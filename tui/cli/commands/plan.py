@@ -54,8 +54,8 @@ def plan(
     `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine.
     """
     from presets.library import load_preset
+    from tui.cli.prompts import warn
     from tui.describe.plan import planned, shown
-    from tui.describe.prompt_warnings import warn
 
     values = named_values(
         prompt=prompt,

@@ -22,10 +22,10 @@ from presets.library import (
 )
 from presets.overrides import toml_value
 from presets.paths import user_preset_dir
+from presets.saving import extended_by, save_from
 from presets.spec import RunSpec
 from presets.validation import to_plain
-from tui.cli.paths import echo_path
-from tui.describe.preset_saving import extended_by, save_from
+from tui.cli.output import echo_path
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 

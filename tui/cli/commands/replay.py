@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from tui.cli.options import overwrite_option, quiet_option, result_json_option, run_argument
-from tui.cli.paths import echo_path
+from tui.cli.output import Invocation, echo_path
 from tui.cli.run_of_file import resolve_run
-from tui.errors import Invocation
-from tui.text import duration, printable
+from tui.text import printable
+from tui.units import duration
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec

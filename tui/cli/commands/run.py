@@ -20,8 +20,8 @@ from tui.cli.options import (
     result_json_option,
     set_option,
 )
+from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
-from tui.errors import Invocation
 
 _EPILOG = """\b
 Examples:
@@ -73,8 +73,8 @@ def run(
     from presets.library import load_preset
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
+    from tui.cli.prompts import warn_of_prompts
     from tui.describe.output_paths import check_output
-    from tui.describe.prompt_warnings import warn_of_prompts
 
     values = named_values(
         prompt=prompt,

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui import dates
 from tui.cli.looking import store_as_it_is
-from tui.cli.options import json_option, run_argument
-from tui.cli.waiting import waiting_line
+from tui.cli.options import json_option, read_by, run_argument
+from tui.cli.output import waiting_line
 from tui.errors import FAILED
-from tui.text import columns, duration, printable, shorten
+from tui.text import columns, printable, shorten
+from tui.units import duration, read_since, read_until
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
@@ -50,13 +50,13 @@ Examples:
 @click.option("--preset", default="", metavar="NAME", help="Only runs of this preset.")
 @click.option(
     "--since",
-    callback=dates.since,
+    callback=read_by(read_since),
     metavar="WHEN",
     help="Only runs from then on: an age (6h, 2d) or a date.",
 )
 @click.option(
     "--until",
-    callback=dates.until,
+    callback=read_by(read_until),
     metavar="WHEN",
     help="Only runs up to then: an age, or a date with that day.",
 )

@@ -13,8 +13,9 @@ from tui.cli.commands.runs import print_json, spec_of, summary, timestamp
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.run_of_file import resolve_run
-from tui.describe.branch_points import points_told
-from tui.text import duration, escaped, printable, size
+from tui.describe.run import points_told
+from tui.text import escaped, printable
+from tui.units import duration, size
 
 if TYPE_CHECKING:
     from store.lineage.events import Event
@@ -67,7 +68,8 @@ def show(run: str, as_json: bool) -> None:
 
 
 def _look_up(store: Store, run_id: str) -> _Known:
-    from tui.describe.branch_points import branch_points, is_stored
+    from engine.runs.branch_points import branch_points
+    from store.blobs.blobs import is_stored
 
     record = store.run(run_id)
     links = store.links_of(run_id)
@@ -79,7 +81,7 @@ def _look_up(store: Store, run_id: str) -> _Known:
         links=links,
         events=[event for _, event in store.events(run_id)],
         points=branch_points(store, record, [link for link in links if link.stage == "step"]),
-        has_latents=is_stored(store, record.latents),
+        has_latents=is_stored(store.root, record.latents),
     )
 
 

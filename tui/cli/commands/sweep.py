@@ -17,11 +17,11 @@ from tui.cli.options import (
     result_json_option,
     set_option,
 )
+from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
-from tui.errors import Invocation
 
 if TYPE_CHECKING:
-    from engine.sweep import Member
+    from engine.runs.sweep import Member
     from presets.spec import RunSpec
     from store.store import Store
 
@@ -102,14 +102,14 @@ def sweep(
     """
     from engine import client
     from engine.process.version import installed_version
-    from engine.sweep import count, make_members, parse_axes, with_outputs
+    from engine.runs.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
     from store.lineage.queue import new_id
     from store.store import open_store
     from tui.cli.follow import Manner
     from tui.cli.many import Wanted, follow_many
+    from tui.cli.prompts import warn_of_prompts
     from tui.describe.output_paths import check_output
-    from tui.describe.prompt_warnings import warn_of_prompts
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
     overrides = drawn_in(overrides, quiet=quiet)

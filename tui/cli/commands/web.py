@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tui.errors import BAD_INPUT, flush_output
+from tui.cli.output import flush_output
+from tui.errors import BAD_INPUT
 from tui.text import printable
 
 _EPILOG = """\b

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tui.app.editor import EditorFailed, edit_text
+from tui.app.desktop import EditorFailed, edit_text
 
 
 class Terminal:

@@ -7,9 +7,10 @@ import re
 import pytest
 
 from presets.encoding import decode_spec
+from presets.seeds import random_seed
 from store.store import open_store
 from tui.cli.main import main
-from tui.cli.seeds import drawn_in, random_seed
+from tui.cli.seeds import drawn_in
 
 TOLD = re.compile(r"^the seed is (\d+)$", re.MULTILINE)
 

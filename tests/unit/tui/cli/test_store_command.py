@@ -16,7 +16,6 @@ from store.database.database import immediate
 from store.store import open_store
 from store.upkeep.gc import writing
 from tests.made_stores import STEP_BYTES, make_run, on_disk, put
-from tui.amounts import age_option, size_option
 from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -304,24 +303,6 @@ def test_a_size_or_age_that_is_none_is_bad_input(capsys, option):
     code, out, err = modiff(capsys, "gc", *option)
     assert (code, out) == (2, "")
     assert "expected one such as" in err
-
-
-def test_sizes_and_ages():
-    def of(option, text):
-        return option(None, None, text)
-
-    sizes = ("0", "512", "20GB", "1.5 gib", "3k", "2TiB")
-    assert [of(size_option, text) for text in sizes] == [
-        0,
-        512,
-        20 * 10**9,
-        3 * 2**29,
-        3000,
-        2**41,
-    ]
-    ages = ("90s", "5min", "2h", "30d", "2W")
-    assert [of(age_option, text) // 10**9 for text in ages] == [90, 300, 7200, 2592000, 1209600]
-    assert of(size_option, None) is of(age_option, None) is None
 
 
 @pytest.mark.parametrize("command", ["info", "ls", "verify", "gc"])

@@ -10,8 +10,8 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
-from tui.app.lab import RunRow
 from tui.describe.changes import families, mark_of, shown, told
+from tui.describe.run import RunRow
 
 
 @pytest.fixture

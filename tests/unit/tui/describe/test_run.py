@@ -10,8 +10,9 @@ import pytest
 
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
-from tui.app.lab import Detail, Lab, RunRow
+from tui.app.lab import Lab
 from tui.describe import run as summary
+from tui.describe.run import Detail, RunRow
 
 SECOND = 1_000_000_000
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from tui.cli.paths import echo_path
-from tui.text import duration, printable, shorten
+from tui.cli.output import echo_path
+from tui.text import printable, shorten
+from tui.units import duration
 
 # engine.checkpoints.convert.LAYOUTS and DTYPES, repeated here because that module imports torch; held to it by a test
 LAYOUTS = ("original", "diffusers", "comfyui", "gguf")

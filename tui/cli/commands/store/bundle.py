@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.amounts import size_option
 from tui.cli.looking import store_as_it_is
-from tui.cli.options import json_option, runs_argument
+from tui.cli.options import json_option, read_by, runs_argument
 from tui.errors import BAD_INPUT
-from tui.text import printable, size
+from tui.text import printable
+from tui.units import read_size, size
 
 if TYPE_CHECKING:
     from store.bundle.importing import Imported
@@ -118,7 +118,7 @@ def export(
     "--max-size",
     default="100GB",
     show_default=True,
-    callback=size_option,
+    callback=read_by(read_size),
     metavar="SIZE",
     help="Refuse a larger file.",
 )

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from tui.amounts import age_option, size_option
 from tui.cli.commands.store.bundle import export, import_
 from tui.cli.looking import store_as_it_is
+from tui.cli.options import read_by
 from tui.describe.space import (
     overview_data,
     overview_lines,
@@ -29,7 +29,8 @@ from tui.describe.space import (
     verdict_lines,
 )
 from tui.errors import FAILED
-from tui.text import escaped, shorten, size
+from tui.text import escaped, shorten
+from tui.units import read_age, read_size, size
 
 PROGRESS_SECONDS = 0.1
 
@@ -148,14 +149,14 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
 @store.command()
 @click.option(
     "--budget",
-    callback=size_option,
+    callback=read_by(read_size),
     metavar="SIZE",
     help="What steps, keyframes and leftovers may take, such as 20GB. "
     "By default 50 GB or a fifth of the free space, unless --older-than is given.",
 )
 @click.option(
     "--older-than",
-    callback=age_option,
+    callback=read_by(read_age),
     metavar="AGE",
     help="Remove all of them that were not used for so long, such as 30d.",
 )

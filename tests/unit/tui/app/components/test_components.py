@@ -18,8 +18,9 @@ from tui.app.app import ModiffApp
 from tui.app.components import text
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.dialogs.reader import Reader
-from tui.app.lab import CommandFailed, ComponentRow, Lab, Status
+from tui.app.lab import CommandFailed, Lab
 from tui.app.widgets.listing import Listing
+from tui.describe.health import ComponentRow, Status
 
 REPORT = {
     "ok": False,

@@ -23,7 +23,7 @@ from store.lineage.records import LogEntry
 from store.store import open_store
 from tests.opened import opened
 from tests.unit.tui.live_run import LiveRun, live_run
-from tui.app import opening
+from tui.app import desktop as opening
 from tui.app.app import ModiffApp
 from tui.app.lab import LOG_PAGE
 from tui.app.live.screen import Live

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tui.app.runs.actions import taken
+from tui.app.desktop import taken
 
 
 def test_a_path_of_a_new_file(tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ from store.store import open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run
 from tui.app.app import ModiffApp
+from tui.app.desktop import CannotOpen
 from tui.app.dialogs.ask import Ask, Confirm
-from tui.app.lab import Detail, Lab
-from tui.app.opening import CannotOpen
+from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
@@ -28,6 +28,7 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing
+from tui.describe.run import Detail
 
 WIDE, NARROW = (120, 36), (80, 24)
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'

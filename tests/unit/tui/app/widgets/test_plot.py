@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from tui.app.widgets.axes import exact_axis, number, round_axis
 from tui.app.widgets.braille import Canvas, sample
 from tui.app.widgets.plot import Plot, Series
-from tui.text import size
+from tui.units import size
 
 XS = tuple(float(x) for x in range(1, 31))
 FALLING = Series("sigma", XS, tuple(1 - x / 30 for x in XS))

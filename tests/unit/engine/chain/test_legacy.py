@@ -21,7 +21,7 @@ from store.store import Store, open_store
 from tests.executing import ENGINE, execute, plan_in
 
 # made by commit f696604: runs of the built-in micro model, whole, thinned, branched, and one that stops early
-ARCHIVE = Path(__file__).parents[2] / "data" / "store_f696604.tar.gz"
+ARCHIVE = Path(__file__).parents[3] / "data" / "store_f696604.tar.gz"
 NUM_RUNS = 8
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from engine.runs.estimates import _likeness, likeness
 from presets.encoding import encode_spec
 from presets.library import load_preset
-from tui.describe.estimates import _likeness, likeness
 
 
 def of(*overrides: str) -> str:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tui.app import opening
-from tui.app.opening import CannotOpen, open_file, opener
+from tui.app import desktop as opening
+from tui.app.desktop import CannotOpen, open_file, opener
 
 
 def test_the_command_of_each_desktop():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from store.blobs.blobs import is_stored
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,8 +26,8 @@ def branch_points(store: Store, record: RunRecord, links: Sequence[RunLink]) -> 
         if link.index != number - 1 or link.key not in found:
             break
         held = found[link.key]
-        is_next = points[-1] == number - 1 and is_stored(store, held.digest)
-        if is_next or is_stored(store, held.state):
+        is_next = points[-1] == number - 1 and is_stored(store.root, held.digest)
+        if is_next or is_stored(store.root, held.state):
             points.append(number)
     last = num_steps(record)  # once: it costs the whole course of the solver
     return [point for point in points if point < last]
@@ -40,27 +42,3 @@ def num_steps(record: RunRecord) -> float:
         return route_of_run(record).num_steps
     except PresetError:
         return math.inf
-
-
-def is_stored(store: Store, digest: str) -> bool:
-    """Whether there is a blob of that digest; its bytes are not read."""
-    from store.blobs.blobs import blob_path
-
-    return bool(digest) and blob_path(store.root, digest).is_file()
-
-
-def points_told(points: Sequence[int], *, has_latents: bool) -> str:
-    """`0-12, 20, decode`: after which steps the state is stored, by rising numbers."""
-    parts = [str(first) if first == last else f"{first}-{last}" for first, last in ranges(points)]
-    return ", ".join([*parts, *(["decode"] if has_latents else [])])
-
-
-def ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Rising numbers as runs of consecutive ones: first and last of each."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found

@@ -15,7 +15,7 @@ from engine import client
 from engine.checkpoints.library import Found
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
-from engine.sweep import Axis, count, make_members, parse_axes, with_outputs
+from engine.runs.sweep import Axis, count, make_members, parse_axes, with_outputs
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -137,7 +137,8 @@ def test_from_a_step_on_the_steps_before_are_the_presets_with_the_runs_own_noise
 def test_files_are_settled_for_the_run_and_for_the_steps_before(monkeypatch):
     # an engine that was started in another folder must find what this one means
     monkeypatch.setattr(
-        "engine.sweep.settle", lambda spec, scan: msgspec.structs.replace(spec, prompt="settled")
+        "engine.runs.sweep.settle",
+        lambda spec, scan: msgspec.structs.replace(spec, prompt="settled"),
     )
     (member,) = members("guidance.scale=6", from_step=5)
     assert member.spec.prompt == "settled"
@@ -202,7 +203,7 @@ def test_the_model_folders_are_looked_through_once_for_all_members(tmp_path, mon
         (tmp_path / kind).touch()
         return [Found(tmp_path / kind, "")]
 
-    for module in ("engine.sweep", "engine.components.choice", "engine.checkpoints.locate"):
+    for module in ("engine.runs.sweep", "engine.components.choice", "engine.checkpoints.locate"):
         monkeypatch.setattr(f"{module}.scan_places", look)
     monkeypatch.setattr("engine.checkpoints.locate.find", find)
     monkeypatch.setattr("engine.components.umt5.tokenizer_beside", lambda weights: None)
@@ -268,7 +269,7 @@ def test_a_path_of_the_preset_is_one_file_for_all_and_refused():
 
 def test_torch_is_not_needed():
     code = (
-        "import sys; from engine.sweep import *; from presets.library import load_preset\n"
+        "import sys; from engine.runs.sweep import *; from presets.library import load_preset\n"
         "make_members(parse_axes(['seed=1..2']), lambda o: load_preset('micro', o), print)\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
     )

@@ -1,10 +1,17 @@
-"""The text of `--prompt`: as it is given, or with @ that of a file."""
+"""The text of `--prompt`, as it is given or with @ that of a file, and what is said of it before a run."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from presets.spec import MAX_PROMPT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from presets.spec import RunSpec
 
 
 def prompt_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
@@ -15,6 +22,22 @@ def prompt_option(_ctx: click.Context, _param: click.Parameter, text: str | None
     if text.startswith("@@"):
         return text[1:]
     return _text_of(text[1:])
+
+
+def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
+    """Each warning about the prompts of some runs once, on stderr."""
+    from tui.describe.prompt_warnings import prompt_warnings
+
+    by_prompts = {
+        (spec.prompt, spec.negative_prompt, spec.components.text_encoder, spec.guidance): spec
+        for spec in specs
+    }
+    warn(line for spec in by_prompts.values() for line in prompt_warnings(spec))
+
+
+def warn(lines: Iterable[str]) -> None:
+    for line in dict.fromkeys(lines):
+        click.echo(f"warning: {line}", err=True)
 
 
 def _text_of(path: str) -> str:

@@ -35,7 +35,7 @@ from tests.chains import SPEC, describe, fake_digest, graph, planned
 
 KINDS = tuple(stage.name for stage in STAGES)
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 
 
 @dataclass(frozen=True)

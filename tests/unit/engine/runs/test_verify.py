@@ -20,7 +20,7 @@ from engine.components.residents import Residents
 from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner
-from engine.verify import verify
+from engine.runs.verify import verify
 from presets.library import load_preset
 from store.errors import StoreError
 from store.index.index import open_index

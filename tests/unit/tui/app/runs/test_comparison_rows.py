@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tui.describe.comparison_rows import (
+from tui.app.runs.comparison_rows import (
     chain_told,
     sections,
     settings_section,

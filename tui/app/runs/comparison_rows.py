@@ -9,7 +9,8 @@ from typing import Any
 
 from tui.app.widgets.plot import Series
 from tui.describe.comparison import value
-from tui.text import duration, printable
+from tui.text import printable
+from tui.units import duration
 
 Data = Mapping[str, Any]
 SideBySide = tuple[str, str, str, str]
