@@ -16,8 +16,7 @@ import msgspec
 
 from engine import ffmpeg
 from engine.outputs import default_output, output_problem
-from engine.process.launch import ensure_engine
-from engine.process.version import installed_version
+from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
@@ -71,7 +70,7 @@ def submit(
     if not is_checked:
         check(store, spec)
         # an engine of other code must not get what this one understands
-        store.retire_other_engines(installed_version())
+        retire_other_engines(store)
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     return store.enqueue(

@@ -68,7 +68,7 @@ def ensure_engine(
     is returned as it is: it takes no run after that, and the next engine is another.
     """
     deadline = time.monotonic() + timeout_seconds
-    leaving = store.retire_other_engines(installed_version())
+    leaving = retire_other_engines(store)
     child: subprocess.Popen[bytes] | None = None
     with _startup_file(store) as output:
         while not (live := store.engines()):
@@ -82,6 +82,12 @@ def ensure_engine(
                 raise EngineUnavailable(_not_ready(store, child, leaving, timeout_seconds))
             time.sleep(POLL_SECONDS)
     return live[0]
+
+
+def retire_other_engines(store: Store) -> list[EngineRecord]:
+    """Let engines of other code than what is installed now leave, as the store's function of this name does; where no
+    engine lives, that code is not looked at."""
+    return store.retire_other_engines(installed_version()) if store.engines() else []
 
 
 def other_variables(engine: EngineRecord) -> list[str]:

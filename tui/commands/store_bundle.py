@@ -13,6 +13,7 @@ from tui.amounts import size_option
 from tui.failures import BAD_INPUT
 from tui.looking import store_as_it_is
 from tui.options import json_option, runs_argument
+from tui.run_of_file import resolve_run
 from tui.text import printable, size
 
 if TYPE_CHECKING:
@@ -68,15 +69,15 @@ def export(
 ) -> None:
     """Write runs and what they made as one file, a bundle.
 
-    RUN is an id from `modiff runs`, or the beginning of one. Everything is checked while it is
-    copied. Notes and prompts go along as they are; paths, host and user names do not.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. Everything is checked
+    while it is copied. Notes and prompts go along as they are; paths, host and user names do not.
     """
     from store.bundle.exporting import export_bundle
 
     with store_as_it_is() as store:
         done = export_bundle(
             store.lineage,
-            list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes)),
+            list(dict.fromkeys(resolve_run(store, prefix) for prefix in run_prefixes)),
             target,
             steps=steps,
             with_ancestors=with_ancestors,
