@@ -299,6 +299,24 @@ class ModiffApp(App[int]):
         else:
             self.notify("the engine has stopped")
 
+    @work(group="force")
+    async def force_engine(self) -> None:
+        """End an engine that hears nothing, by force; asks first."""
+        from tui.screens.ask import Confirm
+
+        lines = [
+            "The engine's process is killed, whatever it does; for one that hangs or is suspended.",
+            "Its run becomes interrupted; steps that are stored stay, and Runs takes it up again.",
+        ]
+        if not await self.push_screen_wait(Confirm("end the engine by force", lines, "End it")):
+            return
+        try:
+            killed = await self.lab.kill_engines()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            self.notify("the engine was ended" if killed else "no engine lives")
+
     def watch_run(self, run_id: str) -> None:
         """Show a run on the live screen."""
         self.watched_run = run_id

@@ -152,6 +152,8 @@ def engines(status: Status | None, now_ns: int | None = None) -> list[str]:
     lines: list[str] = []
     for engine in status.engines:
         lines += [*([""] if lines else []), *_engine(engine, now, status.is_stuck)]
+    if status.silence:
+        lines += ["", f"▲ {printable(status.silence)}"]
     return lines or list(NO_ENGINE)
 
 

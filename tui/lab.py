@@ -47,6 +47,8 @@ LOG_PAGE = 1000
 RUN_LIMIT = 500
 # An engine writes its heartbeat every second; after so long without, it is told as stuck.
 STUCK_SECONDS = 10.0
+# What ends such an engine, here.
+FORCE = "F in Components"
 # With less than this the database takes nothing more.
 FULL_BYTES = 1 << 20
 
@@ -58,8 +60,9 @@ class CommandFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
-    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while. is_full:
-    the store's disk has no room left, so that what a run does cannot be seen and is not kept."""
+    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
+    what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
+    be seen and is not kept."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -68,6 +71,7 @@ class Status:
     orphans: tuple[str, ...]
     is_stuck: bool
     is_full: bool = False
+    silence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +472,13 @@ class Lab:
 
         await self._in("engine", stop_engine)
 
+    async def kill_engines(self) -> list[EngineRecord]:
+        """End the engine by force, for one that hears nothing; those that lived. Raises EngineUnavailable. Not in the
+        lane of the engine, where a request to stop may wait for it."""
+        from engine.process.launch import kill_engines
+
+        return await self._in("change", kill_engines)
+
     # Commands
 
     async def command(self, *arguments: str) -> Any:
@@ -557,15 +568,23 @@ def _status(store: Store) -> Status:
         running = next(iter(store.runs(limit=1, status="running")), None)
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
+    is_stuck = time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9
     return Status(
         engines=tuple(engines),
         running=running,
         num_queued=store.num_queued(),
         newest_run=newest[0].id if newest else "",
         orphans=tuple(orphans),
-        is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,
+        is_stuck=is_stuck,
         is_full=free_bytes(store.root) < FULL_BYTES,
+        silence=_silence(store) if is_stuck else "",
     )
+
+
+def _silence(store: Store) -> str:
+    from engine.client import silence
+
+    return silence(store, force=FORCE)
 
 
 def _rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:

@@ -11,11 +11,13 @@ from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.process.version import installed_version
+from store.database.database import immediate
 from store.lineage.records import EngineRecord
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
 from tui import components_text as text
 from tui.app import ModiffApp
+from tui.frame import TopLine
 from tui.lab import CommandFailed, ComponentRow, Lab, Status
 from tui.screens.ask import Ask, Confirm
 from tui.screens.reader import Reader
@@ -250,6 +252,33 @@ def test_stopping_a_busy_engine_asks(store, engine):
 
     with lock:
         play("components", script)
+
+
+def test_an_engine_that_hangs_is_ended_by_force_once_that_was_agreed(store, monkeypatch):
+    asked = []
+
+    async def kill(lab):
+        asked.append("kill")
+        return []
+
+    monkeypatch.setattr(Lab, "kill_engines", kill)
+
+    async def script(pilot):
+        lines = lambda: shown(pilot.app.screen, "#engine_lines")  # noqa: E731
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+            with immediate(store.lineage) as connection:
+                connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
+            await until(pilot, lambda: "F in Components ends it" in lines())
+            assert "▲ engine stuck" in str(pilot.app.screen.query_one(TopLine).render())
+            for key in ("escape", "y"):
+                await pilot.press("F")
+                await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+                assert asked == []
+                await pilot.press(key)
+            await until(pilot, lambda: "no engine lives" in notices(pilot.app))
+
+    play("components", script)
+    assert asked == ["kill"]
 
 
 def test_restart_stops_and_starts(store, monkeypatch):
