@@ -208,6 +208,7 @@ class ModiffApp(App[int]):
     async def look_once(self) -> None:
         """One look at the store; what keeps it from being read is said once and shown on top until it is gone."""
         was_full = self.status is not None and self.status.is_full
+        was_read_only = self.status is not None and self.status.is_read_only
         try:
             self.status = await self.lab.status()
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
@@ -224,6 +225,13 @@ class ModiffApp(App[int]):
                     "the store's disk is full: what runs compute is neither kept nor shown until there is room",
                     title="store",
                     severity="error",
+                    timeout=TOLD_SECONDS,
+                )
+            if self.status.is_read_only and not was_read_only:
+                self.notify(
+                    "nothing can be written to the store: its runs can be looked at, and no more",
+                    title="store",
+                    severity="warning",
                     timeout=TOLD_SECONDS,
                 )
             for run_id in self.status.orphans:

@@ -81,6 +81,8 @@ class TopLine(Widget):
             return "✖ store cannot be read ", "✖ store ", "✖"
         if status is None:
             return ("… ",)
+        if status.is_read_only:
+            return f"▲ read-only  {_at_work(status)[0]}", "▲ read-only ", "▲"
         if status.is_full:
             return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
         return _at_work(status)

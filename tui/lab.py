@@ -62,7 +62,7 @@ class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
     now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
     what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
-    be seen and is not kept."""
+    be seen and is not kept. is_read_only: nothing can be written there at all."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -72,6 +72,7 @@ class Status:
     is_stuck: bool
     is_full: bool = False
     silence: str = ""
+    is_read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,9 @@ class Lab:
 
     def __init__(self, root: Path | None = None) -> None:
         opened: list[Store] = []
+        alone = threading.Lock()
         self._lanes: dict[LaneName, _Lane] = {
-            name: _Lane(name, root, opened) for name in get_args(LaneName)
+            name: _Lane(name, root, opened, alone) for name in get_args(LaneName)
         }
 
     def close(self) -> None:
@@ -137,8 +139,10 @@ class Lab:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _in(self, lane: LaneName, ask: Callable[[Store], Told]) -> Told:
-        return await self._lanes[lane].ask(ask)
+    async def _in(
+        self, lane: LaneName, ask: Callable[[Store], Told], *, to_clean: bool = False
+    ) -> Told:
+        return await self._lanes[lane].ask(ask, to_clean=to_clean)
 
     # Looking
 
@@ -445,7 +449,7 @@ class Lab:
             store.recover_if_possible()
             return clean(store.lineage, policy)
 
-        return await self._in("work", ask)
+        return await self._in("work", ask, to_clean=True)
 
     async def verify_store(self, on_progress: Callable[[int, int], None]) -> Verdict:
         """Read everything again; on_progress: (bytes done, all bytes), called in another thread. What it raises
@@ -512,15 +516,32 @@ class Lab:
 class _Lane:
     """One thread with its own store connection; what it is asked is answered in turn."""
 
-    def __init__(self, name: str, root: Path | None, opened: list[Store]) -> None:
-        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was."""
-        self._root, self._opened = root, opened
+    def __init__(
+        self, name: str, root: Path | None, opened: list[Store], alone: threading.Lock
+    ) -> None:
+        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was. alone: of
+        all of them too; on a full disk one at a time can have the store."""
+        self._root, self._opened, self._alone = root, opened, alone
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lab-{name}")
         self._held = threading.local()
 
-    async def ask(self, ask: Callable[[Store], Told]) -> Told:
+    async def ask(self, ask: Callable[[Store], Told], *, to_clean: bool = False) -> Told:
+        """to_clean: as of store.store.open_as_it_is."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: ask(self._store()))
+        return await loop.run_in_executor(self._executor, lambda: self._answer(ask, to_clean))
+
+    def _answer(self, ask: Callable[[Store], Told], to_clean: bool) -> Told:
+        """Where nothing can be written, on a full or a read-only disk, the store is opened as it is for one question:
+        for the next one it may be another."""
+        from store.errors import StoreFull, StoreUnwritable
+        from store.store import open_as_it_is
+
+        try:
+            store = self._store()
+        except (StoreFull, StoreUnwritable):
+            with self._alone, open_as_it_is(self._root, to_clean=to_clean) as store:
+                return ask(store)
+        return ask(store)
 
     def index(self, store: Store) -> Index:
         """The index beside the store; to be called in the lane's thread."""
@@ -565,7 +586,9 @@ def _status(store: Store) -> Status:
     orphans: list[str] = []
     if running is not None and not store.is_engine_alive(running.engine):
         orphans, _ = store.recover_if_possible()
-        running = next(iter(store.runs(limit=1, status="running")), None)
+        # where that cannot be written, its run is at rest all the same
+        left = store.runs(limit=1, status="running")
+        running = next((run for run in left if store.is_engine_alive(run.engine)), None)
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
     is_stuck = time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9
@@ -578,6 +601,7 @@ def _status(store: Store) -> Status:
         is_stuck=is_stuck,
         is_full=free_bytes(store.root) < FULL_BYTES,
         silence=_silence(store) if is_stuck else "",
+        is_read_only=not os.access(store.lineage.path, os.W_OK),
     )
 
 
