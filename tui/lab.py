@@ -62,7 +62,8 @@ class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
     now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
     what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
-    be seen and is not kept. is_read_only: nothing can be written there at all."""
+    be seen and is not kept. is_read_only: nothing can be written there at all. other_variables: for which the
+    engine has other values than the app."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -73,6 +74,7 @@ class Status:
     is_full: bool = False
     silence: str = ""
     is_read_only: bool = False
+    other_variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,7 +604,16 @@ def _status(store: Store) -> Status:
         is_full=free_bytes(store.root) < FULL_BYTES,
         silence=_silence(store) if is_stuck else "",
         is_read_only=not os.access(store.lineage.path, os.W_OK),
+        other_variables=_other_variables(engines),
     )
+
+
+def _other_variables(engines: Sequence[EngineRecord]) -> tuple[str, ...]:
+    if not engines:
+        return ()
+    from engine.process.launch import other_variables
+
+    return tuple(sorted({name for engine in engines for name in other_variables(engine)}))
 
 
 def _silence(store: Store) -> str:

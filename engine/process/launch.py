@@ -46,11 +46,21 @@ STOP_SECONDS = 60.0
 KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
 MAX_PID = 1 << 31
-# What a run depends on and no run says: an engine has it from whoever started it.
+# What a run depends on and no run says: an engine has it from whoever started it. Where models are looked for matters
+# to runs of bundles, which hold no paths.
 OWN_VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "HF_HUB_CACHE",
     "IMAGEIO_FFMPEG_EXE",
+    "MKL_NUM_THREADS",
+    "MODIFF_CONFIG_DIR",
+    "MODIFF_MODELS",
+    "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
     "TMPDIR",
 )
@@ -91,8 +101,8 @@ def retire_other_engines(store: Store) -> list[EngineRecord]:
 
 
 def other_variables(engine: EngineRecord) -> list[str]:
-    """The names in OWN_VARIABLES for which an engine has another value than this process; none where its environment
-    cannot be read."""
+    """The names in OWN_VARIABLES for which an engine has another value than one that this process would start; none
+    where its environment cannot be read. Values may be secrets of another shell, and are never told."""
     import psutil
 
     if engine.pid == os.getpid():
@@ -101,7 +111,8 @@ def other_variables(engine: EngineRecord) -> list[str]:
         theirs = psutil.Process(engine.pid).environ()
     except (psutil.Error, OSError, ValueError):
         return []
-    return [name for name in OWN_VARIABLES if theirs.get(name) != os.environ.get(name)]
+    ours = _environment()
+    return [name for name in OWN_VARIABLES if theirs.get(name) != ours.get(name)]
 
 
 def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[EngineRecord]:

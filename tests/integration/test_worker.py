@@ -875,6 +875,7 @@ def test_who_finds_an_engine_is_told_where_its_environment_is_another(store, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv("PAGER", "of no matter")
+    monkeypatch.setenv("HF_TOKEN", "a secret")  # nothing that a run depends on
     assert other_variables(engine) == ["CUDA_VISIBLE_DEVICES", "TMPDIR"]
     stop_engine(store)
     while other_variables(engine):  # its lock goes before its process
