@@ -147,7 +147,7 @@ def test_what_keeps_a_run_from_getting_on_is_told_while_it_does(tmp_path, monkey
         await watched.until_head("no progress since", "(denoise 1 of 8 done")
         with immediate(run.store.lineage) as connection:
             connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
-        await watched.until_head("has given no sign of life", "F in Components")
+        await watched.until_head("has given no sign of life", "Components")
         await watched.pilot.press("x")
         await watched.until(lambda: isinstance(watched.app.screen, Confirm))
         words = [str(each.content) for each in watched.app.screen.query(Static)]
