@@ -208,7 +208,7 @@ class ModiffApp(App[int]):
     async def look_once(self) -> None:
         """One look at the store; what keeps it from being read is said once and shown on top until it is gone."""
         was_full = self.status is not None and self.status.is_full
-        was_read_only = self.status is not None and self.status.is_read_only
+        was_unwritable = self.status is not None and bool(self.status.unwritable)
         try:
             self.status = await self.lab.status()
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
@@ -227,12 +227,13 @@ class ModiffApp(App[int]):
                     severity="error",
                     timeout=TOLD_SECONDS,
                 )
-            if self.status.is_read_only and not was_read_only:
+            if self.status.unwritable and not (was_unwritable or self.status.is_full):
                 self.notify(
-                    "nothing can be written to the store: its runs can be looked at, and no more",
+                    f"its runs can be looked at, and no more: {printable(self.status.unwritable)}",
                     title="store",
                     severity="warning",
                     timeout=TOLD_SECONDS,
+                    markup=False,
                 )
             for run_id in self.status.orphans:
                 self.notify(

@@ -81,10 +81,10 @@ class TopLine(Widget):
             return "✖ store cannot be read ", "✖ store ", "✖"
         if status is None:
             return ("… ",)
-        if status.is_read_only:
-            return f"▲ read-only  {_at_work(status)[0]}", "▲ read-only ", "▲"
         if status.is_full:
             return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
+        if status.unwritable:
+            return f"▲ read-only  {_at_work(status)[0]}", "▲ read-only ", "▲"
         return _at_work(status)
 
     def on_click(self, event: events.Click) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -62,8 +62,8 @@ class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
     now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
     what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
-    be seen and is not kept. is_read_only: nothing can be written there at all. other_variables: for which the
-    engine has other values than the app."""
+    be seen and is not kept. unwritable: why the store can be looked at and no more, "" where that is not so.
+    other_variables: for which the engine has other values than the app."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -73,7 +73,7 @@ class Status:
     is_stuck: bool
     is_full: bool = False
     silence: str = ""
-    is_read_only: bool = False
+    unwritable: str = ""
     other_variables: tuple[str, ...] = ()
 
 
@@ -154,7 +154,8 @@ class Lab:
 
     async def status(self) -> Status:
         """Ends the runs of dead engines on the way, as every viewer does."""
-        return await self._in("read", _status)
+        status = await self._in("read", _status)
+        return replace(status, unwritable=self._lanes["read"].unwritable or status.unwritable)
 
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
         """The runs that fit, newest first."""
@@ -526,6 +527,7 @@ class _Lane:
         self._root, self._opened, self._alone = root, opened, alone
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lab-{name}")
         self._held = threading.local()
+        self.unwritable = ""  # why it could only look when it was last asked
 
     async def ask(self, ask: Callable[[Store], Told], *, to_clean: bool = False) -> Told:
         """to_clean: as of store.store.open_as_it_is."""
@@ -540,9 +542,11 @@ class _Lane:
 
         try:
             store = self._store()
-        except (StoreFull, StoreUnwritable):
+        except (StoreFull, StoreUnwritable) as error:
+            self.unwritable = str(error)
             with self._alone, open_as_it_is(self._root, to_clean=to_clean) as store:
                 return ask(store)
+        self.unwritable = ""
         return ask(store)
 
     def index(self, store: Store) -> Index:
@@ -603,7 +607,10 @@ def _status(store: Store) -> Status:
         is_stuck=is_stuck,
         is_full=free_bytes(store.root) < FULL_BYTES,
         silence=_silence(store) if is_stuck else "",
-        is_read_only=not os.access(store.lineage.path, os.W_OK),
+        # it could be opened all the same where an engine left the files of its log
+        unwritable=""
+        if os.access(store.lineage.path, os.W_OK)
+        else f"cannot write {store.lineage.path}",
         other_variables=_other_variables(engines),
     )
 

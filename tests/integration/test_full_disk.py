@@ -217,7 +217,7 @@ def test_a_read_only_store_can_be_looked_at(tmp_path, state):
     assert (tmp_path / "bundle.modiff").stat().st_size > 4_000
     assert found["app"]["runs"] == sorted([*found["ids"], found["exported"]])
     assert "▲ read-only  ○ no engine" in found["app"]["top"]
-    assert any("nothing can be written" in notice for notice in found["app"]["notices"])
+    assert any("and no more: cannot write" in notice for notice in found["app"]["notices"])
     code, _, error = found["note"]
     assert code == 1
     assert "cannot write" in error
