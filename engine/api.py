@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine import media
 from engine.components import choice
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
+from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
 from engine.process.logs import one_line
 from engine.runner import Made, Runner
@@ -32,6 +34,7 @@ from store.store import BUSY_SECONDS, Store, open_store
 from store.upkeep.gc import make_room
 
 KINDS = ("frames", "latents")
+_CHARACTERS_SHOWN = 60
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +84,8 @@ class TextToVideo:
         """A video of the prompt; what is not given is the preset's.
 
         It is a run of the store like any other: what is stored of it is not computed again, it is listed, and may be
-        watched and cancelled from elsewhere. Raises PresetError, StoreError, RunCancelled, RunPaused, and the errors
-        of components and checkpoints.
+        watched and cancelled from elsewhere. Warns of a prompt of which the text encoder reads only the beginning.
+        Raises PresetError, StoreError, RunCancelled, RunPaused, and the errors of components and checkpoints.
         """
         spec = self.spec
         if prompt is not None:
@@ -90,6 +93,8 @@ class TextToVideo:
         if seed is not None:
             spec = msgspec.structs.replace(spec, seed=seed)
         spec = validate(spec)
+        for name, cut in cut_prompts(spec).items():
+            warnings.warn(cut_line(name, cut, _shown(cut.text)), stacklevel=2)
         breaker = Breaker(BUSY_SECONDS)
         with open_store(self.store, breaker=breaker) as store, store.alone() as own:
             run_id = store.enqueue(encode_spec(spec), preset="", output="", engine=own)
@@ -108,6 +113,12 @@ class TextToVideo:
                 cancelled=lambda: store.cancel_requested(run_id),
                 paused=lambda: store.pause_requested(run_id),
             )
+
+
+def _shown(text: str) -> str:
+    """The beginning of a text that is told, on one line and with nothing that a terminal would obey."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= _CHARACTERS_SHOWN else f"{text[: _CHARACTERS_SHOWN - 1].rstrip()}…"
 
 
 def _log(store: Store, run_id: str) -> Callable[[Event], None]:

@@ -16,8 +16,7 @@ import msgspec
 
 from engine import ffmpeg
 from engine.outputs import default_output, output_problem
-from engine.process.launch import ensure_engine
-from engine.process.version import installed_version
+from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
@@ -71,7 +70,7 @@ def submit(
     if not is_checked:
         check(store, spec)
         # an engine of other code must not get what this one understands
-        store.retire_other_engines(installed_version())
+        retire_other_engines(store)
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     return store.enqueue(
@@ -291,21 +290,25 @@ def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[
 def held_up(store: Store, run_id: str) -> str:
     """What keeps a run, or the queue before it, from getting on while its engine lives, and what to type; "" while
     that engine gives signs of life. Raises StoreError."""
-    if store.run(run_id).is_finished:
-        return ""
+    return "" if store.run(run_id).is_finished else silence(store)
+
+
+def silence(store: Store, *, force: str = "`modiff engine stop --force`") -> str:
+    """As `held_up`, for whatever the engine is to do. force: what ends an engine that hears nothing, as people call it
+    where this is told."""
     now = time.time_ns()
     for engine in store.engines():
         seconds = (now - engine.heartbeat_ns) / 1e9
         if seconds < LATE_SECONDS:
             continue
         name = f"the engine (process {engine.pid})"
-        force = "`modiff engine stop --force` ends it, and its run can be resumed"
+        ends = f"{force} ends it, and its run can be resumed"
         if _is_suspended(engine.pid):
-            return f"{name} is suspended; `kill -CONT {engine.pid}` lets it go on, {force}"
+            return f"{name} is suspended; `kill -CONT {engine.pid}` lets it go on, {ends}"
         others = [pid for pid in store.writers() if pid != engine.pid]
         if others:
             return f"{name} waits for process {others[0]}, which holds the store; end that process, or let it go on"
-        return f"{name} has given no sign of life for {seconds:.0f} s; {force}"
+        return f"{name} has given no sign of life for {seconds:.0f} s; {ends}"
     return ""
 
 

@@ -46,11 +46,21 @@ STOP_SECONDS = 60.0
 KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
 MAX_PID = 1 << 31
-# What a run depends on and no run says: an engine has it from whoever started it.
+# What a run depends on and no run says: an engine has it from whoever started it. Where models are looked for matters
+# to runs of bundles, which hold no paths.
 OWN_VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "HF_HUB_CACHE",
     "IMAGEIO_FFMPEG_EXE",
+    "MKL_NUM_THREADS",
+    "MODIFF_CONFIG_DIR",
+    "MODIFF_MODELS",
+    "NVIDIA_TF32_OVERRIDE",
     "OMP_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF",
     "TMPDIR",
 )
@@ -68,7 +78,7 @@ def ensure_engine(
     is returned as it is: it takes no run after that, and the next engine is another.
     """
     deadline = time.monotonic() + timeout_seconds
-    leaving = store.retire_other_engines(installed_version())
+    leaving = retire_other_engines(store)
     child: subprocess.Popen[bytes] | None = None
     with _startup_file(store) as output:
         while not (live := store.engines()):
@@ -84,9 +94,15 @@ def ensure_engine(
     return live[0]
 
 
+def retire_other_engines(store: Store) -> list[EngineRecord]:
+    """Let engines of other code than what is installed now leave, as the store's function of this name does; where no
+    engine lives, that code is not looked at."""
+    return store.retire_other_engines(installed_version()) if store.engines() else []
+
+
 def other_variables(engine: EngineRecord) -> list[str]:
-    """The names in OWN_VARIABLES for which an engine has another value than this process; none where its environment
-    cannot be read."""
+    """The names in OWN_VARIABLES for which an engine has another value than one that this process would start; none
+    where its environment cannot be read. Values may be secrets of another shell, and are never told."""
     import psutil
 
     if engine.pid == os.getpid():
@@ -95,7 +111,8 @@ def other_variables(engine: EngineRecord) -> list[str]:
         theirs = psutil.Process(engine.pid).environ()
     except (psutil.Error, OSError, ValueError):
         return []
-    return [name for name in OWN_VARIABLES if theirs.get(name) != os.environ.get(name)]
+    ours = _environment()
+    return [name for name in OWN_VARIABLES if theirs.get(name) != ours.get(name)]
 
 
 def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[EngineRecord]:

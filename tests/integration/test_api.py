@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_a_run_is_on_record_and_its_steps_are_not_computed_again(tmp_path: Path)
         assert store.engines() == []
     path = again.save(tmp_path / "circle.mp4")
     assert path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_prompt_that_is_cut_is_warned_of(tmp_path: Path) -> None:
+    pipeline = TextToVideo.from_preset("micro", ["scheduler.steps=1"], store=tmp_path)
+    long = "a red circle " * 200 + "that\x1b[31m is not read"
+    with pytest.warns(UserWarning, match=r"^the prompt has \d+ tokens, .* cut off: ") as told:
+        pipeline(long)
+    assert [Path(each.filename).name for each in told] == ["test_api.py"]
+    assert "\x1b" not in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline("a red circle")
 
 
 def test_a_run_can_be_cancelled_from_elsewhere(

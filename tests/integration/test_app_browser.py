@@ -19,7 +19,13 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chromium-headless-shell",
+)
 STORE_TAB = 440  # pixels from the left
 
 
@@ -75,6 +81,11 @@ class Page:
                 "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
             )
 
+    async def press(self, digit: str) -> None:
+        key = {"key": digit, "code": f"Digit{digit}", "windowsVirtualKeyCode": ord(digit)}
+        await self.ask("Input.dispatchKeyEvent", type="keyDown", text=digit, **key)
+        await self.ask("Input.dispatchKeyEvent", type="keyUp", **key)
+
 
 def tab_at(picture: Image.Image) -> float:
     """Where in the top line, 0 to 1, the middle of the active tab is: letters on light; -1 where there is none."""
@@ -94,8 +105,8 @@ async def seen(page: Page, fits: Callable[[Image.Image], bool]) -> Image.Image:
     return picture
 
 
-async def look(browser: str, address: str, profile: Path) -> tuple[float, float]:
-    """Where the active tab is at first, and after a click on another one."""
+async def look(browser: str, address: str, profile: Path) -> tuple[float, float, float]:
+    """Where the active tab is at first, after the key of the next one, and after a click on yet another one."""
     process = await asyncio.create_subprocess_exec(
         *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
         *("--window-size=1400,900", "--remote-debugging-port=0"),
@@ -118,15 +129,19 @@ async def look(browser: str, address: str, profile: Path) -> tuple[float, float]
             ) as opened:
                 page = Page(opened)
                 first = tab_at(await seen(page, lambda picture: tab_at(picture) >= 0))
+                await page.press("2")
+                second = tab_at(await seen(page, lambda picture: tab_at(picture) > first + 0.03))
                 await page.click(STORE_TAB, 9)
-                after = tab_at(await seen(page, lambda picture: tab_at(picture) > first + 0.05))
-                return first, after
+                after = tab_at(await seen(page, lambda picture: tab_at(picture) > second + 0.05))
+                return first, second, after
     finally:
         process.kill()
         await process.wait()
 
 
-def test_a_browser_shows_the_app_and_takes_clicks(browser: str, address: str, tmp_path: Path):
-    first, after = asyncio.run(look(browser, address, tmp_path / "profile"))
+def test_a_browser_shows_the_app_and_takes_keys_and_clicks(
+    browser: str, address: str, tmp_path: Path
+):
+    first, second, after = asyncio.run(look(browser, address, tmp_path / "profile"))
     assert 0 < first < 0.3
-    assert after > first
+    assert after > second > first

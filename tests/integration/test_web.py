@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import pytest
@@ -96,24 +97,37 @@ def test_who_has_the_address_gets_the_page_and_the_app(address):
     assert asyncio.run(screen(f"{address}ws?width=100&height=30", Origin=origin(address)))
 
 
-def test_the_page_leads_to_itself_under_the_name_that_the_browser_has(address):
-    async def page() -> tuple[str, str]:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(address, headers={"Host": "localhost:9000"}) as answer,
-        ):
-            return await answer.text(), json.dumps(dict(answer.headers))
+async def told(address: str, **headers: str) -> tuple[str, str]:
+    """The text of an answer and its headers."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(address, headers=headers) as answer,
+    ):
+        assert answer.status == 200, address
+        return await answer.text(), json.dumps(dict(answer.headers))
 
-    text, headers = asyncio.run(page())
-    path = urlsplit(address).path
-    assert f'"ws://localhost:9000{path}ws"' in text
-    assert f'"{path}static/js/textual.js"' in text
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(address):
+    page, headers = asyncio.run(told(address))
+    style, _ = asyncio.run(told(f"{address}page/page.css"))
+    assert "default-src 'none'" in headers
     assert "frame-ancestors 'none'" in headers
     assert "no-referrer" in headers
+    loaded = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page)
+    loaded += [urljoin("page/", path) for path in re.findall(r'url\("([^"]+)"', style)]
+    assert {"static/js/textual.js", "page/page.js", "page/page.css"} < set(loaded)
+    assert "static/fonts/RobotoMono-VariableFont_wght.ttf" in loaded
+    assert {path: status(urljoin(address, path)) for path in loaded} == dict.fromkeys(loaded, 200)
+    assert not re.search(r"(https?:)?//[a-z]", re.sub(r"^ *//.*|/\*.*?\*/", "", page + style))
+
+
+def test_what_the_app_delivers_is_below_the_token(address):
+    assert status(f"{address}download/unknown") == 404
+    assert status(f"{origin(address)}/download/unknown") == 403
 
 
 @pytest.mark.parametrize(
-    "path", ["", "ws", "static/js/textual.js", "download/x", "WRONG/", "WRONG/ws"]
+    "path", ["", "ws", "static/js/textual.js", "page/page.js", "download/x", "WRONG/", "WRONG/ws"]
 )
 def test_without_the_token_there_is_nothing(address, path):
     path = path.replace("WRONG", "x" * (len(urlsplit(address).path) - 2))

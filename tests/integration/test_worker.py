@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -46,6 +47,8 @@ from store.paths import prepare
 from store.store import open_store
 from store.upkeep.gc import writing
 from tests.made_stores import STEP_BYTES, make_run, on_disk
+from tui.app.lab import Lab
+from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (
@@ -375,6 +378,34 @@ def test_who_follows_a_run_is_told_that_its_engine_is_suspended(store, silent):
     process.send_signal(signal.SIGCONT)
     while client.held_up(store, run_id):
         time.sleep(0.01)
+
+
+def test_who_cancels_a_run_of_a_suspended_engine_is_told(store, silent, monkeypatch, capsys):
+    process, run_id = silent
+    monkeypatch.setenv("MODIFF_STORE", str(store.root))
+    for command in ("pause", "cancel"):
+        assert main([command, run_id]) == 0
+        _, err = capsys.readouterr()
+        assert f"the engine (process {process.pid}) is suspended; `kill -CONT" in err
+    assert store.cancel_requested(run_id)
+
+
+def test_a_suspended_engine_is_ended_from_the_app(store, silent):
+    _, run_id = silent
+
+    async def act():
+        lab = Lab(store.root)
+        try:
+            assert "is suspended; `kill -CONT" in (await lab.status()).silence
+            killed = await lab.kill_engines()
+            return killed, await lab.status()
+        finally:
+            lab.close()
+
+    killed, status = asyncio.run(act())
+    assert [engine.run for engine in killed] == [run_id]
+    assert (status.engines, status.silence) == ((), "")
+    assert store.run(run_id).status == "interrupted"
 
 
 def test_who_follows_a_run_is_told_that_its_engine_is_silent_or_waits(store, silent, monkeypatch):
@@ -844,6 +875,7 @@ def test_who_finds_an_engine_is_told_where_its_environment_is_another(store, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv("PAGER", "of no matter")
+    monkeypatch.setenv("HF_TOKEN", "a secret")  # nothing that a run depends on
     assert other_variables(engine) == ["CUDA_VISIBLE_DEVICES", "TMPDIR"]
     stop_engine(store)
     while other_variables(engine):  # its lock goes before its process

@@ -77,6 +77,7 @@ class ModiffBase(App[int]):
     async def look_once(self) -> None:
         """One look at the store; what keeps it from being read is said once and shown on top until it is gone."""
         was_full = self.status is not None and self.status.is_full
+        was_unwritable = self.status is not None and bool(self.status.unwritable)
         try:
             self.status = await self.lab.status()
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
@@ -94,6 +95,14 @@ class ModiffBase(App[int]):
                     title="store",
                     severity="error",
                     timeout=TOLD_SECONDS,
+                )
+            if self.status.unwritable and not (was_unwritable or self.status.is_full):
+                self.notify(
+                    f"its runs can be looked at, and no more: {printable(self.status.unwritable)}",
+                    title="store",
+                    severity="warning",
+                    timeout=TOLD_SECONDS,
+                    markup=False,
                 )
             for run_id in self.status.orphans:
                 self.notify(
@@ -157,6 +166,24 @@ class ModiffBase(App[int]):
             self.tell_error(error)
         else:
             self.notify("the engine has stopped")
+
+    @work(group="force")
+    async def force_engine(self) -> None:
+        """End an engine that hears nothing, by force; asks first."""
+        from tui.app.dialogs.ask import Confirm
+
+        lines = [
+            "The engine's process is killed, whatever it does; for one that hangs or is suspended.",
+            "Its run becomes interrupted; steps that are stored stay, and Runs takes it up again.",
+        ]
+        if not await self.push_screen_wait(Confirm("end the engine by force", lines, "End it")):
+            return
+        try:
+            killed = await self.lab.kill_engines()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
+        else:
+            self.notify("the engine was ended" if killed else "no engine lives")
 
 
 class ModiffScreen(Screen[None]):

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -60,8 +61,9 @@ class Lab:
 
     def __init__(self, root: Path | None = None) -> None:
         opened: list[Store] = []
+        alone = threading.Lock()
         self._lanes: dict[LaneName, _Lane] = {
-            name: _Lane(name, root, opened) for name in get_args(LaneName)
+            name: _Lane(name, root, opened, alone) for name in get_args(LaneName)
         }
 
     def close(self) -> None:
@@ -69,8 +71,10 @@ class Lab:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _in(self, lane: LaneName, ask: Callable[[Store], Told]) -> Told:
-        return await self._lanes[lane].ask(ask)
+    async def _in(
+        self, lane: LaneName, ask: Callable[[Store], Told], *, to_clean: bool = False
+    ) -> Told:
+        return await self._lanes[lane].ask(ask, to_clean=to_clean)
 
     # Looking
 
@@ -80,7 +84,8 @@ class Lab:
 
     async def status(self) -> Status:
         """Ends the runs of dead engines on the way, as every viewer does."""
-        return await self._in("read", health.status)
+        status = await self._in("read", health.status)
+        return replace(status, unwritable=self._lanes["read"].unwritable or status.unwritable)
 
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
         """The runs that fit, newest first."""
@@ -379,7 +384,7 @@ class Lab:
             store.recover_if_possible()
             return clean(store.lineage, policy)
 
-        return await self._in("work", ask)
+        return await self._in("work", ask, to_clean=True)
 
     async def verify_store(self, on_progress: Callable[[int, int], None]) -> Verdict:
         """Read everything again; on_progress: (bytes done, all bytes), called in another thread. What it raises
@@ -405,6 +410,13 @@ class Lab:
         from engine.process.launch import stop_engine
 
         await self._in("engine", stop_engine)
+
+    async def kill_engines(self) -> list[EngineRecord]:
+        """End the engine by force, for one that hears nothing; those that lived. Raises EngineUnavailable. Not in the
+        lane of the engine, where a request to stop may wait for it."""
+        from engine.process.launch import kill_engines
+
+        return await self._in("change", kill_engines)
 
     # Commands
 
@@ -439,15 +451,35 @@ class Lab:
 class _Lane:
     """One thread with its own store connection; what it is asked is answered in turn."""
 
-    def __init__(self, name: str, root: Path | None, opened: list[Store]) -> None:
-        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was."""
-        self._root, self._opened = root, opened
+    def __init__(
+        self, name: str, root: Path | None, opened: list[Store], alone: threading.Lock
+    ) -> None:
+        """opened: by all lanes of a lab; a lane that comes late must not found a new store where theirs was. alone: of
+        all of them too; on a full disk one at a time can have the store."""
+        self._root, self._opened, self._alone = root, opened, alone
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"lab-{name}")
         self._held = threading.local()
+        self.unwritable = ""  # why it could only look when it was last asked
 
-    async def ask(self, ask: Callable[[Store], Told]) -> Told:
+    async def ask(self, ask: Callable[[Store], Told], *, to_clean: bool = False) -> Told:
+        """to_clean: as of store.store.open_as_it_is."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: ask(self._store()))
+        return await loop.run_in_executor(self._executor, lambda: self._answer(ask, to_clean))
+
+    def _answer(self, ask: Callable[[Store], Told], to_clean: bool) -> Told:
+        """Where nothing can be written, on a full or a read-only disk, the store is opened as it is for one question:
+        for the next one it may be another."""
+        from store.errors import StoreFull, StoreUnwritable
+        from store.store import open_as_it_is
+
+        try:
+            store = self._store()
+        except (StoreFull, StoreUnwritable) as error:
+            self.unwritable = str(error)
+            with self._alone, open_as_it_is(self._root, to_clean=to_clean) as store:
+                return ask(store)
+        self.unwritable = ""
+        return ask(store)
 
     def index(self, store: Store) -> Index:
         """The index beside the store; to be called in the lane's thread."""

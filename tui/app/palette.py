@@ -115,6 +115,9 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
         yield Command(
             "engine: Stop", "After its present step; the queue waits", lambda: app.stop_engine()
         )
+        yield Command(
+            "engine: End by force", "For one that hangs; asks first", lambda: app.force_engine()
+        )
     else:
         yield Command(
             "engine: Start", "It goes on with the runs that wait", lambda: app.ensure_engine()

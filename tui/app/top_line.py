@@ -57,7 +57,8 @@ class TopLine(Widget):
         line = self._tabs()
         room = self.size.width - line.cell_len - 1
         right = next((text for text in self._right() if cell_len(text) <= room), "")
-        is_wrong = self._trouble or (self._status is not None and self._status.is_full)
+        status = self._status
+        is_wrong = self._trouble or (status is not None and (status.is_full or status.is_stuck))
         style = "topline--trouble" if is_wrong else "topline--tab"
         gap = " " * max(1, room + 1 - cell_len(right))
         return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
@@ -82,6 +83,8 @@ class TopLine(Widget):
             return ("… ",)
         if status.is_full:
             return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
+        if status.unwritable:
+            return f"▲ read-only  {_at_work(status)[0]}", "▲ read-only ", "▲"
         return _at_work(status)
 
     def on_click(self, event: events.Click) -> None:
@@ -99,10 +102,13 @@ def _at_work(status: Status) -> tuple[str, ...]:
     long, short = "", ""
     if status.num_queued:
         long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
-    if status.running is not None:
-        run_id = printable(status.running.id)
+    run_id = printable(status.running.id) if status.running is not None else ""
+    if status.is_stuck:
+        at_work = f"  {run_id}" if run_id else ""
+        stuck = f"▲ engine stuck{long} "
+        return f"▲ engine stuck{at_work}{long} ", stuck, f"▲ stuck{short}", f"▲{short}"
+    if run_id:
         return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
     if not status.engines:
         return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
-    mark, state = ("▲", "stuck") if status.is_stuck else ("●", "idle")
-    return f"{mark} engine {state}{long} ", f"{mark} {state}{short}", f"{mark}{short}"
+    return f"● engine idle{long} ", f"● idle{short}", f"●{short}"

@@ -18,6 +18,7 @@ from engine.client import follow, held_up
 from store.errors import StoreError
 from store.store import open_store
 from tui.cli.progress import Progress
+from tui.describe.stalling import stalled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,8 +82,10 @@ def watch(
     # A daemon: who leaves at once must not wait for an engine that is only starting.
     threading.Thread(target=_read, args=(store.root, run_id, arrived), daemon=True).start()
     progress = Progress()
-    cancel_asked = is_held_up = False
-    looked = time.monotonic()
+    cancel_asked = False
+    problem = ""
+    looked = moved = time.monotonic()
+    moved_ns = time.time_ns()
     while progress.finished is None and not signals.ended_by:
         if signals.interrupts and not cancel_asked:
             cancel_asked = True
@@ -97,26 +100,45 @@ def watch(
         else:
             if isinstance(event, Exception):
                 raise event
+            moved, moved_ns = time.monotonic(), time.time_ns()
             progress.apply(event)
             display.update(progress, event)
         display.tick(progress)
         if time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
-            is_held_up = _note_held_up(store, run_id, display, is_held_up)
+            stall = _stall(progress, moved_ns, looked - moved)
+            problem = _note_problem(store, run_id, display, problem, stall)
     return Watched(progress, cancel_asked)
 
 
-def _note_held_up(store: Store, run_id: str, display: Display, is_told: bool) -> bool:
-    """Say what keeps a run from getting on, and when it gets on again; whether something does."""
+def _note_problem(store: Store, run_id: str, display: Display, told: str, stall: str) -> str:
+    """Say what keeps a run from getting on, and when it gets on again; which of `held_up` and `stalled` it is, if
+    either.
+
+    told: what this returned before. stall: what `stalled` says now.
+    """
     try:
         line = held_up(store, run_id)
     except StoreError:  # who reads the events meets it too
-        return is_told
-    if line and not is_told:
-        display.note(line)
-    elif is_told and not line:
-        display.note("the engine gives signs of life again")
-    return bool(line)
+        return told
+    problem = "silent" if line else "stalled" if stall else ""
+    if problem and problem != told:
+        display.note(line or stall)
+    elif told and not problem:
+        again = {
+            "silent": "the engine gives signs of life again",
+            "stalled": "the run gets on again",
+        }
+        display.note(again[told])
+    return problem
+
+
+def _stall(progress: Progress, since_ns: int, seconds: float) -> str:
+    if not progress.started:
+        return ""
+    step = f"{progress.step} of {progress.total} done" if progress.total else ""
+    usual = progress.seconds_per_step
+    return stalled(progress.stage, step, since_ns=since_ns, seconds=seconds, usual_seconds=usual)
 
 
 def _read(root: Path, run_id: str, arrived: queue.SimpleQueue[Event | Exception]) -> None:

@@ -2,7 +2,7 @@
 
 Every web page that is open in a browser can ask the loopback address for things, and send keys through a WebSocket
 that it opens. So each request must come with the token in its path, under a Host that names this machine (or a page
-whose name was led here would count as ours), and from no page but our own.
+whose name was led here would count as ours), and from no page but our own. That loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -27,9 +27,23 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _TOKEN_BYTES = 32
+# Ours instead of textual-serve's, which loads a font from elsewhere and knows no token.
+_PAGE = Path(__file__).resolve().parent / "browser"
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self' 'unsafe-inline'",
+            "font-src 'self'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -74,13 +88,13 @@ class _Server(Server):  # type: ignore[misc]
 
     def make(self) -> web.Application:
         inner = web.Application()
-        _use_templates(inner, self.templates_path)
         inner.add_routes(
             [
                 web.get("/", self.handle_index, name="index"),
                 web.get("/ws", self.handle_websocket, name="websocket"),
                 web.get("/download/{key}", self.handle_download, name="download"),
                 web.static("/static", self.statics_path, name="static"),
+                web.static("/page", _PAGE, name="page"),
             ]
         )
         outer = web.Application(middlewares=[_guard(self._refusal)])
@@ -104,15 +118,7 @@ class _Server(Server):  # type: ignore[misc]
         return ""
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        # the address as the browser has it, which behind a tunnel is another than ours
-        at = f"{request.host}/{self._token}"
-        context: dict[str, Any] = {
-            "font_size": _font_size(request.query.get("fontsize", "")),
-            "app_websocket_url": f"ws://{at}/ws",
-            "config": {"static": {"url": f"/{self._token}/static/"}},
-            "application": {"name": self.title},
-        }
-        return _rendered(request, context)
+        return web.FileResponse(_PAGE / "index.html")
 
 
 def _guard(refusal: Callable[[web.Request], str]) -> Any:
@@ -128,26 +134,6 @@ def _guard(refusal: Callable[[web.Request], str]) -> Any:
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
-
-
-def _use_templates(app: web.Application, folder: Any) -> None:
-    import aiohttp_jinja2
-    import jinja2
-
-    aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(folder))
-
-
-def _rendered(request: web.Request, context: dict[str, Any]) -> web.StreamResponse:
-    import aiohttp_jinja2
-
-    response: web.StreamResponse = aiohttp_jinja2.render_template(
-        "app_index.html", request, context
-    )
-    return response
-
-
-def _font_size(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 16
 
 
 def _name_in(host: str) -> str:

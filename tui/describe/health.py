@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
 
 # An engine writes its heartbeat every second; after so long without, it is told as stuck.
 STUCK_SECONDS = 10.0
+# What ends such an engine in the app.
+FORCE = "F in Components"
 # With less than this the database takes nothing more.
 FULL_BYTES = 1 << 20
 
@@ -19,8 +24,10 @@ FULL_BYTES = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
-    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while. is_full:
-    the store's disk has no room left, so that what a run does cannot be seen and is not kept."""
+    now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
+    what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
+    be seen and is not kept. unwritable: why the store can be looked at and no more, "" where that is not so.
+    other_variables: for which the engine has other values than the app."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -29,6 +36,9 @@ class Status:
     orphans: tuple[str, ...]
     is_stuck: bool
     is_full: bool = False
+    silence: str = ""
+    unwritable: str = ""
+    other_variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +58,41 @@ def status(store: Store) -> Status:
     orphans: list[str] = []
     if running is not None and not store.is_engine_alive(running.engine):
         orphans, _ = store.recover_if_possible()
-        running = next(iter(store.runs(limit=1, status="running")), None)
+        # where that cannot be written, its run is at rest all the same
+        left = store.runs(limit=1, status="running")
+        running = next((run for run in left if store.is_engine_alive(run.engine)), None)
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
+    is_stuck = time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9
     return Status(
         engines=tuple(engines),
         running=running,
         num_queued=store.num_queued(),
         newest_run=newest[0].id if newest else "",
         orphans=tuple(orphans),
-        is_stuck=time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9,
+        is_stuck=is_stuck,
         is_full=free_bytes(store.root) < FULL_BYTES,
+        silence=_silence(store) if is_stuck else "",
+        # it could be opened all the same where an engine left the files of its log
+        unwritable=""
+        if os.access(store.lineage.path, os.W_OK)
+        else f"cannot write {store.lineage.path}",
+        other_variables=_other_variables(engines),
     )
+
+
+def _other_variables(engines: Sequence[EngineRecord]) -> tuple[str, ...]:
+    if not engines:
+        return ()
+    from engine.process.launch import other_variables
+
+    return tuple(sorted({name for engine in engines for name in other_variables(engine)}))
+
+
+def _silence(store: Store) -> str:
+    from engine.client import silence
+
+    return silence(store, force=FORCE)
 
 
 def components() -> list[ComponentRow]:

@@ -1,4 +1,4 @@
-"""The engine's keys, for a screen that shows it: start, stop, restart, its log."""
+"""The engine's keys, for a screen that shows it: start, stop, restart, end by force, its log."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class EngineKeys(ModiffScreen):
         Binding("s", "start", "Start", id="engine.start", tooltip="Start the engine"),
         Binding("S", "stop", "Stop", id="engine.stop", tooltip="Stop the engine after its present step"),
         Binding("R", "restart", "Restart", id="engine.restart", tooltip="Stop the engine and start another"),
+        Binding("F", "force", "End by force", id="engine.force", show=False, tooltip="For an engine that hangs"),
         Binding("l", "log", "Log", id="engine.log", tooltip="The last lines of the engine's log"),
     ]  # fmt: skip
     status: Status | None = None
@@ -55,6 +56,9 @@ class EngineKeys(ModiffScreen):
             await self.app.lab.start_engine()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
+
+    def action_force(self) -> None:
+        self.app.force_engine()
 
     async def _is_agreed(self, title: str, yes: str) -> bool:
         """Asks where a run would be interrupted."""

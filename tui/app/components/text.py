@@ -153,6 +153,11 @@ def engines(status: Status | None, now_ns: int | None = None) -> list[str]:
     lines: list[str] = []
     for engine in status.engines:
         lines += [*([""] if lines else []), *_engine(engine, now, status.is_stuck)]
+    if status.other_variables:
+        names = ", ".join(status.other_variables)
+        lines += ["", f"▲ started with another {names} than this app; R starts one with the app's"]
+    if status.silence:
+        lines += ["", f"▲ {printable(status.silence)}"]
     return lines or list(NO_ENGINE)
 
 

@@ -110,6 +110,8 @@ class Live(ModiffScreen):
         if status is None or not self.is_active:
             return
         feed, running = self._feed, status.running
+        if feed is not None:
+            feed.silence = status.silence
         if feed is None:
             if self._choose() and not self._is_reading:
                 self._watch()
@@ -154,6 +156,7 @@ class Live(ModiffScreen):
         self._at_work = status.running.id if status and status.running else ""
         self._feed = feed = RunFeed(self.app.lab, run_id, view)
         feed.shows_previews = self._shows_previews
+        feed.silence = status.silence if status else ""
         self.app.watched_run = run_id
         await feed.begin()
         if self.focused is None:
@@ -248,6 +251,8 @@ class Live(ModiffScreen):
             f"Run {feed.run_id} stops when its present step ends.",
             "Steps that are done stay in the store: r resumes it where it was.",
         ]
+        if self.app.status is not None and self.app.status.silence:
+            lines.append(f"For now it hears nothing: {printable(self.app.status.silence)}.")
         if await self.app.push_screen_wait(Confirm("cancel the run", lines, "Cancel the run")):
             await self._told(self.app.lab.cancel(feed.run_id))
             await self.app.look_once()

@@ -12,6 +12,7 @@ from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
 from tui.describe.run import SYMBOLS
+from tui.describe.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What the head of a run says. output: whether `message` is the path of the run's file."""
+    """What the head of a run says. is_output: whether `message` is the path of the run's file; is_problem: whether it
+    says what keeps the run from getting on."""
 
     symbol: str
     status: str
@@ -33,21 +35,30 @@ class Head:
     hits: str
     message: str
     is_output: bool
+    is_problem: bool = False
 
 
 def head(
-    state: RunState, record: RunRecord | None, *, decode_seconds: float | None, now_ns: int
+    state: RunState,
+    record: RunRecord | None,
+    *,
+    decode_seconds: float | None,
+    now_ns: int,
+    silence: str = "",
 ) -> Head:
-    """The head of a run. record: None where it is not known (yet)."""
+    """The head of a run. record: None where it is not known (yet). silence: why the engine gives no sign of life, if it
+    gives none."""
     message, is_output = _message(state, record)
+    problem = "" if state.is_over else printable(silence) or _stall(state, now_ns)
     return Head(
         symbol=SYMBOLS.get(state.status, "?"),
         status=_status(state, record),
         times="  ".join(filter(None, _times(state, decode_seconds, now_ns))),
         origin=_origin(record) if record else "",
         hits=_hits(state),
-        message=message,
+        message=problem or message,
         is_output=is_output,
+        is_problem=bool(problem),
     )
 
 
@@ -122,6 +133,28 @@ def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
             return _memory(state) or "the engine gets ready", False
         case _:
             return "", False
+
+
+def _stall(state: RunState, now_ns: int) -> str:
+    if state.status != "running":
+        return ""
+    name, stage = next(
+        ((name, stage) for name, stage in state.stages.items() if stage.status == "running"),
+        ("", None),
+    )
+    step, usual = "", 0.0
+    if name == "denoise" and state.steps:
+        step, usual = f"{state.steps_done} of {len(state.steps)} done", state.step_seconds or 0.0
+    elif name == "decode" and state.chunk and stage is not None:
+        step = f"{state.chunk} of {state.num_chunks} done"
+        usual = (state.last_ns - stage.started_ns) / 1e9 / state.chunk
+    return stalled(
+        stage.name if stage else "starting",
+        step,
+        since_ns=state.last_ns,
+        seconds=(now_ns - state.last_ns) / 1e9,
+        usual_seconds=usual,
+    )
 
 
 def _memory(state: RunState) -> str:

@@ -34,6 +34,7 @@ class RunFeed:
         self._shown: tuple[int, str] = (0, "")
         self.record: RunRecord | None = None
         self.shows_previews = True
+        self.silence = ""  # why the engine gives no sign of life, where who has this knows
 
     @property
     def run_id(self) -> str:
@@ -88,6 +89,7 @@ class RunFeed:
             decode_seconds=self._decode_seconds,
             points=self._points,
             now_ns=now_ns,
+            silence=self.silence,
         )
 
     async def _ask_end(self) -> None:

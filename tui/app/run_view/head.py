@@ -87,6 +87,8 @@ class RunHead(Drawn):
     def _message_style(self, head: Head) -> Style:
         if head.is_output:
             return self.styled("runhead--output")
+        if head.is_problem:
+            return self.styled("runhead--running")
         is_bad = head.status in ("failed", "interrupted")
         return self.styled("runhead--failed" if is_bad else "runhead--muted")
 

@@ -154,11 +154,13 @@ class RunView(Widget):
         decode_seconds: float | None = None,
         points: Collection[int] | None = None,
         now_ns: int | None = None,
+        silence: str = "",
     ) -> None:
         """Draw what is new in `state`.
 
         record, sigmas (of the whole course): where they are known. decode_seconds: what decoding took in like runs.
-        points: after which steps a branch finds its state stored, None to go by the log.
+        points: after which steps a branch finds its state stored, None to go by the log. silence: why the engine gives
+        no sign of life, if it gives none.
         """
         if self._state is not None and self._state is not state:
             self.clear()
@@ -166,7 +168,9 @@ class RunView(Widget):
         now_ns = time.time_ns() if now_ns is None else now_ns
         self._sigmas = sigmas
         self.query_one(RunHead).show(
-            run_cells.head(state, record, decode_seconds=decode_seconds, now_ns=now_ns)
+            run_cells.head(
+                state, record, decode_seconds=decode_seconds, now_ns=now_ns, silence=silence
+            )
         )
         self.query_one(Stages).show(run_cells.stage_cells(state, now_ns))
         drawn = (state.changes, record and record.id, len(sigmas), points)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from presets.overrides import text_override
-from tui.cli.commands.runs import print_json
+from tui.cli.commands.runs import print_json, silence_of
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -135,14 +135,16 @@ def branch(
 def pause(run: str, as_json: bool) -> int:
     """Pause a run that is queued or running.
 
-    RUN is an id from `modiff runs`, or the beginning of one. A running one stops when its present
-    step ends; `modiff resume RUN` goes on from there. Exit code 1 when the run is already at rest.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. A running one stops
+    when its present step ends; `modiff resume RUN` goes on from there. With an engine that does not answer
+    it stops when that answers again. Exit code 1 when the run is already at rest.
     """
     from store.store import open_store
 
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         status = store.request_pause(run_id)
+        silence = silence_of(store, run_id, status)
     if as_json:
         print_json({"run": run_id, "status": status})
     elif status == "running":
@@ -151,6 +153,8 @@ def pause(run: str, as_json: bool) -> int:
         click.echo(f"run {run_id} is paused; `modiff resume {run_id}` goes on", err=True)
     else:
         click.echo(f"run {run_id} is already {status}; there is nothing to pause", err=True)
+    if silence:
+        click.echo(silence, err=True)
     return 0 if status in ("running", "paused") else FAILED
 
 
@@ -163,8 +167,8 @@ def pause(run: str, as_json: bool) -> int:
 def resume(invocation: Invocation, run: str, detach: bool, quiet: bool, as_json: bool) -> int:
     """Go on with a run that stopped before its end.
 
-    RUN is an id from `modiff runs`, or the beginning of one: a run that was paused, interrupted or
-    cancelled, or that failed. It goes on after its last stored step
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote: a run that was
+    paused, interrupted or cancelled, or that failed. It goes on after its last stored step
     and ends with the same result as if nothing had happened.
     """
     from engine import client
@@ -173,7 +177,7 @@ def resume(invocation: Invocation, run: str, detach: bool, quiet: bool, as_json:
 
     with open_store() as store:
         store.recover()
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
 
         def queue() -> str:
             client.resume(store, run_id)
@@ -194,8 +198,8 @@ def finish(
 ) -> int:
     """Take runs that stopped early to their end.
 
-    RUN is an id from `modiff runs`, or the beginning of one: a run of `modiff sweep --stop-at`. The
-    steps that are done are not computed again.
+    RUN is an id from `modiff runs`, the beginning of one, or a file that it wrote: a run of
+    `modiff sweep --stop-at`. The steps that are done are not computed again.
     """
     from engine import client
     from store.store import open_store
@@ -204,7 +208,7 @@ def finish(
 
     with open_store() as store:
         store.recover()
-        run_ids = list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes))
+        run_ids = list(dict.fromkeys(resolve_run(store, prefix) for prefix in run_prefixes))
         for run_id in run_ids:
             record = store.run(run_id)
             if record.stop_at is None:

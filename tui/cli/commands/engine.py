@@ -36,6 +36,7 @@ def engine() -> None:
 @_json
 def status(as_json: bool) -> None:
     """Tell which engines live and what they do."""
+    from engine.process.launch import other_variables
     from store.store import open_as_it_is
 
     with open_as_it_is() as store:
@@ -48,6 +49,8 @@ def status(as_json: bool) -> None:
         return
     for each in engines:
         click.echo(_line(each))
+        if names := other_variables(each):
+            click.echo(f"  started with another {', '.join(names)} than this command has")
     if not engines:
         click.echo("no engine is running; the next `modiff run` starts one")
     click.echo(f"{queued} queued, store {printable(str(root))}")

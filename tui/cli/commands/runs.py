@@ -15,12 +15,14 @@ import click
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import waiting_line
+from tui.cli.run_of_file import resolve_run
 from tui.errors import FAILED
 from tui.text import columns, printable, shorten
 from tui.units import duration, read_since, read_until
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
+    from store.store import Store
 
 STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted", "paused")
 
@@ -127,14 +129,16 @@ def runs(
 def cancel(run: str, as_json: bool) -> int:
     """Cancel a run that is queued or running.
 
-    RUN is an id from `modiff runs`, or the beginning of one. A running one stops when its present
-    step ends. Exit code 1 when the run has already ended in another way.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. A running one stops
+    when its present step ends. With an engine that does not answer it stops when that answers again, or
+    is ended by `modiff engine stop --force`. Exit code 1 when the run has already ended in another way.
     """
     from store.store import open_store
 
     with open_store() as store:
-        run_id = store.resolve(run)
+        run_id = resolve_run(store, run)
         status = store.request_cancel(run_id)
+        silence = silence_of(store, run_id, status)
     if as_json:
         print_json({"run": run_id, "status": status})
     elif status == "running":
@@ -143,7 +147,16 @@ def cancel(run: str, as_json: bool) -> int:
         click.echo(f"run {run_id} is cancelled", err=True)
     else:
         click.echo(f"run {run_id} is already {status}; there is nothing to cancel", err=True)
+    if silence:
+        click.echo(silence, err=True)
     return 0 if status in ("running", "cancelled") else FAILED
+
+
+def silence_of(store: Store, run_id: str, status: str) -> str:
+    """Why the engine of a run at work may not hear for now what it was just asked, and what to type; or nothing."""
+    from engine.client import held_up
+
+    return held_up(store, run_id) if status == "running" else ""
 
 
 def summary(record: RunRecord, tags: Sequence[str]) -> dict[str, Any]:

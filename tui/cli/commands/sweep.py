@@ -101,7 +101,7 @@ def sweep(
     common are computed once.
     """
     from engine import client
-    from engine.process.version import installed_version
+    from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
     from store.lineage.queue import new_id
@@ -133,7 +133,7 @@ def sweep(
         members = make_members(axes, load, check, from_step=from_step, stop_at=stop_at)
         members = with_outputs(members, output)
         store.recover()
-        store.retire_other_engines(installed_version())
+        retire_other_engines(store)
         for member in members:
             check_output(store, member.spec)
         if not quiet:

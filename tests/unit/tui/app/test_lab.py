@@ -212,7 +212,12 @@ def test_a_live_engine_and_one_that_is_stuck(store):
         assert (status.running.id, status.num_queued, status.is_stuck) == (run_id, 1, False)
         store.lineage.db.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
         store.lineage.db.conn.commit()
-        assert ask(lambda lab: lab.status()).is_stuck
+        status = ask(lambda lab: lab.status())
+        assert status.is_stuck
+        assert (
+            f"the engine (process {os.getpid()}) has given no sign of life for 6" in status.silence
+        )
+        assert "F in Components ends it" in status.silence
 
 
 # The queue

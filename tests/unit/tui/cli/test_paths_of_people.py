@@ -11,20 +11,10 @@ import pytest
 
 from engine.checkpoints.places import list_file
 from engine.process.version import installed_version
-from store.store import open_store
 from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[4]
 LONG = "n" * 300
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
-        monkeypatch.setattr(place, lambda store: None)
-    with open_store() as opened:
-        yield opened
 
 
 @pytest.fixture

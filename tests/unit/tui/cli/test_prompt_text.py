@@ -8,17 +8,7 @@ import pytest
 
 from presets.encoding import decode_spec
 from presets.spec import MAX_PROMPT_BYTES
-from store.store import open_store
 from tui.cli.main import main
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
-        monkeypatch.setattr(place, lambda store: None)
-    with open_store() as opened:
-        yield opened
 
 
 def queued(store) -> list[tuple[str, str]]:

@@ -143,11 +143,19 @@ def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monke
         ("tree", "a.mp4"),
         ("branch", "a.mp4", "--at", "3", "--detach"),
         ("pin", "a.mp4"),
+        ("store", "export", "a.mp4", "--steps", "none", "--output", "a.modiff"),
     ):
         assert main([*command]) == 0, capsys.readouterr().err
     assert (tmp_path / "again.mp4").read_bytes() == video
     assert (store.run(run_id).note, store.run(run_id).pinned) == ("mine", True)
     assert [child.id for child in store.children(run_id)] != []
+
+
+@pytest.mark.parametrize("command", ["cancel", "pause", "resume", "finish"])
+def test_what_stops_or_goes_on_may_be_named_by_its_video(capsys, store, tmp_path, command):
+    run_id = run_of(store, tmp_path / "a.mp4", mp4(tmp_path / "a.mp4", ""))
+    assert main([command, "a.mp4"]) == 1  # it is at its end
+    assert f"run {run_id} " in capsys.readouterr().err
 
 
 def test_latents_are_known_too(capsys, store, tmp_path):

@@ -8,20 +8,10 @@ import pytest
 
 from presets.encoding import decode_spec
 from presets.seeds import random_seed
-from store.store import open_store
 from tui.cli.main import main
 from tui.cli.seeds import drawn_in
 
 TOLD = re.compile(r"^the seed is (\d+)$", re.MULTILINE)
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
-        monkeypatch.setattr(place, lambda store: None)
-    with open_store() as opened:
-        yield opened
 
 
 def seeds(store) -> list[int]:

@@ -11,9 +11,15 @@ from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.database.database import immediate
+from store.lineage.events import StageStarted, StepFinished
 from store.store import open_store
 from tui.cli.progress import SilentDisplay
 from tui.cli.watch import Signals, watch
+
+
+def step(number: int) -> StepFinished:
+    """One of eight that took next to no time."""
+    return StepFinished(number, 8, 0.5, 9, 1e-9, 0.01, 0.9, change=0.1)
 
 
 @pytest.fixture
@@ -84,3 +90,25 @@ def test_who_watches_is_told_once_that_the_engine_is_silent_and_that_it_is_not(s
     assert f"the engine (process {os.getpid()}) has given no sign of life for 6" in silent
     assert "`modiff engine stop --force`" in silent
     assert alive == "the engine gives signs of life again"
+
+
+def test_who_watches_is_told_once_that_a_step_takes_long_and_that_it_ended(store, monkeypatch):
+    monkeypatch.setattr("tui.cli.watch.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("tui.cli.watch.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("tui.describe.stalling.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("tui.describe.stalling.FIRST_SECONDS", 1e9)
+    (run,) = store.runs(limit=1)
+    store.append(run.id, [StageStarted("denoise"), step(1), step(2)])
+    signals = Signals()
+
+    def go_on():
+        monkeypatch.setattr("tui.describe.stalling.LEAST_SECONDS", 1e9)
+        store.append(run.id, [step(3)])
+
+    notes = Notes(signals, go_on)
+    watch(store, run.id, notes, signals)
+    stall, again = notes.lines
+    assert "no progress since" in stall
+    assert "of 8 done, which usually take" in stall
+    assert again == "the run gets on again"
+    assert store.run(run.id).status == "running"

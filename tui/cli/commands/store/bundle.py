@@ -11,6 +11,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
+from tui.cli.run_of_file import resolve_run
 from tui.errors import BAD_INPUT
 from tui.text import printable
 from tui.units import read_size, size
@@ -68,15 +69,15 @@ def export(
 ) -> None:
     """Write runs and what they made as one file, a bundle.
 
-    RUN is an id from `modiff runs`, or the beginning of one. Everything is checked while it is
-    copied. Notes and prompts go along as they are; paths, host and user names do not.
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. Everything is checked
+    while it is copied. Notes and prompts go along as they are; paths, host and user names do not.
     """
     from store.bundle.exporting import export_bundle
 
     with store_as_it_is() as store:
         done = export_bundle(
             store.lineage,
-            list(dict.fromkeys(store.resolve(prefix) for prefix in run_prefixes)),
+            list(dict.fromkeys(resolve_run(store, prefix) for prefix in run_prefixes)),
             target,
             steps=steps,
             with_ancestors=with_ancestors,

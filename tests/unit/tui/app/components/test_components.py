@@ -11,6 +11,7 @@ from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.process.version import installed_version
+from store.database.database import immediate
 from store.lineage.records import EngineRecord
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
@@ -19,6 +20,7 @@ from tui.app.components import text
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.dialogs.reader import Reader
 from tui.app.lab import CommandFailed, Lab
+from tui.app.top_line import TopLine
 from tui.app.widgets.listing import Listing
 from tui.describe.health import ComponentRow, Status
 
@@ -253,6 +255,33 @@ def test_stopping_a_busy_engine_asks(store, engine):
         play("components", script)
 
 
+def test_an_engine_that_hangs_is_ended_by_force_once_that_was_agreed(store, monkeypatch):
+    asked = []
+
+    async def kill(lab):
+        asked.append("kill")
+        return []
+
+    monkeypatch.setattr(Lab, "kill_engines", kill)
+
+    async def script(pilot):
+        lines = lambda: shown(pilot.app.screen, "#engine_lines")  # noqa: E731
+        with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
+            with immediate(store.lineage) as connection:
+                connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
+            await until(pilot, lambda: "F in Components ends it" in lines())
+            assert "▲ engine stuck" in str(pilot.app.screen.query_one(TopLine).render())
+            for key in ("escape", "y"):
+                await pilot.press("F")
+                await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+                assert asked == []
+                await pilot.press(key)
+            await until(pilot, lambda: "no engine lives" in notices(pilot.app))
+
+    play("components", script)
+    assert asked == ["kill"]
+
+
 def test_restart_stops_and_starts(store, monkeypatch):
     asked = []
 
@@ -319,10 +348,11 @@ def test_a_third_party_component_whose_package_is_gone():
 def test_an_engine_that_is_silent_is_told_by_a_mark():
     now = time.time_ns()
     engine = EngineRecord("e", 7, "host", now - 10**12, now - 17 * 10**9, "abc")
-    status = Status((engine,), None, 0, "", (), is_stuck=True)
+    status = Status((engine,), None, 0, "", (), is_stuck=True, other_variables=("HF_HOME",))
     lines = text.engines(status, now)
     assert lines[0].startswith("▶ host, process 7")
     assert any("▲ silent for 15" in line for line in lines)
+    assert any("▲ started with another HF_HOME than this app" in line for line in lines)
 
 
 def test_a_narrow_screen_says_which_panel_it_shows(store):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Static
 
+from store.database.database import immediate
 from store.lineage.events import (
     MemorySampled,
     Message,
@@ -25,6 +27,7 @@ from tests.opened import opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui.app import desktop as opening
 from tui.app.app import ModiffApp
+from tui.app.dialogs.ask import Confirm
 from tui.app.lab import LOG_PAGE
 from tui.app.live.screen import Live
 from tui.app.preferences import Preferences
@@ -130,6 +133,29 @@ def test_a_run_at_work_is_found_and_followed(tmp_path):
         assert watched.live.query_one("#run").border_title == run.id
         assert "|Δ| 0.100" in str(watched.live.query_one("#run").border_subtitle)
         assert watched.live.query_one(LogView).lines
+
+    with live_run(tmp_path / "store") as run:
+        watch(tmp_path / "store", act)
+
+
+def test_what_keeps_a_run_from_getting_on_is_told_while_it_does(tmp_path, monkeypatch):
+    async def act(watched: Watched) -> None:
+        run.step(1)
+        await watched.until_head("1 of 8 steps", "memory")
+        monkeypatch.setattr("tui.describe.stalling.LEAST_SECONDS", 0.0)
+        monkeypatch.setattr("tui.describe.stalling.TIMES_USUAL", 0.0)
+        await watched.until_head("no progress since", "(denoise 1 of 8 done")
+        with immediate(run.store.lineage) as connection:
+            connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
+        await watched.until_head("has given no sign of life", "Components")
+        await watched.pilot.press("x")
+        await watched.until(lambda: isinstance(watched.app.screen, Confirm))
+        words = [str(each.content) for each in watched.app.screen.query(Static)]
+        assert any("it hears nothing: the engine (process" in line for line in words)
+        await watched.pilot.press("escape")
+        monkeypatch.setattr("tui.describe.stalling.LEAST_SECONDS", 1e9)
+        run.store.heartbeat(f"engine{run.id}")
+        await watched.until_head("memory")
 
     with live_run(tmp_path / "store") as run:
         watch(tmp_path / "store", act)

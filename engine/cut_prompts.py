@@ -1,0 +1,51 @@
+"""What a text encoder leaves out of a run's prompts, to be told before the run. Torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine.errors import CheckpointError
+from engine.prompt import MAX_TOKENS, cut_of, is_short
+from presets.guidance import scales
+
+if TYPE_CHECKING:
+    from engine.prompt import Cut
+    from presets.spec import RunSpec
+
+
+def read_prompts(spec: RunSpec) -> dict[str, str]:
+    """The prompts that a run reads, by what they are called: the negative one only where it is guided."""
+    prompts = {"the prompt": spec.prompt}
+    if any(scale != 1 for scale in scales(spec.guidance, spec.scheduler.steps)):
+        prompts["the negative prompt"] = spec.negative_prompt
+    return prompts
+
+
+def cut_prompts(spec: RunSpec) -> dict[str, Cut]:
+    """What is cut off the prompts of a run, by what they are called; those that are read whole are left out."""
+    # of a text encoder of another package nobody knows the limit
+    if spec.components.text_encoder.name != "umt5":
+        return {}
+    found = {name: _cut(spec, text) for name, text in read_prompts(spec).items()}
+    return {name: cut for name, cut in found.items() if cut is not None}
+
+
+def cut_line(name: str, cut: Cut, shown: str) -> str:
+    """The warning about it. shown: as much of what is cut off as there is room for."""
+    num_words = len(cut.text.split())
+    words = "1 word" if num_words == 1 else f"{num_words} words"
+    return (
+        f"{name} has {cut.num_tokens} tokens, the text encoder reads {MAX_TOKENS}; "
+        f"its last {words} are cut off: {shown}"
+    )
+
+
+def _cut(spec: RunSpec, text: str) -> Cut | None:
+    if is_short(text):
+        return None
+    from engine.components.umt5 import tokenizer_file
+
+    try:
+        return cut_of(tokenizer_file(spec.components.text_encoder), text)
+    except (CheckpointError, ValueError):  # a run with it is refused, and says so better
+        return None
