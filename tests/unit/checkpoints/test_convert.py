@@ -20,13 +20,16 @@ from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
-from engine.checkpoints.convert import vocabulary, writers
+from engine.checkpoints.convert import writers
 from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import Source, open_source
+from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
+from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as spiece
+from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
 from engine.errors import CheckpointError
 from tests.naming import dit_name, vae_name
 from tui.commands import models_convert
@@ -287,8 +290,8 @@ def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> Non
     alone.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
     (said,) = heard(open_source(alone), tmp_path / "out.safetensors", layout="comfyui")
     assert "put spiece.model of google/umt5-xxl beside t5.safetensors" in said
-    pieces = vocabulary.of_tokenizer_json(locate("tokenizer", "builtin:micro"))
-    model = vocabulary.sentencepiece(pieces)
+    pieces = of_tokenizer_json(locate("tokenizer", "builtin:micro"))
+    model = spiece(pieces)
     (alone.parent / "spiece.model").write_bytes(model)
     assert heard(open_source(alone), tmp_path / "two.safetensors", layout="comfyui") == []
     assert load_file(tmp_path / "two.safetensors")["spiece_model"].numpy().tobytes() == model
@@ -457,7 +460,7 @@ def test_a_tokenizer_that_has_no_such_pieces_is_refused(tmp_path: Path, change) 
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(table | change))
     with pytest.raises(CheckpointError, match="not a Unigram tokenizer"):
-        vocabulary.of_tokenizer_json(path)
+        of_tokenizer_json(path)
 
 
 def test_a_tokenizer_as_large_as_the_published_one_is_read(tmp_path: Path) -> None:
@@ -468,5 +471,5 @@ def test_a_tokenizer_as_large_as_the_published_one_is_read(tmp_path: Path) -> No
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(table))
     assert path.stat().st_size > 9_000_000
-    found = vocabulary.of_tokenizer_json(path)
-    assert vocabulary.of_sentencepiece(vocabulary.sentencepiece(found)).pieces == found.pieces
+    found = of_tokenizer_json(path)
+    assert of_sentencepiece(spiece(found)).pieces == found.pieces

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.checkpoints.locate import locate, tokenizer_beside
+from engine.checkpoints.locate import locate, tokenizer_in
 from engine.checkpoints.places import models_folder
 from engine.components import umt5, wan_dit
 from engine.components.choice import settle
@@ -93,11 +93,11 @@ def test_a_folder_stands_for_the_one_component_in_it(tmp_path: Path) -> None:
 def test_the_tokenizer_is_found_where_it_was_published(tmp_path: Path, place: str) -> None:
     weights = tmp_path / "text_encoder" / "model.safetensors"
     weights.parent.mkdir()
-    assert tokenizer_beside(weights) is None
+    assert tokenizer_in(weights.parent) is None
     tokenizer = weights.parent / place
     tokenizer.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.touch()
-    assert tokenizer_beside(weights) == tokenizer
+    assert tokenizer_in(weights.parent) == tokenizer
 
 
 def test_names_become_paths(own_folders: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.checkpoints.locate import locate
-from engine.checkpoints.vocabulary import check_fits
+from engine.checkpoints.vocabulary.held import check_fits
 from engine.errors import CheckpointError
 
 MICRO = locate("tokenizer", "builtin:micro")
