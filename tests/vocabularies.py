@@ -36,7 +36,7 @@ def trained(**options: object) -> bytes:
 
 
 def published_form(model: bytes) -> str:
-    """The tokenizer.json of a model in the form that google/umt5-xxl has, as transformers' converter made it then: names
+    """The tokenizer.json of a model in the form of google/umt5-xxl's, as transformers' converter made it then: names
     of pieces are found before anything else, spaces around words and between them do not count."""
     pieces = of_sentencepiece(model)
     special = [(i, p.text) for i, p in enumerate(pieces.pieces) if p.kind in (2, 3, 4)]

@@ -20,6 +20,7 @@ from engine.checkpoints.vocabulary.pieces import (
     checked,
 )
 
+_FLOAT = struct.Struct("<f")
 _PIECE, _TRAINER, _NORMALISER, _SELF_TEST, _DENORMALISER = 1, 2, 3, 4, 5
 _UNIGRAM = 1
 # fields of the trainer's part, by which prompts are read otherwise than here where they are set
@@ -47,7 +48,9 @@ def of_sentencepiece(data: bytes, name: str = "spiece_model") -> Vocabulary:
         elif number == _NORMALISER:
             normaliser |= _fields(_whole(value, name), name)
         elif number not in (_SELF_TEST, _DENORMALISER):
-            raise ValueError(f"{name} has a part with the number {number}, which is not known")
+            raise ValueError(
+                f"{name} is no SentencePiece model that is known: it has a part with the number {number}"
+            )
     if not pieces:
         raise ValueError(f"{name} is no SentencePiece model: it has no pieces")
     _check_ways(trainer, normaliser, name)
@@ -62,11 +65,24 @@ def of_sentencepiece(data: bytes, name: str = "spiece_model") -> Vocabulary:
 
 
 def _piece(data: bytes, name: str) -> Piece:
-    said = dict(_fields(data, name))
-    score, kind = _whole(said.get(2, bytes(4)), name), said.get(3, NORMAL)
-    if len(score) != 4 or not isinstance(kind, int):
-        raise ValueError(f"{name} is no SentencePiece model: a piece has no number for a score")
-    return Piece(_whole(said.get(1, b""), name).decode(), struct.unpack("<f", score)[0], kind)
+    text: bytes | int = b""
+    score: bytes | int = bytes(4)
+    kind: bytes | int = NORMAL
+    for number, value in _fields(data, name):
+        if number == 1:
+            text = value
+        elif number == 2:
+            score = value
+        elif number == 3:
+            kind = value
+    if (
+        isinstance(text, int)
+        or isinstance(score, int)
+        or isinstance(kind, bytes)
+        or len(score) != 4
+    ):
+        raise ValueError(f"{name} is no SentencePiece model: a piece is no text with a score")
+    return Piece(text.decode(), _FLOAT.unpack(score)[0], kind)
 
 
 def _check_ways(
@@ -149,31 +165,43 @@ def _whole(value: bytes | int, name: str) -> bytes:
 
 def _fields(data: bytes, name: str) -> Iterator[tuple[int, bytes | int]]:
     """(number, value) of each field of a message. Raises ValueError where it does not parse."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = shift = 0
-        while True:
-            if position >= len(data) or shift > 63:
-                raise ValueError(f"{name} is no SentencePiece model: it ends in the middle")
-            byte = data[position]
+    position, end = 0, len(data)
+    while position < end:
+        key = data[position]
+        # one byte in nearly all of the million fields of a published model: no call for each
+        if key < 0x80:
             position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while position < len(data):
-        number, wire = divmod(varint(), 8)
-        if wire == 0:
-            yield number, varint()
-            continue
-        length = {1: 8, 5: 4}.get(wire)
-        if length is None and wire != 2:
+        else:
+            key, position = _varint_at(data, position, name)
+        wire = key & 7
+        if wire == 2 or wire == 0:
+            value = data[position] if position < end else 0x80
+            if value < 0x80:
+                position += 1
+            else:
+                value, position = _varint_at(data, position, name)
+            if wire == 0:
+                yield key >> 3, value
+                continue
+        elif wire in (1, 5):
+            value = 8 if wire == 1 else 4
+        else:
             raise ValueError(f"{name} is no SentencePiece model: an unknown kind of field")
-        length = varint() if length is None else length
-        if position + length > len(data):
-            raise ValueError(f"{name} is no SentencePiece model: it ends in the middle")
-        yield number, data[position : position + length]
-        position += length
+        start, position = position, position + value
+        if position > end:
+            raise _cut_short(name)
+        yield key >> 3, data[start:position]
+
+
+def _varint_at(data: bytes, position: int, name: str) -> tuple[int, int]:
+    """(a number, where it ends)."""
+    value = 0
+    for shift, byte in zip(range(0, 70, 7), data[position : position + 10], strict=False):
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + shift // 7 + 1
+    raise _cut_short(name)
+
+
+def _cut_short(name: str) -> ValueError:
+    return ValueError(f"{name} is no SentencePiece model: it ends in the middle")

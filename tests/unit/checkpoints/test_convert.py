@@ -27,6 +27,7 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import Source, open_source
+from engine.checkpoints.vocabulary.held import holds_vocabulary
 from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as spiece
 from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
@@ -257,12 +258,36 @@ def heard(source: Source, target: Path, **options) -> list[str]:
     return said
 
 
+def encoder_in(folder: Path, **changes: object) -> Source:
+    """The micro model's encoder, its tokenizer.json beside it with changes."""
+    folder.mkdir()
+    path = folder / "encoder.safetensors"
+    path.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
+    table = json.loads(locate("tokenizer", "builtin:micro").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(table | changes))
+    return open_source(path)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "gguf"])
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({}, "NFKC, Lowercase"),
+        ({"normalizer": None, "pre_tokenizer": {"type": "Whitespace"}}, "Whitespace, no Metaspace"),
+    ],
+)
+def test_a_vocabulary_that_would_read_prompts_otherwise_is_left_out_and_told(
+    tmp_path: Path, layout: str, changes: dict, lost: str
+) -> None:
+    source = encoder_in(tmp_path / "in", **changes)
+    (said,) = heard(source, tmp_path / "out", layout=layout)
+    assert f"cannot say how tokenizer.json reads text ({lost})" in said
+    assert not holds_vocabulary(open_source(tmp_path / "out"))
+
+
 def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path) -> None:
-    source = micro("text_encoder")
-    said = heard(source, tmp_path / "t5.safetensors", layout="comfyui", dtype="bf16")
-    assert said == [
-        "the vocabulary inside does not say how tokenizer.json normalises text (NFKC, Lowercase)"
-    ]
+    source = encoder_in(tmp_path / "in", normalizer=None)
+    assert heard(source, tmp_path / "t5.safetensors", layout="comfyui", dtype="bf16") == []
     stored = load_file(tmp_path / "t5.safetensors")["spiece_model"]
     assert stored.dtype == torch.uint8
     theirs = sentencepiece.SentencePieceProcessor(model_proto=stored.numpy().tobytes())
@@ -282,6 +307,11 @@ def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path
     assert pieces == [theirs.id_to_piece(index) for index in range(theirs.vocab_size())]
     assert fields["tokenizer.ggml.token_type"].contents()[:4] == [3, 3, 2, 1]
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 1
+
+    # and out of GGUF's fields
+    there = open_source(tmp_path / "t5.gguf")
+    assert heard(there, tmp_path / "back.safetensors", layout="comfyui", dtype="bf16") == []
+    assert torch.equal(load_file(tmp_path / "back.safetensors")["spiece_model"], stored)
 
 
 def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> None:
