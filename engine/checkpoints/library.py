@@ -27,6 +27,8 @@ from engine.checkpoints.places import (
     places,
 )
 from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, sources_in, stays_inside
+from engine.checkpoints.vocabulary.held import SPIECE_SUFFIX, read_spiece
+from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.errors import CheckpointError
 from presets.fields import did_you_mean, nearest
 
@@ -82,9 +84,9 @@ def scan_places() -> list[Found]:
 
 
 def look(path: Path, origin: str = "") -> Found:
-    """What is at one path, a `tokenizer.json` too, or the reason why it cannot be read."""
+    """What is at one path, a tokenizer too, or the reason why it cannot be read."""
     try:
-        if path.name == TOKENIZER:
+        if path.name == TOKENIZER or path.suffix == SPIECE_SUFFIX:
             return Found(path, origin, (path,), _recognise_tokenizer(path))
         source, layout = layout_at(path)
         return Found(source.path, origin, source.files, recognise(source, layout))
@@ -284,26 +286,30 @@ def _snapshots(hub: Path) -> Iterator[Path]:
 
 def _recognise_tokenizer(path: Path) -> Recognition:
     """UMT5-XXL's is told by its size, its folder or its number of pieces; another one has no variant."""
+    is_json = path.name == TOKENIZER
     with opened(path, "a tokenizer") as (file, facts):
         num_bytes = facts.size
         if num_bytes > _MAX_TOKENIZER_BYTES:
             raise CheckpointError(f"{path}: {num_bytes:,} bytes are more than any tokenizer has")
-        data = file.read()
-    if not data.lstrip().startswith(b"{"):
+        data = file.read() if is_json else b""
+    if not is_json:
+        is_umt5 = len(of_sentencepiece(read_spiece(path)).pieces) in _UMT5_PIECES
+    elif not data.lstrip().startswith(b"{"):
         raise CheckpointError(f"{path}: not a tokenizer, which is a JSON object; download it again")
-    is_umt5 = _UNIGRAM.search(data) is not None and (
-        num_bytes == _TOKENIZER_BYTES
-        or "umt5" in path.parent.name.lower()
-        # A piece is a list of its own, and few other lists are in the file: it need not be parsed.
-        or data.count(b"[") in _UMT5_PIECES
-    )
+    else:
+        is_umt5 = _UNIGRAM.search(data) is not None and (
+            num_bytes == _TOKENIZER_BYTES
+            or "umt5" in path.parent.name.lower()
+            # A piece is a list of its own, and few other lists are in the file: it need not be parsed.
+            or data.count(b"[") in _UMT5_PIECES
+        )
     return Recognition(
         component="tokenizer",
         variant="umt5-xxl" if is_umt5 else "",
         supported=True,
         note="" if is_umt5 else "not that of UMT5-XXL",
-        layout="huggingface",
-        format="json",
+        layout="huggingface" if is_json else "sentencepiece",
+        format="json" if is_json else "spiece",
         shards=1,
         prefix="",
         dtypes={},
