@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
-from engine.checkpoints.names import from_original
+from engine.checkpoints.names import from_original, to_original, unwrapped
 from engine.checkpoints.quantised import BESIDE, MARK
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
@@ -68,6 +68,7 @@ BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "
 DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
 
 _TEXT = "U8"  # of what is no numbers
+_FLOATS = ("F16", "BF16", "F32", "F64")
 _SLICE = 1 << 23  # numbers looked at at a time
 # what to choose where a number is too large for a dtype; `bf16` elsewhere
 _WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
@@ -141,10 +142,11 @@ def convert(
         vocabulary = _vocabulary_of(source, layout, warn)
     elif layout == "diffusers":
         vocabulary = _own_vocabulary(source)
-    _tell_left_out(source, held, vocabulary is not None, warn)
+    whole = _with_the_rest_of_clip(source, held, layout, naming)
+    _tell_left_out(source, whole, vocabulary is not None, warn)
     # in this order a source that changed meanwhile is noticed before the target gets its name
-    with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
-        pieces = _pieces(held, weights, naming, layout, dtype)
+    with whole_or_nothing(target) as draft, Weights(whole.entries) as weights:
+        pieces = _pieces(whole, weights, naming, layout, dtype)
         if vocabulary is not None and layout == "comfyui":
             pieces.append(_spiece(vocabulary))
         _write(draft, source, held, layout, pieces, shard_bytes, vocabulary)
@@ -217,6 +219,19 @@ def _spiece(data: bytes) -> Piece:
     return Piece(Planned(SPIECE, _TEXT, (len(data),)), lambda: numbers)
 
 
+def _with_the_rest_of_clip(source: Source, held: Layout, layout: str, naming: str) -> Layout:
+    """An image encoder with the text half, the projections and the scale of a whole CLIP, for files of a layout that
+    have them under the names that the source has."""
+    if held.component != "image_encoder" or held.naming != naming or layout == "diffusers":
+        return held
+    more = {}
+    for name, info in source.tensors.items():
+        bare = unwrapped(name).removeprefix(held.prefix)
+        if info.dtype in _FLOATS and to_original(held.component, naming, bare) is None:
+            more[bare] = Entry((info,), info.shape)
+    return replace(held, entries={**held.entries, **more})
+
+
 def _tell_left_out(
     source: Source, held: Layout, has_vocabulary: bool, warn: Callable[[str], None]
 ) -> None:
@@ -242,7 +257,7 @@ def _tell_left_out(
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warn(
-            f"left out, as no part of a {held.component.replace('_', ' ')}: {', '.join(names[:3])}{more}"
+            f"left out, as no part of the {held.component.replace('_', ' ')}: {', '.join(names[:3])}{more}"
         )
 
 

@@ -23,7 +23,7 @@ from engine.checkpoints.convert import convert as module
 from engine.checkpoints.convert import writers
 from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
 from engine.checkpoints.known.recognise import recognise
-from engine.checkpoints.layout import lay_out
+from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import Source, open_source
@@ -333,7 +333,48 @@ def test_what_is_no_part_of_the_component_is_told(tmp_path: Path) -> None:
     save_file(tensors | {"logit_scale": torch.ones(())}, path)
     assert recognise(open_source(path)).supported
     said = heard(open_source(path), tmp_path / "out.pth", layout="original")
-    assert said == ["left out, as no part of a text encoder: logit_scale"]
+    assert said == ["left out, as no part of the text encoder: logit_scale"]
+
+
+REST = {
+    "original": ("textual.token_embedding.weight", "visual.head", "log_scale"),
+    "huggingface": ("text_model.embeddings.token_embedding.weight", "visual_projection.weight", "logit_scale"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "clip_vision."])
+@pytest.mark.parametrize("naming", list(REST))
+@pytest.mark.parametrize("layout", ["original", "comfyui", "diffusers"])
+def test_the_rest_of_clip_goes_along_or_is_told(
+    tmp_path: Path, naming: str, layout: str, prefix: str
+) -> None:
+    config = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+        patch_size=14, hidden_act="gelu",
+    )  # fmt: skip
+    CLIPVisionModel(config).save_pretrained(tmp_path / "hf")
+    tower = open_source(tmp_path / "hf")
+    if naming == "original":
+        tower = open_source(convert(tower, tmp_path / "tower.pth", layout="original"))
+    entries = {name: Entry((info,), info.shape) for name, info in tower.tensors.items()}
+    with Weights(entries) as weights:
+        tensors = {name: weights.tensor(name, device=CPU).clone() for name in tower.tensors}
+    rest = dict(
+        zip(REST[naming], (torch.randn(9, 8), torch.randn(8, 8), torch.ones(())), strict=True)
+    )
+    given = {f"{prefix}{name}": tensor for name, tensor in (tensors | rest).items()}
+    save_file(given, tmp_path / "whole.safetensors")
+    said = heard(open_source(tmp_path / "whole.safetensors"), tmp_path / "out.x", layout=layout)
+    if (naming, layout) in (("original", "original"), ("huggingface", "comfyui")):
+        assert said == []
+        load = torch.load if layout == "original" else load_file
+        written = load(tmp_path / "out.x")
+        assert len(written) == len(given)
+        assert all(torch.equal(written[name], tensor) for name, tensor in rest.items())
+        return
+    (line,) = said
+    assert line.startswith("left out, as no part of the image encoder: ")
+    assert all(name in line for name in rest)
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
