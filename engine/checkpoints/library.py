@@ -9,10 +9,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checkpoints.elsewhere import hugging_face_cache
+from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import opened
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.known import catalogue
@@ -94,6 +95,19 @@ def look(path: Path, origin: str = "") -> Found:
         return Found(path, origin, error=str(error))
     except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
         return Found(path, origin, error=f"{path}: cannot be read ({error})")
+
+
+def whole(found: Found) -> Found:
+    """The same; or with what is wrong, where a part of its weights was never written to its files. To be asked of
+    what somebody looks at: reading a folder of many files goes without."""
+    told = found.recognition
+    if told is None or told.component == "tokenizer":
+        return found
+    try:
+        check_no_holes(layout_at(found.path)[0].tensors)
+    except CheckpointError as error:
+        return replace(found, recognition=None, error=str(error))
+    return found
 
 
 def find(kind: str, name: str, among: Sequence[Found] | None = None) -> list[Found]:

@@ -24,6 +24,7 @@ from engine.checkpoints.convert.writers import (
     write_safetensors,
     write_sharded,
 )
+from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
 from engine.checkpoints.known.recognise import describe, recognise
@@ -136,6 +137,7 @@ def convert(
         )
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
+    check_no_holes(source.tensors)
     _check_dtype(source, held, layout, dtype)
     vocabulary = None
     if held.component == "text_encoder" and layout in ("comfyui", "gguf"):
