@@ -86,7 +86,7 @@ def as_tokenizer(vocabulary: Vocabulary) -> str:
         for index, piece in enumerate(vocabulary.pieces)
     ]  # fmt: skip
     end = vocabulary.pieces[EOS].text
-    table = {
+    table: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
