@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.checkpoints.vocabulary.pieces import (
     BYTE,
+    BYTES,
     EOS,
     PAD,
     UNK,
@@ -21,6 +22,8 @@ from engine.checkpoints.vocabulary.pieces import (
 
 PREFIX = "tokenizer.ggml."
 ARRAYS = ("tokens", "scores", "token_type", "precompiled_charsmap")
+# No key of others: of a tokenizer.json that reads unknown characters as unknown, with pieces for bytes all the same.
+_FALLS_BACK = "byte_fallback"
 # What llama.cpp takes where it is not said; another value is none of T5's.
 _EXPECTED = {
     "model": "t5",
@@ -61,7 +64,7 @@ def of_gguf(said: Mapping[str, str], arrays: Mapping[str, Any]) -> Vocabulary:
         Vocabulary(
             tuple(pieces),
             charsmap,
-            any(piece.kind == BYTE for piece in pieces),
+            any(piece.kind == BYTE for piece in pieces) and said.get(_FALLS_BACK) != "false",
             said.get("remove_extra_whitespaces", "false") == "true",
         )
     )
@@ -74,15 +77,20 @@ def _array(arrays: Mapping[str, Any], name: str) -> Any:
 
 
 def gguf_fields(vocabulary: Vocabulary) -> dict[str, Any]:
-    """What goes under `tokenizer.ggml.` in a GGUF file: texts, numbers, and lists of them."""
+    """What goes under PREFIX in a GGUF file: texts, numbers, and lists of them."""
+    # where pieces for bytes are there, ComfyUI-GGUF reads by them, and fails where they do not say what they are
+    has_bytes = {piece.text for piece in vocabulary.pieces} >= BYTES
     return {
         "model": "t5",
         "pre": "default",
         "tokens": [piece.text for piece in vocabulary.pieces],
         "scores": [piece.score for piece in vocabulary.pieces],
-        "token_type": [piece.kind for piece in vocabulary.pieces],
+        "token_type": [
+            BYTE if has_bytes and piece.text in BYTES else piece.kind for piece in vocabulary.pieces
+        ],
         "add_space_prefix": True,
         "remove_extra_whitespaces": vocabulary.strips,
+        **({_FALLS_BACK: False} if has_bytes and not vocabulary.byte_fallback else {}),
         **({"precompiled_charsmap": vocabulary.charsmap} if vocabulary.charsmap else {}),
         "eos_token_id": EOS,
         "unknown_token_id": UNK,

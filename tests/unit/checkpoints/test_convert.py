@@ -14,7 +14,7 @@ import gguf
 import pytest
 import sentencepiece
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, GGUFQuantizationConfig, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
@@ -58,6 +58,28 @@ def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
         assert all(
             torch.equal(opened[name].bfloat16(), tensor) for name, tensor in expected.items()
         )
+
+
+@pytest.mark.parametrize("dtype", ["keep", "fp16", "q8_0", "q4_0"])
+def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, dtype: str) -> None:
+    path = convert(micro("denoiser"), tmp_path / "dit.gguf", layout="gguf", dtype=dtype)
+    folder = convert(open_source(path), tmp_path / "dit", layout="diffusers", dtype="fp32")
+    as_blocks = WanTransformer3DModel.from_single_file(
+        str(path),
+        config=str(folder),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        torch_dtype=torch.float32,
+    )
+    plain = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, plain.config.in_channels, 2, 8, 8, generator=generator)
+    text = torch.randn(1, 7, plain.config.text_dim, generator=generator)
+    with torch.no_grad():
+        given = {"timestep": torch.tensor([500.0]), "encoder_hidden_states": text}
+        theirs, ours = (m(latents, **given).sample for m in (as_blocks, plain))
+    # which multiplies q8_0 in fp16
+    tolerance = 1e-3 if dtype == "q8_0" else 1e-5
+    assert (theirs - ours).abs().max() < tolerance * ours.abs().max()
 
 
 def test_transformers_opens_the_text_encoder(tmp_path: Path) -> None:

@@ -210,6 +210,21 @@ def test_another_vocabulary_has_another_digest(tmp_path: Path) -> None:
     assert digest_of(path) != first
 
 
+def test_pieces_for_bytes_that_are_not_used_say_so_in_a_gguf_file(tmp_path: Path) -> None:
+    """As in the published tokenizer.json; others read a GGUF file's unknown characters by them, and fail unless all of
+    them say that they are for bytes."""
+    table = json.loads(write_tokenizer_json(tmp_path, SPIECE).read_text())
+    table["model"]["byte_fallback"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(table))
+    found = of_tokenizer_json(tmp_path / "tokenizer.json")
+    fields = gguf_fields(found)
+    assert fields["token_type"].count(6) == 256
+    text = tokenizer_json(gguf_encoder(tmp_path / "t5.gguf", fields))
+    theirs = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for prompt in ("a 𓀀 circle", "zebra"):
+        assert ids(text, prompt) == theirs.encode(prompt).ids == ids(as_tokenizer(found), prompt)
+
+
 def test_padding_that_llama_cpp_puts_after_the_pieces_is_never_read(tmp_path: Path) -> None:
     found = of_sentencepiece(SPIECE)
     padded = (*found.pieces, *(Piece(f"[PAD{n}]", -1000.0, UNUSED) for n in range(5)))
