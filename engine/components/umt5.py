@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import msgspec
 
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.expected import umt5_shape
+from engine.checkpoints.library import scan_places
 from engine.checkpoints.locate import BUILTIN_MICRO, SPIECE_FILE, locate, tokenizer_in
 from engine.checkpoints.opened import layout_at
 from engine.checkpoints.vocabulary.held import (
@@ -77,6 +79,7 @@ def tokenizer_file(spec: TextEncoderSpec, scan: Scan | None = None) -> Path:
         return locate("tokenizer", spec.tokenizer, scan)
     if spec.checkpoint == BUILTIN_MICRO:
         return locate("tokenizer", BUILTIN_MICRO)
+    scan = cache(scan or scan_places)
     weights = _weights_at(spec, scan)
     if weights is not None and holds_vocabulary(layout_at(weights)[0]):
         return weights

@@ -65,6 +65,10 @@ def of_sentencepiece(data: bytes, name: str = "spiece_model") -> Vocabulary:
 
 
 def _piece(data: bytes, name: str) -> Piece:
+    # how all pieces of published models are written: three times as fast for a quarter of a million
+    size = len(data) - 7
+    if size > 0 and data[0] == 0x0A and data[1] == size < 0x80 and data[size + 2] == 0x15:
+        return Piece(data[2 : size + 2].decode(), _FLOAT.unpack_from(data, size + 3)[0], NORMAL)
     text: bytes | int = b""
     score: bytes | int = bytes(4)
     kind: bytes | int = NORMAL
