@@ -21,7 +21,7 @@ from engine.checkpoints.opened import layout_at
 from engine.checkpoints.source import Source, is_index, is_weights
 from engine.checkpoints.vocabulary import ggml
 from engine.checkpoints.vocabulary.pieces import MAX_BYTES, Vocabulary
-from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
+from engine.checkpoints.vocabulary.sentencepiece_model import MAX_MODEL_BYTES, of_sentencepiece
 from engine.checkpoints.vocabulary.unigram import as_tokenizer
 
 SPIECE = "spiece_model"
@@ -69,7 +69,7 @@ def spiece_bytes(info: TensorInfo) -> bytes:
     """The SentencePiece model that a tensor holds. Raises CheckpointError where it cannot be one."""
     if info.dtype not in ("U8", "I8") or len(info.shape) != 1 or info.strides is not None:
         raise refusal(info.file, f"{SPIECE} is {info.dtype} {list(info.shape)}, not bytes in a row")
-    if info.stop - info.start > MAX_BYTES:
+    if info.stop - info.start > MAX_MODEL_BYTES:
         raise refusal(info.file, f"{SPIECE} has {info.stop - info.start:,} bytes, more than any")
     return bytes_of(info)
 

@@ -6,11 +6,10 @@ Source of the fields: `sentencepiece_model.proto` of google/sentencepiece.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from engine.checkpoints.vocabulary.pieces import (
     EOS,
-    MAX_BYTES,
     NORMAL,
     PAD,
     UNK,
@@ -28,11 +27,14 @@ _MODEL_TYPE, _SPACE_LAST, _BYTE_FALLBACK = 3, 24, 35
 # of the normaliser's part
 _CHARSMAP, _SPACE_FIRST, _STRIPS, _ESCAPES = 2, 3, 4, 5
 _NORMALISER_FIELDS = range(1, 7)
+_TRAINER_FIELDS = (_MODEL_TYPE, _SPACE_LAST, _BYTE_FALLBACK)
+# of which the published one has 4.5 MB
+MAX_MODEL_BYTES = 16 << 20
 
 
 def of_sentencepiece(data: bytes, name: str = "spiece_model") -> Vocabulary:
     """Raises ValueError where `data` is no SentencePiece model, or none of T5's kind."""
-    if len(data) > MAX_BYTES:
+    if len(data) > MAX_MODEL_BYTES:
         raise ValueError(
             f"{name} is no SentencePiece model: {len(data):,} bytes are more than any has"
         )
@@ -44,9 +46,9 @@ def of_sentencepiece(data: bytes, name: str = "spiece_model") -> Vocabulary:
             check_count(len(pieces) + 1)
             pieces.append(_piece(_whole(value, name), name))
         elif number == _TRAINER:
-            trainer |= _fields(_whole(value, name), name)
+            trainer |= _said(_whole(value, name), name, _TRAINER_FIELDS)
         elif number == _NORMALISER:
-            normaliser |= _fields(_whole(value, name), name)
+            normaliser |= _said(_whole(value, name), name, _NORMALISER_FIELDS, only=True)
         elif number not in (_SELF_TEST, _DENORMALISER):
             raise ValueError(
                 f"{name} is no SentencePiece model that is known: it has a part with the number {number}"
@@ -101,8 +103,19 @@ def _check_ways(
         or not normaliser.get(_ESCAPES, 1)
     ):
         raise ValueError(f"{name} does not write a space before each word, as T5's does")
-    if unknown := normaliser.keys() - {*_NORMALISER_FIELDS}:
-        raise ValueError(f"{name} normalises by the rule {min(unknown)}, which is not known")
+
+
+def _said(
+    data: bytes, name: str, numbers: Container[int], *, only: bool = False
+) -> dict[int, bytes | int]:
+    """The fields of a part that have one of these numbers. Raises ValueError where only they may be there."""
+    said = {}
+    for number, value in _fields(data, name):
+        if number in numbers:
+            said[number] = value
+        elif only:
+            raise ValueError(f"{name} normalises by the rule {number}, which is not known")
+    return said
 
 
 def sentencepiece(vocabulary: Vocabulary) -> bytes:

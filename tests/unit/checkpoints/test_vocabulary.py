@@ -38,7 +38,7 @@ from engine.checkpoints.vocabulary.pieces import (
     Vocabulary,
     checked,
 )
-from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
+from engine.checkpoints.vocabulary.sentencepiece_model import MAX_MODEL_BYTES, of_sentencepiece
 from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as as_spiece
 from engine.checkpoints.vocabulary.unigram import as_tokenizer, of_tokenizer_json
 from engine.errors import CheckpointError
@@ -417,6 +417,7 @@ def spiece(**trainer: int) -> bytes:
         (as_spiece(pieces_and()) + b"\x32\x00", "it has a part with the number 6"),
         (as_spiece(pieces_and()) + b"\x1a\x02\x18\x00", "does not write a space before"),
         (as_spiece(pieces_and()) + b"\x1a\x02\x38\x01", "by the rule 7"),
+        (b"\x22\x01a" * (MAX_MODEL_BYTES // 3 + 1), "more than any"),
         (torch.ones(4, dtype=torch.float32), "spiece_model is F32"),
         (torch.ones(2, 2, dtype=torch.uint8), "not bytes in a row"),
     ],
