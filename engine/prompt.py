@@ -35,10 +35,10 @@ def clean_prompt(text: str) -> str:
 
 
 def load_tokenizer(path: Path) -> Callable[[str], list[int]]:
-    """prompt -> ids of its cleaned text, by a `tokenizer.json`: with the end-of-sequence token it appends,
-    at most 512 of them.
+    """prompt -> ids of its cleaned text, by a `tokenizer.json` or the vocabulary that a file holds: with the
+    end-of-sequence token it appends, at most 512 of them.
 
-    Raises ValueError where the file is not a tokenizer.
+    Raises ValueError where the file is not a tokenizer, CheckpointError where it holds no vocabulary.
     """
     tokenizer = _opened(path)
     tokenizer.enable_truncation(MAX_TOKENS)
@@ -47,7 +47,7 @@ def load_tokenizer(path: Path) -> Callable[[str], list[int]]:
 
 def cut_of(path: Path, prompt: str) -> Cut | None:
     """What is cut off a prompt by the tokenizer of `load_tokenizer`, which is read only for one that is long enough;
-    None where nothing is. Raises ValueError where the file is not a tokenizer."""
+    None where nothing is. Raises as `load_tokenizer` does."""
     if is_short(prompt):
         return None
     text = clean_prompt(prompt)
@@ -72,9 +72,15 @@ def is_short(prompt: str) -> bool:
 def _opened(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
+    from engine.checkpoints.vocabulary.held import is_tokenizer_json, tokenizer_json
+
+    text = None if is_tokenizer_json(path) else tokenizer_json(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault
+        tokenizer = Tokenizer.from_file(str(path)) if text is None else Tokenizer.from_str(text)
+    except BaseException as error:
+        # the library raises bare Exception for most faults, and for some its Rust code panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -112,7 +112,7 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
     tokenizer: Annotated[
         FilePath,
         Meta(
-            description="its tokenizer.json; empty finds the one that lies with the weights, or the library's",
+            description="its vocabulary; empty takes that inside the weights, else beside them, else the library's",
             extra={"place": True},
         ),
     ] = ""

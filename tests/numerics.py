@@ -33,6 +33,7 @@ SOURCES = {
     "text": (
         "engine/components/umt5.py",
         "engine/models/text_encoders/*.py",
+        "engine/checkpoints/vocabulary/*.py",
         "engine/prompt.py",
         "engine/stages/text.py",
         *_GRAPH,

@@ -39,12 +39,13 @@ def combined(samples: Sequence[str]) -> str:
 
 
 def sample_of(file: WeightFile | Path) -> str:
-    """64 hex digits for one file: of JSON its SHA-256, of weights that of their names, dtypes, shapes, metadata
-    and of 4 KiB from the start, the middle and the end of each tensor, whatever their order in the file."""
+    """64 hex digits for one file: of JSON and of a SentencePiece model its SHA-256, of weights that of their names,
+    dtypes, shapes, metadata and of 4 KiB from the start, the middle and the end of each tensor, whatever their order
+    in the file."""
     path = file if isinstance(file, Path) else file.path
     try:
         if isinstance(file, Path):
-            if _is_json(file):
+            if file.suffix == ".model" or _is_json(file):
                 with opened(file, "a model's file") as (text, _):
                     return hashlib.file_digest(text, "sha256").hexdigest()
             file = read_weight_file(file)

@@ -9,10 +9,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checkpoints.elsewhere import hugging_face_cache
+from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import opened
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.known import catalogue
@@ -27,6 +28,8 @@ from engine.checkpoints.places import (
     places,
 )
 from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, sources_in, stays_inside
+from engine.checkpoints.vocabulary.held import SPIECE_SUFFIX, read_spiece
+from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.errors import CheckpointError
 from presets.fields import did_you_mean, nearest
 
@@ -82,9 +85,9 @@ def scan_places() -> list[Found]:
 
 
 def look(path: Path, origin: str = "") -> Found:
-    """What is at one path, a `tokenizer.json` too, or the reason why it cannot be read."""
+    """What is at one path, a tokenizer too, or the reason why it cannot be read."""
     try:
-        if path.name == TOKENIZER:
+        if path.name == TOKENIZER or path.suffix == SPIECE_SUFFIX:
             return Found(path, origin, (path,), _recognise_tokenizer(path))
         source, layout = layout_at(path)
         return Found(source.path, origin, source.files, recognise(source, layout))
@@ -92,6 +95,19 @@ def look(path: Path, origin: str = "") -> Found:
         return Found(path, origin, error=str(error))
     except (OSError, RuntimeError) as error:  # RuntimeError: a circle of links
         return Found(path, origin, error=f"{path}: cannot be read ({error})")
+
+
+def whole(found: Found) -> Found:
+    """The same; or with what is wrong, where a part of its weights was never written to its files. To be asked of
+    what somebody looks at: reading a folder of many files goes without."""
+    told = found.recognition
+    if told is None or told.component == "tokenizer":
+        return found
+    try:
+        check_no_holes(layout_at(found.path)[0].tensors)
+    except CheckpointError as error:
+        return replace(found, recognition=None, error=str(error))
+    return found
 
 
 def find(kind: str, name: str, among: Sequence[Found] | None = None) -> list[Found]:
@@ -284,26 +300,30 @@ def _snapshots(hub: Path) -> Iterator[Path]:
 
 def _recognise_tokenizer(path: Path) -> Recognition:
     """UMT5-XXL's is told by its size, its folder or its number of pieces; another one has no variant."""
+    is_json = path.name == TOKENIZER
     with opened(path, "a tokenizer") as (file, facts):
         num_bytes = facts.size
         if num_bytes > _MAX_TOKENIZER_BYTES:
             raise CheckpointError(f"{path}: {num_bytes:,} bytes are more than any tokenizer has")
-        data = file.read()
-    if not data.lstrip().startswith(b"{"):
+        data = file.read() if is_json else b""
+    if not is_json:
+        is_umt5 = len(of_sentencepiece(read_spiece(path)).pieces) in _UMT5_PIECES
+    elif not data.lstrip().startswith(b"{"):
         raise CheckpointError(f"{path}: not a tokenizer, which is a JSON object; download it again")
-    is_umt5 = _UNIGRAM.search(data) is not None and (
-        num_bytes == _TOKENIZER_BYTES
-        or "umt5" in path.parent.name.lower()
-        # A piece is a list of its own, and few other lists are in the file: it need not be parsed.
-        or data.count(b"[") in _UMT5_PIECES
-    )
+    else:
+        is_umt5 = _UNIGRAM.search(data) is not None and (
+            num_bytes == _TOKENIZER_BYTES
+            or "umt5" in path.parent.name.lower()
+            # A piece is a list of its own, and few other lists are in the file: it need not be parsed.
+            or data.count(b"[") in _UMT5_PIECES
+        )
     return Recognition(
         component="tokenizer",
         variant="umt5-xxl" if is_umt5 else "",
         supported=True,
         note="" if is_umt5 else "not that of UMT5-XXL",
-        layout="huggingface",
-        format="json",
+        layout="huggingface" if is_json else "sentencepiece",
+        format="json" if is_json else "spiece",
         shards=1,
         prefix="",
         dtypes={},

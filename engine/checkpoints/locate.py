@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import Found, absence, find, scan_places
 from engine.checkpoints.opened import layout_at
-from engine.checkpoints.places import models_folder
+from engine.checkpoints.places import TOKENIZER, models_folder
 from engine.checkpoints.source import Source, sources_in
 from engine.errors import CheckpointError
 
@@ -23,18 +23,13 @@ _MICRO_FILES = {
     "vae": "vae.safetensors",
 }
 # Where the publishers of the text encoder put its tokenizer, seen from the encoder's own folder.
-_TOKENIZERS = (
-    "tokenizer.json",
-    "google/umt5-xxl/tokenizer.json",
-    "umt5-xxl/tokenizer.json",
-    "tokenizer/tokenizer.json",
-    "../tokenizer/tokenizer.json",
-)
+_TOKENIZER_FOLDERS = ("", "google/umt5-xxl", "umt5-xxl", "tokenizer", "../tokenizer")
+SPIECE_FILE = "spiece.model"
 
 
 def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | None = None) -> Path:
     """The weights of a component kind (`text_encoder`, `denoiser`, `vae`), as `open_source` takes them: a file, or
-    the index of shards; of `tokenizer` its tokenizer.json.
+    the index of shards; of `tokenizer` the file that holds it.
 
     checkpoint: the name of a published model, which the library finds wherever it is; an absolute path, a path
     under the home directory (`~/...`), a path relative to the models folder, each to a file or to a folder that
@@ -63,7 +58,7 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
         raise CheckpointError(f"components.{key}: {checkpoint}: {error}") from None
     if kind == "tokenizer":
-        path = next((path / name for name in _TOKENIZERS if os.path.isfile(path / name)), path)
+        path = tokenizer_in(path) or tokenizer_in(path, SPIECE_FILE) or path
     elif os.path.isdir(path):
         return open_component(kind, path).path
     if not os.path.isfile(path):
@@ -84,12 +79,11 @@ def builtin_files(name: str) -> list[Path]:
     return [_MICRO_FOLDER / file for file in [*weights, _MICRO_FILES["tokenizer"]]]
 
 
-def tokenizer_beside(weights: Path) -> Path | None:
-    """The tokenizer.json that was published with a text encoder's weights, where it lies in its usual place."""
-    return next(
-        (weights.parent / name for name in _TOKENIZERS if os.path.isfile(weights.parent / name)),
-        None,
-    )
+def tokenizer_in(folder: Path, name: str = TOKENIZER) -> Path | None:
+    """The tokenizer.json, or the file of another name, that was published with a text encoder, where it lies in its
+    usual place seen from the encoder's folder."""
+    places = (folder / place / name for place in _TOKENIZER_FOLDERS)
+    return next((place for place in places if os.path.isfile(place)), None)
 
 
 def open_component(kind: str, path: Path) -> Source:

@@ -172,7 +172,7 @@ def _checkpoints(names: Sequence[str]) -> list[str]:
     found = sorted(indices)
     sets: set[tuple[str, str, str]] = set()
     for name in sorted(names):
-        if not _is_weights(name):
+        if not is_weights(name):
             continue
         shard = _SHARD.fullmatch(_finished(name))
         if shard is None:
@@ -185,7 +185,8 @@ def _checkpoints(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_weights(name: str) -> bool:
+def is_weights(name: str) -> bool:
+    """Whether a file is one of weights by its name, be it whole or half a download."""
     lower = _finished(name).lower()
     return lower.endswith(_SUFFIXES) or (lower.endswith(".bin") and "pytorch_model" in lower)
 

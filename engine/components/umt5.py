@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,15 @@ import msgspec
 
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.expected import umt5_shape
-from engine.checkpoints.locate import BUILTIN_MICRO, locate, tokenizer_beside
+from engine.checkpoints.library import scan_places
+from engine.checkpoints.locate import BUILTIN_MICRO, SPIECE_FILE, locate, tokenizer_in
 from engine.checkpoints.opened import layout_at
-from engine.checkpoints.vocabulary import check_fits
+from engine.checkpoints.vocabulary.held import (
+    check_fits,
+    digest_of,
+    holds_vocabulary,
+    is_within_weights,
+)
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
@@ -32,8 +39,13 @@ def describe(spec: TextEncoderSpec, index: Index) -> Description:
     rows, width = layout.entries["token_embedding.weight"].shape
     tokenizer = tokenizer_file(spec)
     check_fits(tokenizer, rows)
-    files = (*source.files, tokenizer)
-    return description(spec, index, layout, files, {"text_dim": width})
+    files = source.files if tokenizer in source.files else (*source.files, tokenizer)
+    about = description(spec, index, layout, files, {"text_dim": width})
+    if is_within_weights(tokenizer):
+        # a sample of weights does not see all of a vocabulary
+        identity = {**about.identity, "vocabulary": digest_of(tokenizer)}
+        about = replace(about, identity=identity)
+    return about
 
 
 def settle(spec: TextEncoderSpec, scan: Scan) -> TextEncoderSpec:
@@ -53,12 +65,13 @@ def settle(spec: TextEncoderSpec, scan: Scan) -> TextEncoderSpec:
         except CheckpointError as error:
             absent.append(str(error))
     if absent:
-        raise CheckpointError("\n".join(absent))
+        raise CheckpointError("\n".join(dict.fromkeys(absent)))
     return spec
 
 
 def tokenizer_file(spec: TextEncoderSpec, scan: Scan | None = None) -> Path:
-    """The tokenizer.json of a text encoder: the given one, the one that lies with its weights, or the library's.
+    """The file with the vocabulary of a text encoder: the given one; else the encoder's own, where it has one inside;
+    else what lies in its usual place beside the encoder; else the library's.
 
     scan: as for `locate`. Raises CheckpointError where there is none.
     """
@@ -66,9 +79,26 @@ def tokenizer_file(spec: TextEncoderSpec, scan: Scan | None = None) -> Path:
         return locate("tokenizer", spec.tokenizer, scan)
     if spec.checkpoint == BUILTIN_MICRO:
         return locate("tokenizer", BUILTIN_MICRO)
-    is_path = catalogue.model(spec.checkpoint, "text_encoder") is None
-    beside = tokenizer_beside(locate("text_encoder", spec.checkpoint)) if is_path else None
-    return beside or locate("tokenizer", "umt5-xxl", scan)
+    scan = cache(scan or scan_places)
+    weights = _weights_at(spec, scan)
+    if weights is not None and holds_vocabulary(layout_at(weights)[0]):
+        return weights
+    is_named = catalogue.model(spec.checkpoint, "text_encoder") is not None
+    if weights is not None and not is_named:
+        folder = weights.parent
+        if beside := tokenizer_in(folder) or tokenizer_in(folder, SPIECE_FILE):
+            return beside
+    return locate("tokenizer", "umt5-xxl", scan)
+
+
+def _weights_at(spec: TextEncoderSpec, scan: Scan | None) -> Path | None:
+    """Of a model that the library knows by name and has not, a tokenizer is still to be told."""
+    try:
+        return locate("text_encoder", spec.checkpoint, scan)
+    except CheckpointError:
+        if catalogue.model(spec.checkpoint, "text_encoder") is None:
+            raise
+        return None
 
 
 def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:

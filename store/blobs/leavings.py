@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 STALE_SECONDS = 3600.0
 
 # `.modiff-<uuid>`, and the name or the suffix of what it was to become.
 DRAFT = re.compile(r"\.modiff-[0-9a-f]{32}(\..*)?")
+# After the same `.modiff-<uuid>`: what is locked as long as somebody is at work on the draft.
+_LOCK = ".in-use.lock"
+
+
+@contextlib.contextmanager
+def in_use(draft: Path) -> Iterator[None]:
+    """Nobody sweeps the draft while the block runs, however long ago it was written to: a lock lives and dies with
+    its process, also for processes that do not see each other. Where a file system has no locks, its age tells.
+
+    Raises OSError where the folder is not to be written to.
+    """
+    lock = _lock_of(draft)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
 
 
 def sweep_leavings(folder: Path, pattern: re.Pattern[str] = DRAFT) -> int:
-    """Remove the drafts in `folder` that are this user's and that nobody wrote to for an hour; returns how many.
+    """Remove the drafts in `folder` that are this user's, that nobody wrote to for an hour and nobody says to be at
+    work on; returns how many.
 
     pattern: of the whole names of drafts; a folder is one with all that is in it. What cannot be read or removed is
     left alone.
@@ -39,7 +63,27 @@ def _is_left(draft: Path) -> bool:
     newest = status.st_mtime
     if stat.S_ISDIR(status.st_mode):
         newest = max([newest, *(os.lstat(path).st_mtime for path in draft.rglob("*"))])
-    return time.time() - newest > STALE_SECONDS
+    return time.time() - newest > STALE_SECONDS and not _is_in_use(draft)
+
+
+def _is_in_use(draft: Path) -> bool:
+    try:
+        descriptor = os.open(_lock_of(draft), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_of(draft: Path) -> Path:
+    return draft.with_name(f".{draft.name[1:].partition('.')[0]}{_LOCK}")
 
 
 def _remove(draft: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +75,27 @@ def test_a_whole_repository_is_named_by_its_folder(shipped: Video, tmp_path: Pat
     layouts.original_folder(folder)
     overrides = ["components.text_encoder.tokenizer="]
     overrides += [f"components.{kind}.checkpoint={folder}" for kind in KINDS]
+    assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "gguf", "diffusers"])
+def test_prompts_are_read_by_the_vocabulary_that_goes_along_with_the_encoder(
+    shipped: Video, tmp_path: Path, layout: str
+) -> None:
+    """The prompt is in small letters, the one thing of which that of the micro model cannot say that it makes them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    encoder = shutil.copy(locate("text_encoder", "builtin:micro"), folder)
+    table = json.loads(locate("tokenizer", "builtin:micro").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(table | {"normalizer": None}))
+    # by way of ComfyUI's layout, in which it is inside of the file
+    held = convert(open_source(Path(encoder)), tmp_path / "held.safetensors", layout="comfyui")
+    target = tmp_path / "out" / f"encoder{SUFFIX.get(layout, '')}"
+    convert(open_source(held), target, layout=layout, dtype="fp32" if layout == "gguf" else "keep")
+    overrides = [
+        "components.text_encoder.tokenizer=",
+        f"components.text_encoder.checkpoint={target}",
+    ]
     assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.convert import configurations
-from engine.checkpoints.convert import vocabulary as vocabularies
 from engine.checkpoints.convert.writers import (
     Planned,
     dtype_name,
@@ -26,15 +24,27 @@ from engine.checkpoints.convert.writers import (
     write_safetensors,
     write_sharded,
 )
-from engine.checkpoints.formats.reading import bytes_of, opened, refusal
+from engine.checkpoints.formats.holes import check_no_holes
+from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
-from engine.checkpoints.locate import tokenizer_beside
-from engine.checkpoints.names import from_original
+from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
+from engine.checkpoints.names import from_original, to_original, unwrapped
 from engine.checkpoints.quantised import BESIDE, MARK
 from engine.checkpoints.source import Source, open_source
+from engine.checkpoints.vocabulary.ggml import gguf_fields
+from engine.checkpoints.vocabulary.held import (
+    SPIECE,
+    holds_vocabulary,
+    read_spiece,
+    spiece_bytes,
+    spiece_of,
+    vocabulary_in,
+)
+from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece, sentencepiece
+from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
 from engine.errors import CheckpointError
 
 CPU = torch.device("cpu")
@@ -59,7 +69,7 @@ BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "
 DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
 
 _TEXT = "U8"  # of what is no numbers
-_SPIECE = "spiece_model"
+_FLOATS = ("F16", "BF16", "F32", "F64")
 _SLICE = 1 << 23  # numbers looked at at a time
 # what to choose where a number is too large for a dtype; `bf16` elsewhere
 _WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
@@ -127,16 +137,18 @@ def convert(
         )
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
+    check_no_holes(source.tensors)
     _check_dtype(source, held, layout, dtype)
     vocabulary = None
     if held.component == "text_encoder" and layout in ("comfyui", "gguf"):
         vocabulary = _vocabulary_of(source, layout, warn)
-    elif layout == "diffusers" and _SPIECE in source.tensors:
-        vocabulary = _checked_spiece(bytes_of(source.tensors[_SPIECE]), source.path)
-    _tell_left_out(source, held, vocabulary is not None, warn)
+    elif layout == "diffusers":
+        vocabulary = _own_vocabulary(source)
+    whole = _with_the_rest_of_clip(source, held, layout, naming)
+    _tell_left_out(source, whole, vocabulary is not None, warn)
     # in this order a source that changed meanwhile is noticed before the target gets its name
-    with whole_or_nothing(target) as draft, Weights(held.entries) as weights:
-        pieces = _pieces(held, weights, naming, layout, dtype)
+    with whole_or_nothing(target) as draft, Weights(whole.entries) as weights:
+        pieces = _pieces(whole, weights, naming, layout, dtype)
         if vocabulary is not None and layout == "comfyui":
             pieces.append(_spiece(vocabulary))
         _write(draft, source, held, layout, pieces, shard_bytes, vocabulary)
@@ -175,49 +187,51 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
 def _vocabulary_of(source: Source, layout: str, warn: Callable[[str], None]) -> bytes | None:
     """The SentencePiece model that readers of such a file want inside: the source's own, the one beside it, or the
     pieces of the tokenizer.json beside it."""
-    held = source.tensors.get(_SPIECE)
+    held = _own_vocabulary(source)
     if held is not None:
-        return _checked_spiece(bytes_of(held), source.path)
-    beside = next((path for path in _spieces_beside(source.path) if os.path.isfile(path)), None)
+        return held
+    beside = tokenizer_in(source.path.parent, SPIECE_FILE)
     if beside is not None:
-        with opened(beside, "a SentencePiece model") as (file, _):
-            return _checked_spiece(file.read(vocabularies.MAX_BYTES), beside)
-    tokenizer = tokenizer_beside(source.path)
+        return read_spiece(beside)
+    advice = f"put spiece.model of google/umt5-xxl beside {source.path.name} and convert again"
+    tokenizer = tokenizer_in(source.path.parent)
     if tokenizer is None:
-        warn(
-            f"no vocabulary is inside, which {layout} text encoders have: put spiece.model of google/umt5-xxl beside "
-            f"{source.path.name} and convert again"
-        )
+        warn(f"no vocabulary is inside, which {layout} text encoders have: {advice}")
         return None
-    found = vocabularies.of_tokenizer_json(tokenizer)
+    found = of_tokenizer_json(tokenizer)
     if found.lost:
         warn(
-            f"the vocabulary inside does not say how {tokenizer.name} normalises text ({', '.join(found.lost)})"
+            f"no vocabulary is inside, which {layout} text encoders have: it cannot say how {tokenizer.name} reads "
+            f"text ({', '.join(found.lost)}); {advice}"
         )
-    return vocabularies.sentencepiece(found)
+        return None
+    return sentencepiece(found)
 
 
-def _checked_spiece(data: bytes, path: Path) -> bytes:
-    try:
-        vocabularies.of_sentencepiece(data)
-    except ValueError as error:
-        raise refusal(path, f"{error}; get spiece.model of google/umt5-xxl again") from None
-    return data
-
-
-def _spieces_beside(weights: Path) -> list[Path]:
-    names = (
-        "spiece.model",
-        "google/umt5-xxl/spiece.model",
-        "tokenizer/spiece.model",
-        "../tokenizer/spiece.model",
-    )
-    return [weights.parent / name for name in names]
+def _own_vocabulary(source: Source) -> bytes | None:
+    """The SentencePiece model of what a source holds inside, bit for bit where it is one."""
+    if not holds_vocabulary(source):
+        return None
+    found, info = vocabulary_in(source), spiece_of(source)
+    return sentencepiece(found) if info is None else spiece_bytes(info)
 
 
 def _spiece(data: bytes) -> Piece:
     numbers = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return Piece(Planned(_SPIECE, _TEXT, (len(data),)), lambda: numbers)
+    return Piece(Planned(SPIECE, _TEXT, (len(data),)), lambda: numbers)
+
+
+def _with_the_rest_of_clip(source: Source, held: Layout, layout: str, naming: str) -> Layout:
+    """An image encoder with the text half, the projections and the scale of a whole CLIP, for files of a layout that
+    have them under the names that the source has."""
+    if held.component != "image_encoder" or held.naming != naming or layout == "diffusers":
+        return held
+    more = {}
+    for name, info in source.tensors.items():
+        bare = unwrapped(name).removeprefix(held.prefix)
+        if info.dtype in _FLOATS and to_original(held.component, naming, bare) is None:
+            more[bare] = Entry((info,), info.shape)
+    return replace(held, entries={**held.entries, **more})
 
 
 def _tell_left_out(
@@ -238,12 +252,14 @@ def _tell_left_out(
     names = [
         name
         for name in names
-        if name != MARK and not name.endswith(BESIDE) and not (has_vocabulary and name == _SPIECE)
+        if name != MARK
+        and not name.endswith(BESIDE)
+        and not (has_vocabulary and name.rpartition(".")[2] == SPIECE)
     ]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warn(
-            f"left out, as no part of a {held.component.replace('_', ' ')}: {', '.join(names[:3])}{more}"
+            f"left out, as no part of the {held.component.replace('_', ' ')}: {', '.join(names[:3])}{more}"
         )
 
 
@@ -372,7 +388,7 @@ def _write(
         architecture = "wan" if held.component == "denoiser" else "t5encoder"
         fields = (
             {} if vocabulary is None
-            else vocabularies.gguf_fields(vocabularies.of_sentencepiece(vocabulary))
+            else gguf_fields(of_sentencepiece(vocabulary))
         )  # fmt: skip
         write_gguf(
             draft, tensors, read, architecture=architecture, metadata=metadata, tokenizer=fields
@@ -385,7 +401,7 @@ def _write(
         write_sharded(draft, stem, tensors, read, shard_bytes=shard_bytes)
         write_json(draft / "config.json", config)
         if vocabulary is not None:
-            (draft / "spiece.model").write_bytes(vocabulary)
+            (draft / SPIECE_FILE).write_bytes(vocabulary)
 
 
 def _verify(

@@ -22,7 +22,7 @@ from torch import Tensor
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
 from engine.checkpoints.load import ALIGNMENT
 from engine.errors import CheckpointError
-from store.blobs.leavings import sweep_leavings
+from store.blobs.leavings import in_use, sweep_leavings
 
 Shape = tuple[int, ...]
 Read = Callable[[str], Tensor]
@@ -67,13 +67,15 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
     draft = target.with_name(f".modiff-{uuid.uuid4().hex}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        _sync(draft)
-        if os.path.lexists(target):
-            raise CheckpointError(
-                f"{target}: appeared while it was being written; nothing was overwritten"
-            )
-        draft.rename(target)
+        # to read back what was written may take hours
+        with in_use(draft):
+            yield draft
+            _sync(draft)
+            if os.path.lexists(target):
+                raise CheckpointError(
+                    f"{target}: appeared while it was being written; nothing was overwritten"
+                )
+            draft.rename(target)
         _fsync(target.parent)
     except OSError as error:
         raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from None

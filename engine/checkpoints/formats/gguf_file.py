@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from engine.checkpoints.formats.reading import (
     check_count,
@@ -47,6 +48,7 @@ TYPES = {
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
+_FLOATS = {6: "f", 12: "d"}
 _BOOL, _TEXT, _ARRAY = 7, 8, 9
 _WIDTHS = {code: struct.calcsize(letter) for code, letter in _INTEGERS.items()} | {
     6: 4,
@@ -68,7 +70,7 @@ def read_gguf(path: Path) -> WeightFile:
         header = _Cursor(file, size)
         try:
             num_tensors, num_keys = _read_counts(header)
-            metadata, shapes = _read_metadata(header, num_keys)
+            metadata, shapes, _ = _read_metadata(header, num_keys)
             records = [_read_record(header) for _ in range(num_tensors)]
             alignment = _alignment(metadata)
             data_start = -(-header.position // alignment) * alignment
@@ -94,6 +96,22 @@ def read_gguf(path: Path) -> WeightFile:
     if end > size:
         raise truncated(path, size, end)
     return WeightFile(path, "gguf", size, tensors, metadata)
+
+
+def read_gguf_arrays(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """The arrays of a GGUF file that have these names, where they are there: of bytes as bytes, of texts, numbers and
+    truth values as lists. Raises CheckpointError as `read_gguf` does, and for arrays in arrays."""
+    with opened(path) as (file, facts):
+        header = _Cursor(file, facts.size)
+        try:
+            _, num_keys = _read_counts(header)
+            return _read_metadata(header, num_keys, names)[2]
+        except _NotForUs as error:
+            raise refusal(path, str(error)) from None
+        except EOFError:
+            raise refusal(path, "truncated in its header; download it again") from None
+        except ValueError as error:
+            raise refusal(path, f"damaged GGUF header ({error}); download it again") from None
 
 
 class _NotForUs(Exception):
@@ -176,9 +194,10 @@ def _read_counts(header: _Cursor) -> tuple[int, int]:
 
 
 def _read_metadata(
-    header: _Cursor, num_keys: int
-) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """(the short values, the shapes that tensors had before they were reshaped for the format)."""
+    header: _Cursor, num_keys: int, wanted: Collection[str] = ()
+) -> tuple[dict[str, str], dict[str, tuple[int, ...]], dict[str, Any]]:
+    """(the short values, the shapes that tensors had before they were reshaped for the format, the wanted arrays)."""
+    arrays: dict[str, Any] = {}
     metadata: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     seen: set[str] = set()
@@ -206,6 +225,8 @@ def _read_metadata(
                 shape = tuple(_read_integer(header, kind) for _ in range(count))
                 if min(shape, default=0) >= 0:
                     shapes[key.removeprefix(_ORIGINAL_SHAPE)] = shape
+            elif key in wanted:
+                arrays[key] = _read_array(header, kind, count, key)
             elif kind == _TEXT:
                 num_texts += count
                 if num_texts > MAX_TEXTS:
@@ -217,7 +238,19 @@ def _read_metadata(
                 header.skip(count * _width(kind, key))
         else:
             header.skip(_width(kind, key))
-    return metadata, shapes
+    return metadata, shapes, arrays
+
+
+def _read_array(header: _Cursor, kind: int, count: int, key: str) -> Any:
+    width = 8 if kind == _TEXT else _width(kind, key)
+    if kind == 0:
+        return header.take(count)
+    if count > MAX_TEXTS:
+        raise ValueError(f"{shortened(key)} has {count:,} values, expected at most {MAX_TEXTS:,}")
+    if kind == _TEXT:
+        return [header.take(header.number(8)).decode() for _ in range(count)]
+    letter = _INTEGERS.get(kind) or _FLOATS.get(kind, "?")
+    return list(struct.unpack(f"<{count}{letter}", header.take(count * width)))
 
 
 def _read_name(header: _Cursor) -> str:

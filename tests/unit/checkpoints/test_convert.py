@@ -14,19 +14,23 @@ import gguf
 import pytest
 import sentencepiece
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, GGUFQuantizationConfig, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
-from engine.checkpoints.convert import vocabulary, writers
+from engine.checkpoints.convert import writers
 from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
 from engine.checkpoints.known.recognise import recognise
-from engine.checkpoints.layout import lay_out
+from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import Source, open_source
+from engine.checkpoints.vocabulary.held import holds_vocabulary
+from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
+from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as spiece
+from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
 from engine.errors import CheckpointError
 from tests.naming import dit_name, vae_name
 from tui.cli.commands.models import convert as models_convert
@@ -54,6 +58,28 @@ def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
         assert all(
             torch.equal(opened[name].bfloat16(), tensor) for name, tensor in expected.items()
         )
+
+
+@pytest.mark.parametrize("dtype", ["keep", "q8_0"])
+def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, dtype: str) -> None:
+    path = convert(micro("denoiser"), tmp_path / "dit.gguf", layout="gguf", dtype=dtype)
+    folder = convert(open_source(path), tmp_path / "dit", layout="diffusers", dtype="fp32")
+    as_blocks = WanTransformer3DModel.from_single_file(
+        str(path),
+        config=str(folder),
+        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        torch_dtype=torch.float32,
+    )
+    plain = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, plain.config.in_channels, 2, 8, 8, generator=generator)
+    text = torch.randn(1, 7, plain.config.text_dim, generator=generator)
+    with torch.no_grad():
+        given = {"timestep": torch.tensor([500.0]), "encoder_hidden_states": text}
+        theirs, ours = (m(latents, **given).sample for m in (as_blocks, plain))
+    # which multiplies q8_0 in fp16
+    tolerance = 1e-3 if dtype == "q8_0" else 1e-5
+    assert (theirs - ours).abs().max() < tolerance * ours.abs().max()
 
 
 def test_transformers_opens_the_text_encoder(tmp_path: Path) -> None:
@@ -254,12 +280,36 @@ def heard(source: Source, target: Path, **options) -> list[str]:
     return said
 
 
+def encoder_in(folder: Path, **changes: object) -> Source:
+    """The micro model's encoder, its tokenizer.json beside it with changes."""
+    folder.mkdir()
+    path = folder / "encoder.safetensors"
+    path.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
+    table = json.loads(locate("tokenizer", "builtin:micro").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(table | changes))
+    return open_source(path)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "gguf"])
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({}, "NFKC, Lowercase"),
+        ({"normalizer": None, "pre_tokenizer": {"type": "Whitespace"}}, "Whitespace, no Metaspace"),
+    ],
+)
+def test_a_vocabulary_that_would_read_prompts_otherwise_is_left_out_and_told(
+    tmp_path: Path, layout: str, changes: dict, lost: str
+) -> None:
+    source = encoder_in(tmp_path / "in", **changes)
+    (said,) = heard(source, tmp_path / "out", layout=layout)
+    assert f"cannot say how tokenizer.json reads text ({lost})" in said
+    assert not holds_vocabulary(open_source(tmp_path / "out"))
+
+
 def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path) -> None:
-    source = micro("text_encoder")
-    said = heard(source, tmp_path / "t5.safetensors", layout="comfyui", dtype="bf16")
-    assert said == [
-        "the vocabulary inside does not say how tokenizer.json normalises text (NFKC, Lowercase)"
-    ]
+    source = encoder_in(tmp_path / "in", normalizer=None)
+    assert heard(source, tmp_path / "t5.safetensors", layout="comfyui", dtype="bf16") == []
     stored = load_file(tmp_path / "t5.safetensors")["spiece_model"]
     assert stored.dtype == torch.uint8
     theirs = sentencepiece.SentencePieceProcessor(model_proto=stored.numpy().tobytes())
@@ -280,6 +330,11 @@ def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path
     assert fields["tokenizer.ggml.token_type"].contents()[:4] == [3, 3, 2, 1]
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 1
 
+    # and out of GGUF's fields
+    there = open_source(tmp_path / "t5.gguf")
+    assert heard(there, tmp_path / "back.safetensors", layout="comfyui", dtype="bf16") == []
+    assert torch.equal(load_file(tmp_path / "back.safetensors")["spiece_model"], stored)
+
 
 def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> None:
     alone = tmp_path / "alone" / "t5.safetensors"
@@ -287,8 +342,8 @@ def test_an_encoder_without_a_tokenizer_beside_it_says_so(tmp_path: Path) -> Non
     alone.write_bytes(locate("text_encoder", "builtin:micro").read_bytes())
     (said,) = heard(open_source(alone), tmp_path / "out.safetensors", layout="comfyui")
     assert "put spiece.model of google/umt5-xxl beside t5.safetensors" in said
-    pieces = vocabulary.of_tokenizer_json(locate("tokenizer", "builtin:micro"))
-    model = vocabulary.sentencepiece(pieces)
+    pieces = of_tokenizer_json(locate("tokenizer", "builtin:micro"))
+    model = spiece(pieces)
     (alone.parent / "spiece.model").write_bytes(model)
     assert heard(open_source(alone), tmp_path / "two.safetensors", layout="comfyui") == []
     assert load_file(tmp_path / "two.safetensors")["spiece_model"].numpy().tobytes() == model
@@ -300,7 +355,48 @@ def test_what_is_no_part_of_the_component_is_told(tmp_path: Path) -> None:
     save_file(tensors | {"logit_scale": torch.ones(())}, path)
     assert recognise(open_source(path)).supported
     said = heard(open_source(path), tmp_path / "out.pth", layout="original")
-    assert said == ["left out, as no part of a text encoder: logit_scale"]
+    assert said == ["left out, as no part of the text encoder: logit_scale"]
+
+
+REST = {
+    "original": ("textual.token_embedding.weight", "visual.head", "log_scale"),
+    "huggingface": ("text_model.embeddings.token_embedding.weight", "visual_projection.weight", "logit_scale"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "clip_vision."])
+@pytest.mark.parametrize("naming", list(REST))
+@pytest.mark.parametrize("layout", ["original", "comfyui", "diffusers"])
+def test_the_rest_of_clip_goes_along_or_is_told(
+    tmp_path: Path, naming: str, layout: str, prefix: str
+) -> None:
+    config = CLIPVisionConfig(
+        hidden_size=160, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+        patch_size=14, hidden_act="gelu",
+    )  # fmt: skip
+    CLIPVisionModel(config).save_pretrained(tmp_path / "hf")
+    tower = open_source(tmp_path / "hf")
+    if naming == "original":
+        tower = open_source(convert(tower, tmp_path / "tower.pth", layout="original"))
+    entries = {name: Entry((info,), info.shape) for name, info in tower.tensors.items()}
+    with Weights(entries) as weights:
+        tensors = {name: weights.tensor(name, device=CPU).clone() for name in tower.tensors}
+    rest = dict(
+        zip(REST[naming], (torch.randn(9, 8), torch.randn(8, 8), torch.ones(())), strict=True)
+    )
+    given = {f"{prefix}{name}": tensor for name, tensor in (tensors | rest).items()}
+    save_file(given, tmp_path / "whole.safetensors")
+    said = heard(open_source(tmp_path / "whole.safetensors"), tmp_path / "out.x", layout=layout)
+    if (naming, layout) in (("original", "original"), ("huggingface", "comfyui")):
+        assert said == []
+        load = torch.load if layout == "original" else load_file
+        written = load(tmp_path / "out.x")
+        assert len(written) == len(given)
+        assert all(torch.equal(written[name], tensor) for name, tensor in rest.items())
+        return
+    (line,) = said
+    assert line.startswith("left out, as no part of the image encoder: ")
+    assert all(name in line for name in rest)
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
@@ -457,7 +553,7 @@ def test_a_tokenizer_that_has_no_such_pieces_is_refused(tmp_path: Path, change) 
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(table | change))
     with pytest.raises(CheckpointError, match="not a Unigram tokenizer"):
-        vocabulary.of_tokenizer_json(path)
+        of_tokenizer_json(path)
 
 
 def test_a_tokenizer_as_large_as_the_published_one_is_read(tmp_path: Path) -> None:
@@ -468,5 +564,5 @@ def test_a_tokenizer_as_large_as_the_published_one_is_read(tmp_path: Path) -> No
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(table))
     assert path.stat().st_size > 9_000_000
-    found = vocabulary.of_tokenizer_json(path)
-    assert vocabulary.of_sentencepiece(vocabulary.sentencepiece(found)).pieces == found.pieces
+    found = of_tokenizer_json(path)
+    assert of_sentencepiece(spiece(found)).pieces == found.pieces

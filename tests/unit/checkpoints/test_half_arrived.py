@@ -17,6 +17,8 @@ from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
 from engine.checkpoints.source import open_source, sources_in
 from engine.errors import CheckpointError
+from tests import model_files
+from tui.cli import main
 
 VAE = locate("vae", "builtin:micro")
 
@@ -77,6 +79,20 @@ def test_a_matrix_that_was_never_written_is_told(
         CheckpointError, match=f"length was reserved, but {name} was not written whole"
     ):
         check_no_holes(open_source(path).tensors)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "convert"])
+def test_whoever_looks_at_a_file_whose_length_was_reserved_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Not a run alone."""
+    path = model_files.write_safetensors(tmp_path / "wan.safetensors", model_files.vae())
+    more = [str(tmp_path / "out"), "--layout", "diffusers"] if command == "convert" else []
+    code = main(["models", command, str(path), *more])
+    said = "".join(capsys.readouterr())
+    assert "a half-finished download: its length was reserved" in said
+    assert code == (1 if command == "verify" else 2)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("unwritten", [(0, 0), (2, 30), (40, 60)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 import uuid
 
@@ -61,6 +63,53 @@ def test_only_old_drafts_of_this_user_with_our_names_go(tmp_path, monkeypatch):
     monkeypatch.setattr(leavings.os, "geteuid", lambda: os.getuid() + 1)
     assert sweep_leavings(tmp_path) == 0
     assert theirs.exists()
+
+
+CONVERTING = """
+import os, sys
+from pathlib import Path
+from engine.checkpoints.convert.writers import whole_or_nothing
+with whole_or_nothing(Path(sys.argv[1])) as draft:
+    if sys.argv[2] == "folder":
+        draft.mkdir()
+        (draft / "model.safetensors").touch()
+    else:
+        draft.touch()
+    for each in draft.parent.rglob(".modiff-*/**/*"):
+        os.utime(each, (0, 0))
+    for each in draft.parent.glob(".modiff-*"):
+        os.utime(each, (0, 0))
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("end", ["killed", "done"])
+def test_a_draft_is_kept_while_its_process_lives_however_old_it_is(tmp_path, kind, end):
+    target = tmp_path / "model.safetensors"
+    with subprocess.Popen(
+        [sys.executable, "-c", CONVERTING, str(target), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "written\n"
+        assert sweep_leavings(tmp_path) == 0
+        there = {path.name for path in tmp_path.iterdir()}
+        assert len(there) == 2
+        if end == "killed":
+            other.kill()
+        else:
+            other.stdin.write("\n")
+            other.stdin.flush()
+        other.wait()
+    if end == "done":
+        assert [path.name for path in tmp_path.iterdir()] == [target.name]
+        return
+    assert {path.name for path in tmp_path.iterdir()} == there
+    assert sweep_leavings(tmp_path) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_read_is_left_alone(tmp_path):

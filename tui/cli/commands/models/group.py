@@ -49,7 +49,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
     PATH is a weight file, the index of a sharded one, a folder, of which everything is told, or builtin:micro.
     Exit code 1 when some of it cannot be read, 2 when nothing can.
     """
-    from engine.checkpoints.library import look
+    from engine.checkpoints.library import look, whole
     from engine.checkpoints.locate import BUILTIN, builtin_files
     from engine.checkpoints.source import sources_in
     from engine.errors import CheckpointError
@@ -60,7 +60,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
         paths = sources_in(path) if os.path.isdir(path) else [path]
     if not paths:
         raise CheckpointError(f"{path}: holds no weight file (safetensors, .pth or GGUF)")
-    found = [look(path) for path in paths]
+    found = [whole(look(path)) for path in paths]
     if as_json:
         _print_json([row(each) for each in found])
     for number, each in enumerate(found):

@@ -100,9 +100,11 @@ def _wanted(names: tuple[str, ...]) -> list[Found]:
 def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
     """One for each file that was not seen yet, and one more for what is wrong with them together."""
     from engine.checkpoints.known.recognise import describe
+    from engine.checkpoints.library import whole
     from engine.checkpoints.verify import DAMAGED, Verdict, verify_file
     from engine.errors import CheckpointError
 
+    found = whole(found)
     if found.recognition is None:
         # of a shard that is broken, its name in the same folder
         reason = found.error.removeprefix(f"{found.path}: ").removeprefix(f"{found.path.parent}/")
