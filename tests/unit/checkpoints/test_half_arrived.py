@@ -18,7 +18,7 @@ from engine.checkpoints.opened import layout_at
 from engine.checkpoints.source import open_source, sources_in
 from engine.errors import CheckpointError
 from tests import model_files
-from tui.cli import main
+from tui.cli.main import main
 
 VAE = locate("vae", "builtin:micro")
 
