@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual import _wait
+
+# Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
+_wait.SLEEP_GRANULARITY = 1 / 500
+_wait.SLEEP_IDLE = _wait.SLEEP_GRANULARITY / 2
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # as many processes as cores: a second thread of each would wait for a core, spinning
