@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
-from engine import media
 from engine.components import choice
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.errors import RunCancelled, RunPaused
+from engine.output import media
 from engine.process.logs import one_line
 from engine.runner import Made, Runner
 from presets.encoding import encode_spec

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from engine import ffmpeg
-from engine.outputs import default_output, output_problem
+from engine.output import ffmpeg
+from engine.output.paths import default_output, output_problem
 from engine.process.launch import ensure_engine
 from engine.process.version import installed_version
 from engine.tasks.reach import reach

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from engine import ffmpeg, media
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
 from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.execute import Execution, Keeping
-from engine.outputs import output_paths
+from engine.output import ffmpeg, media
+from engine.output.paths import output_paths
 from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults

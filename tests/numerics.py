@@ -54,7 +54,7 @@ SOURCES = {
     ),
     "video": (
         "engine/components/wan_vae.py",
-        "engine/media.py",
+        "engine/output/media.py",
         "engine/models/vae/__init__.py",
         "engine/models/vae/wanvae.py",
         "engine/stages/video.py",

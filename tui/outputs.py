@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.outputs import output_paths
+from engine.output.paths import output_paths
 from presets.errors import PresetError
 
 if TYPE_CHECKING:

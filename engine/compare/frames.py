@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from engine.errors import EngineError
-from engine.ffmpeg import program
+from engine.output.ffmpeg import program
 
 MAX_SIDE = 16384
 _HEADER_LINES = 3

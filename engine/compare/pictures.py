@@ -19,8 +19,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from engine.compare.frames import Frame, last_line, read_frames
 from engine.compare.similarity import Similarity
 from engine.errors import EngineError
-from engine.ffmpeg import program
-from engine.media import VIDEO_CRF
+from engine.output.ffmpeg import program
+from engine.output.media import VIDEO_CRF
 from store.blobs.files import written_whole
 
 PANEL_SIDE = 256  # of a frame in the video, at least

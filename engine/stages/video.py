@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine import media
 from engine.errors import RunFailed
 from engine.execute import Job
 from engine.graph import Ref
+from engine.output import media
 from engine.reports import Made
 from store.lineage.events import ChunkDecoded
 

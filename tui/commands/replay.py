@@ -116,7 +116,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
     """The run's spec with the path that the replay writes to."""
     import msgspec
 
-    from engine.outputs import output_paths, output_problem
+    from engine.output.paths import output_paths, output_problem
     from presets.errors import PresetError
 
     if output:
@@ -137,7 +137,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
 
 def _own_path(record: RunRecord, spec: RunSpec) -> Path:
     """The path from which `output_paths` made the run's main output."""
-    from engine.outputs import default_output
+    from engine.output.paths import default_output
 
     # a run from a bundle has no output of this machine
     path = Path(
@@ -188,7 +188,7 @@ def _submit_again(store: Store, record: RunRecord, spec: RunSpec) -> str:
 
 def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytearray]) -> Path:
     """Write every part where a run writes it; the main one's path."""
-    from engine.outputs import output_paths
+    from engine.output.paths import output_paths
 
     targets = output_paths(path, spec.output.kinds)
     for kind, target in targets.items():

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from engine.compare.frames import Frame, read_frames
 from engine.compare.similarity import psnr, similarity, ssim
 from engine.errors import EngineError
-from engine.media import encode_video
+from engine.output.media import encode_video
 from tests.recorded_runs import wave
 
 

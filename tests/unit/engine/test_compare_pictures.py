@@ -14,7 +14,7 @@ from engine.compare.frames import Frame, read_frames
 from engine.compare.pictures import ACCENTS, PAPER, Clip, write_sheet, write_side_by_side
 from engine.compare.similarity import similarity
 from engine.errors import EngineError
-from engine.media import encode_video
+from engine.output.media import encode_video
 from tests.recorded_runs import wave
 
 RUN_A, RUN_B = "aaaaaaaaaa", "bbbbbbbbbb"

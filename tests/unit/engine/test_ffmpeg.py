@@ -8,8 +8,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from engine import ffmpeg
 from engine.errors import ComponentError
+from engine.output import ffmpeg
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import media
 from engine.errors import EngineError
+from engine.output import media
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.outputs import default_output, folder_problem, output_paths, output_problem
+from engine.output.paths import default_output, folder_problem, output_paths, output_problem
 
 
 def test_everything_lies_beside_the_video() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import media
+from engine.output import media
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset

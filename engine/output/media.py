@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import ffmpeg
 from engine.errors import EngineError
+from engine.output import ffmpeg
 from store.blobs.files import written_whole
 
 if TYPE_CHECKING:
