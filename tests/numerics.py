@@ -54,6 +54,7 @@ SOURCES = {
     ),
     "video": (
         "engine/components/wan_vae.py",
+        "engine/output/encoders.py",
         "engine/output/media.py",
         "engine/models/vae/__init__.py",
         "engine/models/vae/wanvae.py",

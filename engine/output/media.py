@@ -1,23 +1,19 @@
-"""Writes what a run made: an H.264 video, PNG frames, raw latents. A file appears whole or not at all. Torch-free
+"""Writes what a run made: a video, PNG frames, raw latents. A file appears whole or not at all. Torch-free
 to import."""
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import EngineError
-from engine.output import ffmpeg
+from engine.output.encoders import encode
+from presets.formats import DEFAULT
 from store.blobs.files import written_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-VIDEO_CRF = 10  # what the published quality of 8 out of 10 means to imageio: (1 - 8/10) * 51
 
 
 def to_uint8(video: Tensor) -> Tensor:
@@ -28,29 +24,24 @@ def to_uint8(video: Tensor) -> Tensor:
 
 
 def encode_video(
-    frames: Iterable[Tensor], *, fps: int, size: tuple[int, int], comment: str
+    frames: Iterable[Tensor],
+    *,
+    format: str = DEFAULT,
+    fps: int,
+    size: tuple[int, int],
+    comment: str,
 ) -> bytes:
-    """The bytes of an mp4 (H.264, yuv420p) with `comment` in its metadata.
+    """The bytes of a video file with `comment` in its metadata.
 
     frames: uint8 [t,H,W,3] each ([H,W,3] too, so a whole video is fine), on the CPU; they are encoded as they come,
-    and what making them raises is raised here. size: (H, W), both even.
-    Raises EngineError with ffmpeg's own last line where it fails, ValueError on frames of another size, OSError where
-    there is no room.
+    and what making them raises is raised here. format: of `presets.formats.FORMATS`. size: (H, W), both even.
+    Raises EngineError with the encoder's own last line where it fails, ValueError on frames of another size, OSError
+    where there is no room.
     """
-    height, width = size
     with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
-        part, log = Path(folder) / "video.mp4", Path(folder) / "errors.txt"
-        command = [
-            ffmpeg.program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
-            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:",
-            "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p",
-            "-metadata", f"comment={comment}", "-movflags", "+faststart", str(part),
-        ]  # fmt: skip
-        status = _run_on(command, _pixels(frames, (height, width, 3)), log)
-        if status or not part.is_file() or not part.stat().st_size:
-            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else f"exit status {status}"
-            raise EngineError(f"ffmpeg could not encode the video: {reason}")
+        part = Path(folder) / "video"
+        pixels = _pixels(frames, (*size, 3))
+        encode(part, pixels, format=format, size=size, fps=fps, comment=comment)
         return part.read_bytes()
 
 
@@ -64,34 +55,13 @@ def _pixels(frames: Iterable[Tensor], frame: tuple[int, int, int]) -> Iterator[m
         yield chunk.contiguous().numpy().data.cast("B")
 
 
-def _run_on(command: list[str], input: Iterable[memoryview], log: Path) -> int:
-    """The exit status of a program that is fed `input` as it comes; what it complains of goes to the file `log`, as a
-    pipe that nobody reads would stop it. It is ended where making the input raises."""
-    with log.open("wb") as errors:
-        program = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-        )
-    assert program.stdin is not None
-    try:
-        for data in input:
-            try:
-                program.stdin.write(data)
-            except BrokenPipeError:  # it is gone, and its log or its status says why
-                break
-    except BaseException:
-        program.kill()
-        raise
-    finally:
-        with suppress(BrokenPipeError):
-            program.stdin.close()
-        program.wait()
-    return program.returncode
-
-
-def write_video(path: Path, frames: Tensor, *, fps: int, comment: str) -> None:
-    """An mp4 of `encode_video` as a file; raises as it does, and OSError where the file cannot be placed."""
+def write_video(
+    path: Path, frames: Tensor, *, format: str = DEFAULT, fps: int, comment: str
+) -> None:
+    """A video of `encode_video` as a file; raises as it does, and OSError where the file cannot be placed."""
     _, height, width, _ = frames.shape
-    write_bytes(path, encode_video([frames], fps=fps, size=(height, width), comment=comment))
+    size = (height, width)
+    write_bytes(path, encode_video([frames], format=format, fps=fps, size=size, comment=comment))
 
 
 def write_frames(folder: Path, frames: Iterable[Tensor], *, replaces: bool = True) -> None:

@@ -40,7 +40,8 @@ def grey(value: int, size: tuple[int, int] = (32, 48)) -> Frame:
 
 
 def test_frames_as_another_reader_has_them(video):
-    reader = imageio_ffmpeg.read_frames(str(video))
+    flags = ["-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+    reader = imageio_ffmpeg.read_frames(str(video), output_params=flags)
     assert next(reader)["size"] == (80, 48)
     assert [found.pixels for found in read_frames(video)] == [bytes(found) for found in reader]
     assert {(found.width, found.height) for found in read_frames(video)} == {(80, 48)}
