@@ -11,6 +11,7 @@ import msgspec
 
 from presets.errors import PresetError
 from presets.fields import build
+from presets.formats import AUTO, FORMATS, format_of, misfit
 from presets.guidance import scales
 from presets.spec import GuidancePiece, RunSpec
 
@@ -30,6 +31,7 @@ def validate(spec: RunSpec) -> RunSpec:
     _check_guidance(spec)
     _check_tiles(spec)
     _check_kinds(spec)
+    _check_format(spec)
     return spec
 
 
@@ -133,3 +135,17 @@ def _check_kinds(spec: RunSpec) -> None:
     kinds = spec.output.kinds
     if len(set(kinds)) != len(kinds):
         raise PresetError(f"expected each kind once, got {', '.join(kinds)}", key="output.kinds")
+
+
+def _check_format(spec: RunSpec) -> None:
+    output = spec.output
+    if "video" not in output.kinds:
+        return
+    if output.format != AUTO and (problem := misfit(output.format, output.path)):
+        raise PresetError(problem, key="output.format")
+    name = format_of(output)
+    if spec.fps > FORMATS[name].max_fps:
+        raise PresetError(
+            f"expected at most {FORMATS[name].max_fps} in a {name}, got {spec.fps}; take webp or webm",
+            key="fps",
+        )

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine import media
 from engine.errors import RunFailed
 from engine.execute import Job
 from engine.graph import Ref
+from engine.output import media
 from engine.reports import Made
 from store.lineage.events import ChunkDecoded
 
 
 def decode(job: Job) -> Iterator[Made]:
-    """The bytes of an mp4, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they come,
-    so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
+    """The bytes of a video file, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they
+    come, so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
     (node,) = job.nodes
     shown = node.inputs["latents"]
     assert isinstance(shown, Ref)
@@ -34,6 +34,7 @@ def decode(job: Job) -> Iterator[Made]:
         if "video" in wanted:
             outputs["video"] = media.encode_video(
                 chunks,
+                format=node.params["format"],
                 fps=node.params["fps"],
                 size=(node.hints["height"], node.hints["width"]),
                 comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",

@@ -19,6 +19,7 @@ from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
+from presets.formats import format_of
 from presets.guidance import scales
 from presets.spec import RunSpec
 
@@ -55,7 +56,7 @@ STEP = Stage(
 )
 VIDEO = Stage(
     "video",
-    1,
+    2,
     "engine.stages.video:decode",
     ("video",),
     transient=("frames",),
@@ -83,7 +84,8 @@ def graph_of(
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
     shown = latents if is_whole else Ref(latents.node, "clean", "key")
     size = {"height": spec.height, "width": spec.width}
-    video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae, size)
+    written = {"fps": spec.fps, "format": format_of(spec.output)}
+    video = Node("video", VIDEO, {"latents": shown}, written, spec.components.vae, size)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
     return {kind: ref for kind, ref in every.items() if kind in kinds}
 

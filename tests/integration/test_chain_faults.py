@@ -323,11 +323,11 @@ KILLS: list[tuple[str, int, str]] = [
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
     ("store.lineage.queue:set_latents", 1, "after"),
     ("engine.stages.video:decode", 1, "before"),
-    ("engine.media:encode_video", 1, "after"),
+    ("engine.output.media:encode_video", 1, "after"),
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
     ("store.lineage.links:record", NUM_TEXTS + STEPS + 1, "after"),
-    ("engine.media:write_bytes", 1, "after"),
-    ("engine.media:write_bytes", 2, "after"),
+    ("engine.output.media:write_bytes", 1, "after"),
+    ("engine.output.media:write_bytes", 2, "after"),
     ("store.lineage.queue:finish", 1, "before"),
 ]
 

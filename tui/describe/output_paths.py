@@ -7,8 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.outputs import output_paths
+from engine.output.paths import LATENTS_ENDING, output_paths
 from presets.errors import PresetError
+from presets.formats import AUTO, choice_of_endings, named_by
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -29,19 +30,23 @@ def check_output(store: Store, spec: RunSpec) -> None:
         return  # submit refuses it
     if os.path.isdir(path) and "video" in spec.output.kinds:
         return  # submit refuses it
-    suffix = {"video": ".mp4", "latents": ".safetensors"}.get(
-        next((kind for kind in ("video", "latents") if kind in spec.output.kinds), ""), ""
-    )
-    if not suffix and path.suffix:
-        raise PresetError(
-            f"expected the name of a folder for the frames, got {path.name}", key="output.path"
-        )
-    if suffix and path.suffix.lower() != suffix:
-        raise PresetError(
-            f"expected a name that ends in {suffix}, got {path.name}", key="output.path"
-        )
+    if problem := _ending_problem(path, spec):
+        raise PresetError(f"{problem}, got {path.name}", key="output.path")
     if not spec.output.overwrite:
         _refuse_taken(store, path, spec.output.kinds)
+
+
+def _ending_problem(path: Path, spec: RunSpec) -> str:
+    """What was expected where the ending of a path does not fit what is written; "" where it does."""
+    kinds = spec.output.kinds
+    if "video" in kinds:
+        # a format that is named is held to its own ending (presets.validation)
+        fits = spec.output.format != AUTO or bool(named_by(path.name))
+        return "" if fits else f"expected a name that ends in {choice_of_endings()}"
+    if "latents" in kinds:
+        fits = path.suffix.lower() == LATENTS_ENDING
+        return "" if fits else f"expected a name that ends in {LATENTS_ENDING}"
+    return "expected the name of a folder for the frames" if path.suffix else ""
 
 
 def _refuse_taken(store: Store, path: Path, kinds: Collection[str]) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import media
 from engine.errors import EngineError
+from engine.output import media
 
 
 @pytest.fixture
@@ -55,8 +55,9 @@ def whole_at_once(frames: torch.Tensor, path: Path) -> bytes:
     """The same video by one ffmpeg that is given all frames at once."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "80x48",
-        "-r", "8", "-i", "pipe:", "-an", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p",
-        "-metadata", "comment=run", "-movflags", "+faststart", str(path),
+        "-r", "8", "-i", "pipe:", "-an", "-vf", "scale=out_color_matrix=bt709:out_range=tv,setparams="
+        "color_primaries=bt709:color_trc=bt709:colorspace=bt709:range=tv", "-c:v", "libx264", "-crf", "10",
+        "-pix_fmt", "yuv420p", "-fflags", "+bitexact", "-metadata", "comment=run", "-movflags", "+faststart", str(path),
     ]  # fmt: skip
     subprocess.run(command, input=frames.numpy().tobytes(), check=True)
     return path.read_bytes()
@@ -159,7 +160,7 @@ def test_frames(frames: torch.Tensor, tmp_path: Path) -> None:
     ("script", "message"),
     [
         ("echo 'no room on the tape' >&2; exit 3", "no room on the tape"),
-        ('for last; do :; done; echo half > "$last"; exit 1', "exit status 1"),
+        ('for last; do :; done; echo half > "${last#file:}"; exit 1', "exit status 1"),
         ("exit 0", "exit status 0"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.outputs import default_output, folder_problem, output_paths, output_problem
+from engine.output.paths import default_output, folder_problem, output_paths, output_problem
+from presets.spec import OutputSpec
 
 
 def test_everything_lies_beside_the_video() -> None:
@@ -19,9 +20,10 @@ def test_everything_lies_beside_the_video() -> None:
 
 
 def test_default_names_fit_what_is_written() -> None:
-    assert default_output(["video", "latents"]) == "modiff-{run}.mp4"
-    assert default_output(["frames"]) == "modiff-{run}"
-    assert default_output(["frames", "latents"]) == "modiff-{run}.safetensors"
+    assert default_output(OutputSpec(kinds=("video", "latents"))) == "modiff-{run}.mp4"
+    assert default_output(OutputSpec(kinds=("video",), format="ffv1")) == "modiff-{run}.mkv"
+    assert default_output(OutputSpec(kinds=("frames",))) == "modiff-{run}"
+    assert default_output(OutputSpec(kinds=("frames", "latents"))) == "modiff-{run}.safetensors"
 
 
 def test_frames_alone_take_the_path_itself() -> None:

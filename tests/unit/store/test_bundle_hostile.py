@@ -731,7 +731,7 @@ def test_the_tensor_file_that_these_are_made_from_comes_in(store, forged, path):
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\x18", b"#!/bin/sh\n", tensors(1)], ids=repr)
 def test_a_video_that_is_none(write, forged, data):
     replace_blob(forged, VIDEO + b"\1", data)
-    write(forged, "no mp4 video|is empty|as a video and as tensors|there twice")
+    write(forged, "is no video|is empty|as a video and as tensors|there twice")
 
 
 def test_a_blob_of_another_hash_than_its_name(write, forged):

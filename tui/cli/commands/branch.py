@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from presets.formats import choice_of_endings
 from presets.overrides import text_override
 from tui.cli.commands.runs import print_json, silence_of
 from tui.cli.options import (
@@ -74,7 +75,8 @@ def _step_or_decode(
     "--output",
     default="",
     metavar="FILE",
-    help="Where the video goes; {run} in it becomes the run's id.  [default: modiff-{run}.mp4]",
+    help=f"Where the video goes, in the format of its ending: {choice_of_endings()}. {{run}} in it becomes the run's "
+    "id.  [default: modiff-{run}.mp4]",
 )
 @overwrite_option
 @detach_option
@@ -234,9 +236,11 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
     import msgspec
 
     from presets.encoding import decode_spec
+    from presets.formats import of_branch
     from presets.library import override
+    from presets.validation import validate
 
     before = decode_spec(spec_json)
     spec = override(before, changes)
-    path = output or ("" if spec.output.path == before.output.path else spec.output.path)
-    return msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, path=path))
+    written = of_branch(before.output, spec.output, output)
+    return validate(msgspec.structs.replace(spec, output=written))

@@ -70,7 +70,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
 
 def _targets(output: Path | None) -> list[Path]:
     """The files to write; raises before anything is computed where they cannot be."""
-    from engine.outputs import folder_problem
+    from engine.output.paths import folder_problem
 
     if output is None:
         return []

@@ -68,7 +68,8 @@ a..b..step that include their ends. Exit codes: 0 all done, 1 one failed, 2 bad 
     "--output",
     metavar="PATTERN",
     default="",
-    help="Where the videos go; {run}, {index}, {seed} and other keys in it become each run's own.  "
+    help="Where the videos go, in the format of its ending; {run}, {index}, {seed} and other keys in it become each "
+    "run's own.  "
     "[default: modiff-{run}.mp4]",
 )
 @overwrite_option

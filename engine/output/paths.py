@@ -7,6 +7,14 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from presets.formats import FORMATS, format_of
+
+if TYPE_CHECKING:
+    from presets.spec import OutputSpec
+
+LATENTS_ENDING = ".safetensors"
 
 # of an id of the store
 _ID_LETTERS = 10
@@ -19,7 +27,7 @@ def output_paths(path: Path, kinds: Collection[str]) -> dict[str, Path]:
     all there is; latents into a file beside it.
     """
     frames = path if set(kinds) == {"frames"} else path.with_name(f"{path.stem}-frames")
-    named = {"video": path, "frames": frames, "latents": path.with_suffix(".safetensors")}
+    named = {"video": path, "frames": frames, "latents": path.with_suffix(LATENTS_ENDING)}
     return {kind: target for kind, target in named.items() if kind in kinds}
 
 
@@ -62,8 +70,8 @@ def _name_problem(path: Path) -> str:
     return ""
 
 
-def default_output(kinds: Collection[str]) -> str:
+def default_output(output: OutputSpec) -> str:
     """The name of an output that nobody named; `{run}` in it becomes the run's id."""
-    if "video" in kinds:
-        return "modiff-{run}.mp4"
-    return "modiff-{run}.safetensors" if "latents" in kinds else "modiff-{run}"
+    if "video" in output.kinds:
+        return f"modiff-{{run}}{FORMATS[format_of(output)].ending}"
+    return f"modiff-{{run}}{LATENTS_ENDING}" if "latents" in output.kinds else "modiff-{run}"

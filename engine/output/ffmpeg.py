@@ -1,4 +1,4 @@
-"""The program that writes and reads videos. Torch-free."""
+"""The program that encodes and decodes videos. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 from engine.errors import ComponentError
 
 _ANSWER_SECONDS = 30.0
-_MAX_METADATA_BYTES = 1 << 20
 _MEND = "`pip install --force-reinstall imageio-ffmpeg` brings one"
 
 
@@ -34,11 +32,20 @@ def chosen() -> str:
     return os.environ.get("IMAGEIO_FFMPEG_EXE", "")
 
 
-def check() -> None:
-    """Start ffmpeg, which takes some hundredths of a second. Raises ComponentError where it does not work."""
-    command = [program(), "-version"]
-    if not chosen():
-        return  # the library has started it to find it
+def encoders() -> frozenset[str]:
+    """The names of the encoders that it has. Raises ComponentError where it does not work."""
+    return frozenset(re.findall(r"^ [A-Z.]{6} (\S+)", _told("-encoders"), re.MULTILINE))
+
+
+def takes(encoder: str, pixels: str) -> bool:
+    """Whether an encoder that it has takes a pixel format. Raises ComponentError where it does not work."""
+    found = re.search(r"Supported pixel formats: (.*)", _told("-h", f"encoder={encoder}"))
+    return found is None or pixels in found[1].split()
+
+
+def _told(*arguments: str) -> str:
+    """What it says when it is asked. Raises ComponentError where it does not work."""
+    command = [program(), "-hide_banner", *arguments]
     try:
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ANSWER_SECONDS
@@ -50,28 +57,7 @@ def check() -> None:
         raise ComponentError(
             f"ffmpeg, which writes videos, cannot be started ({command[0]}: {reason}); {_mend()}"
         )
-
-
-def comment_of(path: Path) -> str:
-    """The comment in the metadata of an mp4; "" where there is none, or no mp4. Raises ComponentError.
-
-    Only ffmpeg's reader of mp4 is let at it, and it may open no other file: the video may come from elsewhere.
-    """
-    command = [
-        program(), "-hide_banner", "-loglevel", "quiet", "-nostdin", "-protocol_whitelist", "file", "-f", "mov",
-        "-i", f"file:{path.absolute()}", "-f", "ffmetadata", "pipe:1",
-    ]  # fmt: skip
-    reader = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    with reader:
-        assert reader.stdout is not None
-        data = reader.stdout.read(_MAX_METADATA_BYTES)
-        reader.kill()
-    told = re.search(rb"^comment=((?:[^\\\n]|\\.)*)", data, re.MULTILINE | re.DOTALL)
-    if told is None:
-        return ""
-    return re.sub(rb"\\(.)", rb"\1", told[1], flags=re.DOTALL).decode("utf-8", "replace")
+    return ended.stdout.decode(errors="replace")
 
 
 def _mend() -> str:
