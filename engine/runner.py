@@ -21,7 +21,7 @@ from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.wan import graph_of, num_tokens
-from presets.formats import format_of
+from presets.outputs import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker

@@ -236,8 +236,8 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
     import msgspec
 
     from presets.encoding import decode_spec
-    from presets.formats import of_branch
     from presets.library import override
+    from presets.outputs import of_branch
     from presets.validation import validate
 
     before = decode_spec(spec_json)
