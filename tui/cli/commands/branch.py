@@ -107,7 +107,6 @@ def branch(
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
@@ -120,7 +119,6 @@ def branch(
         store.recover()
         run_id = resolve_run(store, run)
         spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         return follow_queued(

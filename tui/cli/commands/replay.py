@@ -67,10 +67,10 @@ def replay(
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
+    from engine.output.taken import check_output
     from presets.encoding import decode_spec
     from store.store import open_as_it_is
     from tui.cli.follow import Manner, follow_queued
-    from tui.describe.output_paths import check_output
 
     began = time.perf_counter()
     with open_as_it_is() as store:

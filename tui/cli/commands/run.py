@@ -78,7 +78,6 @@ def run(
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     values = named_values(
         prompt=prompt,
@@ -89,7 +88,6 @@ def run(
     )
     spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         again = shlex.join(["modiff", *invocation.arguments])

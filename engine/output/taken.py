@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.output.paths import LATENTS_ENDING, output_paths
+from engine.output.paths import LATENTS_ENDING, default_output, output_paths, output_problem
 from presets.errors import PresetError
 from presets.formats import AUTO, choice_of_endings, named_by
 
@@ -17,23 +17,28 @@ if TYPE_CHECKING:
 
 
 def check_output(store: Store, spec: RunSpec) -> None:
-    """Raise PresetError for an ending that does not fit, and for an output that exists or soon will.
+    """Raise PresetError for an output that a run cannot write, whose ending does not fit, that exists or soon will.
 
-    Whether the folder is there and can be written is for `engine.client.submit` to say. An empty
-    path is fine: it becomes a name of the run's own.
+    An empty path is fine where the current folder is: it becomes a name of the run's own.
     """
+    path = output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
     if not spec.output.path:
         return
-    try:
-        path = Path(spec.output.path).expanduser().absolute()
-    except RuntimeError:
-        return  # submit refuses it
-    if os.path.isdir(path) and "video" in spec.output.kinds:
-        return  # submit refuses it
     if problem := _ending_problem(path, spec):
         raise PresetError(f"{problem}, got {path.name}", key="output.path")
     if not spec.output.overwrite:
         _refuse_taken(store, path, spec.output.kinds)
+
+
+def output_path(output: str, kinds: Collection[str]) -> Path:
+    """The absolute path of an output, in a folder that can take it. Raises PresetError."""
+    try:
+        path = Path(output).expanduser().absolute()
+    except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
+        raise PresetError(f"{output}: {error}", key="output.path") from None
+    if problem := output_problem(path, kinds):
+        raise PresetError(problem, key="output.path")
+    return path
 
 
 def _ending_problem(path: Path, spec: RunSpec) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from engine.output.taken import check_output
 from presets.errors import PresetError
 from presets.library import load_preset
 from store.store import open_store
-from tui.describe.output_paths import check_output
 
 
 @pytest.fixture
@@ -66,3 +66,25 @@ def test_two_waiting_runs_do_not_write_one_file(store, tmp_path):
 def test_a_name_with_the_runs_id_is_always_free(store, tmp_path):
     check_output(store, spec(tmp_path / "{run}.mp4", "video"))
     check_output(store, spec("", "video"))
+
+
+@pytest.mark.parametrize("name", ["other.mp4", "x.txt", "nowhere/clip.mp4"])
+def test_a_plan_and_a_branch_are_held_to_the_same_rules_as_a_run(
+    store, tmp_path, monkeypatch, name
+):
+    from engine import client
+    from tests.recorded_runs import micro, record_run
+    from tui.describe.plan import planned
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.mp4").write_text("mine")
+    wanted = spec(tmp_path / name, "video")
+    run_id = record_run(store, micro()).id
+    for ask in (
+        lambda: client.submit(store, wanted),
+        lambda: planned(store, wanted),
+        lambda: client.branch(store, run_id, at=2, overrides=[f'output.path="{name}"']),
+    ):
+        with pytest.raises(PresetError, match=r"output\.path: "):
+            ask()
+    assert store.num_queued() == 0
