@@ -10,7 +10,7 @@ import click
 
 from presets.formats import choice_of_endings
 from presets.overrides import text_override
-from tui.cli.commands.runs import print_json, silence_of
+from tui.cli.commands.runs import silence_of
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -22,7 +22,7 @@ from tui.cli.options import (
     runs_argument,
     set_option,
 )
-from tui.cli.output import Invocation
+from tui.cli.output import Invocation, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
 from tui.errors import FAILED

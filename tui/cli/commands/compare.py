@@ -13,11 +13,11 @@ import click
 
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
-from tui.cli.output import echo_path
+from tui.cli.output import echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import lines, value
 from tui.errors import BAD_INPUT
-from tui.text import escaped, printable
+from tui.text import printable
 
 if TYPE_CHECKING:
     from engine.compare.chains import Timings
@@ -60,7 +60,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
             _write(store, told, targets)
     if as_json:
         data = {**_as_json(told), "output": [str(target) for target in targets]}
-        click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))
+        print_json(data)
         return
     for line in lines(told):
         click.echo(line)

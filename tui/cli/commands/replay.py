@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tui.cli.options import overwrite_option, quiet_option, result_json_option, run_argument
-from tui.cli.output import Invocation, echo_path
+from tui.cli.output import Invocation, echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.text import printable
 from tui.units import duration
@@ -98,7 +98,7 @@ def replay(
                 click.echo(f"run {run_id} replayed from the store in {duration(seconds)}", err=True)
             if as_json:
                 done = {"run": run_id, "status": "done", "output": str(told)}
-                click.echo(json.dumps(done | {"seconds": round(seconds, 3), "stages": []}))
+                print_json(done | {"seconds": round(seconds, 3), "stages": []})
             else:
                 echo_path(told)
             return 0

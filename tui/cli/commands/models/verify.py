@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.output import print_json
 from tui.errors import FAILED
-from tui.text import escaped, printable, shorten
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -58,7 +58,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                         f"{verdict.status:<7}  {printable(str(verdict.path))}{printable(note)}"
                     )
     if as_json:
-        click.echo(escaped(json.dumps(told, indent=2, ensure_ascii=False)))
+        print_json(told)
     elif not told:
         click.echo(
             "nothing to verify; `modiff models where` says where models are looked for", err=True
