@@ -18,11 +18,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 from store.blobs.leavings import STALE_SECONDS, sweep_leavings
-from store.errors import StoreError, StoreFull, StoreUnwritable
+from store.errors import StoreFailing, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from store.errors import StoreError
 
 SLICE_BYTES = 8 * 1024 * 1024
 
@@ -40,7 +42,7 @@ def disk_error(error: OSError, path: Path) -> StoreError:
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "
             "or set MODIFF_STORE to another"
         )
-    return StoreError(f"reading or writing {path} failed ({error.strerror})")
+    return StoreFailing(f"reading or writing {path} failed ({error.strerror})")
 
 
 def write_durably(

@@ -32,7 +32,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from store.blobs.files import FULL_ADVICE
 from store.database.database import immediate
-from store.errors import StoreDamaged
+from store.errors import StoreDamaged, StoreFailing, StoreUnwritable
 from store.lineage.events import (
     Message,
     RunFinished,
@@ -43,7 +43,7 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.paths import prepare
-from store.store import open_store
+from store.store import Store, open_store
 from store.upkeep.gc import writing
 from tests.made_stores import STEP_BYTES, make_run, on_disk
 
@@ -582,6 +582,54 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
     assert store.recover() == []
 
 
+class Listening(Ready):
+    """One that asks whether it is to stop."""
+
+    def execute(self, run, spec, *, emit, cancelled, paused):
+        assert not cancelled()
+        assert not paused()
+        return super().execute(run, spec, emit=emit, cancelled=cancelled, paused=paused)
+
+
+@pytest.mark.parametrize("error", [StoreFailing, StoreUnwritable])
+@pytest.mark.parametrize(
+    "call", ["lease", "append", "finish", "retire_engine", "cancel_requested", "pause_requested"]
+)
+def test_a_disk_that_fails_for_a_moment_costs_neither_a_run_nor_the_engine(
+    store, monkeypatch, caplog, call, error
+):
+    real, num_failed = getattr(Store, call), 0
+
+    def fail(self, *arguments, **options):
+        nonlocal num_failed
+        if num_failed < 2:
+            num_failed += 1
+            raise error("disk I/O error")
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Store, call, fail)
+    monkeypatch.setattr(Worker, "_sleep", lambda worker, seconds: None)
+    runs = [enqueue(store, "steps 1") for _ in range(2)]
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
+        runner = Listening(lambda emit: [emit(Message("info", "x")) for _ in range(3)])
+        Worker(store, "engineaaaa", lambda root: runner, Asked()).work(idle_seconds=0)
+    assert num_failed == 2
+    assert [store.run(run_id).status for run_id in runs] == ["done", "done"]
+    assert len([r for r in caplog.records if "disk I/O error" in r.message]) in (1, 2)
+
+
+def test_an_engine_whose_disk_does_not_come_back_leaves(store, monkeypatch):
+    def fail(self, *arguments, **options):
+        raise StoreFailing("disk I/O error")
+
+    monkeypatch.setattr(Store, "lease", fail)
+    monkeypatch.setattr(Store, "num_queued", fail)
+    worker = Worker(store, "engineaaaa", lambda root: Ready(lambda emit: None), Asked())
+    worker.owed.append(("a run", "done", "", ""))
+    monkeypatch.setattr(Store, "finish", fail)
+    worker.work(idle_seconds=0)
+
+
 # A store that grows
 
 
@@ -679,7 +727,7 @@ from engine.client import follow
 from engine.process.launch import ensure_engine
 from store.lineage.events import StepFinished
 from store.paths import prepare
-from store.store import open_store
+from store.store import Store, open_store
 with open_store(sys.argv[1]) as store:
     ensure_engine(store, command=sys.argv[3:])
     for event in follow(store, sys.argv[2]):
@@ -716,7 +764,7 @@ STARTER = """
 import sys
 from engine.process.launch import ensure_engine
 from store.paths import prepare
-from store.store import open_store
+from store.store import Store, open_store
 with open_store(sys.argv[1]) as store:
     print("ready", flush=True)
     sys.stdin.readline()
