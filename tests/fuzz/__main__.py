@@ -36,10 +36,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         folder = Path(name)
         keep_away(folder)
-        done = fuzz(KINDS[options.kind], folder, seed=seed, seconds=seconds, cases=range(first, first + 1))
-    told = [f"{options.kind}: seed {seed}, {done.num_cases:,} cases, {done.num_taken:,} taken, {len(done.faults)} faults"]
+        done = fuzz(
+            KINDS[options.kind], folder, seed=seed, seconds=seconds, cases=range(first, first + 1)
+        )
+    told = [
+        f"{options.kind}: seed {seed}, {done.num_cases:,} cases, {done.num_taken:,} taken, {len(done.faults)} faults"
+    ]
     for what, (number, trace) in done.faults.items():
-        told.append(f"\n{what}\n  python -m tests.fuzz {options.kind} --seed {seed} --case {number}\n{trace}")
+        told.append(
+            f"\n{what}\n  python -m tests.fuzz {options.kind} --seed {seed} --case {number}\n{trace}"
+        )
     sys.stdout.write("\n".join(told) + "\n")
     return bool(done.faults)
 

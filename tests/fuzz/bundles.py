@@ -70,7 +70,9 @@ def _changed(random: Random, path: Path) -> bytes:
 
 def _change_field(random: Random, forged: bundles.Forgery) -> None:
     part = random.choice(forged.parts)
-    name = random.choice(("flags", "method", "crc", "packed", "unpacked", "offset", "system", "attributes"))
+    name = random.choice(
+        ("flags", "method", "crc", "packed", "unpacked", "offset", "system", "attributes")
+    )
     bits = {"flags": 16, "method": 16, "system": 8}.get(name, 32)
     number = random.choice(mutating.NUMBERS) % (1 << bits)
     held = random.choice((part.local, part.central))

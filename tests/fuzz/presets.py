@@ -38,7 +38,9 @@ _KEYS = [field.key for field in fields(RunSpec)]
 
 def make(folder: Path) -> Callable[[Random, Path], str]:
     texts = [path.read_bytes() for path in sorted(_SHIPPED.glob("*.toml"))]
-    texts += [dump_preset(load_preset(path.stem)).encode() for path in sorted(_SHIPPED.glob("*.toml"))]
+    texts += [
+        dump_preset(load_preset(path.stem)).encode() for path in sorted(_SHIPPED.glob("*.toml"))
+    ]
     texts += [_OWN]
     specs = [encode_spec(load_preset(path.stem)) for path in sorted(_SHIPPED.glob("*.toml"))]
 

@@ -186,7 +186,9 @@ def _look_at(event: str, arguments: tuple[Any, ...]) -> None:
         places = _CHANGING.get(event, ())
     for at, folder_at in places:
         path, folder = arguments[at], -1 if folder_at is None else arguments[folder_at]
-        if isinstance(path, str | bytes | os.PathLike) and not _is_allowed(os.fsdecode(path), folder):
+        if isinstance(path, str | bytes | os.PathLike) and not _is_allowed(
+            os.fsdecode(path), folder
+        ):
             raise Fault(f"{event} outside its folder: {path!r:.200}")
 
 

@@ -183,7 +183,6 @@ def test_rows_of_a_run_that_is_set_aside_go_with_it_whatever_is_wrong_with_them(
     assert verify(store.lineage).is_sound
 
 
-
 def test_who_asks_for_a_damaged_run_is_told_which_row_it_is(store, made, caplog):
     damaged(store, "runs", "spec", NO_TEXT, f"id='{made[0].id}'")
     with pytest.raises(RowDamaged) as caught:
