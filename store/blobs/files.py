@@ -12,6 +12,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 import sys
 import time
 import uuid
@@ -75,6 +77,21 @@ def write_durably(
 
 
 @contextlib.contextmanager
+def draft_folder(root: Path) -> Iterator[Path]:
+    """A folder in tmp/ for drafts that take long to make: nobody sweeps it while the block lasts, and at its end it is
+    gone with what is left in it. To be entered while nobody can sweep: inside `store.upkeep.gc.writing`."""
+    folder = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+    os.mkdir(folder, 0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def written_whole(path: Path, *, replaces: bool = True) -> Iterator[Path]:
     """A draft beside `path`, to be written to by its name; at the end of the block it becomes `path`, whole and on
     the disk, and on an error nothing of it is left.
@@ -121,10 +138,26 @@ def sweep_drafts(root: Path) -> int:
     num_removed = 0
     for draft in (root / "tmp").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if not _is_being_written(draft):
+            if stat.S_ISDIR(os.lstat(draft).st_mode):
+                num_removed += _sweep_folder(draft)
+            elif not _is_being_written(draft):
                 draft.unlink()
                 num_removed += 1
     return num_removed
+
+
+def _sweep_folder(folder: Path) -> int:
+    """Remove a folder that nobody holds; returns how many files were in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        num_files = len(os.listdir(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return num_files
 
 
 def _take_name(draft: Path, path: Path) -> None:
