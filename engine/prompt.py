@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.checkpoints.formats.reading import refusal
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -75,7 +77,8 @@ def _opened(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every fault
-        raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+        reason = f"not a tokenizer.json ({error}); download it again"
+        raise ValueError(str(refusal(path, reason))) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

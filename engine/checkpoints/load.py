@@ -117,7 +117,9 @@ class Weights:
         rotated back. rotation: of how many columns together, 0 for none."""
         scale = None if scaling is None else self._stored(scaling).float().flatten()
         if not part.shape or not math.prod(part.shape):
-            take(..., self._stored(part) if scale is None else self._stored(part).float() * scale[0])
+            take(
+                ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
+            )
             return
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows

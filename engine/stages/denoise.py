@@ -124,9 +124,7 @@ def _part_done(
             _begin_anew(job, node, active)
             velocity = velocity_at(predict, node, state.latents, active)
             earlier, state = state, solved(scheduler, node, state, velocity, active)
-            if not bool(state.latents.isfinite().all()):
-                place = f"step {state.step} of {node.hints['total']}"
-                raise not_finite(job, node, f"latents are not finite at {place}")
+            _check_finite(job, state, node)
             if node.hints["index"] < len(known):
                 _check_known(job, node, state)
                 if node is known[-1]:
@@ -226,6 +224,12 @@ def _branches(job: Job, nodes: Sequence[Node]) -> dict[str, dict[str, Tensor]]:
                 (tensor,) = job.tensors(ref).values()
                 found.setdefault(branch, {})[name] = tensor
     return found
+
+
+def _check_finite(job: Job, state: SolverState, node: Node) -> None:
+    if not bool(state.latents.isfinite().all()):
+        place = f"step {state.step} of {node.hints['total']}"
+        raise not_finite(job, node, f"latents are not finite at {place}")
 
 
 def _change(before: Tensor, after: Tensor) -> float:

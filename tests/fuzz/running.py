@@ -64,7 +64,7 @@ def fuzz(make: Make, folder: Path, *, seed: int, seconds: float = 0, cases: rang
     outcome = Outcome()
     until = time.monotonic() + seconds
     number = cases.start
-    began = _held()
+    began = (0, 0)
     while number in cases or time.monotonic() < until:
         place = _emptied(folder / "case")
         (folder / "number").write_text(f"{seed} {number}")  # for whoever finds it after a crash
@@ -75,11 +75,13 @@ def fuzz(make: Make, folder: Path, *, seed: int, seconds: float = 0, cases: rang
             outcome.faults.setdefault(what, (number, traceback.format_exc()))
         else:
             outcome.num_taken += not reason
-            outcome.reasons[reason[:60]] += bool(reason)
+            outcome.reasons[reason.replace(str(place), "")[:60]] += bool(reason)
         number += 1
         outcome.num_cases += 1
         if outcome.num_cases == WARM_CASES:
             began = _held()
+    if outcome.num_cases <= WARM_CASES:
+        return outcome
     num_bytes, num_files = (now - before for now, before in zip(_held(), began, strict=True))
     if num_bytes > MAX_GROWTH_BYTES or num_files > MAX_MORE_FILES:
         told = f"{num_bytes:,} bytes and {num_files} open files after {outcome.num_cases:,} cases"

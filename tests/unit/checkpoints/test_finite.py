@@ -82,7 +82,9 @@ def test_a_scale_counts_as_what_it_scales(tmp_path: Path, value: float) -> None:
     path = tmp_path / "w.safetensors"
     assert looked_at(path) is None
     tensors = load_file(path)
-    scale = next(name for name in tensors if NAME.removesuffix("weight") in name and "scale" in name)
+    scale = next(
+        name for name in tensors if NAME.removesuffix("weight") in name and "scale" in name
+    )
     tensors[scale].fill_(value)
     save_file(tensors, path)
     found = looked_at(path)

@@ -224,7 +224,9 @@ def test_numbers_that_are_not_finite_stop_the_run_at_that_step(
     bench: Bench, dtype: str, advice: str
 ) -> None:
     bench.denoiser.poison_at = 6
-    message = f"step 7 of 20 .dtype {dtype}, attention sdpa.; its weights are finite, .*: try {advice}"
+    message = (
+        f"step 7 of 20 .dtype {dtype}, attention sdpa.; its weights are finite, .*: try {advice}"
+    )
     with pytest.raises(RunFailed, match=message):
         bench.latents(spec(f"components.denoiser.dtype={dtype}", "guidance.scale=1"))
     assert bench.steps() == [1, 2, 3, 4, 5, 6]
