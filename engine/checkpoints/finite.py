@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,8 +53,7 @@ def no_numbers(
     with Weights(layout.entries) as weights:
         for name in layout.entries:
             check()
-            dtype = dtype_of(name)
-            weights.read(name, lambda part, values, dtype=dtype: look(dtype, part, values))
+            weights.read(name, partial(look, dtype_of(name)))
             if found:
                 return found[0]
     return None

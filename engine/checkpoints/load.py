@@ -104,7 +104,7 @@ class Weights:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
         for part, scale, rotation in _stored_parts(self.entries[name]):
-            self._convert(part, scale, rotation, lambda rows, values, part=part: take(part, values))
+            self._convert(part, scale, rotation, partial(_hand_on, take, part))
 
     def _convert(
         self,
@@ -247,6 +247,12 @@ def fill(
         module.get_submodule(parent).register_parameter(
             leaf, nn.Parameter(tensor, requires_grad=False)
         )
+
+
+def _hand_on(
+    take: Callable[[TensorInfo, Tensor], None], part: TensorInfo, rows: Any, values: Tensor
+) -> None:
+    take(part, values)
 
 
 def _copy(target: Tensor, rows: Any, values: Tensor) -> None:

@@ -1,5 +1,5 @@
-"""Whether the bytes of weight files are still those that were there: read whole, compared by SHA-256; and whether what they hold are
-numbers. Torch-free to import."""
+"""Whether the bytes of weight files are still those that were there, compared by SHA-256, and whether what they hold
+are numbers. Torch-free to import."""
 
 from __future__ import annotations
 

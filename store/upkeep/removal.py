@@ -72,7 +72,8 @@ class Plan:
 
     @property
     def freed_bytes(self) -> int:
-        return sum(each.num_bytes for each in (*self.removals, *self.aside))
+        of_blobs = sum(each.num_bytes for each in self.removals)
+        return of_blobs + sum(each.num_bytes for each in self.aside)
 
     @property
     def seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Files of weights of every layout and what lies beside them, read as `modiff models list`, a run and a conversion do."""
+"""Weights of every layout and what lies beside them, read as `modiff models list`, a run and a conversion do."""
 
 from __future__ import annotations
 

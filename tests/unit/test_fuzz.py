@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from tests.fuzz import bundles, presets, running, weights
-from tests.fuzz.running import Fault, fuzz
+from tests.fuzz.running import fuzz
 
 KINDS = {"weights": (weights.make, 40), "presets": (presets.make, 80), "bundles": (bundles.make, 200)}  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.checkpoints.formats.reading import MAX_REASON
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.prompt import MAX_TOKENS, clean_prompt, cut_of, is_short, load_tokenizer
 
 

@@ -184,6 +184,7 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("a..b=3", 'expected an override like scheduler.steps=12, got "a..b=3"'),
         ("a b=3", 'expected an override like scheduler.steps=12, got "a b=3"'),
         ("\x1b[31m=3", 'expected an override like scheduler.steps=12, got "\\x1b[31m=3"'),
+        (f"{'prom' + '9' * 5000}=3", f"prom{'9' * 193}...: unknown key"),
         # half a pair of surrogates, as bytes of a command line come that are not UTF-8
         ("noise=\ud800", "noise: expected text that is valid Unicode"),
         ('output.kinds=["\udcff"]', "output.kinds[0]: expected text that is valid Unicode"),
