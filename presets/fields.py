@@ -229,7 +229,7 @@ def _option_like(value: object, annotation: object) -> object | None:
 def _converts(value: object, annotation: object) -> bool:
     try:
         msgspec.convert(value, annotation)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
     return True
 

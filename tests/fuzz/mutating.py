@@ -92,7 +92,8 @@ def of_text(random: Random, content: bytes) -> bytes:
                 key = line.partition("=" if "=" in line else ":")
                 lines[place] = f"{key[0]}{key[1]} {random.choice(_TEXTS)}\n"
             case 5:
-                lines[place] = (line * random.choice((2, 50, 2000)))[:1_000_000]
+                most = 1 + 1_000_000 // (1 + len(line))
+                lines[place] = line * min(most, random.choice((2, 50, 2000)))
             case _:
                 lines[place] = line[:at] + random.choice(_TEXTS) + line[at:]
     text = "".join(lines)

@@ -198,6 +198,12 @@ def test_refusals_are_one_line_that_names_the_key(override: str, line: str) -> N
     assert len(str(caught.value)) < 300
 
 
+def test_text_that_is_not_unicode_beside_another_fault_is_one_line_too() -> None:
+    with pytest.raises(PresetError) as caught:
+        load_preset("micro", ["seed=x", "noise=\ud800", "prompt=\ud800"])
+    assert str(caught.value).isprintable()
+
+
 def test_steps_that_contradict_the_sigmas_are_refused_not_ignored() -> None:
     with pytest.raises(PresetError, match=r"scheduler\.steps: expected 2, the number of .*got 3"):
         load_preset("micro", ["scheduler.sigmas=[1.0,0.5]", "scheduler.steps=3"])
