@@ -70,7 +70,9 @@ def fuzz(make: Make, folder: Path, *, seed: int, seconds: float = 0, cases: rang
         (folder / "number").write_text(f"{seed} {number}")  # for whoever finds it after a crash
         try:
             reason = _attempted(attempt, Random(f"{seed}:{number}"), place, folder)
-        except Exception as fault:  # noqa: BLE001  # whatever it is: that is what is looked for
+        except KeyboardInterrupt:
+            raise
+        except BaseException as fault:  # noqa: BLE001  # a library's panic too: that is what is looked for
             what = _summary(fault)
             outcome.faults.setdefault(what, (number, traceback.format_exc()))
         else:
@@ -110,7 +112,7 @@ def _attempted(attempt: Attempt, random: Random, place: Path, folder: Path) -> s
     return reason
 
 
-def _summary(fault: Exception) -> str:
+def _summary(fault: BaseException) -> str:
     """Which fault it is: of one cause there are many cases."""
     if isinstance(fault, Fault):
         return str(fault).partition(":")[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from engine import prompt
 from engine.checkpoints.formats.reading import MAX_REASON
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.errors import CheckpointError
 from engine.prompt import MAX_TOKENS, clean_prompt, cut_of, is_short, load_tokenizer
 
 
@@ -57,6 +59,19 @@ def test_a_file_that_is_no_tokenizer_is_named_so(tmp_path, text: str) -> None:
         load_tokenizer(path)
     assert str(told.value).isprintable()
     assert len(str(told.value)) <= len(f"{path}: ") + MAX_REASON
+
+
+class PanicException(BaseException):
+    """As the tokenizers library raises where its own code gives up."""
+
+
+def test_a_tokenizer_at_which_its_library_panics_is_refused(tmp_path) -> None:
+    class Panicking:
+        def encode(self, text: str) -> None:
+            raise PanicException("no entry found for key")
+
+    with pytest.raises(CheckpointError, match=r"x\.json: .*\(no entry found for key\)"):
+        prompt._encoded(Panicking(), tmp_path / "x.json", "a")  # type: ignore[arg-type]
 
 
 def words(count: int, word: str = "star") -> str:
