@@ -226,7 +226,7 @@ class Store(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
-        if plan.removals:
+        if not plan.is_empty:
             await self._clean(policy, plan)
         else:
             self._report("clean-up", plan_lines(plan, dry_run=True))
