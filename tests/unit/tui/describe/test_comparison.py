@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tui.app.runs.comparison_rows import (
-    chain_told,
+from tui.describe.comparison import (
+    chain_line,
     sections,
     settings_section,
-    step_series,
-    step_told,
+    step_curves,
+    step_line,
 )
 
 
@@ -47,17 +47,17 @@ def comparison(**other: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("shared", "a", "b", "strays", "told"),
     [
-        (5, 5, 5, [], "all 5 are the same"),
-        (2, 5, 5, [], "the first 2 of 5 are the same, then they part"),
-        (2, 5, 9, [], "the first 2 of 5 and 9 are the same, then they part"),
-        (0, 5, 5, [], "none of 5 is the same: they part at the start"),
-        (0, 0, 5, [], "there are no steps to compare"),
-        (5, 5, 5, [3], "all 5 are the same; the same keys gave other bytes at 4"),
+        (5, 5, 5, [], "all 5 steps have the same keys"),
+        (2, 5, 5, [], "the same keys for the first 2 steps of 5, then they part"),
+        (2, 5, 9, [], "the same keys for the first 2 steps of 5 and 9, then they part"),
+        (0, 5, 5, [], "no step of 5 has the same key: they part at the start"),
+        (0, 0, 5, [], "no steps to compare"),
+        (5, 5, 5, [3], "all 5 steps have the same keys; the same keys gave other bytes at step 4"),
     ],
 )
 def test_where_chains_part(shared, a, b, strays, told):
     chain = {"shared_steps": shared, "steps_a": a, "steps_b": b, "same_key_other_bytes": strays}
-    assert chain_told(chain) == told
+    assert chain_line(chain) == told
 
 
 def test_settings():
@@ -77,9 +77,9 @@ def test_settings():
 def test_what_could_not_be_compared_says_why():
     told = {section.title: section.sentence for section in sections(comparison())}
     assert (told["latents"], told["frames"]) == ("a has none", "no video")
-    assert step_series(comparison()) is None
-    assert step_told(comparison(), 3) == "not stored"
-    assert step_told(comparison(), 0) == ""
+    assert step_curves(comparison()) == {}
+    assert step_line(comparison(), 3) == "not stored"
+    assert step_line(comparison(), 0) == ""
 
 
 def test_steps_that_are_not_finite_are_gaps():
@@ -88,17 +88,19 @@ def test_steps_that_are_not_finite_are_gaps():
         {"index": 1, "relative_l2": None, "cosine": None},
     ]
     data = comparison(steps={"of": "latents", "compared": compared, "absent": []})
-    l2, cosine = step_series(data)
-    assert (l2.xs, l2.ys[0]) == ((1.0, 2.0), 0.0)
-    assert math.isnan(l2.ys[1])
-    assert math.isnan(cosine.ys[1])
-    assert step_told(data, 1) == "relative L2 0  cosine 1"
-    assert step_told(data, 2) == "relative L2 not finite  cosine not finite"
+    (steps, l2), (_, cosine) = step_curves(data).values()
+    assert (steps, l2[0]) == ((1.0, 2.0), 0.0)
+    assert math.isnan(l2[1])
+    assert math.isnan(cosine[1])
+    assert step_line(data, 1) == "relative L2 0, cosine 1.000000"
+    assert step_line(data, 2) == "relative L2 not finite, cosine not finite"
 
 
 def test_frames_some_of_which_are_equal():
     frames = {
         "count": 2,
+        "width": 64,
+        "height": 48,
         "equal": 1,
         "psnr": 33.0,
         "psnr_by_frame": [None, 30.0],
@@ -107,7 +109,8 @@ def test_frames_some_of_which_are_equal():
     }
     told = {s.title: s.sentence for s in sections(comparison(frames=frames))}["frames"]
     assert told == (
-        "PSNR 33.00 dB, worst 30.00 dB in frame 2; SSIM 0.9000, worst 0.8000 in frame 2; 1 of 2 are equal"
+        "2 of 64x48, 1 of them equal; PSNR 33.00 dB, worst 30.00 dB in frame 2, of RGB; "
+        "SSIM 0.9000, worst 0.8000 in frame 2, of luma"
     )
     equal = {**frames, "equal": 2}
-    assert sections(comparison(frames=equal))[4].sentence == "all 2 are equal"
+    assert sections(comparison(frames=equal))[4].sentence == "2 of 64x48, all equal"
