@@ -89,12 +89,17 @@ def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side
         (bias + 1)[:, None], factors.T, frames.reshape(channels, -1), beta=127.5, alpha=127.5
     )
     levels = levels.view(3, num_frames, height, width)
-    scale = min(1.0, max_side / max(height, width))
-    if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    size = smaller(height, width, max_side)
+    if size != (height, width):
         levels = F.adaptive_avg_pool2d(levels, size)
     rows = levels.round_().clamp_(0, 255).permute(1, 2, 3, 0)
     return rows.to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def smaller(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Rows and columns of a picture within max_side, in proportion, never enlarged."""
+    scale = min(1.0, max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def spread(count: int, at_most: int) -> list[int]:
