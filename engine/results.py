@@ -115,7 +115,7 @@ class StoreRecords:
 
 class StoreResults(StoreRecords):
     """The results of one run in its store. Not to be shared between threads. previews: gives the index that takes
-    the pictures of steps and videos, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
+    pictures of steps and videos, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
 
     def __init__(
         self,
