@@ -43,7 +43,7 @@ def playing_rate(spec_json: bytes, num_frames: int) -> float | None:
 
 
 def video_fps(spec_json: bytes) -> float:
-    """Frames a second of a run's video; Wan's usual 16 where its spec, which may be be newer, says nothing."""
+    """Frames a second of a run's video; Wan's usual 16 where its spec, which may be newer, says nothing."""
     fps = json.loads(spec_json).get("fps")
     return float(fps) if isinstance(fps, int) and fps > 0 else 16.0
 

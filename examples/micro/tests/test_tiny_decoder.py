@@ -32,16 +32,16 @@ class PooledVAE:
 
 
 def test_it_learns_and_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    fit = fit_tiny_decoder(PooledVAE(), clips=8, seed=1, steps=40)  # type: ignore[arg-type]
+    fit = fit_tiny_decoder(PooledVAE(), clips=16, seed=1, steps=100)  # type: ignore[arg-type]
     assert fit.r_squared > 0.5
-    write_tiny_decoder(tmp_path / FILE, fit, clips=8, seed=1)
+    write_tiny_decoder(tmp_path / FILE, fit, clips=16, seed=1)
     read = read_tiny_decoder(tmp_path / FILE)
     latents = torch.randn(1, 3, 2, 4, 5)
     torch.testing.assert_close(read(latents), fit.decoder(latents), rtol=0.02, atol=0.02)
     with safe_open(tmp_path / FILE, "pt") as file:
         assert file.metadata() == {
             "r_squared": f"{fit.r_squared:.3f}",
-            "clips": "8",
+            "clips": "16",
             "seed": "1",
         }
 

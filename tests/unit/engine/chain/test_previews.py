@@ -292,7 +292,7 @@ def test_the_last_preview_of_the_micro_model_looks_like_the_video(
     parts = [small[:1], *(small[start : start + 4] for start in (1, 5, 9, 13))]
     shown = np.stack([part.mean(0) for part in parts])
     last = colours(previews_of(runner.store, step_keys(runner.store, run_id)[-1:])[0])
-    assert np.abs(last - shown).mean() < 8
+    assert np.abs(last - shown).mean() < 14
 
 
 def test_a_video_has_one_before_anybody_is_told_of_it_and_a_copy_of_the_run_finds_it(

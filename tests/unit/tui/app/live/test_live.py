@@ -63,8 +63,8 @@ class Watched:
 
     @property
     def shown(self) -> str:
-        """Under the picture: the step that it is of."""
-        return str(self.live.query_one("#preview").border_subtitle or "")
+        """Under the picture: the step that it is of, or the video."""
+        return str(self.live.query_one("#preview").border_subtitle or "").partition(" · ")[0]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; what never does fails with what is on the screen."""
@@ -385,8 +385,8 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
         await watched.until(lambda: len(opened) == 2)
         await watched.pilot.click(RunHead, offset=(3, 3))
         await watched.until(lambda: len(opened) == 3)
-        told = [note.message for note in watched.app._notifications]
-        assert any("there is no display" in line and output in line for line in told)
+        told = [(note.title, note.message) for note in watched.app._notifications]
+        assert ("there is no display", output) in told
         await watched.pilot.press("y")
         assert watched.app.clipboard == output
 
