@@ -396,6 +396,26 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
         watch(tmp_path / "store", act, size)
 
 
+def test_the_video_takes_the_place_of_the_last_step_and_steps_can_be_gone_back_to(tmp_path):
+    async def act(watched: Watched) -> None:
+        await watched.until(lambda: watched.shown == "step 2")
+        run.decode()
+        await watched.until(lambda: watched.shown == "the video")
+        run.store.finish(run.id, "done")
+        await watched.until_head("done")
+        for key, shown in (("left", "step 1"), ("end", "the video")):
+            await watched.pilot.press(key)
+            await watched.until(lambda shown=shown: watched.shown == shown)
+        await watched.pilot.press("v")
+        await watched.until(lambda: watched.app._notifications)
+        assert "replay" in next(iter(watched.app._notifications)).message
+
+    with live_run(tmp_path / "store", steps=2) as run:
+        run.step(1)
+        run.step(2)
+        watch(tmp_path / "store", act)
+
+
 def test_leaving_at_once_leaves_the_run_alone(tmp_path):
     """Journey: leave, come again, and the run is found."""
 
