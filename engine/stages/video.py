@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from engine.chain.previews import Thumbnails
 from engine.execute import Job
 from engine.graph import Ref
 from engine.output import media
@@ -25,9 +26,10 @@ def decode(job: Job) -> Iterator[Made]:
     latents = job.tensors(shown)["latents"]
     wanted = job.wanted(node)
     kept: list[Tensor] = []
+    thumbnails = Thumbnails()
     with job.component(node) as vae:
         begun = time.perf_counter()
-        chunks = _chunks(job, vae.decode(latents, on_chunk=_teller(job)))
+        chunks = _shown(_chunks(job, vae.decode(latents, on_chunk=_teller(job))), thumbnails)
         if "frames" in wanted:
             chunks = _collected(chunks, kept)
         outputs: dict[str, object] = {}
@@ -45,7 +47,7 @@ def decode(job: Job) -> Iterator[Made]:
         seconds = time.perf_counter() - begun
     if "frames" in wanted:
         outputs["frames"] = torch.cat(kept)
-    yield Made(node, outputs, seconds)
+    yield Made(node, outputs, seconds, preview=thumbnails.preview)
 
 
 def _chunks(job: Job, decoded: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -54,6 +56,12 @@ def _chunks(job: Job, decoded: Iterator[Tensor]) -> Iterator[Tensor]:
         if not bool(chunk.isfinite().all()):
             raise not_finite(job, job.nodes[0], "the decoded video is not finite (its latents are)")
         yield media.to_uint8(chunk[0])
+
+
+def _shown(chunks: Iterator[Tensor], thumbnails: Thumbnails) -> Iterator[Tensor]:
+    for chunk in chunks:
+        thumbnails.add(chunk)
+        yield chunk
 
 
 def _collected(chunks: Iterator[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:

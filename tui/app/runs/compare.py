@@ -26,7 +26,7 @@ from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.app.widgets.picture import Picture
+from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot, Series
 from tui.describe import comparison
 from tui.text import printable, shorten
@@ -83,6 +83,7 @@ class Compare(ModiffScreen):
         yield Footer()
 
     def on_mount(self) -> None:
+        self.query_one("#picture-B", Picture).follow(self.query_one("#picture-A", Picture))
         self._load()
 
     @work
@@ -153,21 +154,25 @@ class Compare(ModiffScreen):
 
     @work(exclusive=True, group="pictures")
     async def _show_pictures(self, step: int) -> None:
-        """The previews after a step, of a run with fewer steps that of its last one."""
-        steps = [detail.steps[: max(step, 0)] for detail in self._details]
-        keys = [links[-1].key if links else "" for links in steps]
+        """The pictures after a step, of a run with fewer steps that of its last one; after the last step of B the
+        videos of both."""
+        if not self._details:
+            return
+        is_end = step >= len(self._details[1].steps)
+        wanted = [
+            (detail, None if is_end else min(step, len(detail.steps))) for detail in self._details
+        ]
         try:
-            found = await self.app.lab.previews(keys)
+            found = await self.app.lab.shown(wanted)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
         pictures = self.query(Picture)
         if not pictures:
             return  # it was left meanwhile
-        for picture, key, links in zip(pictures, keys, steps, strict=True):
-            preview = found.get(key)
-            place = f"after step {len(links)}" if links else "the noise"
-            picture.show(preview, place if preview else f"{place}: no preview")
+        for picture, shown in zip(pictures, found, strict=True):
+            picture.fps = found[0].fps or STEP_FPS
+            picture.show(shown.preview, shown.told)
 
     # What people do
 
