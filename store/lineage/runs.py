@@ -108,7 +108,9 @@ def beginning(lineage: Lineage, prefix: str, limit: int) -> list[RunRecord]:
     if set(letters) - set(ID_LETTERS):
         return []
     return select(
-        lineage, f"WHERE id GLOB ? AND {OF_PEOPLE} ORDER BY seq DESC LIMIT ?", (letters + "*", limit)
+        lineage,
+        f"WHERE id GLOB ? AND {OF_PEOPLE} ORDER BY seq DESC LIMIT ?",
+        (letters + "*", limit),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
+from tui.describe.run import points_told
 from tui.text import columns, printable, shorten
 from tui.units import duration
 
@@ -210,13 +211,7 @@ def _bar(length: float, longest: float) -> str:
 
 def _numbers(steps: Sequence[int]) -> str:
     """`step 4` or `steps 1-10, 12`, counted from 1."""
-    ranges: list[list[int]] = []
-    for step in steps:
-        if ranges and ranges[-1][1] == step - 1:
-            ranges[-1][1] = step
-        else:
-            ranges.append([step, step])
-    told = ", ".join(f"{a + 1}" if a == b else f"{a + 1}-{b + 1}" for a, b in ranges)
+    told = points_told([step + 1 for step in steps], has_latents=False)
     return f"{'step' if len(steps) == 1 else 'steps'} {told}"
 
 

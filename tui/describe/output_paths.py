@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,20 +15,43 @@ if TYPE_CHECKING:
     from store.store import Store
 
 
-def check_output(store: Store, spec: RunSpec) -> None:
+def check_outputs(store: Store, specs: Sequence[RunSpec]) -> None:
     """Raise PresetError for an ending that does not fit, and for an output that exists or soon will.
 
     Whether the folder is there and can be written is for `engine.client.submit` to say. An empty
     path is fine: it becomes a name of the run's own.
     """
+    wanted = [path for spec in specs if (path := _checked_path(spec)) and not spec.output.overwrite]
+    for path, kinds in wanted:
+        for target in output_paths(path, kinds).values():
+            if os.path.exists(target):
+                raise PresetError(
+                    f"{target} is already there; choose another name or add --overwrite",
+                    key="output.path",
+                )
+    # one question for all runs of a sweep
+    for taken, (run_id, status) in store.writing_to([str(path) for path, _ in wanted]).items():
+        raise PresetError(
+            f"run {run_id} ({status}) will write {taken}; choose another name or add --overwrite",
+            key="output.path",
+        )
+
+
+def check_output(store: Store, spec: RunSpec) -> None:
+    """As `check_outputs`, for one run."""
+    check_outputs(store, [spec])
+
+
+def _checked_path(spec: RunSpec) -> tuple[Path, Collection[str]] | None:
+    """Where a run will write, and what; None where that is for `submit` to refuse or to name."""
     if not spec.output.path:
-        return
+        return None
     try:
         path = Path(spec.output.path).expanduser().absolute()
     except RuntimeError:
-        return  # submit refuses it
+        return None
     if os.path.isdir(path) and "video" in spec.output.kinds:
-        return  # submit refuses it
+        return None
     suffix = {"video": ".mp4", "latents": ".safetensors"}.get(
         next((kind for kind in ("video", "latents") if kind in spec.output.kinds), ""), ""
     )
@@ -40,22 +63,4 @@ def check_output(store: Store, spec: RunSpec) -> None:
         raise PresetError(
             f"expected a name that ends in {suffix}, got {path.name}", key="output.path"
         )
-    if not spec.output.overwrite:
-        _refuse_taken(store, path, spec.output.kinds)
-
-
-def _refuse_taken(store: Store, path: Path, kinds: Collection[str]) -> None:
-    for target in output_paths(path, kinds).values():
-        if os.path.exists(target):
-            raise PresetError(
-                f"{target} is already there; choose another name or add --overwrite",
-                key="output.path",
-            )
-    for status in ("queued", "running"):
-        for other in store.runs(limit=1000, status=status):
-            if other.output == str(path):
-                raise PresetError(
-                    f"run {other.id} ({status}) will write {path}; choose another name or add "
-                    "--overwrite",
-                    key="output.path",
-                )
+    return path, spec.output.kinds

@@ -325,7 +325,9 @@ def test_ten_thousand_runs_are_looked_at_once_each(root):
                 "VALUES (?, 'done', 'p', ?, '/v/o.mp4', 0)",
                 [(f"r{i}", spec) for i in range(10_000)],
             )
-        found, count = instructions(store.lineage, lambda: store.search(limit=20, words=["not there"]))
+        found, count = instructions(
+            store.lineage, lambda: store.search(limit=20, words=["not there"])
+        )
         assert found == []
         assert count < 100 * 10_000  # 27 for each
 

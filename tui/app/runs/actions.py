@@ -169,7 +169,7 @@ def load(app: ModiffBase, row: RunRow) -> None:
 
 
 def _line_of(row: RunRow) -> str:
-    pinned = "  ★ pinned" if row.record.pinned else ""
+    pinned = f"  {summary.PIN} pinned" if row.record.pinned else ""
     prompt = shorten(printable(row.prompt), 34)
     return f"{row.record.id}  {summary.status_word(row.record)}  {prompt}{pinned}"
 

@@ -109,7 +109,7 @@ def sweep(
     from tui.cli.follow import Manner
     from tui.cli.many import Wanted, follow_many
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
+    from tui.describe.output_paths import check_outputs
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
     overrides = drawn_in(overrides, quiet=quiet)
@@ -134,8 +134,7 @@ def sweep(
         members = with_outputs(members, output)
         store.recover()
         retire_other_engines(store)
-        for member in members:
-            check_output(store, member.spec)
+        check_outputs(store, [member.spec for member in members])
         if not quiet:
             warn_of_prompts(member.spec for member in members)
         wanted = [

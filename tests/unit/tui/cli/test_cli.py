@@ -20,9 +20,7 @@ from presets.library import load_preset
 from store.database.database import immediate
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
-from store.lineage.records import STATUSES as STORE_STATUSES
 from store.store import open_store
-from tui.cli.commands.runs import STATUSES
 from tui.cli.follow import part, result
 from tui.cli.main import COMMANDS, cli, main
 from tui.cli.progress import Progress
@@ -308,10 +306,6 @@ def data(capsys, *arguments):
     out, err = capsys.readouterr()
     assert err == ""
     return json.loads(out)
-
-
-def test_the_statuses_are_those_of_the_store():
-    assert STATUSES == STORE_STATUSES
 
 
 def test_runs_of_an_empty_store(capsys):
