@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from presets.fields import did_you_mean, nearest
+from store.errors import BadRequest
 from tui.describe.changes import setting_of, value_told, values_told
 from tui.describe.run import PIN, stars, status_word, status_words, steps_told
 from tui.describe.setting_keys import UnknownKey, setting, short_names
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _MAX_CELLS = 40
 
 
-class BadColumns(ValueError):
+class BadColumns(BadRequest):
     """No such column; says what was expected."""
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import inspect
 
+from store.errors import BadRequest
 from store.lineage.records import MAX_RATING, STATUSES, Compared
 from tui.describe.setting_keys import UnknownKey, setting, short_names
 from tui.units import read_since, read_until
@@ -40,7 +41,7 @@ _HOLDS = {
 }
 
 
-class BadSearch(ValueError):
+class BadSearch(BadRequest):
     """A filter that means nothing; says what was expected."""
 
 

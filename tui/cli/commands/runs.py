@@ -19,7 +19,7 @@ from tui.cli.output import waiting_line
 from tui.cli.run_of_file import resolve_run
 from tui.describe.run import data, run_rows
 from tui.describe.run_columns import NAMES, cell, columns_of, titles, value
-from tui.describe.run_filter import BadSearch, Search, search_of
+from tui.describe.run_filter import Search, search_of
 from tui.errors import FAILED
 from tui.text import columns, shorten
 from tui.units import read_since, read_until
@@ -93,8 +93,8 @@ Quote < and > for the shell. Runs must fit all of it.
 )
 @click.option(
     "--columns",
-    "wanted",
-    callback=read_by(columns_of),
+    "columns_text",
+    default="",
     metavar="NAMES",
     help="What to tell of each: settings and id, status, age, time, preset, prompt, differs, rating, tags, note, "
     "with commas between them.",
@@ -109,17 +109,14 @@ def runs(
     since: int | None,
     until: int | None,
     limit: int,
-    wanted: tuple[str, ...] | None,
+    columns_text: str,
     as_json: bool,
 ) -> None:
     """List runs, newest first.
 
     DIFFERS tells the settings in which the listed runs of one preset differ.
     """
-    try:
-        search = search_of(filters)
-    except BadSearch as error:
-        raise click.UsageError(str(error)) from None
+    search, wanted = search_of(filters), columns_of(columns_text)
     given = {"status": status, "preset": preset, "since_ns": since, "until_ns": until}
     search = replace(
         search,
@@ -131,7 +128,7 @@ def runs(
         rows = run_rows(store, search.find(store, limit))
         waiting = waiting_line(store)
     if as_json:
-        print_json([_data(row, wanted or ()) for row in rows])
+        print_json([_data(row, wanted) for row in rows])
         return
     if waiting:
         click.echo(waiting, err=True)
@@ -150,10 +147,8 @@ def runs(
         click.echo(line)
 
 
-def table(
-    rows: Sequence[RunRow], wanted: Sequence[str] | None, width: int, now_ns: int
-) -> list[str]:
-    """A line of titles and one for each run. wanted: columns; None: those that say something, and of which there is
+def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:
+    """A line of titles and one for each run. wanted: columns; none of them: those that say something, and of which there is
     room. width: of the terminal, 0 for none."""
     names = list(wanted or _COLUMNS)
     cells = {name: [cell(row, name, now_ns) for row in rows] for name in names}
