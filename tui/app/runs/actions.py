@@ -109,6 +109,15 @@ async def edit_note(app: ModiffBase, row: RunRow) -> None:
         await app.lab.set_note(run_id, line.strip())
 
 
+async def rate(app: ModiffBase, row: RunRow) -> None:
+    """Ask for the stars of a run: one more key."""
+    from tui.app.runs.rate import Rate
+
+    rating = await app.push_screen_wait(Rate(row.record.id, row.record.rating))
+    if rating is not None and rating != row.record.rating:
+        await app.lab.rate(row.record.id, rating)
+
+
 async def play(app: ModiffBase, row: RunRow) -> None:
     """Open a run's file in the desktop's player; where there is none, tell where the file is."""
     path = row.record.output

@@ -148,7 +148,7 @@ def runs(
 
 
 def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:
-    """A line of titles and one for each run. wanted: columns; none of them: those that say something, and of which there is
+    """A line of titles and one for each run. wanted: columns; none of them: those that say something and have
     room. width: of the terminal, 0 for none."""
     names = list(wanted or _COLUMNS)
     cells = {name: [cell(row, name, now_ns) for row in rows] for name in names}
