@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from engine.compare.settings import Difference
+from presets.fields import fields
 from presets.settings import Settings, flatten
+from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.setting_keys import short_name
 from tui.text import printable, shorten
@@ -46,12 +48,21 @@ class Relative:
 
 @lru_cache(maxsize=2048)
 def settings_in(spec_json: bytes) -> Settings:
-    """What is written in a spec, by dotted keys. Cached: lists of runs ask for the same ones again and again."""
+    """What is written in a spec, by dotted keys in the order of the RunSpec; what that does not have comes last.
+
+    Cached: lists of runs ask for the same ones again and again.
+    """
     spec = json.loads(spec_json)
     guidance = spec.get("guidance")
     if isinstance(guidance, dict) and isinstance(scale := guidance.get("scale"), list):
         guidance["scale"] = tuple(scale)  # one value, which `flatten` leaves whole
-    return flatten(spec)
+    found, places = flatten(spec), _places()
+    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+@cache
+def _places() -> dict[str, int]:
+    return {each.key: place for place, each in enumerate(fields(RunSpec))}
 
 
 def setting_of(record: RunRecord, key: str) -> Any:

@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """changes: what the run changes of its preset, "" for nothing. seconds_a_step, seconds_besides: what it may take
-    with models that are loaded and no step stored; None where no like run is on record."""
+    """changes: what the run changes of its preset, "" for nothing. step_seconds, besides_seconds: what a step and all
+    else may take with models that are loaded and nothing stored, decode_seconds its last part; None where no like run
+    is on record."""
 
     changes: str
-    seconds_a_step: float | None = None
-    seconds_besides: float = 0.0
+    step_seconds: float | None = None
+    besides_seconds: float = 0.0
+    decode_seconds: float | None = None
 
-    def seconds(self, record: RunRecord, steps_done: int) -> float | None:
-        """What is left of a run of which so many steps are done."""
-        if self.seconds_a_step is None:
+    def seconds_left(self, record: RunRecord, steps_done: int) -> float | None:
+        """Of a run of which so many steps are done."""
+        if self.step_seconds is None:
             return None
         done = max(steps_done, record.parent_step or 0)
         left = max(0, (record.stop_at or num_steps(record)) - done)
-        return left * self.seconds_a_step + self.seconds_besides
+        return left * self.step_seconds + self.besides_seconds
 
 
 def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
@@ -63,5 +65,6 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
             ", ".join(filter(None, changes)),
             known.step,
             (known.text_encode or 0.0) + (known.decode or 0.0),
+            known.decode,
         )
     return found

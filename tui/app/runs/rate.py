@@ -12,23 +12,18 @@ from store.lineage.records import MAX_RATING
 from tui.app.dialogs.base import Dialog
 
 if TYPE_CHECKING:
+    from textual import events
     from textual.app import ComposeResult
     from textual.binding import BindingType
+
+
+_STARS = {str(stars) for stars in range(MAX_RATING + 1)}
 
 
 class Rate(Dialog[int | None]):
     """Ends with the stars that were given, 0 for none of them, or None where it was left."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(
-                str(stars),
-                f"dismiss({stars})",
-                f"{stars} star{'' if stars == 1 else 's'}" if stars else "No stars",
-                id=f"rate.{stars}",
-            )
-            for stars in range(MAX_RATING + 1)
-        ),
         Binding("escape", "dismiss(None)", "Leave", id="app.back"),
     ]
 
@@ -36,6 +31,12 @@ class Rate(Dialog[int | None]):
         """rating: what it has."""
         super().__init__()
         self._run_id, self._rating = run_id, rating
+
+    def on_key(self, event: events.Key) -> None:
+        """Digits are no bindings here: those are the app's, for its screens."""
+        if event.character is not None and event.character in _STARS:
+            event.stop()
+            self.dismiss(int(event.character))
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:

@@ -284,7 +284,7 @@ def test_a_family_is_drawn_with_what_each_branch_changed(capsys, store):
     enqueue(store)
     expected = [
         f"{root}        queued             a red circle",
-        f"├─ {first}     queued  at 10      guidance.scale 2.5→4, shift 3→2",
+        f"├─ {first}     queued  at 10      shift 3→2, guidance.scale 2.5→4",
         f'│  └─ {below}  queued  at 15      prompt "a blue \\u001b[31m star"',
         f"└─ {second}     queued  at decode  the same",
     ]

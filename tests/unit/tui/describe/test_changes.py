@@ -67,7 +67,7 @@ def test_branches_come_below_their_parents_in_their_order(store):
         f"{old} a star",
         f"  {one} @2 guidance.scale 2.5→4",
         f'    {below} @3 prompt "a circle"',
-        f"  {two} @0 scheduler.name unipc→euler, seed 0→9",
+        f"  {two} @0 seed 0→9, scheduler.name unipc→euler",
         f"{lone} a star",
     ]
 
@@ -179,5 +179,5 @@ def test_true_is_not_one_and_a_key_may_be_missing(store):
 def test_what_a_run_changes_of_its_preset(store):
     run = store.run(add(store, "seed=7", 'prompt="a star"', "components.vae.dtype=bf16"))
     preset = settings_in(encode_spec(load_preset("micro")))
-    assert values_told(preset_changes(run, preset)) == "vae.dtype bf16, steps 5, seed 7"
+    assert values_told(preset_changes(run, preset)) == "vae.dtype bf16, seed 7, steps 5"
     assert preset_changes(run, {}) == {}
