@@ -21,7 +21,7 @@ def check_outputs(store: Store, specs: Sequence[RunSpec]) -> None:
     Whether the folder is there and can be written is for `engine.client.submit` to say. An empty
     path is fine: it becomes a name of the run's own.
     """
-    wanted = [path for spec in specs if (path := _checked_path(spec)) and not spec.output.overwrite]
+    wanted = [each for spec in specs if (each := _checked_path(spec)) and not spec.output.overwrite]
     for path, kinds in wanted:
         for target in output_paths(path, kinds).values():
             if os.path.exists(target):

@@ -13,7 +13,7 @@ from tui.text import printable
 from tui.units import age, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tui.describe.run import RunRow
 
@@ -83,3 +83,32 @@ def value(row: RunRow, name: str) -> Any:
     """The same as plain data, for JSON: the setting as it is."""
     found = setting_of(row.record, name)
     return list(found) if isinstance(found, tuple) else found
+
+
+def fitting(
+    names: Sequence[str],
+    cells: Mapping[str, Sequence[str]],
+    width: int,
+    *,
+    least: Sequence[str],
+    min_cells: int,
+) -> list[str]:
+    """The columns that leave the last one at least min_cells of a table's width, or as many as can be had.
+
+    cells: of each column. least: those that can be done without, the first of them first. Between columns are two
+    cells.
+    """
+    kept = list(names)
+    for name in least:
+        if room(kept, cells, width) >= min_cells:
+            break
+        if name in kept:
+            kept.remove(name)
+    return kept
+
+
+def room(names: Sequence[str], cells: Mapping[str, Sequence[str]], width: int) -> int:
+    """What the other columns leave for the last one."""
+    from rich.cells import cell_len
+
+    return width - sum(max(map(cell_len, cells[name]), default=0) + 2 for name in names[:-1])

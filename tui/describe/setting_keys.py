@@ -61,8 +61,11 @@ def setting(name: str, others: Sequence[str] = ()) -> Setting:
 
 
 def short_name(key: str) -> str:
-    """What a setting is called where there is little room: `seed`, `steps`, `guidance.scale`, `vae.dtype`."""
+    """What a setting is called where there is little room: `seed`, `steps`, `guidance`, `vae.dtype`."""
     parts = key.split(".")
+    table = key.rpartition(".")[0]
+    if table in _alone():
+        return table
     if key.startswith(_OF_FILES):
         return key
     if len(parts) > 2 and parts[-2].isdecimal():
@@ -82,11 +85,19 @@ def _by_end() -> dict[str, tuple[Field, ...]]:
     for field in fields(RunSpec):
         for end in _ends(field.key):
             found[end] = (*found.get(end, ()), field)
-    for table in groups(RunSpec):
-        inside = [field for field in fields(RunSpec) if field.key.startswith(f"{table}.")]
-        if len(inside) == 1:
-            found.setdefault(table, (inside[0],))
+    for table, field in _alone().items():
+        found.setdefault(table, (field,))
     return found
+
+
+@cache
+def _alone() -> dict[str, Field]:
+    """By table the setting that is the only one in it."""
+    inside = {
+        table: [field for field in fields(RunSpec) if field.key.startswith(f"{table}.")]
+        for table in groups(RunSpec)
+    }
+    return {table: found[0] for table, found in inside.items() if len(found) == 1}
 
 
 def _ends(key: str) -> list[str]:

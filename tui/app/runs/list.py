@@ -18,7 +18,8 @@ from tui.app.widgets.listing import Column, Listing, Row
 from tui.describe import run_filter as searching
 from tui.describe.changes import mark_of
 from tui.describe.run import PIN
-from tui.describe.run_columns import cell
+from tui.describe.run_columns import cell, fitting
+from tui.text import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,55 +32,52 @@ if TYPE_CHECKING:
     from tui.describe.run import RunRow
 
 _COLUMNS = (
-    "symbol",
-    "preset",
-    "rating",
-    "differs",
-    "prompt",
-    "progress",
-    "time",
-    "age",
-    "tags",
-    "pin",
+    *("symbol", "preset", "rating", "differs", "progress", "time", "age", "tags", "pin", "prompt"),
 )
-# The cells of a column are as wide as what is in it, up to so many.
-_MOST_CELLS = {"preset": 14, "differs": 28, "tags": 14}
-_FROM_WIDTH = {"preset": 104, "progress": 88, "time": 62, "tags": 100}
+# A column is as wide as what is in it, up to so many cells; the prompt has what is left.
+_MOST_CELLS = {"preset": 14, "differs": 32, "tags": 14}
 _TITLES = {"symbol": "STATUS", "progress": "STEPS", "rating": "STARS", "pin": PIN}
 _NUMBERS = ("progress", "time", "age")
-# Left out where no run that is shown says anything there.
+# Left out where no run that is shown says anything there; and in this order where there is no room for the prompt.
 _FOR_SOME = ("rating", "differs", "tags", "pin")
+_LEAST = ("progress", "tags", "time", "preset", "age")
+_MIN_PROMPT_CELLS = 20
+_MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
 
 
 def table(
-    shown: Sequence[RunRow], marks: Sequence[str], now_ns: int
+    shown: Sequence[RunRow], marks: Sequence[str], now_ns: int, width: int
 ) -> tuple[list[Column], list[Row]]:
-    """The columns that say something of these runs, as narrow as they may be, and a row for each; the prompt has what
-    is left. marks: of runs, in their order."""
-    cells = {name: [cell(row, name, now_ns) for row in shown] for name in _COLUMNS}
-    names = [name for name in _COLUMNS if name not in _FOR_SOME or any(cells[name])]
+    """The columns that say something of these runs and have room, and a row for each run. marks: of runs, in their
+    order. width: of the table, in cells."""
+    cells = {
+        name: [_TITLES.get(name) or name.upper(), *(_cell(row, name, now_ns) for row in shown)]
+        for name in _COLUMNS
+    }
+    names = [name for name in _COLUMNS if name not in _FOR_SOME or any(cells[name][1:])]
+    left = width - _MARK_AND_RUN_CELLS
+    names = fitting(names, cells, left, least=_LEAST, min_cells=_MIN_PROMPT_CELLS)
     columns = [Column("", 1), Column("RUN", 10), *(_column(name, cells[name]) for name in names)]
     rows = [
         Row(
             row.record.id,
             (mark_of(row.record.id, marks), row.record.id, *(cells[name][at] for name in names)),
         )
-        for at, row in enumerate(shown)
+        for at, row in enumerate(shown, start=1)
     ]
     return columns, rows
 
 
+def _cell(row: RunRow, name: str, now_ns: int) -> str:
+    text = cell(row, name, now_ns)
+    return shorten(text, _MOST_CELLS[name]) if name in _MOST_CELLS else text
+
+
 def _column(name: str, cells: Sequence[str]) -> Column:
-    title = _TITLES.get(name) or name.upper()
-    widest = max(map(cell_len, (title, *cells)))
-    return Column(
-        title,
-        0 if name == "prompt" else min(widest, _MOST_CELLS.get(name, widest)),
-        from_width=_FROM_WIDTH.get(name, 0),
-        is_number=name in _NUMBERS,
-    )
+    width = 0 if name == "prompt" else max(map(cell_len, cells))
+    return Column(cells[0], width, is_number=name in _NUMBERS)
 
 
 class RunList(Vertical):
@@ -135,7 +133,7 @@ class RunList(Vertical):
             yield Static("", id="found", markup=False)
         yield Static("", id="problem", markup=False)
         with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
-            yield Listing(table((), (), 0)[0], id="table")
+            yield Listing(table((), (), 0, 80)[0], id="table")
             yield RunTree()
             yield Static(_NO_RUNS, id="empty")
 
@@ -194,8 +192,9 @@ class RunList(Vertical):
             self.query_one(RunTree).show(self._relatives, self.marks)
         else:
             shown = [self._rows[run_id] for run_id in self._fitting]
-            columns, rows = table(shown, self.marks, time.time_ns())
-            self.query_one(Listing).show(rows, columns=columns)
+            listing = self.query_one(Listing)
+            columns, rows = table(shown, self.marks, time.time_ns(), listing.size.width or 80)
+            listing.show(rows, columns=columns)
         if had_focus and view != "empty":
             self._view.focus()
         self._tell_move()
@@ -256,6 +255,11 @@ class RunList(Vertical):
     def clear_marks(self) -> None:
         self.marks.clear()
         self._draw()
+
+    def on_resize(self) -> None:
+        """Other columns have room now."""
+        if self._fitting and not self._is_in_tree:
+            self.call_after_refresh(self._draw)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

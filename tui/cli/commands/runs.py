@@ -18,14 +18,14 @@ from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import waiting_line
 from tui.cli.run_of_file import resolve_run
 from tui.describe.run import data, run_rows
-from tui.describe.run_columns import NAMES, cell, columns_of, titles, value
+from tui.describe.run_columns import NAMES, cell, columns_of, fitting, titles, value
 from tui.describe.run_filter import Search, search_of
 from tui.errors import FAILED
 from tui.text import columns, shorten
 from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from store.lineage.records import RunRecord
     from store.store import Store
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("id", "status", "age", "time", "preset", "rating", "differs", "prompt")
 # Left out in this order where a terminal is too narrow for the prompt; and those that are there for some runs only.
-_DROPPED = ("time", "preset", "age", "differs", "rating")
+_LEAST = ("time", "preset", "age", "differs", "rating")
 _FOR_SOME = ("rating", "differs")
 _MIN_PROMPT_CELLS = 24
 _MAX_CELLS = 36  # of another column than the last one, on a terminal
@@ -117,12 +117,14 @@ def runs(
     DIFFERS tells the settings in which the listed runs of one preset differ.
     """
     search, wanted = search_of(filters), columns_of(columns_text)
-    given = {"status": status, "preset": preset, "since_ns": since, "until_ns": until}
     search = replace(
         search,
         words=(*search.words, *filter(None, (text,))),
         tags=(*search.tags, *tags),
-        **{name: each for name, each in given.items() if each not in (None, "")},
+        status=status or search.status,
+        preset=preset or search.preset,
+        since_ns=search.since_ns if since is None else since,
+        until_ns=search.until_ns if until is None else until,
     )
     with store_as_it_is() as store:
         rows = run_rows(store, search.find(store, limit))
@@ -151,32 +153,26 @@ def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int
     """A line of titles and one for each run. wanted: columns; none of them: those that say something and have
     room. width: of the terminal, 0 for none."""
     names = list(wanted or _COLUMNS)
-    cells = {name: [cell(row, name, now_ns) for row in rows] for name in names}
+    cells = {
+        name: [title, *(cell(row, name, now_ns) for row in rows)]
+        for name, title in zip(names, titles(names), strict=True)
+    }
     if not wanted:
-        names = [name for name in names if name not in _FOR_SOME or any(cells[name])]
+        names = [name for name in names if name not in _FOR_SOME or any(cells[name][1:])]
+    if width:
+        for name in names[:-1]:
+            cells[name] = [shorten(text, _MAX_CELLS) for text in cells[name]]
+        least = () if wanted else _LEAST
+        names = fitting(names, cells, width, least=least, min_cells=_MIN_PROMPT_CELLS)
+    lines = columns(list(zip(*(cells[name] for name in names), strict=True)))
     if not width:
-        return columns([titles(names), *zip(*(cells[name] for name in names), strict=True)])
-    for name in names[:-1]:
-        cells[name] = [shorten(text, _MAX_CELLS) for text in cells[name]]
-    for name in () if wanted else _DROPPED:
-        if name in names and _room(names, cells, width) < _MIN_PROMPT_CELLS:
-            names.remove(name)
-    lines = columns([titles(names), *zip(*(cells[name] for name in names), strict=True)])
+        return lines
     head, *told = [shorten(line, width) for line in lines]
     has_color = not os.environ.get("NO_COLOR")
     return [
         head,
         *(_colored(line, row) if has_color else line for line, row in zip(told, rows, strict=True)),
     ]
-
-
-def _room(names: Sequence[str], cells: Mapping[str, Sequence[str]], width: int) -> int:
-    """What the last column has."""
-    from rich.cells import cell_len
-
-    titled = dict(zip(names, titles(names), strict=True))
-    taken = [max(map(cell_len, (titled[name], *cells[name]))) + 2 for name in names[:-1]]
-    return width - sum(taken)
 
 
 def _colored(line: str, row: RunRow) -> str:

@@ -257,7 +257,7 @@ def test_expectations_say_what_differs(store):
         return await lab.expectations([row.record for row in await lab.queue()])
 
     told = ask(questions)
-    assert told[run_id].changes == "seed 5, guidance.scale 3"
+    assert told[run_id].changes == "seed 5, guidance 3"
     assert told[run_id].step_seconds is None
     assert told[broken].step_seconds is None
 

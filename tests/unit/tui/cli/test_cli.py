@@ -370,7 +370,7 @@ def test_show_tells_all(capsys, store):
     head, _, toml = out.partition("\n\n")
     fields = dict(line.split(maxsplit=1) for line in head.splitlines())
     assert fields["error"] == "latents are not finite at step 2"
-    assert fields["steps"] == "1 of 20"
+    assert fields["scheduler"] == "unipc, 20 steps, shift 3"
     assert fields["memory"] == "at most 300 MiB, 6.0 GiB on the device"
     assert fields["warning"] == "low memory"
     assert 'prompt = "a large red circle' in toml

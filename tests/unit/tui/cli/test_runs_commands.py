@@ -284,7 +284,7 @@ def test_a_family_is_drawn_with_what_each_branch_changed(capsys, store):
     enqueue(store)
     expected = [
         f"{root}        queued             a red circle",
-        f"├─ {first}     queued  at 10      shift 3→2, guidance.scale 2.5→4",
+        f"├─ {first}     queued  at 10      shift 3→2, guidance 2.5→4",
         f'│  └─ {below}  queued  at 15      prompt "a blue \\u001b[31m star"',
         f"└─ {second}     queued  at decode  the same",
     ]
@@ -552,8 +552,8 @@ def test_columns_are_chosen_and_settings_are_columns(capsys, store):
     store.rate(run_id, 4)
     out = told(capsys, "runs", "--columns", "id, rating,seed,guidance.scale,scheduler.sigmas").out
     assert out.splitlines() == [
-        "RUN         RATING  SEED  GUIDANCE.SCALE  SIGMAS",
-        f"{run_id}  ★★★★    7     6×1 1×1         [0.9, 0.5]",
+        "RUN         RATING  SEED  GUIDANCE  SIGMAS",
+        f"{run_id}  ★★★★    7     6×1 1×1   [0.9, 0.5]",
     ]
     [found] = data(capsys, "runs", "--columns", "seed,guidance.scale,prompt")
     assert found["settings"] == {"seed": 7, "guidance.scale": [6.0, 1.0]}

@@ -65,7 +65,7 @@ def test_branches_come_below_their_parents_in_their_order(store):
     below = add(store, "guidance.scale=4", 'prompt="a circle"', parent=one, at=3)
     assert lines(families(rows(store))) == [
         f"{old} a star",
-        f"  {one} @2 guidance.scale 2.5→4",
+        f"  {one} @2 guidance 2.5→4",
         f'    {below} @3 prompt "a circle"',
         f"  {two} @0 seed 0→9, scheduler.name unipc→euler",
         f"{lone} a star",
@@ -85,8 +85,8 @@ def test_ancestors_that_do_not_fit_are_there_for_their_branches(store):
     found = families(rows(store, two), rows(store, old, one))
     assert lines(found) == [
         f"{old} a star (not asked for)",
-        f"  {one} @2 guidance.scale 2.5→4 (not asked for)",
-        f"    {two} @3 guidance.scale 4→6",
+        f"  {one} @2 guidance 2.5→4 (not asked for)",
+        f"    {two} @3 guidance 4→6",
     ]
 
 
@@ -148,8 +148,8 @@ def test_guidance_that_changes_between_steps_is_told_in_words(store):
     one = add(store, pieces, parent=old, at=2)
     add(store, "guidance.scale=[" + "6," * 2 + "1," * 3 + "]", parent=one, at=3)
     said = "\n".join(told(each) for each in families(rows(store)))
-    assert "guidance.scale 2.5→6 in 0–0.4" in said
-    assert "guidance.scale 6 in 0–0.4→6×2 1×3" in said
+    assert "guidance 2.5→6 in 0–0.4" in said
+    assert "guidance 6 in 0–0.4→6×2 1×3" in said
 
 
 def test_what_varies_among_the_runs_of_a_preset(store):
@@ -162,7 +162,7 @@ def test_what_varies_among_the_runs_of_a_preset(store):
     found = varying(store.runs(limit=9))
     assert found[one] == {"seed": 1, "guidance.scale": 2.5}
     assert found[three] == {"seed": 3, "guidance.scale": 4.0}
-    assert values_told(found[two]) == "seed 2, guidance.scale 4"
+    assert values_told(found[two]) == "seed 2, guidance 4"
     assert found[lone] == {}
     assert varying([store.run(two), store.run(three)])[two] == {"seed": 2}
 

@@ -88,7 +88,7 @@ def test_the_settings_that_people_change_most(store):
     assert told["size"] == "64x64, 17 frames"
     assert told["scheduler"] == "unipc, 5 steps, shift 3"
     assert told["guidance"] == "4"
-    assert "guidance.scale 4" in told["preset"]
+    assert "guidance 4" in told["preset"]
 
 
 def test_a_spec_of_another_version_has_a_summary_too(store):

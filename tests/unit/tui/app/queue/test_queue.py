@@ -116,7 +116,7 @@ def test_says_what_differs_and_what_it_may_take(store):
         screen = pilot.app.screen
         await filled(pilot, 1)
         await until(pilot, lambda: "steps 7" in shown(screen, "#about"), "the changes")
-        assert "guidance.scale 3" in shown(screen, "#about")
+        assert "guidance 3" in shown(screen, "#about")
         assert "a \\x1b[31m[b]star[/b]" in shown(screen, "#about")
         assert "press s" in shown(screen, "#summary")
         assert "1 run waits" in shown(screen, "#summary")

@@ -222,7 +222,7 @@ def test_table_and_tree_have_one_cursor(store):
         await until(pilot, lambda: isinstance(pilot.app.focused, RunTree))
         assert current(pilot) == below.id
         tree = pilot.app.screen.query_one(RunTree)
-        assert "@2 guidance.scale 2.5→4" in str(tree.cursor_node.label)
+        assert "@2 guidance 2.5→4" in str(tree.cursor_node.label)
         await pilot.press("m")
         assert str(tree.cursor_node.label).startswith("[A] ✓ ")
         await pilot.press("k")
