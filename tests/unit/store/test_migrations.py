@@ -82,7 +82,7 @@ def test_every_row_of_version_1_is_kept(root):
             assert (run.parent, run.parent_step, run.segments, run.stop_at) == ("", None, (), None)
             assert (run.note, run.pinned, run.latents, run.environment) == ("", False, "", "")
             assert (run.origin, run.pause_requested, run.is_paused) == ("local", False, False)
-            assert run.verifies == ""
+            assert (run.verifies, run.rating) == ("", 0)
             assert [event for _, event in store.events(run.id)] == [
                 RunQueued(),
                 Message("info", run.id),
