@@ -330,6 +330,13 @@ def test_ten_thousand_runs_are_looked_at_once_each(root):
         )
         assert found == []
         assert count < 100 * 10_000  # 27 for each
+        several = ["not", "there"]
+        _, count = instructions(store.lineage, lambda: store.search(limit=20, words=several))
+        assert count < 100 * 10_000
+        wanted = [Compared("more.k7", ">", 7), Compared("prompt", "=", "*not there*")]
+        found, count = instructions(store.lineage, lambda: store.search(limit=20, compared=wanted))
+        assert found == []
+        assert count < 200 * 10_000
 
 
 # Settings, stars, and what a shell asks for
