@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from store.errors import StoreError
     from store.lineage.events import Event
     from store.lineage.records import (
+        Compared,
         EngineRecord,
         LinkRecord,
         LogEntry,
@@ -210,24 +211,36 @@ class Store:
         self,
         *,
         limit: int,
-        text: str = "",
+        words: Sequence[str] = (),
         tags: Sequence[str] = (),
         status: str | None = None,
         preset: str = "",
         since_ns: int | None = None,
         until_ns: int | None = None,
+        is_pinned: bool = False,
+        compared: Sequence[Compared] = (),
     ) -> list[RunRecord]:
         """At most `limit` runs, newest first, that fit all that is given; see runs.search."""
         return runs.search(
             self.lineage,
             limit=limit,
-            text=text,
+            words=words,
             tags=tags,
             status=status,
             preset=preset,
             since_ns=since_ns,
             until_ns=until_ns,
+            is_pinned=is_pinned,
+            compared=compared,
         )
+
+    def runs_like(self, prefix: str, *, limit: int) -> list[RunRecord]:
+        """The newest runs whose ids begin so, at most `limit`."""
+        return runs.beginning(self.lineage, prefix, limit)
+
+    def writing_to(self, outputs: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """By path the id and status of the run that waits or runs and will write there."""
+        return runs.writing_to(self.lineage, outputs)
 
     def tag(self, run_id: str, names: Sequence[str]) -> None:
         """Give a run tags."""
@@ -252,6 +265,10 @@ class Store:
     def unpin(self, run_id: str) -> None:
         """Undo `pin`."""
         runs.unpin(self.lineage, run_id)
+
+    def rate(self, run_id: str, rating: int) -> None:
+        """Give a run 1 to 5 stars; 0 takes them off."""
+        runs.rate(self.lineage, run_id, rating)
 
     def remove(self, run_ids: Sequence[str]) -> None:
         """Remove runs that are at rest, all or none; what they made stays until a clean-up."""
@@ -321,6 +338,10 @@ class Store:
     def links_of(self, run_id: str) -> list[RunLink]:
         """The links of a run, as it saw them, by stage and index."""
         return links.of_run(self.lineage, run_id)
+
+    def steps_done(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """How many steps of each of these runs are on record; one without any is left out."""
+        return links.steps_done(self.lineage, run_ids)
 
     def runs_of(self, digest: str) -> list[str]:
         """The runs that made or reused a result of these bytes or ended with these latents, the oldest first."""

@@ -59,3 +59,14 @@ def shorten(line: str, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
+
+
+def shorten_front(path: str, width: int) -> str:
+    """The end of a line, as paths are told apart by it, in `width` terminal cells."""
+    from rich.cells import cell_len
+
+    if cell_len(path) <= width:
+        return path
+    while path and cell_len(path) > width - 1:
+        path = path[max(1, len(path) - width) :]
+    return f"…{path}"

@@ -93,3 +93,24 @@ def size(num_bytes: int) -> str:
     if num_bytes < 1 << 30:
         return f"{num_bytes / (1 << 20):.0f} MiB"
     return f"{num_bytes / (1 << 30):.1f} GiB"
+
+
+def age(ns: int) -> str:
+    """Whole units, the largest that fits: `now` for less than a minute, `5 min`, `3 h`, `9 d`."""
+    seconds = max(0, ns // 1_000_000_000)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return "now"
+
+
+def moment(ns: int) -> str:
+    """A time of the clock on the wall: `2026-11-01 14:30`."""
+    return datetime.fromtimestamp(ns / 1e9).isoformat(" ", "minutes")
+
+
+def span(seconds: float) -> str:
+    """Seconds for people, below one in milliseconds: `13 ms`, `0.4 ms`, `2.31 s`, `4:05`."""
+    if seconds >= 0.9995:
+        return duration(seconds)
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.00095 else f"{seconds * 1e3:.1f} ms"

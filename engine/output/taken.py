@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,35 @@ def check_output(store: Store, spec: RunSpec) -> None:
 
     An empty path is fine where the current folder is: it becomes a name of the run's own.
     """
+    check_outputs(store, [spec])
+
+
+def check_outputs(store: Store, specs: Sequence[RunSpec]) -> None:
+    """As `check_output`, for all runs of a sweep, with one question to the store."""
+    wanted = [(_checked_path(spec), spec.output) for spec in specs]
+    new = [(path, output.kinds) for path, output in wanted if path and not output.overwrite]
+    for path, kinds in new:
+        for target in output_paths(path, kinds).values():
+            if os.path.exists(target):
+                raise PresetError(
+                    f"{target} is already there; choose another name or add --overwrite",
+                    key="output.path",
+                )
+    for taken, (run_id, status) in store.writing_to([str(path) for path, _ in new]).items():
+        raise PresetError(
+            f"run {run_id} ({status}) will write {taken}; choose another name or add --overwrite",
+            key="output.path",
+        )
+
+
+def _checked_path(spec: RunSpec) -> Path | None:
+    """Where a run will write, None where its path is yet to be named."""
     path = output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
     if not spec.output.path:
-        return
+        return None
     if problem := _ending_problem(path, spec):
         raise PresetError(f"{problem}, got {path.name}", key="output.path")
-    if not spec.output.overwrite:
-        _refuse_taken(store, path, spec.output.kinds)
+    return path
 
 
 def output_path(output: str, kinds: Collection[str]) -> Path:
@@ -52,20 +74,3 @@ def _ending_problem(path: Path, spec: RunSpec) -> str:
         fits = path.suffix.lower() == LATENTS_ENDING
         return "" if fits else f"expected a name that ends in {LATENTS_ENDING}"
     return "expected the name of a folder for the frames" if path.suffix else ""
-
-
-def _refuse_taken(store: Store, path: Path, kinds: Collection[str]) -> None:
-    for target in output_paths(path, kinds).values():
-        if os.path.exists(target):
-            raise PresetError(
-                f"{target} is already there; choose another name or add --overwrite",
-                key="output.path",
-            )
-    for status in ("queued", "running"):
-        for other in store.runs(limit=1000, status=status):
-            if other.output == str(path):
-                raise PresetError(
-                    f"run {other.id} ({status}) will write {path}; choose another name or add "
-                    "--overwrite",
-                    key="output.path",
-                )

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 
 from store.bundle.portable import portable_json, portable_preset, portable_spec, portable_text
 from store.bundle.strict import BundleRefused, first_twin, strict_object
-from store.lineage.records import FINAL_STATUSES, SOURCES
+from store.lineage.records import FINAL_STATUSES, MAX_RATING, SOURCES
 from store.lineage.runs import MAX_NOTE
 
 # The version of the bundle format that this code writes, and the newest that it reads.
@@ -39,6 +39,7 @@ Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Step = Annotated[int, Meta(ge=0, le=100_000)]
 StopStep = Annotated[int, Meta(ge=1, le=100_000)]
+Rating = Annotated[int, Meta(ge=0, le=MAX_RATING)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 # A class that only a later version knows is as good as any: an unknown one can be made again.
 Keep = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9_]{0,31})?$(?!\n)")]
@@ -80,8 +81,11 @@ class SegmentRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spec: str
 
 
-class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """store.lineage.records.RunRecord, without what is of one machine; parent may be of no run in the bundle."""
+class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """store.lineage.records.RunRecord, without what is of one machine; parent may be of no run in the bundle.
+
+    What has a default came later, as of LinkRow.
+    """
 
     id: RunId
     status: Annotated[str, Meta(pattern=f"^({'|'.join(FINAL_STATUSES)})$(?!\\n)")]
@@ -100,6 +104,7 @@ class RunRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ended_ns: Count | None
     stages: tuple[StageRow, ...]
     seen: tuple[SeenRow, ...]
+    rating: Rating = 0
 
 
 class LinkRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

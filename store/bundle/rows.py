@@ -90,6 +90,7 @@ def described(lineage: Lineage, record: RunRecord) -> RunRow:
             )
             for link in links.of_run(lineage, record.id)
         ),
+        rating=record.rating,
     )
 
 
@@ -187,8 +188,8 @@ def _insert_run(
     is_paused = run.status == PAUSED
     connection.execute(
         "INSERT INTO runs (id, status, is_paused, preset, spec, output, created_ns, started_ns, "
-        "ended_ns, parent, parent_step, segments, stop_at, note, latents, environment, origin) "
-        "VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'import')",
+        "ended_ns, parent, parent_step, segments, stop_at, note, latents, environment, rating, "
+        "origin) VALUES (?, ?, ?, ?, ?, '', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'import')",
         (
             run.id,
             "interrupted" if is_paused else run.status,
@@ -205,6 +206,7 @@ def _insert_run(
             run.note,
             run.latents,
             run.environment,
+            run.rating,
         ),
     )
     connection.executemany(
@@ -247,4 +249,6 @@ def _candidate(run: RunRow, attempt: int) -> str:
 
 
 def _is_same(known: RunRow, run: RunRow) -> bool:
-    return known == msgspec.structs.replace(run, id=known.id, note=known.note, tags=known.tags)
+    return known == msgspec.structs.replace(
+        run, id=known.id, note=known.note, tags=known.tags, rating=known.rating
+    )

@@ -144,6 +144,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX links_digest ON links (digest) WHERE digest<>''",
         "CREATE INDEX links_state ON links (state) WHERE state<>''",
     ),
+    (
+        # How well people like what it made, in stars; 0: nobody has said.
+        "ALTER TABLE runs ADD COLUMN rating INTEGER NOT NULL DEFAULT 0 "
+        "CHECK (rating BETWEEN 0 AND 5)",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

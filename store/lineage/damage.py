@@ -17,7 +17,7 @@ import msgspec
 
 from store.database.database import rows
 from store.errors import StoreDamaged
-from store.lineage.records import SOURCES, STATUSES
+from store.lineage.records import MAX_RATING, SOURCES, STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -157,11 +157,12 @@ def _is_no_digest(text: str) -> bool:
 
 
 _NO_DIGEST = (_is_no_digest, "is no digest")
-_CHECKS: dict[tuple[str, str], tuple[Callable[[str], bool], str]] = {
+_CHECKS: dict[tuple[str, str], tuple[Callable[[Any], bool], str]] = {
     ("runs", "status"): (lambda text: text not in STATUSES, "is no status"),
     ("runs", "spec"): (_is_no_object, "is no JSON object"),
     ("runs", "segments"): (_are_no_segments, "are no segments"),
     ("runs", "latents"): _NO_DIGEST,
+    ("runs", "rating"): (lambda stars: not 0 <= stars <= MAX_RATING, "is no number of stars"),
     ("links", "digest"): _NO_DIGEST,
     ("links", "latents"): _NO_DIGEST,
     ("links", "state"): _NO_DIGEST,
@@ -172,7 +173,7 @@ _CHECKS: dict[tuple[str, str], tuple[Callable[[str], bool], str]] = {
 
 
 @functools.cache
-def _checks(table: str, columns: str) -> list[tuple[int, Callable[[str], bool], str]]:
+def _checks(table: str, columns: str) -> list[tuple[int, Callable[[Any], bool], str]]:
     """The checks of a table's columns: where the value is, what says that it is wrong, and how that is told."""
     named = ((at, _CHECKS.get((table, name))) for at, name in enumerate(_names(columns)))
     return [(at, *check) for at, check in named if check is not None]

@@ -161,6 +161,18 @@ def forget_blobs(lineage: Lineage, digests: Sequence[str]) -> dict[str, int]:
         }
 
 
+def steps_done(lineage: Lineage, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many steps of each of these runs are on record, computed or reused; a run without any is left out."""
+    return dict(
+        rows(
+            lineage,
+            "SELECT run_id, count(*) FROM run_links WHERE stage='step' "
+            "AND run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id",
+            (json.dumps(list(run_ids)),),
+        )
+    )
+
+
 def _link(row: tuple[Any, ...]) -> LinkRecord:
     return LinkRecord(*row)
 

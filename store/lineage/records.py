@@ -15,6 +15,10 @@ PAUSED = "paused"
 FINAL_STATUSES = ("done", "failed", "cancelled", "interrupted", PAUSED)
 STATUSES = (QUEUED, RUNNING, *FINAL_STATUSES)
 
+MAX_RATING = 5
+
+COMPARISONS = ("=", "<", "<=", ">", ">=")
+
 COMPUTED = "computed"
 REUSED = "reused"
 SOURCES = (COMPUTED, REUSED)
@@ -29,6 +33,22 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """A condition on a setting of a run's spec, or on its rating.
+
+    key: dotted, with a place where that is in a list; "rating" for the rating. comparison: one of COMPARISONS. value:
+    a number or a truth value; a text fits with "=" only, in capitals or not, and `*` in it stands for anything. A
+    setting that is a list fits where one of its items does. fits_absent: whether a spec fits that does not have the
+    key, as from before there was such a setting.
+    """
+
+    key: str
+    comparison: str
+    value: bool | int | float | str
+    fits_absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run. `spec_json` is the encoded RunSpec, `output` an absolute path.
 
@@ -40,6 +60,8 @@ class RunRecord:
     origin: "local", or "import" for a run that came in a bundle.
     verifies: the run that this one computes again to compare; it is then no run of the user's, and
     lists, counts and bundles leave it out.
+    rating: how well its people like it, 1 to 5 stars; 0 where nobody has said. It keeps nothing
+    from a clean-up, which is for `pinned`.
     """
 
     id: str
@@ -64,6 +86,7 @@ class RunRecord:
     environment: str
     origin: str
     verifies: str = ""
+    rating: int = 0
 
     @property
     def is_finished(self) -> bool:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from store.database.database import Lineage, immediate, rows
 from store.errors import BadRequest, StoreError, UnknownRun
 from store.lineage.damage import check_row, sound
-from store.lineage.records import PAUSED, QUEUED, RUNNING, STATUSES, RunRecord, Segment
+from store.lineage.records import (
+    COMPARISONS,
+    MAX_RATING,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    STATUSES,
+    Compared,
+    RunRecord,
+    Segment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +41,7 @@ _STATUS = f"CASE WHEN is_paused THEN '{PAUSED}' ELSE status END"
 _COLUMNS = (
     f"id, {_STATUS}, preset, spec, output, engine, error, cancel_requested, pause_requested, "
     "created_ns, started_ns, ended_ns, parent, parent_step, segments, stop_at, note, pinned, "
-    "latents, environment, origin, verifies"
+    "latents, environment, origin, verifies, rating"
 )
 # What people see: not the runs that only compute another again.
 OF_PEOPLE = "verifies=''"
@@ -92,26 +102,49 @@ def resolve(lineage: Lineage, prefix: str) -> str:
     return str(found[0][0])
 
 
+def beginning(lineage: Lineage, prefix: str, limit: int) -> list[RunRecord]:
+    """The newest runs whose ids begin so, at most `limit`; none where no id can."""
+    letters = prefix.strip().lower()
+    if set(letters) - set(ID_LETTERS):
+        return []
+    return select(
+        lineage,
+        f"WHERE id GLOB ? AND {OF_PEOPLE} ORDER BY seq DESC LIMIT ?",
+        (letters + "*", limit),
+    )
+
+
+def writing_to(lineage: Lineage, outputs: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of these paths those that a queued or running run will write: the oldest such run and its status, by path."""
+    found = rows(
+        lineage,
+        f"SELECT output, id, status FROM runs WHERE status IN (?, ?) AND {OF_PEOPLE} "
+        "AND output IN (SELECT value FROM json_each(?)) ORDER BY seq DESC",
+        (QUEUED, RUNNING, json.dumps(list(outputs))),
+    )
+    return {output: (run_id, status) for output, run_id, status in found}
+
+
 def search(
     lineage: Lineage,
     *,
     limit: int,
-    text: str = "",
+    words: Sequence[str] = (),
     tags: Sequence[str] = (),
     status: str | None = None,
     preset: str = "",
     since_ns: int | None = None,
     until_ns: int | None = None,
+    is_pinned: bool = False,
+    compared: Sequence[Compared] = (),
 ) -> list[RunRecord]:
     """The newest runs first, at most `limit`, that fit everything that is given.
 
-    text: a part of the prompt, note, id, output or preset, in capitals or not. tags: all of them.
-    preset: its whole name. Created at since_ns or later, before until_ns. Never one that verifies
-    another.
+    words: each of them a part of the prompt, note, id, output or preset, in capitals or not. tags: all of them; one
+    that ends with `*` stands for any that begins so. preset: its whole name, or its beginning and `*`. Created at
+    since_ns or later, before until_ns. is_pinned: only those that are. Never one that verifies another.
     """
-    wanted: list[tuple[str, tuple[object, ...]]] = [
-        ("EXISTS (SELECT 1 FROM tags WHERE run_id=runs.id AND tag=?)", (tag,)) for tag in tags
-    ]
+    wanted: list[tuple[str, tuple[object, ...]]] = [_tagged(tag) for tag in tags]
     if status is not None:
         if status not in STATUSES:
             raise BadRequest(f"unknown status {status!r}; expected one of {', '.join(STATUSES)}")
@@ -120,13 +153,16 @@ def search(
             ("status=? AND is_paused=?", ("interrupted" if is_paused else status, is_paused))
         )
     if preset:
-        wanted.append(("preset=?", (preset,)))
+        wanted.append(_named("preset", preset))
     if since_ns is not None:
         wanted.append(("created_ns>=?", (since_ns,)))
     if until_ns is not None:
         wanted.append(("created_ns<?", (until_ns,)))
-    if text:
-        wanted.append((f"instr(casefold(CAST({_SEARCHED} AS BLOB)), ?)", (text.casefold(),)))
+    if is_pinned:
+        wanted.append(("pinned", ()))
+    wanted += [_condition(each) for each in compared]
+    if words:
+        wanted.append(_holding(words))
     where = " AND ".join([OF_PEOPLE, *(condition for condition, _ in wanted)])
     parameters = [value for _, values in wanted for value in values]
     for value in parameters:
@@ -134,6 +170,57 @@ def search(
             _check_text(value, "what is searched for")
     limit = min(limit, MAX_INTEGER)
     return select(lineage, f"WHERE {where} ORDER BY seq DESC LIMIT ?", (*parameters, limit))
+
+
+def _tagged(tag: str) -> tuple[str, tuple[object, ...]]:
+    condition, values = _named("tag", tag)
+    return f"EXISTS (SELECT 1 FROM tags WHERE run_id=runs.id AND {condition})", values
+
+
+def _named(column: str, name: str) -> tuple[str, tuple[object, ...]]:
+    """A whole name, or the beginning of one and `*`."""
+    if not name.endswith("*"):
+        return f"{column}=?", (name,)
+    return f"substr({column}, 1, ?)=?", (len(name) - 1, name[:-1])
+
+
+def _holding(words: Sequence[str]) -> tuple[str, tuple[object, ...]]:
+    """The text is made once, however many words are looked for in it."""
+    folded = f"(SELECT casefold(CAST({_SEARCHED} AS BLOB)) AS text)"
+    holds = " AND ".join("instr(text, ?)" for _ in words)
+    return f"(SELECT {holds} FROM {folded})", tuple(word.casefold() for word in words)
+
+
+def _condition(wanted: Compared) -> tuple[str, tuple[object, ...]]:
+    if wanted.comparison not in COMPARISONS:
+        raise ValueError(f"expected one of {', '.join(COMPARISONS)}, got {wanted.comparison!r}")
+    if wanted.key == "rating":
+        return f"rating{wanted.comparison}?", (wanted.value,)
+    path = "$" + "".join(
+        f"[{part}]" if part.isdecimal() else f'."{part}"' for part in wanted.key.split(".")
+    )
+    spec = "CASE WHEN json_valid(spec) THEN spec ELSE '{}' END"
+    value = wanted.value
+    values: tuple[object, ...]
+    match value:
+        case bool():
+            fits, values = "type=?", (str(value).lower(),)
+        case str():
+            pattern = re.sub(r"[\[\]?]", lambda found: f"[{found[0]}]", value.casefold())
+            fits = "type='text' AND casefold(CAST(atom AS BLOB)) GLOB ?"
+            values = (pattern,)
+        case int() if wanted.comparison == "=" and abs(value) > MAX_INTEGER:
+            # as JSON has it: SQLite reads an integer of more than 63 bits as the nearest float
+            return f"({spec}) -> ?=?", (path, str(value))
+        case _:
+            fits = f"type IN ('integer', 'real') AND atom{wanted.comparison}?"
+            is_large = isinstance(value, int) and abs(value) > MAX_INTEGER
+            values = (float(value) if is_large else value,)
+    condition = f"EXISTS (SELECT 1 FROM json_each({spec}, ?) WHERE {fits})"
+    if wanted.fits_absent:
+        condition = f"({condition} OR json_type({spec}, ?) IS NULL)"
+        return condition, (path, *values, path)
+    return condition, (path, *values)
 
 
 def set_value(
@@ -208,6 +295,16 @@ def unpin(lineage: Lineage, run_id: str) -> None:
     set_value(lineage, run_id, "pinned", 0, durable=True)
 
 
+def rate(lineage: Lineage, run_id: str, rating: int) -> None:
+    """Give a run 1 to 5 stars; 0 takes them off."""
+    if not 0 <= rating <= MAX_RATING:
+        raise BadRequest(
+            f"a run has 1 to {MAX_RATING} stars, or 0 for none of them; expected such a number, "
+            f"got {rating}"
+        )
+    set_value(lineage, run_id, "rating", rating, durable=True)
+
+
 def remove(lineage: Lineage, run_ids: Sequence[str]) -> None:
     """Remove runs with their events, stages and tags: all of them, or none with the reason.
 
@@ -245,7 +342,7 @@ def _delete(connection: sqlite3.Connection, run_ids: Sequence[str]) -> None:
 def _record(row: tuple[Any, ...]) -> RunRecord:
     run_id, status, preset, spec, output, engine, error, is_cancelled, is_pausing, *rest = row
     created, started, ended, parent, parent_step, segments, stop_at, text, pinned, *last = rest
-    latents, environment, origin, verifies = last
+    latents, environment, origin, verifies, rating = last
     return RunRecord(
         id=run_id,
         status=status,
@@ -269,6 +366,7 @@ def _record(row: tuple[Any, ...]) -> RunRecord:
         environment=environment,
         origin=origin,
         verifies=verifies,
+        rating=rating,
     )
 
 

@@ -46,7 +46,7 @@ def search(store: Store, rounds: int) -> Figures:
         )
     spent = timing.seconds(
         {
-            "ours": lambda: store.search(limit=20, text="not there"),
+            "ours": lambda: store.search(limit=20, words=["not there"]),
             "fetched": lambda: fetched(store, ["SELECT * FROM runs"]),
         },
         rounds=rounds,

@@ -53,6 +53,7 @@ LaneName = Literal["read", "change", "work", "check", "engine"]
 # A panel reads so many log entries at a time: the screen is drawn in between.
 LOG_PAGE = 1000
 RUN_LIMIT = 500
+PAUSED_LIMIT = 100
 
 
 class CommandFailed(Exception):
@@ -99,11 +100,17 @@ class Lab:
         return await self._in("read", lambda store: runs.ancestors(store, rows))
 
     async def queue(self) -> list[RunRow]:
-        """The run at work first, then the queued ones in their order."""
+        """The run at work first, then the queued ones in their order, then those that were paused, the newest
+        first."""
         return await self._in(
             "read",
             lambda store: runs.run_rows(
-                store, [*store.runs(limit=1, status="running"), *store.queued()]
+                store,
+                [
+                    *store.runs(limit=1, status="running"),
+                    *store.queued(),
+                    *store.runs(limit=PAUSED_LIMIT, status="paused"),
+                ],
             ),
         )
 
@@ -403,6 +410,10 @@ class Lab:
         await self._in(
             "change", lambda store: store.pin(run_id) if is_pinned else store.unpin(run_id)
         )
+
+    async def rate(self, run_id: str, rating: int) -> None:
+        """1 to 5 stars, 0 for none."""
+        await self._in("change", lambda store: store.rate(run_id, rating))
 
     async def remove(self, run_ids: Sequence[str]) -> None:
         """Remove runs from the list; what they wrote stays."""

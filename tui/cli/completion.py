@@ -38,7 +38,7 @@ def complete_preset(
 def complete_run(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The newest runs whose ids begin so; files when a path is being typed."""
+    """The newest of all runs whose ids begin so; files when a path is being typed."""
     from store.errors import StoreError
     from store.paths import store_root
     from store.store import open_as_it_is
@@ -49,11 +49,9 @@ def complete_run(
         if not (store_root() / "lineage.db").exists():
             return []
         with open_as_it_is() as store:
-            records = store.runs(limit=MAX_RUNS)
+            records = store.runs_like(incomplete, limit=MAX_RUNS)
     except StoreError:
         return []
     return [
-        CompletionItem(record.id, help=f"{record.status}, {record.preset}")
-        for record in records
-        if record.id.startswith(incomplete)
+        CompletionItem(record.id, help=f"{record.status}, {record.preset}") for record in records
     ]

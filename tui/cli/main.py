@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finish": ("tui.cli.commands.branch:finish", "Take runs that stopped early to their end."),
     "tag": ("tui.cli.commands.label:tag", "Give a run tags, or take them off."),
     "note": ("tui.cli.commands.label:note", "Write a note on a run; an empty one removes it."),
+    "rate": ("tui.cli.commands.label:rate", "Give a run 1 to 5 stars; 0 takes them off."),
     "pin": ("tui.cli.commands.label:pin", "Keep what a run made from every clean-up."),
     "rm": (
         "tui.cli.commands.label:rm",

@@ -85,7 +85,7 @@ def echo_path(path: str | Path) -> None:
 
 def waiting_line(store: Store) -> str:
     """The line that names the way on, or "" when nothing waits or an engine lives."""
-    count = len(store.runs(limit=1_000_000, status="queued"))
+    count = store.num_queued()
     if not count or store.engines():
         return ""
     if count == 1:

@@ -1,139 +1,168 @@
-"""How runs descend from each other, as rows: families in order, each run below the one that it was branched from.
+"""What a run changes: of its preset, of the run that it was branched from, and what varies among several runs.
 
-Pure: runs in, rows out. What a branch changed is told by the two specs.
+Pure: runs in, rows and words out. The same words in the tree and the table of the app, its queue, `modiff runs` and
+`modiff tree`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
 
 from engine.compare.settings import Difference
+from presets.fields import fields
 from presets.settings import Settings, flatten
+from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
+from tui.describe.setting_keys import short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from store.lineage.records import RunRecord
-    from tui.describe.run import RunRow
 
 # Where a run writes and what it keeps is no difference of what it makes.
 _NOT_TOLD = ("format", "output.", "keep.")
-_MAX_VALUE = 16
-MARKS = "AB"
-
-
-@dataclass(frozen=True, slots=True)
-class Relative:
-    """A run in its family. depth: branchings between it and the first that is shown. fits: False for one that is
-    there only because a branch of it is. changes: against its parent, where that is shown."""
-
-    row: RunRow
-    depth: int
-    fits: bool
-    changes: tuple[Difference, ...]
-
-
-def families(rows: Sequence[RunRow], ancestors: Sequence[RunRow] = ()) -> list[Relative]:
-    """Every run once, each right after its parent and that one's earlier branches; the family of the first of
-    `rows` first.
-
-    rows: the runs that fit, newest first. ancestors: others that these descend from; one whose parent is in neither
-    begins a family of its own.
-    """
-    known = {row.record.id: row for row in (*rows, *ancestors)}
-    fitting = {row.record.id for row in rows}
-    children: dict[str, list[RunRow]] = {}
-    for row in sorted(known.values(), key=lambda row: (row.record.created_ns, row.record.id)):
-        if row.record.parent in known:
-            children.setdefault(row.record.parent, []).append(row)
-    found: list[Relative] = []
-    seen: set[str] = set()
-    for row in rows:
-        if row.record.id in seen:
-            continue
-        waiting = [(_first_of(row, known), 0)]
-        while waiting:
-            member, depth = waiting.pop()
-            run = member.record
-            if run.id in seen:
-                continue
-            seen.add(run.id)
-            parent = known.get(run.parent) if depth else None
-            changes = _changes(parent.record, run) if parent else ()
-            found.append(Relative(member, depth, run.id in fitting, changes))
-            waiting += [(child, depth + 1) for child in reversed(children.get(run.id, []))]
-    return found
-
-
-def _first_of(row: RunRow, known: Mapping[str, RunRow]) -> RunRow:
-    """The farthest ancestor that is known."""
-    passed = {row.record.id}
-    while (parent := known.get(row.record.parent)) is not None and parent.record.id not in passed:
-        passed.add(
-            parent.record.id
-        )  # a run is no ancestor of its own, but a damaged store may say so
-        row = parent
-    return row
-
-
-def _changes(parent: RunRecord, child: RunRecord) -> tuple[Difference, ...]:
-    """Against the parent's last part, which a branch is made from; specs are stored with every default."""
-    before, after = _settings(parent.spec_json), _settings(child.spec_json)
-    return tuple(
-        Difference(key, before.get(key), after.get(key))
-        for key in dict.fromkeys((*after, *before))
-        if not key.startswith(_NOT_TOLD) and before.get(key) != after.get(key)
-    )
+# Files are named by their paths once a run is queued, whatever the preset calls them.
+_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer")
+_MAX_VALUE = 24
+_ROOM_FOR_VALUE = 16  # where a value stands beside another one
 
 
 @lru_cache(maxsize=2048)
-def _settings(spec_json: bytes) -> Settings:
-    """Cached: the list of runs asks for the same ones again and again."""
+def settings_in(spec_json: bytes) -> Settings:
+    """What is written in a spec, by dotted keys in the order of the RunSpec; what that does not have comes last.
+
+    Cached: lists of runs ask for the same ones again and again.
+    """
     spec = json.loads(spec_json)
     guidance = spec.get("guidance")
     if isinstance(guidance, dict) and isinstance(scale := guidance.get("scale"), list):
         guidance["scale"] = tuple(scale)  # one value, which `flatten` leaves whole
-    return flatten(spec)
+    found, places = flatten(spec), _places()
+    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
 
 
-def told(relative: Relative) -> str:
-    """What a branch is: `@8 guidance.scale 2.5→4`; of a first run its prompt."""
-    run = relative.row.record
-    at = "" if run.parent_step is None or not run.parent else f"@{run.parent_step} "
-    if not relative.depth:
-        return at + printable(relative.row.prompt)
-    return at + (", ".join(map(change_told, relative.changes)) or "the same")
+@cache
+def _places() -> dict[str, int]:
+    return {each.key: place for place, each in enumerate(fields(RunSpec))}
+
+
+def setting_of(record: RunRecord, key: str) -> Any:
+    """The value of one setting; its default where the spec is from before it, None for one that it does not have."""
+    from tui.describe.setting_keys import UnknownKey, setting
+
+    found = settings_in(record.spec_json)
+    if key in found:
+        return found[key]
+    parts = [name for name in found if name.startswith(f"{key}.")]
+    if parts:
+        return {name.removeprefix(f"{key}."): found[name] for name in parts}
+    try:
+        field = setting(key).field
+    except UnknownKey:
+        return None
+    return field.default if field else None
+
+
+# Of the preset
+
+
+def preset_changes(record: RunRecord, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run has otherwise than its preset, but for the prompt, which is told by itself.
+
+    preset: its settings as `settings_in` has them; {}: there is none to compare with.
+    """
+    if not preset:
+        return {}
+    return {
+        change.key: change.b
+        for change in _differences(preset, settings_in(record.spec_json))
+        if change.key != "prompt" and not change.key.endswith(_NOT_TOLD_ENDS)
+    }
+
+
+# Among each other
+
+
+def varying(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
+    """By run the settings in which the runs of its preset differ, those of the most values first; {} for the only one
+    of a preset. Presets are told apart by their names, and prompts by themselves."""
+    return _varying(tuple((record.id, record.preset, record.spec_json) for record in records))
+
+
+@lru_cache(maxsize=4)
+def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {run_id: {} for run_id, _, _ in runs}
+    by_preset: dict[str, list[tuple[str, Settings]]] = defaultdict(list)
+    for run_id, preset, spec_json in runs:
+        by_preset[preset].append((run_id, settings_in(spec_json)))
+    for members in by_preset.values():
+        for key in _keys_that_vary([settings for _, settings in members]):
+            for run_id, settings in members:
+                found[run_id][key] = settings.get(key)
+    return found
+
+
+def _keys_that_vary(specs: Sequence[Settings]) -> list[str]:
+    keys = dict.fromkeys(key for spec in specs for key in spec)
+    num_values = {
+        key: len({_written(spec.get(key)) for spec in specs})
+        for key in keys
+        if key != "prompt" and not key.startswith(_NOT_TOLD)
+    }
+    varied = [key for key, number in num_values.items() if number > 1]
+    return sorted(varied, key=lambda key: -num_values[key])
+
+
+def _written(value: object) -> str | int:
+    """As text, because to Python true equals 1; a number of it would be slower, and most are that."""
+    return value if type(value) is int else json.dumps(value)
+
+
+def values_told(values: Mapping[str, object]) -> str:
+    """`seed 7, steps 400`."""
+    return ", ".join(f"{short_name(key)} {value_told(value)}" for key, value in values.items())
+
+
+# Of the run that it was branched from
+
+
+def branch_changes(parent: RunRecord, child: RunRecord) -> tuple[Difference, ...]:
+    """Against the parent's last part, which a branch is made from; specs are stored with every default."""
+    return _differences(settings_in(parent.spec_json), settings_in(child.spec_json))
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(key, before.get(key), after.get(key))
+        for key in dict.fromkeys((*after, *before))
+        if not key.startswith(_NOT_TOLD) and _written(before.get(key)) != _written(after.get(key))
+    )
 
 
 def change_told(change: Difference) -> str:
     """`guidance.scale 2.5→4`, and `prompt "a small…"` for texts, which do not fit twice."""
-    key = change.key.removeprefix("components.")
-    if key.endswith("prompt"):
-        return f"{key} {shown(change.b, 2 * _MAX_VALUE)}"
-    return f"{key} {_side(change.a)}→{_side(change.b)}"
+    name = short_name(change.key)
+    if change.key.endswith("prompt"):
+        return f"{name} {value_told(change.b, 2 * _ROOM_FOR_VALUE)}"
+    return f"{name} {value_told(change.a, _ROOM_FOR_VALUE)}→{value_told(change.b, _ROOM_FOR_VALUE)}"
 
 
-def _side(value: object) -> str:
-    return shorten(scale_told(value), _MAX_VALUE) if isinstance(value, tuple) else shown(value)
-
-
-def shown(value: object, width: int = _MAX_VALUE) -> str:
-    """A value as TOML has it, names without quotes; cut to `width` cells."""
-    if value is None:
-        return "–"
-    is_name = isinstance(value, str) and value and not any(map(str.isspace, value))
-    text = str(value) if is_name else json.dumps(value, ensure_ascii=False)
+def value_told(value: object, width: int = _MAX_VALUE) -> str:
+    """A value as TOML has it, names without quotes and numbers as short as they can be; cut to `width` cells."""
+    match value:
+        case None:
+            text = "–"
+        case tuple():
+            text = scale_told(value)
+        case float():
+            text = repr(value).removesuffix(".0")
+        case str() if value and not any(map(str.isspace, value)):
+            text = value.rpartition("/")[2] or value if len(value) > width else value
+        case _:
+            text = json.dumps(value, ensure_ascii=False)
     return shorten(printable(text), width)
-
-
-def mark_of(run_id: str, marks: Sequence[str]) -> str:
-    """A and B for the first two that were marked, + for others, "" for the rest."""
-    if run_id not in marks:
-        return ""
-    place = marks.index(run_id)
-    return MARKS[place] if place < len(MARKS) else "+"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
-from tui.describe.run import ranges
+from tui.describe.run import points_told
 from tui.text import columns, printable, shorten
 from tui.units import duration
 
@@ -406,8 +406,5 @@ def _bar(length: float | None, longest: float) -> str:
 
 def _numbers(indices: Sequence[int]) -> str:
     """`step 4` or `steps 1-10, 12`, counted from 1."""
-    parts = [
-        f"{first + 1}" if first == last else f"{first + 1}-{last + 1}"
-        for first, last in ranges(indices)
-    ]
-    return f"{'step' if len(indices) == 1 else 'steps'} {', '.join(parts)}"
+    numbers = points_told([index + 1 for index in indices], has_latents=False)
+    return f"{'step' if len(indices) == 1 else 'steps'} {numbers}"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with, likeness
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
-from presets.settings import settings_of
-from presets.spec import RunSpec
-from tui.describe.guidance import scale_told
-from tui.text import printable, shorten
+from tui.describe.changes import preset_changes, values_told
+from tui.describe.run import num_steps, preset_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,21 +19,25 @@ if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
 
-# The prompt is told by itself; files are named by their paths once a run is queued, whatever the preset calls them.
-_NOT_TOLD = ("format", "prompt", "output.", "keep.")
-_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer")
-# Names that say nothing without what they are of.
-_VAGUE = {"name", "device", "dtype", "scale"}
-_MAX_VALUE = 24
-
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """changes: what the run changes of its preset, "" for nothing. seconds: what it may take with models that are
-    loaded and no step stored; None where no like run is on record."""
+    """changes: what the run changes of its preset, "" for nothing. step_seconds, besides_seconds: what a step and all
+    else may take with models that are loaded and nothing stored, decode_seconds its last part; None where no like run
+    is on record."""
 
     changes: str
-    seconds: float | None
+    step_seconds: float | None = None
+    besides_seconds: float = 0.0
+    decode_seconds: float | None = None
+
+    def seconds_left(self, record: RunRecord, steps_done: int) -> float | None:
+        """Of a run of which so many steps are done."""
+        if self.step_seconds is None:
+            return None
+        done = max(steps_done, record.parent_step or 0)
+        left = max(0, (record.stop_at or num_steps(record)) - done)
+        return left * self.step_seconds + self.besides_seconds
 
 
 def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
@@ -50,55 +50,21 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
         try:
             spec = decode_spec(record.spec_json)
         except PresetError:
-            found[record.id] = Expected("settings of another version of modiff", None)
+            found[record.id] = Expected("settings of another version of modiff")
             continue
         if record.preset not in presets:
-            presets[record.preset] = _settings_of(record.preset)
-        changes = _changes(spec, presets[record.preset])
+            presets[record.preset] = preset_settings(record.preset)
+        changes = [values_told(preset_changes(record, presets[record.preset]))]
         if record.parent and record.parent_step is not None:
             changes.insert(0, f"after step {record.parent_step} of {record.parent}")
         kind = likeness(spec)
         if kind not in past:
             past[kind] = experience_with(store, spec)
-        found[record.id] = Expected(", ".join(changes), _seconds(record, spec, past[kind]))
+        known = past[kind]
+        found[record.id] = Expected(
+            ", ".join(filter(None, changes)),
+            known.step,
+            (known.text_encode or 0.0) + (known.decode or 0.0),
+            known.decode,
+        )
     return found
-
-
-def _settings_of(preset: str) -> Mapping[str, Any]:
-    try:
-        return settings_of(load_preset(preset)) if preset else {}
-    except PresetError:
-        return {}
-
-
-def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
-    if not preset:
-        return []
-    return [
-        f"{_short(key)} {_shown(_scale(value) if key == 'guidance.scale' else value)}"
-        for key, value in settings_of(spec).items()
-        if json.dumps(value) != json.dumps(preset.get(key))
-        and not key.startswith(_NOT_TOLD)
-        and not key.endswith(_NOT_TOLD_ENDS)
-    ]
-
-
-def _short(key: str) -> str:
-    parts = key.split(".")
-    return ".".join(parts[-2:] if parts[-1] in _VAGUE else parts[-1:])
-
-
-def _scale(value: object) -> object:
-    return scale_told(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: object) -> str:
-    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-    return shorten(printable(text), _MAX_VALUE)
-
-
-def _seconds(record: RunRecord, spec: RunSpec, known: Experience) -> float | None:
-    if known.step is None:
-        return None
-    num_steps = (record.stop_at or spec.scheduler.steps) - (record.parent_step or 0)
-    return max(0, num_steps) * known.step + (known.text_encode or 0.0) + (known.decode or 0.0)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from tui.describe.changes import preset_changes, settings_in, value_told, values_told, varying
+from tui.describe.guidance import scale_told
 from tui.text import printable
-from tui.units import duration
+from tui.units import age, duration, moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from presets.settings import Settings
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
@@ -29,23 +33,44 @@ SYMBOLS = {
     "interrupted": "▲",
     "paused": "‖",
 }
+EARLY = "◐"  # done, but only up to a step that was asked for
+PIN = "◆"
 # a run of one of these goes on where it was
 RESUMABLE = ("failed", "cancelled", "interrupted", "paused")
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run in a list."""
+    """A run in a list. steps_done: of which there is a record, while it is not done. differs: the settings in which
+    the runs of the list differ, with its values."""
 
     record: RunRecord
     tags: tuple[str, ...]
     prompt: str
+    steps_done: int = 0
+    differs: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What to do next, in the words of the app or the command line. symbol: before a status."""
+
+    resume: str
+    finish: str
+    has_symbol: bool
+
+
+APP = Hints("r resumes it", "r takes it to its end", has_symbol=True)
+COMMAND_LINE = Hints(
+    "`modiff resume` goes on with it", "`modiff finish` takes it to its end", has_symbol=False
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
-    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
+    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it.
+    changes: what it has otherwise than its preset, by key."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -57,6 +82,7 @@ class Detail:
     has_latents: bool
     has_output: bool
     has_video: bool
+    changes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -70,26 +96,54 @@ class Detail:
         return next((link for link in self.links if link.stage == "video"), None)
 
 
+def status_words(record: RunRecord) -> str:
+    """`done`, and `done 5/20` for a run that was to stop early."""
+    return f"done {steps_told(record)}" if is_early(record) else record.status
+
+
 def status_word(record: RunRecord) -> str:
-    """`✓ done`, `▲ interrupted`."""
+    """The same behind a symbol, as short as it can be: `✓ done`, `◐ 5/20`, `▲ interrupted`."""
+    if is_early(record):
+        return f"{EARLY} {steps_told(record)}"
     return f"{SYMBOLS.get(record.status, '?')} {record.status}"
+
+
+def is_early(record: RunRecord) -> bool:
+    """Whether it is done, up to a step that was asked for."""
+    return record.status == "done" and record.stop_at is not None
 
 
 def can_go_on(record: RunRecord) -> bool:
     """Whether there is more of it to compute: it stopped before its end, or was to stop early."""
-    is_early = record.status == "done" and record.stop_at is not None
-    return is_early or record.status in RESUMABLE
+    return is_early(record) or record.status in RESUMABLE
 
 
-def steps_told(record: RunRecord) -> str:
-    """How many steps its spec has, `5/20` for one that is to stop early; "" where the spec does not say."""
-    total = _num_steps(record.spec_json)
+def steps_of(record: RunRecord, steps_done: int = 0) -> tuple[int, int]:
+    """How many steps are done, and how many its spec has; 0 where that does not say.
+
+    steps_done: of which there is a record; of a run that is done they may be gone.
+    """
+    total = num_steps(record)
+    if record.status == "done":
+        return (total if record.stop_at is None else min(record.stop_at, total)), total
+    return min(steps_done, total), total
+
+
+def steps_told(record: RunRecord, steps_done: int = 0) -> str:
+    """How many steps its spec has, `5/20` where only some of them are done; "" where the spec does not say."""
+    done, total = steps_of(record, steps_done)
     if not total:
         return ""
-    return str(total) if record.stop_at is None else f"{record.stop_at}/{total}"
+    is_part = is_early(record) or 0 < done < total
+    return f"{done}/{total}" if is_part else str(total)
 
 
-@lru_cache(maxsize=1024)
+def num_steps(record: RunRecord) -> int:
+    """Of its spec; 0 where that does not say."""
+    return _num_steps(record.spec_json)
+
+
+@lru_cache(maxsize=2048)
 def _num_steps(spec_json: bytes) -> int:
     scheduler = json.loads(spec_json).get("scheduler")
     if not isinstance(scheduler, dict):
@@ -97,44 +151,58 @@ def _num_steps(spec_json: bytes) -> int:
     return len(scheduler.get("sigmas") or ()) or int(scheduler.get("steps") or 0)
 
 
-def age(ns: int) -> str:
-    """Whole units, the largest that fits: `now` for less than a minute, `5 min`, `3 h`, `9 d`."""
-    seconds = max(0, ns // 1_000_000_000)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return "now"
+def stars(rating: int) -> str:
+    """`★★★★`, "" where nobody has said."""
+    return "★" * rating
 
 
-def cells(row: RunRow, mark: str, now_ns: int) -> tuple[str, ...]:
-    """Mark, id, status, preset, prompt, steps, time, age, tags, pin."""
+def data(row: RunRow) -> dict[str, Any]:
+    """A run as JSON; times are UTC, seconds count from the lease to the end."""
     record = row.record
-    return (
-        mark,
-        record.id,
-        status_word(record),
-        record.preset,
-        row.prompt,
-        steps_told(record),
-        "" if record.seconds is None else duration(record.seconds),
-        age(now_ns - record.created_ns),
-        " ".join(row.tags),
-        "★" if record.pinned else "",
-    )
+    done, total = steps_of(record, row.steps_done)
+    return {
+        "run": record.id,
+        "status": record.status,
+        "steps_done": done,
+        "steps_total": total,
+        "preset": record.preset,
+        "prompt": row.prompt,
+        "differs": dict(row.differs),
+        "output": record.output,
+        "error": record.error,
+        "cancel_requested": record.cancel_requested,
+        "parent": record.parent or None,
+        "parent_step": record.parent_step,
+        "tags": list(row.tags),
+        "note": record.note,
+        "rating": record.rating,
+        "pinned": record.pinned,
+        "created": timestamp(record.created_ns),
+        "started": timestamp(record.started_ns),
+        "ended": timestamp(record.ended_ns),
+        "seconds": None if record.seconds is None else round(record.seconds, 3),
+    }
 
 
-def lines(detail: Detail) -> list[tuple[str, str]]:
+def timestamp(ns: int | None) -> str | None:
+    """`2026-11-01 14:30:00+00:00`."""
+    return None if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(" ", "seconds")
+
+
+def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
     """(name, value) of a summary; what there is nothing to say of is left out."""
     record = detail.record
     found = [
-        ("run", record.id + ("  ★ pinned" if record.pinned else "")),
-        ("status", _status(record)),
+        ("run", record.id + (f"  {PIN} pinned" if record.pinned else "")),
+        ("status", _status(record, hints)),
         ("error", record.error),
-        ("preset", record.preset),
+        ("rating", stars(record.rating)),
+        ("preset", _preset(detail)),
         ("parent", _parent(record)),
         ("branches", ", ".join(detail.children)),
         ("prompt", _text(detail, "prompt")),
         ("without", _text(detail, "negative_prompt")),
+        *_settings(detail.spec),
         ("output", _output(detail)),
         ("note", record.note),
         ("tags", " ".join(detail.tags)),
@@ -147,13 +215,46 @@ def lines(detail: Detail) -> list[tuple[str, str]]:
     return [(name, printable(value)) for name, value in found if value]
 
 
-def _status(record: RunRecord) -> str:
-    told = status_word(record)
+def _status(record: RunRecord, hints: Hints) -> str:
+    symbol = EARLY if is_early(record) else SYMBOLS.get(record.status, "?")
+    told = f"{symbol} {status_words(record)}" if hints.has_symbol else status_words(record)
     if record.status == "running" and (record.cancel_requested or record.pause_requested):
         return f"{told}; stops after its present step"
-    if record.status == "done" and record.stop_at is not None:
-        return f"{told} up to its step {record.stop_at}; r takes it to its end"
-    return f"{told}; r resumes it" if can_go_on(record) else told
+    if is_early(record):
+        return f"{told}, as it was to; {hints.finish}"
+    return f"{told}; {hints.resume}" if can_go_on(record) else told
+
+
+def _preset(detail: Detail) -> str:
+    told = values_told(detail.changes)
+    return f"{detail.record.preset}, with {told}" if told else detail.record.preset
+
+
+def _settings(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Those that people change most, of a spec of any version."""
+
+    def number(table: Mapping[str, Any], name: str) -> str:
+        value = table.get(name)
+        return value_told(value) if isinstance(value, int | float) else ""
+
+    found = [("seed", number(spec, "seed"))]
+    width, height, frames = (number(spec, name) for name in ("width", "height", "frames"))
+    if width and height and frames:
+        found.append(("size", f"{width}x{height}, {frames} frame{'' if frames == '1' else 's'}"))
+    scheduler, guidance = (_table(spec, name) for name in ("scheduler", "guidance"))
+    if name := scheduler.get("name"):
+        sigmas = scheduler.get("sigmas")
+        steps = len(sigmas) if sigmas else scheduler.get("steps")
+        course = "own sigmas" if sigmas else f"shift {number(scheduler, 'shift')}"
+        found.append(("scheduler", f"{name}, {steps} steps, {course}"))
+    if "scale" in guidance:
+        found.append(("guidance", scale_told(guidance["scale"])))
+    return found
+
+
+def _table(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = spec.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def _parent(record: RunRecord) -> str:
@@ -180,9 +281,8 @@ def _output(detail: Detail) -> str:
 
 
 def _moment(ns: int) -> str:
-    told = time.strftime("%Y-%m-%d %H:%M", time.localtime(ns / 1e9))
     since = age(time.time_ns() - ns)
-    return f"{told}, just now" if since == "now" else f"{told}, {since} ago"
+    return f"{moment(ns)}, just now" if since == "now" else f"{moment(ns)}, {since} ago"
 
 
 def _times(detail: Detail) -> str:
@@ -200,7 +300,7 @@ def _steps(detail: Detail) -> str:
         name: sum(link.source == name for link in detail.steps) for name in ("reused", "computed")
     }
     told = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
-    total = steps_told(detail.record)
+    total = str(num_steps(detail.record) or "")
     return f"{told} of {total}" if told and total else told or total
 
 
@@ -223,9 +323,37 @@ def _replay(detail: Detail) -> str:
     return f"computed again from {f'step {last} on' if last else 'the noise'}"
 
 
-def run_rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
-    tags = store.tags_of([record.id for record in records])
-    return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
+def run_rows(
+    store: Store, records: Sequence[RunRecord], *, among: Sequence[RunRecord] = ()
+) -> list[RunRow]:
+    """Runs as rows; what differs is told among them and `among`."""
+    ids = [record.id for record in records]
+    tags = store.tags_of(ids)
+    unfinished = [record.id for record in records if record.status != "done"]
+    steps_done = store.steps_done(unfinished) if unfinished else {}
+    differs = varying([*records, *among])
+    return [
+        RunRow(
+            record,
+            tags[record.id],
+            _prompt(record),
+            steps_done.get(record.id, 0),
+            differs[record.id],
+        )
+        for record in records
+    ]
+
+
+def preset_settings(name: str) -> Settings:
+    """Of a preset as it is now; {} where there is none, or none that can be read."""
+    from presets.encoding import encode_spec
+    from presets.errors import PresetError
+    from presets.library import load_preset
+
+    try:
+        return settings_in(encode_spec(load_preset(name))) if name else {}
+    except PresetError:
+        return {}
 
 
 def ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
@@ -270,6 +398,7 @@ def detail(store: Store, run_id: str) -> Detail:
         has_video=any(
             link.stage == "video" and is_stored(store.root, link.digest) for link in links
         ),
+        changes=preset_changes(record, preset_settings(record.preset)),
     )
 
 

@@ -522,6 +522,20 @@ def test_a_note_is_text_whatever_it_looks_like(store, other, path, run_id):
     other.check()
 
 
+def test_stars_travel_and_are_no_word_of_a_bundle_without_them(store, other, path, run_id):
+    assert (
+        "rating" not in manifest_of(export(store, path.with_name("none.modiff"), run_id))["runs"][0]
+    )
+    store.rate(run_id, 4)
+    export(store, path, run_id)
+    take(other, path)
+    assert other.run(run_id).rating == 4
+    other.rate(run_id, 2)
+    [again] = take(other, path).runs
+    assert not again.is_new
+    assert other.run(run_id).rating == 2
+
+
 def test_what_a_terminal_would_obey_does_not_leave(store, other, path, run_id):
     store.note(run_id, "red \x1b[31m\x07 \u202e 👨‍👩‍👧 naïve")
     export(store, path, run_id)

@@ -56,7 +56,7 @@ def read_all(store):
     store.recover_if_possible()
     store.queued()
     store.branches()
-    store.search(limit=9, text="kreis")
+    store.search(limit=9, words=["kreis"])
     survey(store.root, look(store.lineage))
     preview(store.lineage, Policy(0))
     return len(store.runs(limit=99))

@@ -82,7 +82,7 @@ def test_every_row_of_version_1_is_kept(root):
             assert (run.parent, run.parent_step, run.segments, run.stop_at) == ("", None, (), None)
             assert (run.note, run.pinned, run.latents, run.environment) == ("", False, "", "")
             assert (run.origin, run.pause_requested, run.is_paused) == ("local", False, False)
-            assert run.verifies == ""
+            assert (run.verifies, run.rating) == ("", 0)
             assert [event for _, event in store.events(run.id)] == [
                 RunQueued(),
                 Message("info", run.id),
@@ -102,7 +102,7 @@ def test_a_migrated_store_works_like_a_new_one(root):
         assert [store.lease("e2").id for _ in order] == order
         store.finish(new, "paused")
         assert store.run(new).status == "paused"
-        assert [run.id for run in store.search(limit=9, text="KREIS")] == ["aaaaaaaaaa"]
+        assert [run.id for run in store.search(limit=9, words=["KREIS"])] == ["aaaaaaaaaa"]
 
 
 def test_an_engine_of_version_1_goes_on_in_a_migrated_store(root):

@@ -258,7 +258,7 @@ def test_a_run_that_verifies_another_is_leased_in_order_and_seen_by_nobody_else(
     assert (store.run(again).verifies, store.run(run_id).verifies) == (run_id, "")
     assert (store.num_queued(), order(store)) == (2, [run_id, last])
     assert [run.id for run in store.runs(limit=9)] == [last, run_id]
-    assert store.search(limit=9, text=again) == []
+    assert store.search(limit=9, words=[again]) == []
     assert (store.children(run_id), store.branches()) == ([], [])
     assert [run.id for run, _ in store.tree(run_id)] == [run_id]
     assert store.resolve(again) == again

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from store.database.database import immediate, rows
-from store.errors import StoreError, UnknownRun
+from store.errors import BadRequest, StoreError, UnknownRun
 from store.lineage import runs
 from store.lineage.events import StageFinished
-from store.lineage.records import STATUSES, LinkRecord
+from store.lineage.records import STATUSES, Compared, LinkRecord
 from store.store import open_store
 from tests.counting import instructions
 
@@ -35,38 +35,38 @@ def test_text_is_looked_for_in_all_that_people_wrote(store):
     by_note = enqueue(store)
     store.note(by_note, "not the needle that I meant")
     other = enqueue(store, "hay")
-    assert found(store, text="Needle") == [by_note, by_output, by_preset, by_prompt]
-    assert found(store, text='a "NEEDLE" in\nthe') == [by_prompt]
-    assert found(store, text=other[1:]) == [other]
-    assert found(store, text="seed") == []
-    assert found(store, text="") == [other, by_note, by_output, by_preset, by_prompt]
+    assert found(store, words=["Needle"]) == [by_note, by_output, by_preset, by_prompt]
+    assert found(store, words=['a "NEEDLE" in\nthe']) == [by_prompt]
+    assert found(store, words=[other[1:]]) == [other]
+    assert found(store, words=["seed"]) == []
+    assert found(store, words=[""]) == [other, by_note, by_output, by_preset, by_prompt]
 
 
 def test_letters_match_their_capitals_beyond_ascii(store):
     run_id = enqueue(store, "Ein GRÜNER Kreis, straße, КРУГ")
     for text in ("grüner", "STRASSE", "круг", "KREIS"):
-        assert found(store, text=text) == [run_id]
+        assert found(store, words=[text]) == [run_id]
 
 
 @pytest.mark.parametrize("text", ["%", "_", "100%", "a_b", "\\", "*", "[x]"])
 def test_characters_with_a_meaning_in_patterns_mean_themselves(store, text):
     enqueue(store, "a circle, axb, 100 per cent")
     run_id = enqueue(store, f"before {text} after", output="o")
-    assert found(store, text=text) == [run_id]
+    assert found(store, words=[text]) == [run_id]
 
 
 def test_specs_without_a_readable_prompt_do_not_disturb_a_search(store):
     for spec in (b"{}", b'{"prompt":7}', b'{"prompt":"a\\u0000needle"}', b'{"prompt":[]}'):
         store.enqueue(spec, preset="p", output="o")
     run_id = enqueue(store, "needle")
-    assert run_id in found(store, text="needle")
-    assert len(found(store, text="p")) == 5
+    assert run_id in found(store, words=["needle"])
+    assert len(found(store, words=["p"])) == 5
 
 
 def test_text_that_is_not_unicode_is_refused(store):
     run_id = enqueue(store)
     for refused in (
-        lambda: found(store, text="\udcff"),
+        lambda: found(store, words=["\udcff"]),
         lambda: found(store, preset="\udcff"),
         lambda: found(store, tags=["\udcff"]),
         lambda: store.note(run_id, "\udcff"),
@@ -83,8 +83,8 @@ def test_all_that_is_asked_for_must_fit(store, engine):
     assert found(store, tags=["good", "red"]) == [first]
     assert found(store, tags=["goo"]) == []
     assert found(store, preset="p0") == [third, first]
-    assert found(store, preset="p0", tags=["good"], text="circle 0", status="queued") == [first]
-    assert found(store, preset="p0", tags=["good"], text="circle 2") == []
+    assert found(store, preset="p0", tags=["good"], words=["circle 0"], status="queued") == [first]
+    assert found(store, preset="p0", tags=["good"], words=["circle 2"]) == []
     assert [run.id for run in store.search(limit=1, tags=["good"])] == [second]
 
 
@@ -325,6 +325,91 @@ def test_ten_thousand_runs_are_looked_at_once_each(root):
                 "VALUES (?, 'done', 'p', ?, '/v/o.mp4', 0)",
                 [(f"r{i}", spec) for i in range(10_000)],
             )
-        found, count = instructions(store.lineage, lambda: store.search(limit=20, text="not there"))
+        found, count = instructions(
+            store.lineage, lambda: store.search(limit=20, words=["not there"])
+        )
         assert found == []
         assert count < 100 * 10_000  # 27 for each
+        several = ["not", "there"]
+        _, count = instructions(store.lineage, lambda: store.search(limit=20, words=several))
+        assert count < 100 * 10_000
+        wanted = [Compared("more.k7", ">", 7), Compared("prompt", "=", "*not there*")]
+        found, count = instructions(store.lineage, lambda: store.search(limit=20, compared=wanted))
+        assert found == []
+        assert count < 200 * 10_000
+
+
+# Settings, stars, and what a shell asks for
+
+
+def test_settings_are_compared_where_they_are(store):
+    def add(**spec):
+        return store.enqueue(json.dumps(spec).encode(), preset="p", output="o")
+
+    small = add(seed=7, scheduler={"name": "unipc", "steps": 20}, guidance={"scale": 2.5})
+    large = add(seed=2**64 - 1, scheduler={"name": "dpm++"}, guidance={"scale": [6, 6, 1]})
+    pieces = add(flag=True, guidance={"scale": [{"from": 0, "to": 1, "scale": 9}]})
+
+    def those(key, comparison, value, **more):
+        return found(store, compared=[Compared(key, comparison, value, **more)])
+
+    assert those("seed", "=", 7) == [small]
+    assert those("seed", "=", 2**64 - 1) == [large]
+    assert those("seed", "=", 2**64 - 2) == []
+    assert those("seed", ">", 2**63) == [large]
+    assert those("guidance.scale", ">", 3) == [large]
+    assert those("guidance.scale", "<=", 2.5) == [large, small]
+    assert those("scheduler.name", "=", "UniPC") == [small]
+    assert those("scheduler.name", "=", "*p*") == [large, small]
+    assert those("scheduler.name", "=", "[du]*") == []
+    assert those("scheduler.name", ">", 0) == []
+    assert those("scheduler.steps", "<", 50, fits_absent=True) == [pieces, large, small]
+    assert those("flag", "=", True) == [pieces]
+    assert those("flag", "=", False) == []
+
+
+def test_a_spec_that_is_no_json_fits_no_setting(store):
+    run_id = store.enqueue(b'{"seed": 7}', preset="p", output="o")
+    with immediate(store.lineage) as connection:
+        connection.execute("UPDATE runs SET spec='{' WHERE id=?", (run_id,))
+    assert found(store, compared=[Compared("seed", "=", 7)]) == []
+
+
+def test_stars_are_given_and_taken(store):
+    good, bad = (store.enqueue(b"{}", preset="p", output="o") for _ in range(2))
+    store.rate(good, 5)
+    store.rate(bad, 2)
+    assert store.run(good).rating == 5
+    assert found(store, compared=[Compared("rating", ">=", 3)]) == [good]
+    store.rate(good, 0)
+    assert found(store, compared=[Compared("rating", ">=", 1)]) == [bad]
+    for stars in (-1, 6):
+        with pytest.raises(BadRequest, match="1 to 5 stars"):
+            store.rate(good, stars)
+
+
+def test_the_beginning_of_a_tag_and_of_a_preset(store):
+    one, two = (store.enqueue(b"{}", preset=name, output="o") for name in ("wan-a", "wan-b"))
+    store.tag(one, ["sweep/abc"])
+    store.pin(two)
+    assert found(store, tags=["sweep/*"]) == [one]
+    assert found(store, tags=["sweep/"]) == []
+    assert found(store, preset="wan*") == [two, one]
+    assert found(store, is_pinned=True) == [two]
+
+
+def test_ids_that_begin_so_are_found_among_any_number(store):
+    first = store.enqueue(b"{}", preset="p", output="o")
+    for _ in range(5):
+        store.enqueue(b"{}", preset="p", output="o")
+    assert [run.id for run in store.runs_like(first[:7], limit=3)] == [first]
+    assert len(store.runs_like("", limit=3)) == 3
+    assert store.runs_like("0*", limit=3) == []
+
+
+def test_who_will_write_where(store):
+    run_id = store.enqueue(b"{}", preset="p", output="/o/a.mp4")
+    done = store.enqueue(b"{}", preset="p", output="/o/b.mp4")
+    store.request_cancel(done)
+    found = store.writing_to(["/o/a.mp4", "/o/b.mp4", "/o/c.mp4"])
+    assert found == {"/o/a.mp4": (run_id, "queued")}

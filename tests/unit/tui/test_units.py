@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tui.units import duration, read_age, read_size, size
+from tui.units import age, duration, read_age, read_size, size
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,11 @@ def test_sizes_that_are_typed(text, num_bytes):
 )
 def test_ages_that_are_typed(text, seconds):
     assert read_age(text) == seconds * 10**9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-5, "now"), (59, "now"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (200_000, "2 d")],
+)
+def test_ages(seconds, told):
+    assert age(seconds * 10**9) == told

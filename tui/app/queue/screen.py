@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -10,10 +11,12 @@ from textual.binding import Binding
 from textual.widgets import Static
 
 from presets.encoding import decode_spec
+from store.errors import UnknownRun
 from tui.app.base import ModiffScreen
-from tui.app.messages import ComposeWith, WatchRun
+from tui.app.messages import ComposeWith, Queued, WatchRun
 from tui.app.queue import text as queue_text
 from tui.app.refresher import Again
+from tui.app.run_view.follower import Follower
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 # Another process may have changed the order, which no count tells of.
 SLOW_SECONDS = 3.0
+# So often the progress of the run at work is read.
+PROGRESS_SECONDS = 1.0
 
 _MOVE = Binding.Group("Move", compact=True)
 
@@ -39,8 +44,9 @@ class Queue(ModiffScreen):
 
     CSS_PATH = "queue.tcss"
     HELP = (
-        "The run at work is on top, then those that wait, in the order in which they will be made. A run that is "
-        "removed or stopped keeps what it made and stays in Runs."
+        "The run at work is on top, then those that wait, in the order in which they will be made, then those that "
+        "were paused. A run that is removed or cancelled keeps what it made and stays in Runs. LEFT is what a run may "
+        "still take, by its own steps once it has done some, else by what like runs took."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("K,shift+up", "move(-1)", "One place earlier", id="queue.up", group=_MOVE, key_display="K"),
@@ -49,6 +55,7 @@ class Queue(ModiffScreen):
         Binding("u", "undo", "Undo", id="queue.undo", tooltip="Put back the run that was last taken out or stopped"),
         Binding("e", "edit", "Edit", id="queue.edit", tooltip="Take it back into Compose; also enter"),
         Binding("w", "watch", "Watch", id="queue.watch", tooltip="Show it on Live; enter on the run at work"),
+        Binding("r", "resume", "Resume", id="runs.resume", tooltip="Queue the paused run again, to go on where it was"),
         Binding("s", "start", "Start engine", id="queue.start", tooltip="Start an engine; it makes what waits"),
         Binding("space", "pause", "Pause", id="queue.pause", tooltip="Pause the run at work after its present step"),
         Binding("x", "cancel", "Cancel", id="queue.cancel", tooltip="Cancel the run at work; asks first"),
@@ -63,6 +70,7 @@ class Queue(ModiffScreen):
         self._problem = ""
         self._num_changes = 0
         self._asked_at = 0.0
+        self._progress: Follower | None = None
         self._read = Again(self, self._ask, self._show_problem)
         self._expect = Again(self, self._ask_expectations, self._show_problem)
 
@@ -82,6 +90,7 @@ class Queue(ModiffScreen):
         self._status = self.app.status
         self._show()
         self._read()
+        self.set_interval(PROGRESS_SECONDS, self._read_progress)
 
     def on_screen_resume(self) -> None:
         self._status = self.app.status
@@ -105,9 +114,26 @@ class Queue(ModiffScreen):
         self._problem = ""
         if not self._num_changes:  # else an older order would show for a moment
             self._rows = rows
+        await self._follow()
         self._show()
         if any(row.record.id not in self._expected for row in self._rows):
             self._expect()
+
+    def _read_progress(self) -> None:
+        if self.is_active and self._at_work is not None:
+            self._read()
+
+    async def _follow(self) -> None:
+        """Read on in the log of the run at work."""
+        row = self._at_work
+        if row is None:
+            self._progress = None
+            return
+        if self._progress is None or self._progress.state.run_id != row.record.id:
+            self._progress = Follower(self.app.lab, row.record.id)
+        with suppress(UnknownRun):
+            while await self._progress.read():
+                pass
 
     async def _ask_expectations(self) -> None:
         missing = [row.record for row in self._rows if row.record.id not in self._expected]
@@ -120,13 +146,14 @@ class Queue(ModiffScreen):
 
     def _show(self) -> None:
         listing = self.query_one(Listing)
-        listing.show(queue_text.table(self._rows, self._expected))
+        state = self._progress.state if self._progress is not None else None
+        listing.show(queue_text.table(self._rows, self._expected, state))
         listing.display = bool(self._rows)
         if self._rows and self.focused is None:
             listing.focus()  # a list that was hidden has lost it
         self.query_one("#nothing").display = not self._rows
         self.query_one("#about").display = bool(self._rows)
-        told = queue_text.summary(self._rows, self._expected, self._status)
+        told = queue_text.summary(self._rows, self._expected, self._status, state)
         self.query_one("#summary", Static).update(f"✖ {self._problem}" if self._problem else told)
         self._show_about()
         self.refresh_bindings()
@@ -163,6 +190,7 @@ class Queue(ModiffScreen):
             "edit": is_queued,
             "watch": current is not None,
             "undo": bool(self._undo),
+            "resume": current is not None and current.record.status == "paused",
             "start": self._status is not None and not self._status.engines,
             "pause": self._at_work is not None,
             "cancel": self._at_work is not None,
@@ -266,10 +294,19 @@ class Queue(ModiffScreen):
 
     def on_data_table_row_selected(self) -> None:
         row = self._current
-        if row is not None and row.record.status == "running":
-            self.action_watch()
-        else:
+        if row is not None and row.record.status == "queued":
             self.action_edit()
+        else:
+            self.action_watch()
+
+    def action_resume(self) -> None:
+        """Queue the paused run again, last."""
+        if (row := self._current) is not None:
+            self._change(self._resume(row))
+
+    async def _resume(self, row: RunRow) -> None:
+        await self.app.lab.resume(row.record.id)
+        self.post_message(Queued(row.record.id, watch=False))
 
     def action_start(self) -> None:
         self.notify("the engine starts; that takes some seconds")
@@ -284,7 +321,7 @@ class Queue(ModiffScreen):
         await self.app.lab.pause(row.record.id)
         self._undo.append((row.record.id, following))
         self.notify(
-            f"run {row.record.id} pauses after its present step; u queues it again", markup=False
+            f"run {row.record.id} pauses after its present step; r on it goes on", markup=False
         )
 
     @work

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tui.units import duration
-
 LABEL_CELLS = 5
 """Columns for the name of a row, on the left of a timeline that has room for it."""
 
@@ -42,13 +40,6 @@ class Grid:
     def split(self) -> tuple[int, int]:
         """Columns of a cell that are drawn, and those left blank between wide cells."""
         return (self.cell - 1, 1) if self.cell >= 3 else (self.cell, 0)
-
-
-def span(seconds: float) -> str:
-    """Seconds for people, below one in milliseconds: `13 ms`, `0.4 ms`, `2.31 s`, `4:05`."""
-    if seconds >= 0.9995:
-        return duration(seconds)
-    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.00095 else f"{seconds * 1e3:.1f} ms"
 
 
 def grid_of(num_steps: int, width: int) -> Grid:

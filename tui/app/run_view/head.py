@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 from textual.message import Message
 
 from tui.app.widgets.drawn import Drawn
-from tui.text import shorten
+from tui.text import shorten, shorten_front
 
 if TYPE_CHECKING:
     from rich.style import Style
@@ -68,7 +68,7 @@ class RunHead(Drawn):
         style = self._message_style(head)
         if head.is_output or cell_len(head.message) <= width:
             lines.append([(shorten(head.hits, width), muted)])
-            lines.append([(_cut_in_front(head.message, width), style)])
+            lines.append([(shorten_front(head.message, width), style)])
         else:  # an error: its second half is worth more than what was reused
             lines += [[(text, style)] for text in _in_two(head.message, width)]
         return [self.line(parts, width) for parts in lines[:height]]
@@ -98,15 +98,6 @@ class RunHead(Drawn):
         if is_output and offset is not None and offset.y == _OUTPUT_ROW:
             event.stop()
             self.post_message(self.OutputClicked())
-
-
-def _cut_in_front(path: str, width: int) -> str:
-    """The end of a path tells files apart."""
-    if cell_len(path) <= width:
-        return path
-    while path and cell_len(path) > width - 1:
-        path = path[1:]
-    return f"…{path}"
 
 
 def _in_two(text: str, width: int) -> tuple[str, str]:

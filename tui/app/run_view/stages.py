@@ -10,9 +10,9 @@ from rich.cells import cell_len
 from rich.style import Style
 from textual.strip import Strip
 
-from tui.app.run_view.grid import span
 from tui.app.widgets.drawn import Drawn
 from tui.text import printable
+from tui.units import span
 
 State = Literal["todo", "running", "done", "cached", "skipped", "failed"]
 

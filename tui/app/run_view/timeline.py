@@ -13,9 +13,10 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 
-from tui.app.run_view.grid import LABEL_CELLS, Grid, grid_of, span, spark
+from tui.app.run_view.grid import LABEL_CELLS, Grid, grid_of, spark
 from tui.app.widgets.drawn import Drawn
 from tui.text import shorten
+from tui.units import span
 
 State = Literal["todo", "running", "computed", "reused", "skipped"]
 

@@ -109,6 +109,15 @@ async def edit_note(app: ModiffBase, row: RunRow) -> None:
         await app.lab.set_note(run_id, line.strip())
 
 
+async def rate(app: ModiffBase, row: RunRow) -> None:
+    """Ask for the stars of a run: one more key."""
+    from tui.app.runs.rate import Rate
+
+    rating = await app.push_screen_wait(Rate(row.record.id, row.record.rating))
+    if rating is not None and rating != row.record.rating:
+        await app.lab.rate(row.record.id, rating)
+
+
 async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:
     """Ask for a path and write runs there as a bundle."""
     ids = [row.record.id for row in rows]
@@ -155,7 +164,7 @@ def load(app: ModiffBase, row: RunRow) -> None:
 
 
 def _line_of(row: RunRow) -> str:
-    pinned = "  ★ pinned" if row.record.pinned else ""
+    pinned = f"  {summary.PIN} pinned" if row.record.pinned else ""
     prompt = shorten(printable(row.prompt), 34)
     return f"{row.record.id}  {summary.status_word(row.record)}  {prompt}{pinned}"
 

@@ -119,6 +119,11 @@ class RunDetails(Vertical):
         else:
             self._follow()
 
+    def redraw(self) -> None:
+        """The same again: the ages that are told have grown."""
+        if self.detail is not None:
+            self.query_one("#summary-lines", Static).update(_table(self.detail))
+
     def _draw(self, detail: Detail | None) -> None:
         self.detail = detail
         self.query_one("#summary-lines", Static).update(_table(detail) if detail else "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.cells import cell_len
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -14,33 +15,69 @@ from textual.widgets import ContentSwitcher, Input, Static, Tree
 from tui.app.lab import RUN_LIMIT
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Column, Listing, Row
-from tui.describe import run as summary
 from tui.describe import run_filter as searching
-from tui.describe.changes import mark_of
+from tui.describe.families import mark_of
+from tui.describe.run import PIN
+from tui.describe.run_columns import cell, fitting
+from tui.text import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from textual import events
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.describe.changes import Relative
+    from tui.describe.families import Relative
     from tui.describe.run import RunRow
 
 _COLUMNS = (
-    Column("", 1),
-    Column("RUN", 10),
-    Column("STATUS", 13),
-    Column("PRESET", 12, from_width=110),
-    Column("PROMPT", 0),
-    Column("STEPS", 6, from_width=88, is_number=True),
-    Column("TIME", 7, from_width=62, is_number=True),
-    Column("AGE", 6, is_number=True),
-    Column("TAGS", 14, from_width=100),
-    Column("★", 1),
+    *("symbol", "preset", "rating", "differs", "progress", "time", "age", "tags", "pin", "prompt"),
 )
+# A column is as wide as what is in it, up to so many cells; the prompt has what is left.
+_MOST_CELLS = {"preset": 14, "differs": 32, "tags": 14}
+_TITLES = {"symbol": "STATUS", "progress": "STEPS", "rating": "STARS", "pin": PIN}
+_NUMBERS = ("progress", "time", "age")
+# Left out where no run that is shown says anything there; and in this order where there is no room for the prompt.
+_FOR_SOME = ("rating", "differs", "tags", "pin")
+_LEAST = ("progress", "tags", "time", "preset", "age")
+_MIN_PROMPT_CELLS = 20
+_MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
+
+
+def table(
+    shown: Sequence[RunRow], marks: Sequence[str], now_ns: int, width: int
+) -> tuple[list[Column], list[Row]]:
+    """The columns that say something of these runs and have room, and a row for each run. marks: of runs, in their
+    order. width: of the table, in cells."""
+    cells = {
+        name: [_TITLES.get(name) or name.upper(), *(_cell(row, name, now_ns) for row in shown)]
+        for name in _COLUMNS
+    }
+    names = [name for name in _COLUMNS if name not in _FOR_SOME or any(cells[name][1:])]
+    left = width - _MARK_AND_RUN_CELLS
+    names = fitting(names, cells, left, least=_LEAST, min_cells=_MIN_PROMPT_CELLS)
+    columns = [Column("", 1), Column("RUN", 10), *(_column(name, cells[name]) for name in names)]
+    rows = [
+        Row(
+            row.record.id,
+            (mark_of(row.record.id, marks), row.record.id, *(cells[name][at] for name in names)),
+        )
+        for at, row in enumerate(shown, start=1)
+    ]
+    return columns, rows
+
+
+def _cell(row: RunRow, name: str, now_ns: int) -> str:
+    text = cell(row, name, now_ns)
+    return shorten(text, _MOST_CELLS[name]) if name in _MOST_CELLS else text
+
+
+def _column(name: str, cells: Sequence[str]) -> Column:
+    width = 0 if name == "prompt" else max(map(cell_len, cells))
+    return Column(cells[0], width, is_number=name in _NUMBERS)
 
 
 class RunList(Vertical):
@@ -85,9 +122,9 @@ class RunList(Vertical):
     def compose(self) -> ComposeResult:
         with Horizontal(id="filter-line"):
             yield Static("filter ", id="filter-label")
-            yield Input(
+            yield _Filter(
                 self._line,
-                placeholder="words status: tag: preset: since: pinned",
+                placeholder="words seed:7 steps:<=20 status: tag: rating:>=4 since: pinned",
                 suggester=_Filters(self),
                 select_on_focus=False,
                 compact=True,
@@ -96,7 +133,7 @@ class RunList(Vertical):
             yield Static("", id="found", markup=False)
         yield Static("", id="problem", markup=False)
         with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
-            yield Listing(_COLUMNS, id="table")
+            yield Listing(table((), (), 0, 80)[0], id="table")
             yield RunTree()
             yield Static(_NO_RUNS, id="empty")
 
@@ -110,6 +147,11 @@ class RunList(Vertical):
     def rows(self) -> Sequence[RunRow]:
         """Those that fit the filter, and what they descend from."""
         return list(self._rows.values())
+
+    @property
+    def newest(self) -> str:
+        """The id of the newest run that fits, "" for none."""
+        return self._fitting[0] if self._fitting else ""
 
     @property
     def marked(self) -> list[RunRow]:
@@ -149,13 +191,10 @@ class RunList(Vertical):
         if self._is_in_tree:
             self.query_one(RunTree).show(self._relatives, self.marks)
         else:
-            now = time.time_ns()
-            self.query_one(Listing).show(
-                [
-                    Row(run_id, summary.cells(self._rows[run_id], mark_of(run_id, self.marks), now))
-                    for run_id in self._fitting
-                ]
-            )
+            shown = [self._rows[run_id] for run_id in self._fitting]
+            listing = self.query_one(Listing)
+            columns, rows = table(shown, self.marks, time.time_ns(), listing.size.width or 80)
+            listing.show(rows, columns=columns)
         if had_focus and view != "empty":
             self._view.focus()
         self._tell_move()
@@ -217,6 +256,11 @@ class RunList(Vertical):
         self.marks.clear()
         self._draw()
 
+    def on_resize(self) -> None:
+        """Other columns have room now."""
+        if self._fitting and not self._is_in_tree:
+            self.call_after_refresh(self._draw)
+
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         try:
@@ -228,7 +272,12 @@ class RunList(Vertical):
         self.post_message(self.Filtered(event.value, search))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Enter takes the value that is offered for a key, and goes to the runs."""
         event.stop()
+        offered = searching.complete(event.value, presets=self.presets, tags=self.tags)
+        _, colon, _ = event.value.rpartition(" ")[2].partition(":")
+        if colon and offered and not self._fitting:
+            event.input.value = offered
         self.focus_list()
 
     def on_data_table_row_highlighted(self, event: Listing.RowHighlighted) -> None:
@@ -252,6 +301,28 @@ class RunList(Vertical):
         if row != self._moved:
             self._moved = row
             self.post_message(self.Moved(row))
+
+
+class _Filter(Input):
+    """The filter line. The key that leads to it, pressed once more, is no part of it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._is_fresh = False
+
+    def on_focus(self) -> None:
+        self._is_fresh = True
+
+    def on_blur(self) -> None:
+        self._is_fresh = False
+
+    async def _on_key(self, event: events.Key) -> None:
+        is_fresh, self._is_fresh = self._is_fresh, False
+        if is_fresh and event.key == "slash":
+            event.stop()
+            event.prevent_default()
+        else:
+            await super()._on_key(event)
 
 
 class _Filters(Suggester):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal
+from textual.worker import WorkerCancelled
 
 from tui.app.base import ModiffScreen
 from tui.app.messages import BranchFrom
@@ -20,7 +22,7 @@ from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.describe import run as summary
 from tui.describe import run_filter as searching
-from tui.describe.changes import families
+from tui.describe.families import families
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -43,8 +45,10 @@ class Runs(ModiffScreen):
     AUTO_FOCUS = "RunList Listing"
     HELP = (
         "Every run that there was: find one, see all about it, go on from any of its steps.\n\n"
-        "The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, "
-        "status:done, tag:NAME, since:2d, until:2026-11-01, pinned.\n\n"
+        "The filter takes words, which must all stand in prompt, note, id, preset or output, any setting (seed:7, "
+        "guidance.scale:>3, steps:<=20, scheduler.name:dpm*), preset:NAME, status:done, tag:NAME, tag:sweep/*, "
+        "rating:>=4, since:2d, until:2026-11-01 and pinned. DIFFERS tells the settings in which the listed runs of one "
+        "preset differ.\n\n"
         "The first two marks are A and B, which d compares; X and delete take all that are marked. "
         "[ and ] change the tab of the details, and inside its panels the panel; there , and . change the tab."
     )
@@ -59,6 +63,7 @@ class Runs(ModiffScreen):
         Binding("o", "open", "Open", id="runs.open", tooltip="Open the video in the player"),
         Binding("R", "replay", "Replay", id="runs.replay", show=False),
         Binding("V", "verify", "Verify", id="runs.verify", show=False),
+        Binding("asterisk", "rate", "Stars", id="runs.rate", show=False, key_display="*"),
         Binding("p", "pin", "Pin or unpin", id="runs.pin", show=False),
         Binding("T", "tags", "Tags", id="runs.tags", show=False),
         Binding("n", "note", "Note", id="runs.note", show=False),
@@ -80,6 +85,9 @@ class Runs(ModiffScreen):
         self._told: tuple[object, ...] | None = None
         self._looked_at = 0.0
         self._trouble = ""
+        self._minute = 0
+        # the newest run when somebody went from here to another screen; None: nobody has
+        self._left_at: str | None = None
 
     def compose(self) -> ComposeResult:
         yield TopLine("runs")
@@ -106,8 +114,28 @@ class Runs(ModiffScreen):
             self.runs.tell(str(error))
         self.set_interval(_LOOK_SECONDS, self._look_if_seen)
 
+    def on_screen_suspend(self) -> None:
+        if self.app.current_mode != "runs":  # else only a dialog has come over it
+            self._left_at = self.app.status.newest_run if self.app.status else ""
+
     def on_screen_resume(self) -> None:
-        self._look_if_seen()
+        left_at, self._left_at = self._left_at, None
+        if left_at is not None:
+            self._come_back(left_at)
+        else:
+            self._look_if_seen()
+
+    @work(exclusive=True, group="back")
+    async def _come_back(self, left_at: str) -> None:
+        """To the list, and there to the run that was made meanwhile."""
+        self.remove_class("-opened")
+        self.runs.focus_list()
+        with suppress(WorkerCancelled):  # the screen looks again by itself
+            await self.look().wait()
+        newest = self.runs.newest
+        status = self.app.status
+        if newest and status is not None and newest == status.newest_run != left_at:
+            self.runs.select(newest)
 
     def _look_if_seen(self) -> None:
         is_looking = any(
@@ -138,6 +166,9 @@ class Runs(ModiffScreen):
                 relatives = await asyncio.to_thread(families, rows, ancestors)
                 self._known = known
                 self.runs.show(rows, relatives)
+            if minute != self._minute:
+                self._minute = minute
+                self.details.redraw()
             self._tell("")
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._tell(self.app.line_for(error))
@@ -235,6 +266,10 @@ class Runs(ModiffScreen):
         """Pin it, or take the pin off."""
         self._do(run_actions.pin(self.app, self._current()))
 
+    def action_rate(self) -> None:
+        """Give it stars."""
+        self._do(run_actions.rate(self.app, self._current()))
+
     def action_tags(self) -> None:
         """Change its tags."""
         self._do(run_actions.edit_tags(self.app, self._current()))
@@ -293,5 +328,17 @@ class Runs(ModiffScreen):
 
 
 _NEED_RUN = (
-    *("mark", "compare", "branch", "pin", "tags", "note", "load", "export", "remove", "copy"),
+    *(
+        "mark",
+        "compare",
+        "branch",
+        "rate",
+        "pin",
+        "tags",
+        "note",
+        "load",
+        "export",
+        "remove",
+        "copy",
+    ),
 )

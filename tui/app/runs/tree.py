@@ -8,8 +8,8 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import Tree
 
-from tui.describe.changes import mark_of, told
-from tui.describe.run import SYMBOLS
+from tui.describe.families import mark_of, told
+from tui.describe.run import PIN, SYMBOLS, is_early, stars, status_word
 from tui.text import shorten
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.widgets.tree import TreeNode
 
-    from tui.describe.changes import Relative
+    from tui.describe.families import Relative
 
 
 class RunTree(Tree[str]):
@@ -114,10 +114,10 @@ class RunTree(Tree[str]):
         record = each.row.record
         room = self.size.width - self.guide_depth * (each.depth + 1) - 20
         mark = mark_of(record.id, self._marks)
-        symbol = SYMBOLS.get(record.status, "?")
-        before = (
-            f"{f'[{mark}] ' if mark else ''}{symbol} {record.id}{' ★' if record.pinned else ''}"
-        )
+        # the symbol alone, but for what no symbol tells
+        status = status_word(record) if is_early(record) else SYMBOLS.get(record.status, "?")
+        after = [PIN if record.pinned else "", stars(record.rating)]
+        before = " ".join(filter(None, (f"[{mark}]" if mark else "", status, record.id, *after)))
         label = Text(before, style="" if each.fits else "dim", no_wrap=True)
         return label.append(
             f"  {shorten(told(each), max(12, room))}", "dim" if not each.fits else ""

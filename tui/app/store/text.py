@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from tui.app.widgets.listing import Column, Row
+from tui.describe.run import PIN
 from tui.describe.space import AGES, LABELS
-from tui.units import duration, size
+from tui.units import duration, moment, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,17 +62,13 @@ def table(space: Space, view: View) -> list[Row]:
                 size(share.alone_bytes),
                 size(share.shared_bytes),
                 duration(share.seconds),
-                "★ pinned" if share.run.is_pinned else "",
-                _moment(share.run.created_ns),
+                f"{PIN} pinned" if share.run.is_pinned else "",
+                moment(share.run.created_ns),
                 share.run.preset,
             ),
         )
         for share in space.by_run
     ]
-
-
-def _moment(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9).isoformat(" ", "minutes")
 
 
 def _shares(shares: Mapping[str, Share]) -> list[Row]:

@@ -12,7 +12,7 @@ from textual.binding import Binding
 from textual.widgets import DataTable
 from textual.widgets.data_table import RowDoesNotExist
 
-from tui.text import printable, shorten
+from tui.text import printable, shorten, shorten_front
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,10 +119,6 @@ class Listing(DataTable[Text]):
 
 def _aligned(text: str, column: Column, width: int, style: str) -> Text:
     shown = printable(text)
-    if column.keeps_end and cell_len(shown) > width:
-        while cell_len(shown) > width - 1:
-            shown = shown[max(1, len(shown) - width) :]
-        shown = f"…{shown}"
-    shown = shorten(shown, width)
+    shown = shorten_front(shown, width) if column.keeps_end else shorten(shown, width)
     blank = " " * (width - cell_len(shown)) if column.is_number else ""
     return Text(blank + shown, style=style, no_wrap=True)

@@ -40,7 +40,7 @@ def status(as_json: bool) -> None:
 
     with open_as_it_is() as store:
         engines = store.engines()
-        queued = len(store.runs(limit=1_000_000, status="queued"))
+        queued = store.num_queued()
         root = store.root
     if as_json:
         told = {"engines": [_row(each) for each in engines], "queued": queued, "store": str(root)}

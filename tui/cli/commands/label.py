@@ -1,4 +1,4 @@
-"""`modiff tag`, `note`, `pin` and `rm`: what people add to a run, and how they part with one."""
+"""`modiff tag`, `note`, `rate`, `pin` and `rm`: what people add to a run, and how they part with one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from store.lineage.records import MAX_RATING
 from tui.cli.options import run_argument, runs_argument
 from tui.cli.run_of_file import resolve_run
 from tui.errors import BAD_INPUT, FAILED
@@ -26,6 +27,12 @@ _NOTE_EPILOG = """\b
 Examples:
   modiff note k3f "the hand is right from step 12 on"
   modiff note k3f ""
+"""
+_RATE_EPILOG = """\b
+Examples:
+  modiff rate k3f 4
+  modiff rate k3f 0
+  modiff runs 'rating:>=4'
 """
 _PIN_EPILOG = """\b
 Examples:
@@ -76,6 +83,24 @@ def note(run: str, text: str) -> None:
         run_id = resolve_run(store, run)
         store.note(run_id, text)
     click.echo(f"run {run_id} {'is noted' if text else 'has no note'}", err=True)
+
+
+@click.command(epilog=_RATE_EPILOG)
+@run_argument
+@click.argument("stars", type=click.IntRange(0, MAX_RATING))
+def rate(run: str, stars: int) -> None:
+    """Give a run 1 to 5 stars; 0 takes them off.
+
+    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. Stars are a matter
+    of taste and keep nothing: `modiff pin` keeps a run from clean-ups.
+    """
+    from store.store import open_store
+
+    with open_store() as store:
+        run_id = resolve_run(store, run)
+        store.rate(run_id, stars)
+    told = f"has {stars} star{'' if stars == 1 else 's'}" if stars else "has no stars"
+    click.echo(f"run {run_id} {told}", err=True)
 
 
 @click.command(epilog=_PIN_EPILOG)

@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from store.lineage.records import STATUSES
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
+from tui.describe.run import data, run_rows
+from tui.describe.run_columns import NAMES, cell, columns_of, fitting, titles, value
+from tui.describe.run_filter import Search, search_of
 from tui.errors import FAILED
-from tui.text import columns, printable, shorten
-from tui.units import duration, read_since, read_until
+from tui.text import columns, shorten
+from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from store.lineage.records import RunRecord
     from store.store import Store
+    from tui.describe.run import RunRow
 
-STATUSES = ("queued", "running", "done", "failed", "cancelled", "interrupted", "paused")
+_COLUMNS = ("id", "status", "age", "time", "preset", "rating", "differs", "prompt")
+# Left out in this order where a terminal is too narrow for the prompt; and those that are there for some runs only.
+_LEAST = ("time", "preset", "age", "differs", "rating")
+_FOR_SOME = ("rating", "differs")
+_MIN_PROMPT_CELLS = 24
+_MAX_CELLS = 36  # of another column than the last one, on a terminal
+_COLORS = {
+    "failed": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "paused": "yellow",
+    "running": "cyan",
+}
 
 _EPILOG = """\b
 Examples:
-  modiff runs --status done --since 2d
-  modiff runs --text "red circle" --tag keep
+  modiff runs star "red circle" status:done since:2d
+  modiff runs 'tag:sweep/*' seed:7 'guidance.scale:>3' 'steps:<=20'
+  modiff runs 'rating:>=4' is:pinned --columns id,seed,guidance.scale,prompt
   modiff runs --preset micro --since 2026-11-01 --until 2026-11-07 --json
+
+FILTER is a word of the prompt, note, id, preset or output, or KEY:VALUE: any setting (a key of
+`modiff presets show --keys`, or its last part where no other has it) with =, <, <=, > or >= before
+the value, and preset, status, tag, rating, since, until and is:pinned. Text takes * for anything.
+Quote < and > for the shell. Runs must fit all of it.
 """
 
 
 @click.command(epilog=_EPILOG)
+@click.argument("filters", metavar="[FILTER]...", nargs=-1)
 @click.option(
     "--text",
     default="",
@@ -46,7 +72,7 @@ Examples:
     "tags",
     metavar="TAG",
     multiple=True,
-    help="Only runs with this tag. Repeatable: with all of them.",
+    help="Only runs with this tag; `sweep/*` is any that begins so. Repeatable: with all of them.",
 )
 @click.option("--status", type=click.Choice(STATUSES), help="Only runs of this status.")
 @click.option("--preset", default="", metavar="NAME", help="Only runs of this preset.")
@@ -65,8 +91,17 @@ Examples:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
 )
+@click.option(
+    "--columns",
+    "columns_text",
+    default="",
+    metavar="NAMES",
+    help="What to tell of each: settings and id, status, age, time, preset, prompt, differs, rating, tags, note, "
+    "with commas between them.",
+)
 @json_option
 def runs(
+    filters: tuple[str, ...],
     text: str,
     tags: tuple[str, ...],
     status: str | None,
@@ -74,53 +109,81 @@ def runs(
     since: int | None,
     until: int | None,
     limit: int,
+    columns_text: str,
     as_json: bool,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    DIFFERS tells the settings in which the listed runs of one preset differ.
+    """
+    search, wanted = search_of(filters), columns_of(columns_text)
+    search = replace(
+        search,
+        words=(*search.words, *filter(None, (text,))),
+        tags=(*search.tags, *tags),
+        status=status or search.status,
+        preset=preset or search.preset,
+        since_ns=search.since_ns if since is None else since,
+        until_ns=search.until_ns if until is None else until,
+    )
     with store_as_it_is() as store:
-        records = store.search(
-            limit=limit,
-            text=text,
-            tags=tags,
-            status=status,
-            preset=preset,
-            since_ns=since,
-            until_ns=until,
-        )
-        labels = store.tags_of([record.id for record in records])
+        rows = run_rows(store, search.find(store, limit))
         waiting = waiting_line(store)
     if as_json:
-        print_json([summary(record, labels[record.id]) for record in records])
+        print_json([_data(row, wanted) for row in rows])
         return
     if waiting:
         click.echo(waiting, err=True)
-    if not records:
-        has_filter = bool(text or tags or preset or since is not None or until is not None)
-        of_status = f" {status}" if status else ""
+    if not rows:
+        of_status = f" {search.status}" if search.status else ""
         line = (
             f"no{of_status} runs fit; `modiff runs` lists all"
-            if has_filter
+            if replace(search, status=None) != Search()
             else f"no{of_status} runs; `modiff run micro` makes one"
         )
         click.echo(line, err=True)
         return
-    now = time.time_ns()
-    rows = [("RUN", "STATUS", "AGE", "TIME", "PRESET", "PROMPT")]
-    rows += [
-        (
-            record.id,
-            record.status,
-            _age(now - record.created_ns),
-            "" if record.seconds is None else duration(record.seconds),
-            printable(record.preset),
-            printable(spec_of(record).get("prompt", "")),
-        )
-        for record in records
-    ]
     # On a terminal a line is a run; in a file or a pipe nothing is cut.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for line in columns(rows):
-        click.echo(shorten(line, width) if width else line)
+    for line in table(rows, wanted, width, time.time_ns()):
+        click.echo(line)
+
+
+def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:
+    """A line of titles and one for each run. wanted: columns; none of them: those that say something and have
+    room. width: of the terminal, 0 for none."""
+    names = list(wanted or _COLUMNS)
+    cells = {
+        name: [title, *(cell(row, name, now_ns) for row in rows)]
+        for name, title in zip(names, titles(names), strict=True)
+    }
+    if not wanted:
+        names = [name for name in names if name not in _FOR_SOME or any(cells[name][1:])]
+    if width:
+        for name in names[:-1]:
+            cells[name] = [shorten(text, _MAX_CELLS) for text in cells[name]]
+        least = () if wanted else _LEAST
+        names = fitting(names, cells, width, least=least, min_cells=_MIN_PROMPT_CELLS)
+    lines = columns(list(zip(*(cells[name] for name in names), strict=True)))
+    if not width:
+        return lines
+    head, *told = [shorten(line, width) for line in lines]
+    has_color = not os.environ.get("NO_COLOR")
+    return [
+        head,
+        *(_colored(line, row) if has_color else line for line, row in zip(told, rows, strict=True)),
+    ]
+
+
+def _colored(line: str, row: RunRow) -> str:
+    color = _COLORS.get(row.record.status)
+    return click.style(line, fg=color) if color else line
+
+
+def _data(row: RunRow, wanted: Sequence[str]) -> dict[str, Any]:
+    """settings: those that were asked for as columns, by key."""
+    settings = {name: value(row, name) for name in wanted if name not in NAMES}
+    return {**data(row), **({"settings": settings} if settings else {})}
 
 
 @click.command()
@@ -159,43 +222,7 @@ def silence_of(store: Store, run_id: str, status: str) -> str:
     return held_up(store, run_id) if status == "running" else ""
 
 
-def summary(record: RunRecord, tags: Sequence[str]) -> dict[str, Any]:
-    """A run as JSON; times are UTC, seconds count from the lease to the end."""
-    return {
-        "run": record.id,
-        "status": record.status,
-        "preset": record.preset,
-        "prompt": spec_of(record).get("prompt", ""),
-        "output": record.output,
-        "error": record.error,
-        "cancel_requested": record.cancel_requested,
-        "parent": record.parent or None,
-        "parent_step": record.parent_step,
-        "tags": list(tags),
-        "note": record.note,
-        "pinned": record.pinned,
-        "created": timestamp(record.created_ns),
-        "started": timestamp(record.started_ns),
-        "ended": timestamp(record.ended_ns),
-        "seconds": None if record.seconds is None else round(record.seconds, 3),
-    }
-
-
 def spec_of(record: RunRecord) -> dict[str, Any]:
     """The stored spec as it is: also one that a newer version wrote can be shown."""
     spec: dict[str, Any] = json.loads(record.spec_json)
     return spec
-
-
-def timestamp(ns: int | None) -> str | None:
-    """`2026-11-01 14:30:00+00:00`."""
-    return None if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(" ", "seconds")
-
-
-def _age(ns: int) -> str:
-    """Whole units, the largest that fits: `12 s`, `5 min`, `3 h`, `9 d`."""
-    seconds = max(0, ns // 1_000_000_000)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"

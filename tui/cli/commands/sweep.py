@@ -102,7 +102,7 @@ def sweep(
     common are computed once.
     """
     from engine import client
-    from engine.output.taken import check_output
+    from engine.output.taken import check_outputs
     from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
@@ -135,8 +135,7 @@ def sweep(
         members = with_outputs(members, output)
         store.recover()
         retire_other_engines(store)
-        for member in members:
-            check_output(store, member.spec)
+        check_outputs(store, [member.spec for member in members])
         if not quiet:
             warn_of_prompts(member.spec for member in members)
         wanted = [

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import locale
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from presets.errors import PresetError
-from tui.cli.commands.runs import spec_of
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.text import columns, printable, shorten
+from tui.describe.families import changes_told, families
+from tui.describe.run import run_rows, status_words
+from tui.text import columns, shorten
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
+    from tui.describe.families import Relative
 
-# Where a run writes and what it keeps is no difference of what it makes.
-_NOT_TOLD = ("format", "output.", "keep.")
-_MAX_VALUE = 40
+# What of ours is told otherwise where a terminal has only these.
+_ASCII = str.maketrans({"→": "->", "–": "-", "×": "x", "…": "..."})
 
 _EPILOG = """\b
 Examples:
   modiff tree
   modiff tree k3f
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _Relative:
-    """A run of a family. depth: how many branchings it is away from the first. changed: the keys
-    that its parent has other values for."""
-
-    record: RunRecord
-    depth: int
-    changed: dict[str, object]
 
 
 @click.command(epilog=_EPILOG)
@@ -59,19 +48,19 @@ def tree(run: str | None, limit: int, as_json: bool) -> None:
     shown. Without RUN the families with the newest branches are.
     """
     with store_as_it_is() as store:
-        families = (
+        found = (
             _newest_families(store, limit)
             if run is None
-            else [_family(store.tree(resolve_run(store, run)))]
+            else [_family(store, resolve_run(store, run))]
         )
     if as_json:
-        print_json([[_data(member) for member in family] for family in families])
+        print_json([[_data(member) for member in family] for family in found])
         return
-    if not families:
+    if not found:
         click.echo("no run was branched yet; `modiff branch RUN --at STEP` makes one", err=True)
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    lines = columns([row for family in families for row in _rows(family, boxes=has_boxes())])
+    lines = columns([row for family in found for row in _rows(family, boxes=has_boxes())])
     for line in lines:
         click.echo(shorten(line, width) if width else line)
 
@@ -82,51 +71,33 @@ def has_boxes() -> bool:
     return all(name.lower().replace("-", "") == "utf8" for name in names)
 
 
-def _newest_families(store: Store, limit: int) -> list[list[_Relative]]:
-    found: list[list[_Relative]] = []
+def _newest_families(store: Store, limit: int) -> list[list[Relative]]:
+    found: list[list[Relative]] = []
     seen: set[str] = set()
     for run_id in store.branches():
         if run_id not in seen:
-            family = _family(store.tree(run_id))
-            seen |= {member.record.id for member in family}
+            family = _family(store, run_id)
+            seen |= {member.row.record.id for member in family}
             found.append(family)
             if len(found) == limit:
                 break
     return found
 
 
-def _family(related: Sequence[tuple[RunRecord, int]]) -> list[_Relative]:
+def _family(store: Store, run_id: str) -> list[Relative]:
     """Each run after its parent, with what it changed."""
-    records = {record.id: record for record, _ in related}
-    return [
-        _Relative(record, depth, _changes(records[record.parent], record) if depth else {})
-        for record, depth in related
-    ]
+    return families(run_rows(store, [record for record, _ in store.tree(run_id)]))
 
 
-def _changes(parent: RunRecord, child: RunRecord) -> dict[str, object]:
-    before, after = _flat(spec_of(parent)), _flat(spec_of(child))
-    return {
-        key: value
-        for key, value in after.items()
-        if not key.startswith(_NOT_TOLD) and (key not in before or before[key] != value)
-    }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{name}.")
-        elif value != {}:
-            found[prefix + name] = value
-    return found
-
-
-def _rows(family: Sequence[_Relative], *, boxes: bool) -> list[tuple[str, ...]]:
+def _rows(family: Sequence[Relative], *, boxes: bool) -> list[tuple[str, ...]]:
     leads = _leads([member.depth for member in family], boxes=boxes)
     return [
-        (lead + member.record.id, member.record.status, _step(member), _told(member))
+        (
+            lead + member.row.record.id,
+            status_words(member.row.record),
+            _step(member),
+            changes_told(member) if boxes else changes_told(member).translate(_ASCII),
+        )
         for lead, member in zip(leads, family, strict=True)
     ]
 
@@ -143,8 +114,8 @@ def _leads(depths: Sequence[int], *, boxes: bool) -> list[str]:
     return leads[::-1]
 
 
-def _step(member: _Relative) -> str:
-    record = member.record
+def _step(member: Relative) -> str:
+    record = member.row.record
     step = "" if record.parent_step is None else f"at {_branch_point(record)}"
     if record.parent and not member.depth:
         return f"{step} of {record.parent}, which was removed".strip()
@@ -163,28 +134,15 @@ def _branch_point(record: RunRecord) -> int | str | None:
     return "decode" if step is not None and step >= end else step
 
 
-def _told(member: _Relative) -> str:
-    """What a branch changed, or the prompt of a first run; a changed prompt comes last."""
-    told = [f"{key}={_shown(value)}" for key, value in member.changed.items() if key != "prompt"]
-    if not member.depth or "prompt" in member.changed:
-        told.append(_shown(spec_of(member.record).get("prompt", "")))
-    return "  ".join(told) or "the same"
-
-
-def _shown(value: object) -> str:
-    """A value as TOML would have it, cut to a length that leaves room for others."""
-    text = json.dumps(value, ensure_ascii=False)
-    return shorten(printable(text), _MAX_VALUE)
-
-
-def _data(member: _Relative) -> dict[str, Any]:
-    record = member.record
+def _data(member: Relative) -> dict[str, Any]:
+    record = member.row.record
     return {
         "run": record.id,
         "depth": member.depth,
         "status": record.status,
+        "rating": record.rating,
         "parent": record.parent or None,
         "parent_step": record.parent_step,
-        "changed": member.changed,
-        "prompt": spec_of(record).get("prompt", ""),
+        "changed": {change.key: change.b for change in member.changes},
+        "prompt": member.row.prompt,
     }

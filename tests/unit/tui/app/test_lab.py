@@ -258,9 +258,9 @@ def test_expectations_say_what_differs(store):
         return await lab.expectations([row.record for row in await lab.queue()])
 
     told = ask(questions)
-    assert told[run_id].changes == "seed 5, guidance.scale 3.0"
-    assert told[run_id].seconds is None
-    assert told[broken].seconds is None
+    assert told[run_id].changes == "seed 5, guidance 3"
+    assert told[run_id].step_seconds is None
+    assert told[broken].step_seconds is None
 
 
 # Runs

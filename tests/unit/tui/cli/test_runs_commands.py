@@ -23,8 +23,11 @@ from store.database.database import immediate
 from store.keys import derive_key
 from store.lineage.records import LinkRecord, Segment
 from store.store import open_store
+from tui.cli.commands.runs import table
 from tui.cli.commands.tree import _leads
+from tui.cli.completion import complete_run
 from tui.cli.main import main
+from tui.describe.run import run_rows
 
 ROOT = Path(__file__).resolve().parents[4]
 NOT_IMPORTED = {"torch", "numpy", "transformers", "textual", "PIL"}
@@ -209,12 +212,12 @@ def test_show_tells_people_of_lineage_labels_and_steps(capsys, store):
     store.pin(run_id)
     head, _, _ = told(capsys, "show", run_id).out.partition("\n\n")
     fields = {line[:10].strip(): line[10:] for line in head.splitlines()}
-    assert fields["from"] == f"{parent}, after its step 2"
-    assert (fields["tags"], fields["pinned"]) == ("keep", "yes")
+    assert fields["run"] == f"{run_id}  ◆ pinned"
+    assert fields["parent"] == f"{parent} after its step 2"
+    assert fields["tags"] == "keep"
     assert fields["note"] == "good \\x1b[31m hand"
-    assert fields["steps"] == (
-        "4 of 4, 3 reused and 1 computed; it was to stop at 4, `modiff finish` goes on"
-    )
+    assert fields["status"] == "done 4/20, as it was to; `modiff finish` takes it to its end"
+    assert fields["steps"] == "3 reused and 1 computed of 20"
     assert fields["branch at"] == "0-4"
     assert run_id in told(capsys, "show", parent).out
 
@@ -280,9 +283,9 @@ def test_a_family_is_drawn_with_what_each_branch_changed(capsys, store):
     root, first, below, second = family(store)
     enqueue(store)
     expected = [
-        f'{root}        queued             "a red circle"',
-        f"├─ {first}     queued  at 10      guidance.scale=4.0  scheduler.shift=2.0",
-        f'│  └─ {below}  queued  at 15      "a blue \\u001b[31m star"',
+        f"{root}        queued             a red circle",
+        f"├─ {first}     queued  at 10      shift 3→2, guidance 2.5→4",
+        f'│  └─ {below}  queued  at 15      prompt "a blue \\u001b[31m star"',
         f"└─ {second}     queued  at decode  the same",
     ]
     for arguments in ((root,), (below[:9],), ()):
@@ -537,3 +540,99 @@ def test_looking_and_labelling_import_nothing_heavy(store):
     add_steps(store, root, 3)
     for arguments in (("show", root), ("tree",), ("runs", "--text", "a"), ("tag", root, "x")):
         assert not imported(*arguments) & NOT_IMPORTED, arguments
+
+
+# What is told of several runs, and stars
+
+
+def test_columns_are_chosen_and_settings_are_columns(capsys, store):
+    run_id = enqueue(
+        store, overrides=["seed=7", "guidance.scale=[6, 1]", "scheduler.sigmas=[0.9, 0.5]"]
+    )
+    store.rate(run_id, 4)
+    out = told(capsys, "runs", "--columns", "id, rating,seed,guidance.scale,scheduler.sigmas").out
+    assert out.splitlines() == [
+        "RUN         RATING  SEED  GUIDANCE  SIGMAS",
+        f"{run_id}  ★★★★    7     6×1 1×1   [0.9, 0.5]",
+    ]
+    [found] = data(capsys, "runs", "--columns", "seed,guidance.scale,prompt")
+    assert found["settings"] == {"seed": 7, "guidance.scale": [6.0, 1.0]}
+    err = told(capsys, "runs", "--columns", "sed", code=2).err
+    assert err.count("\n") == 1
+    assert "sed is no column, did you mean seed?" in err
+    assert "id, status, age, time, preset" in err
+
+
+def test_runs_that_differ_say_in_what(capsys, store):
+    for seed in (1, 2):
+        enqueue(store, overrides=[f"seed={seed}"])
+    assert [line.split()[4:6] for line in told(capsys, "runs").out.splitlines()[1:]] == [
+        ["seed", "2"],
+        ["seed", "1"],
+    ]
+    assert [run["differs"] for run in data(capsys, "runs")] == [{"seed": 2}, {"seed": 1}]
+    assert "DIFFERS" not in told(capsys, "runs", "seed:1").out
+
+
+def test_a_run_that_stopped_early_is_told_from_one_that_is_done(capsys, store):
+    ended(store, enqueue(store, stop_at=5))
+    [found] = data(capsys, "runs")
+    assert (found["status"], found["steps_done"], found["steps_total"]) == ("done", 5, 20)
+    assert "  done 5/20  " in told(capsys, "runs").out
+
+
+def test_filters_of_the_app_find_runs_here(capsys, store):
+    one, two = (enqueue(store, prompt="a red star", overrides=[f"seed={seed}"]) for seed in (1, 2))
+    store.tag(one, ["sweep/abc"])
+    assert listed(capsys, "red star", "seed:>1") == [two]
+    assert listed(capsys, "tag:sweep/*") == listed(capsys, "--tag", "sweep/*") == [one]
+    assert listed(capsys, "red", "--text", "blue") == []
+    err = told(capsys, "runs", "sed:1", code=2).err
+    assert err.startswith("modiff: sed is no setting of a run, did you mean seed?")
+    assert err.count("\n") == 1
+    assert (
+        told(capsys, "runs", "seed:9").err.splitlines()[-1]
+        == "no runs fit; `modiff runs` lists all"
+    )
+
+
+def test_stars_are_given_to_a_run_and_taken(capsys, store):
+    run_id = enqueue(store)
+    assert told(capsys, "rate", run_id, "4").err == f"run {run_id} has 4 stars\n"
+    assert [run["rating"] for run in data(capsys, "runs", "rating:>=4")] == [4]
+    assert told(capsys, "rate", run_id, "0").err == f"run {run_id} has no stars\n"
+    assert "0<=x<=5" in told(capsys, "rate", run_id, "6", code=2).err
+
+
+def test_a_shell_finds_any_run_by_its_beginning(store):
+    first = enqueue(store)
+    for _ in range(3):
+        enqueue(store)
+    [found] = complete_run(None, None, first[:6])
+    assert found.value == first
+
+
+@pytest.mark.parametrize(
+    ("width", "titles"),
+    [
+        (120, ["RUN", "STATUS", "AGE", "TIME", "PRESET", "DIFFERS", "PROMPT"]),
+        (60, ["RUN", "STATUS", "AGE", "DIFFERS", "PROMPT"]),
+        (40, ["RUN", "STATUS", "PROMPT"]),
+    ],
+)
+def test_a_narrow_terminal_keeps_the_prompt(store, monkeypatch, width, titles):
+    monkeypatch.setenv("NO_COLOR", "1")
+    for seed in (1, 2):
+        enqueue(store, prompt="a large red circle moves left", overrides=[f"seed={seed}"])
+    rows = run_rows(store, store.runs(limit=9))
+    lines = table(rows, (), width, rows[0].record.created_ns)
+    assert lines[0].split() == titles
+    assert all(len(line) <= width and "a large red" in line for line in lines[1:])
+
+
+def test_what_failed_has_a_colour_on_a_terminal(store, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    ended(store, enqueue(store), "failed")
+    rows = run_rows(store, store.runs(limit=9))
+    assert "\x1b[31m" in table(rows, (), 80, 0)[1]
+    assert "\x1b" not in table(rows, (), 0, 0)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
-from tui.describe.changes import families, mark_of, shown, told
+from tui.describe.changes import preset_changes, settings_in, value_told, values_told, varying
+from tui.describe.families import families, mark_of, told
 from tui.describe.run import RunRow
 
 
@@ -55,9 +57,9 @@ def test_branches_come_below_their_parents_in_their_order(store):
     below = add(store, "guidance.scale=4", 'prompt="a circle"', parent=one, at=3)
     assert lines(families(rows(store))) == [
         f"{old} a star",
-        f"  {one} @2 guidance.scale 2.5→4.0",
+        f"  {one} @2 guidance 2.5→4",
         f'    {below} @3 prompt "a circle"',
-        f"  {two} @0 scheduler.name unipc→euler, seed 0→9",
+        f"  {two} @0 seed 0→9, scheduler.name unipc→euler",
         f"{lone} a star",
     ]
 
@@ -75,8 +77,8 @@ def test_ancestors_that_do_not_fit_are_there_for_their_branches(store):
     found = families(rows(store, two), rows(store, old, one))
     assert lines(found) == [
         f"{old} a star (not asked for)",
-        f"  {one} @2 guidance.scale 2.5→4.0 (not asked for)",
-        f"    {two} @3 guidance.scale 4.0→6.0",
+        f"  {one} @2 guidance 2.5→4 (not asked for)",
+        f"    {two} @3 guidance 4→6",
     ]
 
 
@@ -107,14 +109,18 @@ def test_long_families_need_no_deep_stack(store):
 
 
 def test_what_is_told_of_values():
-    assert shown(2.5) == "2.5"
-    assert shown(True) == "true"
-    assert shown("euler") == "euler"
-    assert shown("a star") == '"a star"'
-    assert shown("") == '""'
-    assert shown(None) == "–"
-    assert shown("\x1b[2J" * 9, 12) == r"\x1b[2J\x1b…"
-    assert len(shown("a very long prompt that goes on and on")) == 16
+    assert value_told(2.5) == "2.5"
+    assert value_told(True) == "true"
+    assert value_told("euler") == "euler"
+    assert value_told("a star") == '"a star"'
+    assert value_told("") == '""'
+    assert value_told(None) == "–"
+    assert value_told("\x1b[2J" * 9, 12) == r"\x1b[2J\x1b…"
+    assert value_told(4.0) == "4"
+    assert value_told(2**64 - 1) == "18446744073709551615"
+    assert value_told((6, 6, 1)) == "6×2 1×1"
+    assert value_told("/models/of/somebody/wan.safetensors") == "wan.safetensors"
+    assert len(value_told("a very long prompt that goes on and on")) == 24
 
 
 def test_a_branch_that_changes_nothing(store):
@@ -134,5 +140,36 @@ def test_guidance_that_changes_between_steps_is_told_in_words(store):
     one = add(store, pieces, parent=old, at=2)
     add(store, "guidance.scale=[" + "6," * 2 + "1," * 3 + "]", parent=one, at=3)
     said = "\n".join(told(each) for each in families(rows(store)))
-    assert "guidance.scale 2.5→6 in 0–0.4" in said
-    assert "guidance.scale 6 in 0–0.4→6×2 1×3" in said
+    assert "guidance 2.5→6 in 0–0.4" in said
+    assert "guidance 6 in 0–0.4→6×2 1×3" in said
+
+
+def test_what_varies_among_the_runs_of_a_preset(store):
+    one = add(
+        store, "seed=1", 'prompt="a star"', "output.path=/tmp/x.mp4", "components.vae.dtype=bf16"
+    )
+    two = add(store, "seed=2", "guidance.scale=4", "components.vae.dtype=bf16")
+    three = add(store, "seed=3", "guidance.scale=4", "keep.every=2", "components.vae.dtype=bf16")
+    lone = store.enqueue(encode_spec(load_preset("micro", ["seed=9"])), preset="mine", output="")
+    found = varying(store.runs(limit=9))
+    assert found[one] == {"seed": 1, "guidance.scale": 2.5}
+    assert found[three] == {"seed": 3, "guidance.scale": 4.0}
+    assert values_told(found[two]) == "seed 2, guidance 4"
+    assert found[lone] == {}
+    assert varying([store.run(two), store.run(three)])[two] == {"seed": 2}
+
+
+def test_true_is_not_one_and_a_key_may_be_missing(store):
+    def made(**spec):
+        return store.run(store.enqueue(json.dumps(spec).encode(), preset="p", output=""))
+
+    runs = [made(a=1, b=2), made(a=True), made(a=1)]
+    found = varying(runs)
+    assert [values_told(found[run.id]) for run in runs] == ["a 1, b 2", "a true, b –", "a 1, b –"]
+
+
+def test_what_a_run_changes_of_its_preset(store):
+    run = store.run(add(store, "seed=7", 'prompt="a star"', "components.vae.dtype=bf16"))
+    preset = settings_in(encode_spec(load_preset("micro")))
+    assert values_told(preset_changes(run, preset)) == "vae.dtype bf16, seed 7, steps 5"
+    assert preset_changes(run, {}) == {}

@@ -12,7 +12,7 @@ from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.app.lab import Lab
 from tui.describe import run as summary
-from tui.describe.run import Detail, RunRow
+from tui.describe.run import Detail
 
 SECOND = 1_000_000_000
 
@@ -33,14 +33,6 @@ def detail_of(run_id: str) -> Detail:
 
 def lines(detail: Detail) -> dict[str, str]:
     return dict(summary.lines(detail))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(-5, "now"), (59, "now"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (200_000, "2 d")],
-)
-def test_ages(seconds, told):
-    assert summary.age(seconds * SECOND) == told
 
 
 def test_a_run_that_is_done(store):
@@ -78,11 +70,38 @@ def test_a_run_that_can_go_on(store):
     assert not summary.can_go_on(replace(early, status="running"))
 
 
-def test_cells(store):
-    record = replace(store.run(record_run(store, micro()).id), pinned=True)
-    told = summary.cells(RunRow(record, ("a", "b"), "a star"), "A", record.created_ns + 61 * SECOND)
-    assert told[:6] == ("A", record.id, "✓ done", "micro", "a star", "5")
-    assert told[7:] == ("1 min", "a b", "★")
+def test_a_run_that_stopped_early_as_it_was_to(store):
+    record = replace(store.run(record_run(store, micro()).id), stop_at=3)
+    assert summary.status_words(record) == "done 3/5"
+    assert summary.status_word(record) == "◐ 3/5"
+    assert summary.steps_of(record) == (3, 5)
+    paused = replace(record, status="paused")
+    assert summary.steps_told(paused, 2) == "2/5"
+    assert summary.status_word(paused) == "‖ paused"
+    assert summary.steps_of(replace(record, stop_at=None)) == (5, 5)
+
+
+def test_the_settings_that_people_change_most(store):
+    run_id = record_run(store, micro("seed=18446744073709551615", "guidance.scale=4")).id
+    told = lines(detail_of(run_id))
+    assert told["seed"] == "18446744073709551615"
+    assert told["size"] == "64x64, 17 frames"
+    assert told["scheduler"] == "unipc, 5 steps, shift 3"
+    assert told["guidance"] == "4"
+    assert "guidance 4" in told["preset"]
+
+
+def test_a_spec_of_another_version_has_a_summary_too(store):
+    spec = b'{"seed": "x", "width": null, "scheduler": [], "guidance": 3, "prompt": 5}'
+    run_id = store.enqueue(spec, preset="p", output="")
+    assert lines(detail_of(run_id)).keys() == {"run", "status", "preset", "created"}
+
+
+def test_stars(store):
+    run_id = record_run(store, micro()).id
+    assert "rating" not in lines(detail_of(run_id))
+    store.rate(run_id, 4)
+    assert lines(detail_of(run_id))["rating"] == "★★★★"
 
 
 def test_what_people_typed_cannot_act_on_the_terminal(store):

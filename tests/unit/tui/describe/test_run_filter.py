@@ -9,7 +9,7 @@ import pytest
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.store import open_store
-from tui.describe.run_filter import BadSearch, Search, complete, parse
+from tui.describe.run_filter import BadSearch, Search, complete, parse, search_of
 
 
 def add(store, prompt: str, preset: str = "micro") -> str:
@@ -43,14 +43,29 @@ def test_moments():
     assert one.until_ns - one.since_ns == pytest.approx(day, abs=day // 20)
 
 
-@pytest.mark.parametrize("line", ["status:", "tag: preset:", "since:", '"', "a 'b"])
+@pytest.mark.parametrize(
+    "line",
+    ["status:", "tag: preset:", "since:", '"', "a 'b", "seed:", "seed:>=", "rating:>", "is:pin"],
+)
 def test_what_is_being_typed_is_no_error(line):
     parse(line)
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("status:finished", "none of queued, running"), ("since:soon", "expected an age like 30min")],
+    [
+        ("status:finished", "none of queued, running"),
+        ("since:soon", "expected an age like 30min"),
+        ("sed:7", "sed is no setting of a run, did you mean seed?"),
+        ("zzzz:7", "`modiff presets show --keys` lists"),
+        ("name:euler", "said of components.text_encoder.name, .*scheduler.name; name one"),
+        ("seed:red", "expected a number, as in seed:7"),
+        ("seed:nan", "expected a number"),
+        ("scheduler.name:>unipc", "only numbers are more or less"),
+        ("overwrite:yes", "expected true or false"),
+        ("rating:6", "expected 0 to 5 stars"),
+        ("is:good", "expected is:pinned"),
+    ],
 )
 def test_what_means_nothing(line, expected):
     with pytest.raises(BadSearch, match=expected):
@@ -98,9 +113,62 @@ def test_older_ones_are_found_where_newer_do_not_fit(store):
         ("tag:k", "tag:keep"),
         ("since:2", None),
         ("star", None),
+        ("red se", "red seed:"),
+        ("scheduler.name:dp", "scheduler.name:dpm++"),
+        ("is:", "is:pinned"),
         ("", None),
         ("status:done ", None),
     ],
 )
 def test_completion(line, completed):
     assert complete(line, presets=["micro"], tags=["keep"]) == completed
+
+
+def test_settings_by_their_short_names(store):
+    def made(*overrides: str) -> str:
+        return store.enqueue(
+            encode_spec(load_preset("micro", overrides)), preset="micro", output=""
+        )
+
+    one = made("seed=7", "scheduler.steps=20", "guidance.scale=3")
+    two = made("seed=8", "guidance.scale=[6, 1]", "scheduler.sigmas=[0.9, 0.5]")
+    assert found(store, "seed:7") == [one]
+    assert found(store, "seed:>=7") == [two, one]
+    assert found(store, "steps:>=20") == [one]
+    assert found(store, "guidance.scale:>3") == found(store, "guidance:>3") == [two]
+    assert found(store, "sigmas:0.5") == [two]
+    assert found(store, "scheduler.name:UNI*") == [two, one]
+    assert found(store, "keep.steps:1") == []
+    assert found(store, "seed:7 seed:8") == []
+
+
+def test_a_setting_that_a_spec_does_not_have_has_its_default(store):
+    run_id = store.enqueue(b"{}", preset="p", output="")
+    for line in ("guidance.scale:5", "steps:>40", "scheduler.name:unipc", "overwrite:false"):
+        assert found(store, line) == [run_id], line
+    for line in (
+        "guidance.scale:<5",
+        "scheduler.name:euler",
+        "overwrite:true",
+        "denoiser.options.x:5",
+    ):
+        assert found(store, line) == [], line
+
+
+def test_stars_pins_and_the_beginning_of_a_tag(store):
+    one, two = add(store, "a star"), add(store, "a star")
+    store.rate(one, 4)
+    store.pin(two)
+    store.tag(two, ["sweep/abc"])
+    assert found(store, "rating:>=4") == found(store, "rating:4") == [one]
+    assert found(store, "rating:0") == found(store, "is:pinned") == [two]
+    assert found(store, "tag:sweep/*") == [two]
+    assert found(store, "tag:sweep") == []
+
+
+def test_on_a_command_line_nothing_is_still_being_typed():
+    with pytest.raises(BadSearch, match="in quotes for the shell"):
+        search_of(["seed:"])
+    with pytest.raises(BadSearch, match="expected is:pinned"):
+        search_of(["is:pin"])
+    assert search_of(["a star", "text:seed:7"]) == Search(words=("a star", "seed:7"))

@@ -9,6 +9,7 @@ import pytest
 from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
+from store.lineage.events import PlanMade, StageStarted, StepFinished
 from store.lineage.records import Segment
 from store.store import open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
@@ -115,7 +116,7 @@ def test_says_what_differs_and_what_it_may_take(store):
         screen = pilot.app.screen
         await filled(pilot, 1)
         await until(pilot, lambda: "steps 7" in shown(screen, "#about"), "the changes")
-        assert "guidance.scale 3.0" in shown(screen, "#about")
+        assert "guidance 3" in shown(screen, "#about")
         assert "a \\x1b[31m[b]star[/b]" in shown(screen, "#about")
         assert "press s" in shown(screen, "#summary")
         assert "1 run waits" in shown(screen, "#summary")
@@ -174,9 +175,41 @@ def test_the_run_at_work_is_on_top_and_pauses_and_comes_back(store):
         await until(pilot, lambda: store.run(first).pause_requested, "the request")
         await until(pilot, lambda: "stops" in shown(pilot.app.screen, "#summary"))
         store.finish(first, "paused")  # as the engine would
-        await filled(pilot, 1)
+        await until(pilot, lambda: ids(pilot) == [second, first], "it to stay as paused")
         await pilot.press("u")
         await until(pilot, lambda: order(store) == [first, second], "it to be queued again")
+
+    with lock:
+        play("queue", script)
+
+
+def test_a_paused_run_stays_and_is_resumed(store, engine_starts):
+    first, second = add(store), add(store)
+    store.request_pause(first)
+
+    async def script(pilot):
+        await filled(pilot, 2)
+        assert ids(pilot) == [second, first]
+        assert "1 is paused" in shown(pilot.app.screen, "#summary")
+        assert not pilot.app.screen.check_action("resume", ())
+        await pilot.press("j")
+        await until(pilot, lambda: pilot.app.screen.check_action("resume", ()))
+        await pilot.press("r")
+        await until(pilot, lambda: order(store) == [second, first], "it to be queued again")
+        assert engine_starts
+
+    play("queue", script)
+
+
+def test_the_run_at_work_says_how_far_it_is(store):
+    first = add(store, "scheduler.steps=4")
+    lock, _ = begin(store)
+    steps = [StepFinished(step, 4, 0.9, 900, 2.0) for step in (1, 2)]
+    store.append(first, [PlanMade(0, 4, {"denoise": "compute"}), StageStarted("denoise"), *steps])
+
+    async def script(pilot):
+        await until(pilot, lambda: "2/4 50%, ~0:04 left" in shown(pilot.app.screen, "#summary"))
+        assert "2/4 50%" in listing(pilot)._told[0].cells
 
     with lock:
         play("queue", script)

@@ -10,8 +10,9 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from tui.app.run_view.grid import grid_of, span
+from tui.app.run_view.grid import grid_of
 from tui.app.run_view.timeline import StepCell, Timeline
+from tui.units import span
 
 RUN = [
     StepCell("computed", 0.8, True),

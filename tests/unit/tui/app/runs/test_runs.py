@@ -28,7 +28,7 @@ from tui.app.runs.compare import Compare
 from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.runs.tree import RunTree
-from tui.app.widgets.listing import Listing
+from tui.app.widgets.listing import Listing, Row
 from tui.describe.run import Detail
 
 WIDE, NARROW = (120, 36), (80, 24)
@@ -98,6 +98,10 @@ def list_of(pilot: Pilot[int]) -> RunList:
 def current(pilot: Pilot[int]) -> str:
     row = list_of(pilot).current
     return row.record.id if row else ""
+
+
+def table_of(pilot: Pilot[int]) -> tuple[Row, ...]:
+    return list_of(pilot).query_one(Listing)._told
 
 
 def summary(pilot: Pilot[int]) -> str:
@@ -223,7 +227,7 @@ def test_table_and_tree_have_one_cursor(store):
         await until(pilot, lambda: isinstance(pilot.app.focused, RunTree))
         assert current(pilot) == below.id
         tree = pilot.app.screen.query_one(RunTree)
-        assert "@2 guidance.scale 2.5→4.0" in str(tree.cursor_node.label)
+        assert "@2 guidance 2.5→4" in str(tree.cursor_node.label)
         await pilot.press("m")
         assert str(tree.cursor_node.label).startswith("[A] ✓ ")
         await pilot.press("k")
@@ -377,6 +381,67 @@ def test_pin_tags_and_note(store):
         await type_(pilot, "too bright")
         await pilot.press("enter")
         await until(pilot, lambda: store.run(run_id).note == "too bright")
+
+    play(script)
+
+
+def test_stars_are_two_keys(store):
+    made = record_run(store, micro(STAR))
+
+    async def script(pilot):
+        await pilot.press("*", "4")
+        await until(pilot, lambda: store.run(made.id).rating == 4)
+        await until(pilot, lambda: any("★★★★" in row.cells for row in table_of(pilot)))
+        assert pilot.app.current_mode == "runs"  # 4 is a screen elsewhere
+        await pilot.press("*", "0")
+        await until(pilot, lambda: store.run(made.id).rating == 0)
+        await pilot.press("*", "escape")
+        await pilot.pause()
+        assert store.run(made.id).rating == 0
+
+    play(script)
+
+
+def test_after_a_launch_the_list_has_the_keys_and_the_new_run(store, started):
+    old = record_run(store, micro(STAR))
+
+    async def script(pilot):
+        await pilot.press("enter")  # into the details
+        await until(pilot, lambda: not list_of(pilot).has_list_focus)
+        await pilot.press("2")
+        await until(pilot, lambda: pilot.app.current_mode == "live")
+        new = record_run(store, micro(CIRCLE))
+        await until(pilot, lambda: pilot.app.status and pilot.app.status.newest_run == new.id)
+        await pilot.press("3")
+        await until(pilot, lambda: list_of(pilot).has_list_focus and current(pilot) == new.id)
+        await pilot.press("j")
+        assert current(pilot) == old.id
+        await pilot.press("2", "3")  # nothing is new: where one was
+        await until(pilot, lambda: list_of(pilot).has_list_focus)
+        assert current(pilot) == old.id
+
+    play(script)
+
+
+def test_the_key_of_the_filter_twice_and_enter_on_what_is_offered(store):
+    made = record_run(store, micro(STAR))
+    store.tag(made.id, ["sweep/abc"])
+    record_run(store, micro(CIRCLE))
+
+    async def script(pilot):
+        await pilot.press("slash", "slash")
+        line = list_of(pilot).query_one("#filter", Input)
+        assert line.value == ""
+        await type_(pilot, "tag:sweep")
+        found = list_of(pilot).query_one("#found", Static)
+        await until(pilot, lambda: "0 runs" in str(found.content))
+        await pilot.press("enter")
+        await until(pilot, lambda: "1 run" in str(found.content))
+        assert line.value == "tag:sweep/abc"
+        assert list_of(pilot).has_list_focus
+        await pilot.press("slash")
+        await type_(pilot, "tag:sweep/* seed:0")
+        await until(pilot, lambda: "1 run" in str(found.content))
 
     play(script)
 

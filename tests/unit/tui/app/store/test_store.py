@@ -69,10 +69,10 @@ def test_p_pins_and_unpins(store):
     async def script(pilot):
         await filled(pilot)
         await pilot.press("p")
-        await until(pilot, lambda: "★ pinned" in cells(pilot)[0])
+        await until(pilot, lambda: "◆ pinned" in cells(pilot)[0])
         assert store.run(made.id).pinned
         await pilot.press("p")
-        await until(pilot, lambda: "★ pinned" not in cells(pilot)[0])
+        await until(pilot, lambda: "◆ pinned" not in cells(pilot)[0])
 
     play("store", script)
     assert not store.run(made.id).pinned

@@ -1,0 +1,54 @@
+"""The queue in words: what is left of a run, and how far the one at work is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from store.lineage.events import PlanMade, StageStarted, StepFinished
+from store.lineage.records import LogEntry
+from store.store import open_store
+from tests.recorded_runs import micro, record_run
+from tui.app.queue.text import summary, table
+from tui.describe.queued import Expected
+from tui.describe.run import RunRow
+from tui.describe.run_state import RunState
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def record():
+    with open_store() as store:
+        return replace(store.run(record_run(store, micro()).id), status="queued")
+
+
+def test_what_is_left_of_a_run_that_was_taken_up_again(record):
+    known = {record.id: Expected("seed 7", 10.0, 2.0, 1.0)}
+    cells = table([RunRow(record, (), "a star", steps_done=4)], known)[0].cells
+    assert cells == ("1", record.id, "micro", "seed 7", "4/5", "~0:12", "a star")
+    branch = replace(record, parent="x", parent_step=3)
+    assert table([RunRow(branch, (), "")], known)[0].cells[5] == "~0:22"
+    early = replace(record, stop_at=2)
+    assert table([RunRow(early, (), "")], known)[0].cells[5] == "~0:22"
+    assert table([RunRow(record, (), "")], {})[0].cells[3:6] == ("…", "5", "")
+
+
+def test_the_run_at_work_is_told_by_its_own_steps(record):
+    running = replace(record, status="running")
+    state = RunState(record.id)
+    events = [
+        PlanMade(0, 5, {"denoise": "compute"}),
+        StageStarted("denoise"),
+        StepFinished(1, 5, 0.9, 900, 3.0),
+    ]
+    state.take(LogEntry(at, SECOND, event) for at, event in enumerate(events, start=1))
+    known = {record.id: Expected("", 10.0, 2.0, 1.0)}
+    rows = [RunRow(running, (), "a star"), RunRow(replace(record, id="b", status="paused"), (), "")]
+    told = table(rows, known, state)
+    assert told[0].cells[4:6] == ("1/5 20%", "~0:12")
+    assert told[1].cells[0] == "‖"
+    said = summary(rows, known, None, state)
+    assert said == f"▶ run {record.id} is at work, 1/5 20%, ~0:12 left; no run waits, 1 is paused"
+    assert table(rows, known, RunState("another"))[0].cells[5] == "~0:52"
