@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tui.describe.run import At, Detail, RunRow
     from tui.describe.run_filter import Search
     from tui.describe.space import Space
+    from tui.describe.sweeps import PlannedSweep
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
@@ -127,6 +128,11 @@ class Lab:
         lane = self._lanes["read"]
         return await lane.ask(lambda store: _previews(lane.index(store), step_keys))
 
+    async def thumbnails(self, run_ids: Sequence[str]) -> dict[str, Preview]:
+        """By run the preview that stands for it; runs without one, and those that were removed, are left out."""
+        lane = self._lanes["read"]
+        return await lane.ask(lambda store: runs.thumbnails(store, lane.index(store), run_ids))
+
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""
         return await self._in("work", lambda store: plans.decode_seconds(store, run_id))
@@ -160,6 +166,19 @@ class Lab:
 
             wanted = client.branched(store, run_id, at=at, overrides=overrides)
             return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
+
+        return await self._in("work", ask)
+
+    async def plan_of_sweep(
+        self, spec: RunSpec, over: Sequence[str], stop_at: int | None
+    ) -> PlannedSweep:
+        """What variants of a run would compute together. Raises as `tui.describe.sweeps.checked_members` does."""
+
+        def ask(store: Store) -> PlannedSweep:
+            from tui.describe.sweeps import planned_sweep, variants
+
+            members = variants(store, spec, over, stop_at=stop_at)
+            return planned_sweep(store, members, stop_at=stop_at)
 
         return await self._in("work", ask)
 
@@ -281,6 +300,23 @@ class Lab:
 
             check_output(store, spec)
             return client.submit(store, spec, preset=preset)
+
+        return await self._in("change", ask)
+
+    async def launch_sweep(
+        self, spec: RunSpec, preset: str, over: Sequence[str], stop_at: int | None
+    ) -> tuple[str, list[str]]:
+        """Queue variants of a run, all or none, as `modiff sweep` does; their tag and ids."""
+
+        def ask(store: Store) -> tuple[str, list[str]]:
+            from engine.process.launch import retire_other_engines
+            from engine.runs.sweep import new_tag, queue_members
+            from tui.describe.sweeps import variants
+
+            members = variants(store, spec, over, stop_at=stop_at)
+            retire_other_engines(store)
+            tag = new_tag()
+            return tag, queue_members(store, members, preset=preset, stop_at=stop_at, tag=tag)
 
         return await self._in("change", ask)
 

@@ -117,19 +117,26 @@ def sheet_target(output: Path | None, name: str, *, overwrite: bool) -> Path:
     return target
 
 
+def check_sheet_size(num_runs: int, num_frames: int) -> None:
+    """Raises BadSheet, which names the limit, where there would be too much on a sheet."""
+    from engine.compare.sheet import check_size
+    from engine.errors import EngineError
+
+    try:
+        check_size(num_runs, num_frames)
+    except EngineError as error:
+        raise BadSheet(str(error)) from None
+
+
 def make_sheet(
     store: Store, runs: Sequence[RunRecord], target: Path, *, num_frames: int, overwrite: bool
 ) -> dict[str, Any]:
     """Draw the sheet; what it shows, as `modiff sheet --json` tells it. Raises BadSheet where it would be too large,
     EngineError where it cannot be written."""
-    from engine.compare.sheet import check_size, tile_of, write_sheet
-    from engine.errors import EngineError
+    from engine.compare.sheet import tile_of, write_sheet
     from store.index.index import open_index
 
-    try:
-        check_size(len(runs), num_frames)
-    except EngineError as error:
-        raise BadSheet(str(error)) from None
+    check_sheet_size(len(runs), num_frames)
     values = varying([json.loads(run.spec_json) for run in runs])
     labels = [label(each) or run.id for run, each in zip(runs, values, strict=True)]
     with open_index(store.root) as index:
