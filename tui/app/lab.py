@@ -171,14 +171,18 @@ class Lab:
 
     async def plan_of_sweep(
         self, spec: RunSpec, over: Sequence[str], stop_at: int | None
-    ) -> PlannedSweep:
-        """What variants of a run would compute together. Raises as `tui.describe.sweeps.checked_members` does."""
+    ) -> tuple[int, PlannedSweep | None]:
+        """How many variants of a run there would be, and what they would compute together; None where they are too
+        many to be planned while somebody types. Raises as `tui.describe.sweeps.variants` does."""
 
-        def ask(store: Store) -> PlannedSweep:
-            from tui.describe.sweeps import planned_sweep, variants
+        def ask(store: Store) -> tuple[int, PlannedSweep | None]:
+            from tui.describe.sweeps import MAX_PLANNED, num_variants, planned_sweep, variants
 
+            total = num_variants(over)
+            if total > MAX_PLANNED:
+                return total, None
             members = variants(store, spec, over, stop_at=stop_at)
-            return planned_sweep(store, members, stop_at=stop_at)
+            return total, planned_sweep(store, members, stop_at=stop_at)
 
         return await self._in("work", ask)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The command line asks for --yes above this: at a minute each, a thousand runs are most of a day.
 MAX_UNASKED = 1000
+# A plan of micro takes a hundredth of a second, of a long run more.
+MAX_PLANNED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +67,27 @@ def checked_members(
     return members
 
 
+def num_variants(over: Sequence[str]) -> int:
+    """How many runs `variants` makes. Raises PresetError for more than MAX_UNASKED."""
+    from engine.runs.sweep import count, parse_axes
+    from presets.errors import PresetError
+
+    total = count(parse_axes(over))
+    if total > MAX_UNASKED:
+        raise PresetError(f"this would be {total} runs; expected at most {MAX_UNASKED}")
+    return total
+
+
 def variants(
     store: Store, spec: RunSpec, over: Sequence[str], *, stop_at: int | None
 ) -> list[Member]:
     """Runs like `spec`, one for every combination of values. over: as of `modiff sweep --over`. A path of its output
     is their pattern. Raises as `checked_members` does."""
-    from engine.runs.sweep import count, parse_axes
-    from presets.errors import PresetError
+    from engine.runs.sweep import parse_axes
     from presets.library import override
 
-    axes = parse_axes(over)
-    if (total := count(axes)) > MAX_UNASKED:
-        raise PresetError(f"this would be {total} runs; expected at most {MAX_UNASKED}")
-    load = partial(override, spec)
+    num_variants(over)
+    axes, load = parse_axes(over), partial(override, spec)
     return checked_members(store, axes, load, stop_at=stop_at, pattern=spec.output.path)
 
 

@@ -28,7 +28,7 @@ TEXT_LINES = 2
 _GAP = 2  # cells between two tiles, and to their pictures' right
 _GAP_LINES = 1
 MIN_PICTURE = (16, 6)  # cells; below that a picture tells nothing
-MAX_PICTURE = (64, 32)  # cells; above that it costs more to draw than it tells
+MAX_PICTURE = (48, 24)  # cells; above that it costs more to draw than it tells
 
 
 class Tile(NamedTuple):
@@ -157,11 +157,15 @@ class Thumbnails(Drawn, can_focus=True):
         height of most pictures."""
         if (tuple(tiles), aspect) == (self._tiles, self._aspect):
             return
-        before = self.current
+        before, old = self.current, {tile.key for tile in self._tiles}
         self._tiles, self._aspect = tuple(tiles), aspect
         keys = [tile.key for tile in tiles]
-        self._cursor = keys.index(before) if before in keys else min(self._cursor, len(keys) - 1)
-        self._cursor = max(0, self._cursor)
+        if before in keys:
+            self._cursor = keys.index(before)
+        elif old.isdisjoint(keys):
+            self._cursor = 0
+        else:
+            self._cursor = max(0, min(self._cursor, len(keys) - 1))
         self._settle()
 
     def show_pictures(self, pictures: Mapping[str, Frames]) -> None:
