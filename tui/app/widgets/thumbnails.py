@@ -75,10 +75,11 @@ def layout_of(count: int, width: int, height: int, aspect: float) -> Layout:
         return best
     columns = max(1, width // (MIN_PICTURE[0] + _GAP))
     tile = max(1, width // columns - _GAP)
-    _, picture_rows = _picture_cells(tile, max(1, height - TEXT_LINES), aspect)
-    tile_lines = max(MIN_PICTURE[1], picture_rows) + TEXT_LINES + _GAP_LINES
-    rows = max(1, (height + _GAP_LINES) // tile_lines)
-    return Layout(columns, rows, tile, max(1, min(picture_rows, height - TEXT_LINES)))
+    _, wanted_rows = _picture_cells(tile, max(1, height - TEXT_LINES), aspect)
+    below = TEXT_LINES + _GAP_LINES
+    rows = max(1, (height + _GAP_LINES) // (min(wanted_rows, MIN_PICTURE[1]) + below))
+    picture_rows = min(wanted_rows, (height + _GAP_LINES) // rows - below)
+    return Layout(columns, rows, tile, max(1, picture_rows))
 
 
 def _picture_cells(width: int, rows: int, aspect: float) -> tuple[int, int]:

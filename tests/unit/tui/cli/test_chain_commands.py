@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from engine import client
+from engine.errors import EngineError
 from engine.process.version import installed_version
 from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
@@ -527,6 +528,53 @@ def test_a_sweep_ends_with_a_table(capsys, store, engine):
     assert "a \\x1b[31m star" in out
     assert (Path.cwd() / "4.mp4").read_bytes() == VIDEO
     assert f"run {engine.executed[1]} (2 of 4): prompt=" in err
+
+
+def test_a_sweep_names_the_sheet_that_would_show_it(capsys, store, engine):
+    out, err = told(capsys, "sweep", "micro", "--over", "seed=8,9", "--json")
+    tag = json.loads(out)["tag"]
+    assert f"modiff sheet --tag {tag} shows them side by side" in err
+    assert "sheet" not in json.loads(out)
+
+
+def test_a_sweep_draws_its_sheet_at_the_end(capsys, store, engine):
+    arguments = ("sweep", "micro", "--over", "seed=8,9", "--sheet", "grid.png", "--json")
+    result = json.loads(told(capsys, *arguments).out)
+    assert result["sheet"] == os.path.abspath("grid.png")
+    assert Path("grid.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads(
+        told(capsys, "sweep", "micro", "--over", "seed=5,6", "--json", "--sheet").out
+    )
+    assert result["sheet"] == os.path.abspath(f"modiff-sheet-{result['sweep']}.png")
+
+
+def test_a_sheet_that_cannot_be_is_said_and_the_runs_are_told_of(
+    capsys, store, engine, monkeypatch
+):
+    def fail(*_given, **_named):
+        raise EngineError("cannot write grid.png: No space left on device")
+
+    monkeypatch.setattr("tui.cli.commands.sheet.make_sheet", fail)
+    arguments = ("sweep", "micro", "--over", "seed=8,9", "--sheet", "grid.png", "--json")
+    out, err = told(capsys, *arguments)
+    assert "no sheet was drawn: cannot write grid.png" in err
+    assert json.loads(out)["sheet"] is None
+    assert [run["status"] for run in json.loads(out)["runs"]] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sheet", "grid.gif"), "ends in .png"),
+        (("--sheet", "gone/grid.png"), "there is no folder"),
+        (("--sheet", "grid.png", "--detach"), "nobody is there to draw a sheet"),
+    ],
+)
+def test_a_wrong_sheet_is_refused_before_anything_is_queued(
+    capsys, store, no_engine, arguments, words
+):
+    assert words in refused(capsys, "sweep", "micro", "--over", "seed=1,2", *arguments)
+    assert store.runs(limit=9) == []
 
 
 def test_a_sweep_that_stops_early_is_finished_by_choice(capsys, store, engine):
