@@ -84,9 +84,8 @@ class Runs(ModiffScreen):
         self._told: tuple[object, ...] | None = None
         self._looked_at = 0.0
         self._trouble = ""
-        self._pictured: dict[
-            str, object
-        ] = {}  # by run that is seen, how it stood when its picture was asked for
+        # by run that is seen, how it stood when its picture was asked for
+        self._pictured: dict[str, tuple[str, int | None]] = {}
 
     def compose(self) -> ComposeResult:
         yield TopLine("runs")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -546,6 +547,21 @@ def test_a_sweep_draws_its_sheet_at_the_end(capsys, store, engine):
         told(capsys, "sweep", "micro", "--over", "seed=5,6", "--json", "--sheet").out
     )
     assert result["sheet"] == os.path.abspath(f"modiff-sheet-{result['sweep']}.png")
+
+
+def test_the_page_on_chains_hunts_for_a_seed(capsys, store, engine):
+    page = (ROOT / "docs" / "chain.md").read_text(encoding="utf-8")
+    lines = page.partition("<!-- sweep -->\n```sh\n")[2].partition("```")[0].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["sweep", "sheet", "finish"]
+    told(capsys, *shlex.split(lines[0])[1:])
+    runs = store.runs(limit=9)
+    (tag,) = store.tags_of([runs[0].id])[runs[0].id]
+    told(capsys, *shlex.split(lines[1].replace("sweep/ID", tag))[1:])
+    assert Path("grid.png").is_file()
+    assert Path("grid.webp").is_file()
+    assert {store.run(run.id).stop_at for run in runs} == {5}
+    told(capsys, "finish", runs[0].id, runs[7].id)
+    assert [run.stop_at for run in store.runs(limit=9)] == [None, *[5] * 6, None]
 
 
 def test_a_sheet_that_cannot_be_is_said_and_the_runs_are_told_of(
