@@ -54,7 +54,7 @@ class Listing(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="list.down"),
         Binding("k", "cursor_up", "Up", show=False, id="list.up"),
-        Binding("G", "scroll_bottom", "Last", show=False, id="list.last"),
+        Binding("G,end", "scroll_bottom", "Last", show=False, id="list.last"),
     ]
 
     def __init__(self, columns: Sequence[Column], *, id: str) -> None:

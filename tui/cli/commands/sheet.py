@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,9 +175,10 @@ def _found(store: Store, tags: Sequence[str], line: str) -> list[RunRecord]:
     from tui.describe.run_filter import BadSearch, parse
 
     try:
-        search = parse(" ".join([line, *(f"'tag:{tag}'" for tag in tags)]))
+        search = parse(line)
     except BadSearch as error:
         raise BadSheet(printable(str(error))) from None
+    search = replace(search, tags=(*search.tags, *tags))
     return search.find(store, MAX_PICTURES + 1)[::-1]
 
 
