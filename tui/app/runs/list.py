@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.suggester import Suggester
 from textual.widgets import ContentSwitcher, Input, Static, Tree
@@ -312,6 +313,10 @@ class RunList(Vertical):
 
     def _tell_move(self) -> None:
         row = self.current
+        # a narrow tile cuts it
+        told = self._titles.get(row.record.id, "") if row and self._is_in_gallery else ""
+        if str(self.border_subtitle or "") != told:
+            self.border_subtitle = Content(told)
         if row != self._moved:
             self._moved = row
             self.post_message(self.Moved(row))

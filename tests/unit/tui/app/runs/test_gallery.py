@@ -82,13 +82,15 @@ def test_eight_runs_are_told_apart_and_the_best_two_finished_with_three_keys(sto
         assert list(grid.seen) == ids  # in the order of the sweep
         assert all(f"seed {seed} " in text(grid) for seed in range(1, 9))
         assert text(grid).count("◐ 3/5") == 8
+        runs = pilot.app.screen_stack[0].query_one(RunList)
+        assert str(runs.border_subtitle) == "seed 8"  # whole, however narrow its tile is
         await pilot.press("home", "right", "m", "down", "right", "m", "r")
         await until(pilot, lambda: len(store.queued()) == 2)
         assert {run.id for run in store.queued()} == {ids[1], ids[6]}
         assert [run.stop_at for run in store.queued()] == [None, None]
         await until(pilot, lambda: "○ queued" in text(grid))
         assert (started, notices(pilot.app)) == (["engine"], ["2 runs are queued"])
-        assert pilot.app.screen_stack[0].query_one(RunList).marks == []
+        assert runs.marks == []
 
     play("runs", script)
 
