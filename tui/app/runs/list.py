@@ -49,6 +49,13 @@ _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
 
 
+class RunTable(Listing):
+    """The table of runs, in which G is left to the screen, for the gallery."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "last" and super().check_action(action, parameters)
+
+
 class RunList(Vertical):
     """Holds the runs that are shown, which of them is current, and which are marked, in their order."""
 
@@ -106,7 +113,7 @@ class RunList(Vertical):
             yield Static("", id="found", markup=False)
         yield Static("", id="problem", markup=False)
         with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
-            yield Listing(_COLUMNS, id="table")
+            yield RunTable(_COLUMNS, id="table")
             yield RunTree()
             yield Thumbnails(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
             yield Static(_NO_RUNS, id="empty")

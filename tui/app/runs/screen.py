@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal
-from textual.widgets import Input
 
 from tui.app.base import ModiffScreen
 from tui.app.messages import BranchFrom
@@ -51,10 +50,7 @@ class Runs(ModiffScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="list.filter"),
-        Binding(
-            "G", "gallery", "Gallery", id="runs.gallery", priority=True,
-            tooltip="Thumbnails in a grid, and back",
-        ),
+        Binding("G", "gallery", "Gallery", id="runs.gallery", tooltip="Thumbnails, and back"),
         Binding("t", "switch", "Tree", id="runs.tree", tooltip="Table or tree of branches"),
         Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, r, X and delete"),
         Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
@@ -75,7 +71,7 @@ class Runs(ModiffScreen):
             "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
         ),
         Binding("escape", "back", "Back", id="app.back", show=False),
-    ]  # fmt: skip
+    ]
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,8 +246,6 @@ class Runs(ModiffScreen):
         row = self.runs.current if self.is_mounted else None
         if action in _NEED_RUN and row is None:
             return False
-        if action == "gallery":  # in a field it is a letter
-            return not isinstance(self.focused, Input)
         if action == "go_on":
             marked = self.runs.marked if self.is_mounted else []
             return any(summary.can_go_on(each.record) for each in (marked or [row] if row else []))
