@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from store.keys import derive_key
 
 if TYPE_CHECKING:
@@ -129,6 +131,25 @@ def facts_of(node: Node, names: Mapping[str, str], on: Identity | None) -> dict[
 def key_of(node: Node, names: Mapping[str, str], on: Identity | None) -> str:
     """The key of what a node makes; arguments as of `facts_of`."""
     return derive_key(node.stage.name, facts_of(node, names, on))
+
+
+def structures(order: Sequence[Node]) -> dict[Node, str]:
+    """A name for each node that is the same for nodes, also of other graphs, that make the same of the same; unlike a
+    key it asks for nothing that is not known yet. order: with the inputs of each before it."""
+    names: dict[Node, str] = {}
+    parts: dict[int, Plain] = {}
+    for node in order:
+        if id(node.part) not in parts:
+            parts[id(node.part)] = msgspec.to_builtins(node.part)
+        inputs = {
+            slot: value.data.hex()
+            if isinstance(value, Given)
+            else f"{value.output}/{names[value.node]}"
+            for slot, value in node.inputs.items()
+        }
+        facts = {**facts_of(node, inputs, None), "part": parts[id(node.part)]}
+        names[node] = derive_key(node.stage.name, facts)
+    return names
 
 
 def encode_facts(facts: Mapping[str, Plain]) -> str:

@@ -7,30 +7,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from engine.compare.drawing import (
+    FAINT,
+    GAP,
+    INK,
+    LINE,
+    MARGIN,
+    PAPER,
+    SIZE,
+    SMALL,
+    SMALL_LINE,
+    Colour,
+    draw_text,
+    fitted,
+    image_of,
+    new_file,
+    some_frames,
+    wrapped,
+)
 from engine.compare.frames import Frame, read_frames
 from engine.compare.similarity import Similarity
-from engine.errors import EngineError
 from engine.output.encoders import encode
-from store.blobs.files import written_whole
 
 PANEL_SIDE = 256  # of a frame in the video, at least
-CELL = (208, 160)  # of a frame in the sheet, at most
 MIN_CELL_WIDTH = 112  # holds the line below a cell
 COLUMNS = 8
-GAP, MARGIN, GUTTER = 10, 16, 176
-SIZE, LINE, SMALL, SMALL_LINE = 16, 22, 12, 17
-INK, FAINT, PAPER = (20, 24, 32), (96, 104, 116), (255, 255, 255)
+GUTTER = 176
 ACCENTS = ((31, 95, 191), (190, 76, 16))  # of A and B: told apart by every kind of eye
 MAX_GAIN = 64
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +79,9 @@ def write_side_by_side(path: Path, a: Clip, b: Clip, *, fps: int) -> None:
     ground = Image.new("RGB", (sum(slots) + GAP, height + height % 2), PAPER)
     draw = ImageDraw.Draw(ground)
     for name, clip, left, slot, colour in zip("AB", (a, b), lefts, slots, ACCENTS, strict=True):
-        _text(draw, (left + GAP, GAP), f"{name}  {clip.run}", SIZE, colour, slot - 2 * GAP)
+        draw_text(draw, (left + GAP, GAP), f"{name}  {clip.run}", SIZE, colour, slot - 2 * GAP)
         caption = "   ".join(clip.captions)
-        _text(draw, (left + GAP, GAP + LINE), caption, SMALL, FAINT, slot - 2 * GAP)
+        draw_text(draw, (left + GAP, GAP + LINE), caption, SMALL, FAINT, slot - 2 * GAP)
 
     def pictures() -> Iterator[bytes]:
         for pair in chain([first], pairs):
@@ -80,7 +90,7 @@ def write_side_by_side(path: Path, a: Clip, b: Clip, *, fps: int) -> None:
                 ground.paste(panel, (left + (slot - panel.width) // 2, top))
             yield ground.tobytes()
 
-    with _new_file(path) as part:
+    with new_file(path) as part:
         size = (ground.height, ground.width)
         encode(part, pictures(), size=size, fps=fps)
 
@@ -93,19 +103,19 @@ def write_sheet(path: Path, a: Clip, b: Clip, similarity: Similarity | None) -> 
     """
     rows, chosen = [], []
     for name, clip, colour in zip("AB", (a, b), ACCENTS, strict=True):
-        moments, images = _some_frames(clip.path)
+        moments, images = some_frames(clip.path, COLUMNS)
         lines = [f"frame {moment + 1}" for moment in moments]
         rows.append(_Row(f"{name}  {clip.run}", colour, clip.captions, images, lines))
         chosen.append(moments)
     if similarity is not None:
         rows.append(_difference_row(rows[0].pictures, rows[1].pictures, chosen[0], similarity))
     sheet = _drawn(rows)
-    with _new_file(path) as part:
+    with new_file(path) as part:
         sheet.save(part, format="PNG")
 
 
 def _drawn(rows: Sequence[_Row]) -> Image.Image:
-    cells = [[_fitted(picture) for picture in row.pictures] for row in rows]
+    cells = [[fitted(picture) for picture in row.pictures] for row in rows]
     width = max(MIN_CELL_WIDTH, *(cell.width for row in cells for cell in row))
     heights = [max(cell.height for cell in row) for row in cells]
     num_columns = max(map(len, cells))
@@ -120,11 +130,11 @@ def _drawn(rows: Sequence[_Row]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     top = MARGIN
     for row, pictures, height in zip(rows, cells, heights, strict=True):
-        _text(draw, (MARGIN, top), row.title, SIZE, row.colour, GUTTER - GAP)
-        captions = [line for each in row.captions for line in _wrapped(draw, each)]
+        draw_text(draw, (MARGIN, top), row.title, SIZE, row.colour, GUTTER - GAP)
+        captions = [line for each in row.captions for line in wrapped(draw, each, GUTTER - GAP)]
         for number, caption in enumerate(captions[: (height - LINE) // SMALL_LINE + 1]):
             at = MARGIN, top + LINE + number * SMALL_LINE
-            _text(draw, at, caption, SMALL, FAINT, GUTTER - GAP)
+            draw_text(draw, at, caption, SMALL, FAINT, GUTTER - GAP)
         for column, (picture, line) in enumerate(zip(pictures, row.lines, strict=True)):
             left = MARGIN + GUTTER + column * (width + GAP)
             sheet.paste(picture, (left + (width - picture.width) // 2, top))
@@ -162,15 +172,6 @@ def _gain(differences: Sequence[Image.Image]) -> int:
     return min(MAX_GAIN, 2 ** int(math.log2(255 / largest)))
 
 
-def _some_frames(path: Path) -> tuple[list[int], list[Image.Image]]:
-    """Up to COLUMNS frames, evenly spread from the first to the last, with their indices."""
-    length = sum(1 for _ in read_frames(path))
-    last = max(1, min(COLUMNS, length) - 1)
-    moments = sorted({round(i * (length - 1) / last) for i in range(last + 1)})
-    wanted = set(moments)
-    return moments, [_image(frame) for i, frame in enumerate(read_frames(path)) if i in wanted]
-
-
 def _pairs(a: Iterable[Frame], b: Iterable[Frame]) -> Iterator[tuple[Frame, Frame]]:
     last_a = last_b = None
     for one, other in zip_longest(a, b):
@@ -179,64 +180,8 @@ def _pairs(a: Iterable[Frame], b: Iterable[Frame]) -> Iterator[tuple[Frame, Fram
             yield last_a, last_b
 
 
-def _image(frame: Frame) -> Image.Image:
-    return Image.frombytes("RGB", (frame.width, frame.height), frame.pixels)
-
-
 def _panel(frame: Frame) -> Image.Image:
     factor = max(1, -(-PANEL_SIDE // max(frame.width, frame.height)))
-    return _image(frame).resize(
+    return image_of(frame).resize(
         (frame.width * factor, frame.height * factor), Image.Resampling.NEAREST
     )
-
-
-def _fitted(image: Image.Image) -> Image.Image:
-    """As large as a cell allows."""
-    factor = min(CELL[0] / image.width, CELL[1] / image.height)
-    if factor >= 1:
-        return image.resize(
-            (image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST
-        )
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _wrapped(draw: ImageDraw.ImageDraw, caption: str) -> list[str]:
-    """The caption as lines of the sheet's left column, broken between words."""
-    font, lines = ImageFont.load_default(SMALL), [""]
-    for word in caption.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or draw.textlength(longer, font) <= GUTTER - GAP:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    size: int,
-    colour: Colour,
-    width: int,
-) -> None:
-    """One line, cut where it is wider than `width` pixels."""
-    font = ImageFont.load_default(size)
-    if draw.textlength(text, font) > width:
-        while text and draw.textlength(f"{text}...", font) > width:
-            text = text[:-1]
-        text = f"{text.rstrip()}..."
-    draw.text(at, text, fill=colour, font=font)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that gets its name at the end, unless something else has it by then."""
-    try:
-        with written_whole(path, replaces=False) as part:
-            yield part
-    except FileExistsError:
-        raise EngineError(f"{path} is there already; nothing is overwritten") from None
-    except OSError as error:
-        raise EngineError(f"cannot write {path}: {error.strerror or error}") from error

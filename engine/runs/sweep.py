@@ -6,6 +6,7 @@ followed by all that reuse them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -30,7 +31,10 @@ from presets.fields import Field, fields
 from presets.overrides import parse_overrides, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain, validate
+from store.errors import StoreError
+from store.lineage.queue import new_id
 from store.lineage.records import Segment
+from store.store import Store
 
 # A range of more values is a typing slip, and would be held in memory before anybody is asked.
 MAX_VALUES = 10_000
@@ -150,6 +154,48 @@ def with_outputs(members: Sequence[Member], pattern: str) -> list[Member]:
         spec = validate(msgspec.structs.replace(member.spec, output=output))
         found.append(Member(member.values, spec, member.segments))
     return found
+
+
+def queue_member(
+    store: Store, member: Member, *, preset: str, stop_at: int | None, tag: str
+) -> str:
+    """Queue one run of a sweep under the tag that all of its runs have; returns its id. Raises as
+    `engine.client.submit` does."""
+    from engine.client import submit
+
+    run_id = submit(
+        store,
+        member.spec,
+        preset=preset,
+        segments=member.segments,
+        stop_at=stop_at,
+        is_checked=True,
+    )
+    store.tag(run_id, [tag])
+    return run_id
+
+
+def queue_members(
+    store: Store, members: Sequence[Member], *, preset: str, stop_at: int | None, tag: str
+) -> list[str]:
+    """Queue all runs of a sweep, or none: those that were queued are cancelled where one cannot be."""
+    run_ids: list[str] = []
+    try:
+        for (
+            member
+        ) in members:  # one by one, so that what is queued is known when the next is refused
+            run_id = queue_member(store, member, preset=preset, stop_at=stop_at, tag=tag)
+            run_ids.append(run_id)
+    except BaseException:
+        with contextlib.suppress(StoreError):  # what led here is the thing to tell
+            store.request_cancel_all(run_ids)
+        raise
+    return run_ids
+
+
+def new_tag() -> str:
+    """`sweep/ID`, of an id that no sweep has."""
+    return f"sweep/{new_id()}"
 
 
 def _parse_axis(text: str) -> Axis:

@@ -86,7 +86,7 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
             assert decode_spec(new.spec_json).guidance.scale == 6
 
             await until(lambda: app.watched_run == new.id and app.current_mode == "live")
-            await pilot.press("3", "escape", "G", "k")
+            await pilot.press("3", "escape", "end", "k")
             await until(lambda: details.detail is not None and details.detail.record.id == new.id)
             await pilot.press("d")
             await until(lambda: isinstance(app.screen, Compare))

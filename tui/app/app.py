@@ -21,7 +21,7 @@ from textual.worker import WorkerCancelled
 
 from tui.app.base import ModiffBase
 from tui.app.control_filter import Harmless
-from tui.app.messages import BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
+from tui.app.messages import BranchFrom, ComposeWith, Queued, QueuedRuns, ShowRun, WatchRun
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
 
@@ -189,12 +189,30 @@ class ModiffApp(ModiffBase):
         screen.runs.select(run_id)
         screen.runs.focus_list()
 
+    @work(exclusive=True, group="runs")
+    async def show_gallery(self, line: str) -> None:
+        """Show the runs that fit a filter as pictures."""
+        self.preferences.screen = "runs"
+        await self.switch_mode("runs")
+        from tui.app.runs.screen import Runs
+
+        screen = self.get_screen_stack("runs")[0]
+        assert isinstance(screen, Runs)
+        screen.show_gallery(line)
+
     def on_queued(self, message: Queued) -> None:
         self.ensure_engine()
         if message.watch:
             self.watch_run(message.run_id)
         else:
             self.notify(f"run {message.run_id} is queued", markup=False)
+
+    def on_queued_runs(self, message: QueuedRuns) -> None:
+        self.ensure_engine()
+        count = len(message.run_ids)
+        self.notify("1 run is queued" if count == 1 else f"{count} runs are queued")
+        if message.tag:
+            self.show_gallery(f"tag:{message.tag}")
 
     def on_watch_run(self, message: WatchRun) -> None:
         self.watch_run(message.run_id)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tui.describe.run import At, Detail, RunRow
     from tui.describe.run_filter import Search
     from tui.describe.space import Space
+    from tui.describe.sweeps import PlannedSweep
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
@@ -142,6 +143,11 @@ class Lab:
         found = await self.previews([key for each in wanted for key in pictures.keys_of(*each)])
         return [pictures.shown(detail, step, found) for detail, step in wanted]
 
+    async def thumbnails(self, run_ids: Sequence[str]) -> dict[str, Preview]:
+        """By run the preview that stands for it; runs without one, and those that were removed, are left out."""
+        lane = self._lanes["read"]
+        return await lane.ask(lambda store: runs.thumbnails(store, lane.index(store), run_ids))
+
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""
         return await self._in("work", lambda store: plans.decode_seconds(store, run_id))
@@ -209,6 +215,23 @@ class Lab:
 
             wanted = client.branched(store, run_id, at=at, overrides=overrides)
             return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
+
+        return await self._in("work", ask)
+
+    async def plan_of_sweep(
+        self, spec: RunSpec, over: Sequence[str], stop_at: int | None
+    ) -> tuple[int, PlannedSweep | None]:
+        """How many variants of a run there would be, and what they would compute together; None where they are too
+        many to be planned while somebody types. Raises as `tui.describe.sweeps.variants` does."""
+
+        def ask(store: Store) -> tuple[int, PlannedSweep | None]:
+            from tui.describe.sweeps import MAX_PLANNED, num_variants, planned_sweep, variants
+
+            total = num_variants(over)
+            if total > MAX_PLANNED:
+                return total, None
+            members = variants(store, spec, over, stop_at=stop_at)
+            return total, planned_sweep(store, members, stop_at=stop_at)
 
         return await self._in("work", ask)
 
@@ -328,6 +351,23 @@ class Lab:
             from engine import client
 
             return client.submit(store, spec, preset=preset)
+
+        return await self._in("change", ask)
+
+    async def launch_sweep(
+        self, spec: RunSpec, preset: str, over: Sequence[str], stop_at: int | None
+    ) -> tuple[str, list[str]]:
+        """Queue variants of a run, all or none, as `modiff sweep` does; their tag and ids."""
+
+        def ask(store: Store) -> tuple[str, list[str]]:
+            from engine.process.launch import retire_other_engines
+            from engine.runs.sweep import new_tag, queue_members
+            from tui.describe.sweeps import variants
+
+            members = variants(store, spec, over, stop_at=stop_at)
+            retire_other_engines(store)
+            tag = new_tag()
+            return tag, queue_members(store, members, preset=preset, stop_at=stop_at, tag=tag)
 
         return await self._in("change", ask)
 

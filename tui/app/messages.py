@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from presets.spec import RunSpec
 
 
@@ -46,6 +48,14 @@ class ComposeWith(Message):
         self.spec, self.preset = spec, preset
         self.answered = asyncio.Event()
         self.is_taken = False
+
+
+class QueuedRuns(Message):
+    """Several runs were queued: an engine is needed, and where they have a tag of their own they are to be shown."""
+
+    def __init__(self, run_ids: Sequence[str], tag: str = "") -> None:
+        super().__init__()
+        self.run_ids, self.tag = run_ids, tag
 
 
 class Queued(Message):

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("tui.cli.commands.show:show", "Show all that is known about one run."),
     "tree": ("tui.cli.commands.tree:tree", "Show which run was branched from which."),
     "compare": ("tui.cli.commands.compare:compare", "Compare two runs, from settings to frames."),
+    "sheet": ("tui.cli.commands.sheet:sheet", "Draw a contact sheet of runs."),
     "replay": ("tui.cli.commands.replay:replay", "Make the output of a run again, from the store."),
     "branch": ("tui.cli.commands.branch:branch", "Go on from a step of a run with other settings."),
     "cancel": ("tui.cli.commands.runs:cancel", "Cancel a run that is queued or running."),

@@ -41,11 +41,13 @@ def follow_many(
     manner: Manner,
     *,
     note: str = "",
-    about: Mapping[str, str] | None = None,
+    about: Mapping[str, object] | None = None,
+    at_end: Callable[[Sequence[str]], Mapping[str, object]] | None = None,
 ) -> int:
     """Queue the runs, follow them to their ends and tell how each did; returns the exit code.
 
-    note: a line of narration once all are queued. about: goes into the JSON object beside the runs.
+    note: a line of narration once all are queued. about: goes into the JSON object beside the runs. at_end: called
+    with the ids once all have ended and none was cancelled from here; what it returns goes into that object too.
     """
     from tui.cli.watch import Signals
 
@@ -68,6 +70,8 @@ def follow_many(
         if signals.ended_by:
             _part(store, run_ids, quiet=manner.quiet)
             return 128 + signals.ended_by
+    if at_end is not None and not is_cancelled:
+        about = {**about, **at_end(run_ids)}
     _report(store, run_ids, wanted, about, as_json=manner.as_json)
     if is_cancelled:
         return CANCELLED
@@ -151,7 +155,7 @@ def _report(
     store: Store,
     run_ids: Sequence[str],
     wanted: Sequence[Wanted],
-    about: Mapping[str, str],
+    about: Mapping[str, object],
     *,
     as_json: bool,
     only_ids: bool = False,

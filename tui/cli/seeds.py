@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from presets.seeds import random_seed
+from presets.seeds import RANDOM, random_seed, with_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_RANDOM = ("random", "-1")
 
 
 def seed_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | str | None:
     """The text of `--seed`, which `drawn_seed` makes a number of. Raises click.BadParameter."""
     if text is None:
         return None
-    if text.strip() in _RANDOM:
+    if text.strip() in RANDOM:
         return "random"
     try:
         return int(text)
@@ -40,11 +38,10 @@ def _drawn_in(setting: str, *, quiet: bool) -> str:
     key, _, values = setting.partition("=")
     if key.strip() != "seed":
         return setting
-    given = [value.strip() for value in values.split(",")]
-    if not any(value in _RANDOM for value in given):
-        return setting
-    drawn = [str(_drawn(quiet=quiet)) if value in _RANDOM else value for value in given]
-    return f"seed={','.join(drawn)}"
+    values, drawn = with_drawn(values)
+    for seed in drawn if not quiet else ():
+        click.echo(f"the seed is {seed}", err=True)
+    return f"seed={values}" if drawn else setting
 
 
 def _drawn(*, quiet: bool) -> int:

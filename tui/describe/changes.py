@@ -20,7 +20,7 @@ from tui.describe.setting_keys import short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from store.lineage.records import RunRecord
 
@@ -107,12 +107,23 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
     return found
 
 
-def _keys_that_vary(specs: Sequence[Settings]) -> list[str]:
+def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
+    """For each spec of a set its values of the settings that vary in it, those of the most values first and prompts,
+    which are long, last; {} where nothing does."""
+    settings = [settings_in(spec) for spec in specs]
+    keys = _keys_that_vary(settings, told_elsewhere=())
+    keys.sort(key=lambda key: key.endswith("prompt"))
+    return [{key: each.get(key) for key in keys} for each in settings]
+
+
+def _keys_that_vary(
+    specs: Sequence[Settings], told_elsewhere: Collection[str] = ("prompt",)
+) -> list[str]:
     keys = dict.fromkeys(key for spec in specs for key in spec)
     num_values = {
         key: len({_written(spec.get(key)) for spec in specs})
         for key in keys
-        if key != "prompt" and not key.startswith(_NOT_TOLD)
+        if key not in told_elsewhere and not key.startswith(_NOT_TOLD)
     }
     varied = [key for key, number in num_values.items() if number > 1]
     return sorted(varied, key=lambda key: -num_values[key])

@@ -109,7 +109,7 @@ def _step_rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
         rows.append(Row("denoise", 1, start, "stored", 0.0, 0))
     if start < total:
         seconds = None if past.step is None else past.step * (total - start)
-        num_bytes = _journal_bytes(spec, start, total, latent_bytes) + latent_bytes
+        num_bytes = journal_bytes(spec, start, total, latent_bytes) + latent_bytes
         rows.append(Row("denoise", start + 1, total, "compute", seconds, num_bytes))
     return rows
 
@@ -119,7 +119,8 @@ def _row(stage: str, state: str, seconds: float | None, num_bytes: int = 0) -> R
     return Row(stage, None, None, state, seconds if is_computed else 0.0, num_bytes * is_computed)
 
 
-def _journal_bytes(spec: RunSpec, start: int, total: int, latent_bytes: int) -> int:
+def journal_bytes(spec: RunSpec, start: int, total: int, latent_bytes: int) -> int:
+    """What the steps after the first `start` of `total` store."""
     from engine.chain.thinning import KEYFRAME_LATENTS, kept_steps
 
     kept = kept_steps(spec.keep, total, latent_bytes)

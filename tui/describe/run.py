@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from presets.settings import Settings
+    from store.index.index import Index
+    from store.index.previews import Preview
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
@@ -371,6 +373,13 @@ def ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:
                 break
             parent = found[-1].parent
     return run_rows(store, found)
+
+
+def thumbnails(store: Store, index: Index, run_ids: Sequence[str]) -> dict[str, Preview]:
+    from engine.runs.thumbnails import thumbnail
+
+    found = {run_id: thumbnail(index, store.links_of(run_id)) for run_id in run_ids}
+    return {run_id: each[0] for run_id, each in found.items() if each is not None}
 
 
 def _prompt(record: RunRecord) -> str:

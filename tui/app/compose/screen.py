@@ -43,6 +43,10 @@ class Compose(FormScreen):
         Binding(
             "ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"
         ),
+        Binding(
+            "ctrl+g", "variants", "Variants", id="compose.variants",
+            tooltip="several seeds and values at once",
+        ),
         Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
         Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
         Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),
@@ -178,6 +182,18 @@ class Compose(FormScreen):
             else:
                 self.action_panel("problems")
         return None
+
+    async def action_variants(self) -> None:
+        """Several seeds, and values of settings, of the run in the form."""
+        spec = await self.valid_spec()
+        if spec is None or self.draft is None:
+            return
+        if self._refusal:
+            self.action_panel("problems")
+            return
+        from tui.app.compose.variants import Variants
+
+        self.app.push_screen(Variants(spec, self.draft.preset))
 
     # Presets
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Confirm
-from tui.app.messages import ComposeWith, Queued
+from tui.app.messages import ComposeWith, Queued, QueuedRuns
 from tui.describe import run as summary
 from tui.text import printable, shorten
 from tui.units import size
@@ -23,14 +23,26 @@ _TOLD_SECONDS = 12
 _MAX_TOLD = 12
 
 
-async def go_on(app: ModiffBase, row: RunRow) -> None:
-    """Resume a run that stopped, or take one to its end that was to stop early; then show it."""
-    record = row.record
-    if record.status == "done":
-        await app.lab.finish(record.id)
-    else:
-        await app.lab.resume(record.id)
-    app.post_message(Queued(record.id, watch=True))
+async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None:
+    """Resume runs that stopped, take those to their end that were to stop early; those at their end stay as they are.
+
+    watch: show it, where it is a single one.
+    """
+    ids: list[str] = []
+    for row in rows:
+        record = row.record
+        if not summary.can_go_on(record):
+            continue
+        try:
+            await (app.lab.finish if record.status == "done" else app.lab.resume)(record.id)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is; the others go on
+            app.tell_error(error)
+        else:
+            ids.append(record.id)
+    if len(ids) == len(rows) == 1:
+        app.post_message(Queued(ids[0], watch=watch))
+    elif ids:
+        app.post_message(QueuedRuns(ids))
 
 
 async def replay(app: ModiffBase, row: RunRow) -> None:

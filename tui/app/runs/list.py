@@ -1,4 +1,4 @@
-"""The list of runs: a filter, and below it a table or the tree of what was branched from what."""
+"""The list of runs: a filter, and below it a table, the tree of what was branched from what, or a gallery."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.suggester import Suggester
 from textual.widgets import ContentSwitcher, Input, Static, Tree
 
+from tui.app.base import ModiffBase
 from tui.app.lab import RUN_LIMIT
+from tui.app.runs import gallery
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Column, Listing, Row
+from tui.app.widgets.thumbnails import Thumbnails, Tile
 from tui.describe import run_filter as searching
 from tui.describe.families import mark_of
 from tui.describe.run import PIN
@@ -43,6 +48,7 @@ _FOR_SOME = ("rating", "differs", "tags", "pin")
 _LEAST = ("progress", "tags", "time", "preset", "age")
 _MIN_PROMPT_CELLS = 20
 _MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
+_GALLERY_FPS = 4.0
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
 
@@ -80,6 +86,13 @@ def _column(name: str, cells: Sequence[str]) -> Column:
     return Column(cells[0], width, is_number=name in _NUMBERS)
 
 
+class RunTable(Listing):
+    """The table of runs, in which G is left to the screen, for the gallery."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "last" and super().check_action(action, parameters)
+
+
 class RunList(Vertical):
     """Holds the runs that are shown, which of them is current, and which are marked, in their order."""
 
@@ -104,6 +117,8 @@ class RunList(Vertical):
             super().__init__()
             self.line, self.search = line, search
 
+    app = getters.app(ModiffBase)
+
     def __init__(self, line: str, *, is_in_tree: bool = False) -> None:
         """line: the filter to begin with."""
         super().__init__(classes="panel")
@@ -116,6 +131,8 @@ class RunList(Vertical):
         self._relatives: tuple[Relative, ...] = ()
         self._fitting: Sequence[str] = ()
         self._is_in_tree = is_in_tree
+        self._is_in_gallery = False
+        self._titles: dict[str, str] = {}  # of the tiles, for the runs that fit
         self._entitle()
         self._moved: RunRow | None = None
 
@@ -133,8 +150,9 @@ class RunList(Vertical):
             yield Static("", id="found", markup=False)
         yield Static("", id="problem", markup=False)
         with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
-            yield Listing(table((), (), 0, 80)[0], id="table")
+            yield RunTable(table((), (), 0, 80)[0], id="table")
             yield RunTree()
+            yield Thumbnails(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
             yield Static(_NO_RUNS, id="empty")
 
     # What is shown
@@ -163,8 +181,14 @@ class RunList(Vertical):
         return self._view.has_focus
 
     @property
-    def _view(self) -> Listing | RunTree:
+    def _view(self) -> Listing | RunTree | Thumbnails:
+        if self._is_in_gallery:
+            return self.thumbnails
         return self.query_one(RunTree) if self._is_in_tree else self.query_one(Listing)
+
+    @property
+    def thumbnails(self) -> Thumbnails:
+        return self.query_one(Thumbnails)
 
     def show(self, rows: Sequence[RunRow], relatives: Sequence[Relative]) -> None:
         """rows: those that fit. relatives: the same and their ancestors, as families."""
@@ -181,14 +205,16 @@ class RunList(Vertical):
         self._draw()
 
     def _draw(self) -> None:
-        view = "tree" if self._is_in_tree else "table"
+        view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
             line = self.query_one(Input).value.strip()
             self.query_one("#empty", Static).update(_NONE_FIT if line else _NO_RUNS)
             view = "empty"
         had_focus = self.query_one("#views").has_focus_within
         self.query_one(ContentSwitcher).current = view
-        if self._is_in_tree:
+        if self._is_in_gallery:
+            self._draw_gallery()
+        elif self._is_in_tree:
             self.query_one(RunTree).show(self._relatives, self.marks)
         else:
             shown = [self._rows[run_id] for run_id in self._fitting]
@@ -198,6 +224,21 @@ class RunList(Vertical):
         if had_focus and view != "empty":
             self._view.focus()
         self._tell_move()
+
+    def _draw_gallery(self) -> None:
+        rows = gallery.in_order([self._rows[run_id] for run_id in self._fitting])
+        if self._titles.keys() != {*self._fitting}:  # what a run is made of does not change
+            self._titles = gallery.titles(rows)
+        tiles = [
+            Tile(
+                row.record.id,
+                self._titles[row.record.id],
+                gallery.line(row.record),
+                mark_of(row.record.id, self.marks),
+            )
+            for row in rows
+        ]
+        self.thumbnails.show(tiles, gallery.aspect(rows))
 
     def tell(self, problem: str) -> None:
         """What keeps the list from being read, or a filter from meaning something; "" for nothing."""
@@ -213,11 +254,25 @@ class RunList(Vertical):
     def focus_filter(self) -> None:
         self.query_one(Input).focus()
 
+    def fill_filter(self, line: str) -> None:
+        """Another filter, as if it had been typed."""
+        self.query_one(Input).value = line
+
     def switch(self) -> None:
-        """From table to tree and back, on the same run."""
+        """From table to tree and back, on the same run; from the gallery to what was before."""
+        if self._is_in_gallery:
+            self._change_to(is_in_tree=self._is_in_tree, is_in_gallery=False)
+        else:
+            self._change_to(is_in_tree=not self._is_in_tree, is_in_gallery=False)
+
+    def switch_gallery(self) -> None:
+        """To the gallery, and back to the table or the tree, on the same run."""
+        self._change_to(is_in_tree=self._is_in_tree, is_in_gallery=not self._is_in_gallery)
+
+    def _change_to(self, *, is_in_tree: bool, is_in_gallery: bool) -> None:
         run_id = self._view.current
         has_focus = self.query_one("#views").has_focus_within
-        self._is_in_tree = not self._is_in_tree
+        self._is_in_tree, self._is_in_gallery = is_in_tree, is_in_gallery
         self._entitle()
         self._draw()
         self.select(run_id)
@@ -229,12 +284,20 @@ class RunList(Vertical):
         """Whether it is a tree of branches, rather than a table."""
         return self._is_in_tree
 
+    @property
+    def is_in_gallery(self) -> bool:
+        """Whether it is a grid of thumbnails, whatever was there before."""
+        return self._is_in_gallery
+
     def _entitle(self) -> None:
-        self.border_title = "runs and branches" if self._is_in_tree else "runs"
+        title = "runs and branches" if self._is_in_tree else "runs"
+        self.border_title = "gallery" if self._is_in_gallery else title
 
     def action_first(self) -> None:
         """To the first run."""
-        if self._is_in_tree:
+        if self._is_in_gallery:
+            self.thumbnails.action_jump(0)
+        elif self._is_in_tree:
             self.query_one(RunTree).action_scroll_home()
         else:
             self.query_one(Listing).action_scroll_top()
@@ -296,8 +359,20 @@ class RunList(Vertical):
         event.stop()
         self.post_message(self.Opened())
 
+    def on_thumbnails_moved(self, event: Thumbnails.Moved) -> None:
+        event.stop()
+        self._tell_move()
+
+    def on_thumbnails_chosen(self, event: Thumbnails.Chosen) -> None:
+        event.stop()
+        self.post_message(self.Opened())
+
     def _tell_move(self) -> None:
         row = self.current
+        # a narrow tile cuts it
+        told = self._titles.get(row.record.id, "") if row and self._is_in_gallery else ""
+        if str(self.border_subtitle or "") != told:
+            self.border_subtitle = Content(told)
         if row != self._moved:
             self._moved = row
             self.post_message(self.Moved(row))

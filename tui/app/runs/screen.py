@@ -49,13 +49,15 @@ class Runs(ModiffScreen):
         "guidance.scale:>3, steps:<=20, scheduler.name:dpm*), preset:NAME, status:done, tag:NAME, tag:sweep/*, "
         "rating:>=4, since:2d, until:2026-11-01 and pinned. DIFFERS tells the settings in which the listed runs of one "
         "preset differ.\n\n"
-        "The first two marks are A and B, which d compares; X and delete take all that are marked. "
+        "The first two marks are A and B, which d compares; r, X and delete take all that are marked. "
+        "G shows the runs as pictures under what tells them from each other. "
         "[ and ] change the tab of the details, and inside its panels the panel; there , and . change the tab."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="list.filter"),
+        Binding("G", "gallery", "Gallery", id="runs.gallery", tooltip="Thumbnails, and back"),
         Binding("t", "switch", "Tree", id="runs.tree", tooltip="Table or tree of branches"),
-        Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, X and delete"),
+        Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, r, X and delete"),
         Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
         Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
         Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
@@ -88,6 +90,8 @@ class Runs(ModiffScreen):
         self._minute = 0
         # the newest run when somebody went from here to another screen; None: nobody has
         self._left_at: str | None = None
+        # by run that is seen, how it stood when its picture was asked for
+        self._pictured: dict[str, tuple[str, int | None]] = {}
 
     def compose(self) -> ComposeResult:
         yield TopLine("runs")
@@ -170,6 +174,7 @@ class Runs(ModiffScreen):
                 self._minute = minute
                 self.details.redraw()
             self._tell("")
+            self._fetch_pictures()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._tell(self.app.line_for(error))
 
@@ -193,6 +198,51 @@ class Runs(ModiffScreen):
         self.add_class("-opened")
         self.details.focus_content()
 
+    # The gallery
+
+    def show_gallery(self, line: str) -> None:
+        """The runs that fit a filter, as pictures."""
+        self.runs.fill_filter(line)
+        if not self.runs.is_in_gallery:
+            self.action_gallery()
+        self.remove_class("-opened")
+        self.runs.focus_list()
+
+    def action_gallery(self) -> None:
+        """Thumbnails in a grid, and back."""
+        self.remove_class("-opened")
+        self.runs.switch_gallery()
+        self.set_class(self.runs.is_in_gallery, "-gallery")
+
+    def on_thumbnails_seen(self) -> None:
+        self._fetch_pictures()
+
+    @work(exclusive=True, group="pictures")
+    async def _fetch_pictures(self) -> None:
+        """Those of the tiles that are seen, in one question: of runs that have none yet, that stand otherwise than
+        before, and that are at work."""
+        if not self.runs.is_in_gallery or self.app.preferences.images == "off":
+            return
+        records = {row.record.id: row.record for row in self.runs.rows}
+        seen = [records[run_id] for run_id in self.runs.thumbnails.seen if run_id in records]
+        stands = {run.id: (run.status, run.ended_ns) for run in seen}
+        # the pictures of others are not kept
+        self._pictured = {run: at for run, at in self._pictured.items() if run in stands}
+        wanted = [
+            run.id
+            for run in seen
+            if run.status == "running" or self._pictured.get(run.id) != stands[run.id]
+        ]
+        if not wanted:
+            return
+        try:
+            pictures = await self.app.lab.thumbnails(wanted)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        self._pictured = stands
+        self.runs.thumbnails.show_pictures(pictures)
+
     def action_filter(self) -> None:
         """To the line that says which runs are wanted."""
         self.remove_class("-opened")
@@ -201,6 +251,7 @@ class Runs(ModiffScreen):
     def action_switch(self) -> None:
         """From table to tree and back."""
         self.runs.switch()
+        self.set_class(self.runs.is_in_gallery, "-gallery")
         self.app.preferences.runs_view = "tree" if self.runs.is_in_tree else "table"
 
     def action_back(self) -> None:
@@ -208,6 +259,8 @@ class Runs(ModiffScreen):
         if self.has_class("-opened") or not self.runs.has_list_focus:
             self.remove_class("-opened")
             self.runs.focus_list()
+        elif self.runs.is_in_gallery:
+            self.action_gallery()
         elif self.runs.marks:
             self.runs.clear_marks()
 
@@ -218,6 +271,7 @@ class Runs(ModiffScreen):
     def action_mark(self) -> None:
         """Mark the run, or take its mark."""
         self.runs.toggle_mark()
+        self.refresh_bindings()
 
     # One run
 
@@ -226,7 +280,8 @@ class Runs(ModiffScreen):
         if action in _NEED_RUN and row is None:
             return False
         if action == "go_on":
-            return row is not None and summary.can_go_on(row.record)
+            marked = self.runs.marked if self.is_mounted else []
+            return any(summary.can_go_on(each.record) for each in (marked or [row] if row else []))
         if action in ("replay", "verify"):
             return row is not None and row.record.status == "done"
         if action in ("play", "open"):
@@ -251,8 +306,10 @@ class Runs(ModiffScreen):
         return self.runs.marked or [self._current()]
 
     def action_go_on(self) -> None:
-        """Resume the run, or take it to its end."""
-        self._do(run_actions.go_on(self.app, self._current()))
+        """Resume the marked runs, or this one, or take them to their end."""
+        rows, watch = self._chosen(), not self.runs.is_in_gallery
+        self._do(run_actions.go_on(self.app, rows, watch=watch))
+        self.runs.clear_marks()
 
     def action_replay(self) -> None:
         """Make its output again from the store."""

@@ -28,7 +28,6 @@ class RunTree(Tree[str]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="list.down"),
         Binding("k", "cursor_up", "Up", show=False, id="list.up"),
-        Binding("G", "scroll_end", "Last", show=False, id="list.last"),
     ]
 
     def __init__(self) -> None:

@@ -55,7 +55,8 @@ class Listing(DataTable[Text]):
         Binding("j", "cursor_down", "Down", show=False, id="list.down"),
         Binding("k", "cursor_up", "Up", show=False, id="list.up"),
         Binding("g", "scroll_top", "First", show=False, id="list.first"),
-        Binding("G", "scroll_bottom", "Last", show=False, id="list.last"),
+        Binding("G", "last", "Last", show=False, id="list.last"),
+        Binding("end", "scroll_bottom", "Last row", show=False, id="list.end"),
     ]
 
     def __init__(self, columns: Sequence[Column], *, id: str) -> None:
@@ -86,6 +87,10 @@ class Listing(DataTable[Text]):
             self.move_cursor(row=self.get_row_index(key), animate=False)
         except RowDoesNotExist:
             return
+
+    def action_last(self) -> None:
+        """To the last row."""
+        self.action_scroll_bottom()
 
     def on_resize(self, _event: events.Resize) -> None:
         self._fill(self.current, self.cursor_row)

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import ClassVar, Protocol
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
@@ -219,22 +220,8 @@ class Picture(Drawn):
         return self._drawings[self._index]
 
     def _first_drawing(self, frames: Frames, width: int, rows: int) -> list[Strip]:
-        columns, lines = fitted(frames.width, frames.height, width, rows)
-        pixels = _frame(frames, self._index)
-        per_cell = 1 if self._has_letters else 2
-        small = scaled(pixels, frames.width, frames.height, columns, lines * per_cell)
-        drawn: list[list[Segment]]
-        if self._has_letters:
-            is_dark = self.app.current_theme.dark
-            drawn = [[Segment(line, self.plain)] for line in letters(small, is_dark=is_dark)]
-        else:
-            drawn = half_blocks(small)
-        left, top = (width - columns) // 2, (rows - lines) // 2
-        before = Segment(" " * left, self.plain)
-        after = Segment(" " * (width - columns - left), self.plain)
-        blank = Strip.blank(width, self.plain)
-        middle = [Strip([before, *line, after], width) for line in drawn]
-        return [blank] * top + middle + [blank] * (rows - lines - top)
+        is_dark = self.app.current_theme.dark if self._has_letters else None
+        return frame_lines(frames, self._index, width, rows, self.plain, letters_on_dark=is_dark)
 
     # Real pixels
 
@@ -290,3 +277,32 @@ def _frame(frames: Frames, index: int) -> memoryview:
     """The pixels of one frame."""
     num_bytes = 3 * frames.width * frames.height
     return memoryview(frames.pixels)[num_bytes * index : num_bytes * (index + 1)]
+
+
+def frame_lines(
+    frames: Frames,
+    index: int,
+    width: int,
+    rows: int,
+    plain: Style,
+    *,
+    letters_on_dark: bool | None = None,
+) -> list[Strip]:
+    """One frame as `rows` lines of `width` cells, in the middle of them with its aspect kept.
+
+    plain: what is around it. letters_on_dark: letters instead of half blocks, on a dark ground or a bright one.
+    """
+    columns, lines = fitted(frames.width, frames.height, width, rows)
+    per_cell = 2 if letters_on_dark is None else 1
+    small = scaled(_frame(frames, index), frames.width, frames.height, columns, lines * per_cell)
+    drawn: list[list[Segment]]
+    if letters_on_dark is not None:
+        drawn = [[Segment(line, plain)] for line in letters(small, is_dark=letters_on_dark)]
+    else:
+        drawn = half_blocks(small)
+    left, top = (width - columns) // 2, (rows - lines) // 2
+    before = Segment(" " * left, plain)
+    after = Segment(" " * (width - columns - left), plain)
+    blank = Strip.blank(width, plain)
+    middle = [Strip([before, *line, after], width) for line in drawn]
+    return [blank] * top + middle + [blank] * (rows - lines - top)

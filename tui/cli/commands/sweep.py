@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,24 +20,24 @@ from tui.cli.options import (
 )
 from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
+from tui.describe.sweeps import MAX_UNASKED
+from tui.text import printable
 
 if TYPE_CHECKING:
-    from engine.runs.sweep import Member
     from presets.spec import RunSpec
     from store.store import Store
-
-# More is asked about with --yes: at a minute each, a thousand runs are most of a day.
-MAX_UNASKED = 1000
 
 _EPILOG = """\b
 Examples:
   modiff sweep micro --over seed=1..8
   modiff sweep micro --over seed=1..4 --over guidance.scale=2,4,6 --from 10
-  modiff sweep micro --over seed=1..8 --stop-at 5
+  modiff sweep micro --over seed=1..8 --stop-at 5 --sheet grid.png
+  modiff sweep micro --over "seed=8 random" --stop-at 5
   modiff sweep micro --over 'prompt="a red circle","a blue star"' --output "{index}-{seed}.mp4"
 
 Values are separated by commas: numbers, bare or quoted text, TOML values, and ranges a..b or
-a..b..step that include their ends. Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
+a..b..step that include their ends; of seeds also random and N random, which are drawn and told.
+Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
 """
 
 
@@ -73,6 +74,13 @@ a..b..step that include their ends. Exit codes: 0 all done, 1 one failed, 2 bad 
     "[default: modiff-{run}.mp4]",
 )
 @overwrite_option
+@click.option(
+    "--sheet",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Draw a contact sheet at the end, as `modiff sheet` does.  [default: modiff-sheet-ID.png]",
+)
 @click.option("--yes", "-y", is_flag=True, help=f"Queue more than {MAX_UNASKED} runs.")
 @click.option("--detach", is_flag=True, help="Print the ids of the runs and leave them running.")
 @quiet_option
@@ -90,6 +98,7 @@ def sweep(
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
+    sheet: str | None,
     yes: bool,
     detach: bool,
     quiet: bool,
@@ -101,16 +110,14 @@ def sweep(
     all runs are known to be valid. They share the tag sweep/ID, and steps that several of them have in
     common are computed once.
     """
-    from engine import client
-    from engine.output.taken import check_outputs
     from engine.process.launch import retire_other_engines
-    from engine.runs.sweep import count, make_members, parse_axes, with_outputs
+    from engine.runs.sweep import count, new_tag, parse_axes, queue_member
     from presets.library import load_preset
-    from store.lineage.queue import new_id
     from store.store import open_store
     from tui.cli.follow import Manner
     from tui.cli.many import Wanted, follow_many
     from tui.cli.prompts import warn_of_prompts
+    from tui.describe.sweeps import checked_members
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
     overrides = drawn_in(overrides, quiet=quiet)
@@ -127,25 +134,61 @@ def sweep(
     def load(extra: Sequence[str]) -> RunSpec:
         return load_preset(preset, [*overrides, *extra], values=values)
 
-    sweep_id = new_id()
-    tag = f"sweep/{sweep_id}"
+    tag = new_tag()
+    sweep_id = tag.removeprefix("sweep/")
+    target = _sheet_target(sheet, sweep_id, total, detach=detach)
     with open_store() as store:
-        check = partial(client.check, store)
-        members = make_members(axes, load, check, from_step=from_step, stop_at=stop_at)
-        members = with_outputs(members, output)
+        members = checked_members(
+            store, axes, load, from_step=from_step, stop_at=stop_at, pattern=output
+        )
         store.recover()
         retire_other_engines(store)
-        check_outputs(store, [member.spec for member in members])
         if not quiet:
             warn_of_prompts(member.spec for member in members)
-        wanted = [
-            Wanted(partial(_queue, store, member, preset, stop_at, tag), member.values)
-            for member in members
-        ]
+        queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
+        wanted = [Wanted(partial(queue, member), member.values) for member in members]
         manner = Manner(detach=detach, quiet=quiet, as_json=as_json)
         note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
         about = {"sweep": sweep_id, "tag": tag}
-        return follow_many(store, wanted, manner, note=note, about=about)
+        at_end = partial(_draw_sheet, store, target, tag, quiet=quiet)
+        return follow_many(store, wanted, manner, note=note, about=about, at_end=at_end)
+
+
+def _sheet_target(sheet: str | None, sweep_id: str, total: int, *, detach: bool) -> Path | None:
+    """Where the contact sheet goes; what is wrong with it is said before anything is queued."""
+    from tui.cli.commands.sheet import NUM_FRAMES, check_sheet_size, sheet_target
+
+    if sheet is None:
+        return None
+    if detach:
+        raise click.UsageError(
+            f"with --detach nobody is there to draw a sheet; `modiff sheet --tag sweep/{sweep_id}` does it later"
+        )
+    check_sheet_size(total, NUM_FRAMES)
+    return sheet_target(Path(sheet) if sheet else None, sweep_id, overwrite=False)
+
+
+def _draw_sheet(
+    store: Store, target: Path | None, tag: str, run_ids: Sequence[str], *, quiet: bool
+) -> dict[str, object]:
+    """The contact sheet at a sweep's end, or how to have one. That it cannot be written takes nothing from the
+    runs, which are told of next."""
+    from engine.errors import EngineError
+    from tui.cli.commands.sheet import NUM_FRAMES, make_sheet
+
+    if target is None:
+        if not quiet:
+            click.echo(f"modiff sheet --tag {tag} shows them side by side", err=True)
+        return {}
+    try:
+        runs = [store.run(run_id) for run_id in run_ids]
+        make_sheet(store, runs, target, num_frames=NUM_FRAMES, overwrite=False)
+    except EngineError as error:
+        click.echo(f"modiff: no sheet was drawn: {printable(str(error))}", err=True)
+        return {"sheet": None}
+    if not quiet:
+        click.echo(f"sheet: {printable(str(target))}", err=True)
+    return {"sheet": str(target)}
 
 
 def _refuse_set_and_varied(
@@ -157,18 +200,3 @@ def _refuse_set_and_varied(
     for key in varied:
         if key in given:
             raise PresetError("is both set and varied; leave one of them out", key=key)
-
-
-def _queue(store: Store, member: Member, preset: str, stop_at: int | None, tag: str) -> str:
-    from engine.client import submit
-
-    run_id = submit(
-        store,
-        member.spec,
-        preset=preset,
-        segments=member.segments,
-        stop_at=stop_at,
-        is_checked=True,
-    )
-    store.tag(run_id, [tag])
-    return run_id

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from engine import client
+from engine.errors import EngineError
 from engine.process.version import installed_version
 from engine.tasks import wan
 from engine.tasks.route import route_of_run
@@ -539,6 +541,68 @@ def test_a_sweep_ends_with_a_table(capsys, store, engine):
     assert "a \\x1b[31m star" in out
     assert (Path.cwd() / "4.mp4").read_bytes() == VIDEO
     assert f"run {engine.executed[1]} (2 of 4): prompt=" in err
+
+
+def test_a_sweep_names_the_sheet_that_would_show_it(capsys, store, engine):
+    out, err = told(capsys, "sweep", "micro", "--over", "seed=8,9", "--json")
+    tag = json.loads(out)["tag"]
+    assert f"modiff sheet --tag {tag} shows them side by side" in err
+    assert "sheet" not in json.loads(out)
+
+
+def test_a_sweep_draws_its_sheet_at_the_end(capsys, store, engine):
+    arguments = ("sweep", "micro", "--over", "seed=8,9", "--sheet", "grid.png", "--json")
+    result = json.loads(told(capsys, *arguments).out)
+    assert result["sheet"] == os.path.abspath("grid.png")
+    assert Path("grid.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads(
+        told(capsys, "sweep", "micro", "--over", "seed=5,6", "--json", "--sheet").out
+    )
+    assert result["sheet"] == os.path.abspath(f"modiff-sheet-{result['sweep']}.png")
+
+
+def test_the_page_on_chains_hunts_for_a_seed(capsys, store, engine):
+    page = (ROOT / "docs" / "chain.md").read_text(encoding="utf-8")
+    lines = page.partition("<!-- sweep -->\n```sh\n")[2].partition("```")[0].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["sweep", "sheet", "finish"]
+    told(capsys, *shlex.split(lines[0])[1:])
+    runs = store.runs(limit=9)
+    (tag,) = store.tags_of([runs[0].id])[runs[0].id]
+    told(capsys, *shlex.split(lines[1].replace("sweep/ID", tag))[1:])
+    assert Path("grid.png").is_file()
+    assert Path("grid.webp").is_file()
+    assert {store.run(run.id).stop_at for run in runs} == {5}
+    told(capsys, "finish", runs[0].id, runs[7].id)
+    assert [run.stop_at for run in store.runs(limit=9)] == [None, *[5] * 6, None]
+
+
+def test_a_sheet_that_cannot_be_is_said_and_the_runs_are_told_of(
+    capsys, store, engine, monkeypatch
+):
+    def fail(*_given, **_named):
+        raise EngineError("cannot write grid.png: No space left on device")
+
+    monkeypatch.setattr("tui.cli.commands.sheet.make_sheet", fail)
+    arguments = ("sweep", "micro", "--over", "seed=8,9", "--sheet", "grid.png", "--json")
+    out, err = told(capsys, *arguments)
+    assert "no sheet was drawn: cannot write grid.png" in err
+    assert json.loads(out)["sheet"] is None
+    assert [run["status"] for run in json.loads(out)["runs"]] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sheet", "grid.gif"), "ends in .png"),
+        (("--sheet", "gone/grid.png"), "there is no folder"),
+        (("--sheet", "grid.png", "--detach"), "nobody is there to draw a sheet"),
+    ],
+)
+def test_a_wrong_sheet_is_refused_before_anything_is_queued(
+    capsys, store, no_engine, arguments, words
+):
+    assert words in refused(capsys, "sweep", "micro", "--over", "seed=1,2", *arguments)
+    assert store.runs(limit=9) == []
 
 
 def test_a_sweep_that_stops_early_is_finished_by_choice(capsys, store, engine):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from presets.encoding import decode_spec
-from presets.seeds import random_seed
+from presets.seeds import random_seed, with_drawn
 from tui.cli.main import main
 from tui.cli.seeds import drawn_in
 
@@ -60,6 +60,17 @@ def test_some_seeds_of_a_sweep_can_be_random(capsys, store):
     assert main(["sweep", "micro", "--over", "seed=7, random,-1", "--detach"]) == 0
     told = [int(seed) for seed in TOLD.findall(capsys.readouterr().err)]
     assert (len(set(told)), sorted(seeds(store))) == (2, sorted([7, *told]))
+
+
+def test_so_many_random_seeds_are_drawn_and_told(capsys, store):
+    assert main(["sweep", "micro", "--over", "seed=3 random, 7", "--detach"]) == 0
+    told = [int(seed) for seed in TOLD.findall(capsys.readouterr().err)]
+    assert (len(set(told)), sorted(seeds(store))) == (3, sorted([7, *told]))
+
+
+@pytest.mark.parametrize("values", ["0 random", "99999 random", "x random", "1..3", "random 3", ""])
+def test_what_asks_for_no_drawing_stays_as_it_is(values):
+    assert with_drawn(values) == (values, [])
 
 
 def test_quiet_draws_and_says_nothing(capsys, store):

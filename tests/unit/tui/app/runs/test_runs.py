@@ -182,7 +182,7 @@ def test_the_tree_is_remembered_and_g_goes_to_its_first(store):
     runs = [record_run(store, micro(STAR, f"seed={seed}")).id for seed in range(3)]
 
     async def to_tree(pilot):
-        await pilot.press("G")
+        await pilot.press("end")
         await until(pilot, lambda: list_of(pilot).current.record.id == runs[0])
         await pilot.press("g")
         await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
@@ -196,7 +196,7 @@ def test_the_tree_is_remembered_and_g_goes_to_its_first(store):
         assert list_of(pilot).query_one(RunTree).display
         assert "branches" in str(list_of(pilot).border_title)
         list_of(pilot).focus_list()
-        await pilot.press("G", "g")
+        await pilot.press("end", "g")
         await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
 
     play(begins_in_it, runs_view=kept.runs_view)

@@ -1,0 +1,40 @@
+"""What tells runs of a set from each other: which settings, in which order, in which words."""
+
+from __future__ import annotations
+
+import pytest
+
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from tui.describe.changes import values_told, varying_in
+
+
+def spec(*overrides: str) -> bytes:
+    return encode_spec(load_preset("micro", overrides))
+
+
+def test_only_what_varies_is_told():
+    specs = [spec("seed=1"), spec("seed=2", "guidance.scale=4"), spec("seed=2")]
+    found = varying_in(specs)
+    assert [each["seed"] for each in found] == [1, 2, 2]
+    assert [each["guidance.scale"] for each in found] == [2.5, 4.0, 2.5]
+
+
+def test_where_a_run_writes_is_no_difference():
+    assert varying_in([spec('output.path="a.mp4"'), spec('output.path="b.mp4"')]) == [{}, {}]
+
+
+@pytest.mark.parametrize("specs", [[], [spec()], [spec(), spec()]])
+def test_a_single_run_and_equal_ones_do_not_vary(specs):
+    assert varying_in(specs) == [{}] * len(specs)
+
+
+def test_true_is_not_one_and_a_setting_may_be_missing():
+    found = varying_in([b'{"x": true, "y": 1}', b'{"x": 1}'])
+    assert found == [{"x": True, "y": 1}, {"x": 1, "y": None}]
+
+
+def test_a_scale_that_changes_is_one_value():
+    found = varying_in([spec(), spec("guidance.scale=[{from=0.0, to=0.4, scale=6.0}]")])
+    assert [list(each) for each in found] == [["guidance.scale"]] * 2
+    assert values_told(found[1]) == "guidance 6 in 0–0.4"
