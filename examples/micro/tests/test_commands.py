@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_command_has_help() -> None:
     overview = invoke("--help").output
-    commands = ("all", "train-vae", "encode", "train-dit", "evaluate", "export", "latent-rgb")
+    commands = ("all", "train-vae", "encode", "train-dit", "evaluate", "export", "tiny-decoder")
     for command in commands:
         assert f"  {command} " in overview
         result = invoke(command, "--help")

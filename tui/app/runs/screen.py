@@ -62,7 +62,7 @@ class Runs(ModiffScreen):
         Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
         Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
         Binding("v", "play", "Play", id="runs.play", tooltip="Play the video in the terminal"),
-        Binding("o", "open", "Open", id="runs.open", tooltip="Open the video in the player"),
+        Binding("o", "open", "Open in the player", id="runs.open", show=False),
         Binding("R", "replay", "Replay", id="runs.replay", show=False),
         Binding("V", "verify", "Verify", id="runs.verify", show=False),
         Binding("asterisk", "rate", "Stars", id="runs.rate", show=False, key_display="*"),

@@ -56,9 +56,9 @@ def view(pilot: Pilot[int]) -> RunView:
 
 def note(pilot: Pilot[int]) -> str:
     """Whose picture is shown, "" for none."""
-    if pilot.app.screen.query_one(Picture)._frames is None:
+    if pilot.app.screen.query_one("#preview Picture", Picture)._frames is None:
         return ""
-    return str(pilot.app.screen.query_one("#preview").border_subtitle)
+    return str(pilot.app.screen.query_one("#preview").border_subtitle).partition(" · ")[0]
 
 
 def attempt(run: LiveRun) -> None:
