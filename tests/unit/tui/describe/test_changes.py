@@ -67,7 +67,7 @@ def test_branches_come_below_their_parents_in_their_order(store):
         f"{old} a star",
         f"  {one} @2 guidance 2.5→4",
         f'    {below} @3 prompt "a circle"',
-        f"  {two} @0 seed 0→9, scheduler.name unipc→euler",
+        f"  {two} @0 seed 0→9, scheduler unipc→euler",
         f"{lone} a star",
     ]
 
