@@ -7,7 +7,7 @@ Pure: runs in, rows and words out. The same words in the tree and the table of t
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,9 @@ def preset_changes(record: RunRecord, preset: Mapping[str, Any]) -> dict[str, An
 
 
 def varying(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
-    """By run the settings in which the runs of its preset differ, those of the most values first; {} for the only one
-    of a preset. Presets are told apart by their names, and prompts by themselves."""
+    """By run the settings in which the runs of its preset differ: those first that most others have otherwise, then
+    those of the most values; {} for the only one of a preset. Presets are told apart by their names, and prompts by
+    themselves."""
     return _varying(tuple((record.id, record.preset, record.spec_json) for record in records))
 
 
@@ -101,10 +102,20 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
     for run_id, preset, spec_json in runs:
         by_preset[preset].append((run_id, settings_in(spec_json)))
     for members in by_preset.values():
-        for key in _keys_that_vary([settings for _, settings in members]):
-            for run_id, settings in members:
-                found[run_id][key] = settings.get(key)
+        specs = [settings for _, settings in members]
+        keys = _keys_that_vary(specs)
+        usual = {key: _usual([spec.get(key) for spec in specs]) for key in keys}
+        for run_id, settings in members:
+            values = {key: settings.get(key) for key in keys}
+            in_order = sorted(keys, key=lambda key: _written(values[key]) == usual[key])
+            found[run_id] = {key: values[key] for key in in_order}
     return found
+
+
+def _usual(values: Sequence[object]) -> str | int | None:
+    """What more than half of the runs have, as `_written` has it."""
+    [(value, number)] = Counter(map(_written, values)).most_common(1)
+    return value if 2 * number > len(values) else None
 
 
 def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:

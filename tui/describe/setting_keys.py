@@ -61,11 +61,13 @@ def setting(name: str, others: Sequence[str] = ()) -> Setting:
 
 
 def short_name(key: str) -> str:
-    """What a setting is called where there is little room: `seed`, `steps`, `guidance`, `vae.dtype`."""
+    """What a setting is called where there is little room: `seed`, `steps`, `guidance`, `scheduler`, `vae.dtype`."""
     parts = key.split(".")
     table = key.rpartition(".")[0]
     if table in _alone():
         return table
+    if len(parts) > 1 and parts[-1] == "name" and not parts[-2].isdecimal():
+        return parts[-2]
     if key.startswith(_OF_FILES):
         return key
     if len(parts) > 2 and parts[-2].isdecimal():
@@ -85,8 +87,14 @@ def _by_end() -> dict[str, tuple[Field, ...]]:
     for field in fields(RunSpec):
         for end in _ends(field.key):
             found[end] = (*found.get(end, ()), field)
-    for table, field in _alone().items():
-        found.setdefault(table, (field,))
+    named = {
+        field.key.removesuffix(".name"): field
+        for field in fields(RunSpec)
+        if field.key.endswith(".name")
+    }
+    for table, field in [*_alone().items(), *named.items()]:
+        for end in _ends(table):
+            found.setdefault(end, (field,))
     return found
 
 

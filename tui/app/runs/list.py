@@ -23,7 +23,7 @@ from tui.app.widgets.thumbnails import Thumbnails, Tile
 from tui.describe import run_filter as searching
 from tui.describe.families import mark_of
 from tui.describe.run import PIN
-from tui.describe.run_columns import cell, fitting
+from tui.describe.run_columns import cell, fitting, room
 from tui.text import shorten
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _NUMBERS = ("progress", "time", "age")
 _FOR_SOME = ("rating", "differs", "tags", "pin")
 _LEAST = ("progress", "tags", "time", "preset", "age")
 _MIN_PROMPT_CELLS = 20
+_MIN_DIFFERS_CELLS = 16
 _MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
 _GALLERY_FPS = 4.0
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
@@ -65,7 +66,12 @@ def table(
     names = [name for name in _COLUMNS if name not in _FOR_SOME or any(cells[name][1:])]
     left = width - _MARK_AND_RUN_CELLS
     names = fitting(names, cells, left, least=_LEAST, min_cells=_MIN_PROMPT_CELLS)
-    columns = [Column("", 1), Column("RUN", 10), *(_column(name, cells[name]) for name in names)]
+    lacking = max(0, _MIN_PROMPT_CELLS - room(names, cells, left))
+    columns = [
+        Column("", 1),
+        Column("RUN", 10),
+        *(_column(name, cells[name], lacking if name == "differs" else 0) for name in names),
+    ]
     rows = [
         Row(
             row.record.id,
@@ -81,8 +87,10 @@ def _cell(row: RunRow, name: str, now_ns: int) -> str:
     return shorten(text, _MOST_CELLS[name]) if name in _MOST_CELLS else text
 
 
-def _column(name: str, cells: Sequence[str]) -> Column:
-    width = 0 if name == "prompt" else max(map(cell_len, cells))
+def _column(name: str, cells: Sequence[str], lacking: int) -> Column:
+    """lacking: cells that others need more."""
+    widest = max(map(cell_len, cells))
+    width = 0 if name == "prompt" else max(widest - lacking, min(widest, _MIN_DIFFERS_CELLS))
     return Column(cells[0], width, is_number=name in _NUMBERS)
 
 

@@ -100,9 +100,8 @@ def sheet(
 
 def sheet_target(output: Path | None, name: str, *, overwrite: bool) -> Path:
     """Where a sheet goes, by default named after `name`. Raises BadSheet where there can be none."""
-    from engine.output.paths import folder_problem
-
     from engine.compare.sheet import FORMATS
+    from engine.output.paths import folder_problem
 
     target = (output or Path(f"modiff-sheet-{name}.png")).absolute()
     if target.suffix.lower() not in FORMATS:

@@ -59,7 +59,7 @@ def test_branches_come_below_their_parents_in_their_order(store):
         f"{old} a star",
         f"  {one} @2 guidance 2.5→4",
         f'    {below} @3 prompt "a circle"',
-        f"  {two} @0 seed 0→9, scheduler.name unipc→euler",
+        f"  {two} @0 seed 0→9, scheduler unipc→euler",
         f"{lone} a star",
     ]
 
@@ -159,13 +159,21 @@ def test_what_varies_among_the_runs_of_a_preset(store):
     assert varying([store.run(two), store.run(three)])[two] == {"seed": 2}
 
 
+def test_what_most_others_have_otherwise_comes_first(store):
+    usual = [add(store, f"seed={seed}") for seed in (1, 2, 2)]
+    odd = add(store, "seed=2", "guidance.scale=4")
+    found = varying(store.runs(limit=9))
+    assert values_told(found[odd]) == "guidance 4, seed 2"
+    assert values_told(found[usual[0]]) == "seed 1, guidance 2.5"
+
+
 def test_true_is_not_one_and_a_key_may_be_missing(store):
     def made(**spec):
         return store.run(store.enqueue(json.dumps(spec).encode(), preset="p", output=""))
 
     runs = [made(a=1, b=2), made(a=True), made(a=1)]
     found = varying(runs)
-    assert [values_told(found[run.id]) for run in runs] == ["a 1, b 2", "a true, b –", "a 1, b –"]
+    assert [values_told(found[run.id]) for run in runs] == ["b 2, a 1", "a true, b –", "a 1, b –"]
 
 
 def test_what_a_run_changes_of_its_preset(store):
