@@ -344,6 +344,14 @@ class Store:
         """At most `limit` entries of the run's log with ids above `after`, oldest first."""
         return history.log(self.lineage, run_id, after, limit)
 
+    def newest_event(self) -> int:
+        """The id of the last event of any run; 0: there is none."""
+        return history.newest_event(self.lineage)
+
+    def ended_since(self, after: int, up_to: int) -> list[str]:
+        """The runs of which an attempt ended with an event of an id above `after`, up to `up_to`."""
+        return history.ended_since(self.lineage, after, up_to)
+
     def peak_memory(self, run_id: str) -> tuple[int, int]:
         """The most memory, of process and device in bytes, that the run's log tells of; 0: nothing."""
         return history.peak_memory(self.lineage, run_id)

@@ -75,6 +75,23 @@ def log(lineage: Lineage, run_id: str, after: int, limit: int) -> list[LogEntry]
         after = found[-1][0]
 
 
+def newest_event(lineage: Lineage) -> int:
+    """The id of the last event of any run; 0: there is none."""
+    [(newest,)] = rows(lineage, "SELECT max(id) FROM events")
+    return int(newest or 0)
+
+
+def ended_since(lineage: Lineage, after: int, up_to: int) -> list[str]:
+    """The runs of which an attempt ended with an event of an id above `after`, up to `up_to`, oldest first."""
+    found = rows(
+        lineage,
+        """SELECT DISTINCT run_id FROM events WHERE id>? AND id<=? AND json LIKE '{"kind":"run_finished"%' """
+        "ORDER BY id",
+        (after, up_to),
+    )
+    return [run_id for (run_id,) in found if type(run_id) is str]
+
+
 def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:
     """The most memory, of the process and of the device, that a run's log tells of, in bytes; 0 where it does not."""
     [peaks] = rows(

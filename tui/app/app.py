@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import work
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
+from textual.screen import ModalScreen
 from textual.worker import WorkerCancelled
 
-from tui.app.base import ModiffBase
+from tui.app.base import ModiffBase, ModiffScreen
 from tui.app.control_filter import Harmless
 from tui.app.messages import BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
 from tui.app.preferences import load_preferences, save_preferences
@@ -79,8 +80,35 @@ class ModiffApp(ModiffBase):
             Binding(number, f"open('{mode}')", name, id=f"app.screen.{mode}", show=False)
             for mode, (number, name, _) in TABS.items()
         ),
+        *(  # also where a digit is text
+            Binding(
+                f"alt+{number}",
+                f"open('{mode}')",
+                name,
+                id=f"app.screen_anywhere.{mode}",
+                show=False,
+                priority=True,
+            )
+            for mode, (number, name, _) in TABS.items()
+        ),
+        Binding(
+            "ctrl+pageup",
+            "turn(-1)",
+            "Screen before",
+            id="app.screen_before",
+            show=False,
+            priority=True,
+        ),
+        Binding(
+            "ctrl+pagedown",
+            "turn(1)",
+            "Next screen",
+            id="app.screen_after",
+            show=False,
+            priority=True,
+        ),
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
-        Binding("ctrl+q", "leave", "Quit", id="app.quit", show=False, priority=True),
+        Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 
     def __init__(
@@ -134,8 +162,28 @@ class ModiffApp(ModiffBase):
 
     def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
-        self.preferences.screen = mode
+        self._part_from(mode)
         self.switch_mode(mode)
+
+    def action_turn(self, by: int) -> None:
+        """The screen after the present one in the top line, or the one before."""
+        modes = list(TABS)
+        self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("open", "turn"):
+            return not isinstance(self.screen, ModalScreen)  # a question is answered first
+        return super().check_action(action, parameters)
+
+    def _part_from(self, mode: str) -> None:
+        """Before another screen is shown: the one that is left will be come back to where a digit is a key."""
+        self.preferences.screen = mode
+        if mode != self.current_mode and isinstance(self.screen, ModiffScreen):
+            self.screen.rest()
+
+    def action_help_quit(self) -> None:
+        """ctrl+c, where no text is selected that it could copy."""
+        self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
 
     def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
         self.action_open(message.mode)
@@ -161,7 +209,7 @@ class ModiffApp(ModiffBase):
     async def compose_with(self, message: ComposeWith) -> None:
         """Show the settings of a run in the form."""
         try:
-            self.preferences.screen = "compose"
+            self._part_from("compose")
             await self.switch_mode("compose")
             from tui.app.compose.screen import Compose
 
@@ -178,7 +226,7 @@ class ModiffApp(ModiffBase):
     @work(exclusive=True, group="runs")
     async def show_run(self, run_id: str) -> None:
         """Show a run in the list of all runs, where its filter lets it through."""
-        self.preferences.screen = "runs"
+        self._part_from("runs")
         await self.switch_mode("runs")
         from tui.app.runs.screen import Runs
 
@@ -257,7 +305,13 @@ class ModiffApp(ModiffBase):
         elif choice == "cancel":
             self._leave_cancelling()
 
+    def where_shown(self, run_id: str) -> str:
+        if self.current_mode == "live" and self.watched_run == run_id:
+            return "o opens the video"
+        return "3 lists all runs" if self.current_mode != "runs" else ""
+
     def on_unmount(self) -> None:
+        self.restore_title()
         save_preferences(self.preferences, self.loaded_preferences)
         self.lab.close()
 

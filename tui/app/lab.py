@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tui.describe.run import At, Detail, RunRow
     from tui.describe.run_filter import Search
     from tui.describe.space import Space
+    from tui.describe.watch import Watch
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
@@ -65,6 +66,7 @@ class Lab:
         self._lanes: dict[LaneName, _Lane] = {
             name: _Lane(name, root, opened, alone) for name in get_args(LaneName)
         }
+        self._watch: Watch | None = None  # of the lane that reads
 
     def close(self) -> None:
         """Does not wait for what is still at work in a lane."""
@@ -84,7 +86,15 @@ class Lab:
 
     async def status(self) -> Status:
         """Ends the runs of dead engines on the way, as every viewer does."""
-        status = await self._in("read", health.status)
+
+        def ask(store: Store) -> Status:
+            from tui.describe.watch import Watch
+
+            if self._watch is None:
+                self._watch = Watch()
+            return health.status(store, self._watch)
+
+        status = await self._in("read", ask)
         return replace(status, unwritable=self._lanes["read"].unwritable or status.unwritable)
 
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
