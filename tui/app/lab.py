@@ -137,6 +137,16 @@ class Lab:
         lane = self._lanes["read"]
         return await lane.ask(lambda store: _previews(lane.index(store), step_keys))
 
+    async def command_line(self, run_id: str) -> str:
+        """The command that makes a run again. Raises UnknownRun, and PresetError where this version cannot read it."""
+
+        def ask(store: Store) -> str:
+            from tui.describe.command_line import command_of
+
+            return command_of(store, run_id)
+
+        return await self._in("read", ask)
+
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""
         return await self._in("work", lambda store: plans.decode_seconds(store, run_id))

@@ -20,6 +20,7 @@ from tui.app.widgets.footer import Footer
 from tui.describe import run as summary
 from tui.describe import run_filter as searching
 from tui.describe.changes import families
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -63,7 +64,8 @@ class Runs(ModiffScreen):
         Binding("l", "load", "Load into Compose", id="runs.load", show=False),
         Binding("X", "export", "Export a bundle", id="runs.export", show=False),
         Binding("delete", "remove", "Remove", id="runs.remove", show=False),
-        Binding("y", "copy", "Copy the id", id="app.copy", show=False),
+        Binding("y", "copy", "Copy as command", id="app.copy", show=False),
+        Binding("Y", "copy_id", "Copy the id", id="runs.copy_id", show=False),
         Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
         Binding(
             "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
@@ -260,7 +262,18 @@ class Runs(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
 
-    def action_copy(self) -> None:
+    @work(group="act")
+    async def action_copy(self) -> None:
+        """The command that makes it again, into the clipboard."""
+        try:
+            line = await self.app.lab.command_line(self._current().record.id)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+        else:
+            self.app.copy_to_clipboard(line)
+            self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
+
+    def action_copy_id(self) -> None:
         """Its id into the clipboard."""
         run_id = self._current().record.id
         self.app.copy_to_clipboard(run_id)
@@ -287,5 +300,17 @@ class Runs(ModiffScreen):
 
 
 _NEED_RUN = (
-    *("mark", "compare", "branch", "pin", "tags", "note", "load", "export", "remove", "copy"),
+    *(
+        "mark",
+        "compare",
+        "branch",
+        "pin",
+        "tags",
+        "note",
+        "load",
+        "export",
+        "remove",
+        "copy",
+        "copy_id",
+    ),
 )
