@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from store.breaker import Breaker
     from store.database.database import Lineage
     from store.errors import StoreError
-    from store.lineage.events import Event
+    from store.lineage.events import Event, Verified
     from store.lineage.records import (
         EngineRecord,
         LinkRecord,
@@ -351,6 +351,10 @@ class Store:
     def ended_since(self, after: int, up_to: int) -> list[str]:
         """The runs of which an attempt ended with an event of an id above `after`, up to `up_to`."""
         return history.ended_since(self.lineage, after, up_to)
+
+    def last_verdict(self, run_id: str) -> tuple[int, Verified] | None:
+        """What came of it when the run was last computed again to compare, and when (ns); None: never."""
+        return history.last_verdict(self.lineage, run_id)
 
     def peak_memory(self, run_id: str) -> tuple[int, int]:
         """The most memory, of process and device in bytes, that the run's log tells of; 0: nothing."""

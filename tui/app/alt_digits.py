@@ -7,7 +7,7 @@ from enum import Enum
 
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 
-_AltDigit = Enum("_AltDigit", {f"ALT_{digit}": f"alt+{digit}" for digit in range(10)})
+_AltDigit = Enum("_AltDigit", [(f"ALT_{digit}", f"alt+{digit}") for digit in range(10)])  # type: ignore[misc]
 
 
 def read_alt_digits() -> None:

@@ -15,16 +15,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
+from textual.actions import parse
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.screen import ModalScreen
-from textual.worker import WorkerCancelled
 
 from tui.app.base import ModiffBase, ModiffScreen
 from tui.app.control_filter import Harmless
-from tui.app.messages import BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
+from tui.app.messages import Act, BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
+from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +44,9 @@ LOOK_SECONDS = 0.25
 REMOTE_LOOK_SECONDS = 1.0
 # How long leaving waits for a last look.
 LEAVE_LOOK_SECONDS = 0.5
+# How long an action of another screen waits for what it is for, and how often it looks.
+ACT_SECONDS = 3.0
+ACT_LOOK_SECONDS = 0.05
 
 
 def _commands() -> type[Provider]:
@@ -228,14 +232,34 @@ class ModiffApp(ModiffBase):
         """Show a run in the list of all runs, where its filter lets it through."""
         self._part_from("runs")
         await self.switch_mode("runs")
-        from tui.app.runs.screen import Runs
-
         screen = self.get_screen_stack("runs")[0]
-        assert isinstance(screen, Runs)
-        with suppress(WorkerCancelled):  # the screen looks again by itself
-            await screen.look().wait()
-        screen.runs.select(run_id)
-        screen.runs.focus_list()
+        assert isinstance(screen, ModiffScreen)
+        await screen.choose_run(run_id)
+
+    @work(exclusive=True, group="act")
+    async def act(self, message: Act) -> None:
+        """Open the screen of an action, choose its run there, and carry it out once it applies."""
+        self._part_from(message.mode)
+        await self.switch_mode(message.mode)
+        screen = self.get_screen_stack(message.mode)[0]
+        assert isinstance(screen, ModiffScreen)
+        if message.run_id:
+            await screen.choose_run(message.run_id, is_alone=True)
+        name, parameters = parse(message.action)[1:]
+        for _ in range(round(ACT_SECONDS / ACT_LOOK_SECONDS)):
+            is_chosen = message.run_id in ("", screen.chosen_run)
+            if is_chosen and screen.check_action(name, parameters):
+                await self.run_action(message.action, screen)
+                return
+            await asyncio.sleep(ACT_LOOK_SECONDS)
+        run_id = printable(message.run_id)
+        told = f"to run {run_id} as it is now" if run_id else "to what is there now"
+        if run_id and screen.chosen_run != message.run_id:
+            told = f"here: run {run_id} is not shown, a filter may hide it"
+        self.notify(f"that does not apply {told}", severity="warning", markup=False)
+
+    def on_act(self, message: Act) -> None:
+        self.act(message)
 
     def on_queued(self, message: Queued) -> None:
         self.ensure_engine()

@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
 from textual import getters, work
@@ -302,6 +302,18 @@ class ModiffScreen(Screen[None]):
     """A screen of the top line, or one over it that is no question."""
 
     app = getters.app(ModiffBase)
+    # Actions that are for one run: the palette asks which, where none is chosen.
+    FOR_A_RUN: ClassVar[frozenset[str]] = frozenset()
+    # Those for what is under the cursor, which nobody sees from another screen: only the screen itself offers them.
+    NEAR_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def chosen_run(self) -> str:
+        """The run that such actions are for now, "" for none."""
+        return ""
+
+    async def choose_run(self, run_id: str, *, is_alone: bool = False) -> None:
+        """Make it that one, as far as the screen can show it. is_alone: and take all marks."""
 
     def rest(self) -> None:
         """Take the focus out of a line of text, to where a digit is the key of a screen."""

@@ -15,6 +15,7 @@ from tui.units import duration
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from store.lineage.events import Verified
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
@@ -45,7 +46,8 @@ class RunRow:
 @dataclass(frozen=True, slots=True)
 class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
-    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it."""
+    branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it.
+    verdict: when (ns) it was last computed again to compare, and what came of that."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -57,6 +59,7 @@ class Detail:
     has_latents: bool
     has_output: bool
     has_video: bool
+    verdict: tuple[int, Verified] | None = None
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -136,6 +139,7 @@ def lines(detail: Detail) -> list[tuple[str, str]]:
         ("steps", _steps(detail)),
         ("branch at", branch_points(detail)),
         ("replay", _replay(detail)),
+        ("verified", _verdict(detail)),
     ]
     return [(name, printable(value)) for name, value in found if value]
 
@@ -216,6 +220,16 @@ def _replay(detail: Detail) -> str:
     return f"computed again from {f'step {last} on' if last else 'the noise'}"
 
 
+def _verdict(detail: Detail) -> str:
+    if detail.verdict is None:
+        return ""
+    ns, verdict = detail.verdict
+    if verdict.identical:
+        return f"identical, {_moment(ns)}"
+    far = "" if verdict.relative_l2 is None else f" by {verdict.relative_l2:.1e} (relative L2)"
+    return f"differs first at {verdict.first}{far}, {_moment(ns)}"
+
+
 def run_rows(store: Store, records: Sequence[RunRecord]) -> list[RunRow]:
     tags = store.tags_of([record.id for record in records])
     return [RunRow(record, tags[record.id], _prompt(record)) for record in records]
@@ -263,6 +277,7 @@ def detail(store: Store, run_id: str) -> Detail:
         has_video=any(
             link.stage == "video" and is_stored(store.root, link.digest) for link in links
         ),
+        verdict=store.last_verdict(run_id),
     )
 
 

@@ -37,6 +37,7 @@ _TAKEN_ALONG = ("prompt", "seed")
 class Compose(FormScreen):
     """Choose a preset, change what you like, see what it would compute, start it."""
 
+    NEAR_ONLY = frozenset({"undo", "suggest", "section", "back", "panel"})
     HELP = (
         "Compose: the pipeline on the left, the fields of one stage in the middle, the plan beside it.\n"
         "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong."

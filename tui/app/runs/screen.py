@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal
+from textual.worker import WorkerCancelled
 
 from tui.app.base import ModiffScreen
 from tui.app.messages import BranchFrom
@@ -41,6 +43,13 @@ class Runs(ModiffScreen):
 
     CSS_PATH = "runs.tcss"
     AUTO_FOCUS = "RunList Listing"
+    NEAR_ONLY = frozenset({"mark", "filter", "tab", "back"})
+    FOR_A_RUN = frozenset(
+        {
+            *("branch", "go_on", "play", "replay", "verify", "pin", "tags", "note", "load"),
+            *("export", "remove", "copy", "copy_id", "compare"),
+        }
+    )
     HELP = (
         "Every run that there was: find one, see all about it, go on from any of its steps.\n\n"
         "The filter takes words, which must all stand in prompt, note, id, preset or output, and preset:NAME, "
@@ -96,6 +105,19 @@ class Runs(ModiffScreen):
     @property
     def details(self) -> RunDetails:
         return self.query_one(RunDetails)
+
+    @property
+    def chosen_run(self) -> str:
+        row = self.runs.current if self.is_mounted else None
+        return row.record.id if row is not None else ""
+
+    async def choose_run(self, run_id: str, *, is_alone: bool = False) -> None:
+        with suppress(WorkerCancelled):  # the screen looks again by itself
+            await self.look().wait()
+        if is_alone:
+            self.runs.clear_marks()
+        self.runs.select(run_id)
+        self.runs.focus_list()
 
     # The list
 

@@ -10,6 +10,7 @@ import click
 
 from tui.cli.options import (
     named_values,
+    notify_option,
     overwrite_option,
     preset_argument,
     prompt_options,
@@ -74,6 +75,7 @@ a..b..step that include their ends. Exit codes: 0 all done, 1 one failed, 2 bad 
 @overwrite_option
 @click.option("--yes", "-y", is_flag=True, help=f"Queue more than {MAX_UNASKED} runs.")
 @click.option("--detach", is_flag=True, help="Print the ids of the runs and leave them running.")
+@notify_option
 @quiet_option
 @result_json_option
 @click.pass_obj
@@ -91,6 +93,7 @@ def sweep(
     overwrite: bool,
     yes: bool,
     detach: bool,
+    notify: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -142,7 +145,7 @@ def sweep(
             Wanted(partial(_queue, store, member, preset, stop_at, tag), member.values)
             for member in members
         ]
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json)
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
         about = {"sweep": sweep_id, "tag": tag}
         return follow_many(store, wanted, manner, note=note, about=about)
