@@ -21,6 +21,7 @@ from textual.binding import Binding
 from textual.screen import ModalScreen
 
 from tui.app.base import ModiffBase, ModiffScreen
+from tui.app.contrast import readable_variables
 from tui.app.control_filter import Harmless
 from tui.app.messages import Act, BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
 from tui.app.preferences import load_preferences, save_preferences
@@ -153,6 +154,13 @@ class ModiffApp(ModiffBase):
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Textual's ANSI themes lack this one."""
         return {"foreground-disabled": "ansi_default 50%"}
+
+    def get_css_variables(self) -> dict[str, str]:
+        """Those of the theme, readable."""
+        variables = super().get_css_variables()
+        variables = {**variables, **readable_variables(variables)}
+        self.theme_variables = variables
+        return variables
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), self._harmless]

@@ -74,6 +74,10 @@ class Compose(FormScreen):
         ),
         Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
         Binding(
+            "f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
+            tooltip="a sentence that the micro model was trained on",
+        ),
+        Binding(
             "e", "edit_file", "Edit preset file", id="compose.file", show=False,
             tooltip="edit the preset's file here",
         ),
@@ -169,6 +173,18 @@ class Compose(FormScreen):
         self._change(self.draft.typed("seed", seed))
         if self.section is not section_of("seed"):
             self.notify(f"the seed is {seed} now")
+
+    def action_random_prompt(self) -> None:
+        """A sentence that the model was trained on, where that knows but some; what was there can be taken back."""
+        if self.draft is None or self.checked is None:
+            return
+        from tui.describe.prompt_warnings import random_prompt
+
+        prompt = random_prompt(self.checked.shown)
+        if not prompt:
+            self.notify("this model takes any sentence; f6 draws one for the micro model")
+            return
+        self.query_one(Prompts).area("prompt").fill(prompt)
 
     async def action_run(self) -> None:
         await self._start(watch=True)

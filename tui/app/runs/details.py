@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
 _REST_SECONDS = 0.12
+# Ages are told by the minute.
+_AGE_SECONDS = 20.0
 _TABS = ("summary", "panels", "settings")
 
 
@@ -64,6 +66,15 @@ class RunDetails(Vertical):
         if row is None or before is None or row.record.id != before.record.id:
             self._end_feed()
         self._read()
+
+    def on_mount(self) -> None:
+        self.set_interval(_AGE_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        """The ages that are told go on."""
+        is_seen = self.screen.is_active and self.query_one(TabbedContent).active == "summary"
+        if self.detail is not None and is_seen:
+            self.query_one("#summary-lines", Static).update(_table(self.detail))
 
     def focus_content(self) -> None:
         """Into the tab that is open."""
