@@ -378,6 +378,10 @@ class Store:
         """An id to `enqueue` runs with that this process executes itself, alive while the block lasts."""
         return engines.alone(self.lineage)
 
+    def set_held(self, engine_id: str, names: Sequence[str]) -> None:
+        """Say which models the engine has in memory."""
+        engines.set_held(self.lineage, engine_id, names)
+
     def heartbeat(self, engine_id: str) -> None:
         """Say that the engine still makes progress."""
         engines.heartbeat(self.lineage, engine_id)

@@ -144,6 +144,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX links_digest ON links (digest) WHERE digest<>''",
         "CREATE INDEX links_state ON links (state) WHERE state<>''",
     ),
+    (
+        # JSON: the names of the models that it has in memory (engine.components.held), as of its last run.
+        "ALTER TABLE engines ADD COLUMN held TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import media
+from engine import client, media
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
 from engine.execute import Job
@@ -110,6 +110,21 @@ def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Pat
         "components.denoiser.device=auto",
     ],
 )
+def test_a_plan_knows_what_an_engine_holds(runner: Runner, tmp_path: Path) -> None:
+    store, wanted = runner.store, spec()
+    execute(runner, record(runner, wanted, tmp_path / "a.mp4"), wanted)
+    next_one, other = spec(), spec("components.vae.dtype=bf16")
+    assert not client.is_warm(store, client.plan(store, next_one))  # no engine lives
+    with store.register_engine("engine1", pid=1):
+        assert not client.is_warm(store, client.plan(store, next_one))
+        store.set_held("engine1", runner.held())
+        assert client.is_warm(store, client.plan(store, next_one))
+        assert not client.is_warm(store, client.plan(store, other))
+        made = client.plan(store, wanted)
+        assert not made.needs  # all is stored: nothing to be warm for
+        assert not client.is_warm(store, made)
+
+
 def test_another_use_of_a_component_loads_nothing(
     runner: Runner, tmp_path: Path, override: str
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tui.app.compose.draft import Change, Checked, Draft, Problem
     from tui.describe.plan import Planned
 
-_MARKS = {"stored": "✓", "compute": "●", "skip": "·"}
+_MARKS = {"stored": "✓", "compute": "●", "skip": "·", "warm": "✓"}
 
 
 class Stages(ListPanel):
