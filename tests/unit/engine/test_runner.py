@@ -101,15 +101,6 @@ def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Pat
     assert loaded() == ["loaded vae wan-vae (fp32)"]
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "components.denoiser.attention=plain",
-        "components.vae.chunk_frames=1",
-        "components.vae.tile_size=128",
-        "components.denoiser.device=auto",
-    ],
-)
 def test_a_plan_knows_what_an_engine_holds(runner: Runner, tmp_path: Path) -> None:
     store, wanted = runner.store, spec()
     execute(runner, record(runner, wanted, tmp_path / "a.mp4"), wanted)
@@ -125,6 +116,15 @@ def test_a_plan_knows_what_an_engine_holds(runner: Runner, tmp_path: Path) -> No
         assert not client.is_warm(store, made)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "components.denoiser.attention=plain",
+        "components.vae.chunk_frames=1",
+        "components.vae.tile_size=128",
+        "components.denoiser.device=auto",
+    ],
+)
 def test_another_use_of_a_component_loads_nothing(
     runner: Runner, tmp_path: Path, override: str
 ) -> None:
