@@ -113,6 +113,14 @@ class ModiffApp(ModiffBase):
             priority=True,
         ),
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
+        Binding(
+            "f8",
+            "copy_error",
+            "Copy the last error",
+            id="app.copy_error",
+            show=False,
+            priority=True,
+        ),
         Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 
@@ -192,6 +200,12 @@ class ModiffApp(ModiffBase):
         self.preferences.screen = mode
         if mode != self.current_mode and isinstance(self.screen, ModiffScreen):
             self.screen.rest()
+
+    def action_copy_error(self) -> None:
+        """What the last error said, which may be gone from the screen."""
+        if self.last_error:
+            self.copy_to_clipboard(self.last_error)
+        self.notify("the error is copied" if self.last_error else "no error was told")
 
     def action_help_quit(self) -> None:
         """ctrl+c, where no text is selected that it could copy."""

@@ -71,6 +71,7 @@ class ModiffBase(App[int]):
         self._told: tuple[str, float] = ("", 0.0)
         # what the app itself is at, with the moment when it began
         self._jobs: dict[object, tuple[str, float]] = {}
+        self.last_error = ""
         self._title = ""
         self._knows_focus = False
 
@@ -227,6 +228,8 @@ class ModiffBase(App[int]):
         for notice in shown:
             if notice not in errors[-1:]:
                 self._unnotify(notice, refresh=False)
+        if event.notification.severity == "error":
+            self.last_error = new
 
     def line_for(self, error: Exception) -> str:
         """What is wrong, in the words of the command line; the trace of a defect goes to a log file: once, because
@@ -248,7 +251,9 @@ class ModiffBase(App[int]):
         if line == self._told[0] and now - self._told[1] < TOLD_SECONDS:
             return
         self._told = line, now
-        self.notify(line, title="modiff", severity="error", timeout=TOLD_SECONDS, markup=False)
+        self.notify(
+            line, title="modiff (f8 copies)", severity="error", timeout=TOLD_SECONDS, markup=False
+        )
 
     @work(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:

@@ -154,6 +154,11 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
     yield Command(
         "app: Help", "The keys of this screen (key ?)", partial(app.run_action, "app.help")
     )
+    yield Command(
+        "app: Copy the last error",
+        "What it said, also when it is gone (key f8)",
+        partial(app.run_action, "app.copy_error"),
+    )
     yield Command("app: Theme", "Change the colours", app.action_change_theme)
     yield Command(
         "app: Quit",

@@ -201,6 +201,7 @@ class Runs(ModiffScreen):
             self.runs.focus_list()
         elif self.runs.marks:
             self.runs.clear_marks()
+            self.notify("no run is marked any more")
 
     def action_tab(self, by: int) -> None:
         """The next tab of the details."""
