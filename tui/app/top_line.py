@@ -89,7 +89,8 @@ class TopLine(Widget):
         told = _at_work(status)
         if not self._job:
             return told
-        return *(f"{self._job}  {each}" for each in told), f"{self._job} ", *told
+        short = f"⟳ {self._job.rpartition(' ')[2]} "
+        return *(f"{self._job}  {each}" for each in told), f"{self._job} ", short, *told
 
     def on_click(self, event: events.Click) -> None:
         x = cell_len(" modiff ")

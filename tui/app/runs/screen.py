@@ -232,6 +232,7 @@ class Runs(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
         self.look()
+        self.details.show(self.runs.current)  # what came of it may be in no list
 
     def _current(self) -> RunRow:
         row = self.runs.current
