@@ -217,8 +217,8 @@ class ModiffBase(App[int]):
         if not self._jobs:
             return ""
         name, began = list(self._jobs.values())[-1]
-        more = f" +{len(self._jobs) - 1}" if len(self._jobs) > 1 else ""
-        return f"⟳ {name} {clock(time.monotonic() - began)}{more}"
+        more = f" (+{len(self._jobs) - 1})" if len(self._jobs) > 1 else ""
+        return f"⟳ {name}{more} {clock(time.monotonic() - began)}"
 
     def on_notify(self, event: Notify) -> None:
         """Before Textual adds a notice: it takes the place of those that are shown, but for the last error."""
