@@ -179,7 +179,9 @@ def _elsewhere(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
                 continue
             key = f"key {app.get_key_display(binding)} on {title}"
             needs_run = name in kind.FOR_A_RUN
-            act = partial(_act_there, app, mode, binding.action, needs_run=needs_run)
+            act: Callable[[], Any] = partial(
+                _act_there, app, mode, binding.action, needs_run=needs_run
+            )
             if mode in _ROWS and not needs_run:  # it would be for a row that nobody has seen
                 act = partial(app.run_action, f"app.open('{mode}')")
             yield Command(

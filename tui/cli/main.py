@@ -79,9 +79,10 @@ class LazyGroup(click.Group):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, n=1)
-            if near and "mean" not in error.message:
-                error.message += f" Did you mean {near[0]}?"
-            raise
+            if not near or "mean" in error.message:
+                raise
+            line = f"{error.message} Did you mean {near[0]}?"
+            raise click.UsageError(line, ctx=error.ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -74,11 +74,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
 
 
 def counted(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    async def counting(*arguments: Any) -> Any:
+    async def counting(*arguments: Any, **named: Any) -> Any:
         question = object()
         asked.append(question)
         try:
-            return await ask(*arguments)
+            return await ask(*arguments, **named)
         finally:
             asked.remove(question)
 
