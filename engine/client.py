@@ -253,6 +253,22 @@ def plan(
         return make_plan(StoreRecords(store), targets, describe)
 
 
+def is_warm(store: Store, made: Plan) -> bool:
+    """Whether a live engine has every model in memory that a plan needs, as of its last run. False for one that is at
+    work, which may put others in their place."""
+    from engine.components.descriptions import Descriptions
+    from engine.components.held import held_name
+    from store.index.index import open_index
+
+    idle = [engine for engine in store.engines() if not engine.run and not engine.is_retiring]
+    if not idle or not made.needs:
+        return False
+    with open_index(store.root) as index:
+        describe = Descriptions(index)
+        needed = {held_name(kind, part, describe(kind, part)) for kind, part in made.needs.items()}
+    return any(needed <= {*engine.held} for engine in idle)
+
+
 def _check_stop(stop_at: int | None, route: Route) -> None:
     if stop_at is not None and not 1 <= stop_at <= route.num_steps:
         raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")

@@ -141,6 +141,10 @@ class Runner:
             self._index = open_index(self.store.root)
         return self._index
 
+    def held(self) -> tuple[str, ...]:
+        """What is in memory, as of `engine.components.held.held_name`."""
+        return self._residents.names() if self._residents is not None else ()
+
     def residents(self) -> Residents:
         """The components in memory; torch comes with them."""
         if self._residents is None:

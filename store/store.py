@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from store.breaker import Breaker
     from store.database.database import Lineage
     from store.errors import StoreError
-    from store.lineage.events import Event
+    from store.lineage.events import Event, Verified
     from store.lineage.records import (
         Compared,
         EngineRecord,
@@ -365,6 +365,18 @@ class Store:
         """At most `limit` entries of the run's log with ids above `after`, oldest first."""
         return history.log(self.lineage, run_id, after, limit)
 
+    def newest_event(self) -> int:
+        """The id of the last event of any run; 0: there is none."""
+        return history.newest_event(self.lineage)
+
+    def ended_since(self, after: int, up_to: int) -> list[str]:
+        """The runs of which an attempt ended with an event of an id above `after`, up to `up_to`."""
+        return history.ended_since(self.lineage, after, up_to)
+
+    def last_verdict(self, run_id: str) -> tuple[int, Verified] | None:
+        """What came of it when the run was last computed again to compare, and when (ns); None: never."""
+        return history.last_verdict(self.lineage, run_id)
+
     def peak_memory(self, run_id: str) -> tuple[int, int]:
         """The most memory, of process and device in bytes, that the run's log tells of; 0: nothing."""
         return history.peak_memory(self.lineage, run_id)
@@ -386,6 +398,10 @@ class Store:
     def alone(self) -> AbstractContextManager[str]:
         """An id to `enqueue` runs with that this process executes itself, alive while the block lasts."""
         return engines.alone(self.lineage)
+
+    def set_held(self, engine_id: str, names: Sequence[str]) -> None:
+        """Say which models the engine has in memory."""
+        engines.set_held(self.lineage, engine_id, names)
 
     def heartbeat(self, engine_id: str) -> None:
         """Say that the engine still makes progress."""

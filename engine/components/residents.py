@@ -11,13 +11,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 import torch
 
 from engine.components import registry
+from engine.components.held import held_name
 from engine.components.protocols import Description
 from engine.dtypes import torch_device
 
@@ -32,6 +33,7 @@ class _Resident:
     num_bytes: int
     loaded: Any
     uses: int = 0
+    names: set[str] = field(default_factory=set)
 
 
 class Residents:
@@ -69,12 +71,17 @@ class Residents:
             loaded(time.perf_counter() - begun)
         resident = self._held[place]
         self._held.move_to_end(place)
+        resident.names.add(held_name(kind, part, about))
         bind = getattr(provider, "use", None)
         resident.uses += 1
         try:
             yield resident.loaded if bind is None else bind(resident.loaded, part)
         finally:
             resident.uses -= 1
+
+    def names(self) -> tuple[str, ...]:
+        """What is in memory, as of `held_name`, sorted."""
+        return tuple(sorted({name for held in self._held.values() for name in held.names}))
 
     def release(self) -> None:
         """Give back everything that is not in use."""

@@ -215,11 +215,22 @@ class Worker:
         status, error, output = self._outcome(run)
         self.present = ""
         self._tell_late(run.id)
+        self._tell_held()
         self._make_room(run.id)
         log.info("run %s %s%s", run.id, status, f": {error}" if error else "")
         self._finish(run.id, status, error, output)
         if status == "done":
             self.digester.add(run.spec_json)
+
+    def _tell_held(self) -> None:
+        """Which models are in memory now, for the plans of the next runs."""
+        held = getattr(self.runner, "held", None)
+        if held is None:
+            return
+        try:
+            self.store.set_held(self.engine_id, held())
+        except StoreError as error:
+            log.warning("what is in memory is not told: %s", one_line(error))
 
     def _make_room(self, run_id: str) -> None:
         """Clean up where the store is over its budget or the disk nearly full.

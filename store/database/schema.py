@@ -149,6 +149,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE runs ADD COLUMN rating INTEGER NOT NULL DEFAULT 0 "
         "CHECK (rating BETWEEN 0 AND 5)",
     ),
+    (
+        # JSON: the names of the models that it has in memory (engine.components.held), as of its last run.
+        "ALTER TABLE engines ADD COLUMN held TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

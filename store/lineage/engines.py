@@ -7,6 +7,7 @@ outlive it. The heartbeat only tells whether a live engine makes progress.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from store.lineage.records import QUEUED, RUNNING, EngineRecord
 from store.paths import engine_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _ID = re.compile(r"[^/\0]+")
@@ -70,6 +71,14 @@ def heartbeat(lineage: Lineage, engine_id: str) -> None:
     with immediate(lineage) as connection:
         connection.execute(
             "UPDATE engines SET heartbeat_ns=? WHERE id=?", (time.time_ns(), engine_id)
+        )
+
+
+def set_held(lineage: Lineage, engine_id: str, names: Sequence[str]) -> None:
+    """Say which models the engine has in memory."""
+    with immediate(lineage) as connection:
+        connection.execute(
+            "UPDATE engines SET held=? WHERE id=?", (json.dumps(list(names)), engine_id)
         )
 
 
@@ -132,17 +141,30 @@ def is_alive(lineage: Lineage, engine_id: str) -> bool:
 
 def engines(lineage: Lineage) -> list[EngineRecord]:
     """The live engines, oldest first."""
-    columns = "id, pid, host, started_ns, heartbeat_ns, version, retiring"
+    columns = "id, pid, host, started_ns, heartbeat_ns, version, retiring, held"
     found = rows(lineage, f"SELECT {columns} FROM engines ORDER BY rowid")
     at_work = dict(rows(lineage, "SELECT engine, id FROM runs WHERE status=?", (RUNNING,)))
 
     def record(row: tuple[Any, ...]) -> EngineRecord:
-        engine_id, pid, host, started, beat, version, retiring = row
+        engine_id, pid, host, started, beat, version, retiring, held = row
         run_id = str(at_work.get(engine_id, ""))
-        return EngineRecord(engine_id, pid, host, started, beat, run_id, version, bool(retiring))
+        return EngineRecord(
+            *(engine_id, pid, host, started, beat, run_id, version),
+            is_retiring=bool(retiring),
+            held=_names(held),
+        )
 
     records = sound(lineage, "engines", columns, found, record)
     return [engine for engine in records if is_alive(lineage, engine.id)]
+
+
+def _names(text: object) -> tuple[str, ...]:
+    """Those of a row; none where it is damaged, which only makes plans take longer than they must."""
+    try:
+        names = json.loads(text) if isinstance(text, str) else []
+    except ValueError:
+        return ()
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
 def orphans(lineage: Lineage) -> frozenset[str]:

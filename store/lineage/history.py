@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from store.database.database import Lineage, immediate, rows
 from store.errors import StoreDamaged, UnknownRun
 from store.lineage.damage import RowDamaged, sound, tell
-from store.lineage.events import Event, StageFinished, decode_event, encode_event
+from store.lineage.events import Event, StageFinished, Verified, decode_event, encode_event
 from store.lineage.records import LogEntry, StageRecord
 
 if TYPE_CHECKING:
@@ -73,6 +73,38 @@ def log(lineage: Lineage, run_id: str, after: int, limit: int) -> list[LogEntry]
         if entries or len(found) < limit:
             return entries
         after = found[-1][0]
+
+
+def newest_event(lineage: Lineage) -> int:
+    """The id of the last event of any run; 0: there is none."""
+    [(newest,)] = rows(lineage, "SELECT max(id) FROM events")
+    return int(newest or 0)
+
+
+def ended_since(lineage: Lineage, after: int, up_to: int) -> list[str]:
+    """The runs of which an attempt ended with an event of an id above `after`, up to `up_to`, oldest first."""
+    found = rows(
+        lineage,
+        """SELECT DISTINCT run_id FROM events WHERE id>? AND id<=? AND json LIKE '{"kind":"run_finished"%' """
+        "ORDER BY id",
+        (after, up_to),
+    )
+    return [run_id for (run_id,) in found if type(run_id) is str]
+
+
+def last_verdict(lineage: Lineage, run_id: str) -> tuple[int, Verified] | None:
+    """What came of it when a run was last computed again to compare, and when (ns); None where it never was."""
+    found = rows(
+        lineage,
+        "SELECT events.id, events.ns, events.json FROM runs JOIN events ON events.run_id=runs.id "
+        """WHERE runs.verifies=? AND events.json LIKE '{"kind":"verified"%' ORDER BY events.id DESC LIMIT 1""",
+        (run_id,),
+    )
+    for event_id, ns, text in found:
+        event = _event(event_id, text)
+        if isinstance(event, Verified):
+            return int(ns), event
+    return None
 
 
 def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:

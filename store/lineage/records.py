@@ -180,7 +180,8 @@ class EngineRecord:
     """A live engine process; `run` is the id of the run that it works on, or empty.
 
     version: of the code that it runs; "" where that was before engines said so. is_retiring: it
-    leases no more runs and leaves once its present one has ended.
+    leases no more runs and leaves once its present one has ended. held: names of the models that it
+    has in memory, as of its last run.
     """
 
     id: str
@@ -191,3 +192,4 @@ class EngineRecord:
     run: str
     version: str = ""
     is_retiring: bool = False
+    held: tuple[str, ...] = ()

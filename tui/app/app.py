@@ -15,15 +15,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
+from textual.actions import parse
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
-from textual.worker import WorkerCancelled
+from textual.screen import ModalScreen
 
-from tui.app.base import ModiffBase
+from tui.app.base import ModiffBase, ModiffScreen
+from tui.app.contrast import readable_variables
 from tui.app.control_filter import Harmless
-from tui.app.messages import BranchFrom, ComposeWith, Queued, QueuedRuns, ShowRun, WatchRun
+from tui.app.messages import (
+    Act,
+    BranchFrom,
+    ComposeWith,
+    Queued,
+    QueuedRuns,
+    ShowRun,
+    WatchRun,
+)
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
+from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +53,9 @@ LOOK_SECONDS = 0.25
 REMOTE_LOOK_SECONDS = 1.0
 # How long leaving waits for a last look.
 LEAVE_LOOK_SECONDS = 0.5
+# How long an action of another screen waits for what it is for, and how often it looks.
+ACT_SECONDS = 3.0
+ACT_LOOK_SECONDS = 0.05
 
 
 def _commands() -> type[Provider]:
@@ -79,8 +93,43 @@ class ModiffApp(ModiffBase):
             Binding(number, f"open('{mode}')", name, id=f"app.screen.{mode}", show=False)
             for mode, (number, name, _) in TABS.items()
         ),
+        *(  # also where a digit is text
+            Binding(
+                f"alt+{number}",
+                f"open('{mode}')",
+                name,
+                id=f"app.screen_anywhere.{mode}",
+                show=False,
+                priority=True,
+            )
+            for mode, (number, name, _) in TABS.items()
+        ),
+        Binding(
+            "ctrl+pageup",
+            "turn(-1)",
+            "Screen before",
+            id="app.screen_before",
+            show=False,
+            priority=True,
+        ),
+        Binding(
+            "ctrl+pagedown",
+            "turn(1)",
+            "Next screen",
+            id="app.screen_after",
+            show=False,
+            priority=True,
+        ),
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
-        Binding("ctrl+q", "leave", "Quit", id="app.quit", show=False, priority=True),
+        Binding(
+            "f8",
+            "copy_error",
+            "Copy the last error",
+            id="app.copy_error",
+            show=False,
+            priority=True,
+        ),
+        Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 
     def __init__(
@@ -122,6 +171,13 @@ class ModiffApp(ModiffBase):
         """Textual's ANSI themes lack this one."""
         return {"foreground-disabled": "ansi_default 50%"}
 
+    def get_css_variables(self) -> dict[str, str]:
+        """Those of the theme, readable."""
+        variables = super().get_css_variables()
+        variables = {**variables, **readable_variables(variables)}
+        self.theme_variables = variables
+        return variables
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), self._harmless]
 
@@ -134,8 +190,34 @@ class ModiffApp(ModiffBase):
 
     def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
-        self.preferences.screen = mode
+        self._part_from(mode)
         self.switch_mode(mode)
+
+    def action_turn(self, by: int) -> None:
+        """The screen after the present one in the top line, or the one before."""
+        modes = list(TABS)
+        self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("open", "turn"):
+            return not isinstance(self.screen, ModalScreen)  # a question is answered first
+        return super().check_action(action, parameters)
+
+    def _part_from(self, mode: str) -> None:
+        """Before another screen is shown: the one that is left will be come back to where a digit is a key."""
+        self.preferences.screen = mode
+        if mode != self.current_mode and isinstance(self.screen, ModiffScreen):
+            self.screen.rest()
+
+    def action_copy_error(self) -> None:
+        """What the last error said, which may be gone from the screen."""
+        if self.last_error:
+            self.copy_to_clipboard(self.last_error)
+        self.notify("the error is copied" if self.last_error else "no error was told")
+
+    def action_help_quit(self) -> None:
+        """ctrl+c, where no text is selected that it could copy."""
+        self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
 
     def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
         self.action_open(message.mode)
@@ -161,7 +243,7 @@ class ModiffApp(ModiffBase):
     async def compose_with(self, message: ComposeWith) -> None:
         """Show the settings of a run in the form."""
         try:
-            self.preferences.screen = "compose"
+            self._part_from("compose")
             await self.switch_mode("compose")
             from tui.app.compose.screen import Compose
 
@@ -178,16 +260,36 @@ class ModiffApp(ModiffBase):
     @work(exclusive=True, group="runs")
     async def show_run(self, run_id: str) -> None:
         """Show a run in the list of all runs, where its filter lets it through."""
-        self.preferences.screen = "runs"
+        self._part_from("runs")
         await self.switch_mode("runs")
-        from tui.app.runs.screen import Runs
-
         screen = self.get_screen_stack("runs")[0]
-        assert isinstance(screen, Runs)
-        with suppress(WorkerCancelled):  # the screen looks again by itself
-            await screen.look().wait()
-        screen.runs.select(run_id)
-        screen.runs.focus_list()
+        assert isinstance(screen, ModiffScreen)
+        await screen.choose_run(run_id)
+
+    @work(exclusive=True, group="act")
+    async def act(self, message: Act) -> None:
+        """Open the screen of an action, choose its run there, and carry it out once it applies."""
+        self._part_from(message.mode)
+        await self.switch_mode(message.mode)
+        screen = self.get_screen_stack(message.mode)[0]
+        assert isinstance(screen, ModiffScreen)
+        if message.run_id:
+            await screen.choose_run(message.run_id, is_alone=True)
+        name, parameters = parse(message.action)[1:]
+        for _ in range(round(ACT_SECONDS / ACT_LOOK_SECONDS)):
+            is_chosen = message.run_id in ("", screen.chosen_run)
+            if is_chosen and screen.check_action(name, parameters):
+                await self.run_action(message.action, screen)
+                return
+            await asyncio.sleep(ACT_LOOK_SECONDS)
+        run_id = printable(message.run_id)
+        told = f"to run {run_id} as it is now" if run_id else "to what is there now"
+        if run_id and screen.chosen_run != message.run_id:
+            told = f"here: run {run_id} is not shown, a filter may hide it"
+        self.notify(f"that does not apply {told}", severity="warning", markup=False)
+
+    def on_act(self, message: Act) -> None:
+        self.act(message)
 
     @work(exclusive=True, group="runs")
     async def show_gallery(self, line: str) -> None:
@@ -275,7 +377,13 @@ class ModiffApp(ModiffBase):
         elif choice == "cancel":
             self._leave_cancelling()
 
+    def where_shown(self, run_id: str) -> str:
+        if self.current_mode == "live" and self.watched_run == run_id:
+            return "o opens the video"
+        return "3 lists all runs" if self.current_mode != "runs" else ""
+
     def on_unmount(self) -> None:
+        self.restore_title()
         save_preferences(self.preferences, self.loaded_preferences)
         self.lab.close()
 

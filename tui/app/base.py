@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
 from textual import getters, work
 from textual.app import App
 from textual.screen import Screen
 from textual.signal import Signal
+from textual.widgets import Input, TextArea
 
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
+from tui.describe import notices
 from tui.errors import explain
 from tui.text import printable
+from tui.units import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from textual.notifications import Notify
+
     from presets.spec import RunSpec
+    from store.lineage.records import RunRecord
     from tui.app.lab import Lab
     from tui.app.widgets.graphics import ImageMaker
     from tui.describe.health import Status
@@ -61,6 +69,11 @@ class ModiffBase(App[int]):
         self.watched_run = ""
         self._explained: dict[tuple[type[Exception], str], str] = {}
         self._told: tuple[str, float] = ("", 0.0)
+        # what the app itself is at, with the moment when it began
+        self._jobs: dict[object, tuple[str, float]] = {}
+        self.last_error = ""
+        self._title = ""
+        self._knows_focus = False
 
     @cached_property
     def lab(self) -> Lab:
@@ -105,16 +118,118 @@ class ModiffBase(App[int]):
                     markup=False,
                 )
             for run_id in self.status.orphans:
-                self.notify(
-                    f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)",
-                    severity="warning",
-                    markup=False,
-                )
+                line = f"the engine died; run {run_id} is interrupted and can be resumed (Runs, r)"
+                self.notify(line, severity="warning", markup=False)
+                self._call_over(line)
+            self._tell_ended(self.status.ended)
+            self._show_title(self.status)
         if not self.screen_stack:  # the app was left while the store was read
             return
-        for top in self.screen.query(TopLine):
-            top.show(self.status, self.trouble)
+        self.show_top()
         self.status_signal.publish(self.status)
+
+    def show_top(self) -> None:
+        """Draw the top line of the screen that is seen."""
+        for top in self.screen.query(TopLine):
+            top.show(self.status, self.trouble, self.job_told)
+
+    # What ends while nobody looks
+
+    def _tell_ended(self, ended: Sequence[RunRecord]) -> None:
+        """One notice for all that ended since the last look."""
+        if not ended or self.preferences.notices == "off":
+            return
+        last = next((run for run in reversed(ended) if run.status == "failed"), ended[-1])
+        line = notices.end_line(last)
+        if len(ended) > 1:
+            line = f"{len(ended)} runs have ended; {line}"
+        is_bad = last.status == "failed"
+        where = self.where_shown(last.id)
+        self.notify(
+            f"{line}; {where}" if where else line,
+            severity="error" if is_bad else "information",
+            timeout=TOLD_SECONDS,
+            markup=False,
+        )
+        self._call_over(line)
+
+    def where_shown(self, run_id: str) -> str:
+        """Which keys lead to what a run made, "" for none."""
+        return ""
+
+    def _call_over(self, line: str) -> None:
+        """Call somebody who looks elsewhere; a terminal that never tells of its focus rings, and no more."""
+        if self.preferences.notices != "all" or (self.app_focus and self._knows_focus):
+            return
+        self.bell()
+        if not self.app_focus:
+            self.tell_terminal(notices.desktop_notice(line, os.environ))
+
+    def on_app_focus(self) -> None:
+        self._knows_focus = True
+
+    def on_app_blur(self) -> None:
+        self._knows_focus = True
+
+    def _show_title(self, status: Status) -> None:
+        """How far the run at work is, in the terminal's title."""
+        if self.preferences.notices != "all":
+            return
+        title = "modiff"
+        if status.running is not None:
+            percent = status.progress.percent if status.progress else None
+            title = "modiff ▶" if percent is None else f"modiff ▶ {percent} %"
+        if title != self._title and (self._title or status.running is not None):
+            if not self._title:
+                self.tell_terminal(notices.KEEP_TITLE)
+            self._title = title
+            self.tell_terminal(notices.terminal_title(title))
+
+    def restore_title(self) -> None:
+        """Give the terminal the title that it had."""
+        if self._title:
+            self._title = ""
+            self.tell_terminal(notices.TAKE_TITLE_BACK)
+
+    def tell_terminal(self, sequence: str) -> None:
+        """Hand the terminal what it acts on, where there is one."""
+        if not self.is_headless and self._driver is not None:
+            self._driver.write(sequence)
+
+    # What the app itself is at
+
+    @contextmanager
+    def job(self, name: str) -> Iterator[None]:
+        """While it lasts, the top line tells of it and how long it has been at it."""
+        key = object()
+        self._jobs[key] = (name, time.monotonic())
+        self.show_top()
+        try:
+            yield
+        finally:
+            del self._jobs[key]
+            if self.screen_stack:  # else the app was left meanwhile
+                self.show_top()
+
+    @property
+    def job_told(self) -> str:
+        """`⟳ verifying j4u4 0:12`, of what began last; "" for nothing."""
+        if not self._jobs:
+            return ""
+        name, began = list(self._jobs.values())[-1]
+        more = f" (+{len(self._jobs) - 1})" if len(self._jobs) > 1 else ""
+        return f"⟳ {name}{more} {clock(time.monotonic() - began)}"
+
+    def on_notify(self, event: Notify) -> None:
+        """Before Textual adds a notice: it takes the place of those that are shown, but for the last error."""
+        shown = list(self._notifications)
+        new = event.notification.message
+        errors = [each for each in shown if each.severity == "error" and each.message != new]
+        for notice in shown:
+            if notice not in errors[-1:]:
+                self._unnotify(notice, refresh=False)
+        if event.notification.severity == "error":
+            self.last_error = new
 
     def line_for(self, error: Exception) -> str:
         """What is wrong, in the words of the command line; the trace of a defect goes to a log file: once, because
@@ -136,7 +251,9 @@ class ModiffBase(App[int]):
         if line == self._told[0] and now - self._told[1] < TOLD_SECONDS:
             return
         self._told = line, now
-        self.notify(line, title="modiff", severity="error", timeout=TOLD_SECONDS, markup=False)
+        self.notify(
+            line, title="modiff (f8 copies)", severity="error", timeout=TOLD_SECONDS, markup=False
+        )
 
     @work(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:
@@ -190,3 +307,21 @@ class ModiffScreen(Screen[None]):
     """A screen of the top line, or one over it that is no question."""
 
     app = getters.app(ModiffBase)
+    # Actions that are for one run: the palette asks which, where none is chosen.
+    FOR_A_RUN: ClassVar[frozenset[str]] = frozenset()
+    # Those for what is under the cursor, which nobody sees from another screen: only the screen itself offers them.
+    NEAR_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def chosen_run(self) -> str:
+        """The run that such actions are for now, "" for none."""
+        return ""
+
+    async def choose_run(self, run_id: str, *, is_alone: bool = False) -> None:
+        """Make it that one, as far as the screen can show it. is_alone: and take all marks."""
+
+    def rest(self) -> None:
+        """Take the focus out of a line of text, to where a digit is the key of a screen."""
+        if isinstance(self.focused, Input | TextArea):
+            selector = self.AUTO_FOCUS if isinstance(self.AUTO_FOCUS, str) else ""
+            self.set_focus(next(iter(self.query(selector)), None) if selector else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.app import SuspendNotSupported
+from textual.suggester import Suggester
 
 from tui.text import printable
 
@@ -108,6 +110,41 @@ def open_file(path: str) -> None:
 def absolute(line: str) -> str:
     """The path that was typed, from the home directory where it begins with ~."""
     return os.path.abspath(os.path.expanduser(line.strip()))
+
+
+def absent(line: str) -> str:
+    """What is wrong with the path of a file that is to be read: it is not there, or no file; "" for nothing."""
+    if not line.strip() or os.path.isfile(absolute(line)):
+        return ""
+    name = printable(absolute(line))
+    return f"{name} is a folder" if os.path.isdir(absolute(line)) else f"there is no file {name}"
+
+
+class PathSuggester(Suggester):
+    """Completes a path as it is typed: the first name that goes on so, of a folder or with this ending."""
+
+    def __init__(self, suffix: str) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self._suffix = suffix
+
+    async def get_suggestion(self, value: str) -> str | None:
+        return await asyncio.to_thread(self._suggestion, value)
+
+    def _suggestion(self, value: str) -> str | None:
+        folder, _, begun = value.rpartition("/")
+        place = os.path.expanduser(f"{folder}/" if "/" in value else ".")
+        try:
+            with os.scandir(place) as entries:
+                found = sorted(
+                    entry.name + "/" * entry.is_dir()
+                    for entry in entries
+                    if entry.name.startswith(begun)
+                    and (begun or not entry.name.startswith("."))
+                    and (entry.is_dir() or entry.name.endswith(self._suffix))
+                )
+        except OSError:
+            return None
+        return value.removesuffix(begun) + found[0] if begun and found else None
 
 
 def taken(line: str) -> str:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tui.describe.run_filter import Search
     from tui.describe.space import Space
     from tui.describe.sweeps import PlannedSweep
+    from tui.describe.watch import Watch
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
@@ -70,6 +71,7 @@ class Lab:
         self._lanes: dict[LaneName, _Lane] = {
             name: _Lane(name, root, opened, alone) for name in get_args(LaneName)
         }
+        self._watch: Watch | None = None  # of the lane that reads
 
     def close(self) -> None:
         """Does not wait for what is still at work in a lane."""
@@ -89,7 +91,15 @@ class Lab:
 
     async def status(self) -> Status:
         """Ends the runs of dead engines on the way, as every viewer does."""
-        status = await self._in("read", health.status)
+
+        def ask(store: Store) -> Status:
+            from tui.describe.watch import Watch
+
+            if self._watch is None:
+                self._watch = Watch()
+            return health.status(store, self._watch)
+
+        status = await self._in("read", ask)
         return replace(status, unwritable=self._lanes["read"].unwritable or status.unwritable)
 
     async def runs(self, search: Search, limit: int = RUN_LIMIT) -> list[RunRow]:
@@ -147,6 +157,16 @@ class Lab:
         """By run the preview that stands for it; runs without one, and those that were removed, are left out."""
         lane = self._lanes["read"]
         return await lane.ask(lambda store: runs.thumbnails(store, lane.index(store), run_ids))
+
+    async def command_line(self, run_id: str) -> str:
+        """The command that makes a run again. Raises UnknownRun, and PresetError where this version cannot read it."""
+
+        def ask(store: Store) -> str:
+            from tui.describe.command_line import command_of
+
+            return command_of(store, run_id)
+
+        return await self._in("read", ask)
 
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""

@@ -38,6 +38,7 @@ def start() -> int:
         _say(f"modiff: {reason}")
         return BAD_INPUT
     gc.disable()  # until the first screen is there: starting makes much, and no garbage
+    from tui.app.alt_digits import read_alt_digits
     from tui.app.app import ModiffApp
     from tui.app.preferences import load_preferences
     from tui.app.widgets.graphics import load_graphics, wanted_graphics
@@ -48,6 +49,7 @@ def start() -> int:
             "LINES",
         ):  # exported by some shells; would hold the app at that size
             os.environ.pop(name, None)
+    read_alt_digits()
     preferences = load_preferences()
     graphics = None
     if wanted_graphics(os.environ, is_tty=has_terminal, choice=preferences.images):

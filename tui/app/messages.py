@@ -58,6 +58,14 @@ class QueuedRuns(Message):
         self.run_ids, self.tag = run_ids, tag
 
 
+class Act(Message):
+    """Carry out an action of a screen, whichever is shown; run_id: of the run that it is for, "" for none."""
+
+    def __init__(self, mode: str, action: str, run_id: str = "") -> None:
+        super().__init__()
+        self.mode, self.action, self.run_id = mode, action, run_id
+
+
 class Queued(Message):
     """A run was queued: an engine is needed, and the run is to be watched where `watch` says so."""
 

@@ -1,7 +1,8 @@
-"""The command palette: every action that applies now, every screen, every preset, the recent runs.
+"""The command palette: every action of every screen, every screen, every preset, the recent runs.
 
-Names are `area: verb`. What does not apply now is absent. Actions are there at once; presets and runs follow when the
-store has answered, and where it does not, the palette goes without them.
+Names are `area: verb`. What does not apply to the present screen now is absent; what another screen does opens that
+one, and asks for which run where none is chosen. Actions are there at once; presets and runs follow when the store has
+answered, and where it does not, the palette goes without them.
 """
 
 from __future__ import annotations
@@ -9,25 +10,31 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from textual.actions import parse
+from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Provider
 from textual.content import Content
 
-from tui.app.messages import ComposeWith, ShowRun
+from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
 from tui.describe.run_filter import Search
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from textual.command import Hits
     from textual.screen import Screen
 
-    from tui.app.base import ModiffBase
+    from tui.app.base import ModiffBase, ModiffScreen
+    from tui.describe.run import RunRow
 
 RECENT_RUNS = 20
+# Screens of which the actions are for the row under the cursor: from elsewhere they are opened, and no more.
+_ROWS = ("queue",)
 # After so long without an answer, presets or runs are left out.
 WAIT_SECONDS = 2.0
 
@@ -65,17 +72,38 @@ class Commands(Provider):
             yield _hit(command)
 
     async def search(self, query: str) -> Hits:
-        matcher = self.matcher(query)
+        words = query.lower().split()
         for command in [*actions(self._modiff, self.screen), *await self._answer()]:
-            # the help of a run is its prompt, by which it may be looked for
-            score = matcher.match(command.name) or 0.5 * matcher.match(command.help)
-            if score > 0:
-                yield Hit(
-                    score, matcher.highlight(command.name), command.run, help=_plain(command.help)
-                )
+            if score := fit(words, command):
+                name = _highlighted(command.name, words)
+                yield Hit(score, name, command.run, help=_plain(command.help))
 
     async def _answer(self) -> list[Command]:
         return await asyncio.shield(self._found) if self._found is not None else []
+
+
+def fit(words: Sequence[str], command: Command) -> float:
+    """How well a command fits what was typed, 0 for not at all: every word must stand in it as it is. One in the name
+    counts for more than one in the help, which for a run is its prompt; at the beginning of a word, for more still."""
+    name, help_text = command.name.lower(), command.help.lower()
+    total = 0.0
+    for word in words:
+        if word in name:
+            total += 3.0 if f" {word}" in f" {name}" else 2.0
+        elif word in help_text:
+            total += 1.0
+        else:
+            return 0.0
+    return total / len(words) if words else 0.0
+
+
+def _highlighted(name: str, words: Sequence[str]) -> Content:
+    content = Content(name)
+    for word in words:
+        start = name.lower().find(word)
+        if start >= 0:
+            content = content.stylize("bold underline", start, start + len(word))
+    return content
 
 
 def _hit(command: Command) -> DiscoveryHit:
@@ -107,6 +135,7 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
             f"{binding.tooltip} ({key})" if binding.tooltip else key,
             partial(_act, app, binding.action, node),
         )
+    yield from _elsewhere(app, screen)
     for mode, (number, name, _) in TABS.items():
         yield Command(
             f"open: {name}", f"key {number}", partial(app.run_action, f"app.open('{mode}')")
@@ -125,12 +154,85 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
     yield Command(
         "app: Help", "The keys of this screen (key ?)", partial(app.run_action, "app.help")
     )
+    yield Command(
+        "app: Copy the last error",
+        "What it said, also when it is gone (key f8)",
+        partial(app.run_action, "app.copy_error"),
+    )
     yield Command("app: Theme", "Change the colours", app.action_change_theme)
     yield Command(
         "app: Quit",
         "Asks where a run is at work (key ctrl+q)",
         partial(app.run_action, "app.leave"),
     )
+
+
+def _elsewhere(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
+    """What the other screens do, by the keys that they have."""
+    for mode, (_, title, _) in TABS.items():
+        kind: type[ModiffScreen] = getattr(import_module(f"tui.app.{mode}.screen"), title)
+        if isinstance(screen, kind):
+            continue
+        for binding in _own_bindings(kind):
+            name = parse(binding.action)[1]
+            if binding.id is None or name in kind.NEAR_ONLY or binding.id.startswith("list."):
+                continue
+            key = f"key {app.get_key_display(binding)} on {title}"
+            needs_run = name in kind.FOR_A_RUN
+            act: Callable[[], Any] = partial(
+                _act_there, app, mode, binding.action, needs_run=needs_run
+            )
+            if mode in _ROWS and not needs_run:  # it would be for a row that nobody has seen
+                act = partial(app.run_action, f"app.open('{mode}')")
+            yield Command(
+                f"{mode}: {binding.description}",
+                f"{binding.tooltip} ({key})" if binding.tooltip else key,
+                act,
+            )
+
+
+def _own_bindings(kind: type[ModiffScreen]) -> Iterator[Binding]:
+    """Those of a screen and of what it is made from, as far as that is ours; each action once."""
+    told = set()
+    for each in kind.__mro__:
+        if each.__module__.startswith("tui."):
+            for binding in Binding.make_bindings(vars(each).get("BINDINGS", [])):
+                if binding.action not in told:
+                    told.add(binding.action)
+                    yield binding
+
+
+def _act_there(app: ModiffBase, mode: str, action: str, *, needs_run: bool) -> None:
+    async def act() -> None:
+        run_id = getattr(app.screen, "chosen_run", "") if needs_run else ""
+        if needs_run and not run_id:
+            run_id = await _picked_run(app)
+            if not run_id:
+                return
+        app.post_message(Act(mode, action, run_id))
+
+    app.run_worker(act(), exclusive=False, group="palette")
+
+
+async def _picked_run(app: ModiffBase) -> str:
+    """The run that is picked of the recent ones, "" for none."""
+    from tui.app.dialogs.picker import Item, Picker
+
+    try:
+        rows = await app.lab.runs(Search(), RECENT_RUNS)
+    except Exception as error:  # noqa: BLE001  # told, whatever it is
+        app.tell_error(error)
+        return ""
+    if not rows:
+        app.notify("there are no runs yet")
+        return ""
+    items = [Item(row.record.id, _about(row)) for row in rows]
+    return await app.push_screen_wait(Picker("which run?", items)) or ""
+
+
+def _about(row: RunRow) -> str:
+    prompt = shorten(printable(row.prompt), 60)
+    return f"{row.record.status}, {printable(row.record.preset)}: {prompt}"
 
 
 def _act(app: ModiffBase, action: str, node: Any) -> None:
@@ -177,7 +279,7 @@ async def _runs(app: ModiffBase) -> list[Command]:
     return [
         Command(
             f"runs: open {row.record.id}",
-            f"{row.record.status}, {printable(row.record.preset)}: {shorten(printable(row.prompt), 60)}",
+            _about(row),
             partial(app.post_message, ShowRun(row.record.id)),
         )
         for row in await app.lab.runs(Search(), RECENT_RUNS)

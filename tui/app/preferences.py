@@ -26,16 +26,27 @@ _DRAFT = re.compile(r"\.app-\w{8}\.tmp")
 log = logging.getLogger(__name__)
 
 
+class KeptDraft(msgspec.Struct, frozen=True):
+    """A form that was left: its preset, and by dotted key the text that was typed over it."""
+
+    preset: str
+    edits: dict[str, str]
+
+
 class Preferences(msgspec.Struct, kw_only=True):
-    """theme: a name of Textual's. images: auto, half or off. prompts: newest last."""
+    """theme: a name of Textual's. images: auto, half or off. notices: what is told at the end of a run: on the screen,
+    by bell, desktop and title of the terminal (all), on the screen only (screen), or nothing (off). prompts: newest
+    last. draft: what the form held when the app was left, None for a preset as it is."""
 
     screen: str = "compose"
     preset: str = "micro"
     theme: str = ""
     images: Literal["auto", "half", "off"] = "auto"
+    notices: Literal["all", "screen", "off"] = "all"
     runs_filter: str = ""
     runs_view: Literal["table", "tree"] = "table"
     prompts: list[str] = []
+    draft: KeptDraft | None = None
 
     def remember_prompt(self, prompt: str) -> None:
         """As the newest; a prompt is remembered once."""

@@ -46,11 +46,12 @@ class TopLine(Widget):
         self.mode = mode
         self._status: Status | None = None
         self._trouble = ""
+        self._job = ""
 
-    def show(self, status: Status | None, trouble: str) -> None:
-        """trouble: what keeps the store from being read, or nothing."""
-        if (status, trouble) != (self._status, self._trouble):
-            self._status, self._trouble = status, trouble
+    def show(self, status: Status | None, trouble: str, job: str = "") -> None:
+        """trouble: what keeps the store from being read, job: what the app itself is at, or nothing."""
+        if (status, trouble, job) != (self._status, self._trouble, self._job):
+            self._status, self._trouble, self._job = status, trouble, job
             self.refresh()
 
     def render(self) -> RenderResult:
@@ -80,12 +81,16 @@ class TopLine(Widget):
         if self._trouble:
             return "✖ store cannot be read ", "✖ store ", "✖"
         if status is None:
-            return ("… ",)
+            return (f"{self._job}  … ", "… ") if self._job else ("… ",)
         if status.is_full:
             return f"✖ disk full  {_at_work(status)[0]}", "✖ disk full ", "✖ full", "✖"
         if status.unwritable:
             return f"▲ read-only  {_at_work(status)[0]}", "▲ read-only ", "▲"
-        return _at_work(status)
+        told = _at_work(status)
+        if not self._job:
+            return told
+        short = f"⟳ {self._job.rpartition(' ')[2]} "
+        return *(f"{self._job}  {each}" for each in told), f"{self._job} ", short, *told
 
     def on_click(self, event: events.Click) -> None:
         x = cell_len(" modiff ")
@@ -108,7 +113,16 @@ def _at_work(status: Status) -> tuple[str, ...]:
         stuck = f"▲ engine stuck{long} "
         return f"▲ engine stuck{at_work}{long} ", stuck, f"▲ stuck{short}", f"▲{short}"
     if run_id:
-        return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
+        words = status.progress.words if status.progress else ""
+        far = f"{words} " if words else ""
+        percent = f" {words.partition(' ')[0]}" if words else ""
+        return (
+            f"▶ {far}{run_id}{long} ",
+            f"▶ {far}{run_id}{short}",
+            f"▶ {far}{run_id[:5]}{short}",
+            f"▶{percent}{short}",
+            f"▶{short}",
+        )
     if not status.engines:
         return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
     return f"● engine idle{long} ", f"● idle{short}", f"●{short}"

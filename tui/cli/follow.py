@@ -6,6 +6,8 @@ are those of tui.cli.watch.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -16,6 +18,7 @@ import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
+from tui.describe.notices import BELL, desktop_notice, end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable
 from tui.units import duration
@@ -32,12 +35,13 @@ _WORTH_TELLING_SECONDS = 0.1
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a command follows. again: how to go on with a run that its engine left unfinished,
-    `modiff resume` where empty."""
+    `modiff resume` where empty. notify: call whoever looks elsewhere at the end."""
 
     detach: bool = False
     quiet: bool = False
     as_json: bool = False
     again: str = ""
+    notify: bool = False
 
 
 def follow_queued(
@@ -74,7 +78,15 @@ def follow_queued(
         print_json(result(record, stages, watched.cancel_asked))
     elif record.status == "done":
         echo_path(record.output)
+    if manner.notify:
+        call(end_line(record))
     return exit_code(record, watched.cancel_asked)
+
+
+def call(line: str) -> None:
+    """Call whoever looks elsewhere, by the bell and a notification of the desktop, where stderr is a terminal."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo(BELL + desktop_notice(line, os.environ), err=True, nl=False)
 
 
 def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.cli.follow import Manner, have_engine, reused_steps, watch_run
+from tui.cli.follow import Manner, call, have_engine, reused_steps, watch_run
 from tui.cli.output import close_output, print_json
+from tui.describe.notices import end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable, shorten
 from tui.units import duration
@@ -73,9 +74,18 @@ def follow_many(
     if at_end is not None and not is_cancelled:
         about = {**about, **at_end(run_ids)}
     _report(store, run_ids, wanted, about, as_json=manner.as_json)
+    if manner.notify:
+        call(_end_line(store, run_ids))
     if is_cancelled:
         return CANCELLED
     return 0 if all(store.run(run_id).status == "done" for run_id in run_ids) else FAILED
+
+
+def _end_line(store: Store, run_ids: Sequence[str]) -> str:
+    statuses = [store.run(run_id).status for run_id in run_ids]
+    if len(run_ids) == 1:
+        return end_line(store.run(run_ids[0]))
+    return f"{statuses.count('done')} of {len(run_ids)} runs are done"
 
 
 def _queue_all(store: Store, wanted: Sequence[Wanted], signals: Signals) -> list[str]:

@@ -40,6 +40,11 @@ result_json_option = click.option(
 detach_option = click.option(
     "--detach", is_flag=True, help="Print the run's id and leave it running."
 )
+notify_option = click.option(
+    "--notify",
+    is_flag=True,
+    help="Call you at the end: the terminal's bell, and a notification of the desktop.",
+)
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no narration.")
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace an output that is already there."

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
+    from tui.describe.watch import Progress, Watch
 
 # An engine writes its heartbeat every second; after so long without, it is told as stuck.
 STUCK_SECONDS = 10.0
@@ -27,7 +28,8 @@ class Status:
     now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
     what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
     be seen and is not kept. unwritable: why the store can be looked at and no more, "" where that is not so.
-    other_variables: for which the engine has other values than the app."""
+    other_variables: for which the engine has other values than the app. progress: of the run at work, ended: the runs
+    that came to their end since the look before; both only where one who looks again and again asks."""
 
     engines: tuple[EngineRecord, ...]
     running: RunRecord | None
@@ -39,6 +41,8 @@ class Status:
     silence: str = ""
     unwritable: str = ""
     other_variables: tuple[str, ...] = ()
+    progress: Progress | None = None
+    ended: tuple[RunRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class ComponentRow:
     origin: str
 
 
-def status(store: Store) -> Status:
+def status(store: Store, watch: Watch | None = None) -> Status:
+    """One look. watch: of one who looks again and again."""
     from store.upkeep.space import free_bytes
 
     engines = store.engines()
@@ -78,6 +83,8 @@ def status(store: Store) -> Status:
         if os.access(store.lineage.path, os.W_OK)
         else f"cannot write {store.lineage.path}",
         other_variables=_other_variables(engines),
+        progress=watch.progress(store, running) if watch else None,
+        ended=watch.ended(store) if watch else (),
     )
 
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A part of a plan. state: stored, compute, or skip where nothing needs it. first, last: the
-    steps that it is about, from 1, or None. seconds: None where nothing is known; bytes: to be stored."""
+    """A part of a plan. state: stored, compute, skip where nothing needs it, or warm for what is in the engine's
+    memory. first, last: the steps that it is about, from 1, or None. seconds: None where nothing is known; bytes: to
+    be stored."""
 
     stage: str
     first: int | None
@@ -63,7 +64,7 @@ def planned(
     check_output(store, spec)
     made = client.plan(store, spec, segments=segments, stop_at=stop_at)
     past = experience_with(store, spec)
-    rows = _rows(made, spec, past)
+    rows = _rows(made, spec, past, is_warm=client.is_warm(store, made))
     known = [row.seconds for row in rows if row.seconds is not None]
     return Planned(
         rows=tuple(rows),
@@ -86,10 +87,10 @@ def shown(row: Row) -> tuple[str, str, str, str, str]:
     return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
 
 
-def _rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
+def _rows(plan: Plan, spec: RunSpec, past: Experience, *, is_warm: bool) -> list[Row]:
     """The stages in order, the denoising steps split where the stored ones end."""
-    is_loaded = bool(plan.needs)
-    load = "compute" if is_loaded else "skip"
+    is_loaded = bool(plan.needs) and not is_warm
+    load = "warm" if is_warm else "compute" if is_loaded else "skip"
     rows = [Row("load", None, None, load, past.load if is_loaded else 0.0, 0)]
     for title in plan.titles:
         if title == "denoise":

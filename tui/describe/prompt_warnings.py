@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.cut_prompts import cut_line, cut_prompts, read_prompts
 from engine.micro.grammar import unknown_words
+from tui.describe.micro_world import combination_warning, random_sentence
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -26,8 +27,16 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
         for name, cut in cut_prompts(spec).items()
     ]
     if spec.components.denoiser.checkpoint == BUILTIN_MICRO:
-        found.append(_unknown_words_warning(read_prompts(spec).values()))
+        found.append(
+            _unknown_words_warning(read_prompts(spec).values()) or combination_warning(spec.prompt)
+        )
     return [line for line in found if line]
+
+
+def random_prompt(spec: RunSpec) -> str:
+    """A sentence that the model of a run was trained to understand, "" for one that takes any."""
+    is_micro = spec.components.denoiser.checkpoint == BUILTIN_MICRO
+    return random_sentence() if is_micro else ""
 
 
 def _unknown_words_warning(prompts: Iterable[str]) -> str:

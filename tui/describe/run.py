@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from presets.settings import Settings
     from store.index.index import Index
     from store.index.previews import Preview
+    from store.lineage.events import Verified
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
@@ -72,7 +73,8 @@ COMMAND_LINE = Hints(
 class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
     branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it.
-    changes: what it has otherwise than its preset, by key."""
+    changes: what it has otherwise than its preset, by key.
+    verdict: when (ns) it was last computed again to compare, and what came of that."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -85,6 +87,7 @@ class Detail:
     has_output: bool
     has_video: bool
     changes: Mapping[str, object] = field(default_factory=dict)
+    verdict: tuple[int, Verified] | None = None
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -213,6 +216,7 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
         ("steps", _steps(detail)),
         ("branch at", branch_points(detail)),
         ("replay", _replay(detail)),
+        ("verified", _verdict(detail)),
     ]
     return [(name, printable(value)) for name, value in found if value]
 
@@ -325,6 +329,16 @@ def _replay(detail: Detail) -> str:
     return f"computed again from {f'step {last} on' if last else 'the noise'}"
 
 
+def _verdict(detail: Detail) -> str:
+    if detail.verdict is None:
+        return ""
+    ns, verdict = detail.verdict
+    if verdict.identical:
+        return f"identical, {_moment(ns)}"
+    far = "" if verdict.relative_l2 is None else f" by {verdict.relative_l2:.1e} (relative L2)"
+    return f"differs first at {verdict.first}{far}, {_moment(ns)}"
+
+
 def run_rows(
     store: Store, records: Sequence[RunRecord], *, among: Sequence[RunRecord] = ()
 ) -> list[RunRow]:
@@ -408,6 +422,7 @@ def detail(store: Store, run_id: str) -> Detail:
             link.stage == "video" and is_stored(store.root, link.digest) for link in links
         ),
         changes=preset_changes(record, preset_settings(record.preset)),
+        verdict=store.last_verdict(run_id),
     )
 
 

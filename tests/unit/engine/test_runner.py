@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import client
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
 from engine.execute import Job
@@ -99,6 +100,21 @@ def test_models_stay_warm_and_change_with_the_spec(runner: Runner, tmp_path: Pat
     assert loaded() == []
     assert loaded("components.vae.dtype=bf16") == ["loaded vae wan-vae (bf16)"]
     assert loaded() == ["loaded vae wan-vae (fp32)"]
+
+
+def test_a_plan_knows_what_an_engine_holds(runner: Runner, tmp_path: Path) -> None:
+    store, wanted = runner.store, spec()
+    execute(runner, record(runner, wanted, tmp_path / "a.mp4"), wanted)
+    next_one, other = spec(), spec("components.vae.dtype=bf16")
+    assert not client.is_warm(store, client.plan(store, next_one))  # no engine lives
+    with store.register_engine("engine1", pid=1):
+        assert not client.is_warm(store, client.plan(store, next_one))
+        store.set_held("engine1", runner.held())
+        assert client.is_warm(store, client.plan(store, next_one))
+        assert not client.is_warm(store, client.plan(store, other))
+        made = client.plan(store, wanted)
+        assert not made.needs  # all is stored: nothing to be warm for
+        assert not client.is_warm(store, made)
 
 
 @pytest.mark.parametrize(

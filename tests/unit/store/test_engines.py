@@ -82,7 +82,7 @@ def test_a_run_that_was_asked_to_stop_is_cancelled_when_its_engine_dies(start, r
 def test_a_pid_that_lives_does_not_make_an_engine_live(store):
     with immediate(store.lineage) as connection:
         connection.execute(
-            "INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0, '', 0)", (os.getppid(),)
+            "INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0, '', 0, '[]')", (os.getppid(),)
         )
     assert store.engines() == []
 
@@ -191,3 +191,13 @@ def test_no_run_is_lost_while_an_engine_is_retired(start, root, store):
     statuses = [store.run(run_id).status for run_id in runs]
     assert statuses == ["done"] * leased + ["queued"] * (len(runs) - leased)
     assert store.recover() == []
+
+
+def test_what_an_engine_holds_is_told(store):
+    with store.register_engine("e9", pid=os.getpid()):
+        assert [each.held for each in store.engines() if each.id == "e9"] == [()]
+        store.set_held("e9", ("a", "b"))
+        assert [each.held for each in store.engines() if each.id == "e9"] == [("a", "b")]
+        with immediate(store.lineage) as connection:
+            connection.execute("UPDATE engines SET held='[1' WHERE id='e9'")
+        assert [each.held for each in store.engines() if each.id == "e9"] == [()]

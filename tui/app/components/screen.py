@@ -43,6 +43,7 @@ class Components(EngineKeys):
     """What runs can name, the models on this machine, the engines, and what works here."""
 
     CSS_PATH = "components.tcss"
+    NEAR_ONLY = frozenset({"read", "panel"})
     HELP = (
         "Components that a run can name, the models on this machine, the engine that executes runs, and what works "
         "here. Models are looked at, never copied or changed, and never read as a whole."
@@ -234,7 +235,8 @@ class Components(EngineKeys):
             self.query_one(Tabs).active = "detail"
             self.query_one("#detail").focus()
         try:
-            self._report = await self.app.lab.command("doctor")
+            with self.app.job("doctor"):
+                self._report = await self.app.lab.command("doctor")
             lines = text.doctor(self._report)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)

@@ -78,6 +78,14 @@ class Problem:
     is_error: bool
 
 
+def edited(draft: Draft, edits: Mapping[str, str]) -> Draft:
+    """With these edits too; a field that there is no more is left out."""
+    for key, text in edits.items():
+        if key in FIELDS:
+            draft = draft.typed(key, text)
+    return draft
+
+
 def draft_of(spec: RunSpec, preset: str, base: RunSpec | None) -> Draft:
     """The settings of a run as edits of the preset that they came from; base: None where that is gone."""
     if base is None:

@@ -18,6 +18,7 @@ from tui.app.compose.draft import (
     changes,
     check,
     draft_of,
+    edited,
     field_key,
     problems,
     text_of,
@@ -27,9 +28,11 @@ from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_li
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import about_preset, rows, section_of
 from tui.app.compose.sections import SECTIONS
+from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
+from tui.text import printable
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -67,6 +70,8 @@ class FormScreen(ModiffScreen):
         self._refusal, self._refused_key, self._warning = "", "", ""
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[str, int] = ("", 0)
+        # a draft whose place another one took at one stroke, and that one as it was put there
+        self.replaced: tuple[Draft, Draft | None] | None = None
         self._mounting = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
@@ -95,18 +100,26 @@ class FormScreen(ModiffScreen):
 
     @work(exclusive=True, group="preset")
     async def _begin(self) -> None:
-        name = self.app.preferences.preset
+        kept = self.app.preferences.draft
+        name = kept.preset if kept else self.app.preferences.preset
         try:
             base = await self.app.lab.load_preset(name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
-            name = self.app.preferences.preset = _FIRST_PRESET
+            kept, name = None, _FIRST_PRESET
             base = await self.app.lab.load_preset(name)
-        await self.show_draft(Draft(name, base))
+        self.app.preferences.preset = name
+        draft = Draft(name, base)
+        if kept is not None:
+            draft = edited(draft, kept.edits)
+        if draft.edits:
+            told = f"what you had changed is here again; U goes back to preset {printable(name)}"
+            self.notify(told, markup=False)
+        await self.show_draft(draft)
 
     @work(exclusive=True, group="preset")
     async def open_run(self, spec: RunSpec, preset: str) -> None:
-        """The settings of a run, as changes of the preset that they came from."""
+        """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
             base = await self.app.lab.load_preset(preset)
         except PresetError:
@@ -114,7 +127,11 @@ class FormScreen(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             base = None
+        before = self.draft
         await self.show_draft(draft_of(spec, preset, base))
+        if before is not None and before != self.draft and before.edits:
+            self.replaced = before, self.draft
+            self.notify("the run's settings are in the form; u takes back those before")
 
     @work(exclusive=True, group="names")
     async def _learn_names(self) -> None:
@@ -137,6 +154,7 @@ class FormScreen(ModiffScreen):
             info = None
             self.app.tell_error(error)
         self.draft, self.broken, self.info = draft, broken, info
+        self._keep_draft()
         self._recheck()
         self.call_next(self.show_section, self.section, anew=True)
 
@@ -152,7 +170,16 @@ class FormScreen(ModiffScreen):
     def _change(self, draft: Draft, source: str = "") -> None:
         if draft != self.draft:
             self.draft = draft
+            self._keep_draft()
             self._recheck(source)
+
+    def _keep_draft(self) -> None:
+        """For the next start. Settings that came without a preset are in the list of runs."""
+        draft = self.draft
+        is_kept = draft is not None and draft.preset and draft.edits
+        self.app.preferences.draft = (
+            KeptDraft(draft.preset, dict(draft.edits)) if draft is not None and is_kept else None
+        )
 
     def on_field_edited(self, event: FieldEdited) -> None:
         event.stop()
@@ -293,6 +320,8 @@ class FormScreen(ModiffScreen):
             text = f"{row.description}\ntakes {row.expected}"
             if row.is_changed:
                 text += f"\npreset: {row.base_text or '(empty)'}"
+            if row.key == "seed":
+                text += "\nr draws one, and so does -1"
             if row.suggestions:
                 text += "\nf2 lists what is known, → takes what is offered"
         put(self.query_one("#help", Static), text)

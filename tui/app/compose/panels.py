@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tui.app.compose.draft import Change, Checked, Draft, Problem
     from tui.describe.plan import Planned
 
-_MARKS = {"stored": "✓", "compute": "●", "skip": "·"}
+_MARKS = {"stored": "✓", "compute": "●", "skip": "·", "warm": "✓"}
 
 
 class Stages(ListPanel):
@@ -49,7 +49,7 @@ class Stages(ListPanel):
             line = Text(f"{mark} {section.title}", style="bold" if mark != " " else "")
             if is_roomy:
                 told = summary(section, draft, checked.shown) if draft and checked else ""
-                line.append(f"\n  {told}", "dim not bold")
+                line.append(f"\n  {told}", "not bold")
             if line != self._drawn.get(section.name):
                 self._drawn[section.name] = line
                 self.replace_option_prompt(section.name, line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,13 +11,15 @@ from textual.binding import Binding
 
 from presets.errors import PresetError
 from presets.seeds import random_seed
-from tui.app.compose.draft import Draft
+from tui.app.compose.draft import Draft, edited
+from tui.app.compose.field_row import FieldEdited
 from tui.app.compose.form import FormScreen
 from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.compose.sections import SECTIONS
 from tui.app.desktop import EditorFailed, edit_file, edit_text
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +37,7 @@ _TAKEN_ALONG = ("prompt", "seed")
 class Compose(FormScreen):
     """Choose a preset, change what you like, see what it would compute, start it."""
 
+    NEAR_ONLY = frozenset({"undo", "suggest", "section", "back", "panel"})
     HELP = (
         "Compose: the pipeline on the left, the fields of one stage in the middle, the plan beside it.\n"
         "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong."
@@ -74,11 +78,19 @@ class Compose(FormScreen):
         ),
         Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
         Binding(
+            "f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
+            tooltip="a sentence that the micro model was trained on",
+        ),
+        Binding(
             "e", "edit_file", "Edit preset file", id="compose.file", show=False,
             tooltip="edit the preset's file here",
         ),
         Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
         Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
+        Binding(
+            "y", "copy", "Copy as command", id="app.copy", show=False,
+            tooltip="the command line that makes this run",
+        ),
         Binding("p", "panel('problems')", "Plan", id="compose.plan", tooltip="the plan, and what is wrong"),
         Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
         Binding("escape", "back", "Back to the stages", id="compose.back", show=False),
@@ -95,6 +107,7 @@ class Compose(FormScreen):
     def load_run(self, spec: RunSpec, preset: str) -> None:
         """Put the settings of a run into the form, as changes of the preset that they came from."""
         self._start_asked = None  # which was of what is in the form now
+        self.query_one(Stages).focus()  # where u takes back what they replace
         self.open_run(spec, preset)
 
     async def show_draft(
@@ -120,8 +133,13 @@ class Compose(FormScreen):
             await self.go_to(event.option_list.key)
 
     def action_undo(self) -> None:
-        """The focused field, or the one that a list names, or all of the stage, as the preset has it."""
+        """The focused field, or the one that a list names, or all of the stage, as the preset has it. Right after
+        another draft took the place of one, on the stages: that one again."""
         if self.draft is None:
+            return
+        replaced, self.replaced = self.replaced, None
+        if replaced is not None and self.draft == replaced[1] and isinstance(self.focused, Stages):
+            self._restore(replaced[0])
             return
         focused, row = self.focused, self.focused_row
         if row is not None:
@@ -134,7 +152,22 @@ class Compose(FormScreen):
     def action_undo_all(self) -> None:
         """Everything as the preset has it."""
         if self.draft is not None:
-            self._change(Draft(self.draft.preset, self.draft.base))
+            before = self.draft
+            self._change(Draft(before.preset, before.base))
+            if before != self.draft:
+                self.replaced = before, self.draft
+                self.notify("all is as the preset has it; u, on the stages, takes that back")
+
+    @work(exclusive=True, group="preset")
+    async def _restore(self, draft: Draft) -> None:
+        await self.show_draft(draft)
+
+    def on_field_edited(self, event: FieldEdited) -> None:
+        """A seed of -1 is a random one, as elsewhere."""
+        if event.key == "seed" and event.text.strip() == "-1":
+            event.stop()
+            event.prevent_default()  # the form does not take it as it is
+            self.action_random_seed()
 
     def action_random_seed(self) -> None:
         """Another noise to begin with."""
@@ -144,6 +177,18 @@ class Compose(FormScreen):
         self._change(self.draft.typed("seed", seed))
         if self.section is not section_of("seed"):
             self.notify(f"the seed is {seed} now")
+
+    def action_random_prompt(self) -> None:
+        """A sentence that the model was trained on, where that knows but some; what was there can be taken back."""
+        if self.draft is None or self.checked is None:
+            return
+        from tui.describe.prompt_warnings import random_prompt
+
+        prompt = random_prompt(self.checked.shown)
+        if not prompt:
+            self.notify("this model takes any sentence; f6 draws one for the micro model")
+            return
+        self.query_one(Prompts).area("prompt").fill(prompt)
 
     async def action_run(self) -> None:
         await self._start(watch=True)
@@ -195,6 +240,25 @@ class Compose(FormScreen):
 
         self.app.push_screen(Variants(spec, self.draft.preset))
 
+    @work(group="copy")
+    async def action_copy(self) -> None:
+        """The command line of what is in the form, or what is wrong where a list names that, into the clipboard."""
+        if isinstance(self.focused, Problems) and self._problems():
+            text = "\n".join(problem.text for problem in self._problems())
+        else:
+            spec = await self.valid_spec()
+            if spec is None or self.draft is None:
+                return
+            from tui.describe.command_line import command_from_preset, run_command
+
+            draft = self.draft
+            if draft.preset:
+                text = run_command(spec, draft.preset, draft.base)
+            else:
+                text = await asyncio.to_thread(command_from_preset, spec, "")
+        self.app.copy_to_clipboard(text)
+        self.notify(f"copied {shorten(printable(text), 200)}", markup=False)
+
     # Presets
 
     @work(exclusive=True, group="preset")
@@ -210,10 +274,7 @@ class Compose(FormScreen):
             self.app.tell_error(error)
             return
         self.app.preferences.preset = name
-        draft = Draft(name, base)
-        for key, text in edits.items():
-            draft = draft.typed(key, text)
-        await self.show_draft(draft)
+        await self.show_draft(edited(Draft(name, base), edits))
 
     @work(group="pick")
     async def action_pick(self) -> None:

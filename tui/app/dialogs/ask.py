@@ -67,6 +67,40 @@ class Ask(Dialog[str | None]):
         return self._check(line) if self._check else ""
 
 
+class Choose(Dialog[int | None]):
+    """Ends with the number of the button that was pressed, from 0, or None where it was left with esc."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Leave", id="app.back"),
+        Binding("right", "app.focus_next", "Next button", id="choose.next", show=False),
+        Binding("left", "app.focus_previous", "Button before", id="choose.before", show=False),
+    ]
+    DEFAULT_CSS = """
+    Choose Horizontal { height: auto; align-horizontal: right; margin-top: 1; }
+    Choose Button { margin-left: 2; }
+    """
+
+    def __init__(self, title: str, lines: Sequence[str], buttons: Sequence[str]) -> None:
+        """lines: what each choice means. The first button has the focus."""
+        super().__init__()
+        self._title, self._lines, self._buttons = title, lines, buttons
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="box") as box:
+            box.border_title = self._title
+            box.border_subtitle = "enter chooses, esc leaves"
+            yield Static("\n".join(self._lines), markup=False)
+            with Horizontal():
+                for number, word in enumerate(self._buttons):
+                    yield Button(word, id=f"choice-{number}", compact=True)
+
+    def on_mount(self) -> None:
+        self.query(Button).first().focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(int((event.button.id or "0").rpartition("-")[2]))
+
+
 class Confirm(Dialog[bool]):
     """Ends with whether it was agreed to: y or the button; esc, n and the other button do not."""
 

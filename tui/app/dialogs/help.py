@@ -105,11 +105,17 @@ def shown_key(app: App[Any], binding: Binding) -> str:
 def _everywhere() -> list[tuple[str, str]]:
     numbers = [number for number, _, _ in TABS.values()]
     return [
-        (f"{numbers[0]} to {numbers[-1]}", "The screens of the top line"),
+        (f"{numbers[0]} to {numbers[-1]}", "The screens of the top line, where no text is typed"),
+        (
+            f"alt+{numbers[0]} to {numbers[-1]}",
+            "The same from anywhere, also out of a line of text",
+        ),
+        ("^pgup, ^pgdn", "The screen before, the next one; from anywhere"),
         ("tab, shift+tab", "From panel to panel"),
         ("^c", "Copy the text that is selected with the mouse"),
         ("esc", "One step back; it never leaves modiff"),
         ("^p", "Every action by its name, every preset, the recent runs"),
+        ("f8", "Copy what the last error said"),
         ("?, f1", "This help"),
         ("^q", "Leave modiff; asks where a run is at work"),
     ]

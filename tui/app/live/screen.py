@@ -48,6 +48,7 @@ class Live(ModiffScreen):
     )
     ALLOW_IN_MAXIMIZED_VIEW = "TopLine, Footer"
     CSS_PATH = "live.tcss"
+    FOR_A_RUN = frozenset({"pause", "resume", "open_output", "branch", "cancel", "copy"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause", id="live.pause"),
         Binding("space,r", "resume", "Resume", id="live.resume", key_display="r"),
@@ -98,6 +99,15 @@ class Live(ModiffScreen):
         )
 
     # Which run
+
+    @property
+    def chosen_run(self) -> str:
+        return self._feed.run_id if self._feed is not None else ""
+
+    async def choose_run(self, run_id: str, *, is_alone: bool = False) -> None:
+        self.app.watched_run = run_id
+        if self.chosen_run != run_id:
+            self._watch()
 
     def _choose(self) -> str:
         """The run that was asked for, else the one at work, else the newest; "" for none."""

@@ -48,8 +48,8 @@ async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None
 async def replay(app: ModiffBase, row: RunRow) -> None:
     """Make the output again and tell where it is: at its own path, or beside it in the place of an earlier replay."""
     run_id = row.record.id
-    app.notify(f"run {run_id} is replayed…")
-    done = await app.lab.command("replay", run_id, "--overwrite", "--quiet")
+    with app.job(f"replaying {run_id}"):
+        done = await app.lab.command("replay", run_id, "--overwrite", "--quiet")
     if done.get("status") != "done":
         told = printable(str(done.get("error") or done.get("status")))
         app.notify(f"run {run_id} was not replayed: {told}", severity="error", markup=False)
@@ -65,8 +65,12 @@ async def replay(app: ModiffBase, row: RunRow) -> None:
 async def verify(app: ModiffBase, row: RunRow) -> None:
     """Compute a run again, in a process of its own, and say whether it is the same."""
     run_id = row.record.id
-    app.notify(f"run {run_id} is computed again, to be compared; this takes as long as the run did")
-    verdict = await app.lab.command("replay", run_id, "--verify", "--quiet")
+    app.notify(
+        f"run {run_id} is computed again, to be compared; it takes as long as the run did, and its summary keeps "
+        "what comes of it"
+    )
+    with app.job(f"verifying {run_id}"):
+        verdict = await app.lab.command("replay", run_id, "--verify", "--quiet")
     app.notify(
         verdict_told(verdict),
         title=f"verified run {run_id}",
@@ -143,8 +147,8 @@ async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:
     )
     if not line or not line.strip():
         return
-    app.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
-    done = await app.lab.command("store", "export", *ids, "--output", absolute(line))
+    with app.job(f"writing {printable(os.path.basename(absolute(line)))}"):
+        done = await app.lab.command("store", "export", *ids, "--output", absolute(line))
     left_out = f", {len(done['left_out'])} left out" if done["left_out"] else ""
     app.notify(
         f"{printable(done['output'])}\n{_runs(done['runs'])}, {size(done['bytes'])}{left_out}",

@@ -96,7 +96,8 @@ class Compare(ModiffScreen):
                 self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
                 is_final = all(detail.record.is_finished for detail in self._details)
                 self._show_details()
-                self._data = await lab.command("compare", *self._ids)
+                with self.app.job("comparing"):
+                    self._data = await lab.command("compare", *self._ids)
                 self._show_comparison(self._data)
                 if not is_final:
                     await self._until_at_rest()

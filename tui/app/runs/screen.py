@@ -23,6 +23,7 @@ from tui.app.widgets.footer import Footer
 from tui.describe import run as summary
 from tui.describe import run_filter as searching
 from tui.describe.families import families
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -43,6 +44,13 @@ class Runs(ModiffScreen):
 
     CSS_PATH = "runs.tcss"
     AUTO_FOCUS = "RunList Listing"
+    NEAR_ONLY = frozenset({"mark", "filter", "tab", "back"})
+    FOR_A_RUN = frozenset(
+        {
+            *("branch", "go_on", "play", "replay", "verify", "pin", "tags", "note", "load"),
+            *("export", "remove", "copy", "copy_id", "compare"),
+        }
+    )
     HELP = (
         "Every run that there was: find one, see all about it, go on from any of its steps.\n\n"
         "The filter takes words, which must all stand in prompt, note, id, preset or output, any setting (seed:7, "
@@ -72,7 +80,8 @@ class Runs(ModiffScreen):
         Binding("l", "load", "Load into Compose", id="runs.load", show=False),
         Binding("X", "export", "Export a bundle", id="runs.export", show=False),
         Binding("delete", "remove", "Remove", id="runs.remove", show=False),
-        Binding("y", "copy", "Copy the id", id="app.copy", show=False),
+        Binding("y", "copy", "Copy as command", id="app.copy", show=False),
+        Binding("Y", "copy_id", "Copy the id", id="runs.copy_id", show=False),
         Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
         Binding(
             "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
@@ -108,6 +117,19 @@ class Runs(ModiffScreen):
     @property
     def details(self) -> RunDetails:
         return self.query_one(RunDetails)
+
+    @property
+    def chosen_run(self) -> str:
+        row = self.runs.current if self.is_mounted else None
+        return row.record.id if row is not None else ""
+
+    async def choose_run(self, run_id: str, *, is_alone: bool = False) -> None:
+        with suppress(WorkerCancelled):  # the screen looks again by itself
+            await self.look().wait()
+        if is_alone:
+            self.runs.clear_marks()
+        self.runs.select(run_id)
+        self.runs.focus_list()
 
     # The list
 
@@ -263,6 +285,7 @@ class Runs(ModiffScreen):
             self.action_gallery()
         elif self.runs.marks:
             self.runs.clear_marks()
+            self.notify("no run is marked any more")
 
     def action_tab(self, by: int) -> None:
         """The next tab of the details."""
@@ -295,6 +318,7 @@ class Runs(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
         self.look()
+        self.details.show(self.runs.current)  # what came of it may be in no list
 
     def _current(self) -> RunRow:
         row = self.runs.current
@@ -358,7 +382,18 @@ class Runs(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
 
-    def action_copy(self) -> None:
+    @work(group="act")
+    async def action_copy(self) -> None:
+        """The command that makes it again, into the clipboard."""
+        try:
+            line = await self.app.lab.command_line(self._current().record.id)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+        else:
+            self.app.copy_to_clipboard(line)
+            self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
+
+    def action_copy_id(self) -> None:
         """Its id into the clipboard."""
         run_id = self._current().record.id
         self.app.copy_to_clipboard(run_id)
@@ -397,5 +432,6 @@ _NEED_RUN = (
         "export",
         "remove",
         "copy",
+        "copy_id",
     ),
 )

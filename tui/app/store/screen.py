@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static, Tab, Tabs
 
 from tui.app.base import ModiffScreen
+from tui.app.desktop import PathSuggester, absent, absolute
 from tui.app.messages import ShowRun
 from tui.app.refresher import Again
 from tui.app.store import text as store_text
@@ -19,7 +21,9 @@ from tui.app.store.usage import Usage
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
+from tui.describe.bundles import NO_TRUST, TRUST, imported_lines
 from tui.describe.space import plan_lines, verdict_lines
+from tui.text import printable
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -44,6 +48,7 @@ class Store(ModiffScreen):
     """What takes space, by run, kind and age, and what gives it back."""
 
     CSS_PATH = "store.tcss"
+    NEAR_ONLY = frozenset({"pin", "open_run"})
     HELP = (
         "What takes space in the store, and what it would cost to compute again. Nothing is ever removed by itself: "
         "a clean-up is planned, read and agreed to. What pinned and unfinished runs need is never removed."
@@ -55,6 +60,7 @@ class Store(ModiffScreen):
         Binding("C", "apply", "Clean up", id="store.apply", tooltip="Carry out the last plan; asks first"),
         Binding("V", "verify", "Verify", id="store.verify", tooltip="Read everything again; V again stops"),
         Binding("o", "open_run", "Open run", id="store.open", show=False, tooltip="Show this run; also enter"),
+        Binding("i", "import_bundle", "Import", id="store.import", tooltip="Bring in the runs of a bundle"),
         Binding("r", "look", "Look again", id="store.look", show=False),
     ]  # fmt: skip
 
@@ -192,6 +198,42 @@ class Store(ModiffScreen):
             self.app.tell_error(error)
         self._look()
 
+    # Bringing in
+
+    @work(group="import")
+    async def action_import_bundle(self) -> None:
+        """Ask for a bundle and whether what is in it is to be trusted, and bring its runs in."""
+        from tui.app.dialogs.ask import Ask, Choose
+
+        line = await self.app.push_screen_wait(
+            Ask(
+                "import a bundle",
+                "The file that `modiff store export`, or X in Runs, wrote.",
+                placeholder="~/fox.modiff",
+                check=absent,
+                suggester=PathSuggester(".modiff"),
+            )
+        )
+        if not line or not line.strip():
+            return
+        path = absolute(line)
+        trust = await self.app.push_screen_wait(
+            Choose("trust it?", (TRUST, NO_TRUST), ("Import", "Import and trust"))
+        )
+        if trust is None:
+            return
+        options = ["--trust"] if trust == 1 else []
+        name = printable(os.path.basename(path))
+        try:
+            with self.app.job(f"importing {name}"):
+                done = await self.app.lab.command("store", "import", path, *options)
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            self._report(f"{name} is not imported", [f"✖ {self.app.line_for(error)}"])
+            return
+        self._report(f"{name} is imported", imported_lines(done, is_trusted=trust == 1))
+        self._look()
+
     # Cleaning up
 
     @work(group="clean")
@@ -263,7 +305,8 @@ class Store(ModiffScreen):
         self._show_progress()
         started = time.monotonic()
         try:
-            verdict = await self.app.lab.verify_store(self._note_progress)
+            with self.app.job("verifying the store"):
+                verdict = await self.app.lab.verify_store(self._note_progress)
         except _Stopped:
             self._report("stopped", ["Not everything was read; nothing is known to be wrong."])
         except Exception as error:  # noqa: BLE001  # told, whatever it is

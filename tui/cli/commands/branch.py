@@ -14,6 +14,7 @@ from tui.cli.commands.runs import silence_of
 from tui.cli.options import (
     detach_option,
     json_option,
+    notify_option,
     overwrite_option,
     prompt_options,
     quiet_option,
@@ -80,6 +81,7 @@ def _step_or_decode(
 )
 @overwrite_option
 @detach_option
+@notify_option
 @quiet_option
 @result_json_option
 @click.pass_obj
@@ -94,6 +96,7 @@ def branch(
     output: str,
     overwrite: bool,
     detach: bool,
+    notify: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -125,7 +128,7 @@ def branch(
             invocation,
             store,
             lambda: client.branch(store, run_id, at=at, overrides=changes, output=output),
-            Manner(detach=detach, quiet=quiet, as_json=as_json),
+            Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify),
         )
 
 
@@ -161,10 +164,13 @@ def pause(run: str, as_json: bool) -> int:
 @click.command(epilog=_RESUME_EPILOG)
 @run_argument
 @detach_option
+@notify_option
 @quiet_option
 @result_json_option
 @click.pass_obj
-def resume(invocation: Invocation, run: str, detach: bool, quiet: bool, as_json: bool) -> int:
+def resume(
+    invocation: Invocation, run: str, detach: bool, notify: bool, quiet: bool, as_json: bool
+) -> int:
     """Go on with a run that stopped before its end.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote: a run that was
@@ -183,18 +189,24 @@ def resume(invocation: Invocation, run: str, detach: bool, quiet: bool, as_json:
             client.resume(store, run_id)
             return run_id
 
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json)
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         return follow_queued(invocation, store, queue, manner)
 
 
 @click.command(epilog=_FINISH_EPILOG)
 @runs_argument
 @detach_option
+@notify_option
 @quiet_option
 @result_json_option
 @click.pass_obj
 def finish(
-    invocation: Invocation, run_prefixes: tuple[str, ...], detach: bool, quiet: bool, as_json: bool
+    invocation: Invocation,
+    run_prefixes: tuple[str, ...],
+    detach: bool,
+    notify: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Take runs that stopped early to their end.
 
@@ -226,7 +238,9 @@ def finish(
                     f"{record.stop_at}, `modiff resume` goes on with others"
                 )
         wanted = [Wanted(partial(client.finish, store, run_id)) for run_id in run_ids]
-        return follow_many(store, wanted, Manner(detach=detach, quiet=quiet, as_json=as_json))
+        return follow_many(
+            store, wanted, Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
+        )
 
 
 def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> RunSpec:

@@ -14,6 +14,7 @@ from presets.formats import choice_of_endings
 from tui.cli.options import (
     detach_option,
     named_values,
+    notify_option,
     overwrite_option,
     preset_argument,
     prompt_options,
@@ -53,6 +54,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @set_option
 @result_json_option
 @detach_option
+@notify_option
 @quiet_option
 @click.pass_obj
 def run(
@@ -66,6 +68,7 @@ def run(
     overrides: tuple[str, ...],
     as_json: bool,
     detach: bool,
+    notify: bool,
     quiet: bool,
 ) -> int:
     """Make a video from a preset.
@@ -95,5 +98,5 @@ def run(
             invocation,
             store,
             lambda: submit(store, spec, preset=preset),
-            Manner(detach=detach, quiet=quiet, as_json=as_json, again=again),
+            Manner(detach=detach, quiet=quiet, as_json=as_json, again=again, notify=notify),
         )

@@ -11,6 +11,7 @@ import click
 
 from tui.cli.options import (
     named_values,
+    notify_option,
     overwrite_option,
     preset_argument,
     prompt_options,
@@ -83,6 +84,7 @@ Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
 )
 @click.option("--yes", "-y", is_flag=True, help=f"Queue more than {MAX_UNASKED} runs.")
 @click.option("--detach", is_flag=True, help="Print the ids of the runs and leave them running.")
+@notify_option
 @quiet_option
 @result_json_option
 @click.pass_obj
@@ -101,6 +103,7 @@ def sweep(
     sheet: str | None,
     yes: bool,
     detach: bool,
+    notify: bool,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -147,7 +150,7 @@ def sweep(
             warn_of_prompts(member.spec for member in members)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json)
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
         about = {"sweep": sweep_id, "tag": tag}
         at_end = partial(_draw_sheet, store, target, tag, quiet=quiet)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from textual.command import CommandPalette
+from textual.events import AppBlur, AppFocus
 from textual.widgets import Input, TextArea
 
 from store.store import open_store
@@ -15,6 +17,8 @@ from tui.app.app import ModiffApp
 from tui.app.compose.screen import Compose
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
+from tui.app.top_line import TopLine
+from tui.describe.notices import TAKE_TITLE_BACK
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +50,58 @@ def test_a_defect_met_again_and_again_is_told_and_logged_once(monkeypatch):
     with open_store() as store:
         logs = list((store.root / "logs").glob("modiff-*.log"))
     assert len(logs) == 2
+
+
+def test_notices_never_pile_up_and_the_last_error_can_be_copied():
+    async def script(pilot):
+        app = pilot.app
+        app.tell_error(KeyError("first"))
+        app.tell_error(ValueError("second"))
+        for number in range(4):
+            app.notify(f"number {number}")
+        await until(pilot, lambda: "number 3" in notices(app))
+        told = notices(app)
+        assert len(told) == 2
+        assert "second" in told[0]
+        await pilot.press("f8")
+        assert app.clipboard == told[0]
+        await pilot.press("ctrl+c")
+        await until(pilot, lambda: any("ctrl+q leaves" in each for each in notices(app)))
+
+    play("queue", script)
+
+
+def is_told(app, line):
+    return line in notices(app)
+
+
+def test_the_end_of_a_run_and_what_the_app_is_at_are_told(monkeypatch):
+    written = []
+    monkeypatch.setattr(ModiffApp, "tell_terminal", lambda app, text: written.append(text))
+    monkeypatch.setattr(ModiffApp, "bell", lambda app: written.append("bell"))
+
+    async def script(pilot):
+        app = pilot.app
+        await until(pilot, lambda: app.status is not None)
+        with open_store() as store, store.register_engine("engine1", pid=1):
+            for is_seen in (False, True):
+                store.enqueue(b'{"prompt": "a"}', preset="micro", output="/v/{run}.mp4")
+                run = store.lease("engine1")
+                await until(pilot, lambda: app.status.running)
+                app.post_message(AppFocus() if is_seen else AppBlur())
+                written.clear()
+                store.finish(run.id, "failed", error="no room")
+                line = f"run {run.id} failed: no room; 3 lists all runs"
+                await until(pilot, partial(is_told, app, line))
+                calls = [text for text in written if "]2;" not in text]
+                assert bool(calls) is not is_seen
+        with app.job("verifying x"):
+            [top] = app.screen.query(TopLine)
+            assert "⟳ verifying x 0:00" in top.render().plain
+        assert "verifying" not in top.render().plain
+
+    play("queue", script)
+    assert written[-1] == TAKE_TITLE_BACK
 
 
 def test_no_theme_takes_the_app_down(monkeypatch):

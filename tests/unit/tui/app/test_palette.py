@@ -17,6 +17,7 @@ from store.store import open_store
 from tests.unit.tui.opened_app import play, until
 from tui.app import palette
 from tui.app.app import ModiffApp
+from tui.app.dialogs.picker import Picker
 from tui.app.lab import Lab
 from tui.app.top_line import TABS
 
@@ -86,7 +87,7 @@ def test_what_people_wrote_is_no_markup(store):
             return any(prompt in str(option.prompt) for option in found.options)
 
         await until(pilot, is_told)
-        await pilot.press(*"redhere")  # the same by searching
+        await pilot.press(*("r", "e", "d", "space", "h", "e", "r", "e"))  # the same by searching
         await until(pilot, lambda: found.option_count < 5 and is_told())
 
     play("store", script)
@@ -184,3 +185,48 @@ def test_a_run_is_shown_in_the_list_of_runs(store):
         await until(pilot, lambda: runs.current is not None and runs.current.record.id == first)
 
     play("store", script)
+
+
+def command(name, help_text=""):
+    return palette.Command(name, help_text, lambda: None)
+
+
+def test_names_go_before_helps_and_scattered_letters_fit_nothing():
+    export, remove = (
+        command("runs: Export a bundle", "key X"),
+        command("runs: Remove", "key delete"),
+    )
+    preset = command("compose: use preset wan2.1-t2i-14b", "an export of a model")
+    assert palette.fit(["export"], export) > palette.fit(["export"], preset) > 0
+    assert palette.fit(["delete"], remove) > 0
+    assert palette.fit(["delete"], preset) == 0
+    assert palette.fit(["exbu"], export) == 0
+    assert palette.fit(["bundle", "runs"], export) > palette.fit(["undle"], export)
+
+
+def test_what_every_screen_does_is_found_from_anywhere(store):
+    async def script(pilot):
+        told = set(names(pilot.app))
+        assert {
+            "runs: Branch",
+            "live: Cancel",
+            "store: Plan clean-up",
+            "components: Doctor",
+        } <= told
+        assert not {"store: Pin", "runs: Mark", "components: Panel before"} & told
+
+    play("compose", script)
+
+
+def test_an_action_of_another_screen_asks_for_which_run(store):
+    first, second = add(store), add(store)
+
+    async def script(pilot):
+        await choose(pilot, "runs: Pin or unpin")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        await pilot.press(*first[:6], "enter")
+        await until(pilot, lambda: store.run(first).pinned)
+        assert pilot.app.current_mode == "runs"
+
+    play("store", script)
+    assert not store.run(second).pinned

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from store.lineage.events import Verified
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.app.lab import Lab
@@ -108,3 +109,15 @@ def test_what_people_typed_cannot_act_on_the_terminal(store):
     run_id = record_run(store, micro()).id
     store.note(run_id, "\x1b[2J")
     assert lines(detail_of(run_id))["note"] == r"\x1b[2J"
+
+
+def test_what_came_of_verifying_it(store):
+    run_id = record_run(store, micro()).id
+    assert "verified" not in lines(detail_of(run_id))
+    for verdict in (Verified(False, "step 3", 0.00025), Verified(True, checked=22)):
+        again = store.enqueue(b"{}", preset="micro", output="", verifies=run_id)
+        store.append(again, [verdict])
+        told = lines(detail_of(run_id))["verified"]
+        expected = "identical, " if verdict.identical else "differs first at step 3 by 2.5e-04"
+        assert told.startswith(expected)
+        assert told.endswith("just now")

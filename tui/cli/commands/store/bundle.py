@@ -12,6 +12,7 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
+from tui.describe.bundles import TRUST, imported_lines
 from tui.errors import BAD_INPUT
 from tui.text import printable
 from tui.units import read_size, size
@@ -113,7 +114,7 @@ def export(
     "--trust",
     "is_trusted",
     is_flag=True,
-    help="Let other runs use what these made; nobody can check that without computing it again.",
+    help=TRUST,
 )
 @click.option(
     "--max-size",
@@ -149,30 +150,8 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
     if as_json:
         print_json(_imported_data(done))
         return
-    for run in done.runs:
-        if not run.is_new:
-            click.echo(f"run {run.id} is here already", err=True)
-        elif run.id == run.bundled_id:
-            click.echo(f"run {run.id} is imported", err=True)
-        else:
-            click.echo(f"run {run.bundled_id} is another one here; it is now {run.id}", err=True)
-    if done.num_different:
-        click.echo(
-            f"{_count(done.num_different, 'link')} of the bundle differ from the store's, which stay",
-            err=True,
-        )
-    click.echo(f"{_count(done.num_blobs, 'blob')} new here, {size(done.num_bytes)}", err=True)
-    if is_trusted:
-        click.echo(_trusted_line(done), err=True)
-    elif any(run.is_new for run in done.runs):
-        click.echo("other runs do not reuse its steps; `--trust` allows that", err=True)
-
-
-def _trusted_line(done: Imported) -> str:
-    """What `--trust` did, which is the same for runs that were here already."""
-    if done.num_links:
-        return f"other runs reuse {_count(done.num_links, 'result')} of this bundle from now on"
-    return "`--trust` changed nothing: the bundle holds no result that is new here"
+    for line in imported_lines(_imported_data(done), is_trusted=is_trusted):
+        click.echo(line, err=True)
 
 
 def _check_spec(encoded: bytes) -> None:

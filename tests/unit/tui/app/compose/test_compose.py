@@ -386,6 +386,48 @@ def test_undo_of_a_field_of_a_stage_and_of_all():
     show(act)
 
 
+def test_what_one_stroke_replaced_comes_back():
+    async def act(shown):
+        await shown.replace("seed", "7")
+        shown.app.post_message(ComposeWith(load_preset("micro", ["seed=9", "fps=9"]), "micro"))
+        await shown.until(lambda: shown.screen.draft.edits == {"seed": "9", "fps": "9"})
+        await shown.until(lambda: shown.screen.replaced)
+        await shown.press("u")
+        await shown.until(lambda: shown.screen.draft.edits == {"seed": "7"})
+        await shown.press("U")
+        assert not shown.screen.draft.edits
+        await shown.press("u")
+        await shown.until(lambda: shown.screen.draft.edits == {"seed": "7"})
+        await shown.press("y")
+        await shown.until(lambda: shown.app.clipboard == "modiff run micro --seed 7")
+
+    show(act)
+
+
+def test_what_is_in_the_form_outlives_the_app():
+    async def leave(shown):
+        await shown.replace("seed", "-1")
+        await shown.until(lambda: len(shown.screen.draft.edits.get("seed", "")) > 3)
+        await shown.replace("seed", "7")
+        await shown.go("fps")
+        await shown.press("alt+3")
+        await shown.until(lambda: shown.app.current_mode == "runs")
+        await shown.press("1")
+        await shown.until(lambda: shown.app.current_mode == "compose")
+        await shown.press("2")  # of no field: those lost the focus
+        await shown.until(lambda: shown.app.current_mode == "live")
+
+    show(leave)
+
+    async def come_back(shown):
+        assert shown.screen.draft.edits == {"seed": "7"}
+        assert any("U goes back" in note.message for note in shown.app._notifications)
+
+    preferences = load_preferences()
+    preferences.screen = "compose"
+    show(come_back, preferences=preferences)
+
+
 def test_a_random_seed():
     async def act(shown):
         await shown.press("r")

@@ -34,7 +34,12 @@ def test_nothing_that_works_is_hidden(mode):
         screen, app = pilot.app.screen, pilot.app
         sections = help_screen.sections(screen)
         told = {key for _, keys in sections for names, _ in keys for key in names.split(", ")}
-        everywhere = set("123456") | {"tab", "shift+tab", "^c", "super+c"}
+        everywhere = {*"123456", *(f"alt+{number}" for number in "123456")} | {
+            "tab",
+            "shift+tab",
+            "^c",
+            "super+c",
+        }
         for node, binding, is_enabled, _ in screen.active_bindings.values():
             if is_enabled and binding.description:
                 assert help_screen.shown_key(app, binding) in told | everywhere, (node, binding)

@@ -492,7 +492,9 @@ def test_a_small_terminal_shows_the_panels_in_turns(tmp_path):
 def test_the_log_keeps_nothing_back_while_it_is_hidden(tmp_path):
     async def act(watched: Watched) -> None:
         run.say(*[Message("info", f"line {number}") for number in range(3000)])
-        await watched.until(lambda: watched.live._feed.state.num_lines > 3000)
+        await watched.until(
+            lambda: watched.live._feed and watched.live._feed.state.num_lines > 3000
+        )
         log = watched.live.query_one(LogView)
         assert not log.lines
         await watched.pilot.press("right_square_bracket")

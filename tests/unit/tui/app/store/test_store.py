@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from textual.widgets import Input, Static
 
 from store.blobs import blobs
 from store.store import open_store
@@ -13,7 +14,7 @@ from store.upkeep.removal import Policy
 from tests.made_stores import make_run, on_disk
 from tests.unit.tui.opened_app import NARROW, WIDE, notices, play, shown, until
 from tui.app.app import ModiffApp
-from tui.app.dialogs.ask import Confirm
+from tui.app.dialogs.ask import Choose, Confirm
 from tui.app.lab import Lab
 from tui.app.store.clean_up import CleanUp
 from tui.app.store.usage import shares
@@ -296,3 +297,37 @@ def test_no_size_breaks_it(store):
             await pilot.pause()
 
     play("store", script)
+
+
+def test_a_bundle_comes_in(monkeypatch, tmp_path):
+    bundle, asked = tmp_path / "fox.modiff", []
+    bundle.write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+
+    async def command(lab, *arguments):
+        asked.append(arguments)
+        return {
+            "runs": [{"run": "k3f", "bundled_run": "q7a", "new": True}],
+            "new_blobs": 3,
+            "new_bytes": 2048,
+            "new_links": 5,
+            "differing_links": 0,
+        }
+
+    monkeypatch.setattr(Lab, "command", command)
+
+    async def script(pilot):
+        await pilot.press("i", *"no")
+        dialog = pilot.app.screen
+        await until(pilot, lambda: "no file" in str(dialog.query_one(".error", Static).content))
+        await pilot.press("backspace", "backspace", "f", "o")
+        await until(pilot, lambda: dialog.query_one(Input)._suggestion == "fox.modiff")
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
+        assert "nobody can check that" in str(pilot.app.screen.query(Static).first().content)
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: "run q7a is another one here; it is now k3f" in report(pilot))
+        assert "other runs reuse 5 results of this bundle" in report(pilot)
+
+    play("store", script)
+    assert asked == [("store", "import", str(bundle), "--trust")]
