@@ -27,7 +27,7 @@ from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.fields import Field, fields
-from presets.overrides import parse_overrides, toml_value
+from presets.overrides import parse_changes, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain
 from store.lineage.records import Segment
@@ -169,7 +169,7 @@ def _parse_axis(text: str) -> Axis:
         found = None if field is None or is_text else _RANGE.fullmatch(item)
         values += [item] if found is None else _values_of_range(item, found, key)
     for value in values:
-        parse_overrides([f"{key}={value}"])  # the key and the type, before a product is made of it
+        parse_changes([f"{key}={value}"])  # the key and the type, before a product is made of it
     return Axis(key, tuple(values))
 
 

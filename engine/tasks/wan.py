@@ -183,17 +183,18 @@ def _step(
         params,
         spec.components.denoiser,
         {"index": index, "total": part.total, "history": lengths[index + 1]},
-        spec.extensions,
+        extensions.enabled(spec.extensions),
         active,
     )
 
 
 def _changing(spec: RunSpec, describe: Describe) -> list[tuple[Identity, Extension]]:
     """The extensions of a spec that change numbers, with what they are in the keys of the steps where they do."""
-    if not spec.extensions:
+    switched_on = extensions.enabled(spec.extensions)
+    if not switched_on:
         return []
     facts = describe("denoiser", spec.components.denoiser).facts
-    made = [(extensions.make(each, facts), each) for each in spec.extensions]
+    made = [(extensions.make(each, facts), each) for each in switched_on]
     return [
         (extensions.identity(each, facts), extension)
         for extension, each in made
