@@ -47,7 +47,8 @@ class Field:
     """One settable key of a struct.
 
     key: dotted, as in `--set KEY=VALUE`. expected: what it takes, in words. extra: the `extra` of
-    its Meta. section: that of the field or of what holds it, empty for none.
+    its Meta. section: that of the field or of what holds it, empty for none. annotation: what it is typed as, for
+    `check_value`; None of a tag.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Field:
     default: object
     extra: Mapping[str, Any]
     section: str = ""
+    annotation: object = None
 
     @property
     def role(self) -> str:
@@ -75,7 +77,6 @@ class _Member:
     """A field of a struct before it is opened. name: of the attribute."""
 
     name: str
-    annotation: object
     field: Field
 
     @property
@@ -299,8 +300,9 @@ def _members(struct: type[msgspec.Struct]) -> tuple[_Member, ...]:
             default,
             extra,
             str(extra.get("section", "")),
+            info.type,
         )
-        found.append(_Member(info.name, info.type, field))
+        found.append(_Member(info.name, field))
     return tuple(found)
 
 
@@ -362,13 +364,15 @@ def _options(
         return None
     found = list(fields(struct, f"{field.key}."))
     known = {inner.key for inner in found}
-    _, item = _arguments(next(m for m in _members(type(holder)) if m.name == "options").annotation)
+    _, item = _arguments(field.annotation)
     node, _, extra = _unwrap(item)
     for name in part:
         key = f"{field.key}.{key_of((name,))}"
         if key not in known:  # to be told and taken out again
             about = "not an option of this extension"
-            found.append(Field(key, node, _expected(node, extra), about, None, extra))
+            found.append(
+                Field(key, node, _expected(node, extra), about, None, extra, annotation=item)
+            )
     return found
 
 
@@ -394,7 +398,7 @@ def _member_of(struct: type[msgspec.Struct], part: str | int) -> object | None:
     config = struct.__struct_config__
     if config.tag_field is not None and part == config.tag_field:
         return type(config.tag)
-    return next((m.annotation for m in _members(struct) if m.field.key == part), None)
+    return next((m.field.annotation for m in _members(struct) if m.field.key == part), None)
 
 
 def _unknown_inside(

@@ -7,9 +7,10 @@ An option of a component says in `Meta(extra=...)` how it counts in the key of a
 `identity.py`): `place` for where something runs or lies, which changes no number, and `neutral` for
 the value at which an option does nothing. A neutral value never changes, even if the default does.
 
-`role` says what a field is to whoever shows it, where its type does not say it all: "prompt", "seed", "device", "model"
-(weights, by name or path), "file", "component:KIND" (the name of one), "options:KIND" (a table of options of what is
-named beside it). `section` says where in a form it stands (`presets.sections`).
+`role` says what a field is to whoever shows it, where its type does not say it all: "prompt", "seed", "device",
+"model:KIND" (weights, by name or path), "file", "component:KIND" (the name of one), "options:KIND" (a table of
+options of what is named beside it), "switch" (whether an item of a list counts). `section` says where in a form it
+stands (`presets.sections`).
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
     ] = "umt5"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model"}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:text_encoder"}),
     ] = ""
     tokenizer: Annotated[
         FilePath,
@@ -141,7 +142,7 @@ class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = "wan-dit"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model"}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:denoiser"}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
@@ -161,7 +162,7 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "wan-vae"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model"}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:vae"}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "fp32"
@@ -278,6 +279,13 @@ class ExtensionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     name: Annotated[
         ComponentName, Meta(description="which extension", extra={"role": "component:extension"})
     ]
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="off: it stays in the list, and the run is as if it were not there",
+            extra={"role": "switch"},
+        ),
+    ] = True
     options: Annotated[
         dict[OptionName, OptionValue],
         Meta(
@@ -286,9 +294,6 @@ class ExtensionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             extra={"role": "options:extension"},
         ),
     ] = {}
-    enabled: Annotated[
-        bool, Meta(description="off: it stays in the list, and the run is as if it were not there")
-    ] = True
 
 
 class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -56,7 +56,7 @@ def find(name: str, key: str = "extensions") -> type[Extension]:
     table = extensions()
     if name not in table:
         hint = did_you_mean(nearest(name, list(table))) or f"; known: {', '.join(sorted(table))}"
-        raise ComponentError(f"{key}.name: unknown extension {name!r}{hint}")
+        raise ComponentError(f"unknown extension {name!r}{hint}", key=f"{key}.name")
     module, _, attribute = table[name].partition(":")
     try:
         found: type[Extension] = getattr(importlib.import_module(module), attribute)
@@ -91,7 +91,7 @@ def make(spec: ExtensionSpec, facts: Facts, key: str = "extensions") -> Extensio
     except PresetError as error:
         raise _of_option(error, key) from None
     except ComponentError as error:
-        raise ComponentError(f"{key}: {error}") from None
+        raise ComponentError(str(error), key=key) from None
 
 
 def check(specs: Sequence[ExtensionSpec], facts: Facts) -> None:

@@ -214,7 +214,7 @@ class Lab:
         await asyncio.to_thread(write_preset_text, path, text, expected=expected)
 
     async def known_names(self) -> dict[str, tuple[str, ...]]:
-        """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
+        """By role what a field can be set to here. Raises ComponentError where two packages claim one name."""
 
         def ask() -> dict[str, tuple[str, ...]]:
             from engine.components.known_names import known_names

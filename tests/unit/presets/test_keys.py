@@ -185,8 +185,8 @@ def test_known_options_are_fields_with_their_limits_and_unknown_ones_can_be_seen
     }
     assert list(found) == [
         "",
-        *("[0].name", "[0].options.strength", "[0].options.other", "[0].enabled"),
-        *("[1].name", "[1].options", "[1].enabled"),
+        *("[0].name", "[0].enabled", "[0].options.strength", "[0].options.other"),
+        *("[1].name", "[1].enabled", "[1].options"),
     ]
     strength = found["[0].options.strength"]
     assert (strength.expected, strength.description) == (

@@ -412,7 +412,7 @@ CHANGES: dict[str, str] = {
     "keep.steps": "[3]",
     "keep.budget_mb": "1",
 }
-UNCHANGEABLE = {"format", "task"}  # one value each
+UNCHANGEABLE = {"task"}  # it has one value
 CONDITION = re.compile(r"(in|through) (if|unless) `([a-z_.]+)` is `(.+)`")
 
 
