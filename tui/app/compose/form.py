@@ -296,8 +296,8 @@ class FormScreen(ModiffScreen):
         if section.name == "preset":
             name, error = self.name_and_error
             about = about_preset(name, self.info, error)
-        put(self.query_one("#about", Static), about)
         await self._open(section)
+        put(self.query_one("#about", Static), "\n".join(filter(None, (about, self.view.KEYS))))
 
     async def _open(self, section: Section) -> None:
         """The rows of a section anew, in the view of its kind."""
@@ -321,8 +321,6 @@ class FormScreen(ModiffScreen):
                 text += f"\npreset: {row.base_text or '(empty)'}"
             if row.suggestions:
                 text += "\nf2 lists what is known, → takes what is offered"
-        if keys := self.view.KEYS:
-            text = f"{text}\n{keys}".lstrip()
         put(self.query_one("#help", Static), text)
 
     @property
@@ -359,10 +357,12 @@ class FormScreen(ModiffScreen):
         """The row of a field, or the first of an item; where there is none such, the last item, or the stages."""
         editors = self.view.editors()
         switches = [each for each in editors if each.row.field.role == "switch"]
-        inside = [each for each in editors if each.row.key == key] or [
-            each for each in editors if each.row.key.startswith((f"{key}.", f"{key}["))
+        item = key[: key.find("]") + 1] or f"{key}["
+        found = [
+            *(each for each in editors if each.row.key == key),
+            *(each for each in editors if each.row.key.startswith(item)),
+            *switches[-1:],
         ]
-        found = [*inside[:1], *switches[-1:]]
         if found:
             found[0].editor.focus()
         else:

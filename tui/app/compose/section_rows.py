@@ -174,8 +174,16 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
         text=text,
         base_text=draft.before(key),
         is_changed=key in checked.changed,
-        error=checked.errors.get(key, ""),
+        error=_error(field, checked),
     )
+
+
+def _error(field: Field, checked: Checked) -> str:
+    """What is wrong with a field; with the switch of an item also what is wrong with its name."""
+    keys = [field.key]
+    if field.role == "switch":
+        keys.append(f"{field.key.rpartition('.')[0]}.name")
+    return next((checked.errors[key] for key in keys if key in checked.errors), "")
 
 
 def _label(field: Field, spec: RunSpec) -> str:
@@ -184,7 +192,7 @@ def _label(field: Field, spec: RunSpec) -> str:
         return field.title
     path = parse_key(field.key) or ()
     if field.role != "switch":
-        return f"  {field.title}"
+        return f" {field.title}"
     item = value_at(spec, path[:-1])
     return f"{int(path[-2]) + 1} {printable(getattr(item, 'name', ''))}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from engine.errors import CheckpointError, together
@@ -332,8 +334,8 @@ def extensions_of(draft: Draft):
 def test_items_of_a_list_have_rows_with_the_limits_and_help_of_their_options(listed):
     found = {row.key: row for row in rows(section_of("extensions"), listed, check(listed), {})}
     assert [row.label for row in found.values()] == [
-        *("1 teacache", "  threshold", "  start", "  end"),
-        *("2 block-swap", "  resident blocks"),
+        *("1 teacache", " threshold", " start", " end"),
+        *("2 block-swap", " resident blocks"),
     ]
     row = found["extensions[0].options.threshold"]
     assert (row.kind, row.text, row.base_text) == ("number", "0.2", "0.2")
@@ -393,3 +395,11 @@ def test_what_was_typed_in_an_item_that_is_gone_is_told(draft):
         "extensions[0].options.end": "extensions[0].options.end: extensions has no item 0; it is empty"
     }
     assert section_of("extensions[0].options.end").name == "extensions"
+
+
+def test_an_extension_that_there_is_not_is_told_at_its_switch(listed):
+    checked = check(listed)
+    line = "extensions[1].name: unknown extension"
+    marked = replace(checked, errors={"extensions[1].name": line})
+    found = rows(section_of("extensions"), listed, marked, {})
+    assert [row.key for row in found if row.error == line] == ["extensions[1].enabled"]
