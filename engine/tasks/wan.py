@@ -19,6 +19,7 @@ from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
+from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.guidance import scales
 from presets.spec import RunSpec
 
@@ -27,8 +28,8 @@ TEXT = Stage(
     1,
     "engine.stages.text:encode",
     ("states",),
-    component="text_encoder",
-    title="text_encode",
+    component=TEXT_ENCODE.component,
+    title=TEXT_ENCODE.name,
 )
 NOISE = Stage(
     "noise",
@@ -49,9 +50,9 @@ STEP = Stage(
         "clean": ("velocity", "before.state"),
     },
     derive="engine.stages.denoise:derive",
-    component="denoiser",
+    component=DENOISE.component,
     keep="chain",
-    title="denoise",
+    title=DENOISE.name,
 )
 VIDEO = Stage(
     "video",
@@ -59,9 +60,9 @@ VIDEO = Stage(
     "engine.stages.video:decode",
     ("video",),
     transient=("frames",),
-    component="vae",
+    component=DECODE.component,
     keep="output",
-    title="decode",
+    title=DECODE.name,
 )
 STAGES = (TEXT, NOISE, STEP, VIDEO)
 

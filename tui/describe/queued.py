@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with, likeness
+from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.library import load_preset
@@ -98,7 +99,9 @@ def _shown(value: object) -> str:
 
 
 def _seconds(record: RunRecord, spec: RunSpec, known: Experience) -> float | None:
-    if known.step is None:
+    step = known.seconds.get(DENOISE.name)
+    if step is None:
         return None
+    others = (known.seconds.get(stage.name) or 0.0 for stage in (TEXT_ENCODE, DECODE))
     num_steps = (record.stop_at or spec.scheduler.steps) - (record.parent_step or 0)
-    return max(0, num_steps) * known.step + (known.text_encode or 0.0) + (known.decode or 0.0)
+    return max(0, num_steps) * step + sum(others)
