@@ -96,11 +96,11 @@ class Lab:
         return await self._in("read", lambda store: runs.ancestors(store, rows))
 
     async def queue(self) -> list[RunRow]:
-        """The run at work first, then the queued ones in their order."""
+        """The runs at work first, then the queued ones in their order."""
         return await self._in(
             "read",
             lambda store: runs.run_rows(
-                store, [*store.runs(limit=1, status="running"), *store.queued()]
+                store, [*store.runs(limit=health.MOST_RUNNING, status="running"), *store.queued()]
             ),
         )
 
@@ -322,7 +322,7 @@ class Lab:
         """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
 
         def ask(store: Store) -> None:
-            going = [*store.runs(limit=1, status="running"), *store.queued()]
+            going = [*store.runs(limit=health.MOST_RUNNING, status="running"), *store.queued()]
             store.request_cancel_all([record.id for record in going])
 
         await self._in("change", ask)

@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.message import Message
 from textual.widget import Widget
 
-from tui.text import printable
+from tui.describe.health import at_work_told
 
 if TYPE_CHECKING:
     from textual import events
@@ -102,13 +102,18 @@ def _at_work(status: Status) -> tuple[str, ...]:
     long, short = "", ""
     if status.num_queued:
         long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
-    run_id = printable(status.running.id) if status.running is not None else ""
+    run_id = at_work_told(status)
     if status.is_stuck:
         at_work = f"  {run_id}" if run_id else ""
         stuck = f"▲ engine stuck{long} "
         return f"▲ engine stuck{at_work}{long} ", stuck, f"▲ stuck{short}", f"▲{short}"
     if run_id:
-        return f"▶ {run_id}{long} ", f"▶ {run_id}{short}", f"▶ {run_id[:5]}{short}", f"▶{short}"
+        return (
+            f"▶ {run_id}{long} ",
+            f"▶ {run_id}{short}",
+            f"▶ {run_id if len(status.running) > 1 else run_id[:5]}{short}",
+            f"▶{short}",
+        )
     if not status.engines:
         return f"○ no engine{long} ", f"○ engine{short}", f"○{short}"
     return f"● engine idle{long} ", f"● idle{short}", f"●{short}"

@@ -81,6 +81,7 @@ def _changes(spec: RunSpec, preset: Mapping[str, Any]) -> list[str]:
         if json.dumps(value) != json.dumps(preset.get(key))
         and not key.startswith(_NOT_TOLD)
         and not key.endswith(_NOT_TOLD_ENDS)
+        and not (key.endswith("].enabled") and value is True)
     ]
 
 

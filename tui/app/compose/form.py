@@ -71,7 +71,7 @@ class FormScreen(ModiffScreen):
         self._refused: tuple[tuple[str, str], ...] = ()
         self._warning = ""
         self._known: dict[str, tuple[str, ...]] = {}
-        self._work: tuple[str, int] = ("", 0)
+        self._work: tuple[tuple[str, ...], int] = ((), 0)
         self._opening = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
@@ -224,8 +224,8 @@ class FormScreen(ModiffScreen):
         """A run that ends may have stored what this one needs."""
         if status is not None:
             before = self._work
-            self._work = (status.running.id if status.running else "", status.num_queued)
-            if before != ("", 0) and before != self._work:
+            self._work = (tuple(run.id for run in status.running), status.num_queued)
+            if before != ((), 0) and before != self._work:
                 self._plan()
 
     def on_screen_resume(self) -> None:

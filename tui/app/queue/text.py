@@ -54,9 +54,11 @@ def table(rows: Sequence[RunRow], known: Mapping[str, Expected]) -> list[Row]:
 
 def summary(rows: Sequence[RunRow], known: Mapping[str, Expected], status: Status | None) -> str:
     """What is at work, how much waits, and what to press where nothing goes on by itself."""
-    at_work = next((row.record for row in rows if row.record.status == "running"), None)
+    running = [row.record for row in rows if row.record.status == "running"]
     waiting = _waiting([row for row in rows if row.record.status == "queued"], known)
-    if at_work is not None:
+    if len(running) > 1:
+        return f"▶ {len(running)} runs are at work; {waiting}"
+    for at_work in running:
         is_asked = at_work.cancel_requested or at_work.pause_requested
         what = "stops after its present step" if is_asked else "is at work"
         return f"▶ run {printable(at_work.id)} {what}; {waiting}"
