@@ -100,7 +100,11 @@ class Lab:
         return await self._in(
             "read",
             lambda store: runs.run_rows(
-                store, [*store.runs(limit=health.MOST_RUNNING, status="running"), *store.queued()]
+                store,
+                [
+                    *reversed(store.runs(limit=health.MOST_RUNNING, status="running")),
+                    *store.queued(),
+                ],
             ),
         )
 
