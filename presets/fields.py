@@ -18,7 +18,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -153,6 +153,7 @@ def value_of(spec: msgspec.Struct, field: Field) -> Any:
         return field.default
 
 
+@lru_cache(maxsize=1024)
 def annotation_at(key: str, struct: type[msgspec.Struct]) -> object:
     """The annotation of a key, also of one inside lists and tables, whatever the struct holds.
 
@@ -215,10 +216,7 @@ def build(data: object, struct: type[S]) -> S:
         built = msgspec.convert(data, struct)
     except msgspec.ValidationError:
         raise _explain(data, struct, "", struct) from None
-    for field in fields_of(built):
-        value = value_of(built, field)
-        if not _keeps_extra_rules(value, field.type, field.extra):
-            raise _refusal(value, field.type, field.extra, field.key)
+    _check_extra_rules(built, "")
     _refuse_unstorable(msgspec.to_builtins(built), "")
     return built
 
@@ -535,6 +533,19 @@ def _nearest_on_grid(value: int, node: inspect.IntType, extra: Mapping[str, Any]
     below = min(max(low + (value - low) // step * step, low), high)
     valid = sorted({below, min(below + step, high) if value > below else below})
     return f"; nearest valid: {', '.join(map(str, valid))}"
+
+
+def _check_extra_rules(struct: msgspec.Struct, prefix: str) -> None:
+    for member in _members(type(struct)):
+        field, value = member.field, getattr(struct, member.name)
+        if isinstance(value, msgspec.Struct):
+            _check_extra_rules(value, f"{prefix}{field.key}.")
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, msgspec.Struct):
+                    _check_extra_rules(item, f"{prefix}{field.key}[{index}].")
+        elif not _keeps_extra_rules(value, field.type, field.extra):
+            raise _refusal(value, field.type, field.extra, prefix + field.key)
 
 
 def _keeps_extra_rules(value: object, node: inspect.Type, extra: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import inspect
@@ -96,7 +97,7 @@ def applied(settings: Mapping[str, Any], changes: Iterable[Change]) -> dict[str,
         elif change.kind == "set":
             if isinstance(last, int):
                 last = _index(holder, last, change, len(change.path) - 1)
-            elif _is_tag(last, change):
+            elif _is_tag(change.path):
                 holder.clear()  # another kind has other keys
             holder[last] = change.value
         elif isinstance(last, int):
@@ -283,10 +284,16 @@ def _default(path: Path) -> Any:
     return next((to_plain(each.default) for each in fields(RunSpec) if each.key == key), [])
 
 
-def _is_tag(name: str | int, change: Change) -> bool:
-    parent = node_of(annotation_at(key_of(change.path[:-1]), RunSpec)) if change.path[1:] else None
+@lru_cache(maxsize=1024)
+def _is_tag(path: Path) -> bool:
+    """Whether a path is that of the tag of a tagged union."""
+    if len(path) < 2:
+        return False
+    parent = node_of(annotation_at(key_of(path[:-1]), RunSpec))
     options = parent.types if isinstance(parent, inspect.UnionType) else ()
-    return any(isinstance(each, inspect.StructType) and each.tag_field == name for each in options)
+    return any(
+        isinstance(each, inspect.StructType) and each.tag_field == path[-1] for each in options
+    )
 
 
 def text_override(key: str, text: str) -> str:
