@@ -25,9 +25,9 @@ class ListSection(FieldsSection):
 
     KEYS = "a adds one, del takes one out, ctrl+↑ ctrl+↓ move it; ← → switch it off and on"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("delete", "remove", "Take out", id="list.remove", show=False),
-        Binding("ctrl+up,alt+up", "move(-1)", "Move up", id="list.up", show=False),
-        Binding("ctrl+down,alt+down", "move(1)", "Move down", id="list.down", show=False),
+        Binding("delete", "remove", "Take out", id="item.remove", show=False),
+        Binding("ctrl+up,alt+up", "move(-1)", "Move up", id="item.up", show=False),
+        Binding("ctrl+down,alt+down", "move(1)", "Move down", id="item.down", show=False),
     ]
 
     @work(group="pick")
