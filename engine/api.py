@@ -12,16 +12,19 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
-from engine import media
 from engine.components import choice
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
+from engine.output import media
 from engine.process.logs import one_line
 from engine.runner import Made, Runner
 from presets.encoding import encode_spec
+from presets.errors import PresetError
+from presets.formats import choice_of_endings, named_by
 from presets.library import load_preset
+from presets.outputs import format_of, moved
 from presets.spec import RunSpec
 from presets.validation import validate
 from store.blobs.tensors import decode_tensors
@@ -50,9 +53,18 @@ class Video:
     run: str
 
     def save(self, path: str | Path) -> Path:
-        """Writes an mp4 (H.264, yuv420p); raises OSError or EngineError where it cannot."""
+        """Writes a video in the format that the ending of `path` stands for, or that of the spec where it has that
+        ending; raises PresetError, OSError or EngineError where it cannot."""
         path = Path(path)
-        media.write_video(path, self.frames, fps=self.spec.fps, comment=self.spec.prompt)
+        output = msgspec.structs.replace(moved(self.spec.output, str(path)), kinds=("video",))
+        if not named_by(str(path)):
+            raise PresetError(
+                f"expected a name that ends in {choice_of_endings()}, got {path.name}"
+            )
+        spec = validate(msgspec.structs.replace(self.spec, output=output))
+        media.write_video(
+            path, self.frames, format=format_of(output), fps=spec.fps, comment=spec.prompt
+        )
         return path
 
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from engine import ffmpeg
-from engine.outputs import default_output, output_problem
+from engine.output import encoders, ffmpeg
+from engine.output.paths import default_output
+from engine.output.taken import check_output, output_path
 from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
+from presets.formats import DEFAULT
 from presets.library import override
+from presets.outputs import format_of, of_branch
 from presets.settings import changed_keys
 from presets.validation import validate
 from store.errors import StoreError
@@ -29,11 +31,11 @@ from store.lineage.events import RunFinished, RunResumed
 from store.lineage.records import LATE_SECONDS, QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.plan import Plan
     from engine.tasks.route import Route
-    from presets.spec import RunSpec
+    from presets.spec import OutputSpec, RunSpec
     from store.lineage.events import Event
     from store.lineage.records import RunRecord
     from store.store import Store
@@ -55,16 +57,19 @@ def submit(
 
     output: where the output goes; empty means the spec's own path, or a file in the current folder
     that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. is_checked: its components
-    were checked just now, as `engine.runs.sweep.make_members` does once for all of its runs.
+    and output were checked just now, as `engine.runs.sweep.make_members` does once for all of its runs.
     Raises PresetError, ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
     from engine.components.choice import settle
 
+    if output:
+        spec = _with_output(spec, msgspec.structs.replace(spec.output, path=output))
     spec = validate(spec)
-    path = _output_path(
-        output or spec.output.path or default_output(spec.output.kinds), spec.output.kinds
-    )
+    if not is_checked:
+        store.recover()  # a run of an engine that is gone holds no path
+        check_output(store, spec)
+    path = output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
     _check_encoder(spec)
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
@@ -96,7 +101,12 @@ class Branched:
 
 
 def branched(
-    store: Store, run_id: str, *, at: int | Literal["decode"], overrides: Sequence[str] = ()
+    store: Store,
+    run_id: str,
+    *,
+    at: int | Literal["decode"],
+    overrides: Sequence[str] = (),
+    output: str = "",
 ) -> Branched:
     """What `branch` would queue. Raises PresetError where what is changed cannot change there."""
     run = store.run(run_id)
@@ -114,8 +124,7 @@ def branched(
         if at:
             _check_shared(before, spec)
         segments, step = _segments_before(run, route, at), at
-    if spec.output.path == before.output.path:
-        spec = msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, path=""))
+    spec = _with_output(spec, of_branch(before.output, spec.output, output))
     stop_at = run.stop_at if at == "decode" else None
     return Branched(spec, run.preset, tuple(segments), step, stop_at)
 
@@ -133,12 +142,11 @@ def branch(
 
     Raises PresetError where what is changed cannot change there, and as `submit` does.
     """
-    wanted = branched(store, run_id, at=at, overrides=overrides)
+    wanted = branched(store, run_id, at=at, overrides=overrides, output=output)
     return submit(
         store,
         wanted.spec,
         preset=wanted.preset,
-        output=output,
         parent=run_id,
         parent_step=wanted.step,
         segments=wanted.segments,
@@ -161,15 +169,21 @@ def finish(store: Store, run_id: str) -> str:
 
 
 def _check_encoder(spec: RunSpec) -> None:
-    """ComponentError where the ffmpeg that somebody chose does not work; another is the engine's to start, which
-    would take a third of the time of a run that is stored."""
-    if "video" in spec.output.kinds and (chosen := ffmpeg.chosen()):
-        _start_once(chosen)
+    """ComponentError where the video cannot be written here. That the ffmpeg that comes along writes H.264 is taken for
+    granted: to start it would take a third of the time of a run that is stored."""
+    if "video" in spec.output.kinds:
+        name, chosen = format_of(spec.output), ffmpeg.chosen()
+        if chosen or name != DEFAULT:
+            _check_once(name, chosen)
 
 
 @cache
-def _start_once(_program: str) -> None:
-    ffmpeg.check()
+def _check_once(name: str, _program: str) -> None:
+    encoders.check(name)
+
+
+def _with_output(spec: RunSpec, output: OutputSpec) -> RunSpec:
+    return msgspec.structs.replace(spec, output=output)
 
 
 def _name_output(store: Store, run_id: str) -> None:
@@ -179,7 +193,7 @@ def _name_output(store: Store, run_id: str) -> None:
     _check_encoder(spec)
     if not run.output:
         kinds = spec.output.kinds
-        path = _output_path(default_output(kinds).replace("{run}", run_id), kinds)
+        path = output_path(default_output(spec.output).replace("{run}", run_id), kinds)
         store.set_output(run_id, str(path))
 
 
@@ -341,14 +355,3 @@ def _look_after(store: Store, run_id: str) -> bool:
         store.recover()
         ensure_engine(store)
     return False
-
-
-def _output_path(output: str, kinds: Collection[str]) -> Path:
-    """The absolute path of an output, in a folder that can take it."""
-    try:
-        path = Path(output).expanduser().absolute()
-    except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
-        raise PresetError(f"{output}: {error}", key="output.path") from None
-    if problem := output_problem(path, kinds):
-        raise PresetError(problem, key="output.path")
-    return path

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 import subprocess
 import sys
 import textwrap
@@ -169,26 +168,21 @@ def _seconds(call: Callable[[], object], device: object) -> float:
 def _ffmpeg() -> Row:
     import imageio_ffmpeg
 
+    from engine.errors import ComponentError
+    from engine.output.encoders import writable
+    from presets.formats import DEFAULT, FORMATS
+
     try:
-        program = imageio_ffmpeg.get_ffmpeg_exe()
-        answer = subprocess.run(
-            [program, "-hide_banner", "-encoders"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
+        names = writable()
         version = imageio_ffmpeg.get_ffmpeg_version()
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return Row(
-            "ffmpeg",
-            f"does not run: {error}",
-            "fail",
-            "pip install --force-reinstall imageio-ffmpeg",
-        )
-    if not re.search(r"\blibx264\b", answer.stdout):
+    except (ComponentError, OSError, subprocess.SubprocessError) as error:
+        mend = "pip install --force-reinstall imageio-ffmpeg"
+        return Row("ffmpeg", f"does not run: {error}", "fail", mend)
+    lacks = [name for name in FORMATS if name not in names]
+    if DEFAULT in lacks:
         return Row("ffmpeg", f"{version}, without libx264", "fail", "unset IMAGEIO_FFMPEG_EXE")
-    return Row("ffmpeg", f"{version} with libx264")
+    found = f"{version}, writes {', '.join(names)}"
+    return Row("ffmpeg", f"{found}; not {', '.join(lacks)}" if lacks else found)
 
 
 def _store(root: Path) -> list[Row]:

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from engine import ffmpeg, media
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
 from engine.errors import RunCancelled, RunFailed, RunPaused
 from engine.execute import Execution, Keeping
-from engine.outputs import output_paths
+from engine.output import encoders, media
+from engine.output.paths import output_paths
 from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.stages import MUX
 from engine.tasks.wan import graph_of, num_tokens
+from presets.outputs import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker
@@ -121,7 +122,7 @@ class Runner:
         plan = execution.plan()
         control.emit(plan_made(plan))
         if "video" in targets and plan.state("decode") == "compute":
-            ffmpeg.check()  # here, not when all is computed
+            encoders.check(format_of(route.spec.output))  # here, not when all is computed
         if plan.job():
             self._set_threads(route.spec, describe)
         execution.run(plan)
@@ -167,7 +168,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Made:
-    """What a run made. video: bytes of an mp4; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3]."""
+    """What a run made. video: bytes of a video file; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3]."""
 
     video: bytes | bytearray | None = None
     latents: bytes | bytearray | None = None

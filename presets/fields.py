@@ -216,6 +216,9 @@ def build(data: object, struct: type[S]) -> S:
         built = msgspec.convert(data, struct)
     except msgspec.ValidationError:
         raise _explain(data, struct, "", struct) from None
+    except UnicodeEncodeError:  # half a pair of surrogates where one of a few texts belongs
+        _refuse_unstorable(data, "")
+        raise
     _check_extra_rules(built, "")
     _refuse_unstorable(msgspec.to_builtins(built), "")
     return built
@@ -502,7 +505,7 @@ def _option_like(value: object, annotation: object) -> object | None:
 def _converts(value: object, annotation: object) -> bool:
     try:
         msgspec.convert(value, annotation)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
     return True
 

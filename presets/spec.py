@@ -20,6 +20,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from presets.formats import choice_of_endings
+
 # The version of the preset and run format that this code reads and writes.
 FORMAT = 1
 
@@ -305,8 +307,19 @@ class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
     kinds: Annotated[
         tuple[Literal["video", "frames", "latents"], ...],
-        Meta(min_length=1, max_length=3, description="what to write: mp4, PNG frames, safetensors"),
+        Meta(
+            min_length=1,
+            max_length=3,
+            description="what to write: the video, PNG frames, safetensors",
+        ),
     ] = ("video",)
+    # the names of `presets.formats.FORMATS`, which a test holds to these
+    format: Annotated[
+        Literal["auto", "h264", "h265", "av1", "x264rgb", "webm", "ffv1", "gif", "webp"],
+        Meta(
+            description=f"of the video; auto goes by the ending of output.path ({choice_of_endings()})"
+        ),
+    ] = "auto"
     overwrite: Annotated[bool, Meta(description="replace files that are already there")] = False
 
 

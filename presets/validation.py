@@ -11,7 +11,9 @@ import msgspec
 
 from presets.errors import PresetError
 from presets.fields import build
+from presets.formats import AUTO, FORMATS, misfit
 from presets.guidance import scales
+from presets.outputs import format_of
 from presets.spec import GuidancePiece, RunSpec
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
@@ -30,6 +32,7 @@ def validate(spec: RunSpec) -> RunSpec:
     _check_guidance(spec)
     _check_tiles(spec)
     _check_kinds(spec)
+    _check_format(spec)
     return spec
 
 
@@ -136,3 +139,17 @@ def _check_kinds(spec: RunSpec) -> None:
     kinds = spec.output.kinds
     if len(set(kinds)) != len(kinds):
         raise PresetError(f"expected each kind once, got {', '.join(kinds)}", key="output.kinds")
+
+
+def _check_format(spec: RunSpec) -> None:
+    output = spec.output
+    if "video" not in output.kinds:
+        return
+    if output.format != AUTO and (problem := misfit(output.format, output.path)):
+        raise PresetError(problem, key="output.format")
+    name = format_of(output)
+    if spec.fps > FORMATS[name].max_fps:
+        raise PresetError(
+            f"expected at most {FORMATS[name].max_fps} in a {name}, got {spec.fps}; take webp or webm",
+            key="fps",
+        )

@@ -55,7 +55,8 @@ SOURCES = {
     ),
     "video": (
         "engine/components/wan_vae.py",
-        "engine/media.py",
+        "engine/output/encoders.py",
+        "engine/output/media.py",
         "engine/models/vae/__init__.py",
         "engine/models/vae/wanvae.py",
         "engine/stages/video.py",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.media import encode_video
+from engine.output.media import encode_video
 from engine.process.version import installed_version
 from engine.schedulers.scheduler import SolverState, create_scheduler
 from presets.encoding import encode_spec

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine.graph import Given, Node, Plain, Ref, encode_facts
+from engine.graph import Given, Node, Plain, encode_facts
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 
@@ -23,7 +23,6 @@ Facts = Mapping[Node, Mapping[str, Plain]]
 _SETTINGS = {
     "text_encoder": ("umt5", ("name", "dtype")),
     "denoiser": ("wan-dit", ("name", "dtype", "attention")),
-    "vae": ("wan-vae", ("name", "dtype", "chunk_frames", "tile_size", "tile_overlap")),
 }
 
 
@@ -105,20 +104,7 @@ def _step(node: Node, facts: Facts, known: Mapping[Node, str]) -> dict[str, Plai
     }
 
 
-def _video(node: Node, facts: Facts, known: dict[Node, str]) -> dict[str, Plain] | None:
-    shown, vae = node.inputs["latents"], _identity(node, facts)
-    if vae is None or not isinstance(shown, Ref):
-        return None
-    name: str = facts[node]["inputs"]["latents"]
-    if shown.by == "key":
-        step = _old_key(shown.node, facts, known)
-        name = f"prediction/{step}"
-        if not step:
-            return None
-    return {"version": 1, "vae": vae, "latents": name, "fps": node.params["fps"]}
-
-
-_OLD: dict[str, Any] = {"text": _text, "noise": _noise, "step": _step, "video": _video}
+_OLD: dict[str, Any] = {"text": _text, "noise": _noise, "step": _step}
 
 
 def _identity(node: Node, facts: Facts) -> dict[str, Plain] | None:

@@ -1,4 +1,4 @@
-"""The frames of a stored video, one after another, decoded by ffmpeg. Torch-free."""
+"""The frames of a stored video, one after another, decoded by ffmpeg or Pillow. Torch-free."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from engine.errors import EngineError
-from engine.ffmpeg import program
+from engine.output.encoders import last_line
+from engine.output.ffmpeg import program
+from engine.output.reading import container, ffmpeg_input
 
 MAX_SIDE = 16384
 _HEADER_LINES = 3
+# its shortcuts cost more than an encoder does
+_TO_RGB = ("-sws_flags", "bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24")
 
 
 class Frame(NamedTuple):
@@ -25,14 +29,27 @@ class Frame(NamedTuple):
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of an mp4, whatever its times say. Raises EngineError where it cannot be read.
+    """Every frame of a video, whatever its times say. Raises EngineError where it cannot be read."""
+    return _read_webp(path) if container(path) == "webp" else _read_video(path)
 
-    Only ffmpeg's reader of mp4 is let at it, and it may open no other file: the video may come from elsewhere.
-    """
+
+def _read_webp(path: Path) -> Iterator[Frame]:
+    from PIL import Image, ImageSequence
+
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            if max(image.size) > MAX_SIDE:
+                raise EngineError(f"{path} is larger than {MAX_SIDE} pixels: {image.size}")
+            for picture in ImageSequence.Iterator(image):
+                yield Frame(*picture.size, picture.convert("RGB").tobytes())
+    except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise EngineError(f"Pillow could not read {path}: {error}") from error
+
+
+def _read_video(path: Path) -> Iterator[Frame]:
     command = [
-        program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror",
-        "-protocol_whitelist", "file", "-f", "mov", "-i", f"file:{path.absolute()}",
-        "-map", "0:v:0", "-fps_mode", "passthrough", "-c:v", "ppm", "-f", "image2pipe", "pipe:1",
+        program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror", *ffmpeg_input(path),
+        "-map", "0:v:0", "-fps_mode", "passthrough", *_TO_RGB, "-c:v", "ppm", "-f", "image2pipe", "pipe:1",
     ]  # fmt: skip
     with tempfile.TemporaryFile() as errors:
         ffmpeg = subprocess.Popen(
@@ -45,19 +62,13 @@ def read_frames(path: Path) -> Iterator[Frame]:
                 yield frame
                 num_frames += 1
             if ffmpeg.wait() or not num_frames:
-                raise EngineError(f"ffmpeg could not read {path}: {last_line(errors, ffmpeg)}")
+                reason = last_line(errors, ffmpeg.returncode)
+                raise EngineError(f"ffmpeg could not read {path}: {reason}")
         finally:
             ffmpeg.stdout.close()
             with suppress(ProcessLookupError):
                 ffmpeg.kill()
             ffmpeg.wait()
-
-
-def last_line(errors: IO[bytes], ffmpeg: subprocess.Popen[bytes]) -> str:
-    """What ffmpeg said last before it ended."""
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit status {ffmpeg.returncode}"
 
 
 def _read_ppm(stream: IO[bytes]) -> Frame | None:

@@ -6,8 +6,6 @@ Small frames are enlarged by whole factors without smoothing, so that a pixel st
 from __future__ import annotations
 
 import math
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +14,10 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from engine.compare.frames import Frame, last_line, read_frames
+from engine.compare.frames import Frame, read_frames
 from engine.compare.similarity import Similarity
 from engine.errors import EngineError
-from engine.ffmpeg import program
-from engine.media import VIDEO_CRF
+from engine.output.encoders import encode
 from store.blobs.files import written_whole
 
 PANEL_SIDE = 256  # of a frame in the video, at least
@@ -84,7 +81,8 @@ def write_side_by_side(path: Path, a: Clip, b: Clip, *, fps: int) -> None:
             yield ground.tobytes()
 
     with _new_file(path) as part:
-        _encode(part, pictures(), size=ground.size, fps=fps)
+        size = (ground.height, ground.width)
+        encode(part, pictures(), size=size, fps=fps)
 
 
 def write_sheet(path: Path, a: Clip, b: Clip, similarity: Similarity | None) -> None:
@@ -230,34 +228,6 @@ def _text(
             text = text[:-1]
         text = f"{text.rstrip()}..."
     draw.text(at, text, fill=colour, font=font)
-
-
-def _encode(path: Path, pictures: Iterator[bytes], *, size: tuple[int, int], fps: int) -> None:
-    """RGB pictures of even width and height, as an mp4."""
-    command = [
-        program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y",
-        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(fps), "-i", "pipe:",
-        "-an", "-c:v", "libx264", "-crf", str(VIDEO_CRF), "-pix_fmt", "yuv420p", "-movflags", "+faststart",
-        f"file:{path.absolute()}",
-    ]  # fmt: skip
-    with tempfile.TemporaryFile() as errors:
-        ffmpeg = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        assert ffmpeg.stdin is not None
-        try:
-            with ffmpeg.stdin as stream:
-                for picture in pictures:
-                    stream.write(picture)
-        except BrokenPipeError:
-            pass  # it ended early, and says why
-        except BaseException:
-            ffmpeg.kill()
-            raise
-        finally:
-            ffmpeg.wait()
-        if ffmpeg.returncode or not path.stat().st_size:
-            raise EngineError(f"ffmpeg could not write the video: {last_line(errors, ffmpeg)}")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from presets.errors import PresetError
 from presets.fields import Field, fields
 from presets.overrides import parse_changes, toml_value
 from presets.spec import RunSpec
-from presets.validation import to_plain
+from presets.validation import to_plain, validate
 from store.lineage.records import Segment
 
 # A range of more values is a typing slip, and would be held in memory before anybody is asked.
@@ -147,7 +147,7 @@ def with_outputs(members: Sequence[Member], pattern: str) -> list[Member]:
             )
         taken.add(path)
         output = msgspec.structs.replace(member.spec.output, path=path)
-        spec = msgspec.structs.replace(member.spec, output=output)
+        spec = validate(msgspec.structs.replace(member.spec, output=output))
         found.append(Member(member.values, spec, member.segments))
     return found
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine import media
-from engine.errors import RunFailed
 from engine.execute import Job
 from engine.graph import Ref
+from engine.output import media
 from engine.reports import Made
+from engine.stages.finite import not_finite
 from store.lineage.events import ChunkDecoded
 
 
 def decode(job: Job) -> Iterator[Made]:
-    """The bytes of an mp4, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they come,
-    so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
+    """The bytes of a video file, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they
+    come, so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
     (node,) = job.nodes
     shown = node.inputs["latents"]
     assert isinstance(shown, Ref)
@@ -27,13 +27,14 @@ def decode(job: Job) -> Iterator[Made]:
     kept: list[Tensor] = []
     with job.component(node) as vae:
         begun = time.perf_counter()
-        chunks = _chunks(vae.decode(latents, on_chunk=_teller(job)))
+        chunks = _chunks(job, vae.decode(latents, on_chunk=_teller(job)))
         if "frames" in wanted:
             chunks = _collected(chunks, kept)
         outputs: dict[str, object] = {}
         if "video" in wanted:
             outputs["video"] = media.encode_video(
                 chunks,
+                format=node.params["format"],
                 fps=node.params["fps"],
                 size=(node.hints["height"], node.hints["width"]),
                 comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",
@@ -47,13 +48,11 @@ def decode(job: Job) -> Iterator[Made]:
     yield Made(node, outputs, seconds)
 
 
-def _chunks(decoded: Iterator[Tensor]) -> Iterator[Tensor]:
+def _chunks(job: Job, decoded: Iterator[Tensor]) -> Iterator[Tensor]:
     """Chunks fp32 [1,3,t,H,W] -> uint8 [t,H,W,3]."""
     for chunk in decoded:
         if not bool(chunk.isfinite().all()):
-            raise RunFailed(
-                "the decoded video is not finite; try --set components.vae.dtype=fp32 (the latents are kept)"
-            )
+            raise not_finite(job, job.nodes[0], "the decoded video is not finite (its latents are)")
         yield media.to_uint8(chunk[0])
 
 

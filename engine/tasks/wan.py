@@ -21,6 +21,7 @@ from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
 from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.guidance import scales
+from presets.outputs import format_of
 from presets.spec import RunSpec
 
 TEXT = Stage(
@@ -56,7 +57,7 @@ STEP = Stage(
 )
 VIDEO = Stage(
     "video",
-    1,
+    2,
     "engine.stages.video:decode",
     ("video",),
     transient=("frames",),
@@ -84,7 +85,8 @@ def graph_of(
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
     shown = latents if is_whole else Ref(latents.node, "clean", "key")
     size = {"height": spec.height, "width": spec.width}
-    video = Node("video", VIDEO, {"latents": shown}, {"fps": spec.fps}, spec.components.vae, size)
+    written = {"fps": spec.fps, "format": format_of(spec.output)}
+    video = Node("video", VIDEO, {"latents": shown}, written, spec.components.vae, size)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
     return {kind: ref for kind, ref in every.items() if kind in kinds}
 

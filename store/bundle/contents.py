@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from store.blobs.videos import container_of
 from store.bundle.manifest import VIDEO
 from store.bundle.strict import BundleRefused, strict_object
 
@@ -42,8 +43,8 @@ def check_contents(what: str, kind: str, head: bytes, size: int) -> None:
     """
     if kind != VIDEO:
         _check_tensors(what, head, size)
-    elif head[4:8] != b"ftyp":  # the first box of every mp4
-        raise BundleRefused(f"{what} is no mp4 video")
+    elif not container_of(head):
+        raise BundleRefused(f"{what} is no video: neither mp4 nor Matroska, GIF or WebP")
 
 
 def _check_tensors(what: str, head: bytes, size: int) -> None:

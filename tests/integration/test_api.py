@@ -11,6 +11,7 @@ import torch
 from engine.api import TextToVideo
 from engine.components.residents import Residents
 from engine.errors import RunCancelled
+from presets.errors import PresetError
 from store.errors import StoreFull
 from store.lineage.events import PlanMade
 from store.store import Store, open_store
@@ -39,6 +40,11 @@ def test_a_run_is_on_record_and_its_steps_are_not_computed_again(tmp_path: Path)
         assert store.engines() == []
     path = again.save(tmp_path / "circle.mp4")
     assert path.read_bytes()[4:8] == b"ftyp"
+    assert again.save(tmp_path / "circle.gif").read_bytes()[:6] == b"GIF89a"
+    with pytest.raises(
+        PresetError, match=r"expected a name that ends in \.mp4, .*, got circle\.avi"
+    ):
+        again.save(tmp_path / "circle.avi")
 
 
 def test_a_prompt_that_is_cut_is_warned_of(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -180,6 +182,30 @@ def test_words_that_the_micro_model_does_not_know_are_named_in_one_line(real):
     (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert "\x1b" not in warning
     assert warning.split(": ")[-1] == "cat, 31m, blurry"
+
+
+def test_the_commands_of_the_page_about_outputs(real):
+    page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- commands -->\n```sh\n(.*?)```", page, re.S)
+    assert found is not None
+    for line in found[1].splitlines():
+        command, *arguments = shlex.split(line)
+        assert command == "modiff"
+        code, _, err = real(*arguments)
+        assert code == 0, err
+    shown = {"star.mp4": "h264", "star.gif": "gif", "master.mkv": "ffv1", "small.mp4": "hevc"}
+    for name, codec in shown.items():
+        meta = next(imageio_ffmpeg.read_frames(str(real.folder / name)))
+        assert (meta["codec"].rstrip(","), meta["size"]) == (codec, (64, 64))
+    runs = real.store.runs(limit=4)
+    computed = [
+        sum(
+            link.source == "computed" and link.stage == "step"
+            for link in real.store.links_of(run.id)
+        )
+        for run in runs
+    ]
+    assert computed == [0, 0, 0, 20]
 
 
 def test_an_output_that_exists_is_kept_unless_told_otherwise(real):

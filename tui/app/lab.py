@@ -281,9 +281,7 @@ class Lab:
 
         def ask(store: Store) -> str:
             from engine import client
-            from tui.describe.output_paths import check_output
 
-            check_output(store, spec)
             return client.submit(store, spec, preset=preset)
 
         return await self._in("change", ask)

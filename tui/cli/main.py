@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from tui.cli.output import Invocation, close_output, flush_output, is_of_output, json_failure
+from tui.cli.output import Invocation, close_output, flush_output, is_of_output, print_failure
 from tui.errors import CANCELLED, FAILED, explain
 from tui.text import printable
 
@@ -181,8 +181,8 @@ def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False
     try:
         if not shown:
             click.echo(f"modiff: {_harmless(line)}", err=True)
-        if invocation.wants_run_json:
-            click.echo(json_failure(invocation, code, line))
+        if invocation.wants_json:
+            print_failure(invocation, code, line)
         flush_output()
     except OSError:
         close_output()

@@ -40,7 +40,7 @@ def resolve_run(store: Store, given: str) -> str:
 
 
 def _of_file(store: Store, path: Path) -> str:
-    from engine.ffmpeg import comment_of
+    from engine.output.reading import comment_of
 
     if runs := store.runs_of(_digest(path)):
         return _chosen(store, path, runs)

@@ -58,8 +58,10 @@ def planned(
 ) -> Planned:
     """The plan of a run. Nothing is queued, loaded or written. Raises as `engine.client.submit` does."""
     from engine import client
+    from engine.output.taken import check_output
     from tui.describe.prompt_warnings import prompt_warnings
 
+    check_output(store, spec)
     made = client.plan(store, spec, segments=segments, stop_at=stop_at)
     past = experience_with(store, spec)
     rows = _rows(made, spec, past)

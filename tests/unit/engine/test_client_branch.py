@@ -88,7 +88,7 @@ def latents_of(store: Store, run_id: str) -> str:
 def undisturbed(other: Runner, run: RunRecord) -> str:
     """The digest of the latents of the same run, computed in another store from nothing and in one go."""
     spec = decode_spec(run.spec_json)
-    run_id = client.submit(other.store, spec, output="{run}.mp4", segments=run.segments)
+    run_id = client.submit(other.store, spec, output="{run}.safetensors", segments=run.segments)
     assert plan_in(execute(other, run_id)).reused_steps == 0
     return latents_of(other.store, run_id)
 
@@ -184,6 +184,19 @@ def test_a_branch_does_not_write_over_its_parents_output(store: Store, tmp_path:
     assert store.run(chosen).output == str(tmp_path / "new.mp4")
     named = client.branch(store, parent, at=1, output=str(tmp_path / "named.mp4"))
     assert store.run(named).output == str(tmp_path / "named.mp4")
+
+
+def test_a_branch_has_the_format_of_its_parent_unless_another_is_named(
+    store: Store, tmp_path: Path
+) -> None:
+    parent = submitted(store, f"output.path={tmp_path / 'own.gif'}")
+    child = store.run(client.branch(store, parent, at=1))
+    assert child.output == str(tmp_path / f"modiff-{child.id}.gif")
+    assert decode_spec(child.spec_json).output.format == "gif"
+    other = store.run(client.branch(store, child.id, at=1, output=str(tmp_path / "other.mkv")))
+    assert decode_spec(other.spec_json).output.format == "auto"
+    with pytest.raises(PresetError, match=r"^output.format: webp needs a name that ends in \.webp"):
+        client.branch(store, parent, at=1, overrides=["output.format=webp"], output="other.mkv")
 
 
 def test_a_run_that_stops_early_is_decoded_where_it_stopped(store: Store) -> None:

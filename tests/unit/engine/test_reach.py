@@ -45,6 +45,7 @@ OTHER = {
     "height": "80",
     "frames": "21",
     "fps": "9",
+    "output.format": "ffv1",
     "seed": "1",
     "noise": "wan",
     "scheduler.name": "euler",

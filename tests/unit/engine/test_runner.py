@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import media
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
 from engine.execute import Job
+from engine.output import media
 from engine.reports import Made
 from engine.runner import Runner
 from presets.encoding import encode_spec

@@ -5,6 +5,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+from presets.formats import FORMATS
+
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -13,3 +15,10 @@ def test_the_table_of_keys_is_up_to_date() -> None:
     page = (DOCS / "presets.md").read_text(encoding="utf-8")
     assert "`scheduler.steps`" in page
     assert script["with_table"](page) == page, "run python docs/make_reference.py"
+
+
+def test_the_table_of_formats_is_that_of_the_code() -> None:
+    page = (DOCS / "outputs.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| `")]
+    told = [[cell.strip(" `") for cell in row] for row in rows if row[0].strip(" `") in FORMATS]
+    assert told == [[name, each.ending, each.description] for name, each in FORMATS.items()]

@@ -429,6 +429,7 @@ def raw(forged, old, new):
         (b'"made_by":"modiff test"', b'"made_by":"\\u001b[2J"', "not valid"),
         (b'"status":"done"', b'"status":"running"', "not valid"),
         (b'"status":"done"', b'"status":"done\\n"', "not valid"),
+        (b'"format":1', b'"format":1,"\\ud800":1', "not valid: a text is not Unicode"),
         (b'"tags":["client/two"', b'"tags":["a b"', "not valid"),
         (b'"tags":["client/two"', b'"tags":["keep"', "tag of .* is there twice"),
         (b'"note":"', b'"note":"\\u001b[31m', "control characters"),
@@ -731,7 +732,7 @@ def test_the_tensor_file_that_these_are_made_from_comes_in(store, forged, path):
 @pytest.mark.parametrize("data", [b"", b"\0\0\0\x18", b"#!/bin/sh\n", tensors(1)], ids=repr)
 def test_a_video_that_is_none(write, forged, data):
     replace_blob(forged, VIDEO + b"\1", data)
-    write(forged, "no mp4 video|is empty|as a video and as tensors|there twice")
+    write(forged, "is no video|is empty|as a video and as tensors|there twice")
 
 
 def test_a_blob_of_another_hash_than_its_name(write, forged):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from presets.formats import choice_of_endings
 from presets.overrides import text_override
-from tui.cli.commands.runs import print_json, silence_of
+from tui.cli.commands.runs import silence_of
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -21,7 +22,7 @@ from tui.cli.options import (
     runs_argument,
     set_option,
 )
-from tui.cli.output import Invocation
+from tui.cli.output import Invocation, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
 from tui.errors import FAILED
@@ -74,7 +75,8 @@ def _step_or_decode(
     "--output",
     default="",
     metavar="FILE",
-    help="Where the video goes; {run} in it becomes the run's id.  [default: modiff-{run}.mp4]",
+    help=f"Where the video goes, in the format of its ending: {choice_of_endings()}. {{run}} in it becomes the run's "
+    "id.  [default: modiff-{run}.mp4]",
 )
 @overwrite_option
 @detach_option
@@ -105,7 +107,6 @@ def branch(
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
@@ -118,7 +119,6 @@ def branch(
         store.recover()
         run_id = resolve_run(store, run)
         spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         return follow_queued(
@@ -235,8 +235,10 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
 
     from presets.encoding import decode_spec
     from presets.library import override
+    from presets.outputs import of_branch
+    from presets.validation import validate
 
     before = decode_spec(spec_json)
     spec = override(before, changes)
-    path = output or ("" if spec.output.path == before.output.path else spec.output.path)
-    return msgspec.structs.replace(spec, output=msgspec.structs.replace(spec.output, path=path))
+    written = of_branch(before.output, spec.output, output)
+    return validate(msgspec.structs.replace(spec, output=written))

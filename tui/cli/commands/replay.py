@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tui.cli.options import overwrite_option, quiet_option, result_json_option, run_argument
-from tui.cli.output import Invocation, echo_path
+from tui.cli.output import Invocation, echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.text import printable
 from tui.units import duration
@@ -26,6 +26,7 @@ _EPILOG = """\b
 Examples:
   modiff replay k3f
   modiff replay k3f --output again.mp4
+  modiff replay k3f --output master.mkv
   modiff replay k3f --verify
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
@@ -37,7 +38,8 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @click.option(
     "--output",
     metavar="FILE",
-    help="Where the output goes.  [default: the run's own, or with -replay in its name where that is taken]",
+    help="Where the output goes; a video may have another ending than the run's own, and is decoded again then.  "
+    "[default: the run's own, or with -replay in its name where that is taken]",
 )
 @overwrite_option
 @click.option(
@@ -65,10 +67,10 @@ def replay(
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
+    from engine.output.taken import check_output
     from presets.encoding import decode_spec
     from store.store import open_as_it_is
     from tui.cli.follow import Manner, follow_queued
-    from tui.describe.output_paths import check_output
 
     began = time.perf_counter()
     with open_as_it_is() as store:
@@ -96,7 +98,7 @@ def replay(
                 click.echo(f"run {run_id} replayed from the store in {duration(seconds)}", err=True)
             if as_json:
                 done = {"run": run_id, "status": "done", "output": str(told)}
-                click.echo(json.dumps(done | {"seconds": round(seconds, 3), "stages": []}))
+                print_json(done | {"seconds": round(seconds, 3), "stages": []})
             else:
                 echo_path(told)
             return 0
@@ -116,8 +118,10 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
     """The run's spec with the path that the replay writes to."""
     import msgspec
 
-    from engine.outputs import output_paths, output_problem
+    from engine.output.paths import output_paths, output_problem
     from presets.errors import PresetError
+    from presets.outputs import moved
+    from presets.validation import validate
 
     if output:
         try:
@@ -131,18 +135,16 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
             path = path.with_stem(f"{path.stem}-replay")
     if problem := output_problem(path, spec.output.kinds):
         raise PresetError(problem, key="output.path")
-    written = msgspec.structs.replace(spec.output, path=str(path), overwrite=overwrite)
-    return msgspec.structs.replace(spec, output=written)
+    written = msgspec.structs.replace(moved(spec.output, str(path)), overwrite=overwrite)
+    return validate(msgspec.structs.replace(spec, output=written))
 
 
 def _own_path(record: RunRecord, spec: RunSpec) -> Path:
     """The path from which `output_paths` made the run's main output."""
-    from engine.outputs import default_output
+    from engine.output.paths import default_output
 
     # a run from a bundle has no output of this machine
-    path = Path(
-        record.output or default_output(spec.output.kinds).replace("{run}", record.id)
-    ).absolute()
+    path = Path(record.output or default_output(spec.output).replace("{run}", record.id)).absolute()
     kinds = set(spec.output.kinds)
     if record.output and kinds == {"frames", "latents"}:
         return path.with_name(path.name.removesuffix("-frames") + ".safetensors")
@@ -154,8 +156,8 @@ def _stored_parts(store: Store, record: RunRecord, spec: RunSpec) -> dict[str, b
     from store.blobs import blobs
     from store.errors import BlobCorrupt, BlobMissing
 
-    videos = [link.digest for link in store.links_of(record.id) if link.stage == "video"]
-    digests = {"video": videos[0] if videos else "", "latents": record.latents, "frames": ""}
+    video = _stored_video(store, record, spec)
+    digests = {"video": video, "latents": record.latents, "frames": ""}
     wanted = {kind: digests[kind] for kind in spec.output.kinds}
     if not all(wanted.values()):
         return None
@@ -168,6 +170,26 @@ def _stored_parts(store: Store, record: RunRecord, spec: RunSpec) -> dict[str, b
             click.echo(f"warning: {printable(str(error))}", err=True)
             return None
     return found
+
+
+def _stored_video(store: Store, record: RunRecord, spec: RunSpec) -> str:
+    """The digest of the run's video in the format that is asked for; "" where there is none, or one that an older
+    version encoded, which is told."""
+    from engine.tasks.wan import VIDEO
+    from presets.outputs import format_of
+
+    keys = [link.key for link in store.links_of(record.id) if link.stage == "video"]
+    link = next(iter(store.find_links(keys).values()), None)
+    if link is None or "video" not in spec.output.kinds:
+        return ""
+    facts, wanted = json.loads(link.facts or "{}"), format_of(spec.output)
+    found = facts.get("params", {}).get("format")
+    reason = "" if found == wanted else f"is {found}, not {wanted}"
+    if facts.get("version") != VIDEO.version:
+        reason = "was encoded by an older version of modiff"
+    if reason and link.digest:
+        click.echo(f"the stored video of run {record.id} {reason}; it is decoded again", err=True)
+    return "" if reason else link.digest
 
 
 def _submit_again(store: Store, record: RunRecord, spec: RunSpec) -> str:
@@ -188,7 +210,7 @@ def _submit_again(store: Store, record: RunRecord, spec: RunSpec) -> str:
 
 def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytearray]) -> Path:
     """Write every part where a run writes it; the main one's path."""
-    from engine.outputs import output_paths
+    from engine.output.paths import output_paths
 
     targets = output_paths(path, spec.output.kinds)
     for kind, target in targets.items():

@@ -10,6 +10,7 @@ import shlex
 
 import click
 
+from presets.formats import choice_of_endings
 from tui.cli.options import (
     detach_option,
     named_values,
@@ -28,6 +29,8 @@ Examples:
   modiff run micro
   modiff run micro --prompt "a small yellow star moves up over a black background" --seed 7
   modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --set frames=33 --output clip.mp4
+  modiff run micro --output clip.gif
+  modiff run micro --set output.format=h265 --output clip.mp4
   modiff run micro --detach
 
 Ctrl-C cancels the run, a second Ctrl-C leaves without waiting for the engine's word. Closing the
@@ -43,7 +46,8 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @click.option(
     "--output",
     metavar="FILE",
-    help="Where the video goes; {run} in it becomes the run's id.  [default: modiff-{run}.mp4]",
+    help=f"Where the video goes, in the format of its ending: {choice_of_endings()}. {{run}} in it becomes the run's "
+    "id.  [default: modiff-{run}.mp4]",
 )
 @overwrite_option
 @set_option
@@ -74,7 +78,6 @@ def run(
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     values = named_values(
         prompt=prompt,
@@ -85,7 +88,6 @@ def run(
     )
     spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         again = shlex.join(["modiff", *invocation.arguments])

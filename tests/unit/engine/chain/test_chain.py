@@ -405,6 +405,7 @@ CHANGES: dict[str, str] = {
     "extensions": '[{name = "teacache"}]',
     "output.path": "other.mp4",
     "output.kinds": '["frames"]',
+    "output.format": "ffv1",
     "output.overwrite": "true",
     "keep.every": "2",
     "keep.first": "2",
@@ -511,7 +512,7 @@ GOLDEN = {
         "dpm++": "k1:572909a7762df5e50b0cbe989f6abf35082d67c71bb92161ae0103f786b4031d",
         "euler": "k1:cb2b869ddaecb9fbb118e3a49bb441946fa974be1b53e8a4fcb84a51d7b60cc8",
     },
-    "video": "k1:130194b5eab073a6911485e5c52e7118b653c2cd46aea3edb442b039d43e3fdb",
+    "video": "k1:76264ecb324bacb185127514c11d140b7fcb99369b23e4ff2e270747e9ebf9d5",
 }
 
 

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from engine.compare.frames import Frame, read_frames
 from engine.compare.similarity import psnr, similarity, ssim
 from engine.errors import EngineError
-from engine.media import encode_video
+from engine.output.media import encode_video
 from tests.recorded_runs import wave
 
 
@@ -40,7 +40,8 @@ def grey(value: int, size: tuple[int, int] = (32, 48)) -> Frame:
 
 
 def test_frames_as_another_reader_has_them(video):
-    reader = imageio_ffmpeg.read_frames(str(video))
+    flags = ["-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+    reader = imageio_ffmpeg.read_frames(str(video), output_params=flags)
     assert next(reader)["size"] == (80, 48)
     assert [found.pixels for found in read_frames(video)] == [bytes(found) for found in reader]
     assert {(found.width, found.height) for found in read_frames(video)} == {(80, 48)}

@@ -14,7 +14,7 @@ from engine.compare.frames import Frame, read_frames
 from engine.compare.pictures import ACCENTS, PAPER, Clip, write_sheet, write_side_by_side
 from engine.compare.similarity import similarity
 from engine.errors import EngineError
-from engine.media import encode_video
+from engine.output.media import encode_video
 from tests.recorded_runs import wave
 
 RUN_A, RUN_B = "aaaaaaaaaa", "bbbbbbbbbb"
@@ -156,7 +156,7 @@ def test_a_failing_encoder_leaves_nothing(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setattr("engine.compare.pictures.read_frames", lambda path: iter(frames))
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
-    with pytest.raises(EngineError, match="ffmpeg could not write the video: no room on the tape"):
+    with pytest.raises(EngineError, match="ffmpeg could not encode the video: no room on the tape"):
         write_side_by_side(tmp_path / "both.mp4", a, b, fps=8)
     assert sorted(os.listdir(tmp_path)) == [RUN_A, RUN_B, "ffmpeg"]
 

@@ -20,6 +20,7 @@ import pytest
 
 from engine import client
 from engine.process.version import installed_version
+from engine.tasks import wan
 from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
@@ -125,7 +126,8 @@ def no_engine(monkeypatch):
 
 def keep_video(store, run_id, data=VIDEO) -> str:
     digest = blobs.put(store.root, data)
-    link = LinkRecord(derive_key("video", run_id), "video", digest=digest)
+    facts = json.dumps({"version": wan.VIDEO.version, "params": {"format": "h264"}})
+    link = LinkRecord(derive_key("video", run_id), "video", digest=digest, facts=facts)
     store.record_link(run_id, link, stage="video", index=0, source="computed", seconds=0.1)
     return digest
 
@@ -202,7 +204,7 @@ def test_replay_where_it_is_told_to(capsys, store, tmp_path):
     assert told_json["output"] == str(tmp_path / "a.mp4")
     assert Path("a.mp4").read_bytes() == VIDEO
     for output, words in (
-        ("a.mkv", ".mp4"),
+        ("a.avi", ".mp4"),
         (".", "is a folder"),
         ("no/a.mp4", "no folder"),
         ("/proc/a.mp4", "folder /proc"),
@@ -255,6 +257,16 @@ def test_replay_of_what_is_not_stored_any_more_makes_it_again(
     if damage != "frames":
         assert all(link.digest != digest for link in store.find_links([]).values())
         assert digest in err
+
+
+def test_a_replay_in_another_format_decodes_again(capsys, store, engine, tmp_path):
+    run_id = done(store)
+    out, err = told(capsys, "replay", run_id, "--output", "again.mkv")
+    assert out == f"{tmp_path / 'again.mkv'}\n"
+    assert "is h264, not ffv1; it is decoded again" in err
+    (again, _) = store.runs(limit=2)
+    output = decode_spec(again.spec_json).output
+    assert (again.parent, output.path, output.format) == (run_id, again.output, "auto")
 
 
 def test_a_replay_that_cannot_be_written_is_one_line_and_leaves_nothing(capsys, store, monkeypatch):
@@ -349,7 +361,7 @@ def test_a_branch_gets_its_settings_and_its_output(capsys, store, branched):
         (("--at", "decode", "--prompt", "a star"), "at decode only"),
         (("--at", "5", "--set", "guidance=4"), "guidance.scale"),
         (("--at", "5", "--output", "taken.mp4"), "already there"),
-        (("--at", "5", "--output", "a.mkv"), "ends in .mp4"),
+        (("--at", "5", "--output", "a.avi"), "ends in .mp4"),
         (("--at", "5", "--output", "no/a.mp4"), "no folder"),
     ],
 )
@@ -650,7 +662,7 @@ def test_a_sweep_is_queued_whole_or_not_at_all(capsys, store, monkeypatch, no_en
         (("--over", "seed=1,2", "--seed", "3"), "seed: is both set and varied"),
         (("--over", "prompt=a,b", "--set", "prompt=c"), "prompt: is both set and varied"),
         (("--over", "seed=1,2", "--output", "a.mp4"), "several runs"),
-        (("--over", "seed=1,2", "--output", "{seed}.mkv"), "ends in .mp4"),
+        (("--over", "seed=1,2", "--output", "{seed}.avi"), "ends in .mp4"),
         (("--over", "seed=1,2", "--output", "no/{seed}.mp4"), "no folder"),
         (("--over", "seed=1,2", "--output", "taken{seed}.mp4"), "taken2.mp4 is already there"),
         (("--over", "seed=1,2", "--from", "5"), "can change between steps"),

@@ -137,6 +137,26 @@ def test_an_ffmpeg_that_does_not_start_is_found_before_anything_is_queued(
     assert main(["run", "micro", "--detach", "--set", 'output.kinds=["latents"]']) == 0
 
 
+def test_an_encoder_that_ffmpeg_lacks_is_found_before_anything_is_queued(
+    capsys, store, run_id, tmp_path, monkeypatch
+):
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho ' V....D libx264  libx264 H.264'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    for arguments in (
+        ("run", "micro", "--output", "a.mkv"),
+        ("sweep", "micro", "--over", "seed=1,2", "--set", "output.format=ffv1"),
+        ("branch", run_id, "--at", "3", "--output", "a.mkv"),
+    ):
+        assert main([*arguments]) == 2
+        assert "has no ffv1, which ffv1 needs; take another output.format (h264, webp)" in (
+            capsys.readouterr().err
+        )
+    assert [run.id for run in store.runs(limit=10)] == [run_id]
+    assert main(["run", "micro", "--detach", "--output", "a.mp4"]) == 0
+
+
 ESCAPE = "\x1b]0;title\x07"
 
 

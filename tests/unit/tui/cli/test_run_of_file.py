@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import media
+from engine.output import media
 from engine.process.version import installed_version
+from engine.tasks.wan import VIDEO
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.blobs import blobs
@@ -43,7 +44,9 @@ def run_of(store, path: Path, video: bytes, *, latents: str = LATENTS, seed: int
     with store.register_engine("enginepast", pid=os.getpid(), version=installed_version()):
         run_id = store.enqueue(spec, preset="micro", output=str(path))
         store.lease("enginepast")
-        link = LinkRecord(derive_key("video", run_id), "video", digest=blobs.put(store.root, video))
+        facts = json.dumps({"version": VIDEO.version, "params": {"format": "h264"}})
+        digest = blobs.put(store.root, video)
+        link = LinkRecord(derive_key("video", run_id), "video", digest=digest, facts=facts)
         where = {"stage": "video", "index": 0, "source": "computed", "seconds": 0.1}
         store.record_link(run_id, link, **where)
         store.set_latents(run_id, latents)

@@ -1,0 +1,1 @@
+"""What a run writes: formats, names, and the program that encodes."""

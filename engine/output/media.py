@@ -1,0 +1,88 @@
+"""Writes what a run made: a video, PNG frames, raw latents. A file appears whole or not at all. Torch-free
+to import."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.output.encoders import encode
+from presets.formats import DEFAULT
+from store.blobs.files import written_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """video fp32 [3,T,H,W] in [-1,1], which is not changed -> uint8 [T,H,W,3] on the CPU; truncated, not rounded, as
+    published. Takes one more copy of its size, so that of a long video it is given one chunk after the other."""
+    pixels = video.clamp(-1, 1).add_(1).mul_(127.5).byte()
+    return pixels.permute(1, 2, 3, 0).cpu().contiguous()
+
+
+def encode_video(
+    frames: Iterable[Tensor],
+    *,
+    format: str = DEFAULT,
+    fps: int,
+    size: tuple[int, int],
+    comment: str,
+) -> bytes:
+    """The bytes of a video file with `comment` in its metadata.
+
+    frames: uint8 [t,H,W,3] each ([H,W,3] too, so a whole video is fine), on the CPU; they are encoded as they come,
+    and what making them raises is raised here. format: of `presets.formats.FORMATS`. size: (H, W), both even.
+    Raises EngineError with the encoder's own last line where it fails, ValueError on frames of another size, OSError
+    where there is no room.
+    """
+    with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
+        part = Path(folder) / "video"
+        pixels = _pixels(frames, (*size, 3))
+        encode(part, pixels, format=format, size=size, fps=fps, comment=comment)
+        return part.read_bytes()
+
+
+def _pixels(frames: Iterable[Tensor], frame: tuple[int, int, int]) -> Iterator[memoryview]:
+    """The bytes of frames, each as `frame` says: height, width and 3."""
+    for chunk in frames:
+        if tuple(chunk.shape[-3:]) != frame:
+            raise ValueError(
+                f"frames of shape {tuple(chunk.shape)}, expected [t,{frame[0]},{frame[1]},3]"
+            )
+        yield chunk.contiguous().numpy().data.cast("B")
+
+
+def write_video(
+    path: Path, frames: Tensor, *, format: str = DEFAULT, fps: int, comment: str
+) -> None:
+    """A video of `encode_video` as a file; raises as it does, and OSError where the file cannot be placed."""
+    _, height, width, _ = frames.shape
+    size = (height, width)
+    write_bytes(path, encode_video([frames], format=format, fps=fps, size=size, comment=comment))
+
+
+def write_frames(folder: Path, frames: Iterable[Tensor], *, replaces: bool = True) -> None:
+    """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, as they come. Frames of an earlier run
+    that were in the folder are removed at the end, anything else in it stays. Raises FileExistsError where there is
+    such a folder and it may not take it."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=replaces)
+    count = 0
+    for chunk in frames:
+        for frame in chunk.reshape(-1, *chunk.shape[-3:]):
+            with written_whole(folder / f"{count:05d}.png") as part:
+                Image.fromarray(frame.numpy()).save(part, format="PNG")
+            count += 1
+    for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
+        if int(old.stem) >= count:
+            old.unlink()
+
+
+def write_bytes(path: Path, data: bytes | bytearray, *, replaces: bool = True) -> None:
+    """Raises FileExistsError where something has that name and it may not replace it, other OSErrors as they come."""
+    with written_whole(path, replaces=replaces) as draft:
+        draft.write_bytes(data)
