@@ -188,8 +188,13 @@ def is_list(annotation: object) -> bool:
 
 def check_value(value: object, annotation: object, key: str, root: type[msgspec.Struct]) -> None:
     """Raises `PresetError` for a value that does not fit the annotation of its key."""
-    if not _converts(value, annotation):
-        raise _explain(value, annotation, key, root)
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError:
+        raise _explain(value, annotation, key, root) from None
+    except UnicodeEncodeError:  # as in `build`
+        _refuse_unstorable(value, key)
+        raise
     node, _, extra = _unwrap(annotation)
     if not _keeps_extra_rules(value, node, extra):
         raise _refusal(value, node, extra, key)
