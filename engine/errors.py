@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from engine.graph import Node
 
 
 class EngineError(RuntimeError):
-    """A run, a component or the engine process could not do what was asked."""
+    """A run, a component or the engine process could not do what was asked.
+
+    key: of the setting that is to blame, with which the line begins; empty where no single one is. parts: what is
+    told together in it, a line each; empty for an error of one line.
+    """
+
+    def __init__(self, *texts: object, key: str = "", parts: Sequence[EngineError] = ()) -> None:
+        super().__init__(*(f"{key}: {text}" if key else text for text in texts))
+        self.key = key
+        self.parts = tuple(parts)
 
 
 class RunFailed(EngineError):
@@ -18,6 +29,16 @@ class RunFailed(EngineError):
 
 class CheckpointError(EngineError):
     """A checkpoint is missing, damaged, or not of the kind that was asked for."""
+
+
+def together(errors: Sequence[CheckpointError], advice: str = "") -> CheckpointError:
+    """Several errors as one with a line for each, and last what to do about them. Its key is that of the first."""
+    flat = [part for error in errors for part in error.parts or (error,)]
+    parts = list({str(part): part for part in flat}.values())
+    lines = [*map(str, parts), *([advice] if advice else [])]
+    error = CheckpointError("\n".join(lines), parts=parts)
+    error.key = parts[0].key
+    return error
 
 
 class ComponentError(EngineError):

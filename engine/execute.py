@@ -19,6 +19,7 @@ from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
 from engine.plan import Plan, digest_in, make_plan
 from engine.reports import Control, Made, memory_sample
 from engine.results import Seen
+from engine.tasks.stages import LOAD
 from store.errors import BlobCorrupt, BlobMissing
 from store.lineage.events import Event, LatentsStored, Message, StepFinished
 from store.lineage.records import REUSED, LinkRecord
@@ -293,8 +294,8 @@ class Execution:
             return
         self._was_loaded = True
         with (
-            self.control.stage("load", cached=is_held, spent=self._load_seconds),
-            out_of_memory_explained("load"),
+            self.control.stage(LOAD.name, cached=is_held, spent=self._load_seconds),
+            out_of_memory_explained(LOAD.name),
             self.component(node),
         ):
             pass

@@ -20,6 +20,7 @@ from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
+from engine.tasks.stages import MUX
 from engine.tasks.wan import graph_of, num_tokens
 from presets.outputs import format_of
 from presets.spec import RunSpec
@@ -79,7 +80,7 @@ class Runner:
             earlier = self._earlier(run)
             targets = targets_of(route, describe, run.stop_at)
             made = self._made(run, route, targets, describe, control)
-        with control.stage("mux"):
+        with control.stage(MUX.name):
             try:
                 return _written(Path(run.output), spec, run.id, made, earlier, control)
             except OSError as error:  # it speaks of a draft, which nobody named

@@ -6,6 +6,7 @@ later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -47,8 +48,24 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(RunSpec)
 
 
-def preset_schema() -> dict[str, Any]:
+def preset_schema(extensions: Mapping[str, type[msgspec.Struct]] | None = None) -> dict[str, Any]:
     """JSON Schema of a preset file: `RunSpec` and the keys about the preset, for editors that
     know TOML.
+
+    extensions: by name their options, which the schema then knows too.
     """
-    return msgspec.json.schema(PresetFile)
+    schema = msgspec.json.schema(PresetFile)
+    if extensions:
+        schema["$defs"]["ExtensionSpec"]["allOf"] = [
+            {
+                "if": {"properties": {"name": {"const": name}}},
+                "then": {"properties": {"options": _options_schema(options)}},
+            }
+            for name, options in extensions.items()
+        ]
+    return schema
+
+
+def _options_schema(options: type[msgspec.Struct]) -> dict[str, Any]:
+    _, named = msgspec.json.schema_components([options])
+    return named[options.__name__]

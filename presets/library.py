@@ -26,7 +26,7 @@ import tomli_w
 from presets.encoding import check_format
 from presets.errors import PresetError
 from presets.fields import build, did_you_mean, groups, nearest
-from presets.overrides import nest, parse_overrides
+from presets.overrides import applied, changes_of, parse_changes, sets
 from presets.paths import user_preset_dir
 from presets.spec import FORMAT, PresetFile, RunSpec
 from presets.validation import settle_steps, to_plain, validate
@@ -82,8 +82,7 @@ def load_preset(
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, settle_steps(layer.values))
-    for settings in (parse_overrides(overrides), nest(values or {})):
-        _merge(merged, settle_steps(settings))
+    merged = _changed(merged, overrides, values)
     try:
         return validate(build(merged, RunSpec))
     except PresetError as error:
@@ -96,10 +95,7 @@ def override(
     spec: RunSpec, overrides: Iterable[str] = (), *, values: Mapping[str, object] | None = None
 ) -> RunSpec:
     """A run with some of its settings changed; overrides and values as of `load_preset`. Raises PresetError."""
-    merged = to_plain(spec)
-    for settings in (parse_overrides(overrides), nest(values or {})):
-        _merge(merged, settle_steps(settings))
-    return validate(build(merged, RunSpec))
+    return validate(build(_changed(to_plain(spec), overrides, values), RunSpec))
 
 
 def list_presets() -> list[PresetInfo]:
@@ -347,6 +343,18 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any], prefix: str = "") -
             _merge(base.setdefault(key, {}), value, f"{prefix}{key}.")
         else:
             base[key] = value
+
+
+def _changed(
+    settings: Mapping[str, Any], overrides: Iterable[str], values: Mapping[str, object] | None
+) -> dict[str, Any]:
+    """`settings` with overrides, then values; where either sets sigmas and no steps, the sigmas set them."""
+    changed = dict(settings)
+    for changes in (parse_changes(overrides), changes_of(values or {})):
+        changed = applied(changed, changes)
+        if sets(changes, "scheduler.sigmas") and not sets(changes, "scheduler.steps"):
+            changed = settle_steps(changed, anew=True)
+    return changed
 
 
 def _differences(

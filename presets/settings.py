@@ -19,12 +19,13 @@ def settings_of(spec: RunSpec) -> Settings:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Nested tables as dotted keys; a list of tables by position (`extensions.0.name`), others as a value."""
+    """Nested tables as dotted keys; a list of tables by position (`extensions[0].name`), others as a value."""
     flat: Settings = {}
     for name, part in value.items():
         if isinstance(part, list) and part and all(isinstance(each, dict) for each in part):
-            part = {str(place): each for place, each in enumerate(part)}
-        if isinstance(part, dict):
+            for place, each in enumerate(part):
+                flat |= flatten(each, f"{prefix}{name}[{place}].")
+        elif isinstance(part, dict):
             flat |= flatten(part, f"{prefix}{name}.")
         else:
             flat[prefix + name] = part

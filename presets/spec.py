@@ -6,6 +6,11 @@ Schema all read them (see `fields.py`). Sizes are pixels, times are frames.
 An option of a component says in `Meta(extra=...)` how it counts in the key of a result (see
 `identity.py`): `place` for where something runs or lies, which changes no number, and `neutral` for
 the value at which an option does nothing. A neutral value never changes, even if the default does.
+
+`role` says what a field is to whoever shows it, where its type does not say it all: "prompt", "seed", "device",
+"model:KIND" (weights, by name or path), "file", "component:KIND" (the name of one), "options:KIND" (a table of
+options of what is named beside it), "switch" (whether an item of a list counts). `section` says where in a form it
+stands (`presets.sections`).
 """
 
 from __future__ import annotations
@@ -52,7 +57,11 @@ Device = Annotated[
     Meta(
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)",
         description="where it runs; auto takes the best device that is there",
-        extra={"expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"', "place": True},
+        extra={
+            "expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"',
+            "place": True,
+            "role": "device",
+        },
     ),
 ]
 DType = Annotated[
@@ -63,7 +72,10 @@ DType = Annotated[
 ]
 Prompt = Annotated[
     str,
-    Meta(max_length=MAX_PROMPT_BYTES, extra={"max_bytes": MAX_PROMPT_BYTES}),
+    Meta(
+        max_length=MAX_PROMPT_BYTES,
+        extra={"max_bytes": MAX_PROMPT_BYTES, "role": "prompt", "section": "prompt"},
+    ),
 ]
 Size = Annotated[int, Meta(ge=SIZE_STEP, le=MAX_SIDE, multiple_of=SIZE_STEP)]
 OptionName = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -106,16 +118,19 @@ def _written(value: object) -> bytes:
 
 
 class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[ComponentName, Meta(description="which text encoder")] = "umt5"
+    name: Annotated[
+        ComponentName,
+        Meta(description="which text encoder", extra={"role": "component:text_encoder"}),
+    ] = "umt5"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:text_encoder"}),
     ] = ""
     tokenizer: Annotated[
         FilePath,
         Meta(
             description="its vocabulary; empty takes that inside the weights, else beside them, else the library's",
-            extra={"place": True},
+            extra={"place": True, "role": "file"},
         ),
     ] = ""
     device: Device = "auto"
@@ -124,10 +139,12 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[ComponentName, Meta(description="which denoiser")] = "wan-dit"
+    name: Annotated[
+        ComponentName, Meta(description="which denoiser", extra={"role": "component:denoiser"})
+    ] = "wan-dit"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:denoiser"}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
@@ -135,17 +152,19 @@ class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fiel
         ComponentName,
         Meta(
             description="attention backend; `modiff doctor` lists what works here",
-            extra={"neutral": "sdpa"},
+            extra={"neutral": "sdpa", "role": "component:attention"},
         ),
     ] = "sdpa"
     options: Options = {}
 
 
 class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[ComponentName, Meta(description="which video autoencoder")] = "wan-vae"
+    name: Annotated[
+        ComponentName, Meta(description="which video autoencoder", extra={"role": "component:vae"})
+    ] = "wan-vae"
     checkpoint: Annotated[
         FilePath,
-        Meta(description=_CHECKPOINT, extra={"place": True}),
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:vae"}),
     ] = ""
     device: Device = "auto"
     dtype: DType = "fp32"
@@ -184,9 +203,9 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    text_encoder: TextEncoderSpec = TextEncoderSpec()
-    denoiser: DenoiserSpec = DenoiserSpec()
-    vae: VAESpec = VAESpec()
+    text_encoder: Annotated[TextEncoderSpec, Meta(extra={"section": "encoder"})] = TextEncoderSpec()
+    denoiser: Annotated[DenoiserSpec, Meta(extra={"section": "denoiser"})] = DenoiserSpec()
+    vae: Annotated[VAESpec, Meta(extra={"section": "decode"})] = VAESpec()
 
 
 class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -259,16 +278,32 @@ class GuidanceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ExtensionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: Annotated[ComponentName, Meta(description="which extension")]
+    name: Annotated[
+        ComponentName, Meta(description="which extension", extra={"role": "component:extension"})
+    ]
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="off: it stays in the list, and the run is as if it were not there",
+            extra={"role": "switch"},
+        ),
+    ] = True
     options: Annotated[
         dict[OptionName, OptionValue],
-        Meta(max_length=64, description="the extension's own options"),
+        Meta(
+            max_length=64,
+            description="the extension's own options",
+            extra={"role": "options:extension"},
+        ),
     ] = {}
 
 
 class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: Annotated[
-        FilePath, Meta(description="where to write; empty names a file after the run")
+        FilePath,
+        Meta(
+            description="where to write; empty names a file after the run", extra={"role": "file"}
+        ),
     ] = ""
     kinds: Annotated[
         tuple[Literal["video", "frames", "latents"], ...],
@@ -319,29 +354,41 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ge=FORMAT,
             le=FORMAT,
             description="version of this format",
-            extra={"expected": f"{FORMAT}"},
+            extra={"expected": f"{FORMAT}", "setting": False},
         ),
     ] = FORMAT
     task: Annotated[
-        Literal["t2v"], Meta(description="t2v: text to video, and with one frame text to image")
+        Literal["t2v"],
+        Meta(
+            description="t2v: text to video, and with one frame text to image",
+            extra={"section": "preset"},
+        ),
     ] = "t2v"
     components: Components = Components()
     prompt: Annotated[Prompt, Meta(description="what to show")] = ""
     negative_prompt: Annotated[
         Prompt, Meta(description="what to steer away from; unused without guidance")
     ] = ""
-    width: Annotated[Size, Meta(description="pixels")] = 832
-    height: Annotated[Size, Meta(description="pixels")] = 480
+    width: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 832
+    height: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 480
     frames: Annotated[
         int,
         Meta(
             ge=1,
             le=MAX_FRAMES,
             description=f"{FRAME_STEP}n+1 frames; 1 makes a still image",
-            extra={"step": FRAME_STEP},
+            extra={"step": FRAME_STEP, "section": "size"},
         ),
     ] = 81
-    fps: Annotated[int, Meta(ge=1, le=120, description="frames a second of the written video")] = 16
+    fps: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=120,
+            description="frames a second of the written video",
+            extra={"section": "size"},
+        ),
+    ] = 16
     seed: Annotated[
         int,
         Meta(
@@ -349,6 +396,8 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="seed of the initial noise",
             extra={
                 "max": MAX_SEED,
+                "role": "seed",
+                "section": "size",
                 "expected": f"an integer >= 0 and <= {MAX_SEED} (`--seed random` draws one)",
             },
             # msgspec takes no limit of more than 63 bits
@@ -359,16 +408,18 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["cpu", "wan"],
         Meta(
             description="where noise is drawn: cpu is the same on every machine; wan is on the "
-            "denoiser's device, compatible with the published code"
+            "denoiser's device, compatible with the published code",
+            extra={"section": "size"},
         ),
     ] = "cpu"
-    scheduler: SchedulerSpec = SchedulerSpec()
-    guidance: GuidanceSpec = GuidanceSpec()
+    scheduler: Annotated[SchedulerSpec, Meta(extra={"section": "scheduler"})] = SchedulerSpec()
+    guidance: Annotated[GuidanceSpec, Meta(extra={"section": "guidance"})] = GuidanceSpec()
     extensions: Annotated[
-        tuple[ExtensionSpec, ...], Meta(max_length=64, description="applied in this order")
+        tuple[ExtensionSpec, ...],
+        Meta(max_length=64, description="applied in this order", extra={"section": "extensions"}),
     ] = ()
-    output: OutputSpec = OutputSpec()
-    keep: KeepSpec = KeepSpec()
+    output: Annotated[OutputSpec, Meta(extra={"section": "output"})] = OutputSpec()
+    keep: Annotated[KeepSpec, Meta(extra={"section": "keep"})] = KeepSpec()
 
 
 class PresetFile(RunSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

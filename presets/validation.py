@@ -43,7 +43,9 @@ def to_plain(value: object) -> Any:
     """
     if isinstance(value, msgspec.Struct):
         names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-        return {encoded: to_plain(getattr(value, name)) for name, encoded in names}
+        plain = {encoded: to_plain(getattr(value, name)) for name, encoded in names}
+        config = value.__struct_config__
+        return plain if config.tag_field is None else {config.tag_field: config.tag, **plain}
     if isinstance(value, dict):
         return {name: to_plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -51,10 +53,11 @@ def to_plain(value: object) -> Any:
     return value
 
 
-def settle_steps(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, one layer of settings; where it sets sigmas and no steps, the sigmas set them."""
+def settle_steps(values: Mapping[str, Any], *, anew: bool = False) -> dict[str, Any]:
+    """`values`, one layer of settings; where it sets sigmas and no steps, the sigmas set them. anew: whatever the
+    steps are."""
     scheduler = values.get("scheduler")
-    if not isinstance(scheduler, Mapping) or "steps" in scheduler:
+    if not isinstance(scheduler, Mapping) or ("steps" in scheduler and not anew):
         return dict(values)
     sigmas = scheduler.get("sigmas")
     if not isinstance(sigmas, list | tuple) or not sigmas:

@@ -41,8 +41,9 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
     key = "text_encoder.tokenizer" if kind == "tokenizer" else f"{kind}.checkpoint"
     if not checkpoint:
         raise CheckpointError(
-            f"components.{key} is empty; set it to the name of a model (`modiff models list`) or to a path, for "
-            f"example --set components.{key}=/path/to/file"
+            f"is empty; set it to the name of a model (`modiff models list`) or to a path, for "
+            f"example --set components.{key}=/path/to/file",
+            key=f"components.{key}",
         )
     if checkpoint == BUILTIN_MICRO:
         return _MICRO_FOLDER / _MICRO_FILES[kind]
@@ -51,21 +52,22 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
         found = find(kind, checkpoint, among)
         if not found:
             lack = absence(kind, checkpoint, among, brief=True)
-            raise CheckpointError(f"components.{key}: {lack}")
+            raise CheckpointError(lack, key=f"components.{key}")
         return found[0].path
     try:
         path = models_folder() / Path(checkpoint).expanduser()
     except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
-        raise CheckpointError(f"components.{key}: {checkpoint}: {error}") from None
+        raise CheckpointError(f"{checkpoint}: {error}", key=f"components.{key}") from None
     if kind == "tokenizer":
         path = tokenizer_in(path) or tokenizer_in(path, SPIECE_FILE) or path
     elif os.path.isdir(path):
         return open_component(kind, path).path
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"components.{key}: {path} is not there; put the file there, name another with "
+            f"{path} is not there; put the file there, name another with "
             f"--set components.{key}=/path/to/file (relative paths start at {models_folder()}), "
-            f"or name a model: {', '.join(model.name for model in catalogue.MODELS if model.kind == kind)}"
+            f"or name a model: {', '.join(model.name for model in catalogue.MODELS if model.kind == kind)}",
+            key=f"components.{key}",
         )
     return path
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.chain.rebuild import advanced, chain_of, keyframe, scheduler_of
 from engine.components.protocols import Description
 from engine.errors import EngineError, Unfaithful
-from engine.extensions.registry import find
+from engine.extensions.registry import enabled, find
 from engine.graph import Node, Ref
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.latents import noise
@@ -191,7 +191,9 @@ def _without_models(route: Route) -> Route:
     """A route as far as the solver's steps go: only what wraps these matters to a replay."""
     parts = []
     for part in route.parts:
-        wraps = tuple(each for each in part.spec.extensions if hasattr(find(each.name), "step"))
+        wraps = tuple(
+            each for each in enabled(part.spec.extensions) if hasattr(find(each.name), "step")
+        )
         parts.append(replace(part, spec=msgspec.structs.replace(part.spec, extensions=wraps)))
     return replace(route, parts=tuple(parts))
 

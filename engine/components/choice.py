@@ -13,9 +13,14 @@ from engine.checkpoints.library import scan_places
 from engine.components import registry
 from engine.components.descriptions import check_fit
 from engine.components.protocols import KINDS, Description
-from engine.errors import CheckpointError, ComponentError
+from engine.errors import CheckpointError, ComponentError, together
 from engine.extensions.registry import check as check_extensions
 from presets.spec import RunSpec
+
+_ELSEWHERE = (
+    "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
+    "known what lies elsewhere on this machine"
+)
 
 Describe = Callable[[str, Any], Description]
 
@@ -35,7 +40,7 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
     """
     scan = functools.cache(scan or scan_places)
     parts = chosen(spec)
-    absent: list[str] = []
+    absent: list[CheckpointError] = []
     for kind, part in parts.items():
         settle_part = getattr(registry.provider(kind, part.name), "settle", None)
         if settle_part is None:
@@ -43,15 +48,11 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
         try:
             parts[kind] = settle_part(part, scan)
         except CheckpointError as error:
-            absent.append(str(error))
+            absent.append(error)
     if absent:
         names = [part.checkpoint for part in parts.values()]
-        if any(catalogue.model(name) is not None for name in names):
-            absent.append(
-                "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
-                "known what lies elsewhere on this machine"
-            )
-        raise CheckpointError("\n".join(absent))
+        is_known = any(catalogue.model(name) is not None for name in names)
+        raise together(absent, _ELSEWHERE if is_known else "")
     components = msgspec.structs.replace(spec.components, **parts)
     return msgspec.structs.replace(spec, components=components)
 
@@ -62,13 +63,23 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
 
     Raises ComponentError, CheckpointError or PresetError: one line naming the key.
     """
-    about = {kind: describe(kind, part) for kind, part in chosen(spec).items()}
+    about = {kind: _described(describe, kind, part) for kind, part in chosen(spec).items()}
     check_fit(about)
     unmet = set(about["denoiser"].facts.get("takes", ())) - {"text"}
     if unmet:
         raise ComponentError(
-            f"components.denoiser.checkpoint: {spec.components.denoiser.checkpoint} is an image-to-video model "
-            f"(it takes {', '.join(sorted(unmet))} too); the task {spec.task} needs one of text alone"
+            f"{spec.components.denoiser.checkpoint} is an image-to-video model "
+            f"(it takes {', '.join(sorted(unmet))} too); the task {spec.task} needs one of text alone",
+            key="components.denoiser.checkpoint",
         )
     check_extensions(spec.extensions, about["denoiser"].facts)
     return about
+
+
+def _described(describe: Describe, kind: str, part: Any) -> Description:
+    try:
+        return describe(kind, part)
+    except CheckpointError as error:
+        # what reads a file does not know which setting named it
+        error.key = error.key or f"components.{kind}.checkpoint"
+        raise

@@ -50,8 +50,9 @@ def check_fit(descriptions: Mapping[str, Description]) -> None:
             other, expected = told.setdefault(fact, (kind, value))
             if value != expected:
                 raise ComponentError(
-                    f"components.{kind}: its {fact} is {value}, but that of components.{other} is {expected}; "
-                    "choose components of one model"
+                    f"its {fact} is {value}, but that of components.{other} is {expected}; "
+                    "choose components of one model",
+                    key=f"components.{kind}",
                 )
 
 

@@ -41,13 +41,15 @@ def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
             else f"a {what} ({found.variant or found.note})"
         )
         raise CheckpointError(
-            f"components.{kind}.checkpoint: {path} is {told}; choose the file of a {wanted}"
+            f"{path} is {told}; choose the file of a {wanted}",
+            key=f"components.{kind}.checkpoint",
         )
     if not found.supported:
         counted = describe(found.missing, found.unexpected, found.misshapen)
         faults = "; ".join(part for part in (found.note, counted) if part)
         raise CheckpointError(
-            f"components.{kind}.checkpoint: {path} cannot be used as {found.variant or kind}: {faults}"
+            f"{path} cannot be used as {found.variant or kind}: {faults}",
+            key=f"components.{kind}.checkpoint",
         )
     check_no_holes(source.tensors)
     return source, layout

@@ -1,4 +1,5 @@
-"""What the fields of a run can be set to on this machine, by their keys: components, models, backends. Torch-free."""
+"""What the fields of a run can be set to on this machine, by their roles: components, models, backends, extensions.
+Torch-free."""
 
 from __future__ import annotations
 
@@ -7,14 +8,18 @@ from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.components import registry
 from engine.components.protocols import KINDS
 from engine.components.wan_dit import ATTENTION_BACKENDS
+from engine.extensions.registry import extensions
 
 
 def known_names() -> dict[str, tuple[str, ...]]:
     """Raises ComponentError where two packages claim one name."""
     components = registry.components()
-    names: dict[str, tuple[str, ...]] = {"components.denoiser.attention": ATTENTION_BACKENDS}
+    names: dict[str, tuple[str, ...]] = {
+        "component:attention": ATTENTION_BACKENDS,
+        "component:extension": tuple(sorted(extensions())),
+    }
     for kind in KINDS:
-        names[f"components.{kind}.name"] = tuple(name for of, name in components if of == kind)
+        names[f"component:{kind}"] = tuple(name for of, name in components if of == kind)
         models = (model.name for model in MODELS if model.kind == kind)
-        names[f"components.{kind}.checkpoint"] = (BUILTIN_MICRO, *models)
+        names[f"model:{kind}"] = (BUILTIN_MICRO, *models)
     return names

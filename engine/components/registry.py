@@ -56,7 +56,7 @@ def provider(kind: str, name: str) -> Provider:
     path = _BUILTIN.get((kind, name)) or components().get((kind, name))
     if path is None:
         known = ", ".join(sorted(n for k, n in components() if k == kind))
-        raise ComponentError(f"components.{kind}.name: unknown {name!r}; known: {known}")
+        raise ComponentError(f"unknown {name!r}; known: {known}", key=f"components.{kind}.name")
     module, _, attribute = path.partition(":")
     try:
         found: Any = importlib.import_module(module)

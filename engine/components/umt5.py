@@ -23,7 +23,7 @@ from engine.checkpoints.vocabulary.held import (
 )
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, together
 from presets.spec import TextEncoderSpec
 
 if TYPE_CHECKING:
@@ -50,22 +50,22 @@ def describe(spec: TextEncoderSpec, index: Index) -> Description:
 
 def settle(spec: TextEncoderSpec, scan: Scan) -> TextEncoderSpec:
     """With absolute paths; CheckpointError, with a line for each file that is not there."""
-    absent = []
+    absent: list[CheckpointError] = []
     try:
         checkpoint = absolute(
             spec.checkpoint, lambda: locate("text_encoder", spec.checkpoint, scan)
         )
         spec = msgspec.structs.replace(spec, checkpoint=checkpoint)
     except CheckpointError as error:
-        absent.append(str(error))
+        absent.append(error)
     if BUILTIN_MICRO not in (spec.tokenizer, spec.tokenizer or spec.checkpoint):
         try:
             file = tokenizer_file(spec, scan)
             spec = msgspec.structs.replace(spec, tokenizer=str(file.absolute()))
         except CheckpointError as error:
-            absent.append(str(error))
+            absent.append(error)
     if absent:
-        raise CheckpointError("\n".join(dict.fromkeys(absent)))
+        raise together(absent)
     return spec
 
 

@@ -176,13 +176,14 @@ def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Co
 def _check_attention(name: str) -> None:
     if name not in ATTENTION_BACKENDS:
         raise ComponentError(
-            f"components.denoiser.attention: unknown backend {name!r}; known: "
-            f"{', '.join(ATTENTION_BACKENDS)}"
+            f"unknown backend {name!r}; known: {', '.join(ATTENTION_BACKENDS)}",
+            key="components.denoiser.attention",
         )
     if name == "sage" and importlib.util.find_spec("sageattention") is None:
         raise ComponentError(
-            "components.denoiser.attention: 'sage' needs the package sageattention; "
-            "pip install 'modiff[sage]' on a CUDA machine, or choose sdpa"
+            "'sage' needs the package sageattention; "
+            "pip install 'modiff[sage]' on a CUDA machine, or choose sdpa",
+            key="components.denoiser.attention",
         )
 
 
@@ -195,14 +196,15 @@ def _try_attention(name: str, head_dim: int, device: torch.device, dtype: torch.
     try:
         attention = get_attention(name)
     except ValueError as error:
-        raise ComponentError(f"components.denoiser.attention: {error}") from None
+        raise ComponentError(str(error), key="components.denoiser.attention") from None
     q = torch.zeros(1, 1, 64, head_dim, device=device, dtype=dtype)
     try:
         attention(q, q, q)
     except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ComponentError(
-            f"components.denoiser.attention: {name!r} does not work on {device} in {dtype} ({reason}); "
-            "`modiff doctor` lists what does"
+            f"{name!r} does not work on {device} in {dtype} ({reason}); "
+            "`modiff doctor` lists what does",
+            key="components.denoiser.attention",
         ) from None
     return attention

@@ -56,7 +56,7 @@ def find(name: str, key: str = "extensions") -> type[Extension]:
     table = extensions()
     if name not in table:
         hint = did_you_mean(nearest(name, list(table))) or f"; known: {', '.join(sorted(table))}"
-        raise ComponentError(f"{key}.name: unknown extension {name!r}{hint}")
+        raise ComponentError(f"unknown extension {name!r}{hint}", key=f"{key}.name")
     module, _, attribute = table[name].partition(":")
     try:
         found: type[Extension] = getattr(importlib.import_module(module), attribute)
@@ -91,13 +91,29 @@ def make(spec: ExtensionSpec, facts: Facts, key: str = "extensions") -> Extensio
     except PresetError as error:
         raise _of_option(error, key) from None
     except ComponentError as error:
-        raise ComponentError(f"{key}: {error}") from None
+        raise ComponentError(str(error), key=key) from None
 
 
 def check(specs: Sequence[ExtensionSpec], facts: Facts) -> None:
     """Refuses extensions that do not exist or cannot work with this denoiser; raises as `make` does."""
     for index, spec in enumerate(specs):
-        make(spec, facts, f"extensions[{index}]")
+        if spec.enabled:
+            make(spec, facts, f"extensions[{index}]")
+
+
+def enabled(specs: Sequence[ExtensionSpec]) -> tuple[ExtensionSpec, ...]:
+    """Those that are switched on: what is off is no part of a run, and need not even exist here."""
+    return tuple(spec for spec in specs if spec.enabled)
+
+
+def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
+    """The options of an extension, as `presets.fields.fields_of` asks for them; None where they are not known here."""
+    if kind != "extension":
+        return None
+    try:
+        return find(name).Options
+    except ComponentError:
+        return None
 
 
 def identity(spec: ExtensionSpec, facts: Facts) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from engine.tasks.stages import DECODE, DENOISE, LOAD, TEXT_ENCODE
 from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
@@ -21,25 +22,23 @@ _ENOUGH = 5
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """Seconds, and bytes of the video; None where no like run is on record. load: of all models.
-    step: of one denoising step. memory_bytes, device_bytes: the most that one of them took."""
+    """None where no like run is on record. seconds: of a stage by its name (`engine.tasks.stages`), loading that of all
+    models, denoising that of one step. memory_bytes, device_bytes: the most that one of the runs took."""
 
-    load: float | None
-    text_encode: float | None
-    step: float | None
-    decode: float | None
+    seconds: Mapping[str, float | None]
     video_bytes: float | None
     memory_bytes: int | None = None
     device_bytes: int | None = None
 
 
-_MEDIANS = ("load", "text_encode", "step", "decode", "video_bytes")
+_STAGES = (LOAD.name, TEXT_ENCODE.name, DENOISE.name, DECODE.name)
+_VIDEO_BYTES = "video bytes"
 
 
 def experience_with(store: Store, spec: RunSpec) -> Experience:
     """The medians over runs with the same models, dtypes, devices, size and use of guidance."""
     wanted = likeness(spec)
-    spent: dict[str, list[float]] = {name: [] for name in _MEDIANS}
+    spent: dict[str, list[float]] = {name: [] for name in (*_STAGES, _VIDEO_BYTES)}
     peaks: list[tuple[int, int]] = []
     for record in store.runs(limit=_SEARCHED, status="done"):
         if record.origin == "local" and _likeness(json.loads(record.spec_json)) == wanted:
@@ -47,8 +46,10 @@ def experience_with(store: Store, spec: RunSpec) -> Experience:
             peaks.append(store.peak_memory(record.id))
             if all(len(values) >= _ENOUGH for values in spent.values()):
                 break
+    medians = {name: median(values) if values else None for name, values in spent.items()}
     return Experience(
-        **{name: median(values) if values else None for name, values in spent.items()},
+        seconds={name: medians[name] for name in _STAGES},
+        video_bytes=medians[_VIDEO_BYTES],
         memory_bytes=max((rss for rss, _ in peaks if rss), default=None),
         device_bytes=max((device for _, device in peaks if device), default=None),
     )
@@ -68,22 +69,30 @@ def _add(spent: dict[str, list[float]], store: Store, run_id: str) -> None:
         if not stage.cached and stage.name in found:
             found[stage.name].append(stage.seconds)
     links = [link for link in store.links_of(run_id) if link.source == COMPUTED]
-    found["step"] = [link.seconds for link in links if link.stage == "step"]
+    found[DENOISE.name] = [link.seconds for link in links if link.stage == "step"]
     videos = store.find_links([link.key for link in links if link.stage == "video"])
-    found["video_bytes"] = [video.num_bytes for video in videos.values()]
+    found[_VIDEO_BYTES] = [video.num_bytes for video in videos.values()]
     for name, values in found.items():
         if len(spent[name]) < _ENOUGH:
             spent[name] += values
 
 
 def _likeness(spec: Mapping[str, Any]) -> str:
-    names = ("extensions", "width", "height", "frames")
+    names = ("width", "height", "frames")
+    # one that is off takes no time; a run of before they could be off has none that is
+    extensions = [
+        {name: value for name, value in each.items() if name != "enabled"}
+        for each in spec.get("extensions", ())
+        if each.get("enabled", True)
+    ]
     # a run of before there were options is like one that has none
     parts = {
         kind: {name: value for name, value in part.items() if (name, value) != ("options", {})}
         for kind, part in spec.get("components", {}).items()
     }
-    return json.dumps([parts, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True)
+    return json.dumps(
+        [parts, extensions, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True
+    )
 
 
 def _guided(spec: Mapping[str, Any]) -> float:

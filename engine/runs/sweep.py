@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -28,7 +27,8 @@ from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.fields import Field, fields
-from presets.overrides import parse_overrides, toml_value
+from presets.keys import parse_key, value_at
+from presets.overrides import parse_changes, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain, validate
 from store.errors import StoreError
@@ -124,7 +124,7 @@ def make_members(
             raise PresetError(f"{named} is the same run as {seen[encoded]}; give each value once")
         seen[encoded] = named
         _check_once(spec, check, checked)
-        values = {axis.key: to_plain(attrgetter(axis.key)(spec)) for axis in axes}
+        values = {axis.key: to_plain(_value(spec, axis.key)) for axis in axes}
         found.append(Member(values, spec, segments))
     return found
 
@@ -215,7 +215,7 @@ def _parse_axis(text: str) -> Axis:
         found = None if field is None or is_text else _RANGE.fullmatch(item)
         values += [item] if found is None else _values_of_range(item, found, key)
     for value in values:
-        parse_overrides([f"{key}={value}"])  # the key and the type, before a product is made of it
+        parse_changes([f"{key}={value}"])  # the key and the type, before a product is made of it
     return Axis(key, tuple(values))
 
 
@@ -287,15 +287,20 @@ def _filled(pattern: str, member: Member, number: str) -> str:
             return place[0]
         if key == "index":
             return number
-        if not any(field.key == key and not _is_long(field) for field in fields(RunSpec)):
+        is_known = any(field.key == key and not _is_long(field) for field in fields(RunSpec))
+        if not is_known and key not in member.values:
             raise PresetError(
                 f"{place[0]} stands for nothing; there are {{run}}, {{index}} and the keys of a "
                 "run, such as {seed} and {guidance.scale}",
                 key="output.path",
             )
-        return _slug(attrgetter(key)(member.spec))
+        return _slug(_value(member.spec, key))
 
     return _PLACE.sub(fill, pattern)
+
+
+def _value(spec: RunSpec, key: str) -> Any:
+    return value_at(spec, parse_key(key) or ())
 
 
 def _is_long(field: Field) -> bool:

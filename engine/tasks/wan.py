@@ -19,6 +19,7 @@ from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
+from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.guidance import scales
 from presets.outputs import format_of
 from presets.spec import RunSpec
@@ -28,8 +29,8 @@ TEXT = Stage(
     1,
     "engine.stages.text:encode",
     ("states",),
-    component="text_encoder",
-    title="text_encode",
+    component=TEXT_ENCODE.component,
+    title=TEXT_ENCODE.name,
 )
 NOISE = Stage(
     "noise",
@@ -50,9 +51,9 @@ STEP = Stage(
         "clean": ("velocity", "before.state"),
     },
     derive="engine.stages.denoise:derive",
-    component="denoiser",
+    component=DENOISE.component,
     keep="chain",
-    title="denoise",
+    title=DENOISE.name,
 )
 VIDEO = Stage(
     "video",
@@ -60,9 +61,9 @@ VIDEO = Stage(
     "engine.stages.video:decode",
     ("video",),
     transient=("frames",),
-    component="vae",
+    component=DECODE.component,
     keep="output",
-    title="decode",
+    title=DECODE.name,
 )
 STAGES = (TEXT, NOISE, STEP, VIDEO)
 
@@ -185,17 +186,18 @@ def _step(
         params,
         spec.components.denoiser,
         {"index": index, "total": part.total, "history": lengths[index + 1]},
-        spec.extensions,
+        extensions.enabled(spec.extensions),
         active,
     )
 
 
 def _changing(spec: RunSpec, describe: Describe) -> list[tuple[Identity, Extension]]:
     """The extensions of a spec that change numbers, with what they are in the keys of the steps where they do."""
-    if not spec.extensions:
+    switched_on = extensions.enabled(spec.extensions)
+    if not switched_on:
         return []
     facts = describe("denoiser", spec.components.denoiser).facts
-    made = [(extensions.make(each, facts), each) for each in spec.extensions]
+    made = [(extensions.make(each, facts), each) for each in switched_on]
     return [
         (extensions.identity(each, facts), extension)
         for extension, each in made

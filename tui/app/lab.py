@@ -111,14 +111,14 @@ class Lab:
         return await self._in("read", lambda store: runs.ancestors(store, rows))
 
     async def queue(self) -> list[RunRow]:
-        """The run at work first, then the queued ones in their order, then those that were paused, the newest
+        """The runs at work first, then the queued ones in their order, then those that were paused, the newest
         first."""
         return await self._in(
             "read",
             lambda store: runs.run_rows(
                 store,
                 [
-                    *store.runs(limit=1, status="running"),
+                    *reversed(store.runs(limit=health.MOST_RUNNING, status="running")),
                     *store.queued(),
                     *store.runs(limit=PAUSED_LIMIT, status="paused"),
                 ],
@@ -306,7 +306,7 @@ class Lab:
         await asyncio.to_thread(write_preset_text, path, text, expected=expected)
 
     async def known_names(self) -> dict[str, tuple[str, ...]]:
-        """By field what it can be set to here. Raises ComponentError where two packages claim one name."""
+        """By role what a field can be set to here. Raises ComponentError where two packages claim one name."""
 
         def ask() -> dict[str, tuple[str, ...]]:
             from engine.components.known_names import known_names
@@ -429,7 +429,7 @@ class Lab:
         """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
 
         def ask(store: Store) -> None:
-            going = [*store.runs(limit=1, status="running"), *store.queued()]
+            going = [*store.runs(limit=health.MOST_RUNNING, status="running"), *store.queued()]
             store.request_cancel_all([record.id for record in going])
 
         await self._in("change", ask)

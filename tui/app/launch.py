@@ -62,8 +62,10 @@ def start() -> int:
 
 
 def _say_what_goes_on(status: Status) -> None:
-    if status.running is not None:
-        _say(f"run {status.running.id} goes on; `modiff` shows it again")
+    if len(status.running) > 1:
+        _say(f"{len(status.running)} runs go on; `modiff` shows them again")
+    elif status.running:
+        _say(f"run {status.running[0].id} goes on; `modiff` shows it again")
     elif status.num_queued and status.engines:
         _say(f"{status.num_queued} queued runs go on; `modiff` shows them again")
 

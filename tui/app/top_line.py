@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.message import Message
 from textual.widget import Widget
 
-from tui.text import printable
+from tui.describe.health import at_work_told
 
 if TYPE_CHECKING:
     from textual import events
@@ -107,7 +107,7 @@ def _at_work(status: Status) -> tuple[str, ...]:
     long, short = "", ""
     if status.num_queued:
         long, short = f"  queue {status.num_queued}", f" q{status.num_queued}"
-    run_id = printable(status.running.id) if status.running is not None else ""
+    run_id = at_work_told(status)
     if status.is_stuck:
         at_work = f"  {run_id}" if run_id else ""
         stuck = f"▲ engine stuck{long} "
@@ -119,7 +119,7 @@ def _at_work(status: Status) -> tuple[str, ...]:
         return (
             f"▶ {far}{run_id}{long} ",
             f"▶ {far}{run_id}{short}",
-            f"▶ {far}{run_id[:5]}{short}",
+            f"▶ {far}{run_id if len(status.running) > 1 else run_id[:5]}{short}",
             f"▶{percent}{short}",
             f"▶{short}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -49,14 +50,60 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace an output that is already there."
 )
-set_option = click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change one setting, for example scheduler.steps=12. Repeatable; "
-    "`modiff presets show --keys` lists the keys.",
-)
+
+
+class _Signed(click.Option):
+    """An option whose values join those of `--set`, in the order typed, with a sign before each."""
+
+    def __init__(self, *args: Any, sign: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sign = sign
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        for name in self.opts:
+            option = parser._long_opt[
+                name
+            ]  # click has no other way to tell options of one list apart
+            option.process = partial(self._take, option.process)
+
+    def _take(self, take: Callable[[str, Any], None], value: str, state: Any) -> None:
+        take(self.sign + value, state)
+
+
+def set_option(command: F) -> F:
+    """--set, --add and --remove: one list of overrides (`presets.overrides`), in the order typed."""
+    for option in (
+        click.option(
+            "--remove",
+            "overrides",
+            cls=_Signed,
+            sign="-",
+            metavar="ITEM",
+            multiple=True,
+            help="Take an item out of a list, for example 'extensions[0]'. Repeatable.",
+        ),
+        click.option(
+            "--add",
+            "overrides",
+            cls=_Signed,
+            sign="+",
+            metavar="LIST=VALUE",
+            multiple=True,
+            help="Append an item to a list, for example extensions.name=teacache. Repeatable; "
+            "--set 'extensions[-1]...' goes on with it.",
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Change one setting, for example scheduler.steps=12. Repeatable, applied in order "
+            "with --add and --remove; `modiff presets show --keys` lists the keys.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def prompt_options(command: F) -> F:

@@ -42,6 +42,10 @@ def settings_in(spec_json: bytes) -> Settings:
     guidance = spec.get("guidance")
     if isinstance(guidance, dict) and isinstance(scale := guidance.get("scale"), list):
         guidance["scale"] = tuple(scale)  # one value, which `flatten` leaves whole
+    extensions = spec.get("extensions")
+    for extension in extensions if isinstance(extensions, list) else ():
+        if isinstance(extension, dict):  # a run of before they could be off does not say it
+            extension.setdefault("enabled", True)
     found, places = flatten(spec), _places()
     return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
 

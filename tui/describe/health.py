@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tui.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
 STUCK_SECONDS = 10.0
 # What ends such an engine in the app.
 FORCE = "F in Components"
+# More engines than a store ever has.
+MOST_RUNNING = 100
 # With less than this the database takes nothing more.
 FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is going on, in one look. running: the run at work, None for none. orphans: runs that were ended just
+    """What is going on, in one look. running: the runs at work, the oldest first. orphans: runs that were ended just
     now, because their engine had died. is_stuck: an engine lives, but has shown no sign of life for a while; silence:
     what keeps it from that, and what to do. is_full: the store's disk has no room left, so that what a run does cannot
     be seen and is not kept. unwritable: why the store can be looked at and no more, "" where that is not so.
@@ -32,7 +36,7 @@ class Status:
     that came to their end since the look before; both only where one who looks again and again asks."""
 
     engines: tuple[EngineRecord, ...]
-    running: RunRecord | None
+    running: tuple[RunRecord, ...]
     num_queued: int
     newest_run: str
     orphans: tuple[str, ...]
@@ -43,6 +47,13 @@ class Status:
     other_variables: tuple[str, ...] = ()
     progress: Progress | None = None
     ended: tuple[RunRecord, ...] = ()
+
+
+def at_work_told(status: Status) -> str:
+    """The id of the run at work, or how many there are; nothing where there is none."""
+    if len(status.running) > 1:
+        return f"{len(status.running)} running"
+    return printable(status.running[0].id) if status.running else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +70,19 @@ def status(store: Store, watch: Watch | None = None) -> Status:
     from store.upkeep.space import free_bytes
 
     engines = store.engines()
-    running = next(iter(store.runs(limit=1, status="running")), None)
+    running = store.runs(limit=MOST_RUNNING, status="running")
     orphans: list[str] = []
-    if running is not None and not store.is_engine_alive(running.engine):
+    if not all(store.is_engine_alive(run.engine) for run in running):
         orphans, _ = store.recover_if_possible()
         # where that cannot be written, its run is at rest all the same
-        left = store.runs(limit=1, status="running")
-        running = next((run for run in left if store.is_engine_alive(run.engine)), None)
+        left = store.runs(limit=MOST_RUNNING, status="running")
+        running = [run for run in left if store.is_engine_alive(run.engine)]
     newest = store.runs(limit=1)
     oldest_beat = min((engine.heartbeat_ns for engine in engines), default=time.time_ns())
     is_stuck = time.time_ns() - oldest_beat > STUCK_SECONDS * 1e9
     return Status(
         engines=tuple(engines),
-        running=running,
+        running=tuple(reversed(running)),
         num_queued=store.num_queued(),
         newest_run=newest[0].id if newest else "",
         orphans=tuple(orphans),
@@ -83,7 +94,7 @@ def status(store: Store, watch: Watch | None = None) -> Status:
         if os.access(store.lineage.path, os.W_OK)
         else f"cannot write {store.lineage.path}",
         other_variables=_other_variables(engines),
-        progress=watch.progress(store, running) if watch else None,
+        progress=watch.progress(store, running[0] if running else None) if watch else None,
         ended=watch.ended(store) if watch else (),
     )
 

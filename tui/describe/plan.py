@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with
+from engine.tasks.stages import DECODE, LOAD, told
 from tui.units import duration, size
 
 if TYPE_CHECKING:
@@ -89,29 +90,27 @@ def shown(row: Row) -> tuple[str, str, str, str, str]:
 
 def _rows(plan: Plan, spec: RunSpec, past: Experience, *, is_warm: bool) -> list[Row]:
     """The stages in order, the denoising steps split where the stored ones end."""
-    is_loaded = bool(plan.needs) and not is_warm
-    load = "warm" if is_warm else "compute" if is_loaded else "skip"
-    rows = [Row("load", None, None, load, past.load if is_loaded else 0.0, 0)]
+    load = "warm" if is_warm and plan.needs else "compute" if plan.needs else "skip"
+    rows = [_row(LOAD.name, load, past.seconds.get(LOAD.name))]
     for title in plan.titles:
-        if title == "denoise":
-            rows += _step_rows(plan, spec, past)
-        elif title == "decode":
-            rows.append(_row(title, plan.state(title), past.decode, round(past.video_bytes or 0)))
+        if told(title).unit == "step":
+            rows += _step_rows(title, plan, spec, past)
         else:
-            seconds = past.text_encode if title == "text_encode" else None
-            rows.append(_row(title, plan.state(title), seconds))
+            num_bytes = round(past.video_bytes or 0) if title == DECODE.name else 0
+            rows.append(_row(title, plan.state(title), past.seconds.get(title), num_bytes))
     return rows
 
 
-def _step_rows(plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
+def _step_rows(stage: str, plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:
     start, total, latent_bytes = plan.num_stored_steps, len(plan.chain), plan.latent_bytes
+    step = past.seconds.get(stage)
     rows = []
     if start:
-        rows.append(Row("denoise", 1, start, "stored", 0.0, 0))
+        rows.append(Row(stage, 1, start, "stored", 0.0, 0))
     if start < total:
-        seconds = None if past.step is None else past.step * (total - start)
+        seconds = None if step is None else step * (total - start)
         num_bytes = journal_bytes(spec, start, total, latent_bytes) + latent_bytes
-        rows.append(Row("denoise", start + 1, total, "compute", seconds, num_bytes))
+        rows.append(Row(stage, start + 1, total, "compute", seconds, num_bytes))
     return rows
 
 
@@ -134,7 +133,7 @@ def decode_seconds(store: Store, run_id: str) -> float | None:
     from engine.runs.estimates import experience_with
     from presets.encoding import decode_spec
 
-    return experience_with(store, decode_spec(store.run(run_id).spec_json)).decode
+    return experience_with(store, decode_spec(store.run(run_id).spec_json)).seconds.get(DECODE.name)
 
 
 def sigmas(store: Store, run_id: str) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with, likeness
+from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from tui.describe.changes import preset_changes, values_told
@@ -63,8 +64,8 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
         known = past[kind]
         found[record.id] = Expected(
             ", ".join(filter(None, changes)),
-            known.step,
-            (known.text_encode or 0.0) + (known.decode or 0.0),
-            known.decode,
+            known.seconds.get(DENOISE.name),
+            sum(known.seconds.get(stage.name) or 0.0 for stage in (TEXT_ENCODE, DECODE)),
+            known.seconds.get(DECODE.name),
         )
     return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from engine.tasks.stages import DECODE, DENOISE, TOLD, told
 from store.lineage.events import (
     ChunkDecoded,
     LatentsStored,
@@ -40,14 +41,6 @@ if TYPE_CHECKING:
 StepStatus = Literal["todo", "running", "computed", "reused"]
 StageStatus = Literal["todo", "running", "done", "cached", "skipped", "failed"]
 
-# stage in the log: its name on the screen
-STAGES = {
-    "load": "load",
-    "text_encode": "text",
-    "denoise": "denoise",
-    "decode": "decode",
-    "mux": "mux",
-}
 MAX_LINES = 2000
 MAX_SAMPLES = 512
 # The rate is the median over so many last computed steps, as on the command line.
@@ -109,7 +102,7 @@ class RunState:
     error: str = ""
     engine_pid: int = 0
     stages: dict[str, Stage] = field(
-        default_factory=lambda: {name: Stage(label) for name, label in STAGES.items()}
+        default_factory=lambda: {name: Stage(stage.label) for name, stage in TOLD.items()}
     )
     steps: list[Step] = field(default_factory=list)
     reused_steps: int = 0
@@ -175,7 +168,7 @@ class RunState:
 
     def _begin_anew(self) -> None:
         """A resumed run has a new attempt; what the earlier one stored shows as reused steps of this one."""
-        self.stages = {name: Stage(label) for name, label in STAGES.items()}
+        self.stages = {name: Stage(stage.label) for name, stage in TOLD.items()}
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.memory = []
@@ -225,7 +218,7 @@ class RunState:
 
     def _mark_running(self) -> None:
         """The first step that is not done is the one at work, while the denoising is."""
-        is_denoising = self.stages["denoise"].status == "running"
+        is_denoising = self.stages[DENOISE.name].status == "running"
         open_states = ("todo", "running")
         while self._num_done < len(self.steps) and (
             self.steps[self._num_done].status not in open_states
@@ -326,7 +319,7 @@ class RunState:
         if open_steps and seconds is None:
             return None
         left = open_steps * (seconds or 0.0)
-        decode = self.stages["decode"]
+        decode = self.stages[DECODE.name]
         if decode.status == "running" and self.num_chunks:
             spent = (self.last_ns - decode.started_ns) / 1e9
             return spent / max(1, self.chunk) * (self.num_chunks - self.chunk)
@@ -348,9 +341,9 @@ def _told(plan: PlanMade) -> str:
     """`plan: 3/30 steps, text stored; to do: denoise, decode; not needed: mux`"""
     named: dict[str, list[str]] = {}
     for name, what in plan.stages.items():
-        named.setdefault(what, []).append(STAGES.get(name, name))
+        named.setdefault(what, []).append(told(name).label)
     steps = f"{plan.reused_steps}/{plan.total_steps} steps"
-    told = [f"{', '.join([steps, *named.pop('stored', [])])} stored"]
+    parts = [f"{', '.join([steps, *named.pop('stored', [])])} stored"]
     words = {"compute": "to do", "skip": "not needed"}
-    told += [f"{words.get(what, what)}: {', '.join(names)}" for what, names in named.items()]
-    return f"plan: {'; '.join(told)}"
+    parts += [f"{words.get(what, what)}: {', '.join(names)}" for what, names in named.items()]
+    return f"plan: {'; '.join(parts)}"

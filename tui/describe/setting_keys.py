@@ -66,12 +66,10 @@ def short_name(key: str) -> str:
     table = key.rpartition(".")[0]
     if table in _alone():
         return table
-    if len(parts) > 1 and parts[-1] == "name" and not parts[-2].isdecimal():
+    if len(parts) > 1 and parts[-1] == "name":
         return parts[-2]
     if key.startswith(_OF_FILES):
         return key
-    if len(parts) > 2 and parts[-2].isdecimal():
-        return ".".join(parts[-3:])
     return ".".join(parts[-2:] if parts[-1] in _VAGUE else parts[-1:])
 
 

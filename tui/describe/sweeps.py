@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.output.taken import check_outputs
+from engine.tasks.stages import DECODE, DENOISE, LOAD
 from tui.describe.plan import journal_bytes
 from tui.units import duration, size
 
@@ -110,18 +111,18 @@ def planned_sweep(
         known = past[like]
         fresh = _fresh_nodes(plan, seen)
         titles = [node.stage.told for node in fresh]
-        steps, num_steps = titles.count("denoise"), len(plan.chain)
+        steps, num_steps = titles.count(DENOISE.name), len(plan.chain)
         if fresh and like not in loaded:
             loaded.add(like)
-            seconds.append(known.load)
+            seconds.append(known.seconds.get(LOAD.name))
         if steps:
-            seconds.append(None if known.step is None else known.step * steps)
+            step = known.seconds.get(DENOISE.name)
+            seconds.append(None if step is None else step * steps)
             kept = journal_bytes(member.spec, num_steps - steps, num_steps, plan.latent_bytes)
             num_bytes += kept + plan.latent_bytes
-        if "decode" in titles:
+        if DECODE.name in titles:
             num_bytes += round(known.video_bytes or 0)
-        others = {"text_encode": known.text_encode, "decode": known.decode}
-        seconds += [others.get(title) for title in set(titles) - {"denoise"}]
+        seconds += [known.seconds.get(title) for title in set(titles) - {DENOISE.name}]
         total += num_steps
         stored += plan.num_stored_steps
         fresh_steps += steps

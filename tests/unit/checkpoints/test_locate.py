@@ -58,7 +58,7 @@ def test_fingerprint_counts_every_file_of_a_component(tmp_path: Path) -> None:
 
 def test_locate(own_folders: Path, tmp_path: Path) -> None:
     assert models_folder() == own_folders / "models"
-    with pytest.raises(CheckpointError, match=r"components\.vae\.checkpoint is empty"):
+    with pytest.raises(CheckpointError, match=r"components\.vae\.checkpoint: is empty"):
         locate("vae", "")
     with pytest.raises(CheckpointError, match=r"--set components\.denoiser\.checkpoint="):
         locate("denoiser", "nowhere/file.safetensors")

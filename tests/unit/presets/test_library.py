@@ -559,15 +559,15 @@ def test_two_processes_that_save_the_same_new_name_cannot_both_win() -> None:
     assert load_preset("race").seed == results.index("won") + 1
 
 
-def test_options_of_a_component_are_set_as_a_whole(tmp_path: Path) -> None:
+def test_options_of_a_component_are_set_as_a_whole_or_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text('extends = "micro"\n[components.vae.options]\na = 1\nb = "x"\n')
     assert load_preset(path).components.vae.options == {"a": 1, "b": "x"}
     other = load_preset(path, ["components.vae.options={b = 2.5}"])
     assert other.components.vae.options == {"b": 2.5}
     assert load_preset(path, ["components.vae.options={}"]).components.vae.options == {}
-    with pytest.raises(PresetError, match=r"components\.vae\.options\.b: cannot be set in parts"):
-        load_preset(path, ["components.vae.options.b=2"])
+    one = load_preset(path, ["components.vae.options.b=2"])
+    assert one.components.vae.options == {"a": 1, "b": 2}
     with pytest.raises(PresetError, match=r"components\.vae\.options\.c: expected true, false, a"):
         load_preset(path, ["components.vae.options={c = [1]}"])
 

@@ -133,7 +133,7 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("scheduler=3", "scheduler: holds other keys; set one of scheduler.name, scheduler.steps,"),
         (
             "extensions.teacache.threshold=1",
-            "extensions.teacache.threshold: cannot be set in parts",
+            "extensions.teacache.threshold: extensions is a list; name one of its items, as in extensions[0]",
         ),
         ("extensions=teacache", "extensions: expected an array (at most 64), each item a table"),
         (
@@ -142,7 +142,7 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ),
         ("extensions=[{}]", "extensions[0].name: missing, expected a name of"),
         ("extends=base", "extends: belongs in a preset file and cannot be set for a run"),
-        ("format=2", "format: expected 1, got 2"),
+        ("format=2", "format: is the version of a file, not a setting of a run"),
         (
             "scheduler.name=unipcc",
             'scheduler.name: expected "dpm++", "euler", "sde-dpm++" or "unipc", got "unipcc", did you mean "unipc"?',

@@ -10,7 +10,7 @@ import pytest
 
 from engine.extensions import registry
 from presets.encoding import decode_spec
-from presets.fields import fields
+from presets.fields import fields, item_fields
 from presets.library import load_preset
 from presets.paths import user_preset_dir
 from presets.spec import RunSpec
@@ -70,7 +70,8 @@ def test_show_schema_and_keys(capsys: Capture) -> None:
     assert "extends" in schema["$defs"]["PresetFile"]["properties"]
     keys = json.loads(_data(capsys, "show", "--keys", "--json"))
     of_runs = [key["key"] for key in keys if "extension" not in key]
-    assert of_runs == [field.key for field in fields(RunSpec)]
+    assert of_runs == [field.key for field in (*fields(RunSpec), *item_fields(RunSpec))]
+    assert "extensions[N].options" in of_runs
     out = _data(capsys, "show", "--keys")
     for field in fields(RunSpec):
         assert f"{field.key} = " in out
@@ -90,12 +91,25 @@ def test_keys_list_the_options_of_extensions(capsys: Capture) -> None:
         "teacache": ["threshold", "start", "end"],
         "block-swap": ["resident_blocks"],
     }
+    expected = {
+        name: [f"extensions[N].options.{key}" for key in keys] for name, keys in expected.items()
+    }
     assert expected.items() <= found.items()
-    _, *parts = _data(capsys, "show", "--keys").split("\noptions of ")
+    _, *parts = _data(capsys, "show", "--keys").split("\nwhere extensions[N].name is ")
     for name, keys in expected.items():
-        (part,) = [part for part in parts if f'name="{name}"' in part.partition("\n")[0]]
+        (part,) = [part for part in parts if part.startswith(f"{name}:")]
         typed = [line.split(" = ")[0] for line in part.splitlines() if line[:1].isalpha()]
         assert typed[1:] == keys
+
+
+def test_the_schema_knows_the_options_of_extensions(capsys: Capture) -> None:
+    schema = json.loads(_data(capsys, "show", "--schema"))
+    known = {
+        rule["if"]["properties"]["name"]["const"]: rule["then"]["properties"]["options"]
+        for rule in schema["$defs"]["ExtensionSpec"]["allOf"]
+    }
+    assert known["teacache"]["properties"]["threshold"]["maximum"] == 10
+    assert known["block-swap"]["additionalProperties"] is False
 
 
 def test_an_extension_that_cannot_be_imported_costs_a_warning(
@@ -207,3 +221,23 @@ def test_path(capsys: Capture, user_presets: Path) -> None:
     assert Path(_data(capsys, "path").strip()) == user_presets
     assert Path(_data(capsys, "path", "micro").strip()).name == "micro.toml"
     assert json.loads(_data(capsys, "path", "--json")) == {"name": None, "path": str(user_presets)}
+
+
+def test_set_add_and_remove_are_applied_as_they_are_typed(capsys: Capture) -> None:
+    def names(*arguments: str) -> list[str]:
+        shown = json.loads(_data(capsys, "show", "micro", "--json", *arguments))
+        return [
+            each["name"] + (str(each["options"]) if each["options"] else "")
+            for each in shown["extensions"]
+        ]
+
+    swap, cache = ("--add", "extensions.name=block-swap"), ("--add", "extensions.name=teacache")
+    assert names(*swap, *cache) == ["block-swap", "teacache"]
+    assert names(*cache, "--set", "extensions[-1].options.end=0.5", *swap) == [
+        "teacache{'end': 0.5}",
+        "block-swap",
+    ]
+    assert names(*swap, "--remove=extensions[0]", *cache) == ["teacache"]
+    assert names(*swap, "--set", "extensions=[]") == []
+    line = _refusal(capsys, "show", "micro", "--remove", "extensions[0]", *swap)
+    assert line.endswith("extensions[0]: extensions has no item 0; it is empty")

@@ -8,6 +8,7 @@ from textual import work
 from textual.binding import Binding
 
 from tui.app.base import ModiffScreen
+from tui.describe.health import at_work_told
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -64,11 +65,10 @@ class EngineKeys(ModiffScreen):
         """Asks where a run would be interrupted."""
         from tui.app.dialogs.ask import Confirm
 
-        running = self.status.running if self.status else None
-        if running is None:
+        if self.status is None or not self.status.running:
             return True
         lines = [
-            f"Run {running.id} is at work. It becomes interrupted after its present step;",
+            f"At work: {at_work_told(self.status)}. That is interrupted after its present step;",
             "steps that are done stay in the store, and Runs takes it up again.",
         ]
         return await self.app.push_screen_wait(Confirm(title, lines, yes))

@@ -9,19 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from itertools import zip_longest
 from types import MappingProxyType
 
 import msgspec
 from msgspec import inspect
 
 from presets.errors import PresetError
-from presets.fields import Field, fields
+from presets.fields import Field, check_value, fields, fields_of, value_of
+from presets.keys import parse_key, value_at
 from presets.library import override
-from presets.overrides import nest, parse_overrides, toml_value
+from presets.overrides import changes_of, parse_changes, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain
 
+# what every run has; `Checked.fields` has those inside its lists too
 FIELDS: Mapping[str, Field] = MappingProxyType({field.key: field for field in fields(RunSpec)})
 _NO_EDITS: Mapping[str, str] = MappingProxyType({})
 
@@ -37,25 +39,44 @@ class Draft:
 
     def typed(self, key: str, text: str) -> Draft:
         """With this text in a field; typing what the preset says is no edit."""
-        if text == value_text(self.base, key):
-            return self.without(key)
+        if text == self.before(key):
+            return replace(self, edits={k: t for k, t in self.edits.items() if k != key})
         return replace(self, edits={**self.edits, key: text})
 
     def without(self, *keys: str) -> Draft:
-        """With these fields as the preset has them."""
+        """With these fields as the preset has them, and all that is in them."""
+        inside = tuple(f"{key}[" for key in keys)
         return replace(
-            self, edits={key: text for key, text in self.edits.items() if key not in keys}
+            self,
+            edits={
+                key: text
+                for key, text in self.edits.items()
+                if key not in keys and not key.startswith(inside)
+            },
         )
+
+    def before(self, key: str) -> str:
+        """What a field has where nobody typed in it: of the preset, or of the list that was put together since."""
+        within = key.partition("[")[0]
+        base = self.base
+        if within != key and within in self.edits:
+            try:
+                base = override(base, [f"{within}={self.edits[within]}"])
+            except PresetError:
+                return ""
+        return value_text(base, key)
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What a draft comes to. spec: None where something is wrong. shown: with the edits that are right, for the
-    values of fields that nobody typed. errors: whole lines by key, in the order of the fields; `""` holds what is
-    wrong with no field of its own. changed: keys that differ from the preset, or would."""
+    values of fields that nobody typed. fields: all that it has, by key, with those inside lists. errors: whole lines
+    by key, in the order of the fields; `""` holds what is wrong with no field of its own. changed: keys that differ
+    from the preset, or would."""
 
     spec: RunSpec | None
     shown: RunSpec
+    fields: Mapping[str, Field]
     errors: Mapping[str, str]
     changed: tuple[str, ...]
 
@@ -97,52 +118,98 @@ def draft_of(spec: RunSpec, preset: str, base: RunSpec | None) -> Draft:
 def check(draft: Draft) -> Checked:
     """Every edit on its own, then all that are right together, for the rules between keys: each time without the
     one that was to blame, until the rest fits."""
+    # a list that was put together first, then what was typed in its items
+    edits = {key: draft.edits[key] for key in sorted(draft.edits, key=lambda key: "[" in key)}
+    whole = {key: text for key, text in edits.items() if "[" not in key}
     errors: dict[str, str] = {}
-    for key, text in draft.edits.items():
+    shown = _applied(draft.base, whole, FIELDS, errors)
+    known = fields_in(shown)
+    if len(whole) < len(edits):
+        shown = _applied(draft.base, edits, known, errors)
+        known = fields_in(shown)
+    unused = [key for key in edits if key in errors or shown is draft.base]
+    changed = {*_differing(draft.base, shown), *unused}
+    if len(whole) < len(edits):
+        items = set(edits) - set(whole)
+        changed -= {key.partition("[")[0] for key in items} - set(whole)
+        changed |= items
+    order = (*known, *(key for key in edits if key not in known))
+    return Checked(
+        spec=None if errors else shown,
+        shown=shown,
+        fields=known,
+        errors={key: errors[key] for key in (*order, "") if key in errors},
+        changed=tuple(key for key in order if key in changed),
+    )
+
+
+def fields_in(spec: RunSpec) -> Mapping[str, Field]:
+    """All fields of a run, with those inside its lists and the options of its extensions."""
+    return {field.key: field for field in fields_of(spec, _schemas)}
+
+
+def _schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
+    from engine.extensions.registry import schemas  # only where a run has some
+
+    return schemas(kind, name)
+
+
+def _applied(
+    base: RunSpec, edits: Mapping[str, str], known: Mapping[str, Field], errors: dict[str, str]
+) -> RunSpec:
+    """The run with the edits that are right; the others are told in `errors`."""
+    for key, text in edits.items():
         try:
-            _parsed({key: text})
+            _check_alone(key, text, known.get(key))
         except PresetError as error:
             errors[key] = str(error)
-    right = {key: text for key, text in draft.edits.items() if key not in errors}
-    shown = draft.base
+    right = {key: text for key, text in edits.items() if key not in errors}
     while right:
-        overrides, values = _parts(right)
+        overrides, values = _parts(right, known)
         try:
-            shown = override(draft.base, overrides, values=values)
-            break
+            return override(base, overrides, values=values)
         except PresetError as error:
-            blamed = field_key(error.key)
+            blamed = _blamed(error.key, right) or field_key(error.key, known)
             errors.setdefault(blamed, str(error))
             if blamed not in right:
                 break
             del right[blamed]
-    unused = [key for key in draft.edits if key not in right or shown is draft.base]
-    changed = {*_differing(draft.base, shown), *unused}
-    return Checked(
-        spec=None if errors else shown,
-        shown=shown,
-        errors={key: errors[key] for key in (*FIELDS, "") if key in errors},
-        changed=tuple(key for key in FIELDS if key in changed),
-    )
+    return base
+
+
+def _blamed(key: str, edits: Mapping[str, str]) -> str:
+    """The edit that an error's key is in; empty for none."""
+    within = [each for each in edits if key == each or key.startswith((f"{each}.", f"{each}["))]
+    return max(within, key=len, default="")
 
 
 def changes(draft: Draft, checked: Checked) -> tuple[Change, ...]:
     """What differs from the preset."""
     return tuple(
-        Change(key, value_text(draft.base, key), text_of(draft, checked, key))
-        for key in checked.changed
+        Change(key, draft.before(key), text_of(draft, checked, key)) for key in checked.changed
     )
 
 
-def problems(checked: Checked, refusal: str, refused_key: str, warning: str) -> tuple[Problem, ...]:
-    """All that is to be said: wrong fields, then why the run would be refused (a line each, told only where no
-    field is wrong), then a warning about the prompt."""
+def refusals(error: Exception, line: str) -> tuple[tuple[str, str], ...]:
+    """Why a run would be refused, as (key, line): `line` is the error in words, its lines are those of its parts and
+    then what to do."""
+    parts = getattr(error, "parts", ()) or (error,)
+    keys = [str(getattr(part, "key", "")) for part in parts]
+    lines = line.splitlines()
+    return tuple(zip_longest(keys[: len(lines)], lines, fillvalue=""))
+
+
+def problems(
+    checked: Checked, refused: Iterable[tuple[str, str]], warning: str
+) -> tuple[Problem, ...]:
+    """All that is to be said: wrong fields, then why the run would be refused (told only where no field is wrong),
+    then a warning about the prompt."""
     found = [Problem(key, line, True) for key, line in checked.errors.items()]
     if not found:
-        for number, line in enumerate(refusal.splitlines()):
-            # the lines after the first that name no field say what to do
-            key = field_in(line)
-            found.append(Problem(key or refused_key, line, bool(key) or not number))
+        for number, (key, line) in enumerate(refused):
+            # the lines after the first that are about no field say what to do
+            known = field_key(key, checked.fields)
+            found.append(Problem(known, line, bool(known) or not number))
     if warning:
         found.append(Problem("prompt", warning, False))
     return tuple(found)
@@ -150,26 +217,33 @@ def problems(checked: Checked, refusal: str, refused_key: str, warning: str) -> 
 
 def text_of(draft: Draft, checked: Checked, key: str) -> str:
     """What a field shows: what was typed, or what the other fields make of it."""
-    return draft.edits.get(key, value_text(checked.shown, key))
+    if key in draft.edits:
+        return draft.edits[key]
+    return value_text(checked.shown, key, checked.fields)
 
 
-def value_text(spec: RunSpec, key: str) -> str:
-    """A value as it is typed: text as it is, all else as TOML on one line."""
-    value = attrgetter(key)(spec)
+def value_text(spec: RunSpec, key: str, known: Mapping[str, Field] | None = None) -> str:
+    """A value as it is typed: text as it is, all else as TOML on one line; nothing where the run has no such item.
+
+    known: the fields of the run, where they are at hand.
+    """
+    try:
+        value = value_at(spec, parse_key(key) or ())
+    except LookupError:
+        field = (fields_in(spec) if known is None else known).get(key)
+        if field is None:
+            return ""
+        value = value_of(spec, field)
     return value if isinstance(value, str) else toml_value(to_plain(value))
 
 
-def field_key(key: str) -> str:
-    """The field that an error's key is about: `extensions` of `extensions[0].name`; empty for none."""
-    return next(
-        (known for known in FIELDS if key == known or key.startswith((f"{known}.", f"{known}["))),
-        "",
-    )
-
-
-def field_in(line: str) -> str:
-    """The field that a line of an error names, empty for none."""
-    return next((key for key in sorted(FIELDS, key=len, reverse=True) if key in line), "")
+def field_key(key: str, known: Mapping[str, Field] = FIELDS) -> str:
+    """The field that an error's key is about: `extensions` of `extensions[0].name` where the items are not known, the
+    first of a group for `components.vae`; empty for none."""
+    within = [each for each in known if key == each or key.startswith((f"{each}.", f"{each}["))]
+    if within:
+        return max(within, key=len)
+    return next((each for each in known if key and each.startswith(f"{key}.")), "")
 
 
 def line_of(text: str, key: str) -> int:
@@ -186,21 +260,29 @@ def line_of(text: str, key: str) -> int:
     return 0
 
 
-def _parsed(edits: Mapping[str, str]) -> None:
-    overrides, values = _parts(edits)
-    parse_overrides(overrides)
-    nest(values)
+def _check_alone(key: str, text: str, field: Field | None) -> None:
+    """Raises PresetError where an edit is wrong whatever the others are; an option also by its own limits."""
+    if field is not None and takes_text(field):
+        (change,) = changes_of({key: text})
+    else:
+        (change,) = parse_changes([f"{key}={text}"])
+    if field is not None and field.annotation is not None:
+        check_value(change.value, field.annotation, key, RunSpec)
 
 
-def _parts(edits: Mapping[str, str]) -> tuple[list[str], dict[str, object]]:
+def _parts(
+    edits: Mapping[str, str], known: Mapping[str, Field]
+) -> tuple[list[str], dict[str, object]]:
     """Edits as the two arguments of `presets.library.override`."""
-    literal: dict[str, object] = {key: text for key, text in edits.items() if takes_text(key)}
+    literal: dict[str, object] = {
+        key: text for key, text in edits.items() if key in known and takes_text(known[key])
+    }
     return [f"{key}={text}" for key, text in edits.items() if key not in literal], literal
 
 
-def takes_text(key: str) -> bool:
+def takes_text(field: Field) -> bool:
     """Whether a field takes what is typed as it is."""
-    node = FIELDS[key].type
+    node = field.type
     return isinstance(node, inspect.StrType) or (
         isinstance(node, inspect.LiteralType) and all(isinstance(v, str) for v in node.values)
     )
@@ -209,7 +291,9 @@ def takes_text(key: str) -> bool:
 def _differing(base: RunSpec, spec: RunSpec) -> Iterable[str]:
     # as bytes, because to Python true equals 1 and 1 equals 1.0
     return [
-        key for key in FIELDS if _written(attrgetter(key)(base)) != _written(attrgetter(key)(spec))
+        key
+        for key, field in FIELDS.items()
+        if _written(value_of(base, field)) != _written(value_of(spec, field))
     ]
 
 

@@ -18,12 +18,16 @@ from tui.app.widgets.choice_line import ChoiceLine
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.style import Style
     from textual import events
     from textual.app import ComposeResult, RenderResult
     from textual.binding import BindingType
     from textual.geometry import Size
 
+    from presets.fields import Field
+    from tui.app.compose.draft import Checked, Draft
     from tui.app.compose.section_rows import FormRow
 
 # Where the editor of a row begins, and how wide one is whose values are short.
@@ -40,6 +44,15 @@ class FieldEdited(Message):
         self.text = text
 
 
+class DraftEdited(Message):
+    """Somebody changed more than one field, or which there are. focus: the key to go on from, empty for where it is."""
+
+    def __init__(self, edit: Callable[[Draft, Checked], Draft], focus: str = "") -> None:
+        super().__init__()
+        self.edit = edit
+        self.focus = focus
+
+
 class NumberInput(Input):
     """A number. Letters that no number holds are commands: `u`, `U` undo, and `r` in the seed draws one."""
 
@@ -48,9 +61,9 @@ class NumberInput(Input):
         Binding("pagedown", "step(-1)", "Less", id="form.less", show=False, tooltip="a step less"),
     ]
 
-    def __init__(self, key: str, value: str) -> None:
+    def __init__(self, field: Field, value: str) -> None:
         super().__init__(value, compact=True)
-        self.key = key
+        self.field = field
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
         return not self._is_command(character) and super().check_consume_key(key, character)
@@ -60,10 +73,10 @@ class NumberInput(Input):
             event.prevent_default()  # goes on to the bindings of the screen
 
     def _is_command(self, character: str | None) -> bool:
-        return character in ("u", "U") or (character == "r" and self.key == "seed")
+        return character in ("u", "U") or (character == "r" and self.field.role == "seed")
 
     def action_step(self, up: int) -> None:
-        self.value = stepped(self.key, self.value, up)
+        self.value = stepped(self.field, self.value, up)
         self.cursor_position = len(self.value)
 
 
@@ -99,8 +112,8 @@ class RowEditor(Widget):
         row = self.row
         if row.choices:
             yield ChoiceLine(row.choices, self._chosen(), many=row.kind == "list")
-        elif row.kind == "number" or takes_number(row.key):
-            editor = NumberInput(row.key, row.text)
+        elif row.kind == "number" or takes_number(row.field):
+            editor = NumberInput(row.field, row.text)
             editor.set_class(row.kind != "number", "-long")
             yield editor
         else:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual import work
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from presets.errors import PresetError
+from presets.sections import SECTIONS
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
     Draft,
@@ -19,15 +20,17 @@ from tui.app.compose.draft import (
     check,
     draft_of,
     edited,
-    field_key,
     problems,
+    refusals,
     text_of,
 )
-from tui.app.compose.field_row import FieldEdited, RowEditor
+from tui.app.compose.field_row import DraftEdited, FieldEdited, RowEditor
+from tui.app.compose.fields_section import FieldsSection
+from tui.app.compose.list_edits import Unmended
+from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_line
 from tui.app.compose.prompts import PromptArea, Prompts
-from tui.app.compose.section_rows import about_preset, rows, section_of
-from tui.app.compose.sections import SECTIONS
+from tui.app.compose.section_rows import about_preset, list_of, rows, section_of
 from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
@@ -39,10 +42,10 @@ if TYPE_CHECKING:
     from textual.widgets import OptionList
 
     from presets.library import PresetInfo
+    from presets.sections import Section
     from presets.spec import RunSpec
     from tui.app.compose.draft import Checked
     from tui.app.compose.section_rows import FormRow
-    from tui.app.compose.sections import Section
     from tui.describe.health import Status
     from tui.describe.plan import Planned
 
@@ -66,13 +69,15 @@ class FormScreen(ModiffScreen):
         self.broken: tuple[str, PresetError] | None = None
         self.info: PresetInfo | None = None
         self.section: Section = SECTIONS[0]
+        self.view = FieldsSection(self.section, {})
         self.planned: Planned | None = None
-        self._refusal, self._refused_key, self._warning = "", "", ""
+        self._refused: tuple[tuple[str, str], ...] = ()
+        self._warning = ""
         self._known: dict[str, tuple[str, ...]] = {}
-        self._work: tuple[str, int] = ("", 0)
+        self._work: tuple[tuple[str, ...], int] = ((), 0)
         # a draft whose place another one took at one stroke, and that one as it was put there
         self.replaced: tuple[Draft, Draft | None] | None = None
-        self._mounting = asyncio.Lock()
+        self._opening = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         yield TopLine("compose")
@@ -81,7 +86,7 @@ class FormScreen(ModiffScreen):
             with Vertical(id="middle"):
                 with Vertical(id="form", classes="panel"):
                     yield Static(id="about", markup=False)
-                    yield VerticalScroll(id="rows", can_focus=False)
+                    yield self.view
                     yield Static(id="help", markup=False)
                 yield Prompts()
             with Vertical(id="side"):
@@ -163,7 +168,7 @@ class FormScreen(ModiffScreen):
         if not self.app.is_running:  # the panels are gone
             return
         self.checked = None if self.draft is None else check(self.draft)
-        self._refusal = self._refused_key = ""
+        self._refused = ()
         self._plan()
         self.show(source)
 
@@ -185,6 +190,19 @@ class FormScreen(ModiffScreen):
         event.stop()
         self._take(event.key, event.text)
 
+    def on_draft_edited(self, event: DraftEdited) -> None:
+        event.stop()
+        self._gather()
+        if self.draft is None or self.checked is None:
+            return
+        try:
+            draft = event.edit(self.draft, self.checked)
+        except Unmended as error:
+            self.notify(str(error), title="wrong", severity="error", markup=False)
+            return
+        self._change(draft)
+        self.call_next(self._focus_row, event.focus)
+
     def _take(self, key: str, text: str) -> None:
         if self.draft is None or self.checked is None:
             return
@@ -195,7 +213,7 @@ class FormScreen(ModiffScreen):
         """Take in what the editors hold and have not told yet."""
         for area in self.query(PromptArea):
             self._take(area.key, area.text)
-        for row in self.query(RowEditor):
+        for row in self.view.editors():
             if row.is_filled and row.text != row.row.text:
                 self._take(row.row.key, row.text)
 
@@ -224,8 +242,7 @@ class FormScreen(ModiffScreen):
             self.planned = await self.app.lab.plan(spec)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
-            self._refusal = self.app.line_for(error)
-            self._refused_key = field_key(getattr(error, "key", ""))
+            self._refused = refusals(error, self.app.line_for(error))
         if self.app.is_running:  # it may have been left meanwhile
             panel.show(self.planned, "")
             self.show()
@@ -234,8 +251,8 @@ class FormScreen(ModiffScreen):
         """A run that ends may have stored what this one needs."""
         if status is not None:
             before = self._work
-            self._work = (status.running.id if status.running else "", status.num_queued)
-            if before != ("", 0) and before != self._work:
+            self._work = (tuple(run.id for run in status.running), status.num_queued)
+            if before != ((), 0) and before != self._work:
                 self._plan()
 
     def on_screen_resume(self) -> None:
@@ -251,7 +268,7 @@ class FormScreen(ModiffScreen):
 
     def _problems(self) -> tuple[Problem, ...]:
         if self.checked is not None:
-            return problems(self.checked, self._refusal, self._refused_key, self._warning)
+            return problems(self.checked, self._refused, self._warning)
         return (Problem("", str(self.broken[1]), True),) if self.broken else ()
 
     def _marked(self) -> Checked | None:
@@ -273,10 +290,11 @@ class FormScreen(ModiffScreen):
         num_errors = sum(problem.is_error for problem in found)
         line = plan_line(self.planned, num_errors, len(changed))
         put(self.query_one("#summary", Static), f" {line}  (p)")
-        by_key = {row.key: row for row in self._rows()}
-        for editor in self.query(RowEditor):
-            if editor.row.key in by_key:
-                editor.show(by_key[editor.row.key], is_source=editor.row.key == source)
+        shown = self._rows()
+        self.view.show(shown, source)
+        is_list = isinstance(self.view, ListSection) and not self._opening.locked()
+        if is_list and [row.key for row in shown] != [each.row.key for each in self.view.editors()]:
+            self.call_next(self._open, self.section)
         if draft and checked:
             prompts = self.query_one(Prompts)
             keys = ("prompt", "negative_prompt")
@@ -305,11 +323,19 @@ class FormScreen(ModiffScreen):
         if section.name == "preset":
             name, error = self.name_and_error
             about = about_preset(name, self.info, error)
-        put(self.query_one("#about", Static), about)
-        container = self.query_one("#rows")
-        async with self._mounting, self.batch():
-            await container.remove_children()
-            await container.mount_all(RowEditor(row) for row in self._rows())
+        await self._open(section)
+        put(self.query_one("#about", Static), "\n".join(filter(None, (about, self.view.KEYS))))
+
+    async def _open(self, section: Section) -> None:
+        """The rows of a section anew, in the view of its kind."""
+        async with self._opening, self.batch():
+            kind = ListSection if list_of(section) else FieldsSection
+            before = self.view
+            if type(before) is not kind or before.section is not section:
+                self.view = kind(section, self._known)
+                await before.remove()
+                await self.query_one("#form").mount(self.view, before="#help")
+            await self.view.fill(self._rows())
         self._show_help()
 
     def _show_help(self) -> None:
@@ -317,7 +343,7 @@ class FormScreen(ModiffScreen):
         text = ""
         if editor is not None:
             row = editor.row
-            text = f"{row.description}\ntakes {row.expected}"
+            text = f"{row.field.description}\ntakes {row.field.expected}"
             if row.is_changed:
                 text += f"\npreset: {row.base_text or '(empty)'}"
             if row.key == "seed":
@@ -353,9 +379,23 @@ class FormScreen(ModiffScreen):
         if section.name == "prompt":
             self.query_one(Prompts).area(key).focus()
             return
-        for editor in self.query(RowEditor):
-            if editor.row.key == key:
-                editor.editor.focus()
+        if list_of(section) or any(editor.row.key == key for editor in self.view.editors()):
+            self._focus_row(key)
+
+    def _focus_row(self, key: str) -> None:
+        """The row of a field, or the first of an item; where there is none such, the last item, or the stages."""
+        editors = self.view.editors()
+        switches = [each for each in editors if each.row.field.role == "switch"]
+        item = key[: key.find("]") + 1] or f"{key}["
+        found = [
+            *(each for each in editors if each.row.key == key),
+            *(each for each in editors if each.row.key.startswith(item)),
+            *switches[-1:],
+        ]
+        if found:
+            found[0].editor.focus()
+        else:
+            self.query_one(Stages).focus()
 
     async def action_section(self, by: int) -> None:
         """The stage before or after."""

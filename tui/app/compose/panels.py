@@ -10,8 +10,8 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
 
-from tui.app.compose.section_rows import keys_of, summary
-from tui.app.compose.sections import SECTIONS
+from presets.sections import SECTIONS
+from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
 from tui.describe.plan import shown
 from tui.text import printable
@@ -37,14 +37,15 @@ class Stages(ListPanel):
 
     def show(self, draft: Draft | None, checked: Checked | None, *, is_roomy: bool) -> None:
         """draft: None where the preset is broken."""
+        wrong = {section_of(key).name for key in checked.errors if key} if checked else set()
+        changed = {section_of(key).name for key in checked.changed} if checked else set()
         for section in SECTIONS:
-            keys = keys_of(section)
             is_wrong = draft is None or checked is None
             if is_wrong:
                 is_wrong = section.name == "preset"
             elif checked is not None:
-                is_wrong = any(key in checked.errors for key in keys)
-            is_changed = checked is not None and any(key in checked.changed for key in keys)
+                is_wrong = section.name in wrong
+            is_changed = section.name in changed
             mark = "✖" if is_wrong else "*" if is_changed else " "
             line = Text(f"{mark} {section.title}", style="bold" if mark != " " else "")
             if is_roomy:

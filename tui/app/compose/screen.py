@@ -10,14 +10,15 @@ from textual import work
 from textual.binding import Binding
 
 from presets.errors import PresetError
+from presets.sections import SECTIONS
 from presets.seeds import random_seed
 from tui.app.compose.draft import Draft, edited
 from tui.app.compose.field_row import FieldEdited
 from tui.app.compose.form import FormScreen
+from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
-from tui.app.compose.sections import SECTIONS
 from tui.app.desktop import EditorFailed, edit_file, edit_text
 from tui.text import printable, shorten
 
@@ -40,7 +41,8 @@ class Compose(FormScreen):
     NEAR_ONLY = frozenset({"undo", "suggest", "section", "back", "panel"})
     HELP = (
         "Compose: the pipeline on the left, the fields of one stage in the middle, the plan beside it.\n"
-        "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong."
+        "Enter goes from a stage to its fields, esc goes back. * differs from the preset, ✖ is wrong.\n"
+        "Extensions are a list: a adds one, del takes out, ctrl+↑ ctrl+↓ move the one you are in."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
@@ -72,6 +74,7 @@ class Compose(FormScreen):
             show=False,
             tooltip="all fields as the preset has them",
         ),
+        Binding("a", "add", "Add", id="compose.add", show=False, tooltip="add to the list of this stage"),
         Binding(
             "f2", "suggest", "Known values", id="compose.suggest", show=False,
             tooltip="what a field can be set to",
@@ -125,6 +128,8 @@ class Compose(FormScreen):
             await self.show_section(SECTIONS[event.option_index])
             if self.section.name == "preset":
                 self.action_pick()
+            elif isinstance(self.view, ListSection) and not self.view.editors():
+                self.action_add()
             else:
                 await self.go_to(keys_of(self.section)[0])
         elif self.broken:
@@ -148,6 +153,11 @@ class Compose(FormScreen):
             self._change(self.draft.without(focused.key))
         elif isinstance(focused, Stages):
             self._change(self.draft.without(*keys_of(self.section)))
+
+    def action_add(self) -> None:
+        """Another item, where the stage is a list."""
+        if self.draft is not None and isinstance(self.view, ListSection):
+            self.view.add()
 
     def action_undo_all(self) -> None:
         """Everything as the preset has it."""
@@ -207,7 +217,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refusal:
+        if self._refused:
             self.action_panel("problems")
             return
         self._launch = self.app.launch(spec, self.draft.preset, watch=watch)
@@ -233,7 +243,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refusal:
+        if self._refused:
             self.action_panel("problems")
             return
         from tui.app.compose.variants import Variants
@@ -394,7 +404,7 @@ class Compose(FormScreen):
         values = editor.row.suggestions or editor.row.choices
         if not values:
             self.notify(
-                f"no values are known for {editor.row.label}; it takes {editor.row.expected}",
+                f"no values are known for {editor.row.label}; it takes {editor.row.field.expected}",
                 markup=False,
             )
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -10,24 +9,26 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import inspect
 
+from presets.keys import parse_key, value_at
+from presets.sections import SECTIONS
 from presets.validation import to_plain
-from tui.app.compose.draft import FIELDS, text_of, value_text
-from tui.app.compose.sections import SECTIONS
+from tui.app.compose.draft import FIELDS, text_of
 from tui.describe.guidance import scale_told
 from tui.text import printable
 
 if TYPE_CHECKING:
     from presets.fields import Field
     from presets.library import PresetInfo
+    from presets.sections import Section
     from presets.spec import RunSpec
     from tui.app.compose.draft import Checked, Draft
-    from tui.app.compose.sections import Section
 
 Kind = Literal["text", "choice", "switch", "number", "list", "path"]
 
 # What a device field is most often set to; others are typed.
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
-_FILE_BYTES_LIMIT = 4096
+# The roles of what lies in a file.
+_FILES = ("model", "file", "folder", "image", "video", "lora")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +36,58 @@ class FormRow:
     """A field as it is shown. choices: what it can be, where that is known to the end; of a list, its items.
     suggestions: some of what it can be. error: whole line, or nothing."""
 
-    key: str
+    field: Field
     label: str
     kind: Kind
     choices: tuple[str, ...]
     suggestions: tuple[str, ...]
     text: str
     base_text: str
-    expected: str
-    description: str
     is_changed: bool
     error: str
 
+    @property
+    def key(self) -> str:
+        return self.field.key
 
-def keys_of(section: Section) -> tuple[str, ...]:
+
+def keys_of(section: Section, known: Mapping[str, Field] = FIELDS) -> tuple[str, ...]:
     """All fields of a section."""
-    return tuple(
-        key
-        for group in section.keys
-        for key in FIELDS
-        if key == group or key.startswith(f"{group}.")
-    )
+    return tuple(key for key, field in known.items() if field.section == section.name)
 
 
 def section_of(key: str) -> Section:
-    """The section that a field is in; the first for no field."""
-    return next((section for section in SECTIONS if key in keys_of(section)), SECTIONS[0])
+    """The section that a field is in, or what holds it; the first for no field."""
+    field = FIELDS.get(key) or FIELDS.get(key.partition("[")[0])
+    name = field.section if field is not None else ""
+    return next((section for section in SECTIONS if section.name == name), SECTIONS[0])
+
+
+def list_of(section: Section) -> str:
+    """The key of the list of things with settings of their own that a section is; empty for other sections."""
+    (key, *others) = keys_of(section) or ("",)
+    field = FIELDS.get(key)
+    is_list = not others and field is not None and isinstance(field.type, inspect.VarTupleType)
+    return key if is_list else ""
 
 
 def rows(
     section: Section, draft: Draft, checked: Checked, known: Mapping[str, Sequence[str]]
 ) -> tuple[FormRow, ...]:
-    """The rows of a section. known: by key, names that exist on this machine."""
-    return tuple(_row(key, draft, checked, tuple(known.get(key, ()))) for key in keys_of(section))
+    """The rows of a section. known: by role, names that exist on this machine."""
+    is_list = bool(list_of(section))
+    return tuple(
+        _row(field, draft, checked, tuple(known.get(field.role, ())))
+        for key, field in checked.fields.items()
+        if field.section == section.name and ("[" in key) == is_list and _has_row(field)
+    )
+
+
+def _has_row(field: Field) -> bool:
+    """Not what has one value, what names an item of a list, nor prompts, which have an editor of their own."""
+    if field.role == "prompt" or ("[" in field.key and field.role.startswith("component:")):
+        return False
+    return not isinstance(field.type, inspect.LiteralType) or len(field.type.values) > 1
 
 
 def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
@@ -87,8 +107,10 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
         case "scheduler":
             return f"{spec.scheduler.name}, {spec.scheduler.steps} steps"
         case "guidance":
-            added = f", {len(spec.extensions)} extensions" if spec.extensions else ""
-            return f"scale {scale_told(to_plain(spec.guidance.scale))}{added}"
+            return f"scale {scale_told(to_plain(spec.guidance.scale))}"
+        case "extensions":
+            names = (each.name if each.enabled else f"({each.name})" for each in spec.extensions)
+            return printable(", ".join(names)) or "none"
         case "size":
             return f"{spec.width}x{spec.height}x{spec.frames}, seed {spec.seed}"
         case "keep":
@@ -114,58 +136,65 @@ def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
     return "\n".join(printable(line) for line in lines)
 
 
-def stepped(key: str, text: str, up: int) -> str:
-    """The number in a field, so many steps of its grid higher or lower, within its limits; unchanged where the
-    text is no number."""
-    node, extra = FIELDS[key].type, FIELDS[key].extra
-    if isinstance(node, inspect.UnionType):
-        node = _number_of(node) or node
-    try:
-        value = float(text) if isinstance(node, inspect.FloatType) else int(text)
-    except ValueError:
-        return text
-    if isinstance(node, inspect.FloatType) and math.isfinite(value):
-        moved = round(value + 0.5 * up, 6)
-        low, high = node.ge, node.le
-        return repr(float(min(max(moved, low or 0.0), math.inf if high is None else high)))
+def stepped(field: Field, text: str, up: int) -> str:
+    """The integer in a field, so many steps of its grid higher or lower, within its limits; unchanged where the
+    text is none."""
+    node, extra = field.type, field.extra
     if not isinstance(node, inspect.IntType):
+        return text
+    try:
+        value = int(text)
+    except ValueError:
         return text
     step = int(extra.get("step") or node.multiple_of or 1)
     low, high = node.ge or 0, int(extra.get("max", 2**63 - 1)) if node.le is None else node.le
-    # from a number off the grid to the next one on it
-    origin = low if "step" in extra else 0
-    passed = int(value) - origin
-    place = (passed // step if up > 0 else -(-passed // step)) + up
-    return str(min(max(origin + place * step, low), high))
+    return str(min(max(value + up * step, low), high))
 
 
-def takes_number(key: str) -> bool:
+def takes_number(field: Field) -> bool:
     """Whether a field takes a number, alone or beside other things."""
-    node = FIELDS[key].type
+    node = field.type
     if isinstance(node, inspect.UnionType):
         return _number_of(node) is not None
     return isinstance(node, inspect.IntType | inspect.FloatType)
 
 
-def _row(key: str, draft: Draft, checked: Checked, known: tuple[str, ...]) -> FormRow:
-    field = FIELDS[key]
+def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -> FormRow:
+    key = field.key
     text = text_of(draft, checked, key)
     kind, choices = _kind(field, known, text)
     if kind == "choice" and text not in choices:
         choices = (text, *choices)
     return FormRow(
-        key=key,
-        label=key.rpartition(".")[2].replace("_", " "),
+        field=field,
+        label=_label(field, checked.shown),
         kind=kind,
         choices=choices,
-        suggestions=_DEVICES if key.endswith(".device") else () if choices else known,
+        suggestions=_DEVICES if field.role == "device" else () if choices else known,
         text=text,
-        base_text=value_text(draft.base, key),
-        expected=field.expected,
-        description=field.description,
+        base_text=draft.before(key),
         is_changed=key in checked.changed,
-        error=checked.errors.get(key, ""),
+        error=_error(field, checked),
     )
+
+
+def _error(field: Field, checked: Checked) -> str:
+    """What is wrong with a field; with the switch of an item also what is wrong with its name."""
+    keys = [field.key]
+    if field.role == "switch":
+        keys.append(f"{field.key.rpartition('.')[0]}.name")
+    return next((checked.errors[key] for key in keys if key in checked.errors), "")
+
+
+def _label(field: Field, spec: RunSpec) -> str:
+    """The name of a field; of the switch of an item in a list the item's."""
+    if "[" not in field.key:
+        return field.title
+    path = parse_key(field.key) or ()
+    if field.role != "switch":
+        return f" {field.title}"
+    item = value_at(spec, path[:-1])
+    return f"{int(path[-2]) + 1} {printable(getattr(item, 'name', ''))}"
 
 
 def _kind(field: Field, known: tuple[str, ...], text: str) -> tuple[Kind, tuple[str, ...]]:
@@ -182,15 +211,16 @@ def _kind(field: Field, known: tuple[str, ...], text: str) -> tuple[Kind, tuple[
             return "list", tuple(map(str, values))
         case inspect.VarTupleType():
             return "list", ()
-        case inspect.StrType(max_length=limit) if limit == _FILE_BYTES_LIMIT:
-            return "path", ()
-    names_component = field.key.endswith((".name", ".attention"))
-    return ("choice", known) if names_component and known else ("text", ())
+    if field.role.partition(":")[0] in _FILES:
+        return "path", ()
+    return ("choice", known) if field.role.startswith("component:") and known else ("text", ())
 
 
 def _number_of(union: inspect.UnionType) -> inspect.Type | None:
     """The number that a field takes beside lists, None where it takes none."""
     options = [each.type if isinstance(each, inspect.Metadata) else each for each in union.types]
+    if any(isinstance(each, inspect.StrType | inspect.BoolType) for each in options):
+        return None
     return next((each for each in options if isinstance(each, inspect.FloatType)), None)
 
 

@@ -46,9 +46,11 @@ class Leaving(Dialog[str | None]):
     def _sentence(self) -> str:
         running, num_queued = self._status.running, self._status.num_queued
         count = "1 run waits" if num_queued == 1 else f"{num_queued} runs wait"
-        if running is None:
+        if not running:
             return f"No run is at work, but {count} in the queue."
-        told = f"Run {printable(running.id)} is at work"
+        told = f"Run {printable(running[0].id)} is at work"
+        if len(running) > 1:
+            told = f"{len(running)} runs are at work"
         return f"{told}; {count} in the queue." if num_queued else f"{told}."
 
     def _what_then(self) -> str:

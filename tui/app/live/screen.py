@@ -69,7 +69,8 @@ class Live(ModiffScreen):
         self._feed: RunFeed | None = None
         self._reader: Worker[bool] | None = None
         self._goes_on = True
-        self._at_work = ""  # the run at work when this one was chosen: it is not the next one
+        # the runs at work when this one was chosen: none of them is the next one
+        self._at_work: tuple[str, ...] = ()
         self._shows_previews = True
         self._known: tuple[object, ...] = ()
 
@@ -114,7 +115,7 @@ class Live(ModiffScreen):
         status = self.app.status
         if self.app.watched_run or status is None:
             return self.app.watched_run
-        return status.running.id if status.running else status.newest_run
+        return status.running[0].id if status.running else status.newest_run
 
     def _on_status(self, status: Status | None) -> None:
         """What another process does to runs is seen here: one begins, is resumed, is asked to stop."""
@@ -127,12 +128,14 @@ class Live(ModiffScreen):
             if self._choose() and not self._is_reading:
                 self._watch()
             return
-        if running is not None and running.id == feed.run_id:
-            feed.record = running
+        watched = next((run for run in running if run.id == feed.run_id), None)
+        new = [run.id for run in running if run.id not in self._at_work]
+        if watched is not None:
+            feed.record = watched
             if not self._is_reading:
                 self._watch()
-        elif running is not None and running.id != self._at_work and feed.is_over and self._goes_on:
-            self.app.watched_run = running.id
+        elif new and feed.is_over and self._goes_on:
+            self.app.watched_run = new[0]
         if self._choose() != feed.run_id:
             self._watch()
 
@@ -164,7 +167,7 @@ class Live(ModiffScreen):
             self._feed.end()
         view = self.query_one(RunView)
         status = self.app.status
-        self._at_work = status.running.id if status and status.running else ""
+        self._at_work = tuple(run.id for run in status.running) if status else ()
         self._feed = feed = RunFeed(self.app.lab, run_id, view)
         feed.shows_previews = self._shows_previews
         feed.silence = status.silence if status else ""

@@ -170,7 +170,10 @@ class Queue(ModiffScreen):
 
     @property
     def _at_work(self) -> RunRow | None:
-        return next((row for row in self._rows if row.record.status == "running"), None)
+        """The chosen run where it is at work, else the first that is."""
+        at_work = [row for row in self._rows if row.record.status == "running"]
+        current = self._current
+        return current if current in at_work else next(iter(at_work), None)
 
     @property
     def _queued(self) -> list[RunRow]:
@@ -221,7 +224,7 @@ class Queue(ModiffScreen):
             return
         queued.insert(place + by, queued.pop(place))
         # shown at once, so that keys in quick succession move on from there
-        self._rows = [*([self._at_work] if self._at_work else []), *queued]
+        self._rows = [*(row for row in self._rows if row.record.status == "running"), *queued]
         self._show()
         after = queued[place + by + 1 :]
         self._change(self.app.lab.reorder(row.record.id, after[0].record.id if after else None))
@@ -349,6 +352,5 @@ def _gist(status: Status | None) -> object:
     """What of a look tells that the queue may be another."""
     if status is None:
         return None
-    running = status.running
-    flags = (running.id, running.cancel_requested, running.pause_requested) if running else None
+    flags = [(run.id, run.cancel_requested, run.pause_requested) for run in status.running]
     return flags, status.num_queued, status.newest_run, bool(status.engines), status.is_stuck

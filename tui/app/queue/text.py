@@ -91,12 +91,14 @@ def summary(
     state: RunState | None = None,
 ) -> str:
     """What is at work and how far, how much waits, and what to press where nothing goes on by itself."""
-    at_work = next((row for row in rows if row.record.status == "running"), None)
+    running = [row for row in rows if row.record.status == "running"]
     waiting = _waiting([row for row in rows if row.record.status == "queued"], known)
     num_paused = sum(row.record.status == "paused" for row in rows)
     if num_paused:
         waiting += f", {num_paused} {'is' if num_paused == 1 else 'are'} paused"
-    if at_work is not None:
+    if len(running) > 1:
+        return f"▶ {len(running)} runs are at work; {waiting}"
+    for at_work in running:
         record = at_work.record
         is_asked = record.cancel_requested or record.pause_requested
         what = "stops after its present step" if is_asked else "is at work"

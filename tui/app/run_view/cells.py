@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
@@ -111,8 +112,8 @@ def _hits(state: RunState) -> str:
         is_known = any(step.status == "computed" for step in state.steps)
         return "nothing of it was there before" if is_known else ""
     saved = state.saved_seconds
-    told = f"not computed again: {', '.join(parts)}"
-    return f"{told}; ~{duration(saved)} saved" if saved else told
+    line = f"not computed again: {', '.join(parts)}"
+    return f"{line}; ~{duration(saved)} saved" if saved else line
 
 
 def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
@@ -143,9 +144,9 @@ def _stall(state: RunState, now_ns: int) -> str:
         ("", None),
     )
     step, usual = "", 0.0
-    if name == "denoise" and state.steps:
+    if told(name).unit == "step" and state.steps:
         step, usual = f"{state.steps_done} of {len(state.steps)} done", state.step_seconds or 0.0
-    elif name == "decode" and state.chunk and stage is not None:
+    elif told(name).unit == "chunk" and state.chunk and stage is not None:
         step = f"{state.chunk} of {state.num_chunks} done"
         usual = (state.last_ns - stage.started_ns) / 1e9 / state.chunk
     return stalled(
@@ -183,9 +184,10 @@ def _detail(state: RunState, name: str, stage: Stage, now_ns: int) -> str:
         return "stored" if stage.planned == "stored" else ""
     if stage.status not in ("running", "failed"):
         return ""
-    if name == "denoise" and state.steps:
+    unit = told(name).unit
+    if unit == "step" and state.steps:
         return f"{state.steps_done}/{len(state.steps)}"
-    if name == "decode" and state.num_chunks:
+    if unit == "chunk" and state.num_chunks:
         return f"{state.chunk}/{state.num_chunks}"
     seconds = (now_ns - stage.started_ns) / 1e9
     return clock(seconds) if stage.status == "running" and seconds >= 1 else ""

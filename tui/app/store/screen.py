@@ -108,7 +108,7 @@ class Store(ModiffScreen):
         """Look again when a run has come or ended: what takes space changes with that."""
         if status is None or self not in self.app.screen_stack:
             return
-        gist = (status.newest_run, status.running and status.running.id, status.num_queued)
+        gist = (status.newest_run, [run.id for run in status.running], status.num_queued)
         if gist != self._seen:
             self._seen = gist
             self._look()

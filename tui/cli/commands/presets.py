@@ -11,7 +11,7 @@ import msgspec
 
 from presets.encoding import preset_schema
 from presets.errors import PresetError
-from presets.fields import fields
+from presets.fields import fields, item_fields
 from presets.library import (
     PresetInfo,
     dump_preset,
@@ -24,24 +24,17 @@ from presets.paths import user_preset_dir
 from presets.saving import extended_by, save_from
 from presets.spec import RunSpec
 from presets.validation import to_plain
+from tui.cli.options import set_option
 from tui.cli.output import echo_path, print_json
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from presets.fields import Field
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_set = click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change one setting, for example scheduler.steps=12. Repeatable; the last of a key wins.",
-)
 
 
 @click.group()
@@ -71,12 +64,13 @@ def list_(as_json: bool) -> None:
 
 @presets.command()
 @click.argument("preset", required=False)
-@_set
+@set_option
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of preset files instead.")
 @click.option(
     "--keys",
     is_flag=True,
-    help="Print every key that --set takes, every option of an extension, and what they take.",
+    help="Print every key that --set takes, N for the index in a list, every option of an extension, "
+    "and what they take.",
 )
 @_json
 def show(
@@ -92,7 +86,7 @@ def show(
     if schema or keys:
         if preset or overrides:
             raise click.UsageError("--schema and --keys take no preset and no --set")
-        print_json(preset_schema()) if schema else _print_keys(as_json=as_json)
+        print_json(preset_schema(_extension_options())) if schema else _print_keys(as_json=as_json)
         return
     if preset is None:
         raise click.UsageError("Missing argument 'PRESET'.")
@@ -105,7 +99,7 @@ def show(
 
 @presets.command()
 @click.argument("names", metavar="[PRESET]...", nargs=-1)
-@_set
+@set_option
 @_json
 @click.pass_context
 def validate(
@@ -134,7 +128,7 @@ def validate(
 @presets.command()
 @click.argument("name")
 @click.option("--from", "parent", metavar="PRESET", required=True, help="The preset to start from.")
-@_set
+@set_option
 @click.option("--description", metavar="TEXT", help="One line for `modiff presets list`.")
 @click.option("--overwrite", is_flag=True, help="Replace a preset of the same name.")
 @_json
@@ -195,32 +189,35 @@ def _row(info: PresetInfo) -> dict[str, Any]:
 
 
 def _print_keys(*, as_json: bool) -> None:
-    options = _extension_options()
+    options = {
+        name: fields(struct, "extensions[N].options.")
+        for name, struct in _extension_options().items()
+    }
     if as_json:
-        rows = [_key(field) for field in fields(RunSpec)]
+        rows = [_key(field) for field in (*fields(RunSpec), *item_fields(RunSpec))]
         rows += [
             _key(field) | {"extension": name} for name, found in options.items() for field in found
         ]
         print_json(rows)
         return
-    for field in fields(RunSpec):
+    for field in (*fields(RunSpec), *item_fields(RunSpec)):
         _print_key(field)
     for name, found in options.items():
         click.echo()
-        click.echo(f'options of extensions=[{{name="{printable(name)}", options={{...}}}}]')
+        click.echo(f"where extensions[N].name is {printable(name)}:")
         for field in found:
             _print_key(field)
 
 
-def _extension_options() -> dict[str, Sequence[Field]]:
+def _extension_options() -> dict[str, type[msgspec.Struct]]:
     """name -> the options of every extension that is installed; of one that cannot be imported a warning."""
     from engine.errors import ComponentError
     from engine.extensions import registry
 
-    found: dict[str, Sequence[Field]] = {}
+    found: dict[str, type[msgspec.Struct]] = {}
     for name in registry.extensions():
         try:
-            found[name] = fields(registry.find(name).Options)
+            found[name] = registry.find(name).Options
         except ComponentError as error:
             click.echo(f"warning: {printable(str(error))}", err=True)
     return found
@@ -230,11 +227,17 @@ def _key(field: Field) -> dict[str, Any]:
     return {
         "key": field.key,
         "expected": field.expected,
-        "default": msgspec.to_builtins(field.default),
+        "default": _default(field),
         "description": field.description,
     }
 
 
 def _print_key(field: Field) -> None:
-    click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
+    default = _default(field)
+    click.echo(field.key if default is None else f"{field.key} = {toml_value(default)}")
     click.echo(f"    {field.description}. Takes {field.expected}")
+
+
+def _default(field: Field) -> Any:
+    """What a key has where nobody sets it; None where it must be set."""
+    return None if field.default is msgspec.NODEFAULT else to_plain(field.default)

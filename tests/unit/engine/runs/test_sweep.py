@@ -233,6 +233,22 @@ def test_a_pattern_names_the_outputs_by_what_was_varied():
     assert outputs("", "seed=1,2") == ["", ""]
 
 
+def test_an_option_of_an_extension_is_varied_and_names_the_outputs():
+    key = "extensions[0].options.threshold"
+
+    def load_cached(overrides=()):
+        return load_preset("micro", ["+extensions.name=teacache", *overrides])
+
+    found = make_members(parse_axes([f"{key}=0.1,0.2"]), load_cached, anything)
+    assert [member.values for member in found] == [{key: 0.1}, {key: 0.2}]
+    assert [member.spec.extensions[0].options for member in found] == [
+        {"threshold": 0.1},
+        {"threshold": 0.2},
+    ]
+    paths = [member.spec.output.path for member in with_outputs(found, f"{{{key}}}.mp4")]
+    assert paths == ["0.1.mp4", "0.2.mp4"]
+
+
 def test_a_value_in_a_name_cannot_lead_to_another_folder():
     (path,) = outputs("clips/{prompt}.mp4", 'prompt="../../etc/pass wd {run}/\\u001b"')
     assert path == "clips/etc-pass-wd-run.mp4"

@@ -23,6 +23,7 @@ from tests.made_stores import make_run
 from tests.recorded_runs import micro, record_run, wave
 from tui.app import lab as lab_module
 from tui.app.lab import CommandFailed, Lab
+from tui.describe.health import at_work_told
 from tui.describe.run_filter import Search
 
 
@@ -181,7 +182,7 @@ def test_status_of_nothing(store):
     status = ask(lambda lab: lab.status())
     assert (status.engines, status.running, status.num_queued, status.newest_run) == (
         (),
-        None,
+        (),
         0,
         "",
     )
@@ -198,7 +199,7 @@ def test_a_dead_engines_run_is_ended_and_told_once(store):
 
     first, second = ask(questions)
     assert first.orphans == (run_id,)
-    assert first.running is None
+    assert first.running == ()
     assert second.orphans == ()
     assert store.run(run_id).status == "interrupted"
 
@@ -209,8 +210,8 @@ def test_a_live_engine_and_one_that_is_stuck(store):
     with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
         store.lease("engine1")
         status = ask(lambda lab: lab.status())
-        assert status.running is not None
-        assert (status.running.id, status.num_queued, status.is_stuck) == (run_id, 1, False)
+        (running,) = status.running
+        assert (running.id, status.num_queued, status.is_stuck) == (run_id, 1, False)
         store.lineage.db.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
         store.lineage.db.conn.commit()
         status = ask(lambda lab: lab.status())
@@ -219,6 +220,30 @@ def test_a_live_engine_and_one_that_is_stuck(store):
             f"the engine (process {os.getpid()}) has given no sign of life for 6" in status.silence
         )
         assert "F in Components ends it" in status.silence
+
+
+def test_runs_of_several_engines_are_all_at_work_and_all_cancelled(store):
+    first, second, waits = add(store), add(store), add(store)
+    with (
+        store.register_engine("engine1", pid=os.getpid(), version=installed_version()),
+        store.register_engine("engine2", pid=os.getpid(), version=installed_version()),
+    ):
+        store.lease("engine1")
+        store.lease("engine2")
+
+        async def questions(lab):
+            status, rows = await lab.status(), await lab.queue()
+            await lab.cancel_all()
+            return status, [row.record.id for row in rows]
+
+        status, queue = ask(questions)
+        assert [run.id for run in status.running] == [first, second]
+        assert at_work_told(status) == "2 running"
+        assert queue[:2] == [first, second]
+        assert queue[2] == waits
+        assert store.run(first).cancel_requested
+        assert store.run(second).cancel_requested
+        assert store.run(waits).status == "cancelled"
 
 
 # The queue

@@ -348,7 +348,7 @@ def test_a_third_party_component_whose_package_is_gone():
 def test_an_engine_that_is_silent_is_told_by_a_mark():
     now = time.time_ns()
     engine = EngineRecord("e", 7, "host", now - 10**12, now - 17 * 10**9, "abc")
-    status = Status((engine,), None, 0, "", (), is_stuck=True, other_variables=("HF_HOME",))
+    status = Status((engine,), (), 0, "", (), is_stuck=True, other_variables=("HF_HOME",))
     lines = text.engines(status, now)
     assert lines[0].startswith("▶ host, process 7")
     assert any("▲ silent for 15" in line for line in lines)

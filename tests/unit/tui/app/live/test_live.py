@@ -305,7 +305,7 @@ def test_a_run_that_ends_behind_a_question_is_seen(tmp_path):
         await watched.pilot.press("x")
         await watched.until(lambda: watched.app.screen.is_modal)
         run.store.finish(run.id, "done")
-        await watched.until(lambda: watched.app.status.running is None)
+        await watched.until(lambda: watched.app.status.running == ())
         await watched.pilot.press("y")
         await watched.until_head("done")
 
