@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.components.needed import Needed
     from engine.graph import Node
 
 
@@ -18,6 +21,18 @@ class RunFailed(EngineError):
 
 class CheckpointError(EngineError):
     """A checkpoint is missing, damaged, or not of the kind that was asked for."""
+
+
+class ModelsAbsent(CheckpointError):
+    """Models that a run names are published, and not on this machine. needed: every model of the run."""
+
+    def __init__(self, text: str, needed: Sequence[Needed]) -> None:
+        super().__init__(text)
+        self.needed = tuple(needed)
+
+
+class DownloadFailed(EngineError):
+    """A file could not be downloaded, or is not what it was to be."""
 
 
 class ComponentError(EngineError):

@@ -20,7 +20,7 @@ from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
-from engine.tasks.wan import graph_of, num_tokens
+from engine.tasks.wan import Describe, graph_of, num_tokens
 from presets.formats import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
@@ -193,7 +193,7 @@ class Made:
 
 
 def targets_of(
-    route: Route, describe: Descriptions, stop_at: int | None, kinds: Collection[str] = ()
+    route: Route, describe: Describe, stop_at: int | None, kinds: Collection[str] = ()
 ) -> Targets:
     """The graph of a run on this machine. kinds: of outputs, those of its spec where empty."""
     return graph_of(

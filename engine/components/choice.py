@@ -13,11 +13,16 @@ from engine.checkpoints.library import scan_places
 from engine.components import registry
 from engine.components.descriptions import check_fit
 from engine.components.protocols import KINDS, Description
-from engine.errors import CheckpointError, ComponentError
+from engine.errors import CheckpointError, ComponentError, ModelsAbsent
 from engine.extensions.registry import check as check_extensions
 from presets.spec import RunSpec
 
 Describe = Callable[[str, Any], Description]
+
+OTHER_WAYS = (
+    "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes known what lies "
+    "elsewhere on this machine"
+)
 
 
 def chosen(spec: RunSpec) -> dict[str, Any]:
@@ -47,10 +52,12 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
     if absent:
         names = [part.checkpoint for part in parts.values()]
         if any(catalogue.model(name) is not None for name in names):
-            absent.append(
-                "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
-                "known what lies elsewhere on this machine"
-            )
+            absent.append(OTHER_WAYS)
+        from engine.components.needed import needed
+
+        every = needed(spec.components, scan())
+        if any(part.release is not None for part in every):
+            raise ModelsAbsent("\n".join(absent), every)
         raise CheckpointError("\n".join(absent))
     components = msgspec.structs.replace(spec.components, **parts)
     return msgspec.structs.replace(spec, components=components)

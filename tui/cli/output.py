@@ -8,7 +8,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ from tui.errors import CANCELLED
 from tui.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from store.store import Store
 
 
@@ -35,8 +37,11 @@ class Invocation:
         return self.arguments[:1] == ("run",) and "--json" in self.arguments
 
 
-def json_failure(invocation: Invocation, code: int, line: str) -> str:
-    """The object with which `modiff run --json` ends when there is no run to tell about."""
+def json_failure(
+    invocation: Invocation, code: int, line: str, models: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The object with which `modiff run --json` ends when there is no run to tell about. models: those of the run,
+    where some of them are not here."""
     return json.dumps(
         {
             "run": invocation.run,
@@ -46,6 +51,7 @@ def json_failure(invocation: Invocation, code: int, line: str) -> str:
             "stages": [],
             "error": line,
         }
+        | ({"models": list(models)} if models else {})
     )
 
 
