@@ -172,6 +172,17 @@ class Lab:
         # like all about presets, beside the lanes: small files, which are there where the store is not
         return await asyncio.to_thread(list_presets)
 
+    async def missing_sizes(self) -> dict[str, str]:
+        """Of each preset whose models are not all here: what is to be downloaded, as `69.04 GB`."""
+
+        def ask() -> dict[str, str]:
+            from presets.library import list_presets
+            from tui.describe.missing import by_preset
+
+            return by_preset(info.name for info in list_presets() if not info.error)
+
+        return await asyncio.to_thread(ask)
+
     async def preset_info(self, name: str) -> PresetInfo | None:
         """None where no preset has this name."""
         from presets.library import preset_info

@@ -9,7 +9,7 @@ from engine.checkpoints.library import download_command
 from tui.text import columns, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from engine.components.needed import Needed
 
@@ -31,6 +31,25 @@ def missing_size(parts: Sequence[Needed]) -> str:
     lacks = [part.release for part in absent(parts) if part.release is not None]
     is_exact = all(release.num_bytes is not None for release in lacks)
     return ("" if is_exact else "about ") + decimal_size(missing_bytes(parts))
+
+
+def by_preset(names: Iterable[str]) -> dict[str, str]:
+    """The size of what is missing, for the presets of which something is."""
+    from engine.checkpoints.library import scan_places
+    from engine.components.needed import needed
+    from presets.errors import PresetError
+    from presets.library import load_preset
+
+    among = scan_places()
+    sizes: dict[str, str] = {}
+    for name in names:
+        try:
+            parts = needed(load_preset(name).components, among)
+        except PresetError:
+            continue  # told as broken
+        if absent(parts):
+            sizes[name] = missing_size(parts) if missing_bytes(parts) else "a file is"
+    return sizes
 
 
 def rows(parts: Sequence[Needed]) -> list[tuple[str, str, str, str]]:
