@@ -54,8 +54,8 @@ def plan(
     `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine. Where models are
     missing, the plan is an estimate, and what is to be downloaded is told.
     """
-    from presets.library import load_preset
     from tui.cli.prompts import warn
+    from tui.cli.run_of_file import load_settings
     from tui.describe import missing
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
@@ -67,7 +67,7 @@ def plan(
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, drawn_in(overrides), values=values)
+    spec, preset = load_settings(preset, drawn_in(overrides), values=values)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:

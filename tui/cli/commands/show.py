@@ -13,11 +13,15 @@ from tui.cli.commands.runs import print_json, spec_of, summary, timestamp
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.run_of_file import resolve_run
+from tui.describe import run_of_file
 from tui.describe.run import points_told
 from tui.text import escaped, printable
 from tui.units import duration, size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engine.output.mark import Mark
     from store.lineage.events import Event
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
@@ -54,10 +58,17 @@ class _Known:
 def show(run: str, as_json: bool) -> None:
     """Show all that is known about one run.
 
-    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
+    RUN is an id from `modiff runs`, the beginning of one, or a file that it wrote. Of a run that is not in this store
+    the settings are told that travelled with the file.
     """
     with store_as_it_is() as store:
-        known = _look_up(store, resolve_run(store, run))
+        try:
+            known = _look_up(store, resolve_run(store, run))
+        except run_of_file.RunElsewhere as elsewhere:
+            if elsewhere.mark.settings is None:
+                raise
+            _show_file(elsewhere.path, elsewhere.mark, as_json=as_json)
+            return
     if as_json:
         print_json(_details(known))
         return
@@ -65,6 +76,19 @@ def show(run: str, as_json: bool) -> None:
         click.echo(f"{name:<10}{value}")
     click.echo()
     click.echo(_toml(known.record), nl=False)
+
+
+def _show_file(path: Path, mark: Mark, *, as_json: bool) -> None:
+    from presets.library import dump_preset
+
+    spec = run_of_file.settings_in(path)
+    if as_json:
+        print_json(run_of_file.as_json(path, mark))
+        return
+    for name, value in run_of_file.lines(path, mark):
+        click.echo(f"{name:<10}{printable(value)}")
+    click.echo()
+    click.echo(escaped(dump_preset(spec)), nl=False)
 
 
 def _look_up(store: Store, run_id: str) -> _Known:
