@@ -42,6 +42,7 @@ from store.lineage.events import (
 from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.benchmark.storm import check_store
+from tests.delivered import content
 from tests.integration.chain_engine import ROOT, Engines, Fault
 
 TEST_SECONDS = 120
@@ -186,9 +187,9 @@ def assert_same(store: Store, run_id: str, calm: Calm, spec: RunSpec, segments=(
     )
     if "latents" in spec.output.kinds:
         found, expected = ours.with_suffix(".safetensors"), theirs.with_suffix(".safetensors")
-        assert found.read_bytes() == expected.read_bytes()
+        assert content(found) == content(expected)
     if "video" in spec.output.kinds:
-        assert ours.read_bytes() == theirs.read_bytes()
+        assert content(ours) == content(theirs)
 
 
 def told(store: Store, run_id: str, kind: type[Event]) -> list[Event]:
@@ -414,7 +415,7 @@ def check_degraded(store: Store, run_id: str, calm: Calm, spec: RunSpec) -> None
         other = calm.make(spec)
         found, expected = Path(run.output), Path(calm.store.run(other).output)
         for suffix in (".mp4", ".safetensors"):
-            ours, theirs = (path.with_suffix(suffix).read_bytes() for path in (found, expected))
+            ours, theirs = (content(path.with_suffix(suffix)) for path in (found, expected))
             assert ours == theirs
     else:
         assert run.status in ("queued", "failed", "interrupted")
