@@ -19,7 +19,7 @@ from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.worker import WorkerCancelled
 
-from tui.app.base import ModiffBase
+from tui.app.base import ModiffBase, ModiffScreen
 from tui.app.control_filter import Harmless
 from tui.app.messages import BranchFrom, ComposeWith, Queued, ShowRun, WatchRun
 from tui.app.preferences import load_preferences, save_preferences
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
 
@@ -209,6 +210,26 @@ class ModiffApp(ModiffBase):
 
     def on_compose_with(self, message: ComposeWith) -> None:
         self.compose_with(message)
+
+    def on_paste(self, event: Paste) -> None:
+        """A file that a run wrote, dropped on the terminal or pasted where no text is typed: in Compose its settings,
+        elsewhere the run."""
+        from tui.describe.run_of_file import dropped_path
+
+        path = dropped_path(event.text)
+        if path is not None and isinstance(self.screen, ModiffScreen):
+            self._open_dropped(path)
+
+    @work(exclusive=True, group="dropped")
+    async def _open_dropped(self, path: Path) -> None:
+        try:
+            if self.current_mode == "compose":
+                spec, preset = await self.lab.settings_of_file(path)
+                self.compose_with(ComposeWith(spec, preset))
+            else:
+                self.show_run(await self.lab.written_by(path))
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
 
     # Leaving
 

@@ -114,6 +114,18 @@ class Lab:
         """Raises UnknownRun where it was removed."""
         return await self._in("read", lambda store: store.run(run_id))
 
+    async def written_by(self, path: Path) -> str:
+        """The run that wrote a file. Raises UnknownRun."""
+        from tui.describe.run_of_file import written_by
+
+        return (await self._in("work", lambda store: written_by(store, path))).run_id
+
+    async def settings_of_file(self, path: Path) -> tuple[RunSpec, str]:
+        """The settings of the run that wrote a file, and their preset. Raises UnknownRun, PresetError."""
+        from tui.describe.run_of_file import settings_of_file
+
+        return await self._in("work", lambda store: settings_of_file(store, path))
+
     async def detail(self, run_id: str) -> Detail:
         """Raises UnknownRun where it was removed."""
         return await self._in("read", lambda store: runs.detail(store, run_id))

@@ -36,8 +36,8 @@ def load_settings(
     if not preset.lower().endswith(ENDINGS):
         return load_preset(preset, overrides, values=values), preset
     with open_as_it_is() as store:
-        spec = _without_place(settings_of_file(store, path_of(preset)))
-    return override(spec, overrides, values=values), ""
+        spec, _ = settings_of_file(store, path_of(preset))
+    return override(_without_place(spec), overrides, values=values), ""
 
 
 def _without_place(spec: RunSpec) -> RunSpec:

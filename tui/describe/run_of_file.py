@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from presets.encoding import encode_spec
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from store.errors import UnknownRun
 from tui.text import printable, shorten
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png", ".safetensors")
 _IDS_SHOWN = 5
 _CELLS_SHOWN = 200
+_MAX_PATH = 4096
 
 
 class RunElsewhere(UnknownRun):
@@ -54,6 +57,25 @@ class WrittenBy:
 def is_file_name(given: str) -> bool:
     """Whether a text is a file and no id: it has a dot or a slash, which are in none."""
     return bool(set(given) & set("./~\\"))
+
+
+def dropped_path(text: str) -> Path | None:
+    """The file that a terminal means which pastes the path of what is dropped on it: as it is, quoted or escaped for a
+    shell, or as an address. None for any other text."""
+    text = text.strip()
+    if not text or len(text) > _MAX_PATH or "\n" in text or "\0" in text:
+        return None
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a quotation mark that is part of the name
+        words = []
+    for given in (text, *(words if len(words) == 1 else ())):
+        if given.startswith("file://"):
+            given = unquote(urlsplit(given).path)
+        path = Path(os.path.expanduser(given))
+        if path.is_absolute() and path.suffix.lower() in ENDINGS and os.path.isfile(path):
+            return path
+    return None
 
 
 def path_of(given: str) -> Path:
@@ -114,16 +136,14 @@ def settings_in(path: Path) -> RunSpec:
         raise PresetError(error.problem, key=error.key, source=str(path)) from None
 
 
-def settings_of_file(store: Store | None, path: Path) -> RunSpec:
-    """The settings of the run that wrote a file: the store's, where it knows the run, else those in the file."""
-    from presets.encoding import decode_spec
-
-    if store is not None:
-        try:
-            return decode_spec(store.run(written_by(store, path).run_id).spec_json)
-        except RunElsewhere:
-            pass
-    return settings_in(path)
+def settings_of_file(store: Store, path: Path) -> tuple[RunSpec, str]:
+    """The settings of the run that wrote a file, and the preset that they came from: the store's, where it knows the
+    run, else those in the file. Raises UnknownRun, PresetError."""
+    try:
+        run = store.run(written_by(store, path).run_id)
+    except RunElsewhere as elsewhere:
+        return settings_in(path), elsewhere.mark.preset
+    return decode_spec(run.spec_json), run.preset
 
 
 def lines(path: Path, mark: Mark) -> list[tuple[str, str]]:
