@@ -177,7 +177,7 @@ class Runner:
             except StoreError:
                 continue  # what is not stored any more was perhaps not written by us
             mark_it = marked_latents if digest == run.latents else marked_video
-            with suppress(EngineError):
+            with suppress(EngineError, OSError):
                 digests.add(blobs.digest_of(mark_it(data, mark)))
         return frozenset(digests)
 

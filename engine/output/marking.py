@@ -33,7 +33,7 @@ def marked(
     if "video" in made:
         try:
             made["video"] = marked_video(made["video"], mark)
-        except EngineError as error:
+        except (EngineError, OSError) as error:  # no ffmpeg, or no room for its files
             warn(f"the video is written without the settings of its run: {error}")
     if "latents" in made:
         made["latents"] = marked_latents(made["latents"], mark)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.errors import EngineError
 from engine.output import media
 from engine.output.mark import Mark, mark_of, read_mark
-from engine.output.marking import marked_latents, marked_video
+from engine.output.marking import marked, marked_latents, marked_video
 from engine.output.reading import comment_of
 from presets.errors import PresetError
 from presets.formats import FORMATS
@@ -92,6 +93,19 @@ def test_pictures_and_latents_hold_one_too(tmp_path: Path):
 def test_what_is_no_file_of_ours_stays_as_it_is(data: bytes):
     assert marked_latents(data, TEXT) == data
     assert marked_video(data, TEXT) == data
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("no ffmpeg"), OSError(28, "No space left on device")]
+)
+def test_a_video_that_cannot_be_marked_is_written_as_it_is_stored(monkeypatch, error: Exception):
+    def fails(data: bytes, mark: str) -> bytes:
+        raise error
+
+    monkeypatch.setattr("engine.output.marking.marked_video", fails)
+    told: list[str] = []
+    assert marked({"video": b"video"}, TEXT, told.append) == {"video": b"video"}
+    assert told == [f"the video is written without the settings of its run: {error}"]
 
 
 def test_nothing_of_this_machine_travels():
