@@ -9,20 +9,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from engine.output import encoders, ffmpeg
-from engine.output.paths import default_output, output_problem
+from engine.output.paths import default_output
+from engine.output.taken import check_output, output_path
 from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.formats import DEFAULT, format_of, of_branch
+from presets.formats import DEFAULT
 from presets.library import override
+from presets.outputs import format_of, of_branch
 from presets.settings import changed_keys
 from presets.validation import validate
 from store.errors import StoreError
@@ -30,7 +31,7 @@ from store.lineage.events import RunFinished, RunResumed
 from store.lineage.records import LATE_SECONDS, QUEUED, RUNNING, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.plan import Plan
     from engine.tasks.route import Route
@@ -56,7 +57,7 @@ def submit(
 
     output: where the output goes; empty means the spec's own path, or a file in the current folder
     that is named after the run. parent, parent_step, segments, stop_at: as of RunRecord. is_checked: its components
-    were checked just now, as `engine.runs.sweep.make_members` does once for all of its runs.
+    and output were checked just now, as `engine.runs.sweep.make_members` does once for all of its runs.
     Raises PresetError, ComponentError or CheckpointError before anything is queued, StoreError if it cannot be.
     """
     # reads plugins and file headers: only when asked to run
@@ -65,7 +66,10 @@ def submit(
     if output:
         spec = _with_output(spec, msgspec.structs.replace(spec.output, path=output))
     spec = validate(spec)
-    path = _output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
+    if not is_checked:
+        store.recover()  # a run of an engine that is gone holds no path
+        check_output(store, spec)
+    path = output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
     _check_encoder(spec)
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
@@ -189,7 +193,7 @@ def _name_output(store: Store, run_id: str) -> None:
     _check_encoder(spec)
     if not run.output:
         kinds = spec.output.kinds
-        path = _output_path(default_output(spec.output).replace("{run}", run_id), kinds)
+        path = output_path(default_output(spec.output).replace("{run}", run_id), kinds)
         store.set_output(run_id, str(path))
 
 
@@ -378,14 +382,3 @@ def _look_after(store: Store, run_id: str) -> bool:
         store.recover()
         ensure_engine(store)
     return False
-
-
-def _output_path(output: str, kinds: Collection[str]) -> Path:
-    """The absolute path of an output, in a folder that can take it."""
-    try:
-        path = Path(output).expanduser().absolute()
-    except RuntimeError as error:  # a home directory that cannot be told, such as ~nobody-here
-        raise PresetError(f"{output}: {error}", key="output.path") from None
-    if problem := output_problem(path, kinds):
-        raise PresetError(problem, key="output.path")
-    return path

@@ -8,6 +8,7 @@ must be computed. Keys are made from the bytes in hand.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from engine.components.residents import Residents
     from engine.results import Results
     from store.index.previews import Preview
+
+log = logging.getLogger(__name__)
 
 # More jobs than the worst store can cause in one run: a result that does not stay is a defect of its stage.
 MAX_TRIES = 200
@@ -372,6 +375,7 @@ class Execution:
             self._link(plan, made), digest=digest_of(*parts), num_bytes=sum(map(len, parts))
         )
         self._made[link.key] = link
+        self._show(link.key, made)
         self.results.record(
             link,
             parts,
@@ -380,6 +384,16 @@ class Execution:
             index=plan.nodes(node.stage.told).index(node),
             replaces=self._trusted(link.key),
         )
+
+    def _show(self, key: str, made: Made) -> None:
+        """Before the result is on record: whoever is told of it finds its preview. One that cannot be made costs
+        nothing else."""
+        if made.preview is None:
+            return
+        try:
+            self.results.show(key, made.preview())
+        except Exception as error:  # noqa: BLE001  # a plugin's stage may make it
+            log.warning("no preview of the %s: %s", made.node.name, error)
 
     def _keep_steps(self, plan: Plan, steps: Iterator[Made]) -> None:
         """Hands each step to the journal, as far as it is to be kept, and holds where the last one led to."""

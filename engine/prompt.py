@@ -9,12 +9,19 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from engine.checkpoints.formats.reading import refusal
+from engine.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MAX_TOKENS = 512
+
+
+class NoTokenizer(CheckpointError, ValueError):
+    """A tokenizer.json with which no prompt can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,12 @@ def load_tokenizer(path: Path) -> Callable[[str], list[int]]:
     """prompt -> ids of its cleaned text, by a `tokenizer.json` or the vocabulary that a file holds: with the
     end-of-sequence token it appends, at most 512 of them.
 
-    Raises ValueError where the file is not a tokenizer, CheckpointError where it holds no vocabulary.
+    Raises ValueError where the file is not a tokenizer, be it that only a prompt brings that out, CheckpointError
+    where it holds no vocabulary.
     """
     tokenizer = _opened(path)
     tokenizer.enable_truncation(MAX_TOKENS)
-    return lambda prompt: tokenizer.encode(clean_prompt(prompt)).ids
+    return lambda prompt: _encoded(tokenizer, path, clean_prompt(prompt)).ids
 
 
 def cut_of(path: Path, prompt: str) -> Cut | None:
@@ -51,7 +59,7 @@ def cut_of(path: Path, prompt: str) -> Cut | None:
     if is_short(prompt):
         return None
     text = clean_prompt(prompt)
-    encoding = _opened(path).encode(text)
+    encoding = _encoded(_opened(path), path, text)
     if len(encoding.ids) <= MAX_TOKENS:
         return None
     # the last of those that are read is the end of the sequence
@@ -69,6 +77,17 @@ def is_short(prompt: str) -> bool:
     return len(prompt.encode("utf-8", "surrogatepass")) + 2 <= MAX_TOKENS
 
 
+def _encoded(tokenizer: Tokenizer, path: Path, text: str) -> Any:
+    try:
+        return tokenizer.encode(text)
+    except BaseException as error:
+        # a panic of the library is no Exception, and would end the engine
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = f"not a tokenizer.json that can be used ({error}); download it again"
+        raise NoTokenizer(str(refusal(path, reason))) from None
+
+
 def _opened(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
@@ -81,7 +100,8 @@ def _opened(path: Path) -> Tokenizer:
         # the library raises bare Exception for most faults, and for some its Rust code panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+        reason = f"not a tokenizer.json ({error}); download it again"
+        raise ValueError(str(refusal(path, reason))) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -17,6 +17,8 @@ from store.lineage.events import Event, MemorySampled, Message, StageFinished, S
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from store.index.previews import Preview
+
 Emit = Callable[[Event], None]
 
 
@@ -51,7 +53,8 @@ class Control:
 class Made:
     """What a stage made of a node. outputs: by name, tensors by name or bytes; transient ones anything. resume_at: from
     how many steps done on the rest of its extensions' state is made again, None without such. clean: the clean latents
-    that a step points to, for a preview. told: events, once it is kept."""
+    that a step points to, for a preview; preview: makes that of another result, for people to watch. told: events, once
+    it is kept."""
 
     node: Node
     outputs: Mapping[str, Any]
@@ -59,6 +62,7 @@ class Made:
     environment: str = ""
     resume_at: int | None = None
     clean: Callable[[], Tensor] | None = None
+    preview: Callable[[], Preview] | None = None
     sigma: float | None = None
     timestep: float | None = None
     told: tuple[Event, ...] = ()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.chain.journal import Entry
     from engine.reports import Control
     from store.index.index import Index
+    from store.index.previews import Preview
 
 Warn = Callable[[str], None]
 
@@ -49,6 +50,10 @@ class Results(Known, Protocol):
 
     def keep(self, data: bytes | bytearray, warn: Warn) -> None:
         """Keeps bytes that links speak of already."""
+        ...
+
+    def show(self, key: str, preview: Preview) -> None:
+        """Keeps what people see of the result with that key; what cannot be kept is not seen."""
         ...
 
     def record(
@@ -110,7 +115,7 @@ class StoreRecords:
 
 class StoreResults(StoreRecords):
     """The results of one run in its store. Not to be shared between threads. previews: gives the index that takes
-    the steps' pictures, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
+    pictures of steps and videos, which nobody else uses meanwhile. breaker: of the lock that keeps clean-ups away."""
 
     def __init__(
         self,
@@ -138,6 +143,11 @@ class StoreResults(StoreRecords):
                 blobs.put(self._store.root, data)
         except StoreError as error:
             warn(f"the latents could not be stored: {error}")
+
+    def show(self, key: str, preview: Preview) -> None:
+        from store.index.previews import put_preview
+
+        put_preview(self._previews(), key, preview)
 
     def record(
         self,
@@ -256,6 +266,9 @@ class MemoryResults:
 
     def keep(self, data: bytes | bytearray, warn: Warn) -> None:
         self._blobs[blobs.digest_of(data)] = data
+
+    def show(self, key: str, preview: Preview) -> None:
+        pass
 
     def record(
         self,

@@ -24,7 +24,7 @@ from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.wan import Describe, graph_of, num_tokens
-from presets.formats import format_of
+from presets.outputs import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker
@@ -255,10 +255,9 @@ def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keepi
     channels = describe("denoiser", spec.components.denoiser).facts["latent_channels"]
 
     def previewer() -> Callable[[Any], Any] | None:
-        from engine.chain.previews import colours_of, preview_of
+        from engine.chain.previews import previewer_of
 
-        colours = colours_of(spec.components.vae, channels)
-        return None if colours is None else lambda clean: preview_of(colours, clean)
+        return previewer_of(spec.components.vae, channels)
 
     return Keeping(
         steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),

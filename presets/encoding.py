@@ -25,7 +25,7 @@ def decode_spec(encoded: bytes) -> RunSpec:
     """The spec of `encode_spec`'s bytes or of any JSON object of its keys; raises `PresetError`."""
     try:
         data = msgspec.json.decode(encoded)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PresetError(f"a run specification must be JSON: {error}") from None
     check_format(data)
     return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+MAX_KEY = 200  # characters of a key in a line; a file may have longer ones
+
 
 class PresetError(ValueError):
     """A preset, an override or a run specification that cannot be used.
@@ -16,7 +18,8 @@ class PresetError(ValueError):
         self.problem = problem
         self.key = key
         self.source = source
-        line = f"{key}: {problem}" if key else problem
+        shown = key if len(key) <= MAX_KEY else f"{key[: MAX_KEY - 3]}..."
+        line = f"{shown}: {problem}" if key else problem
         super().__init__(_printable(f"{line} (in {source})" if source else line))
 
 

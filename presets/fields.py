@@ -83,6 +83,9 @@ def build(data: object, struct: type[S]) -> S:
         built = msgspec.convert(data, struct)
     except msgspec.ValidationError:
         raise _explain(data, struct, "", struct) from None
+    except UnicodeEncodeError:  # half a pair of surrogates where one of a few texts belongs
+        _refuse_unstorable(data, "")
+        raise
     for field in fields(struct):
         value = attrgetter(field.key)(built)
         if not _keeps_extra_rules(value, field):
@@ -226,7 +229,7 @@ def _option_like(value: object, annotation: object) -> object | None:
 def _converts(value: object, annotation: object) -> bool:
     try:
         msgspec.convert(value, annotation)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return False
     return True
 

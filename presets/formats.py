@@ -7,12 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
-
-from msgspec import structs
-
-if TYPE_CHECKING:
-    from presets.spec import OutputSpec
 
 AUTO = "auto"
 DEFAULT = "h264"
@@ -47,11 +41,6 @@ def named_by(path: str) -> str:
     return next((name for name, each in FORMATS.items() if each.ending == ending), "")
 
 
-def format_of(output: OutputSpec) -> str:
-    """The name of the format of an output's video."""
-    return (named_by(output.path) or DEFAULT) if output.format == AUTO else output.format
-
-
 def misfit(name: str, path: str) -> str:
     """Why a format is not written to a path, with what fits; "" where it is."""
     ending = FORMATS[name].ending
@@ -67,24 +56,6 @@ def misfit(name: str, path: str) -> str:
     return (
         f"{name} needs a name that ends in {ending}, got {PurePath(path).name}; rename it{instead}"
     )
-
-
-def moved(output: OutputSpec, path: str) -> OutputSpec:
-    """An output at another path, "" for one that is named later; it keeps its format unless that path names another."""
-    name = format_of(output)
-    if path:
-        name = AUTO if output.format == AUTO or misfit(name, path) else name
-    return structs.replace(output, path=path, format=AUTO if name == DEFAULT else name)
-
-
-def of_branch(before: OutputSpec, after: OutputSpec, path: str = "") -> OutputSpec:
-    """The output of a branch. before: its parent's; after: what its settings make of that; path: one that was given.
-    It never takes its parent's path, and has its parent's format where nothing names another."""
-    if not path and after.path != before.path:
-        return after
-    if after.format != before.format:
-        return structs.replace(after, path=path)
-    return moved(after, path)
 
 
 def choice_of_endings() -> str:

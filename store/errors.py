@@ -23,6 +23,14 @@ class StoreUnwritable(StoreError):
     """The store's path is not a folder that this user may write."""
 
 
+class StoreFailing(StoreError):
+    """The disk did not do what it was asked to, as one that is dying or was pulled."""
+
+
+# What may be otherwise in a moment: a long-lived process waits for it.
+PASSING = (StoreBusy, StoreFull, StoreUnwritable, StoreFailing)
+
+
 class StoreDamaged(StoreError):
     """The database is not readable, not ours, or gone although the store was in use."""
 

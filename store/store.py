@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from store.database import database
-from store.errors import StoreBusy, StoreDamaged, StoreFull, StoreUnwritable
+from store.errors import PASSING, StoreDamaged
 from store.lineage import ancestry, engines, history, links, queue, runs
 from store.lineage.events import StageFinished
 from store.lineage.records import RUNNING, RunRecord
@@ -398,7 +398,7 @@ class Store:
         """`recover`, for who only looks or gives space back: also what kept it from being written, if anything did."""
         try:
             return self.recover(), None
-        except (StoreBusy, StoreDamaged, StoreFull, StoreUnwritable) as error:
+        except (*PASSING, StoreDamaged) as error:
             return [], error
 
     def _recover_engine_of(self, run_id: str) -> None:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "tests" / "data" / "numerics.json"
 VERSIONS = {stage.name: stage.version for stage in STAGES}
 
-# Not among them: the engine's own bookkeeping, and what only previews are made with (engine/models/vae/latent_rgb.py).
+# Not among them: the engine's own bookkeeping, and what only previews are made with (latent_rgb.py and tiny_decoder.py
+# of engine/models/vae).
 _WEIGHTS = (
     "engine/dtypes.py",
     "engine/components/files.py",

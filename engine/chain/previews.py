@@ -1,30 +1,73 @@
-"""The preview of a denoising step: the clean latents that it points to, as a few small frames."""
+"""Previews: of a denoising step the clean latents that it points to, of a video the video, as a few small frames."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.models.vae.latent_rgb import WAN21, LatentRGB, latents_to_rgb, read_latent_rgb
+from engine.models.vae.latent_rgb import WAN21, latents_to_rgb, smaller, spread, to_pixels
+from engine.models.vae.tiny_decoder import FILE, TinyDecoder, read_tiny_decoder
 from presets.spec import VAESpec
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview
 
+STEP_FRAMES = 8
 
-def colours_of(part: VAESpec, latent_channels: int) -> LatentRGB | None:
-    """What shows the latents that this VAE decodes; None where that is not known, and there are no previews."""
+
+def previewer_of(part: VAESpec, latent_channels: int) -> Callable[[Tensor], Preview] | None:
+    """What makes a preview of clean latents fp32 [1,C,F,h,w] that this VAE decodes; None where nobody knows how they
+    are shown, and there are no previews of steps."""
     if part.name != "wan-vae":
         return None
-    rgb = WAN21
-    if part.checkpoint == BUILTIN_MICRO:
-        try:
-            rgb = read_latent_rgb(locate("vae", BUILTIN_MICRO).with_name("latent_rgb.json"))
-        except (OSError, ValueError):  # weights that were exported without
-            return None
-    return rgb if rgb.latent_channels == latent_channels else None
+    if part.checkpoint != BUILTIN_MICRO:
+        return preview_of if latent_channels == WAN21.latent_channels else None
+    try:
+        decoder = read_tiny_decoder(locate("vae", BUILTIN_MICRO).with_name(FILE))
+    except (OSError, ValueError):  # weights that were exported without
+        return None
+    return partial(decoded_preview, decoder) if latent_channels == decoder.latent_channels else None
 
 
-def preview_of(rgb: LatentRGB, latents: Tensor) -> Preview:
-    """The preview of clean latents fp32 [1,C,F,h,w]."""
-    frames = latents_to_rgb(rgb, latents, max_frames=MAX_FRAMES, max_side=MAX_SIDE).cpu()
+def preview_of(latents: Tensor) -> Preview:
+    """The preview of clean latents of the published VAE, fp32 [1,16,F,h,w]."""
+    return _preview(latents_to_rgb(WAN21, latents, max_frames=STEP_FRAMES, max_side=MAX_SIDE))
+
+
+@torch.no_grad()
+def decoded_preview(decoder: TinyDecoder, latents: Tensor) -> Preview:
+    """The preview of clean latents fp32 [1,C,F,h,w] that a tiny decoder knows."""
+    colours = decoder(latents.cpu())[0]
+    colours = colours[:, spread(colours.shape[1], STEP_FRAMES)]
+    return _preview(to_pixels((colours + 1) * 127.5, MAX_SIDE))
+
+
+class Thumbnails:
+    """A video's frames made small as they come, of which `preview` is some. Each takes at most 27 kB."""
+
+    def __init__(self) -> None:
+        self._frames: list[Tensor] = []
+
+    def add(self, frames: Tensor) -> None:
+        """frames: uint8 [t,H,W,3], any number of them, all of one size."""
+        _, height, width, _ = frames.shape
+        size = smaller(height, width, MAX_SIDE)
+        if size != (height, width):
+            planes = frames.permute(0, 3, 1, 2).contiguous()  # a third faster
+            means = F.adaptive_avg_pool2d(planes.float(), size)
+            frames = means.round_().byte().permute(0, 2, 3, 1).contiguous()
+        self._frames.append(frames)
+
+    def preview(self) -> Preview:
+        """At most MAX_FRAMES of them, spread evenly from the first to the last. Raises RuntimeError without one."""
+        frames = torch.cat(self._frames)
+        return _preview(frames[spread(len(frames), MAX_FRAMES)])
+
+
+def _preview(frames: Tensor) -> Preview:
+    """frames: uint8 [T,H,W,3]."""
     num_frames, height, width, _ = frames.shape
-    return Preview(num_frames, height, width, frames.numpy().tobytes())
+    return Preview(num_frames, height, width, frames.cpu().numpy().tobytes())

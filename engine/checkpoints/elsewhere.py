@@ -14,6 +14,8 @@ from engine.errors import CheckpointError
 MAX_YAML_BYTES = 256 * 1024
 _COMFYUI_HOMES = ("~/ComfyUI", "~/comfy/ComfyUI", "~/Documents/ComfyUI")
 _EXTRA_PATHS = "extra_model_paths.yaml"
+_NOTHING = ("", "~", "null")  # as YAML says it
+_MERGED = "<<"  # what a section has of another one
 # of what ComfyUI's file names, the kinds in which parts of Wan lie; more only costs time
 _KINDS = (
     "checkpoints",
@@ -73,17 +75,23 @@ def _extra_folders(file: Path) -> list[Path]:
     try:
         with opened(file, "ComfyUI's list of folders") as (stream, _):
             data = stream.read(MAX_YAML_BYTES + 1)
-        table = yaml.safe_load(data) if len(data) <= MAX_YAML_BYTES else None
+        # texts, lists and tables only: of the numbers that YAML knows some take minutes to make
+        table = yaml.load(data, yaml.BaseLoader) if len(data) <= MAX_YAML_BYTES else None
     except (CheckpointError, yaml.YAMLError, ValueError, RecursionError):
         return [file]
     if table is None and len(data) <= MAX_YAML_BYTES:
         return []  # nothing but comments
     if not isinstance(table, dict):
         return [file]
-    sections = [section for section in table.values() if section is not None]
-    if not all(isinstance(section, dict) for section in sections):
+    sections = [section for section in table.values() if section not in _NOTHING]
+    shared = [section.get(_MERGED, {}) for section in sections if isinstance(section, dict)]
+    if not all(isinstance(section, dict) for section in (*sections, *shared)):
         return [file]
-    return [path for section in sections for path in _folders_of(section, file.parent)]
+    return [
+        path
+        for section in sections
+        for path in _folders_of({**section.get(_MERGED, {}), **section}, file.parent)
+    ]
 
 
 def _folders_of(section: dict[object, object], home: Path) -> Iterator[Path]:

@@ -13,10 +13,11 @@ import mmap
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -95,19 +96,29 @@ class Weights:
         for part, scale, rotation in _stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             target = result[row : row + rows] if len(entry.parts) > 1 else result
-            factors = None if scale is None else self._stored(scale).float().flatten()
-            self._convert(part, factors, rotation, target)
+            self._convert(part, scale, rotation, partial(_copy, target))
             row += rows
         return result
 
+    def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
+        """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
+        in (those with a scale, and quantised ones: fp32)."""
+        for part, scale, rotation in _stored_parts(self.entries[name]):
+            self._convert(part, scale, rotation, partial(_hand_on, take, part))
+
     def _convert(
-        self, part: TensorInfo, scale: Tensor | None, rotation: int, target: Tensor
+        self,
+        part: TensorInfo,
+        scaling: TensorInfo | None,
+        rotation: int,
+        take: Callable[[Any, Tensor], None],
     ) -> None:
-        """Writes the numbers of `part`, times `scale` (one number, or one for each row) and rotated back, into
-        `target`. rotation: of how many columns together, 0 for none."""
+        """Calls `take` with rows of `part` and their numbers, times their scale (one number, or one for each row) and
+        rotated back. rotation: of how many columns together, 0 for none."""
+        scale = None if scaling is None else self._stored(scaling).float().flatten()
         if not part.shape or not math.prod(part.shape):
-            target.copy_(
-                self._stored(part) if scale is None else self._stored(part).float() * scale[0]
+            take(
+                ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
             )
             return
         rows = part.shape[0]
@@ -124,7 +135,7 @@ class Weights:
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
             if rotation:
                 values = rotated_back(values, rotation)
-            target[first:last].copy_(values)
+            take(slice(first, last), values)
             del values  # and the map with it
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
@@ -236,6 +247,16 @@ def fill(
         module.get_submodule(parent).register_parameter(
             leaf, nn.Parameter(tensor, requires_grad=False)
         )
+
+
+def _hand_on(
+    take: Callable[[TensorInfo, Tensor], None], part: TensorInfo, rows: Any, values: Tensor
+) -> None:
+    take(part, values)
+
+
+def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
+    target[rows].copy_(values)
 
 
 def _is_plain(part: TensorInfo) -> bool:

@@ -1,4 +1,5 @@
-"""Whether the bytes of weight files are still those that were there: read whole, compared by SHA-256. Torch-free."""
+"""Whether the bytes of weight files are still those that were there, compared by SHA-256, and whether what they hold
+are numbers. Torch-free to import."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from engine.checkpoints.digests import (
     remember_digest,
     remembered,
 )
+from engine.checkpoints.opened import layout_at
 from store.index.index import Index
 
 OK, NEW, CHANGED, DAMAGED = "ok", "new", "CHANGED", "DAMAGED"
@@ -61,3 +63,17 @@ def verify_file(
     if last is None and claimed is None:
         return Verdict(path, NEW, sha256, "remembered from now on")
     return Verdict(path, OK, sha256)
+
+
+def verify_numbers(path: Path) -> Verdict | None:
+    """What is wrong with the numbers of a checkpoint, which are read whole; None where all are finite. Torch comes in.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    from engine.checkpoints.finite import no_numbers
+
+    bad = no_numbers(*layout_at(path))
+    if bad is None:
+        return None
+    note = f"its tensor {bad.name} holds {bad.what}; delete it and download it again"
+    return Verdict(bad.file, DAMAGED, "", note)

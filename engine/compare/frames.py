@@ -19,6 +19,9 @@ _HEADER_LINES = 3
 # its shortcuts cost more than an encoder does
 _TO_RGB = ("-sws_flags", "bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24")
 
+# even numbers of rows and columns are nobody's concern here, and averages are what a smaller picture is
+_IN_PROPORTION = "force_original_aspect_ratio=decrease:flags=area"
+
 
 class Frame(NamedTuple):
     """pixels: RGB, 8 bits a channel, row by row."""
@@ -28,12 +31,15 @@ class Frame(NamedTuple):
     pixels: bytes
 
 
-def read_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of a video, whatever its times say. Raises EngineError where it cannot be read."""
-    return _read_webp(path) if container(path) == "webp" else _read_video(path)
+def read_frames(path: Path, within: tuple[int, int] | None = None) -> Iterator[Frame]:
+    """Every frame of a video, whatever its times say. within: columns and rows that they are to fit into, enlarged or
+    made smaller in proportion. Raises EngineError where it cannot be read."""
+    if container(path) == "webp":
+        return _read_webp(path, within)
+    return _read_video(path, within)
 
 
-def _read_webp(path: Path) -> Iterator[Frame]:
+def _read_webp(path: Path, within: tuple[int, int] | None) -> Iterator[Frame]:
     from PIL import Image, ImageSequence
 
     try:
@@ -41,15 +47,24 @@ def _read_webp(path: Path) -> Iterator[Frame]:
             if max(image.size) > MAX_SIDE:
                 raise EngineError(f"{path} is larger than {MAX_SIDE} pixels: {image.size}")
             for picture in ImageSequence.Iterator(image):
-                yield Frame(*picture.size, picture.convert("RGB").tobytes())
+                shown = picture.convert("RGB")
+                if within is not None:
+                    shown = shown.resize(_fitted(shown.size, within), Image.Resampling.BOX)
+                yield Frame(*shown.size, shown.tobytes())
     except (OSError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise EngineError(f"Pillow could not read {path}: {error}") from error
 
 
-def _read_video(path: Path) -> Iterator[Frame]:
+def _fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:
+    scale = min(within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _read_video(path: Path, within: tuple[int, int] | None) -> Iterator[Frame]:
+    scaled = [] if within is None else ["-vf", f"scale={within[0]}:{within[1]}:{_IN_PROPORTION}"]
     command = [
         program(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror", *ffmpeg_input(path),
-        "-map", "0:v:0", "-fps_mode", "passthrough", *_TO_RGB, "-c:v", "ppm", "-f", "image2pipe", "pipe:1",
+        "-map", "0:v:0", "-fps_mode", "passthrough", *scaled, *_TO_RGB, "-c:v", "ppm", "-f", "image2pipe", "pipe:1",
     ]  # fmt: skip
     with tempfile.TemporaryFile() as errors:
         ffmpeg = subprocess.Popen(

@@ -115,9 +115,12 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     _, layout = layout_at(path)
     try:
         shape = umt5_shape({name: entry.shape for name, entry in layout.entries.items()})
-        tokenize = load_tokenizer(tokenizer_file(spec))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    try:
+        tokenize = load_tokenizer(tokenizer_file(spec))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     with torch.device("meta"):
         model = t5.build(t5.config(**asdict(shape)))
     with Weights(layout.entries) as weights:

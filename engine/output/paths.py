@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from presets.formats import FORMATS, format_of
+from presets.formats import FORMATS
+from presets.outputs import format_of
 
 if TYPE_CHECKING:
     from presets.spec import OutputSpec

@@ -2,8 +2,8 @@
 
 It talks to nobody: the queue, cancellation and progress are rows of the store, and its life is
 the lock it holds. Whatever becomes of a run is recorded before the next one starts; if this
-process is killed, whoever sees its lock free records that instead. A store that is full or busy
-costs telemetry, never a run or the queue. Torch comes in with the runner only.
+process is killed, whoever sees its lock free records that instead. A store that fails for a
+while costs telemetry, never a run or the queue. Torch comes in with the runner only.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.spec import RunSpec
 from store import locks
+from store.blobs.leavings import sweep_temporary
 from store.breaker import Breaker
-from store.errors import EngineRetired, StoreBusy, StoreError, StoreFull
+from store.errors import PASSING, EngineRetired, StoreError
 from store.lineage import queue
 from store.lineage.events import Message
 from store.paths import prepare, store_root
@@ -51,7 +52,7 @@ BUSY_SECONDS = 60.0
 DIGEST_AFTER_SECONDS = 2.0
 # How long to wait before each new attempt to record the end of a run.
 FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
-# Between attempts to lease a run from a store that is full or busy.
+# Between attempts to lease a run from a store that fails.
 RETRY_SECONDS = 1.0
 # How soon an engine that pauses notices that it is to stop.
 STOP_POLL_SECONDS = 0.1
@@ -135,11 +136,10 @@ class Worker:
             except EngineRetired as error:
                 log.info("%s; exiting", error)
                 return
-            except (StoreFull, StoreBusy) as error:
+            except PASSING as error:
                 self._tell_once("no run can be leased", error)
-                idled = time.monotonic() - idle_since >= idle_seconds
-                if self.owed and idled and not self.store.num_queued():
-                    return  # whoever sees the lock free ends those runs
+                if self._gives_up(time.monotonic() - idle_since >= idle_seconds):
+                    return
                 self._sleep(RETRY_SECONDS)
                 continue
             if run is not None:
@@ -162,12 +162,35 @@ class Worker:
             return True
         return False
 
+    def _gives_up(self, has_idled: bool) -> bool:
+        """Whether an engine is to leave whose store fails; whoever then sees the lock free ends the runs that are
+        owed their end."""
+        if not self.store.is_in_place():
+            log.warning("the store was removed or replaced; exiting")
+            return True
+        try:
+            return has_idled and bool(self.owed) and not self.store.num_queued()
+        except StoreError:
+            return True  # not even the queue can be read
+
     def is_asked(self) -> bool:
         """Whether somebody wants the engine or its present run to end: then nothing is waited for."""
-        if self.stop.is_set:
-            return True
         run = self.present
-        return bool(run) and (self.store.cancel_requested(run) or self.store.pause_requested(run))
+        return self.stop.is_set or (bool(run) and (self._cancelled(run) or self._paused(run)))
+
+    def _cancelled(self, run_id: str) -> bool:
+        return self.stop.is_set or self._is_flagged(self.store.cancel_requested, run_id)
+
+    def _paused(self, run_id: str) -> bool:
+        return self._is_flagged(self.store.pause_requested, run_id)
+
+    def _is_flagged(self, read: Callable[[str], bool], run_id: str) -> bool:
+        """A flag of a run; one that cannot be read now is read again in a moment."""
+        try:
+            return read(run_id)
+        except PASSING as error:
+            self._tell_once(f"run {run_id}: whether it is to end cannot be read", error)
+            return False
 
     def _sleep(self, seconds: float) -> None:
         """Pause, but not beyond a request to stop."""
@@ -222,7 +245,7 @@ class Worker:
             try:
                 self.store.finish(run_id, status, error=error, output=output)
                 return
-            except (StoreFull, StoreBusy) as failure:
+            except PASSING as failure:
                 if pause is None:
                     log.exception("run %s: its end (%s) is not recorded", run_id, status)
                     self.owed.append((run_id, status, error, output))
@@ -236,14 +259,14 @@ class Worker:
     def _record_owed(self) -> None:
         """Record the ends that are owed, so that no run is told as running for as long as this engine lives.
 
-        Raises StoreFull or StoreBusy where the store still does not take them.
+        Raises one of PASSING where the store still does not take them.
         """
         while self.owed:
             run_id, status, error, output = self.owed[0]
             try:
                 self.store.finish(run_id, status, error=error, output=output)
                 log.info("run %s: its end (%s) is recorded now", run_id, status)
-            except (StoreFull, StoreBusy):
+            except PASSING:
                 raise
             except StoreError:
                 log.exception("run %s: its end (%s) is not recorded", run_id, status)
@@ -253,7 +276,7 @@ class Worker:
         """Log an event of a run; one that the store cannot take is dropped, unless it is a warning."""
         try:
             self.store.append(run_id, [*self.late, event])
-        except (StoreFull, StoreBusy) as error:
+        except PASSING as error:
             self._tell_once(f"run {run_id}: events are dropped", error)
             if isinstance(event, Message) and event.level != "info":
                 self.late = [*self.late, event][:MAX_LATE]
@@ -284,11 +307,11 @@ class Worker:
                 run,
                 spec,
                 emit=lambda event: self._emit(run.id, event),
-                cancelled=lambda: self.stop.is_set or self.store.cancel_requested(run.id),
-                paused=lambda: self.store.pause_requested(run.id),
+                cancelled=lambda: self._cancelled(run.id),
+                paused=lambda: self._paused(run.id),
             )
         except RunCancelled:
-            if self.stop.is_set and not self.store.cancel_requested(run.id):
+            if self.stop.is_set and not self._is_flagged(self.store.cancel_requested, run.id):
                 return "interrupted", "the engine was stopped before the run ended", ""
             return "cancelled", "", ""
         except RunPaused:
@@ -324,6 +347,7 @@ def serve(
         with alone:
             store.check()
             store.sweep()
+            sweep_temporary()
             engine_id = queue.new_id()
             worker = Worker(store, engine_id, make_runner, stop)
             breaker.should_stop = worker.is_asked

@@ -25,7 +25,7 @@ from engine.chain.rebuild import (
 )
 from engine.components.protocols import Predict
 from engine.environment import environment
-from engine.errors import RunFailed, Unfaithful
+from engine.errors import Unfaithful
 from engine.execute import Job
 from engine.extensions import registry as extensions
 from engine.extensions.extension import Extension, Stateful
@@ -33,6 +33,7 @@ from engine.graph import Node, Ref
 from engine.models.seams import At, around
 from engine.reports import Made
 from engine.schedulers.scheduler import Scheduler, SolverState
+from engine.stages.finite import not_finite
 from engine.stages.latents import device_of, noise
 from store.errors import BlobCorrupt, BlobMissing
 from store.lineage.events import StepFinished
@@ -123,7 +124,7 @@ def _part_done(
             _begin_anew(job, node, active)
             velocity = velocity_at(predict, node, state.latents, active)
             earlier, state = state, solved(scheduler, node, state, velocity, active)
-            _check_finite(state, node)
+            _check_finite(job, state, node)
             if node.hints["index"] < len(known):
                 _check_known(job, node, state)
                 if node is known[-1]:
@@ -225,16 +226,10 @@ def _branches(job: Job, nodes: Sequence[Node]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def _check_finite(state: SolverState, node: Node) -> None:
-    if bool(state.latents.isfinite().all()):
-        return
-    part = node.part
-    attention = getattr(part, "attention", "its own")
-    raise RunFailed(
-        f"latents are not finite at step {state.step} of {node.hints['total']} (dtype {part.dtype}, attention "
-        f"{attention}); try "
-        f"{'another attention backend' if part.dtype == 'fp32' else 'dtype bf16 or fp32'}"
-    )
+def _check_finite(job: Job, state: SolverState, node: Node) -> None:
+    if not bool(state.latents.isfinite().all()):
+        place = f"step {state.step} of {node.hints['total']}"
+        raise not_finite(job, node, f"latents are not finite at {place}")
 
 
 def _change(before: Tensor, after: Tensor) -> float:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 from engine.environment import environment
-from engine.errors import RunFailed
 from engine.execute import Job
 from engine.reports import Made
+from engine.stages.finite import not_finite
 
 
 def encode(job: Job) -> Iterator[Made]:
@@ -20,10 +20,7 @@ def encode(job: Job) -> Iterator[Made]:
         states = encoder.encode(prompt)
         seconds = time.perf_counter() - begun
     if not bool(states.isfinite().all()):
-        raise RunFailed(
-            f"the text encoder's output is not finite (dtype {node.part.dtype}); "
-            "try --set components.text_encoder.dtype=bf16 or fp32"
-        )
+        raise not_finite(job, node, "the text encoder's output is not finite")
     yield Made(
         node, {"states": {"states": states}}, seconds, environment=environment(states.device)
     )

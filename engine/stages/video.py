@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from engine.errors import RunFailed
+from engine.chain.previews import Thumbnails
 from engine.execute import Job
 from engine.graph import Ref
 from engine.output import media
 from engine.reports import Made
+from engine.stages.finite import not_finite
 from store.lineage.events import ChunkDecoded
 
 
@@ -25,9 +26,10 @@ def decode(job: Job) -> Iterator[Made]:
     latents = job.tensors(shown)["latents"]
     wanted = job.wanted(node)
     kept: list[Tensor] = []
+    thumbnails = Thumbnails()
     with job.component(node) as vae:
         begun = time.perf_counter()
-        chunks = _chunks(vae.decode(latents, on_chunk=_teller(job)))
+        chunks = _shown(_chunks(job, vae.decode(latents, on_chunk=_teller(job))), thumbnails)
         if "frames" in wanted:
             chunks = _collected(chunks, kept)
         outputs: dict[str, object] = {}
@@ -45,17 +47,21 @@ def decode(job: Job) -> Iterator[Made]:
         seconds = time.perf_counter() - begun
     if "frames" in wanted:
         outputs["frames"] = torch.cat(kept)
-    yield Made(node, outputs, seconds)
+    yield Made(node, outputs, seconds, preview=thumbnails.preview)
 
 
-def _chunks(decoded: Iterator[Tensor]) -> Iterator[Tensor]:
+def _chunks(job: Job, decoded: Iterator[Tensor]) -> Iterator[Tensor]:
     """Chunks fp32 [1,3,t,H,W] -> uint8 [t,H,W,3]."""
     for chunk in decoded:
         if not bool(chunk.isfinite().all()):
-            raise RunFailed(
-                "the decoded video is not finite; try --set components.vae.dtype=fp32 (the latents are kept)"
-            )
+            raise not_finite(job, job.nodes[0], "the decoded video is not finite (its latents are)")
         yield media.to_uint8(chunk[0])
+
+
+def _shown(chunks: Iterator[Tensor], thumbnails: Thumbnails) -> Iterator[Tensor]:
+    for chunk in chunks:
+        thumbnails.add(chunk)
+        yield chunk
 
 
 def _collected(chunks: Iterator[Tensor], kept: list[Tensor]) -> Iterator[Tensor]:

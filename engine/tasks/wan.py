@@ -19,8 +19,8 @@ from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
-from presets.formats import format_of
 from presets.guidance import scales
+from presets.outputs import format_of
 from presets.spec import RunSpec
 
 TEXT = Stage(

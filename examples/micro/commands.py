@@ -12,18 +12,18 @@ import click
 import torch
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.models.vae.tiny_decoder import FILE as TINY_DECODER_FILE
 from examples.micro.architecture import DiTShape, VAEShape
 from examples.micro.checkpoint import load_checkpoint
 from examples.micro.checks import DevelopmentCheck, RoundTripCheck
 from examples.micro.encode import Encoding, encode_clips
 from examples.micro.evaluate import evaluate
 from examples.micro.export import export_weights
-from examples.micro.latent_rgb import FILE as LATENT_RGB_FILE
-from examples.micro.latent_rgb import fit_latent_rgb, write_latent_rgb
 from examples.micro.parallel import launch
 from examples.micro.recipe import Recipe, run_recipe
 from examples.micro.report import evaluation_report
 from examples.micro.sampling import load_exported
+from examples.micro.tiny_decoder import fit_tiny_decoder, write_tiny_decoder
 from examples.micro.train_dit import DiTTraining, train_dit
 from examples.micro.train_vae import PHASES, train_vae
 from examples.micro.training import Budget
@@ -258,14 +258,14 @@ def export_command(vae: Path, dit: Path, out: Path, gates: Path | None, notes: P
     narrate(f"{out}: {size / 1e6:.1f} MB")
 
 
-@main.command("latent-rgb")
+@main.command("tiny-decoder")
 @click.option("--weights", type=FOLDER, help="Exported folder.  [default: the shipped weights]")
 @click.option("--clips", default=256, help="Clips to fit on; a quarter as many measure the fit.")
 @click.option("--seed", default=0)
-def latent_rgb_command(weights: Path | None, clips: int, seed: int) -> None:
-    """Fit the colours of previews to a VAE, and write them beside its weights."""
+def tiny_decoder_command(weights: Path | None, clips: int, seed: int) -> None:
+    """Fit what shows latents in previews to a VAE, and write it beside its weights."""
     folder = weights or locate("vae", BUILTIN_MICRO).parent
-    fit = fit_latent_rgb(load_exported(folder).vae, clips=clips, seed=seed)
-    path = folder / LATENT_RGB_FILE
-    write_latent_rgb(path, fit, clips=clips, seed=seed)
+    fit = fit_tiny_decoder(load_exported(folder).vae, clips=clips, seed=seed)
+    path = folder / TINY_DECODER_FILE
+    write_tiny_decoder(path, fit, clips=clips, seed=seed)
     narrate(f"{path}: explains {fit.r_squared:.3f} of the variance")

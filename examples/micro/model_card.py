@@ -61,8 +61,8 @@ The published original tensor names, bf16.
 `config.json` is the transformer's configuration in the published field names. The statistics of the VAE's latents are
 folded into its two 1x1x1 convolutions, so that the published normalisation constants serve this model too.
 `tokenizer.json` is a Unigram tokenizer with one token per word of the world.
-`latent_rgb.json`, where it is there, shows latents as colours without the VAE, for previews
-(`python -m examples.micro latent-rgb`); it says what share of the colours' variance it explains.
+`tiny_decoder.safetensors`, where it is there, shows latents as colours without the VAE, for previews
+(`python -m examples.micro tiny-decoder`); its metadata say what share of the colours' variance it explains.
 
 Settings it was made for: {size}x{size}, {frames} frames, UniPC, 20 steps, guidance 2.5, shift 3, empty negative prompt.
 

@@ -12,17 +12,21 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
+import stat
 import sys
 import time
 import uuid
 from typing import TYPE_CHECKING
 
 from store.blobs.leavings import STALE_SECONDS, sweep_leavings
-from store.errors import StoreError, StoreFull, StoreUnwritable
+from store.errors import StoreFailing, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from store.errors import StoreError
 
 SLICE_BYTES = 8 * 1024 * 1024
 
@@ -40,7 +44,7 @@ def disk_error(error: OSError, path: Path) -> StoreError:
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "
             "or set MODIFF_STORE to another"
         )
-    return StoreError(f"reading or writing {path} failed ({error.strerror})")
+    return StoreFailing(f"reading or writing {path} failed ({error.strerror})")
 
 
 def write_durably(
@@ -70,6 +74,21 @@ def write_durably(
     finally:
         with contextlib.suppress(OSError):
             os.unlink(draft)
+
+
+@contextlib.contextmanager
+def draft_folder(root: Path) -> Iterator[Path]:
+    """A folder in tmp/ for drafts that take long to make: nobody sweeps it while the block lasts, and at its end it is
+    gone with what is left in it. To be entered while nobody can sweep: inside `store.upkeep.gc.writing`."""
+    folder = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
+    os.mkdir(folder, 0o700)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -119,10 +138,26 @@ def sweep_drafts(root: Path) -> int:
     num_removed = 0
     for draft in (root / "tmp").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if not _is_being_written(draft):
+            if stat.S_ISDIR(os.lstat(draft).st_mode):
+                num_removed += _sweep_folder(draft)
+            elif not _is_being_written(draft):
                 draft.unlink()
                 num_removed += 1
     return num_removed
+
+
+def _sweep_folder(folder: Path) -> int:
+    """Remove a folder that nobody holds; returns how many files were in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        num_files = len(os.listdir(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
+    return num_files
 
 
 def _take_name(draft: Path, path: Path) -> None:

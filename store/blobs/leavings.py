@@ -8,14 +8,19 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 STALE_SECONDS = 3600.0
+# Where a video is encoded; an engine that somebody suspended over night may go on.
+TEMPORARY_SECONDS = 86_400.0
 
 # `.modiff-<uuid>`, and the name or the suffix of what it was to become.
 DRAFT = re.compile(r"\.modiff-[0-9a-f]{32}(\..*)?")
+_TEMPORARY = re.compile(r"modiff-[a-z0-9_]{8}")
+_OF_ENCODING = (".mp4", ".mkv", ".webm", ".gif", ".webp", ".txt")
 # After the same `.modiff-<uuid>`: what is locked as long as somebody is at work on the draft.
 _LOCK = ".in-use.lock"
 
@@ -56,14 +61,45 @@ def sweep_leavings(folder: Path, pattern: re.Pattern[str] = DRAFT) -> int:
     return num_removed
 
 
-def _is_left(draft: Path) -> bool:
+def sweep_temporary() -> int:
+    """Remove what killed engines left in the system's folder for temporary files; returns how many folders that was.
+
+    Only those of this user that nobody else can enter, that hold a video in the making and nothing else, and that
+    nobody wrote to for a day.
+    """
+    num_removed = 0
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as found:
+        for entry in found:
+            with contextlib.suppress(OSError):
+                path = Path(entry.path)
+                if (
+                    _TEMPORARY.fullmatch(entry.name)
+                    and _is_left(path, TEMPORARY_SECONDS)
+                    and _is_of_encoding(path)
+                ):
+                    _remove(path)
+                    num_removed += 1
+    return num_removed
+
+
+def _is_of_encoding(folder: Path) -> bool:
+    if stat.S_IMODE(os.lstat(folder).st_mode) != 0o700:
+        return False
+    with os.scandir(folder) as found:
+        return all(
+            entry.is_file(follow_symlinks=False) and entry.name.endswith(_OF_ENCODING)
+            for entry in found
+        )
+
+
+def _is_left(draft: Path, seconds: float = STALE_SECONDS) -> bool:
     status = os.lstat(draft)
     if status.st_uid != os.geteuid():
         return False
     newest = status.st_mtime
     if stat.S_ISDIR(status.st_mode):
         newest = max([newest, *(os.lstat(path).st_mtime for path in draft.rglob("*"))])
-    return time.time() - newest > STALE_SECONDS and not _is_in_use(draft)
+    return time.time() - newest > seconds and not _is_in_use(draft)
 
 
 def _is_in_use(draft: Path) -> bool:

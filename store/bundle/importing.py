@@ -13,12 +13,11 @@ import hashlib
 import os
 import shutil
 import stat
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from store.blobs import blobs
-from store.blobs.files import disk_error, sync_file, sync_folder
+from store.blobs.files import disk_error, draft_folder, sync_file, sync_folder
 from store.bundle.archive import MANIFEST, Member, blob_name, read_members, read_slices
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
@@ -34,7 +33,7 @@ from store.errors import BlobCorrupt, BlobMissing, StoreFull
 from store.upkeep.gc import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from store.database.database import Lineage
@@ -75,14 +74,21 @@ def import_bundle(
             for run in manifest.runs:
                 for spec in [run.spec, *(segment.spec for segment in run.segments)]:
                     check_spec(spec.encode())
-            with contextlib.ExitStack() as drafts, writing(root):
-                received = _receive(root, file, manifest, members, is_trusted, drafts)
-                num_bytes = sum(draft.stat().st_size for draft in received.values())
-                with _placed(root, received), immediate(lineage, durable=True) as connection:
-                    imported = insert_runs(lineage, connection, manifest)
-                    num_links, num_different = (
-                        insert_links(connection, manifest) if is_trusted else (0, 0)
-                    )
+            with contextlib.ExitStack() as stack:
+                with writing(root):
+                    drafts = stack.enter_context(draft_folder(root))
+                needed = blob_kinds(manifest, is_trusted=is_trusted)
+                lacking = {name for name in needed if not _is_stored(root, name)}
+                received = _receive(root, file, manifest, members, lacking, drafts)
+                with writing(root):  # not before all is copied: a clean-up need not wait for that
+                    gone = {name for name in needed if not _is_here(root, name, received)}
+                    received |= _receive(root, file, manifest, members, gone, drafts, only=gone)
+                    num_bytes = sum(draft.stat().st_size for draft in received.values())
+                    with _placed(root, received), immediate(lineage, durable=True) as connection:
+                        imported = insert_runs(lineage, connection, manifest)
+                        num_links, num_different = (
+                            insert_links(connection, manifest) if is_trusted else (0, 0)
+                        )
     except BundleRefused as error:
         raise BundleRefused(f"{path} was refused: {_one_line(str(error))}") from error
     except OSError as error:
@@ -142,33 +148,27 @@ def _receive(
     file: BinaryIO,
     manifest: Manifest,
     members: Mapping[str, Member],
-    is_trusted: bool,
-    drafts: contextlib.ExitStack,
+    lacking: Collection[str],
+    drafts: Path,
+    only: Collection[str] | None = None,
 ) -> dict[str, Path]:
-    """Check every blob; the drafts in tmp/ of those that the store lacks, by digest.
+    """Check every blob, or those of `only`; the drafts in a folder of those that are lacking, by digest.
 
     Without trust, what only links name is checked and not written: no row would speak of it.
     """
     kinds = blob_kinds(manifest)
-    needed = blob_kinds(manifest, is_trusted=is_trusted)
-    lacking = {
-        blob.digest: blob.size
-        for blob in manifest.blobs
-        if blob.digest in needed and not _is_stored(root, blob.digest)
-    }
+    wanted = [blob for blob in manifest.blobs if only is None or blob.digest in only]
+    num_bytes = sum(blob.size for blob in wanted if blob.digest in lacking)
     free = shutil.disk_usage(root).free
-    if sum(lacking.values()) > free:
+    if num_bytes > free:
         raise StoreFull(
-            f"no space left for the bundle in {root}: it takes {sum(lacking.values()):,} bytes, "
-            f"{free:,} are free"
+            f"no space left for the bundle in {root}: it takes {num_bytes:,} bytes, {free:,} are free"
         )
     received: dict[str, Path] = {}
-    for blob in manifest.blobs:
+    for blob in wanted:
         draft = None
         if blob.digest in lacking:
-            draft = root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}"
-            drafts.callback(_remove, draft)
-            received[blob.digest] = draft
+            draft = received[blob.digest] = drafts / blob.digest.removeprefix("sha256:")
         _copy(file, members[blob_name(blob.digest)], blob.digest, kinds[blob.digest], draft)
     return received
 
@@ -244,15 +244,21 @@ def _is_stored(root: Path, digest: str) -> bool:
     return True
 
 
+def _is_here(root: Path, digest: str, received: Collection[str]) -> bool:
+    """Whether a blob that was there when it was read is still; it then counts as new to a clean-up."""
+    if digest in received:
+        return True
+    try:
+        os.utime(blobs.blob_path(root, digest))
+    except OSError:
+        return False
+    return True
+
+
 def _write(descriptor: int, data: bytes) -> None:
     unwritten = memoryview(data)
     while unwritten:
         unwritten = unwritten[os.write(descriptor, unwritten) :]
-
-
-def _remove(draft: Path) -> None:
-    with contextlib.suppress(OSError):
-        draft.unlink()
 
 
 def _one_line(reason: str) -> str:

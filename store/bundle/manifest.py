@@ -159,6 +159,8 @@ def decode_manifest(encoded: bytes) -> Manifest:
         manifest = msgspec.convert(data, Manifest)
     except msgspec.ValidationError as error:
         raise BundleRefused(f"its manifest is not valid: {error}") from None
+    except UnicodeEncodeError:  # half a pair of surrogates where one of a few names belongs
+        raise BundleRefused("its manifest is not valid: a text is not Unicode") from None
     _check(manifest)
     return manifest
 

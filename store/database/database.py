@@ -29,6 +29,7 @@ from store.errors import (
     StoreBusy,
     StoreDamaged,
     StoreError,
+    StoreFailing,
     StoreFromFuture,
     StoreFull,
     StoreUnwritable,
@@ -57,6 +58,7 @@ _BUSY = {5, 6}
 _UNWRITABLE = {3, 8, 14, 23}
 _DAMAGED = {11, 26}
 _FULL = 13
+_FAILING = 10
 _INCREMENTAL = 2
 # Of a full disk SQLite says one of these where it has no words of its own for what it could not write.
 _MAYBE_FULL = {8, 10, 14}
@@ -468,4 +470,5 @@ def _store_error(code: int, reason: str, path: Path) -> StoreError:
             f"{path} is damaged ({reason}); restore it from a backup, "
             f"or move {path.parent} away to start a new history"
         )
-    return StoreError(f"{path}: {reason}")
+    kind = StoreFailing if code == _FAILING else StoreError
+    return kind(f"{path}: {reason}")

@@ -1,4 +1,4 @@
-"""Previews of denoising steps: a few small frames of what a step's latents point to, for people to watch.
+"""Previews: a few small frames of what a denoising step points to, or of a video, for people to watch.
 
 They are disposable: shown where they are there, made again by nobody. Their index is one of its own of at most
 about 512 MB (store.index), in which the least recently stored goes first.
@@ -16,12 +16,12 @@ import msgspec
 
 from store.index.index import Index
 
-MAX_FRAMES = 8
+MAX_FRAMES = 17
 MAX_SIDE = 96
 CHANNELS = 3
 FORMAT = 1
 _MAX_HEADER_BYTES = 128
-# Latents are noise for the first half of a run: more effort takes four times as long and saves a tenth.
+# Steps are noise for the first half of a run: more effort takes four times as long and saves a tenth.
 _ZLIB_LEVEL = 1
 
 
@@ -83,22 +83,22 @@ def decode_preview(encoded: bytes) -> Preview | None:
     return Preview(header.num_frames, header.height, header.width, pixels)
 
 
-def preview_key(step_key: str) -> str:
-    """Where the preview of the step with that key is kept."""
-    return "preview/" + step_key
+def preview_key(key: str) -> str:
+    """Where the preview of the step or the video with that key is kept."""
+    return "preview/" + key
 
 
-def put_preview(index: Index, step_key: str, preview: Preview) -> None:
-    """Keep the preview of a step, in the place of the one that it may have; dropped where that cannot be written.
+def put_preview(index: Index, key: str, preview: Preview) -> None:
+    """Keep the preview of a link, in the place of the one that it may have; dropped where that cannot be written.
 
     index: the store's own (`store.index.index.open_index`).
     """
-    index.previews.put(preview_key(step_key), encode_preview(preview))
+    index.previews.put(preview_key(key), encode_preview(preview))
 
 
-def get_preview(index: Index, step_key: str) -> Preview | None:
-    """The preview of a step; None where there is none, or it is damaged. index: as for `put_preview`."""
-    encoded = index.previews.get(preview_key(step_key))
+def get_preview(index: Index, key: str) -> Preview | None:
+    """The preview of a link; None where there is none, or it is damaged. index: as for `put_preview`."""
+    encoded = index.previews.get(preview_key(key))
     return None if encoded is None else decode_preview(encoded)
 
 

@@ -24,6 +24,8 @@ _A_LINK = ("", "", "", "", "", 0, 0.0, 0, "", "")
 _A_RUN_LINK = ("", "", 0, "", "", "", 0.0)
 _A_RUN = ("", "", 0, 0, "", "", "", 0, "")
 _NAME = re.compile(r"[0-9a-f]{64}")
+# of a blob or an index with the reason why, and of rows
+_ASIDE = re.compile(r"(?:\w+\.|rows-)([0-9]{18,19})(?:\.\w+)?")
 
 
 class Blob(NamedTuple):
@@ -31,6 +33,14 @@ class Blob(NamedTuple):
 
     num_bytes: int
     modified_ns: int
+
+
+class SetAside(NamedTuple):
+    """Something in quarantine/, a file or a folder, and when it was brought there."""
+
+    path: Path
+    num_bytes: int
+    ns: int
 
 
 class LinkRow(NamedTuple):
@@ -159,6 +169,19 @@ def scan_blobs(root: Path) -> tuple[dict[str, Blob], list[Path]]:
                     continue
                 blobs[f"sha256:{file.name}"] = Blob(status.st_size, status.st_mtime_ns)
     return blobs, strays
+
+
+def scan_quarantine(root: Path) -> list[SetAside]:
+    """What was set aside as damaged, the oldest first; only what has a name of ours, which says when."""
+    found = []
+    strays: list[Path] = []
+    for kind in (False, True):
+        for entry in _entries(root / "quarantine", _ASIDE, strays, of_files=kind):
+            path = Path(entry.path)
+            num_bytes = file_bytes(path) if kind else folder_bytes(path)
+            ns = int(_ASIDE.fullmatch(entry.name)[1])  # type: ignore[index]  # as it was found by
+            found.append(SetAside(path, num_bytes, ns))
+    return sorted(found, key=lambda each: each.ns)
 
 
 def folder_bytes(folder: Path) -> int:

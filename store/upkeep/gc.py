@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from store import locks
@@ -17,7 +19,7 @@ from store.blobs.files import disk_error, sweep_drafts
 from store.breaker import Breaker
 from store.database.database import Lineage, immediate, open_lineage, shrink
 from store.errors import StoreBusy, StoreError, StoreFull
-from store.upkeep.contents import look, read_rows, scan_blobs
+from store.upkeep.contents import look, read_rows, scan_blobs, scan_quarantine
 from store.upkeep.removal import Plan, Policy, make_plan
 from store.upkeep.space import default_budget, free_bytes, reserve_bytes, steps_bytes
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from store.upkeep.contents import Blob
+    from store.upkeep.contents import Blob, SetAside
     from store.upkeep.needs import Stored
 
 # A clean-up tries for a moment, a writer waits until one is through.
@@ -64,7 +66,8 @@ def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
 
 def preview(lineage: Lineage, policy: Policy) -> Plan:
     """What `clean` would do now."""
-    return make_plan(look(lineage), policy, now_ns=time.time_ns())
+    aside = scan_quarantine(lineage.root)
+    return make_plan(look(lineage), policy, now_ns=time.time_ns(), aside=aside)
 
 
 def clean(lineage: Lineage, policy: Policy, *, rebuilds: bool = False) -> Plan:
@@ -80,13 +83,16 @@ def clean(lineage: Lineage, policy: Policy, *, rebuilds: bool = False) -> Plan:
             plan = _forget(lineage, blobs, policy, now_ns)
         except StoreFull:
             sweep_drafts(lineage.root)
-            plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns)
-            if not plan.removals:
+            aside = scan_quarantine(lineage.root)
+            plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns, aside=aside)
+            if plan.is_empty:
                 return plan
+            _remove_aside(plan.aside)
             # The rows follow; should they not, whoever reads one finds a miss.
             _make_room(lineage.root, plan)
-            plan = _forget(lineage, blobs, policy, now_ns)
+            plan = replace(_forget(lineage, blobs, policy, now_ns), aside=plan.aside)
         _unlink(lineage.root, plan.removals)
+        _remove_aside(plan.aside)
         sweep_drafts(lineage.root)
     with contextlib.suppress(StoreError):  # the next clean-up will
         shrink(lineage, rebuilds=rebuilds)
@@ -150,8 +156,9 @@ def with_room(root: Path, num_bytes: int, store: Callable[[], None]) -> None:
 
 def _forget(lineage: Lineage, blobs: Mapping[str, Blob], policy: Policy, now_ns: int) -> Plan:
     """Plan by the rows of this very moment, and let them forget what will be removed."""
+    aside = scan_quarantine(lineage.root)
     with immediate(lineage, durable=True) as connection:
-        plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns)
+        plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns, aside=aside)
         connection.executemany(
             "UPDATE links SET digest=?, state=?, bytes=? WHERE key=?", plan.changes
         )
@@ -184,6 +191,17 @@ def _unlink(root: Path, removals: Iterable[Stored]) -> None:
             pass
         except OSError as error:
             raise disk_error(error, path) from error
+
+
+def _remove_aside(aside: Iterable[SetAside]) -> None:
+    for each in aside:
+        try:
+            if each.path.is_dir():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, each.path) from error
 
 
 @contextlib.contextmanager

@@ -26,13 +26,15 @@ from store.upkeep.needs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from store.upkeep.contents import Contents
+    from store.upkeep.contents import Contents, SetAside
     from store.upkeep.needs import Chains, Stored
 
 # A blob may wait so long for the row that names it.
 GRACE_NS = 3600 * 10**9
+# So long what is damaged can be looked at where nobody says otherwise.
+ASIDE_NS = 30 * 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Policy:
     """What to remove beside what nobody needs.
 
     budget_bytes: all above it of steps, keyframes, what only saves work and what removed runs left. older_than_ns: all
-    of it that was not used for so long. outputs: videos and final latents count as well.
+    of it that was not used for so long, and what was set aside as damaged so long ago (by default a month). outputs:
+    videos and final latents count as well.
     """
 
     budget_bytes: int | None = None
@@ -54,17 +57,23 @@ class Plan:
 
     changes: (digest, state, bytes, key) of links that lose something; dropped: keys of links of
     which nothing is left and that no run names. left_bytes: what will be there of that which a
-    budget is for.
+    budget is for. aside: what goes of that which was set aside as damaged.
     """
 
     removals: tuple[Stored, ...]
     changes: tuple[tuple[str, str, int, str], ...]
     dropped: tuple[str, ...]
     left_bytes: int
+    aside: tuple[SetAside, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.removals or self.aside)
 
     @property
     def freed_bytes(self) -> int:
-        return sum(each.num_bytes for each in self.removals)
+        of_blobs = sum(each.num_bytes for each in self.removals)
+        return of_blobs + sum(each.num_bytes for each in self.aside)
 
     @property
     def seconds(self) -> float:
@@ -72,7 +81,9 @@ class Plan:
         return sum(each.seconds for each in self.removals)
 
 
-def make_plan(contents: Contents, policy: Policy, *, now_ns: int) -> Plan:
+def make_plan(
+    contents: Contents, policy: Policy, *, now_ns: int, aside: Sequence[SetAside] = ()
+) -> Plan:
     """What the policy removes from these contents; decides by what it is given and nothing else."""
     known = chains(contents)
     stored = classify(contents, known)
@@ -89,7 +100,9 @@ def make_plan(contents: Contents, policy: Policy, *, now_ns: int) -> Plan:
     removals += chosen
     changes, dropped = _row_changes(contents, known, {each.digest for each in removals}, now_ns)
     left_bytes = total - sum(each.num_bytes for each in chosen)
-    return Plan(tuple(removals), tuple(changes), tuple(dropped), left_bytes)
+    limit_ns = ASIDE_NS if policy.older_than_ns is None else policy.older_than_ns
+    old = tuple(each for each in aside if now_ns - each.ns > limit_ns)
+    return Plan(tuple(removals), tuple(changes), tuple(dropped), left_bytes, old)
 
 
 def _chosen(

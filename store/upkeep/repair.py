@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 5000
 MENDED = "mended"
+CHANGED = "was written to meanwhile and is left as it is; verify again"
 
 # Those without a rowid are known by their primary keys.
 _KEYS = {
@@ -94,14 +95,18 @@ def repair(
 ) -> list[DamagedRow]:
     """Mend these rows or set them aside, and make the indexes anew, all in one change; the rows with their notes.
 
-    misplaced: the tables whose rows are not in the order of their keys, to be written anew. Raises StoreErrors, with
-    nothing changed.
+    A row that is not damaged as it was, or another one under the same key by now, is left as it is. misplaced: the
+    tables whose rows are not in the order of their keys, to be written anew. Raises StoreErrors, with nothing changed.
     """
     path = lineage.root / "quarantine" / f"rows-{time.time_ns()}.jsonl"
     noted: list[DamagedRow] = []
     lines: list[str] = []
     with immediate(lineage, durable=True) as connection:
-        for each in damaged:
+        are_same = [_now(lineage, each) == each for each in damaged]
+        for each, is_same in zip(damaged, are_same, strict=True):
+            if not is_same:
+                noted.append(replace(each, note=CHANGED))
+                continue
             stand_ins = _STAND_INS.get(each.table, {})
             lost = {column: stand_ins.get(column) for column, _ in each.faults}
             is_mended = lost.keys() <= stand_ins.keys()
@@ -130,15 +135,31 @@ def _damaged_in(lineage: Lineage, table: str) -> Iterator[DamagedRow]:
     num_keys = len(_KEYS[table].split(","))
     for found in _pages(lineage, table, columns):
         for row in found:
-            key, values = row[:num_keys], row[num_keys:]
-            wrong = faults(lineage, table, columns, values)
-            if not wrong and table == "events":
-                wrong = _faults_of_event(values[-1])
-            if wrong:
-                name = name_of(key if table in ("events", "stages") else values)
-                if table == "runs":
-                    name = name_of(values[1:])
-                yield DamagedRow(table, name, tuple(wrong), key)
+            damaged = _damaged(lineage, table, columns, row[:num_keys], row[num_keys:])
+            if damaged is not None:
+                yield damaged
+
+
+def _now(lineage: Lineage, each: DamagedRow) -> DamagedRow | None:
+    """What is wrong by now with the row of that key; None where it is sound or gone."""
+    columns = ", ".join(_columns(lineage, each.table))
+    where, key = _where(each)
+    found = rows(lineage, f"SELECT {columns} FROM {each.table} WHERE {where}", key)
+    return _damaged(lineage, each.table, columns, key, found[0]) if found else None
+
+
+def _damaged(
+    lineage: Lineage, table: str, columns: str, key: tuple[Any, ...], values: tuple[Any, ...]
+) -> DamagedRow | None:
+    wrong = faults(lineage, table, columns, values)
+    if not wrong and table == "events":
+        wrong = _faults_of_event(values[-1])
+    if not wrong:
+        return None
+    name = name_of(key if table in ("events", "stages") else values)
+    if table == "runs":
+        name = name_of(values[1:])
+    return DamagedRow(table, name, tuple(wrong), key)
 
 
 def _pages(lineage: Lineage, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from engine import client
 from engine.chain.journal import Entry, Journal
-from engine.chain.previews import colours_of, preview_of
+from engine.chain.previews import previewer_of
 from engine.runner import Runner
 from engine.schedulers.scheduler import create_scheduler
 from presets.library import load_preset
@@ -192,8 +192,8 @@ def previews(bench: Bench, rounds: int) -> dict[str, object]:
 
 def one_preview(store: Store, part: VAESpec, *size: int) -> dict[str, object]:
     """CPU microseconds of the clean latents, their colours, and storing them; bytes of the stored preview."""
-    colours = colours_of(part, 16)
-    assert colours is not None
+    show = previewer_of(part, 16)
+    assert show is not None
     scheduler = create_scheduler("unipc", num_steps=STEPS)
     before = scheduler.start(torch.randn(1, 16, *size))
     velocity = torch.randn(1, 16, *size)
@@ -201,9 +201,9 @@ def one_preview(store: Store, part: VAESpec, *size: int) -> dict[str, object]:
     with open_index(store.root) as index:
         sigma = scheduler.sigmas[before.step]
         clean = before.latents - sigma * velocity
-        preview = preview_of(colours, clean)
+        preview = show(clean)
         stages["clean latents"] = lambda: before.latents - sigma * velocity
-        stages["colours"] = lambda: preview_of(colours, clean)
+        stages["colours"] = lambda: show(clean)
         stages["store"] = lambda: put_preview(index, "k1:benchmark", preview)
         found: dict[str, object] = {name: cpu_microseconds(run) for name, run in stages.items()}
     return {**found, "bytes": len(encode_preview(preview))}

@@ -1,4 +1,4 @@
-"""An engine process whose runner does what the prompt says: run by test_worker.py, never imported.
+"""An engine process whose runner does what the prompt says: run by worker_runs.py, never imported.
 
 It is the worker's own `serve` with another runner, so that the process, its locks and its signals
 are the real ones. Prompts: "steps N" runs N steps, "forever" runs until cancelled, "deaf" for ever,

@@ -148,23 +148,30 @@ def told(tmp_path: Path, situation: str, state: str) -> dict:
     return json.loads(done.stdout)
 
 
+LOOKS = (
+    "runs",
+    "show",
+    "tree",
+    "plan micro",
+    "store info",
+    "store ls",
+    "store verify",
+    "engine status",
+)
+
+
+def check_looks(found: dict, *more: str) -> None:
+    """All that only looks has worked; more: other commands."""
+    for look in (*LOOKS, *more):
+        code, out, error = found[look if look in found else f"{look} {found['ids'][1]}"]
+        assert code == 0, f"{look}: {out} {error}"
+
+
 @pytest.mark.parametrize("state", ["ended", "killed"])
 def test_without_a_free_byte_all_can_be_seen_and_space_be_given_back(tmp_path, state):
     found = told(tmp_path, "full", state)
     first, second = found["ids"]
-    for look in (
-        "runs",
-        "show",
-        "tree",
-        "plan micro",
-        "store info",
-        "store ls",
-        "store verify",
-        "engine status",
-        "store gc",
-    ):
-        code, out, error = found[look if look in found else f"{look} {second}"]
-        assert code == 0, f"{look}: {out} {error}"
+    check_looks(found, "store gc")
     assert first in found["runs"][1]
     assert "runs of engines that are gone are told as running: no space left" in found["runs"][2]
     assert found["app"]["runs"] == sorted([first, second, found["exported"]])
@@ -200,20 +207,7 @@ def test_the_app_gives_space_back_where_there_is_none(tmp_path, state):
 @pytest.mark.parametrize("state", ["ended", "killed"])
 def test_a_read_only_store_can_be_looked_at(tmp_path, state):
     found = told(tmp_path, "read-only", state)
-    _, second = found["ids"]
-    for look in (
-        "runs",
-        "show",
-        "tree",
-        "plan micro",
-        "store info",
-        "store ls",
-        "store verify",
-        "engine status",
-        "store export",
-    ):
-        code, out, error = found[look if look in found else f"{look} {second}"]
-        assert code == 0, f"{look}: {out} {error}"
+    check_looks(found, "store export")
     assert (tmp_path / "bundle.modiff").stat().st_size > 4_000
     assert found["app"]["runs"] == sorted([*found["ids"], found["exported"]])
     assert "▲ read-only  ○ no engine" in found["app"]["top"]

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from tui.describe import health
 from tui.describe import plan as plans
+from tui.describe import previews as pictures
 from tui.describe import run as runs
 from tui.describe import space as spaces
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
+    from engine.compare.frames import Frame
     from presets.library import PresetInfo
     from presets.spec import RunSpec
     from store.index.index import Index
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from tui.describe.health import ComponentRow, Status
     from tui.describe.known_files import Known
     from tui.describe.plan import Planned
+    from tui.describe.previews import Shown
     from tui.describe.queued import Expected
     from tui.describe.run import At, Detail, RunRow
     from tui.describe.run_filter import Search
@@ -134,10 +137,15 @@ class Lab:
         """The next page of a run's log."""
         return await self._in("read", lambda store: store.log(run_id, after, limit=LOG_PAGE))
 
-    async def previews(self, step_keys: Sequence[str]) -> dict[str, Preview]:
-        """The previews of steps by their keys; those that are not there (any more) are left out."""
+    async def previews(self, keys: Sequence[str]) -> dict[str, Preview]:
+        """The previews of steps and videos by their keys; those that are not there (any more) are left out."""
         lane = self._lanes["read"]
-        return await lane.ask(lambda store: _previews(lane.index(store), step_keys))
+        return await lane.ask(lambda store: _previews(lane.index(store), keys))
+
+    async def shown(self, wanted: Sequence[tuple[Detail, int | None]]) -> list[Shown]:
+        """The picture of each run after so many of its steps, None for its video, with what is to be said of it."""
+        found = await self.previews([key for each in wanted for key in pictures.keys_of(*each)])
+        return [pictures.shown(detail, step, found) for detail, step in wanted]
 
     async def decode_seconds(self, run_id: str) -> float | None:
         """What decoding took in runs like this one, None where there is none."""
@@ -152,6 +160,40 @@ class Lab:
         from tui.app.desktop import open_file
 
         await asyncio.to_thread(open_file, path)
+
+    async def video_path(self, run_id: str) -> Path | None:
+        """Where a run's video can be read: its file, else the store's; None where neither is there (any more)."""
+
+        def ask(store: Store) -> Path | None:
+            from engine.output.reading import container
+            from engine.results import is_stored
+            from store.blobs.blobs import blob_path
+
+            record = store.run(run_id)
+            output = Path(record.output)
+            if record.output and container(output):
+                return output
+            for link in store.links_of(run_id):
+                if link.stage == "video" and is_stored(store, link.digest):
+                    return Path(blob_path(store.root, link.digest))
+            return None
+
+        return await self._in("read", ask)
+
+    async def read_video(
+        self, path: Path, within: tuple[int, int], take: Callable[[Frame], bool]
+    ) -> None:
+        """Give every frame of a video, of the size that fits best into `within` (columns, rows), to `take`, in another
+        thread, until that is False. Raises EngineError where it cannot be read."""
+
+        def read() -> None:
+            from engine.compare.frames import read_frames
+
+            for frame in read_frames(path, within):
+                if not take(frame):
+                    return
+
+        await asyncio.to_thread(read)
 
     async def plan(self, spec: RunSpec) -> Planned:
         """What a run would compute. Raises as `engine.client.submit` does."""
@@ -300,9 +342,7 @@ class Lab:
 
         def ask(store: Store) -> str:
             from engine import client
-            from tui.describe.output_paths import check_output
 
-            check_output(store, spec)
             return client.submit(store, spec, preset=preset)
 
         return await self._in("change", ask)
@@ -539,10 +579,10 @@ class _Lane:
         self._executor.shutdown(wait=False)
 
 
-def _previews(index: Index, step_keys: Sequence[str]) -> dict[str, Preview]:
+def _previews(index: Index, keys: Sequence[str]) -> dict[str, Preview]:
     from store.index.previews import get_preview
 
-    found = {key: get_preview(index, key) for key in step_keys if key}
+    found = {key: get_preview(index, key) for key in keys if key}
     return {key: preview for key, preview in found.items() if preview is not None}
 
 

@@ -6,7 +6,6 @@ are those of tui.cli.watch.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store.lineage.records import REUSED, StageRecord
-from tui.cli.output import Invocation, close_output, echo_path
+from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable
 from tui.units import duration
@@ -72,7 +71,7 @@ def follow_queued(
     elif record.error:
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:
-        click.echo(json.dumps(result(record, stages, watched.cancel_asked)))
+        print_json(result(record, stages, watched.cancel_asked))
     elif record.status == "done":
         echo_path(record.output)
     return exit_code(record, watched.cancel_asked)
@@ -194,7 +193,7 @@ def part(store: Store, run_id: str, watched: Watched, *, quiet: bool, as_json: b
             click.echo(f"run {run_id} goes on; modiff show {run_id}", err=True)
         if as_json:
             told = result(record, store.stages(run_id), watched.cancel_asked)
-            click.echo(json.dumps(told))
+            print_json(told)
     except OSError:  # the terminal that hung up can be told nothing
         close_output()
 
@@ -221,7 +220,7 @@ def leave(store: Store, run_id: str, signals: Signals, *, as_json: bool) -> int:
     record = store.run(run_id)
     if as_json:
         told = {"run": run_id, "status": record.status, "output": record.output}
-        click.echo(json.dumps(told | {"seconds": 0.0, "stages": []}))
+        print_json(told | {"seconds": 0.0, "stages": []})
     else:
         click.echo(run_id)
     return 0

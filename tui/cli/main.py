@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.cli.output import Invocation, close_output, flush_output, is_of_output, json_failure
+from tui.cli.output import Invocation, close_output, flush_output, is_of_output, print_failure
 from tui.errors import CANCELLED, FAILED, explain
 from tui.text import printable
 
@@ -214,8 +214,8 @@ def _report(
     try:
         if not shown:
             click.echo(f"modiff: {_harmless(line)}", err=True)
-        if invocation.wants_run_json:
-            click.echo(json_failure(invocation, code, line, models))
+        if invocation.wants_json:
+            print_failure(invocation, code, line, models)
         flush_output()
     except OSError:
         close_output()

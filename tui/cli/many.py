@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tui.cli.follow import Manner, have_engine, reused_steps, watch_run
-from tui.cli.output import close_output
+from tui.cli.output import close_output, print_json
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable, shorten
 from tui.units import duration
@@ -159,7 +159,7 @@ def _report(
     """The end of stdout: a table, the ids alone, or one JSON object."""
     found = [_result(store, run_id, each) for run_id, each in zip(run_ids, wanted, strict=True)]
     if as_json:
-        click.echo(json.dumps({**about, "runs": found}))
+        print_json({**about, "runs": found})
         return
     if only_ids:
         for run_id in run_ids:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tui.errors import CANCELLED
-from tui.text import printable
+from tui.text import escaped, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from store.store import Store
+
+_MAKE_RUNS = ("run", "branch", "resume", "replay")
 
 
 @dataclass(slots=True)
@@ -29,30 +31,32 @@ class Invocation:
     run: str | None = None
 
     @property
-    def wants_run_json(self) -> bool:
-        """Whether stdout must end with the JSON object of `modiff run --json`, also on failure.
+    def wants_json(self) -> bool:
+        """Whether stdout must end with a JSON value, also on failure.
 
         Read from the raw arguments, because a command line that click refused was never parsed.
         """
-        return self.arguments[:1] == ("run",) and "--json" in self.arguments
+        return "--json" in self.arguments
 
 
-def json_failure(
+def print_json(data: object) -> None:
+    """Data as JSON on stdout: one line for a program, indented for a person at a terminal."""
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(escaped(json.dumps(data, indent=indent, ensure_ascii=False)))
+
+
+def print_failure(
     invocation: Invocation, code: int, line: str, models: Sequence[dict[str, Any]] = ()
-) -> str:
-    """The object with which `modiff run --json` ends when there is no run to tell about. models: those of the run,
-    where some of them are not here."""
-    return json.dumps(
-        {
-            "run": invocation.run,
-            "status": "cancelled" if code == CANCELLED else "failed",
-            "output": None,
-            "seconds": 0.0,
-            "stages": [],
-            "error": line,
-        }
-        | ({"models": list(models)} if models else {})
-    )
+) -> None:
+    """What `--json` ends with where a command did not do what it was asked; of one that makes a run, as it tells of
+    runs. models: those of the run, where some of them are not here."""
+    told: dict[str, object] = {
+        "status": "cancelled" if code == CANCELLED else "failed",
+        "error": line,
+    }
+    if invocation.arguments[0] in _MAKE_RUNS:
+        told = {"run": invocation.run, **told, "output": None, "seconds": 0.0, "stages": []}
+    print_json(told | ({"models": list(models)} if models else {}))
 
 
 def close_output() -> None:

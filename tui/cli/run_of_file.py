@@ -44,7 +44,7 @@ def _without_place(spec: RunSpec) -> RunSpec:
     """What a run of these settings writes goes elsewhere, in the same format."""
     import msgspec
 
-    from presets.formats import moved
+    from presets.outputs import moved
 
     return msgspec.structs.replace(
         spec, output=msgspec.structs.replace(moved(spec.output, ""), overwrite=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.output import print_json
 from tui.errors import FAILED
 from tui.text import printable
 
@@ -21,7 +21,7 @@ def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -
     """Have the engine compute a run again, print the verdict and return the exit code: 1 where something differs."""
     verdict = _followed(store, record, shows_progress=not quiet and sys.stderr.isatty())
     if as_json:
-        click.echo(json.dumps(_data(record, verdict)))
+        print_json(_data(record, verdict))
     else:
         for line in _lines(record, verdict):
             click.echo(line)

@@ -1,251 +1,413 @@
-"""A comparison of two runs as lines for people: at most 100 columns, steps and frames counted from 1."""
+"""A comparison of two runs, as the command line prints it, as `--json` gives it and as the app shows it.
+
+The data of `--json` is what all are made of: indices in it count from 0, in words steps and frames count from 1.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
+from tui.describe.run import ranges
 from tui.text import columns, printable, shorten
 from tui.units import duration
 
 if TYPE_CHECKING:
     from engine.compare.chains import Timings
-    from engine.compare.latents import Distance
     from engine.compare.report import Comparison
     from engine.compare.settings import Difference
+    from store.lineage.records import RunRecord
 
 WIDTH = 100
 VALUE_CELLS = 20  # a longer value gets lines of its own
 MAX_ROWS = 16  # of steps that differ; more are thinned out here, never in JSON
 BAR_CELLS = 32
 _EIGHTHS = "▏▎▍▌▋▊▉█"
+_NAME_CELLS = 9
 
-Row = tuple[str, ...]
+Data = Mapping[str, Any]
+SideBySide = tuple[str, str, str, str]
 """Name, value of A, value of B, what else is said."""
 
 
-def lines(told: Comparison) -> Iterator[str]:
-    short = [each for each in told.settings if not _is_long(each)]
-    sections = {
-        "": _runs(told),
-        "settings": [_row(each) for each in short],
-        "environment": [_row(each) for each in told.environment],
-        "times": _times(*told.timings),
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows under a title, or where there are none the sentence that says why."""
+
+    title: str
+    rows: tuple[SideBySide, ...]
+    sentence: str = ""
+
+
+# The data
+
+
+def data_of(found: Comparison) -> dict[str, Any]:
+    """What `modiff compare --json` prints. What could not be compared is null, and `reasons` says why."""
+    chain, frames = found.chain, found.frames
+    return {
+        "a": _run(found.a, found.timings[0]),
+        "b": _run(found.b, found.timings[1]),
+        "settings": [difference_data(each) for each in found.settings],
+        "environment": [{"key": each.key, "a": each.a, "b": each.b} for each in found.environment],
+        "chain": {
+            "shared_steps": chain.shared,
+            "steps_a": len(chain.sigmas_a),
+            "steps_b": len(chain.sigmas_b),
+            "same_key_other_bytes": list(chain.strays),
+        },
+        "steps": found.steps
+        and {
+            "of": found.steps.of,
+            "compared": [
+                {
+                    "index": i,
+                    "sigma_a": chain.sigmas_a[i],
+                    "sigma_b": chain.sigmas_b[i],
+                    "relative_l2": _finite(distance.relative_l2),
+                    "cosine": _finite(distance.cosine),
+                }
+                for i, distance in found.steps.distances
+            ],
+            "absent": list(found.steps.absent),
+        },
+        "latents": found.latents
+        and {
+            "relative_l2": _finite(found.latents.relative_l2),
+            "cosine": _finite(found.latents.cosine),
+        },
+        "frames": frames
+        and {
+            "count": len(frames.psnr),
+            "width": frames.width,
+            "height": frames.height,
+            "equal": sum(map(math.isinf, frames.psnr)),
+            "psnr_of": "rgb",
+            "psnr": _finite(frames.psnr_overall),
+            "psnr_min": _finite(min(frames.psnr)),
+            "ssim_of": "luma",
+            "ssim": frames.ssim_mean,
+            "ssim_min": min(frames.ssim),
+            "psnr_by_frame": [_finite(value) for value in frames.psnr],
+            "ssim_by_frame": list(frames.ssim),
+        },
+        "reasons": found.reasons,
     }
-    table = iter(columns([row for rows in sections.values() for row in rows]))
-    for title, rows in sections.items():
-        if title == "settings" and not told.settings:
-            yield from ("", "settings: the same")
-        elif title and (rows or (title == "settings" and told.settings)):
-            yield from ("", title)
-        yield from (shorten(next(table), WIDTH) for _ in rows)
-        if title == "settings":
-            for each in told.settings:
-                if _is_long(each):
-                    yield from _long(each)
-    yield from ("", *_chain(told))
-    yield from ("", *_steps(told))
-    yield ""
-    yield from _latents(told)
-    yield from _frames(told)
 
 
-def value(of: Any) -> str:
-    """A setting on one line; nothing for None."""
-    if of is None:
-        return ""
-    return printable(of if isinstance(of, str) and of else json.dumps(of, ensure_ascii=False))
+def _run(run: RunRecord, times: Timings) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "status": run.status,
+        "preset": run.preset,
+        "parent": run.parent or None,
+        "stages": [
+            {"name": stage.name, "seconds": stage.seconds, "cached": stage.cached}
+            for stage in times.stages
+        ],
+        "step_seconds": times.step,
+        "seconds": times.total,
+        "steps_computed": times.computed,
+        "steps_reused": times.reused,
+    }
 
 
-def _runs(told: Comparison) -> list[Row]:
-    runs = (told.a, told.b)
-    rows = [
-        ("", "A", "B", ""),
-        ("run", *(run.id for run in runs), ""),
-        ("status", *(run.status for run in runs), ""),
-        ("preset", *(printable(run.preset) for run in runs), ""),
+def difference_data(each: Difference) -> dict[str, Any]:
+    return {"key": each.key, "a": each.a, "b": each.b, "start": each.start, "stop": each.stop}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# In words, for both
+
+
+def sections(data: Data) -> list[Section]:
+    """Only what differs of settings and environment; times and results always."""
+    environment = tuple(map(_difference, data["environment"]))
+    return [
+        settings_section(data["settings"]),
+        Section("results", (*_statuses(data), *_times(data))),
+        Section("chain", (), chain_line(data["chain"])),
+        Section("latents", (), latents_line(data)),
+        Section("frames", (), "; ".join(frames_lines(data))),
+        Section(
+            "environment",
+            environment,
+            "" if environment else "the same, as far as it is on record",
+        ),
     ]
-    if any(run.parent for run in runs):
-        rows.append(("branch of", *(run.parent for run in runs), ""))
+
+
+def settings_section(differences: Sequence[Data]) -> Section:
+    """What was asked of them that differs."""
+    rows = tuple(map(_difference, differences))
+    return Section("settings", rows, "" if rows else "the same")
+
+
+def value_text(value: Any) -> str:
+    """A setting on one line; a dash for None."""
+    if value is None:
+        return "–"
+    is_text = isinstance(value, str) and value
+    return printable(value if is_text else json.dumps(value, ensure_ascii=False))
+
+
+def _difference(each: Data) -> SideBySide:
+    return printable(each["key"]), value_text(each["a"]), value_text(each["b"]), _extent(each)
+
+
+def _extent(each: Data) -> str:
+    """`from step 9 to 12`, where a setting holds for some of the steps only."""
+    start, stop = each.get("start", 0), each.get("stop")
+    if start and stop is not None:
+        return f"from step {start + 1} to {stop}"
+    if start:
+        return f"from step {start + 1}"
+    return "" if stop is None else f"to step {stop}"
+
+
+def _statuses(data: Data) -> list[SideBySide]:
+    return [("status", data["a"]["status"], data["b"]["status"], "")]
+
+
+def _times(data: Data) -> list[SideBySide]:
+    a, b = data["a"], data["b"]
+    stages = [{stage["name"]: stage for stage in side["stages"]} for side in (a, b)]
+    rows: list[SideBySide] = []
+    for name in dict.fromkeys(name for side in stages for name in side):
+        times = [_stage_time(side.get(name)) for side in stages]
+        rows.append((f"  {printable(name)}", times[0], times[1], ""))
+    if a["seconds"] is not None or b["seconds"] is not None:
+        rows.append(("  in all", _seconds(a["seconds"]), _seconds(b["seconds"]), ""))
+    if any(side[name] for side in (a, b) for name in ("steps_computed", "steps_reused")):
+        rows += [
+            (f"  steps {name}", str(a[f"steps_{name}"]), str(b[f"steps_{name}"]), "")
+            for name in ("computed", "reused")
+        ]
+        rows.append(
+            ("  a computed step", _brief(a["step_seconds"]), _brief(b["step_seconds"]), "median")
+        )
     return rows
 
 
-def _row(each: Difference) -> Row:
-    return f"  {each.key}", value(each.a), value(each.b), _extent(each)
+def _stage_time(stage: Data | None) -> str:
+    if stage is None:
+        return "–"
+    return f"{duration(stage['seconds'])}{' cached' if stage['cached'] else ''}"
 
 
-def _extent(each: Difference) -> str:
-    if each.start and each.stop is not None:
-        return f"from step {each.start + 1} to {each.stop}"
-    if each.start:
-        return f"from step {each.start + 1}"
-    return "" if each.stop is None else f"to step {each.stop}"
+def _seconds(seconds: float | None) -> str:
+    return "–" if seconds is None else duration(seconds)
 
 
-def _is_long(each: Difference) -> bool:
-    return max(cell_len(value(each.a)), cell_len(value(each.b))) > VALUE_CELLS
+def _brief(seconds: float | None) -> str:
+    return _seconds(seconds) if seconds is None or seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
-def _long(each: Difference) -> Iterator[str]:
-    yield f"  {each.key}  {_extent(each)}".rstrip()
-    for name, side in (("A", each.a), ("B", each.b)):
-        text = value(side)
+def chain_line(chain: Data) -> str:
+    """Where the chains of the two part."""
+    shared, num_a, num_b = chain["shared_steps"], chain["steps_a"], chain["steps_b"]
+    lengths = str(num_a) if num_a == num_b else f"{num_a} and {num_b}"
+    if not (num_a and num_b):
+        return "no steps to compare"
+    if shared == num_a == num_b:
+        line = f"all {lengths} steps have the same keys"
+    elif not shared:
+        line = f"no step of {lengths} has the same key: they part at the start"
+    else:
+        first = "first step" if shared == 1 else f"first {shared} steps"
+        line = f"the same keys for the {first} of {lengths}, then they part"
+    strays = chain["same_key_other_bytes"]
+    return f"{line}; the same keys gave other bytes at {_numbers(strays)}" if strays else line
+
+
+def latents_line(data: Data) -> str:
+    latents = data["latents"]
+    if not latents:
+        return printable(data["reasons"].get("latents", ""))
+    return "equal" if latents["relative_l2"] == 0 else _distance(latents)
+
+
+def _distance(of: Data) -> str:
+    return f"relative L2 {_number(of['relative_l2'], '.4g')}, cosine {_number(of['cosine'], '.6f')}"
+
+
+def _number(number: float | None, form: str) -> str:
+    return "not finite" if number is None else format(number, form)
+
+
+def frames_lines(data: Data) -> list[str]:
+    """How many frames and how many are equal; then PSNR and SSIM where some are not."""
+    frames = data["frames"]
+    if not frames:
+        return [printable(data["reasons"].get("frames", ""))]
+    size = f"{frames['count']} of {frames['width']}x{frames['height']}"
+    if frames["equal"] == frames["count"]:
+        return [f"{size}, all equal"]
+    psnr = [math.inf if each is None else each for each in frames["psnr_by_frame"]]
+    ssim = frames["ssim_by_frame"]
+    worst = psnr.index(min(psnr)), ssim.index(min(ssim))
+    return [
+        size + (f", {frames['equal']} of them equal" if frames["equal"] else ""),
+        f"PSNR {frames['psnr']:.2f} dB, worst {psnr[worst[0]]:.2f} dB in frame {worst[0] + 1}, of RGB",
+        f"SSIM {frames['ssim']:.4f}, worst {ssim[worst[1]]:.4f} in frame {worst[1] + 1}, of luma",
+    ]
+
+
+def step_line(data: Data, step: int) -> str:
+    """How far the two are apart after a step, or why nobody knows."""
+    for each in (data["steps"] or {}).get("compared", ()):
+        if each["index"] == step - 1:
+            return _distance(each)
+    return printable(data["reasons"].get("steps", "")) if step else ""
+
+
+def step_curves(data: Data) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Relative L2 and cosine after each step: step numbers and values, NaN for what is not finite; empty where no
+    step could be compared."""
+    if not data["steps"]:
+        return {}
+    compared = data["steps"]["compared"]
+    numbers = tuple(float(each["index"] + 1) for each in compared)
+    return {
+        name: (
+            numbers,
+            tuple(math.nan if each[key] is None else float(each[key]) for each in compared),
+        )
+        for name, key in (("relative L2", "relative_l2"), ("cosine", "cosine"))
+    }
+
+
+# As lines, at most 100 columns
+
+
+def lines(data: Data) -> Iterator[str]:
+    short = [each for each in data["settings"] if not _is_long(each)]
+    tables = {
+        "": _heads(data),
+        "settings": [_indented(each) for each in short],
+        "environment": [_indented(each) for each in data["environment"]],
+        "times": _times(data),
+    }
+    table = iter(columns([row for rows in tables.values() for row in rows]))
+    for title, rows in tables.items():
+        if title == "settings" and not data["settings"]:
+            yield from ("", "settings: the same")
+        elif title and (rows or (title == "settings" and data["settings"])):
+            yield from ("", title)
+        yield from (shorten(next(table), WIDTH) for _ in rows)
+        if title == "settings":
+            for each in data["settings"]:
+                if _is_long(each):
+                    yield from _long(each)
+    yield from ("", *_paragraph("chain", chain_line(data["chain"])))
+    yield from ("", *_steps(data))
+    yield from ("", *_paragraph("latents", latents_line(data)))
+    first, *more = frames_lines(data)
+    yield from (*_paragraph("frames", first), *(f"  {line}" for line in more))
+
+
+def _heads(data: Data) -> list[SideBySide]:
+    a, b = data["a"], data["b"]
+    rows = [("", "A", "B", ""), ("run", a["run"], b["run"], ""), *_statuses(data)]
+    rows.append(("preset", printable(a["preset"]), printable(b["preset"]), ""))
+    if a["parent"] or b["parent"]:
+        rows.append(("branch of", a["parent"] or "", b["parent"] or "", ""))
+    return rows
+
+
+def _indented(each: Data) -> SideBySide:
+    key, *rest = _difference(each)
+    return f"  {key}", *rest  # type: ignore[return-value]
+
+
+def _is_long(each: Data) -> bool:
+    return max(cell_len(value_text(each[side])) for side in "ab") > VALUE_CELLS
+
+
+def _long(each: Data) -> Iterator[str]:
+    yield f"  {printable(each['key'])}  {_extent(each)}".rstrip()
+    for name in "ab":
+        text = value_text(each[name])
         width = WIDTH - 7
         # A long word without spaces, and the wide characters of some scripts, are cut where they must be.
         parts = (
             textwrap.wrap(text, width) if cell_len(text) == len(text) else chop_cells(text, width)
         )
         for place, part in enumerate(parts or [""]):
-            yield f"    {' ' if place else name}  {part}".rstrip()
+            yield f"    {' ' if place else name.upper()}  {part}".rstrip()
 
 
-def _times(a: Timings, b: Timings) -> list[Row]:
-    sides = [{stage.name: stage for stage in each.stages} for each in (a, b)]
-    rows: list[Row] = []
-    for name in dict.fromkeys(name for side in sides for name in side):
-        shown = [
-            f"{duration(side[name].seconds)}{' cached' if side[name].cached else ''}"
-            if name in side
-            else "-"
-            for side in sides
-        ]
-        rows.append((f"  {printable(name)}", *shown, ""))
-    if any(each.total is not None for each in (a, b)):
-        shown = ["-" if each.total is None else duration(each.total) for each in (a, b)]
-        rows.append(("  in all", *shown, ""))
-    if any(each.computed or each.reused for each in (a, b)):
-        rows.append(("  steps computed", str(a.computed), str(b.computed), ""))
-        rows.append(("  steps reused", str(a.reused), str(b.reused), ""))
-        rows.append(("  a computed step", *(_brief(each.step) for each in (a, b)), "median"))
-    return rows
-
-
-def _brief(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return duration(seconds) if seconds >= 1 else f"{1000 * seconds:.1f} ms"
-
-
-def _chain(told: Comparison) -> Iterator[str]:
-    chain = told.chain
-    count_a, count_b = len(chain.sigmas_a), len(chain.sigmas_b)
-    if not (count_a and count_b):
-        yield "chain    no steps to compare"
-        return
-    lengths = str(count_a) if count_a == count_b else f"{count_a} and {count_b}"
-    if chain.shared == count_a == count_b:
-        yield f"chain    all {lengths} steps have the same keys"
-    elif not chain.shared:
-        yield f"chain    no step of {lengths} has the same key: they part at the start"
-    else:
-        first = "first step" if chain.shared == 1 else f"first {chain.shared} steps"
-        yield f"chain    the same keys for the {first} of {lengths}, then they part"
-    if chain.strays:
-        yield from _paragraph("", f"the same keys gave other bytes at {_numbers(chain.strays)}")
-
-
-def _steps(told: Comparison) -> Iterator[str]:
-    steps, chain = told.steps, told.chain
+def _steps(data: Data) -> Iterator[str]:
+    steps = data["steps"]
     if steps is None:
-        yield from _paragraph("steps", told.reasons["steps"])
+        yield from _paragraph("steps", data["reasons"]["steps"])
         return
-    what = "latents after each step" if steps.of == "latents" else "velocity of each step"
-    yield f"steps    {what}"
-    if equal := [i for i, each in steps.distances if not each.relative_l2]:
+    what = "latents after each step" if steps["of"] == "latents" else "velocity of each step"
+    yield from _paragraph("steps", what)
+    if equal := [each["index"] for each in steps["compared"] if each["relative_l2"] == 0]:
         yield from _paragraph("", f"equal: {_numbers(equal)}")
-    rest = [(i, each) for i, each in steps.distances if each.relative_l2]
+    rest = [each for each in steps["compared"] if each["relative_l2"] != 0]
     if shown := _thinned(rest):
-        yield from columns(list(_step_rows(shown, chain.sigmas_a, chain.sigmas_b)))
+        yield from columns(list(_step_rows(shown)))
     if len(shown) < len(rest):
         yield f"         {len(shown)} of {len(rest)} steps that differ; --json has all"
-    if steps.absent:
-        yield from _paragraph("", f"not stored: {_numbers(steps.absent)}")
+    if steps["absent"]:
+        yield from _paragraph("", f"not stored: {_numbers(steps['absent'])}")
 
 
-def _step_rows(
-    shown: Sequence[tuple[int, Distance]], a: Sequence[float | None], b: Sequence[float | None]
-) -> Iterator[Row]:
+def _step_rows(shown: Sequence[Data]) -> Iterator[tuple[str, ...]]:
     """A row for each, under its headings; a second column of sigmas where the two schedules differ."""
-    longest = max(
-        (each.relative_l2 for _, each in shown if math.isfinite(each.relative_l2)), default=0.0
-    )
-    is_one = all(a[i] == b[i] for i, _ in shown)
-    sides = {"sigma": a} if is_one else {"sigma A": a, "sigma B": b}
+    longest = max((each["relative_l2"] or 0.0 for each in shown), default=0.0)
+    is_one = all(each["sigma_a"] == each["sigma_b"] for each in shown)
+    sides = {"sigma": "sigma_a"} if is_one else {"sigma A": "sigma_a", "sigma B": "sigma_b"}
     yield "    step", *sides, "relative L2", "   cosine", ""
-    for i, each in shown:
+    for each in shown:
         yield (
-            f"{i + 1:>8}",
-            *("-" if sigmas[i] is None else f"{sigmas[i]:.4f}" for sigmas in sides.values()),
-            f"{each.relative_l2:.4g}",
-            f"{each.cosine:>9.6f}",
-            _bar(each.relative_l2, longest),
+            f"{each['index'] + 1:>8}",
+            *("–" if each[key] is None else f"{each[key]:.4f}" for key in sides.values()),
+            _number(each["relative_l2"], ".4g"),
+            _number(each["cosine"], ">9.6f"),
+            _bar(each["relative_l2"], longest),
         )
 
 
 def _paragraph(name: str, text: str) -> list[str]:
     """Text beside a section's name, broken where it must be."""
     return textwrap.wrap(
-        printable(text), WIDTH, initial_indent=f"{name:<9}", subsequent_indent=" " * 9
+        printable(text),
+        WIDTH,
+        initial_indent=f"{name:<{_NAME_CELLS}}",
+        subsequent_indent=" " * _NAME_CELLS,
     )
 
 
-def _thinned(rows: Sequence[tuple[int, Distance]]) -> Sequence[tuple[int, Distance]]:
+def _thinned(rows: Sequence[Data]) -> Sequence[Data]:
     """Evenly, with the first and the last."""
     if len(rows) <= MAX_ROWS:
         return rows
     return [rows[round(i * (len(rows) - 1) / (MAX_ROWS - 1))] for i in range(MAX_ROWS)]
 
 
-def _bar(length: float, longest: float) -> str:
-    if not math.isfinite(length) or not longest:
+def _bar(length: float | None, longest: float) -> str:
+    if length is None or not longest:
         return ""
     whole, rest = divmod(max(1, round(8 * BAR_CELLS * length / longest)), 8)
     return _EIGHTHS[-1] * whole + (_EIGHTHS[rest - 1] if rest else "")
 
 
-def _numbers(steps: Sequence[int]) -> str:
+def _numbers(indices: Sequence[int]) -> str:
     """`step 4` or `steps 1-10, 12`, counted from 1."""
-    ranges: list[list[int]] = []
-    for step in steps:
-        if ranges and ranges[-1][1] == step - 1:
-            ranges[-1][1] = step
-        else:
-            ranges.append([step, step])
-    told = ", ".join(f"{a + 1}" if a == b else f"{a + 1}-{b + 1}" for a, b in ranges)
-    return f"{'step' if len(steps) == 1 else 'steps'} {told}"
-
-
-def _latents(told: Comparison) -> Iterator[str]:
-    if told.latents is None:
-        yield from _paragraph("latents", told.reasons["latents"])
-    elif not told.latents.relative_l2:
-        yield "latents  equal"
-    else:
-        figures = f"relative L2 {told.latents.relative_l2:.4g}, cosine {told.latents.cosine:.6f}"
-        yield f"latents  {figures}"
-
-
-def _frames(told: Comparison) -> Iterator[str]:
-    frames = told.frames
-    if frames is None:
-        yield from _paragraph("frames", told.reasons["frames"])
-        return
-    equal = sum(map(math.isinf, frames.psnr))
-    count = len(frames.psnr)
-    size = f"{count} of {frames.width}x{frames.height}"
-    if equal == count:
-        yield f"frames   {size}, all equal"
-        return
-    yield f"frames   {size}" + (f", {equal} of them equal" if equal else "")
-    for name, values, overall, unit, of in (
-        ("PSNR", frames.psnr, f"{frames.psnr_overall:.2f} dB", " dB", "RGB"),
-        ("SSIM", frames.ssim, f"{frames.ssim_mean:.4f}", "", "luma"),
-    ):
-        worst = min(range(count), key=values.__getitem__)
-        figure = f"{values[worst]:.{2 if unit else 4}f}{unit}"
-        yield f"  {name:<7}{overall:<10}worst {figure} in frame {worst + 1}, of {of}"
+    parts = [
+        f"{first + 1}" if first == last else f"{first + 1}-{last + 1}"
+        for first, last in ranges(indices)
+    ]
+    return f"{'step' if len(indices) == 1 else 'steps'} {', '.join(parts)}"

@@ -64,8 +64,10 @@ def planned(
     `engine.client.submit` does, but for a model that can be downloaded."""
     from engine import client
     from engine.errors import ModelsAbsent
+    from engine.output.taken import check_output
     from tui.describe.prompt_warnings import prompt_warnings
 
+    check_output(store, spec)
     missing: tuple[Needed, ...] = ()
     weights: dict[str, int] = {}
     try:

@@ -62,6 +62,13 @@ class Detail:
     def steps(self) -> tuple[RunLink, ...]:
         return tuple(link for link in self.links if link.stage == "step")
 
+    @property
+    def video(self) -> RunLink | None:
+        """Its video, where the run was done; one that is gone on with has an earlier one at most."""
+        if self.record.status != "done":
+            return None
+        return next((link for link in self.links if link.stage == "video"), None)
+
 
 def status_word(record: RunRecord) -> str:
     """`✓ done`, `▲ interrupted`."""

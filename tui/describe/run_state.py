@@ -101,8 +101,8 @@ class Line:
 
 @dataclass(slots=True)
 class RunState:
-    """Everything that panels draw of one run. changes: goes up with every entry, so that who draws knows whether
-    anything is new."""
+    """Everything that panels draw of one run. video: the key of its video, once that is made. changes: goes up with
+    every entry, so that who draws knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
@@ -116,6 +116,7 @@ class RunState:
     chunk: int = 0
     num_chunks: int = 0
     latents: str = ""
+    video: str = ""
     memory: list[MemorySample] = field(default_factory=list)
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     num_lines: int = 0
@@ -178,7 +179,7 @@ class RunState:
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.memory = []
-        self.error = ""
+        self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
         self._memory_stride, self._memory_seen = 1, 0
         self._num_done = 0
@@ -234,6 +235,8 @@ class RunState:
             self.steps[self._num_done].status = "running" if is_denoising else "todo"
 
     def _store(self, event: LinkStored) -> None:
+        if event.stage == "video":
+            self.video = event.key
         if event.stage != "step":
             return
         self._grow(event.index + 1)

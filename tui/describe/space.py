@@ -150,12 +150,15 @@ def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
     """What `modiff store gc` removed, or would."""
     from store.upkeep.space import by_kind
 
-    if not plan.removals:
+    if plan.is_empty:
         return ["nothing to remove"]
     rows = [
         (_label(kind), str(share.num_blobs), size(share.num_bytes))
         for kind, share in by_kind(plan.removals).items()
     ]
+    if plan.aside:
+        num_bytes = sum(each.num_bytes for each in plan.aside)
+        rows.append(("quarantine", str(len(plan.aside)), size(num_bytes)))
     return [
         *columns([("WHAT", "BLOBS", "SIZE"), *rows]),
         "",
@@ -173,6 +176,9 @@ def plan_data(plan: Plan, budget: int | None, *, dry_run: bool) -> dict[str, Any
         "freed_bytes": plan.freed_bytes,
         "seconds": round(plan.seconds, 3),
         "removed": shares_data("kind", by_kind(plan.removals)),
+        "quarantine": [
+            {"file": each.path.name, "bytes": each.num_bytes, "ns": each.ns} for each in plan.aside
+        ],
         "left_bytes": plan.left_bytes,
         "budget_bytes": budget,
     }

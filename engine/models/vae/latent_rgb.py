@@ -7,9 +7,7 @@ of its resolution.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -58,21 +56,6 @@ WAN21 = LatentRGB(
 )
 
 
-def read_latent_rgb(path: Path) -> LatentRGB:
-    """The map of a JSON file with `factors` [C][3] and `bias` [3]. Raises OSError, and ValueError for another file."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-        factors, bias = torch.tensor(content["factors"]), torch.tensor(content["bias"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch has all but the first
-        raise ValueError(f"{path}: no map from latents to colours ({error})") from None
-    if factors.ndim != 2 or factors.shape[1] != 3 or bias.shape != (3,):
-        raise ValueError(
-            f"{path}: factors {list(factors.shape)} and bias {list(bias.shape)}: expected [C, 3] and [3]"
-        )
-    return LatentRGB(factors.float(), bias.float())
-
-
 def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side: int) -> Tensor:
     """Latents fp32 [1,C,F,h,w] -> uint8 [F',h',w',3] on their device.
 
@@ -88,13 +71,24 @@ def latents_to_rgb(rgb: LatentRGB, latents: Tensor, *, max_frames: int, max_side
     levels = torch.addmm(
         (bias + 1)[:, None], factors.T, frames.reshape(channels, -1), beta=127.5, alpha=127.5
     )
-    levels = levels.view(3, num_frames, height, width)
-    scale = min(1.0, max_side / max(height, width))
-    if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return to_pixels(levels.view(3, num_frames, height, width), max_side)
+
+
+def to_pixels(levels: Tensor, max_side: int) -> Tensor:
+    """Levels fp32 [3,F,h,w] of 0 to 255, which may be changed -> uint8 [F,h',w',3] within max_side, in proportion:
+    averaged over areas, never enlarged."""
+    _, _, height, width = levels.shape
+    size = smaller(height, width, max_side)
+    if size != (height, width):
         levels = F.adaptive_avg_pool2d(levels, size)
     rows = levels.round_().clamp_(0, 255).permute(1, 2, 3, 0)
     return rows.to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def smaller(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Rows and columns of a picture within max_side, in proportion, never enlarged."""
+    scale = min(1.0, max_side / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def spread(count: int, at_most: int) -> list[int]:

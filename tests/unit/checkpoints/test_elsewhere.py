@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ comfyui:
     assert comfyui / "shared/unet" in [place.path for place in places()]
 
 
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "comfyui: {}\n", "comfyui:\n#  vae: x\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing yet\n", "comfyui: {}\n", "comfyui:\n#  vae: x\n", "a: ~\nb: null\n"]
+)
 def test_a_list_of_nothing_is_nothing(comfyui: Path, text: str) -> None:
     assert extra(comfyui, text) == []
 
@@ -63,10 +66,34 @@ def test_a_list_of_nothing_is_nothing(comfyui: Path, text: str) -> None:
         "a: 3\n",
         "!!python/object/apply:os.system ['true']",
         "x" * 300_000,
+        "a: {<<: [x]}",
     ],
 )
 def test_a_list_that_cannot_be_read_is_told_of_itself(comfyui: Path, text: str) -> None:
     assert extra(comfyui, text) == [comfyui / "extra_model_paths.yaml"]
+
+
+def test_what_sections_share_counts_for_each(comfyui: Path) -> None:
+    text = """
+defaults: &defaults
+    base_path: /shared
+    vae: vae
+comfyui:
+    <<: *defaults
+    vae: mine
+"""
+    assert extra(comfyui, text) == [Path("/shared/vae"), Path("/shared/mine")]
+
+
+# CPU seconds, twenty times what it takes: only what grows with the square of a file gets there.
+MAX_SECONDS = 2.0
+
+
+def test_a_list_of_a_stranger_takes_no_time(comfyui: Path) -> None:
+    """To YAML this is a number to the base of sixty, of 120,000 digits."""
+    begun = time.process_time()
+    assert extra(comfyui, "a: " + "1:" * 120_000 + "1") == [comfyui / "extra_model_paths.yaml"]
+    assert time.process_time() - begun < MAX_SECONDS
 
 
 def test_the_cache_of_modelscope_is_looked_at_where_it_is(

@@ -89,7 +89,7 @@ def latents_of(store: Store, run_id: str) -> str:
 def undisturbed(other: Runner, run: RunRecord) -> str:
     """The digest of the latents of the same run, computed in another store from nothing and in one go."""
     spec = decode_spec(run.spec_json)
-    run_id = client.submit(other.store, spec, output="{run}.mp4", segments=run.segments)
+    run_id = client.submit(other.store, spec, output="{run}.safetensors", segments=run.segments)
     assert plan_in(execute(other, run_id)).reused_steps == 0
     return latents_of(other.store, run_id)
 

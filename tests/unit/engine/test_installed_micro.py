@@ -13,8 +13,8 @@ WEIGHTS = {
     "MODEL_CARD.md",
     "config.json",
     "dit.safetensors",
-    "latent_rgb.json",
     "text_encoder.safetensors",
+    "tiny_decoder.safetensors",
     "tokenizer.json",
     "vae.safetensors",
 }

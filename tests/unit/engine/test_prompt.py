@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from engine import prompt
+from engine.checkpoints.formats.reading import MAX_REASON
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.errors import CheckpointError
 from engine.prompt import MAX_TOKENS, clean_prompt, cut_of, is_short, load_tokenizer
 
 
@@ -40,11 +43,35 @@ def test_tokenizer_appends_the_end_and_cuts_at_512(tmp_path) -> None:
     assert ids[-1] == 1
 
 
-def test_a_file_that_is_no_tokenizer_is_named_so(tmp_path) -> None:
+NO_TOKENIZER = [
+    "<html>",
+    f'{{"truncation": "{"x" * 70_000}"}}',  # which the library quotes whole
+    '{"added_tokens": [], "model": {"type": "alway\\ts"}}',
+    '{"padding": {"strategy": "BatchLongest\\u001b[2J"}}',
+]
+
+
+@pytest.mark.parametrize("text", NO_TOKENIZER, ids=["a page", "long", "a tab", "an escape"])
+def test_a_file_that_is_no_tokenizer_is_named_so(tmp_path, text: str) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text("<html>")
-    with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer\.json \(") as told:
         load_tokenizer(path)
+    assert str(told.value).isprintable()
+    assert len(str(told.value)) <= len(f"{path}: ") + MAX_REASON
+
+
+class PanicException(BaseException):
+    """As the tokenizers library raises where its own code gives up."""
+
+
+def test_a_tokenizer_at_which_its_library_panics_is_refused(tmp_path) -> None:
+    class Panicking:
+        def encode(self, text: str) -> None:
+            raise PanicException("no entry found for key")
+
+    with pytest.raises(CheckpointError, match=r"x\.json: .*\(no entry found for key\)"):
+        prompt._encoded(Panicking(), tmp_path / "x.json", "a")  # type: ignore[arg-type]
 
 
 def words(count: int, word: str = "star") -> str:

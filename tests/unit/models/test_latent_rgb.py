@@ -1,11 +1,9 @@
-"""The linear map from latents to colours, against float64 sums written out; its limits, and files that are none."""
+"""The linear map from latents to colours, against float64 sums written out; and its limits."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from engine.models.vae.latent_rgb import (
     WAN21,
     LatentRGB,
     latents_to_rgb,
-    read_latent_rgb,
     spread,
 )
 
@@ -121,34 +118,3 @@ def test_what_is_too_bright_or_too_dark_is_clipped():
 def test_latents_of_nothing_have_the_published_bias():
     found = latents_to_rgb(WAN21, torch.zeros(1, 16, 1, 1, 1), max_frames=8, max_side=96)
     assert found.flatten().tolist() == [104, 116, 85]  # (b + 1) * 127.5
-
-
-def test_a_map_is_read_from_json(tmp_path: Path):
-    path = tmp_path / "rgb.json"
-    path.write_text(json.dumps({"factors": [[1, 2, 3.5]], "bias": [0, 0, 1], "more": "x"}))
-    rgb = read_latent_rgb(path)
-    assert rgb.factors.tolist() == [[1, 2, 3.5]]
-    assert rgb.bias.tolist() == [0, 0, 1]
-    assert {rgb.factors.dtype, rgb.bias.dtype} == {torch.float32}
-    assert rgb.latent_channels == 1
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"factors": [[1, 2]], "bias": [1, 2]}',
-        '{"factors": [1, 2, 3], "bias": [1, 2, 3]}',
-        '{"factors": [[1, 2, 3]], "bias": 1}',
-        '{"factors": [[1, 2, 3], [1]], "bias": [1, 2, 3]}',
-        '{"factors": [["1", "2", "3"]], "bias": [1, 2, 3]}',
-        '{"factors": null, "bias": [1, 2, 3]}',
-    ],
-)
-def test_another_file_is_no_map(tmp_path: Path, content: str):
-    path = tmp_path / "rgb.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"rgb\.json: "):
-        read_latent_rgb(path)

@@ -184,6 +184,10 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("a..b=3", 'expected an override like scheduler.steps=12, got "a..b=3"'),
         ("a b=3", 'expected an override like scheduler.steps=12, got "a b=3"'),
         ("\x1b[31m=3", 'expected an override like scheduler.steps=12, got "\\x1b[31m=3"'),
+        (f"{'prom' + '9' * 5000}=3", f"prom{'9' * 193}...: unknown key"),
+        # half a pair of surrogates, as bytes of a command line come that are not UTF-8
+        ("noise=\ud800", "noise: expected text that is valid Unicode"),
+        ('output.kinds=["\udcff"]', "output.kinds[0]: expected text that is valid Unicode"),
     ],
 )
 def test_refusals_are_one_line_that_names_the_key(override: str, line: str) -> None:
@@ -192,6 +196,12 @@ def test_refusals_are_one_line_that_names_the_key(override: str, line: str) -> N
     assert str(caught.value).startswith(line)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+def test_text_that_is_not_unicode_beside_another_fault_is_one_line_too() -> None:
+    with pytest.raises(PresetError) as caught:
+        load_preset("micro", ["seed=x", "noise=\ud800", "prompt=\ud800"])
+    assert str(caught.value).isprintable()
 
 
 def test_steps_that_contradict_the_sigmas_are_refused_not_ignored() -> None:

@@ -429,6 +429,7 @@ def raw(forged, old, new):
         (b'"made_by":"modiff test"', b'"made_by":"\\u001b[2J"', "not valid"),
         (b'"status":"done"', b'"status":"running"', "not valid"),
         (b'"status":"done"', b'"status":"done\\n"', "not valid"),
+        (b'"format":1', b'"format":1,"\\ud800":1', "not valid: a text is not Unicode"),
         (b'"tags":["client/two"', b'"tags":["a b"', "not valid"),
         (b'"tags":["client/two"', b'"tags":["keep"', "tag of .* is there twice"),
         (b'"note":"', b'"note":"\\u001b[31m', "control characters"),

@@ -15,6 +15,7 @@ from store.lineage import damage
 from store.lineage.damage import RowDamaged
 from store.lineage.events import RunFinished
 from store.store import open_store
+from store.upkeep import repair
 from store.upkeep.contents import look
 from store.upkeep.gc import clean, preview
 from store.upkeep.removal import Policy
@@ -139,6 +140,47 @@ def test_a_damaged_row_is_passed_over_told_and_dealt_with(
     if table == "runs" and not is_mended and column != "id":
         assert {line["table"] for line in lines} >= {"runs", "events", "run_links", "tags"}
     assert read_all(store) == (1 if table == "runs" and not is_mended else 2)
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "UPDATE runs SET note='anew' WHERE id=?",  # by whoever set the note again
+        "UPDATE runs SET note='', created_ns=CAST(x'01' AS BLOB) WHERE id=?",  # damaged, but elsewhere
+        "UPDATE runs SET id='anotherone' WHERE id=?",  # another run has its place
+        "DELETE FROM runs WHERE id=?",
+    ],
+)
+def test_a_row_that_changed_after_it_was_looked_at_is_left_as_it_is(
+    store, made, monkeypatch, meanwhile
+):
+    store.lineage.db.conn.execute("PRAGMA foreign_keys=OFF")
+    store.lineage.db.conn.execute("PRAGMA ignore_check_constraints=ON")
+    damaged(store, "runs", "note", NO_TEXT, f"id='{made[0].id}'")
+    real = repair.repair
+
+    def repair_later(lineage, *arguments):
+        with immediate(lineage) as connection:
+            connection.execute(meanwhile, (made[0].id,))
+        before = rows(lineage, "SELECT * FROM runs ORDER BY seq")
+        done = real(lineage, *arguments)
+        assert rows(lineage, "SELECT * FROM runs ORDER BY seq") == before
+        return done
+
+    monkeypatch.setattr("store.upkeep.verify.repair", repair_later)
+    [found] = verify(store.lineage, repairs=True).rows
+    assert found.note == repair.CHANGED
+    assert not list((store.root / "quarantine").glob("rows-*"))
+
+
+def test_rows_of_a_run_that_is_set_aside_go_with_it_whatever_is_wrong_with_them(store, made):
+    store.lineage.db.conn.execute("PRAGMA foreign_keys=OFF")
+    damaged(store, "stages", "name", NO_TEXT, f"run_id='{made[0].id}'")
+    damaged(store, "runs", "spec", "'{'", f"id='{made[0].id}'")
+    found = verify(store.lineage, repairs=True).rows
+    assert {each.table for each in found} == {"runs", "stages"}
+    assert all(each.note.startswith("set aside in ") for each in found)
+    assert verify(store.lineage).is_sound
 
 
 def test_who_asks_for_a_damaged_run_is_told_which_row_it_is(store, made, caplog):

@@ -21,6 +21,7 @@ from store.errors import (
     StoreBusy,
     StoreDamaged,
     StoreError,
+    StoreFailing,
     StoreFromFuture,
     StoreFull,
     StoreUnwritable,
@@ -389,7 +390,7 @@ def test_what_sqlite_calls_an_io_error_is_a_full_disk_where_nothing_fits(
         raise error
     assert_one_line(caught.value, "the disk is full", "modiff store gc")
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="disk I/O error"), database.immediate(store.lineage):
+    with pytest.raises(StoreFailing, match="disk I/O error"), database.immediate(store.lineage):
         raise error
     assert list(store.root.glob(".modiff-*")) == []
 

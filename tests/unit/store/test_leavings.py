@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 
 import pytest
+import torch
 
 from engine.checkpoints import places
 from engine.checkpoints.convert.writers import whole_or_nothing
+from engine.output import media
 from presets.library import load_preset, save_preset
 from presets.paths import user_preset_dir
 from store.blobs import leavings
 from store.blobs.files import written_whole
-from store.blobs.leavings import sweep_leavings
+from store.blobs.leavings import sweep_leavings, sweep_temporary
 from store.bundle.exporting import export_bundle
 from tests import bundles
 from tui.app.preferences import Preferences, preferences_path, save_preferences
@@ -110,6 +113,57 @@ def test_a_draft_is_kept_while_its_process_lives_however_old_it_is(tmp_path, kin
     assert {path.name for path in tmp_path.iterdir()} == there
     assert sweep_leavings(tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_what_a_killed_engine_left_of_a_video_goes_a_day_later(temporary, monkeypatch):
+    def encoding(end, *, hours=25.0, inside="video.mp4", mode=0o700):
+        path = left(temporary, f"modiff-{end}", hours=hours, inside=inside)
+        path.chmod(mode)
+        return path
+
+    gone = [encoding("abcd_123"), encoding("abcd_124", inside="errors.txt")]
+    kept = [
+        encoding("abcd_125", hours=23.0),  # of an engine that is suspended
+        encoding("abcd_126", inside="notes"),
+        encoding("abcd_127", mode=0o755),
+        encoding("prompt-abcd_12"),
+        left(temporary, "modiff-abcd_128", hours=25.0),  # a file
+    ]
+    nested = encoding("abcd_129")
+    (nested / "folder.txt").mkdir()
+    os.utime(nested / "folder.txt", (0, 0))
+    os.utime(nested, (0, 0))
+    link = temporary / "modiff-abcd_130"
+    link.symlink_to(temporary, target_is_directory=True)
+    os.utime(link, (0, 0), follow_symlinks=False)
+    monkeypatch.setattr(leavings.os, "geteuid", lambda: os.getuid() + 1)
+    assert sweep_temporary() == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert sweep_temporary() == len(gone)
+    assert not any(path.exists() for path in gone)
+    assert all(os.path.lexists(path) for path in [*kept, nested, link])
+
+
+def test_where_a_video_is_encoded_is_known_for_it(temporary):
+    def frames():
+        yield torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+        [folder] = temporary.iterdir()
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (0, 0))
+        assert sweep_temporary() == 1
+        raise KeyError
+
+    with pytest.raises((KeyError, OSError)):
+        media.encode_video(frames(), fps=1, size=(16, 16), comment="")
 
 
 def test_a_folder_that_cannot_be_read_is_left_alone(tmp_path):

@@ -11,11 +11,11 @@ from textual.widgets import Static
 
 from store.errors import UnknownRun
 from tui.app.base import ModiffScreen
-from tui.app.desktop import CannotOpen
 from tui.app.dialogs.ask import Confirm
 from tui.app.messages import BranchFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
+from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
@@ -51,6 +51,7 @@ class Live(ModiffScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause", id="live.pause"),
         Binding("space,r", "resume", "Resume", id="live.resume", key_display="r"),
+        Binding("v", "play", "Play", id="live.play"),
         Binding("o,enter", "open_output", "Open", id="live.open", key_display="o"),
         Binding("b", "branch", "Branch here", id="live.branch"),
         Binding("x", "cancel", "Cancel", id="live.cancel"),
@@ -198,7 +199,7 @@ class Live(ModiffScreen):
                 return status in ("queued", "running")
             case "resume":
                 return status in RESUMABLE
-            case "open_output":
+            case "open_output" | "play":
                 return bool(self._output())
             case "branch":
                 return bool(self._feed and self._feed.state.steps)
@@ -301,11 +302,15 @@ class Live(ModiffScreen):
 
     @work(exclusive=True, group="open")
     async def action_open_output(self) -> None:
-        path = self._output()
-        try:
-            await self.app.lab.open_file(path)
-        except CannotOpen as error:
-            self.notify(f"{error}; the file is {printable(path)}", markup=False, timeout=15)
+        """Open the file in the desktop's player."""
+        if self._feed is not None and self._feed.record is not None:
+            await self._told(open_or_play(self.app, self._feed.record))
+
+    @work(exclusive=True, group="open")
+    async def action_play(self) -> None:
+        """Play the video in the terminal."""
+        if self._feed is not None and self._feed.record is not None:
+            await self._told(play_or_tell(self.app, self._feed.record))
 
     def on_run_head_output_clicked(self) -> None:
         self.action_open_output()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tui.app.run_view.follower import Follower
+from tui.describe.previews import VIDEO, playing_rate, step_told
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
@@ -100,7 +101,7 @@ class RunFeed:
 
     async def show_preview(self) -> None:
         """The picture of the step that is looked at, read at most twice a second while the run is at work; at once
-        where a hand moved there.
+        where a hand moved there. Where the newest step is followed it is the video, once there is one.
 
         While the newest step is followed and has none (yet), the one before stays.
         """
@@ -114,6 +115,8 @@ class RunFeed:
             return
         self._preview_due = now + PREVIEW_SECONDS
         key = known[step - 1].key if 1 <= step <= len(known) else ""
+        if view.is_following and await self._show_video():
+            return
         if key and (step, key) == self._shown:
             return
         if view.is_following:
@@ -122,16 +125,33 @@ class RunFeed:
             preview = await self._follower.preview(step)
         if preview is not None:
             self._shown = (step, known[step - 1].key)
-            view.show_preview(step, preview)
+            view.show_preview(preview, step_told(step))
         elif not view.is_following:
             self._shown = (step, "")
-            view.show_preview(step, None, f"step {step} has no preview" if step else "the noise")
+            view.show_preview(None, f"step {step} has no preview" if step else "the noise")
+
+    async def _show_video(self) -> bool:
+        """Whether there is one, which is shown now."""
+        key = self.state.video
+        if not key:
+            return False
+        if self._shown != (len(self.state.steps), key):
+            video = await self._follower.video()
+            if video is None:
+                return False
+            self._shown = (len(self.state.steps), key)
+            self._view.show_preview(video, VIDEO, fps=self._rate(video.num_frames))
+        return True
+
+    def _rate(self, num_frames: int) -> float | None:
+        """At which so many frames last as long as the video."""
+        return None if self.record is None else playing_rate(self.record.spec_json, num_frames)
 
     def hide_previews(self) -> None:
         """Take the picture off the screen, and read none."""
         self.shows_previews = False
         self._shown = (0, "")
-        self._view.show_preview(0, None, "previews are off: P shows them")
+        self._view.show_preview(None, "previews are off: P shows them")
 
     def allow_previews(self) -> None:
         """Read and show them again."""

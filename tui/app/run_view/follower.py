@@ -1,4 +1,5 @@
-"""Keeps the plain state of one run up to date from its log, a page at a time, with the previews of its steps."""
+"""Keeps the plain state of one run up to date from its log, a page at a time, with the previews of its steps and its
+video."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from store.index.previews import Preview
     from tui.app.lab import Lab
 
-# A preview has up to 200 kB.
+# A preview has up to 200 kB, that of a video 500 kB.
 MAX_PREVIEWS = 64
 
 
@@ -34,7 +35,13 @@ class Follower:
         """What the step, counted from 1, points to; None where there is no preview (yet)."""
         if not 1 <= step <= len(self.state.steps):
             return None
-        key = self.state.steps[step - 1].key
+        return await self._preview(self.state.steps[step - 1].key)
+
+    async def video(self) -> Preview | None:
+        """The video in small; None before it is made, and where that is not known of it."""
+        return await self._preview(self.state.video) if self.state.video else None
+
+    async def _preview(self, key: str) -> Preview | None:
         if key not in self._previews:
             self._previews.update(await self._lab.previews([key]))
             while len(self._previews) > MAX_PREVIEWS:

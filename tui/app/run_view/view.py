@@ -15,7 +15,7 @@ from tui.app.run_view.head import RunHead
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.stages import Stages
 from tui.app.run_view.timeline import Timeline
-from tui.app.widgets.picture import Picture
+from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot
 from tui.units import clock, size
 
@@ -45,7 +45,8 @@ class Panel(Vertical, can_focus=True):
 
 
 class RunView(Widget):
-    """`show` draws what has changed in a state, `show_preview` the picture of a step. It reads nothing itself."""
+    """`show` draws what has changed in a state, `show_preview` the picture of a step or of the video. It reads nothing
+    itself."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left_square_bracket", "tab(-1)", "Panel back", id="panel.prev", show=False),
@@ -141,7 +142,7 @@ class RunView(Widget):
         self.query_one(Timeline).show(())
         for plot in self.query(Plot):
             plot.show(())
-        self.show_preview(0, None)
+        self.show_preview(None)
         self.query_one(LogView).clear()
         self.query_one("#run").border_title = ""
 
@@ -184,11 +185,13 @@ class RunView(Widget):
             self._show_panels()
 
     def show_preview(
-        self, step: int, preview: Preview | None, nothing: str = "no preview yet"
+        self, preview: Preview | None, told: str = "no preview yet", *, fps: float | None = None
     ) -> None:
-        """The picture of a step; None for none, and then `nothing` is said."""
-        self.query_one(Picture).show(preview, "" if preview else nothing)
-        self._set(self.query_one("#preview"), note=f"step {step}" if preview else "")
+        """A picture with what it shows; None for none, and then `told` says why. fps: None for that of steps."""
+        picture = self.query_one(Picture)
+        picture.fps = STEP_FPS if fps is None else fps
+        picture.show(preview, "" if preview else told)
+        self._set(self.query_one("#preview"), note=told if preview else "")
 
     def _follow(self) -> None:
         """The cursor goes with the newest step until a hand moves it back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tui.app.desktop import CannotOpen, absolute, taken
+from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.messages import ComposeWith, Queued
 from tui.describe import run as summary
@@ -107,20 +107,6 @@ async def edit_note(app: ModiffBase, row: RunRow) -> None:
     )
     if line is not None:
         await app.lab.set_note(run_id, line.strip())
-
-
-async def play(app: ModiffBase, row: RunRow) -> None:
-    """Open a run's file in the desktop's player; where there is none, tell where the file is."""
-    path = row.record.output
-    try:
-        await app.lab.open_file(path)
-    except CannotOpen as reason:
-        app.notify(
-            printable(path),
-            title=printable(str(reason)),
-            timeout=_TOLD_SECONDS,
-            markup=False,
-        )
 
 
 async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:

@@ -20,7 +20,7 @@ from tui.app.messages import Queued
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
 from tui.app.runs.branch_fields import FIELDS, overrides_of, shares, solvers, values_of
-from tui.app.widgets.picture import Picture
+from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.tick import Tick
 from tui.describe.plan import shown
 from tui.text import columns
@@ -151,19 +151,16 @@ class Branch(Dialog[str | None]):
 
     @work(exclusive=True, group="preview")
     async def _show_preview(self, step: int) -> None:
-        steps = self._detail.steps if self._detail else ()
-        picture = self.query_one(Picture)
-        if not 1 <= step <= len(steps):
-            picture.show(None, "the noise" if not step else "not computed")
+        detail, picture = self._detail, self.query_one(Picture)
+        if detail is None:
             return
-        link = steps[step - 1]
         try:
-            found = await self.app.lab.previews([link.key])
+            (shown,) = await self.app.lab.shown([(detail, None if self.at == "decode" else step)])
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
-        preview = found.get(link.key)
-        picture.show(preview, f"after step {step}" if preview else f"step {step}: no preview")
+        picture.fps = shown.fps or STEP_FPS
+        picture.show(shown.preview, shown.told)
 
     # What changes
 

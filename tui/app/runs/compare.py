@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
@@ -25,11 +24,11 @@ from tui.app.dialogs.ask import Ask
 from tui.app.messages import BranchFrom
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
-from tui.app.runs import comparison_rows as compare_text
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.app.widgets.picture import Picture
-from tui.app.widgets.plot import Plot
+from tui.app.widgets.picture import STEP_FPS, Picture
+from tui.app.widgets.plot import Plot, Series
+from tui.describe import comparison
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -84,6 +83,7 @@ class Compare(ModiffScreen):
         yield Footer()
 
     def on_mount(self) -> None:
+        self.query_one("#picture-B", Picture).follow(self.query_one("#picture-A", Picture))
         self._load()
 
     @work
@@ -122,9 +122,11 @@ class Compare(ModiffScreen):
             title = f"{name} {detail.record.id}  {printable(str(prompt))}"
             self.query_one(f"#panel-{name}").border_title = Content(shorten(title, 80))
         a, b = (detail.record for detail in self._details)
-        known = compare_text.settings_section([asdict(each) for each in spec_differences(a, b)])
+        known = comparison.settings_section(
+            [comparison.difference_data(each) for each in spec_differences(a, b)]
+        )
         self.query_one("#lines", Static).update(
-            _table([known, compare_text.Section("results", (), _WAITING)])
+            _table([known, comparison.Section("results", (), _WAITING)])
         )
         detail = self._details[1]
         timeline = self.query_one(Timeline)
@@ -132,8 +134,8 @@ class Compare(ModiffScreen):
         timeline.cursor = len(detail.steps)
         self._show_step()
 
-    def _show_comparison(self, data: compare_text.Data) -> None:
-        self.query_one("#lines", Static).update(_table(compare_text.sections(data)))
+    def _show_comparison(self, data: comparison.Data) -> None:
+        self.query_one("#lines", Static).update(_table(comparison.sections(data)))
         self._show_step()
 
     def on_timeline_moved(self, message: Timeline.Moved) -> None:
@@ -143,30 +145,34 @@ class Compare(ModiffScreen):
     def _show_step(self) -> None:
         step = self.query_one(Timeline).cursor
         if self._data is not None:
-            told = compare_text.step_told(self._data, step)
+            told = comparison.step_line(self._data, step)
             self.query_one("#steps").border_subtitle = Content(told)
-            for series in compare_text.step_series(self._data) or ():
-                plot = self.query_one("#cosine" if series.name == "cosine" else "#l2", Plot)
-                plot.show([series], marker=float(step) if step else None)
+            for name, curve in comparison.step_curves(self._data).items():
+                plot = self.query_one("#cosine" if name == "cosine" else "#l2", Plot)
+                plot.show([Series(name, *curve)], marker=float(step) if step else None)
         self._show_pictures(step)
 
     @work(exclusive=True, group="pictures")
     async def _show_pictures(self, step: int) -> None:
-        """The previews after a step, of a run with fewer steps that of its last one."""
-        steps = [detail.steps[: max(step, 0)] for detail in self._details]
-        keys = [links[-1].key if links else "" for links in steps]
+        """The pictures after a step, of a run with fewer steps that of its last one; after the last step of B the
+        videos of both."""
+        if not self._details:
+            return
+        is_end = step >= len(self._details[1].steps)
+        wanted = [
+            (detail, None if is_end else min(step, len(detail.steps))) for detail in self._details
+        ]
         try:
-            found = await self.app.lab.previews(keys)
+            found = await self.app.lab.shown(wanted)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
         pictures = self.query(Picture)
         if not pictures:
             return  # it was left meanwhile
-        for picture, key, links in zip(pictures, keys, steps, strict=True):
-            preview = found.get(key)
-            place = f"after step {len(links)}" if links else "the noise"
-            picture.show(preview, place if preview else f"{place}: no preview")
+        for picture, shown in zip(pictures, found, strict=True):
+            picture.fps = found[0].fps or STEP_FPS
+            picture.show(shown.preview, shown.told)
 
     # What people do
 
@@ -201,7 +207,7 @@ class Compare(ModiffScreen):
         )
 
 
-def _table(sections: Sequence[compare_text.Section]) -> RenderResult:
+def _table(sections: Sequence[comparison.Section]) -> RenderResult:
     """Rows of all sections under one set of columns; sentences take their whole width."""
     parts: list[Any] = []
     for section in sections:

@@ -9,23 +9,28 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 from textual import getters, work
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Container, Vertical, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from store.errors import UnknownRun
 from tui.app.base import ModiffBase
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.view import RunView
+from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.describe import run as summary
 from tui.text import escaped
 
 if TYPE_CHECKING:
+    from textual import events
     from textual.app import ComposeResult, RenderResult
 
     from tui.describe.run import Detail, RunRow
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
 _REST_SECONDS = 0.12
+# From so many rows the picture lies below the summary, from so many columns beside it.
+_BELOW_ROWS = 28
+_BESIDE_COLUMNS = 76
 _TABS = ("summary", "panels", "settings")
 
 
@@ -42,12 +47,27 @@ class RunDetails(Vertical):
 
     def compose(self) -> ComposeResult:
         with TabbedContent(initial="summary"):
-            with TabPane("summary", id="summary"), VerticalScroll():
-                yield Static(id="summary-lines")
+            with TabPane("summary", id="summary"), Container(id="summary-body"):
+                with VerticalScroll():
+                    yield Static(id="summary-lines")
+                yield Picture(graphics=getattr(self.app, "graphics", None), id="summary-picture")
             with TabPane("panels", id="panels"):
                 yield RunView()
             with TabPane("settings", id="settings"), VerticalScroll():
                 yield Static(id="toml", markup=False)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """The picture lies below the summary, beside it where that is too low, nowhere where there is no room."""
+        is_high, is_wide = event.size.height >= _BELOW_ROWS, event.size.width >= _BESIDE_COLUMNS
+        self.set_class(is_wide and not is_high, "-beside")
+        has_picture = (is_high or is_wide) and self.app.preferences.images != "off"
+        if has_picture != self._picture.display:
+            self._picture.display = has_picture
+            self._show_picture()
+
+    @property
+    def _picture(self) -> Picture:
+        return self.query_one("#summary-picture", Picture)
 
     @property
     def cursor(self) -> int | None:
@@ -103,6 +123,23 @@ class RunDetails(Vertical):
         self.detail = detail
         self.query_one("#summary-lines", Static).update(_table(detail) if detail else "")
         self.query_one("#toml", Static).update(_toml(detail) if detail else "")
+        self._show_picture()
+
+    @work(exclusive=True, group="picture")
+    async def _show_picture(self) -> None:
+        """The video, or how far it has come."""
+        detail, picture = self.detail, self._picture
+        if detail is None or not picture.display:
+            picture.show(None)
+            return
+        try:
+            (shown,) = await self.app.lab.shown([(detail, None)])
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            return
+        if detail is self.detail:
+            picture.fps = 0.0 if self.app.is_remote else shown.fps or STEP_FPS
+            picture.show(shown.preview, shown.told if shown.preview else "")
 
     # The panels, while they are open
 

@@ -12,6 +12,7 @@ from textual.containers import Horizontal
 
 from tui.app.base import ModiffScreen
 from tui.app.messages import BranchFrom
+from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.runs import actions as run_actions
 from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
@@ -54,7 +55,8 @@ class Runs(ModiffScreen):
         Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
         Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
         Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
-        Binding("o", "play", "Open", id="runs.play", tooltip="Open the video in the player"),
+        Binding("v", "play", "Play", id="runs.play", tooltip="Play the video in the terminal"),
+        Binding("o", "open", "Open", id="runs.open", tooltip="Open the video in the player"),
         Binding("R", "replay", "Replay", id="runs.replay", show=False),
         Binding("V", "verify", "Verify", id="runs.verify", show=False),
         Binding("p", "pin", "Pin or unpin", id="runs.pin", show=False),
@@ -196,7 +198,7 @@ class Runs(ModiffScreen):
             return row is not None and summary.can_go_on(row.record)
         if action in ("replay", "verify"):
             return row is not None and row.record.status == "done"
-        if action == "play":
+        if action in ("play", "open"):
             return row is not None and bool(row.record.output) and row.record.status == "done"
         return True
 
@@ -242,8 +244,12 @@ class Runs(ModiffScreen):
         self._do(run_actions.edit_note(self.app, self._current()))
 
     def action_play(self) -> None:
-        """Open its file in the player."""
-        self._do(run_actions.play(self.app, self._current()))
+        """Play its video in the terminal."""
+        self._do(play_or_tell(self.app, self._current().record))
+
+    def action_open(self) -> None:
+        """Open its file in the desktop's player."""
+        self._do(open_or_play(self.app, self._current().record))
 
     def action_export(self) -> None:
         """Write the marked runs, or this one, as a bundle."""

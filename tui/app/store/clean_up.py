@@ -132,7 +132,7 @@ class CleanUp(Dialog[Planned | None]):
             )
         self.query_one("#lines", Static).update("\n".join(lines))
         self._planned = Planned(policy, plan, False)
-        self.query_one("#apply", Button).disabled = not plan.removals
+        self.query_one("#apply", Button).disabled = plan.is_empty
 
     def _show_problem(self, error: Exception) -> None:
         self.query_one("#problem", Static).update(f"✖ {self.app.line_for(error)}")
@@ -143,6 +143,6 @@ class CleanUp(Dialog[Planned | None]):
     def action_leave(self, is_wanted: bool) -> None:
         """With the plan, to be carried out or only to be known."""
         planned = self._planned
-        if is_wanted and (planned is None or not planned.plan.removals):
+        if is_wanted and (planned is None or planned.plan.is_empty):
             return
         self.dismiss(planned and Planned(planned.policy, planned.plan, is_wanted))

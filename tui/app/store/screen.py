@@ -49,7 +49,7 @@ class Store(ModiffScreen):
         "a clean-up is planned, read and agreed to. What pinned and unfinished runs need is never removed."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("g", "view(1)", "Next view", id="store.view", tooltip="By run, by kind, by age"),
+        Binding("t", "view(1)", "Next view", id="store.view", tooltip="By run, by kind, by age"),
         Binding("p", "pin", "Pin", id="store.pin", tooltip="Keep this run from every clean-up, or no longer"),
         Binding("c", "plan", "Plan clean-up", id="store.plan", tooltip="Say what a clean-up would remove"),
         Binding("C", "apply", "Clean up", id="store.apply", tooltip="Carry out the last plan; asks first"),
@@ -226,7 +226,7 @@ class Store(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             return
-        if plan.removals:
+        if not plan.is_empty:
             await self._clean(policy, plan)
         else:
             self._report("clean-up", plan_lines(plan, dry_run=True))

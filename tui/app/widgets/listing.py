@@ -54,6 +54,7 @@ class Listing(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", show=False, id="list.down"),
         Binding("k", "cursor_up", "Up", show=False, id="list.up"),
+        Binding("g", "scroll_top", "First", show=False, id="list.first"),
         Binding("G", "scroll_bottom", "Last", show=False, id="list.last"),
     ]
 

@@ -16,6 +16,8 @@ from tui.app.widgets.drawn import Drawn
 from tui.app.widgets.graphics import ImageMaker
 from tui.app.widgets.halfblocks import fitted, half_blocks, letters, scaled
 
+STEP_FPS = 6.0
+"""Frames of a step stand for several of the video each; nobody knows their time."""
 _IMAGE_SECONDS = 0.5
 """Least time between two images of real pixels: each is some hundred kB for the terminal."""
 
@@ -38,7 +40,7 @@ class Picture(Drawn):
 
     Never larger than the widget, in the middle of it, with its aspect kept. Without colour, or
     with `use_letters`, brightness becomes letters. The caption is the last line, where there are
-    four or more; without frames it is all there is.
+    four or more; without frames it is all there is. One that follows another has no time of its own.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"picture--caption"}
@@ -47,14 +49,15 @@ class Picture(Drawn):
     Picture > .picture--caption { color: $foreground-muted; }
     """
 
-    fps: reactive[float] = reactive(6.0, repaint=False)
+    fps: reactive[float] = reactive(STEP_FPS, repaint=False)
 
     def __init__(
         self,
         *,
-        fps: float = 6.0,
+        fps: float = STEP_FPS,
         graphics: ImageMaker | None = None,
         use_letters: bool = False,
+        image_seconds: float = _IMAGE_SECONDS,
         name: str | None = None,
         id: str | None = None,
         classes: str | None = None,
@@ -62,11 +65,14 @@ class Picture(Drawn):
         super().__init__(name=name, id=id, classes=classes)
         self.set_reactive(Picture.fps, fps)
         self._graphics, self._use_letters = graphics, use_letters
+        self._image_seconds = image_seconds
         self._frames: Frames | None = None
         self._caption = ""
         self._index = 0
         self._is_shown = False
         self._timer: Timer | None = None
+        self._lead: Picture | None = None
+        self._followers: list[Picture] = []
         self._drawings: dict[int, list[Strip]] = {}  # by frame, for `_drawn_for`
         self._drawn_for: tuple[int, int] = (0, 0)
         self._image: Widget | None = None
@@ -87,6 +93,12 @@ class Picture(Drawn):
         self._settle()
         self._show_image()
 
+    def follow(self, lead: Picture) -> None:
+        """From now on go from frame to frame with another picture, as far in these frames as that is in its own."""
+        self._lead = lead
+        lead._followers.append(self)
+        self._settle()
+
     @property
     def is_moving(self) -> bool:
         """Whether a timer runs: there are frames to loop through and they can be seen."""
@@ -105,7 +117,7 @@ class Picture(Drawn):
         if self._frames is None or self._frames.num_frames < 2 or self.fps <= 0:
             return 0.0
         if self._uses_image and self._graphics is not None:
-            return min(self.fps, 1 / _IMAGE_SECONDS) if self._graphics.kind == "kitty" else 0.0
+            return min(self.fps, 1 / self._image_seconds) if self._graphics.kind == "kitty" else 0.0
         return self.fps
 
     def _first_index(self) -> int:
@@ -141,17 +153,34 @@ class Picture(Drawn):
 
     def _settle(self, *, restart: bool = False) -> None:
         """Run a timer if there is something to move and somebody to see it, else none."""
-        rate = self._rate() if self._is_visible() else 0.0
+        rate = self._rate() if self._is_visible() and not self._is_led else 0.0
         if self._timer is not None and (restart or not rate):
             self._timer.stop()
             self._timer = None
         if rate and self._timer is None:
             self._timer = self.set_interval(1 / rate, self._advance)
+        for follower in self._followers:
+            follower._settle()
+
+    @property
+    def _is_led(self) -> bool:
+        """Whether another picture says which frame it is; one that moves, else nobody would."""
+        return self._lead is not None and self._lead.is_moving
 
     def _advance(self) -> None:
-        if self._frames is None or not self.is_in_view:
+        if self._frames is None:
             return
-        self._index = (self._index + 1) % self._frames.num_frames
+        self._go_to((self._index + 1) % self._frames.num_frames)
+        for follower in self._followers:
+            if follower._frames is not None:
+                follower._go_to(
+                    self._index * follower._frames.num_frames // self._frames.num_frames
+                )
+
+    def _go_to(self, index: int) -> None:
+        if index == self._index or not self.is_in_view:
+            return
+        self._index = index
         if self._uses_image:
             self._show_image()
         else:
@@ -216,7 +245,7 @@ class Picture(Drawn):
         """Paint the present frame with real pixels: now, or when enough time has passed."""
         if not self._uses_image or not self._is_visible():
             return
-        wait = self._painted_at + _IMAGE_SECONDS - monotonic()
+        wait = self._painted_at + self._image_seconds - monotonic()
         if wait <= 0.05:
             self._paint_image()
         elif self._image_timer is None:

@@ -10,7 +10,7 @@ import click
 
 from presets.formats import choice_of_endings
 from presets.overrides import text_override
-from tui.cli.commands.runs import print_json, silence_of
+from tui.cli.commands.runs import silence_of
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -22,7 +22,7 @@ from tui.cli.options import (
     runs_argument,
     set_option,
 )
-from tui.cli.output import Invocation
+from tui.cli.output import Invocation, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
 from tui.errors import FAILED
@@ -107,7 +107,6 @@ def branch(
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
@@ -120,7 +119,6 @@ def branch(
         store.recover()
         run_id = resolve_run(store, run)
         spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         return follow_queued(
@@ -236,8 +234,8 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
     import msgspec
 
     from presets.encoding import decode_spec
-    from presets.formats import of_branch
     from presets.library import override
+    from presets.outputs import of_branch
     from presets.validation import validate
 
     before = decode_spec(spec_json)

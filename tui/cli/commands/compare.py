@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
-from tui.cli.output import echo_path
+from tui.cli.output import echo_path, print_json
 from tui.cli.run_of_file import resolve_run
-from tui.describe.comparison import lines, value
+from tui.describe.comparison import data_of, lines, value_text
 from tui.errors import BAD_INPUT
-from tui.text import escaped, printable
+from tui.text import printable
 
 if TYPE_CHECKING:
-    from engine.compare.chains import Timings
     from engine.compare.report import Comparison
     from engine.compare.settings import Difference
-    from store.lineage.records import RunRecord
     from store.store import Store
 
 MAX_CAPTIONS = 8  # beside a row of the contact sheet
@@ -58,11 +55,11 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
         told = compared(store, resolve_run(store, a), resolve_run(store, b))
         if targets:
             _write(store, told, targets)
+    data = data_of(told)
     if as_json:
-        data = {**_as_json(told), "output": [str(target) for target in targets]}
-        click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))
+        print_json({**data, "output": [str(target) for target in targets]})
         return
-    for line in lines(told):
+    for line in lines(data):
         click.echo(line)
     for target in targets:
         echo_path(target)
@@ -108,89 +105,8 @@ def _write(store: Store, told: Comparison, targets: Sequence[Path]) -> None:
 def _captions(settings: Sequence[Difference], name: str) -> list[str]:
     """How a run differs, for a picture: short lines first, and nothing that its font has no letters for."""
     shown = [
-        f"{each.key.removeprefix('components.')}: {value(getattr(each, name)) or '-'}"
+        f"{each.key.removeprefix('components.')}: {value_text(getattr(each, name))}"
         for each in settings
         if not each.key.startswith("output.")
     ]
     return sorted(filter(str.isascii, shown), key=len)[:MAX_CAPTIONS]
-
-
-# JSON
-
-
-def _as_json(told: Comparison) -> dict[str, Any]:
-    """Indices count from 0; what could not be compared is null, and `reasons` says why."""
-    chain, frames = told.chain, told.frames
-    return {
-        "a": _run(told.a, told.timings[0]),
-        "b": _run(told.b, told.timings[1]),
-        "settings": [_change(each) for each in told.settings],
-        "environment": [{"key": each.key, "a": each.a, "b": each.b} for each in told.environment],
-        "chain": {
-            "shared_steps": chain.shared,
-            "steps_a": len(chain.sigmas_a),
-            "steps_b": len(chain.sigmas_b),
-            "same_key_other_bytes": list(chain.strays),
-        },
-        "steps": told.steps
-        and {
-            "of": told.steps.of,
-            "compared": [
-                {
-                    "index": i,
-                    "sigma_a": chain.sigmas_a[i],
-                    "sigma_b": chain.sigmas_b[i],
-                    "relative_l2": _finite(distance.relative_l2),
-                    "cosine": _finite(distance.cosine),
-                }
-                for i, distance in told.steps.distances
-            ],
-            "absent": list(told.steps.absent),
-        },
-        "latents": told.latents
-        and {
-            "relative_l2": _finite(told.latents.relative_l2),
-            "cosine": _finite(told.latents.cosine),
-        },
-        "frames": frames
-        and {
-            "count": len(frames.psnr),
-            "width": frames.width,
-            "height": frames.height,
-            "equal": sum(map(math.isinf, frames.psnr)),
-            "psnr_of": "rgb",
-            "psnr": _finite(frames.psnr_overall),
-            "psnr_min": _finite(min(frames.psnr)),
-            "ssim_of": "luma",
-            "ssim": frames.ssim_mean,
-            "ssim_min": min(frames.ssim),
-            "psnr_by_frame": [_finite(value) for value in frames.psnr],
-            "ssim_by_frame": list(frames.ssim),
-        },
-        "reasons": told.reasons,
-    }
-
-
-def _run(run: RunRecord, times: Timings) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "status": run.status,
-        "preset": run.preset,
-        "parent": run.parent or None,
-        "stages": [
-            {"name": stage.name, "seconds": stage.seconds, "cached": stage.cached}
-            for stage in times.stages
-        ],
-        "step_seconds": times.step,
-        "seconds": times.total,
-        "steps_computed": times.computed,
-        "steps_reused": times.reused,
-    }
-
-
-def _change(each: Difference) -> dict[str, Any]:
-    return {"key": each.key, "a": each.a, "b": each.b, "start": each.start, "stop": each.stop}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

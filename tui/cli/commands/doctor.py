@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.output import print_json
 from tui.errors import FAILED
 from tui.text import printable
 
@@ -29,7 +29,7 @@ def doctor(as_json: bool) -> int:
     os.getcwd()  # where there is none, a library of torch ends the process without a word
     report = examine(store_root())
     if as_json:
-        click.echo(json.dumps(_data(report), indent=2))
+        print_json(_data(report))
     else:
         for line in _lines(report):
             click.echo(line)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 import click
 
 from store.lineage.records import LATE_SECONDS
-from tui.cli.output import waiting_line
+from tui.cli.output import print_json, waiting_line
 from tui.errors import FAILED
 from tui.text import printable
 from tui.units import duration
@@ -45,7 +44,7 @@ def status(as_json: bool) -> None:
         root = store.root
     if as_json:
         told = {"engines": [_row(each) for each in engines], "queued": queued, "store": str(root)}
-        click.echo(json.dumps(told, indent=2))
+        print_json(told)
         return
     for each in engines:
         click.echo(_line(each))
@@ -66,7 +65,7 @@ def start(as_json: bool) -> None:
     with open_store() as store:
         started = ensure_engine(store)
     if as_json:
-        click.echo(json.dumps(_row(started)))
+        print_json(_row(started))
     else:
         click.echo(_line(started), err=True)
 
@@ -93,7 +92,7 @@ def stop(as_json: bool, force: bool) -> None:
         waiting = waiting_line(store)
     if as_json:
         told = [{"id": each.id or None, "pid": each.pid} for each in stopped]
-        click.echo(json.dumps({"stopped": told}))
+        print_json({"stopped": told})
         return
     click.echo("stopped" if stopped else "no engine is running", err=True)
     if waiting:
@@ -130,7 +129,7 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
     text = path.read_text(encoding="utf-8", errors="replace").split("\n")
     shown = [printable(line) for line in text if line][-lines:]
     if as_json:
-        click.echo(json.dumps({"path": str(path), "lines": shown}))
+        print_json({"path": str(path), "lines": shown})
         return 0
     click.echo(printable(str(path)), err=True)
     for line in shown:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import click
 
-from tui.cli.commands.runs import print_json
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import (
     json_option,
@@ -16,6 +15,7 @@ from tui.cli.options import (
     prompt_options,
     set_option,
 )
+from tui.cli.output import print_json
 from tui.cli.seeds import drawn_in, drawn_seed
 from tui.text import columns
 

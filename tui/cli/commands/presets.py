@@ -4,7 +4,6 @@ a `PresetError`.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +24,7 @@ from presets.paths import user_preset_dir
 from presets.saving import extended_by, save_from
 from presets.spec import RunSpec
 from presets.validation import to_plain
-from tui.cli.output import echo_path
+from tui.cli.output import echo_path, print_json
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 
@@ -56,7 +55,7 @@ def list_(as_json: bool) -> None:
     """List all presets, the shipped ones first."""
     infos = list_presets()
     if as_json:
-        _print_json([_row(info) for info in infos])
+        print_json([_row(info) for info in infos])
         return
     rows = [
         (
@@ -93,13 +92,13 @@ def show(
     if schema or keys:
         if preset or overrides:
             raise click.UsageError("--schema and --keys take no preset and no --set")
-        _print_json(preset_schema()) if schema else _print_keys(as_json=as_json)
+        print_json(preset_schema()) if schema else _print_keys(as_json=as_json)
         return
     if preset is None:
         raise click.UsageError("Missing argument 'PRESET'.")
     spec = load_preset(preset, overrides)
     if as_json:
-        _print_json(msgspec.to_builtins(spec))
+        print_json(msgspec.to_builtins(spec))
     else:
         click.echo(escaped(dump_preset(spec)), nl=False)
 
@@ -122,7 +121,7 @@ def validate(
     else:
         errors = {info.name: info.error for info in list_presets()}
     if as_json:
-        _print_json([{"name": n, "ok": not e, "error": e} for n, e in errors.items()])
+        print_json([{"name": n, "ok": not e, "error": e} for n, e in errors.items()])
     for name, error in errors.items():
         if error:
             click.echo(f"{printable(name)}: {error}", err=True)
@@ -169,7 +168,7 @@ def save(
     extends, _ = extended_by(name, parent)
     path = save_from(name, spec, parent=parent, description=description, overwrite=overwrite)
     if as_json:
-        _print_json({"name": name, "path": str(path), "extends": extends})
+        print_json({"name": name, "path": str(path), "extends": extends})
     else:
         echo_path(path)
 
@@ -184,7 +183,7 @@ def path(name: str | None, as_json: bool) -> None:
     """
     found: Path = preset_path(name) if name else user_preset_dir()
     if as_json:
-        _print_json({"name": name, "path": str(found)})
+        print_json({"name": name, "path": str(found)})
     else:
         echo_path(found)
 
@@ -222,7 +221,7 @@ def _print_keys(*, as_json: bool) -> None:
         rows += [
             _key(field) | {"extension": name} for name, found in options.items() for field in found
         ]
-        _print_json(rows)
+        print_json(rows)
         return
     for field in fields(RunSpec):
         _print_key(field)
@@ -259,7 +258,3 @@ def _key(field: Field) -> dict[str, Any]:
 def _print_key(field: Field) -> None:
     click.echo(f"{field.key} = {toml_value(to_plain(field.default))}")
     click.echo(f"    {field.description}. Takes {field.expected}")
-
-
-def _print_json(data: object) -> None:
-    click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tui.cli.options import overwrite_option, quiet_option, result_json_option, run_argument
-from tui.cli.output import Invocation, echo_path
+from tui.cli.output import Invocation, echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.text import printable
 from tui.units import duration
@@ -67,10 +67,10 @@ def replay(
     With --verify nothing is reused: the run is computed again, in this process, and the first step that
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
+    from engine.output.taken import check_output
     from presets.encoding import decode_spec
     from store.store import open_as_it_is
     from tui.cli.follow import Manner, follow_queued
-    from tui.describe.output_paths import check_output
 
     began = time.perf_counter()
     with open_as_it_is() as store:
@@ -98,7 +98,7 @@ def replay(
                 click.echo(f"run {run_id} replayed from the store in {duration(seconds)}", err=True)
             if as_json:
                 done = {"run": run_id, "status": "done", "output": str(told)}
-                click.echo(json.dumps(done | {"seconds": round(seconds, 3), "stages": []}))
+                print_json(done | {"seconds": round(seconds, 3), "stages": []})
             else:
                 echo_path(told)
             return 0
@@ -120,7 +120,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
 
     from engine.output.paths import output_paths, output_problem
     from presets.errors import PresetError
-    from presets.formats import moved
+    from presets.outputs import moved
     from presets.validation import validate
 
     if output:
@@ -176,7 +176,7 @@ def _stored_video(store: Store, record: RunRecord, spec: RunSpec) -> str:
     """The digest of the run's video in the format that is asked for; "" where there is none, or one that an older
     version encoded, which is told."""
     from engine.tasks.wan import VIDEO
-    from presets.formats import format_of
+    from presets.outputs import format_of
 
     keys = [link.key for link in store.links_of(record.id) if link.stage == "video"]
     link = next(iter(store.find_links(keys).values()), None)

@@ -79,7 +79,6 @@ def run(
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
     from tui.cli.run_of_file import load_settings
-    from tui.describe.output_paths import check_output
 
     values = named_values(
         prompt=prompt,
@@ -90,7 +89,6 @@ def run(
     )
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
-        check_output(store, spec)
         if not quiet:
             warn_of_prompts([spec])
         again = shlex.join(["modiff", *invocation.arguments])

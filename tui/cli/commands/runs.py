@@ -14,7 +14,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
-from tui.cli.output import waiting_line
+from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
 from tui.errors import FAILED
 from tui.text import columns, printable, shorten
@@ -190,10 +190,6 @@ def spec_of(record: RunRecord) -> dict[str, Any]:
 def timestamp(ns: int | None) -> str | None:
     """`2026-11-01 14:30:00+00:00`."""
     return None if ns is None else datetime.fromtimestamp(ns / 1e9, UTC).isoformat(" ", "seconds")
-
-
-def print_json(data: object) -> None:
-    click.echo(json.dumps(data, indent=2))
 
 
 def _age(ns: int) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.cli.commands.runs import print_json, spec_of, summary, timestamp
+from tui.cli.commands.runs import spec_of, summary, timestamp
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
+from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe import run_of_file
 from tui.describe.run import points_told

@@ -102,6 +102,7 @@ def sweep(
     common are computed once.
     """
     from engine import client
+    from engine.output.taken import check_output
     from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, make_members, parse_axes, with_outputs
     from presets.library import load_preset
@@ -110,7 +111,6 @@ def sweep(
     from tui.cli.follow import Manner
     from tui.cli.many import Wanted, follow_many
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.output_paths import check_output
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
     overrides = drawn_in(overrides, quiet=quiet)

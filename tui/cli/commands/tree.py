@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from presets.errors import PresetError
-from tui.cli.commands.runs import print_json, spec_of
+from tui.cli.commands.runs import spec_of
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option
+from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
 from tui.text import columns, printable, shorten
 

@@ -47,6 +47,22 @@ def test_frames_as_another_reader_has_them(video):
     assert {(found.width, found.height) for found in read_frames(video)} == {(80, 48)}
 
 
+@pytest.mark.parametrize(
+    ("within", "size"), [((40, 40), (40, 24)), ((20, 6), (10, 6)), ((160, 200), (160, 96))]
+)
+@pytest.mark.parametrize("format", ["h264", "webp", "gif"])
+def test_frames_that_fit_a_screen(tmp_path, within, size, format):
+    path = tmp_path / "video"
+    clip = torch.full((3, 48, 80, 3), 200, dtype=torch.uint8)
+    path.write_bytes(encode_video([clip], format=format, fps=8, size=(48, 80), comment=""))
+    found = list(read_frames(path, within))
+    assert [(each.width, each.height) for each in found] == [size] * len(found)
+    assert found
+    assert all(
+        np.abs(np.frombuffer(each.pixels, np.uint8).astype(int) - 200).max() < 8 for each in found
+    )
+
+
 def test_what_is_no_video_is_refused_in_one_line(tmp_path):
     path = tmp_path / "blob"
     for data in (b"", b"not a video", wave(2, 16, 16).numpy().tobytes()):

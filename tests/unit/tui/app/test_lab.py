@@ -20,6 +20,7 @@ from store.errors import StoreError, UnknownRun
 from store.lineage.events import Message
 from store.store import open_store
 from tests.made_stores import make_run
+from tests.recorded_runs import micro, record_run, wave
 from tui.app import lab as lab_module
 from tui.app.lab import CommandFailed, Lab
 from tui.describe.run_filter import Search
@@ -462,3 +463,23 @@ def test_closing_does_not_wait_for_what_is_at_work(store):
         await slow
 
     asyncio.run(run())
+
+
+def test_a_video_is_read_from_its_file_else_from_the_store(store, tmp_path):
+    clip = wave(3, 16, 16)
+    run = record_run(store, micro("fps=8"), frames=clip)
+    bare = record_run(store, micro("fps=8"))
+
+    async def path_of(lab):
+        return await lab.video_path(run.id), await lab.video_path(bare.id)
+
+    in_store, nothing = ask(path_of)
+    assert in_store.is_relative_to(store.root)
+    assert nothing is None
+    shown = []
+    ask(
+        lambda lab: lab.read_video(
+            in_store, (8, 8), lambda frame: shown.append(frame) or len(shown) < 2
+        )
+    )
+    assert [(frame.width, frame.height) for frame in shown] == [(8, 8)] * 2

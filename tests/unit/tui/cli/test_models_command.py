@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.checkpoints.locate import locate
 from tests.model_files import Tensors, t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
 from tui.cli.main import main
 
@@ -429,6 +430,23 @@ def test_verify_names_a_broken_shard_once(capsys, tmp_path):
     assert code == 1
     (line,) = out.splitlines()
     assert line.startswith(f"DAMAGED  {index}: {shard.name}: truncated, ")
+
+
+def test_verify_tells_of_weights_that_are_no_numbers(capsys, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    shipped = locate("denoiser", "builtin:micro")
+    tensors = load_file(shipped)
+    tensors["blocks.2.norm3.bias"][3] = float("nan")
+    path = tmp_path / "dit.safetensors"
+    save_file(tensors, path)
+    (tmp_path / "config.json").write_bytes(shipped.with_name("config.json").read_bytes())
+    code, out, _ = modiff(capsys, "verify", path)
+    assert code == 1
+    assert out.splitlines() == [
+        f"new      {path}: remembered from now on",
+        f"DAMAGED  {path}: its tensor blocks.2.norm3.bias holds NaN; delete it and download it again",
+    ]
 
 
 def test_verify_all_and_by_name(capsys, models):

@@ -248,9 +248,23 @@ def test_gc_as_json(capsys, store):
             {"kind": "video", "blobs": 1, "bytes": 700, "seconds": 1.0},
             {"kind": "latents", "blobs": 1, "bytes": 500, "seconds": 0.0},
         ],
+        "quarantine": [],
         "left_bytes": 0,
         "budget_bytes": None,
     }
+
+
+def test_gc_shows_what_was_set_aside_as_damaged(capsys, store):
+    old = store.root / "quarantine" / "rows-1700000000000000000.jsonl"
+    old.write_text("x" * 2048)
+    code, out, _ = modiff(capsys, "gc", "--dry-run")
+    assert code == 0
+    assert cells(out, "quarantine") == ["quarantine", "1", "2 KiB"]
+    assert "would free 2 KiB" in out
+    assert data(capsys, "gc")["quarantine"] == [
+        {"file": old.name, "bytes": 2048, "ns": 1_700_000_000_000_000_000}
+    ]
+    assert not old.exists()
 
 
 def test_gc_by_default_leaves_a_small_store_as_it_is(capsys, store):

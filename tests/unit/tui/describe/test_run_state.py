@@ -329,3 +329,11 @@ def test_log_lines_stay_bounded():
     state.take(entries(*[events.Message("info", f"line {number}") for number in range(5000)]))
     assert (len(state.lines), state.num_lines) == (MAX_LINES, 5000)
     assert state.lines[-1].text == "line 4999"
+
+
+def test_a_video_is_known_by_its_key_until_the_run_is_gone_on_with():
+    state = RunState("r")
+    state.take(entries(events.LinkStored("video", 0, "clip", "d", "", "reused")))
+    assert (state.video, state.steps) == ("clip", [])
+    state.take(entries(events.RunResumed("done"), first_id=9))
+    assert state.video == ""

@@ -5,20 +5,20 @@ Data goes to stdout. Exit code 1 when something is absent, broken or changed, 2 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from tui.cli.commands.models.convert import convert
 from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
+from tui.cli.output import print_json
 from tui.describe.models import block, row
 from tui.errors import BAD_INPUT, FAILED
-from tui.text import columns, escaped, printable
+from tui.text import columns, printable
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -62,7 +62,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
         raise CheckpointError(f"{path}: holds no weight file (safetensors, .pth or GGUF)")
     found = [whole(look(path)) for path in paths]
     if as_json:
-        _print_json([row(each) for each in found])
+        print_json([row(each) for each in found])
     for number, each in enumerate(found):
         if each.error:
             click.echo(printable(each.error), err=True)
@@ -85,7 +85,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
     found = scan_places()
     if as_json:
-        _print_json([row(each) for each in found])
+        print_json([row(each) for each in found])
     else:
         _print_list(found)
     if any(each.error for each in found):
@@ -140,7 +140,7 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
     else:
         answers = _of_preset(name, among, is_named_so=preset)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "component": each.kind,
@@ -229,7 +229,7 @@ def _print_places(*, as_json: bool) -> None:
 
     known = places()
     if as_json:
-        _print_json([{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known])
+        print_json([{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known])
         return
     rows = [(p.origin, "" if p.exists else "not there", printable(str(p.path))) for p in known]
     for line in columns(rows):
@@ -245,7 +245,3 @@ def _say_where_it_looked() -> None:
         "a folder known, `modiff models where wan2.1-t2v-1.3b` says what to download",
         err=True,
     )
-
-
-def _print_json(data: Any) -> None:
-    click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))

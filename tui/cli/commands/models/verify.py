@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.output import print_json
 from tui.errors import FAILED
-from tui.text import escaped, printable, shorten
+from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -31,7 +31,8 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Read weights whole and compare them with what is known.
 
     All models in all places, or those of a NAME such as wan2.1-t2v-14b, or at a PATH. Each file is ok, new,
-    CHANGED since it was last read, or DAMAGED: also when shards or tensors are missing. Exit code 1 then.
+    CHANGED since it was last read, or DAMAGED: also when shards or tensors are missing, or numbers are NaN or
+    infinite. Exit code 1 then.
     """
     from store.index.index import open_index
     from store.paths import prepare, store_root
@@ -58,7 +59,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                         f"{verdict.status:<7}  {printable(str(verdict.path))}{printable(note)}"
                     )
     if as_json:
-        click.echo(escaped(json.dumps(told, indent=2, ensure_ascii=False)))
+        print_json(told)
     elif not told:
         click.echo(
             "nothing to verify; `modiff models where` says where models are looked for", err=True
@@ -101,7 +102,7 @@ def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
     """One for each file that was not seen yet, and one more for what is wrong with them together."""
     from engine.checkpoints.known.recognise import describe
     from engine.checkpoints.library import whole
-    from engine.checkpoints.verify import DAMAGED, Verdict, verify_file
+    from engine.checkpoints.verify import DAMAGED, Verdict, verify_file, verify_numbers
     from engine.errors import CheckpointError
 
     found = whole(found)
@@ -110,11 +111,13 @@ def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
         reason = found.error.removeprefix(f"{found.path}: ").removeprefix(f"{found.path.parent}/")
         return [Verdict(found.path, DAMAGED, "", reason)]
     verdicts = []
+    has_news = False
     for file in found.files:
         real = os.path.realpath(file)
         if real in seen:
             continue
         seen.add(real)
+        has_news = True
         try:
             verdicts.append(verify_file(index, file, on_progress=_progress_of(file)))
         except CheckpointError as error:
@@ -126,6 +129,15 @@ def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
         verdicts.append(
             Verdict(found.path, DAMAGED, "", describe(told.missing, (), told.misshapen))
         )
+    elif has_news and told.supported and told.component != "tokenizer":
+        _show(f"      {printable(found.path.name)}: numbers")
+        try:
+            bad = verify_numbers(found.path)
+        except CheckpointError as error:
+            bad = Verdict(found.path, DAMAGED, "", str(error).removeprefix(f"{found.path}: "))
+        finally:
+            _show("")
+        verdicts += [bad] if bad else []
     return verdicts
 
 

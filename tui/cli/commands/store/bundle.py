@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
+from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
 from tui.errors import BAD_INPUT
 from tui.text import printable
@@ -87,7 +87,7 @@ def export(
     for line in done.lost:
         click.echo(printable(line), err=True)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "output": os.path.abspath(done.path),
                 "bytes": done.num_bytes,
@@ -147,7 +147,7 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
     except BundleRefused as error:
         raise _Refusal(printable(str(error))) from None
     if as_json:
-        _print_json(_imported_data(done))
+        print_json(_imported_data(done))
         return
     for run in done.runs:
         if not run.is_new:
@@ -210,7 +210,3 @@ def _made_by() -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _print_json(data: object) -> None:
-    click.echo(json.dumps(data, indent=2))

@@ -5,7 +5,6 @@ Data goes to stdout. Exit code 1 when something was found wrong, or when runs ar
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ import click
 from tui.cli.commands.store.bundle import export, import_
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import read_by
+from tui.cli.output import print_json
 from tui.describe.space import (
     overview_data,
     overview_lines,
@@ -29,7 +29,7 @@ from tui.describe.space import (
     verdict_lines,
 )
 from tui.errors import FAILED
-from tui.text import escaped, shorten
+from tui.text import shorten
 from tui.units import read_age, read_size, size
 
 PROGRESS_SECONDS = 0.1
@@ -56,7 +56,7 @@ def info(as_json: bool) -> None:
     with store_as_it_is() as opened:
         overview = survey(opened.root, look(opened.lineage))
     if as_json:
-        _print_json(overview_data(overview))
+        print_json(overview_data(overview))
     else:
         _print_lines(overview_lines(overview))
 
@@ -94,7 +94,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
         runs = by_run(contents, known, stored)
         shown = runs[:limit]
         if as_json:
-            _print_json([run_data(share) for share in shown])
+            print_json([run_data(share) for share in shown])
         else:
             _print_lines(runs_lines(shown) if shown else [])
         if not runs:
@@ -107,7 +107,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     else:
         title, shares = "used", by_age(stored.values(), time.time_ns())
     if as_json:
-        _print_json(shares_data(title, shares))
+        print_json(shares_data(title, shares))
     else:
         _print_lines(shares_lines(title.upper(), shares))
     if not shares:
@@ -140,7 +140,7 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
         finally:
             _show("")
     if as_json:
-        _print_json(verdict_data(verdict))
+        print_json(verdict_data(verdict))
     else:
         _print_lines(verdict_lines(verdict))
     return 0 if verdict.is_sound else FAILED
@@ -169,8 +169,9 @@ def gc(
     """Give space back.
 
     What no run needs goes first, then what removed runs left, then the steps of runs: all of it can be
-    computed again. Never removed: what pinned and unfinished runs and their ancestors need, and, without
-    --outputs, videos and final latents. Exit code 1, with nothing done, while a run writes.
+    computed again. What was set aside as damaged goes after a month, or as --older-than says. Never removed:
+    what pinned and unfinished runs and their ancestors need, and, without --outputs, videos and final latents.
+    Exit code 1, with nothing done, while a run writes.
 
     \b
     Examples:
@@ -194,7 +195,7 @@ def gc(
             else clean(opened.lineage, policy, rebuilds=True)
         )
     if as_json:
-        _print_json(plan_data(plan, budget, dry_run=dry_run))
+        print_json(plan_data(plan, budget, dry_run=dry_run))
     else:
         _print_lines(plan_lines(plan, dry_run=dry_run))
     if budget is not None and plan.left_bytes > budget:
@@ -227,7 +228,3 @@ def _show(line: str) -> None:
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(line)
-
-
-def _print_json(data: object) -> None:
-    click.echo(escaped(json.dumps(data, indent=2, ensure_ascii=False)))

@@ -63,8 +63,8 @@ class Watched:
 
     @property
     def shown(self) -> str:
-        """Under the picture: the step that it is of."""
-        return str(self.live.query_one("#preview").border_subtitle or "")
+        """Under the picture: the step that it is of, or the video."""
+        return str(self.live.query_one("#preview").border_subtitle or "").partition(" · ")[0]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; what never does fails with what is on the screen."""
@@ -385,8 +385,8 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
         await watched.until(lambda: len(opened) == 2)
         await watched.pilot.click(RunHead, offset=(3, 3))
         await watched.until(lambda: len(opened) == 3)
-        told = [note.message for note in watched.app._notifications]
-        assert any("there is no display" in line and output in line for line in told)
+        told = [(note.title, note.message) for note in watched.app._notifications]
+        assert ("there is no display", output) in told
         await watched.pilot.press("y")
         assert watched.app.clipboard == output
 
@@ -394,6 +394,26 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
     with live_run(tmp_path / "store", output=output) as run:
         run.store.finish(run.id, "done")
         watch(tmp_path / "store", act, size)
+
+
+def test_the_video_takes_the_place_of_the_last_step_and_steps_can_be_gone_back_to(tmp_path):
+    async def act(watched: Watched) -> None:
+        await watched.until(lambda: watched.shown == "step 2")
+        run.decode()
+        await watched.until(lambda: watched.shown == "the video")
+        run.store.finish(run.id, "done")
+        await watched.until_head("done")
+        for key, shown in (("left", "step 1"), ("end", "the video")):
+            await watched.pilot.press(key)
+            await watched.until(lambda shown=shown: watched.shown == shown)
+        await watched.pilot.press("v")
+        await watched.until(lambda: watched.app._notifications)
+        assert "replay" in next(iter(watched.app._notifications)).message
+
+    with live_run(tmp_path / "store", steps=2) as run:
+        run.step(1)
+        run.step(2)
+        watch(tmp_path / "store", act)
 
 
 def test_leaving_at_once_leaves_the_run_alone(tmp_path):

@@ -199,7 +199,7 @@ def test_latents_that_are_not_finite_are_found():
 def test_any_size(size, told):
     async def act(view: RunView, pilot: Pilot[None]) -> None:
         show(view, state_of(*told))
-        view.show_preview(3, picture(9))
+        view.show_preview(picture(9), "step 3")
         await pilot.pause()
         for _ in range(5):
             view.action_tab(1)
@@ -212,7 +212,7 @@ def test_any_size(size, told):
 def test_all_panels_at_the_size_of_a_usual_terminal():
     async def act(view: RunView, pilot: Pilot[None]) -> None:
         show(view, state_of(*HALF))
-        view.show_preview(3, picture(9))
+        view.show_preview(picture(9), "step 3")
         await pilot.pause()
         assert [panel.id for panel in view.query(".panel") if panel.display] == [
             "run",
@@ -292,7 +292,7 @@ def test_plots_and_log_wait_half_a_second_but_never_for_ever():
 def test_another_run_leaves_nothing_of_the_one_before():
     async def act(view: RunView, pilot: Pilot[None]) -> None:
         show(view, state_of(*HALF))
-        view.show_preview(3, picture(9))
+        view.show_preview(picture(9), "step 3")
         await pilot.pause()
         show(view, RunState("other"), sigmas=())
         await pilot.pause()

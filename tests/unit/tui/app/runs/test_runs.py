@@ -14,12 +14,13 @@ from presets.encoding import decode_spec
 from store.lineage.records import Segment
 from store.store import open_store
 from tests.opened import opened
-from tests.recorded_runs import Recorded, micro, record_run
+from tests.recorded_runs import Recorded, micro, record_run, wave
 from tui.app.app import ModiffApp
 from tui.app.desktop import CannotOpen
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
+from tui.app.run_view.player import Player
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.runs.branch import Branch
@@ -465,6 +466,26 @@ def test_without_a_display_the_path_is_told(store, monkeypatch):
         await pilot.press("o")
         await until(pilot, lambda: "there is no display" in told(pilot))
         assert store.run(run_id).output in told(pilot)
+
+    play(script)
+
+
+def test_a_video_plays_in_the_terminal_also_where_there_is_no_display(store, monkeypatch):
+    record_run(store, micro(), frames=wave(3, 16, 16))
+
+    async def refuse(_lab: Lab, _path: str) -> None:
+        raise CannotOpen("there is no display")
+
+    monkeypatch.setattr(Lab, "open_file", refuse)
+
+    async def script(pilot):
+        for key in ("v", "o"):
+            await pilot.press(key)
+            await until(pilot, lambda: isinstance(pilot.app.screen, Player))
+            label = pilot.app.screen.query_one("#told")
+            await until(pilot, lambda label=label: "of 3" in str(label.render()))
+            await pilot.press("escape")
+            await until(pilot, lambda: not isinstance(pilot.app.screen, Player))
 
     play(script)
 

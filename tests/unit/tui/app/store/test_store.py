@@ -50,12 +50,12 @@ def test_by_run_by_kind_by_age(store, size):
     async def script(pilot):
         await filled(pilot)
         assert {row.key for row in rows(pilot)} == {run.id for run in store.runs(limit=9)}
-        await pilot.press("g")
+        await pilot.press("t")
         await until(pilot, lambda: ("prompts", "2") in [each[:2] for each in cells(pilot)])
-        await pilot.press("g")
+        await pilot.press("t")
         await until(pilot, lambda: "in the last day" in [each[0] for each in cells(pilot)])
         assert "in the last month" in [each[0] for each in cells(pilot)]
-        await pilot.press("g")
+        await pilot.press("t")
         await until(pilot, lambda: made.id in [each[0] for each in cells(pilot)])
         await pilot.click("#kind")
         await until(pilot, lambda: "videos" in [each[0] for each in cells(pilot)])
@@ -201,7 +201,7 @@ def test_verifying_goes_on_beside_everything_else_and_stops_when_asked(store, mo
         await pilot.press("V")
         await until(pilot, at_work.is_set)
         await until(pilot, lambda: "1 %" in report(pilot))
-        await pilot.press("g")
+        await pilot.press("t")
         await until(pilot, lambda: "videos" in [each[0] for each in cells(pilot)])
         await pilot.press("V")
         go_on.set()

@@ -300,3 +300,33 @@ def test_real_pixels_are_painted_seldom(kind):
         assert "nothing" in "".join(texts(picture))
 
     with_picture(body, graphics=Maker(kind, FakeImage, 10, 20))
+
+
+def test_two_pictures_go_in_step_whatever_their_numbers_of_frames():
+    class Two(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Picture(id="lead", fps=0.001)  # it moves, and not by itself
+            yield Picture(id="other", fps=0.001)
+
+    async def run() -> None:
+        async with Two().run_test(size=(20, 20)) as pilot:
+            lead = pilot.app.query_one("#lead", Picture)
+            other = pilot.app.query_one("#other", Picture)
+            other.follow(lead)
+            other.show(plain_frames(*[(shade, 0, 0) for shade in range(8)]))
+            await pilot.pause()
+            assert other.is_moving  # with nobody to follow it goes by itself
+            lead.show(plain_frames(*[(shade, 0, 0) for shade in range(4)]))
+            await pilot.pause()
+            assert lead.is_moving
+            assert not other.is_moving
+            places = []
+            for _ in range(5):
+                lead._advance()
+                places.append((lead._index, other._index))
+            assert places == [(1, 2), (2, 4), (3, 6), (0, 0), (1, 2)]
+            lead.show(None)
+            await pilot.pause()
+            assert other.is_moving
+
+    asyncio.run(run())

@@ -1,0 +1,46 @@
+"""A store, and processes that are gone when the test ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import psutil
+import pytest
+
+from store.store import open_store
+from tests.integration.worker_runs import TEST_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def _deadline():
+    """A test that waits for what never comes fails instead of hanging."""
+
+    def expired(number, frame):
+        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path / "store") as opened:
+        yield opened
+    # Those too that lost a race and had not noticed when the test ended.
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(tmp_path / "store") in process.cmdline():
+                process.kill()
+
+
+@pytest.fixture
+def processes():
+    """A list whose processes are gone when the test ends."""
+    started = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
