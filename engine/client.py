@@ -269,6 +269,33 @@ def is_warm(store: Store, made: Plan) -> bool:
     return any(needed <= {*engine.held} for engine in idle)
 
 
+def plan_unseen(
+    store: Store, spec: RunSpec, *, segments: Sequence[Segment] = (), stop_at: int | None = None
+) -> tuple[Plan, dict[str, int]]:
+    """As `plan`, for a run whose models are published and need not be here; with the bytes that the weights of each
+    component will take in memory. That such a run was made before is not seen.
+
+    Raises as `plan` does, but for what is absent only where it is not published.
+    """
+    from engine.components import choice
+    from engine.components.descriptions import Descriptions
+    from engine.components.unseen import Published
+    from engine.plan import make_plan
+    from engine.results import StoreRecords
+    from engine.runner import targets_of
+    from store.index.index import open_index
+
+    spec = validate(spec)
+    route = route_of(spec, segments)
+    _check_stop(stop_at, route)
+    with open_index(store.root) as index:
+        describe = Published(Descriptions(index))
+        about = choice.check(spec, describe)
+        targets = targets_of(route, describe, stop_at)
+        made = make_plan(StoreRecords(store), targets, describe)
+    return made, {kind: each.num_bytes for kind, each in about.items()}
+
+
 def _check_stop(stop_at: int | None, route: Route) -> None:
     if stop_at is not None and not 1 <= stop_at <= route.num_steps:
         raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")

@@ -41,6 +41,10 @@ def together(errors: Sequence[CheckpointError], advice: str = "") -> CheckpointE
     return error
 
 
+class DownloadFailed(EngineError):
+    """A file could not be downloaded, or is not what it was to be."""
+
+
 class ComponentError(EngineError):
     """A component is unknown, cannot be imported, or cannot do what the run asks of it."""
 

@@ -6,26 +6,30 @@ A run that is stored whole is two reads and a copy; torch comes in with the firs
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
-from engine.errors import RunCancelled, RunFailed, RunPaused
+from engine.errors import EngineError, RunCancelled, RunFailed, RunPaused
 from engine.execute import Execution, Keeping
 from engine.output import encoders, media
+from engine.output.mark import mark_of
+from engine.output.marking import marked, marked_latents, marked_video
 from engine.output.paths import output_paths
 from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.stages import MUX
-from engine.tasks.wan import graph_of, num_tokens
+from engine.tasks.wan import Describe, graph_of, num_tokens
 from presets.outputs import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker
+from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import PlanMade, Verified
 from store.lineage.records import RunRecord
@@ -77,9 +81,11 @@ class Runner:
             if run.verifies:
                 control.emit(self._verified(run, route, describe, control))
                 return ""
-            earlier = self._earlier(run)
+            earlier = self._earlier(run, spec)
             targets = targets_of(route, describe, run.stop_at)
             made = self._made(run, route, targets, describe, control)
+        mark = mark_of(run, spec, self.store.run(run.id).latents)
+        made = made.marked(mark, control.warn)
         with control.stage(MUX.name):
             try:
                 return _written(Path(run.output), spec, run.id, made, earlier, control)
@@ -164,19 +170,38 @@ class Runner:
         }
         set_threads(num_tokens(spec, about))
 
-    def _earlier(self, run: RunRecord) -> frozenset[str]:
-        """Digests of what this run has made before, in an attempt that was to stop early."""
+    def _earlier(self, run: RunRecord, spec: RunSpec) -> frozenset[str]:
+        """Digests of what this run has written before, in an attempt that was to stop early: with its mark, and as
+        older versions did without."""
         videos = {link.digest for link in self.store.links_of(run.id) if link.stage == "video"}
-        return frozenset({run.latents, *videos} - {""})
+        digests = {run.latents, *videos} - {""}
+        mark = mark_of(run, spec, run.latents)
+        for digest in tuple(digests):
+            try:
+                data = blobs.get(self.store.root, digest)
+            except StoreError:
+                continue  # what is not stored any more was perhaps not written by us
+            mark_it = marked_latents if digest == run.latents else marked_video
+            with suppress(EngineError, OSError):
+                digests.add(blobs.digest_of(mark_it(data, mark)))
+        return frozenset(digests)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a run made. video: bytes of a video file; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3]."""
+    """What a run made. video: bytes of a video file; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3].
+    mark: for the frames; that of the others is in their bytes."""
 
     video: bytes | bytearray | None = None
     latents: bytes | bytearray | None = None
     frames: Any = None
+    mark: str = ""
+
+    def marked(self, mark: str, warn: Callable[[str], None]) -> Made:
+        """The same, with what is to be said of the run in each file."""
+        parts = {"video": self.video, "latents": self.latents}
+        found = {kind: data for kind, data in parts.items() if data is not None}
+        return Made(**marked(found, mark, warn), frames=self.frames, mark=mark)
 
     def is_at(self, kind: str, path: Path) -> bool:
         """Whether the file is there already, as this run leaves it that is ended after it was written."""
@@ -191,14 +216,16 @@ class Made:
         if "video" in targets and self.video is not None:
             media.write_bytes(targets["video"], self.video, replaces=may["video"])
         if "frames" in targets and self.frames is not None:
-            media.write_frames(targets["frames"], self.frames, replaces=may["frames"])
+            media.write_frames(
+                targets["frames"], self.frames, replaces=may["frames"], comment=self.mark
+            )
         if "latents" in targets and self.latents is not None:
             media.write_bytes(targets["latents"], self.latents, replaces=may["latents"])
         return str(next(iter(targets.values())))
 
 
 def targets_of(
-    route: Route, describe: Descriptions, stop_at: int | None, kinds: Collection[str] = ()
+    route: Route, describe: Describe, stop_at: int | None, kinds: Collection[str] = ()
 ) -> Targets:
     """The graph of a run on this machine. kinds: of outputs, those of its spec where empty."""
     return graph_of(

@@ -39,6 +39,8 @@ _OF_WAN = re.compile(
 _UNIGRAM = re.compile(rb'"type"\s*:\s*"Unigram"|"unk_id"\s*:')
 _TOKENIZER_BYTES = 16_837_417
 _MAX_TOKENIZER_BYTES = 64 << 20
+# Halves of downloads into a folder, where huggingface_hub keeps them too; hidden, so that nothing is looked for there.
+DOWNLOADS = Path(".cache", "huggingface", "download")
 # UMT5 has 256,384 rows of embeddings; mT5 and XLM-RoBERTa, which lie beside it, have 250,112 and 250,002 pieces.
 _UMT5_PIECES = range(255_000, 262_144)
 
@@ -144,7 +146,7 @@ def absence(
     is, where it goes, and what was found that cannot be used. brief: without other releases that would do."""
     model = wanted(kind, name)
     release, *others = model.releases
-    target = models_folder() / release.repository.rpartition("/")[2]
+    target = target_of(release)
     in_all = f", {catalogue.total_size(release)} in all" if len(release.files) > 1 else ""
     line = (
         f"{name} ({kind.replace('_', ' ')}): not found on this machine; it is published as "
@@ -160,26 +162,49 @@ def absence(
         line += f"; or as {repository}: {' or '.join(told)}"
     if not brief:
         line += "; where you have it elsewhere, `modiff models add FOLDER` makes it known"
-    line += _halves_told(model, target)
-    for found in scan_places() if among is None else among:
-        if is_about(model, found):
-            line += f"; found but cannot be used: {found.error or _shortcoming(found)}"
-    return line
+    return "; ".join([line, *notes(model, scan_places() if among is None else among)])
+
+
+def target_of(release: catalogue.Release, home: Path | None = None) -> Path:
+    """The folder that a release goes into. home: the place, our own folder of models where it is left out."""
+    return (home or models_folder()) / release.repository.rpartition("/")[2]
+
+
+def notes(model: catalogue.Model, among: Sequence[Found]) -> list[str]:
+    """What is here of a model that cannot be used: a download that was not finished, files that are damaged or
+    something else."""
+    half = _halves_told(model, target_of(model.releases[0]))
+    shortcomings = [
+        f"found but cannot be used: {found.error or _shortcoming(found)}"
+        for found in among
+        if is_about(model, found)
+    ]
+    return [half, *shortcomings] if half else shortcomings
 
 
 def _halves_told(model: catalogue.Model, target: Path) -> str:
-    """Of a download that huggingface_hub began and did not finish: where it lies, and how it goes on."""
+    """Of a download that began and did not finish: where it lies, and how it goes on."""
+    begun = target / DOWNLOADS
+    ours = [
+        half
+        for half in _unfinished_below(begun)
+        if any(
+            str(half.relative_to(begun)).startswith(f"{file.name}.")
+            for file in model.releases[0].files
+        )
+    ]
+    if ours:
+        return f"{_half_told(ours)}; `modiff models get {model.name}` goes on with it"
     for release in model.releases:
         entry = hugging_face_cache() / f"models--{release.repository.replace('/', '--')}"
-        folders = [entry / "blobs", target / ".cache" / "huggingface" / "download"]
-        halves = [half for folder in folders for half in _unfinished_below(folder)]
-        if halves:
-            so_far = sum(half.stat().st_size for half in halves if half.is_file())
-            return (
-                f"; half of it is there: {so_far / 1e9:.1f} GB of an unfinished download in {halves[0].parent}; the "
-                "same `hf download` goes on with it"
-            )
+        if halves := _unfinished_below(entry / "blobs"):
+            return f"{_half_told(halves)}; `hf download` of the same files goes on with it, or begins again"
     return ""
+
+
+def _half_told(halves: Sequence[Path]) -> str:
+    so_far = sum(half.stat().st_size for half in halves if half.is_file())
+    return f"half of it is there: {so_far / 1e9:.1f} GB of an unfinished download in {halves[0].parent}"
 
 
 def _unfinished_below(folder: Path) -> list[Path]:

@@ -12,17 +12,18 @@ from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import scan_places
 from engine.components import registry
 from engine.components.descriptions import check_fit
+from engine.components.needed import ModelsAbsent
 from engine.components.protocols import KINDS, Description
 from engine.errors import CheckpointError, ComponentError, together
 from engine.extensions.registry import check as check_extensions
 from presets.spec import RunSpec
 
-_ELSEWHERE = (
-    "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes "
-    "known what lies elsewhere on this machine"
-)
-
 Describe = Callable[[str, Any], Description]
+
+OTHER_WAYS = (
+    "`modiff models where NAME` lists other releases that would do; `modiff models add FOLDER` makes known what lies "
+    "elsewhere on this machine"
+)
 
 
 def chosen(spec: RunSpec) -> dict[str, Any]:
@@ -52,7 +53,13 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
     if absent:
         names = [part.checkpoint for part in parts.values()]
         is_known = any(catalogue.model(name) is not None for name in names)
-        raise together(absent, _ELSEWHERE if is_known else "")
+        refused = together(absent, OTHER_WAYS if is_known else "")
+        from engine.components.needed import needed
+
+        every = needed(spec.components, scan())
+        if any(part.release is not None for part in every):
+            raise ModelsAbsent(refused, every)
+        raise refused
     components = msgspec.structs.replace(spec.components, **parts)
     return msgspec.structs.replace(spec, components=components)
 

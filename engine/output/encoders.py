@@ -113,7 +113,7 @@ def encode(
         if status or not path.is_file() or not path.stat().st_size:
             raise EngineError(f"ffmpeg could not encode the video: {last_line(errors, status)}")
     if format == "gif" and comment:
-        path.write_bytes(_with_comment(path.read_bytes(), comment))
+        path.write_bytes(with_comment(path.read_bytes(), comment))
 
 
 def last_line(errors: IO[bytes], status: int | None) -> str:
@@ -161,14 +161,20 @@ def _run_on(command: list[str], input: Iterable[Pixels], errors: IO[bytes]) -> i
     return program.returncode
 
 
-def _with_comment(gif: bytes, comment: str) -> bytes:
-    """A GIF with a comment after the block that makes it loop, which ffmpeg writes before the first frame; its own
-    metadata do not go into a GIF."""
+def with_comment(gif: bytes, comment: str) -> bytes:
+    """A GIF that was made here with a comment, in place of one that it has: after the block that makes it loop, which
+    ffmpeg writes before the first frame; its own metadata do not go into a GIF."""
     data = comment.encode()
     pieces = [data[start : start + 255] for start in range(0, len(data), 255)]
     block = b"\x21\xfe" + b"".join(bytes([len(piece)]) + piece for piece in pieces) + b"\0"
     end = gif.index(b"\x21\xff\x0bNETSCAPE2.0") + 19
-    return gif[:end] + block + gif[end:]
+    after = end
+    if gif[end : end + 2] == b"\x21\xfe":
+        after += 2
+        while gif[after]:
+            after += 1 + gif[after]
+        after += 1
+    return gif[:end] + block + gif[after:]
 
 
 def _has_webp() -> bool:

@@ -64,18 +64,24 @@ def write_video(
     write_bytes(path, encode_video([frames], format=format, fps=fps, size=size, comment=comment))
 
 
-def write_frames(folder: Path, frames: Iterable[Tensor], *, replaces: bool = True) -> None:
+def write_frames(
+    folder: Path, frames: Iterable[Tensor], *, replaces: bool = True, comment: str = ""
+) -> None:
     """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, as they come. Frames of an earlier run
-    that were in the folder are removed at the end, anything else in it stays. Raises FileExistsError where there is
-    such a folder and it may not take it."""
+    that were in the folder are removed at the end, anything else in it stays. comment: for each of them. Raises
+    FileExistsError where there is such a folder and it may not take it."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    about = PngInfo()
+    if comment:
+        about.add_itxt("Comment", comment)
     folder.mkdir(exist_ok=replaces)
     count = 0
     for chunk in frames:
         for frame in chunk.reshape(-1, *chunk.shape[-3:]):
             with written_whole(folder / f"{count:05d}.png") as part:
-                Image.fromarray(frame.numpy()).save(part, format="PNG")
+                Image.fromarray(frame.numpy()).save(part, format="PNG", pnginfo=about)
             count += 1
     for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
         if int(old.stem) >= count:

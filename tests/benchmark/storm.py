@@ -28,6 +28,7 @@ from store.database.database import check
 from store.lineage.events import PlanMade, RunStarted, StageStarted, StepFinished
 from store.lineage.records import QUEUED, RUNNING
 from store.store import Store, open_store
+from tests.delivered import content
 from tests.integration.chain_engine import Engines
 
 STEPS = 8
@@ -199,7 +200,7 @@ def compare(store: Store, run_id: str, calm: Store, calm_id: str) -> None:
     main = Path(run.output)
     assert main.is_file()
     latents = main.with_suffix(".safetensors")
-    assert latents.read_bytes() == Path(other.output).with_suffix(".safetensors").read_bytes()
+    assert content(latents) == content(Path(other.output).with_suffix(".safetensors"))
 
 
 def _steps(store: Store, run_id: str) -> list[tuple[int, str, str]]:

@@ -24,6 +24,7 @@ from store.lineage.events import (
 )
 from store.lineage.records import RunRecord, Segment
 from store.store import Store
+from tests.delivered import content
 from tests.integration.chain_engine import ROOT, Fault
 
 TEST_SECONDS = 120
@@ -147,9 +148,9 @@ def assert_same(store: Store, run_id: str, calm: Calm, spec: RunSpec, segments=(
     )
     if "latents" in spec.output.kinds:
         found, expected = ours.with_suffix(".safetensors"), theirs.with_suffix(".safetensors")
-        assert found.read_bytes() == expected.read_bytes()
+        assert content(found) == content(expected)
     if "video" in spec.output.kinds:
-        assert ours.read_bytes() == theirs.read_bytes()
+        assert content(ours) == content(theirs)
 
 
 def told(store: Store, run_id: str, kind: type[Event]) -> list[Event]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
 
@@ -329,6 +330,26 @@ class ModiffApp(ModiffBase):
 
     def on_compose_with(self, message: ComposeWith) -> None:
         self.compose_with(message)
+
+    def on_paste(self, event: Paste) -> None:
+        """A file that a run wrote, dropped on the terminal or pasted where no text is typed: in Compose its settings,
+        elsewhere the run."""
+        from tui.describe.run_of_file import dropped_path
+
+        path = dropped_path(event.text)
+        if path is not None and isinstance(self.screen, ModiffScreen):
+            self._open_dropped(path)
+
+    @work(exclusive=True, group="dropped")
+    async def _open_dropped(self, path: Path) -> None:
+        try:
+            if self.current_mode == "compose":
+                spec, preset = await self.lab.settings_of_file(path)
+                self.compose_with(ComposeWith(spec, preset))
+            else:
+                self.show_run(await self.lab.written_by(path))
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.tell_error(error)
 
     # Leaving
 

@@ -135,6 +135,18 @@ class Lab:
         """Raises UnknownRun where it was removed."""
         return await self._in("read", lambda store: store.run(run_id))
 
+    async def written_by(self, path: Path) -> str:
+        """The run that wrote a file. Raises UnknownRun."""
+        from tui.describe.run_of_file import written_by
+
+        return (await self._in("work", lambda store: written_by(store, path))).run_id
+
+    async def settings_of_file(self, path: Path) -> tuple[RunSpec, str]:
+        """The settings of the run that wrote a file, and their preset. Raises UnknownRun, PresetError."""
+        from tui.describe.run_of_file import settings_of_file
+
+        return await self._in("work", lambda store: settings_of_file(store, path))
+
     async def detail(self, run_id: str) -> Detail:
         """Raises UnknownRun where it was removed."""
         return await self._in("read", lambda store: runs.detail(store, run_id))
@@ -263,6 +275,17 @@ class Lab:
 
         # like all about presets, beside the lanes: small files, which are there where the store is not
         return await asyncio.to_thread(list_presets)
+
+    async def missing_sizes(self) -> dict[str, str]:
+        """Of each preset whose models are not all here: what is to be downloaded, as `69.04 GB`."""
+
+        def ask() -> dict[str, str]:
+            from presets.library import list_presets
+            from tui.describe.missing import by_preset
+
+            return by_preset(info.name for info in list_presets() if not info.error)
+
+        return await asyncio.to_thread(ask)
 
     async def preset_info(self, name: str) -> PresetInfo | None:
         """None where no preset has this name."""

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import StringIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tui.cli.output import Invocation, close_output, flush_output, is_of_output, print_failure
 from tui.errors import CANCELLED, FAILED, explain
 from tui.text import printable
+
+if TYPE_CHECKING:
+    from engine.components.needed import ModelsAbsent
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -45,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "models": (
         "tui.cli.commands.models.group:models",
-        "Find, inspect and check the models on this machine.",
+        "Find, download, inspect and check the models on this machine.",
     ),
     "presets": ("tui.cli.commands.presets:presets", "List, show, check and save presets."),
     "store": (
@@ -191,15 +195,44 @@ def main(args: Sequence[str] | None = None) -> int:
             invocation, FAILED, f"the output could not be written ({error.strerror or error})"
         )
     except Exception as error:  # noqa: BLE001  # the edge: people get a line, a log the trace
+        from engine.components.needed import ModelsAbsent
+
+        if isinstance(error, ModelsAbsent):
+            return _report_models(invocation, error)
         return _report(invocation, *explain(error))
 
 
-def _report(invocation: Invocation, code: int, line: str, *, shown: bool = False) -> int:
+def _report_models(invocation: Invocation, error: ModelsAbsent) -> int:
+    """Models that are not here, as the table that tells of them everywhere."""
+    from engine.components.choice import OTHER_WAYS
+    from tui.describe import missing
+
+    code, line = explain(error)
+    lacks = missing.absent(error.needed)
+    click.echo(
+        f"modiff: {len(lacks)} of {len(error.needed)} models are not on this machine, "
+        f"{missing.missing_size(error.needed)} to get",
+        err=True,
+    )
+    for each in [*missing.lines(error.needed), OTHER_WAYS]:
+        click.echo(each, err=True)
+    models = missing.as_json(error.needed)
+    return _report(invocation, code, line, shown=True, models=models)
+
+
+def _report(
+    invocation: Invocation,
+    code: int,
+    line: str,
+    *,
+    shown: bool = False,
+    models: Sequence[dict[str, Any]] = (),
+) -> int:
     try:
         if not shown:
             click.echo(f"modiff: {_harmless(line)}", err=True)
         if invocation.wants_json:
-            print_failure(invocation, code, line)
+            print_failure(invocation, code, line, models)
         flush_output()
     except OSError:
         close_output()

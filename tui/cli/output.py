@@ -8,7 +8,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ from tui.errors import CANCELLED
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from store.store import Store
 
 _MAKE_RUNS = ("run", "branch", "resume", "replay")
@@ -43,16 +45,18 @@ def print_json(data: object) -> None:
     click.echo(escaped(json.dumps(data, indent=indent, ensure_ascii=False)))
 
 
-def print_failure(invocation: Invocation, code: int, line: str) -> None:
+def print_failure(
+    invocation: Invocation, code: int, line: str, models: Sequence[dict[str, Any]] = ()
+) -> None:
     """What `--json` ends with where a command did not do what it was asked; of one that makes a run, as it tells of
-    runs."""
+    runs. models: those of the run, where some of them are not here."""
     told: dict[str, object] = {
         "status": "cancelled" if code == CANCELLED else "failed",
         "error": line,
     }
     if invocation.arguments[0] in _MAKE_RUNS:
         told = {"run": invocation.run, **told, "output": None, "seconds": 0.0, "stages": []}
-    print_json(told)
+    print_json(told | ({"models": list(models)} if models else {}))
 
 
 def close_output() -> None:

@@ -1,80 +1,51 @@
-"""The run that is meant by its id, the beginning of that, or a file that it wrote."""
+"""The run that is meant by its id, the beginning of that, or a file that it wrote; and settings from such a file."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
-from store.errors import UnknownRun
-from tui.text import printable, shorten
+from tui.describe.run_of_file import ENDINGS, is_file_name, path_of, settings_of_file, written_by
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from presets.spec import RunSpec
     from store.store import Store
-
-# what engine.stages.video writes into a video: the latents that it was decoded from
-_MARK = re.compile(r"modiff (sha256:[0-9a-f]{64})")
-_IDS_SHOWN = 5
-_CELLS_SHOWN = 200
 
 
 def resolve_run(store: Store, given: str) -> str:
-    """The id of the run that is meant. A text with a dot or a slash is a file, as in no id.
-
-    A file is found by its bytes, which the store knows, or by the mark that is in it, however it was renamed, moved
-    or cut. Of several runs that made it the one that wrote it there, else the first; the others are told. Raises
-    UnknownRun, for a file with what it says of itself.
-    """
-    if not set(given) & set("./~\\"):
+    """The id of the run that is meant; where others made the same file, that is told. Raises UnknownRun."""
+    if not is_file_name(given):
         return store.resolve(given)
-    path = Path(os.path.abspath(os.path.expanduser(given)))
-    if not os.path.isfile(path):
-        raise UnknownRun(f"{given}: no such file; `modiff runs` lists the runs")
-    return _of_file(store, path)
+    path = path_of(given)
+    found = written_by(store, path)
+    if told := found.told(path):
+        click.echo(told, err=True)
+    return found.run_id
 
 
-def _of_file(store: Store, path: Path) -> str:
-    from engine.output.reading import comment_of
+def load_settings(
+    preset: str, overrides: Iterable[str] = (), *, values: Mapping[str, object] | None = None
+) -> tuple[RunSpec, str]:
+    """The run that a preset describes, or that wrote a file, as `presets.library.load_preset` has it; and the name of
+    the preset, "" for a file. Raises PresetError, UnknownRun."""
+    from presets.library import load_preset, override
+    from store.store import open_as_it_is
 
-    if runs := store.runs_of(_digest(path)):
-        return _chosen(store, path, runs)
-    comment = comment_of(path)
-    mark = _MARK.fullmatch(comment)
-    if mark is None:
-        told = f"; its comment is {shorten(comment, _CELLS_SHOWN)!r}" if comment else ""
-        raise UnknownRun(
-            f"{path}: no run of this store made it, and it has no mark of modiff{told}"
-        )
-    if runs := store.runs_of(mark[1]):
-        return _chosen(store, path, runs)
-    raise UnknownRun(
-        f"{path}: modiff made it, from latents {mark[1]}, but no run of this store; `modiff store export` where "
-        "that was and `modiff store import` here bring its run and settings"
+    if not preset.lower().endswith(ENDINGS):
+        return load_preset(preset, overrides, values=values), preset
+    with open_as_it_is() as store:
+        spec, _ = settings_of_file(store, path_of(preset))
+    return override(_without_place(spec), overrides, values=values), ""
+
+
+def _without_place(spec: RunSpec) -> RunSpec:
+    """What a run of these settings writes goes elsewhere, in the same format."""
+    import msgspec
+
+    from presets.outputs import moved
+
+    return msgspec.structs.replace(
+        spec, output=msgspec.structs.replace(moved(spec.output, ""), overwrite=False)
     )
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise UnknownRun(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _chosen(store: Store, path: Path, runs: Sequence[str]) -> str:
-    run_id = next((each for each in runs if store.run(each).output == str(path)), runs[0])
-    others = [each for each in runs if each != run_id]
-    if others:
-        more = f" and {len(others) - _IDS_SHOWN} more" if len(others) > _IDS_SHOWN else ""
-        click.echo(
-            f"{printable(path.name)} is taken for that of run {run_id}; the same was made by "
-            f"{', '.join(others[:_IDS_SHOWN])}{more}",
-            err=True,
-        )
-    return run_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with
@@ -10,8 +10,9 @@ from engine.tasks.stages import DECODE, LOAD, told
 from tui.units import duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from engine.components.needed import Needed
     from engine.plan import Plan
     from engine.runs.estimates import Experience
     from presets.spec import RunSpec
@@ -37,7 +38,9 @@ class Row:
 class Planned:
     """A plan in rows. stored_steps of total_steps need not be computed; needs: components to load. seconds: None
     unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none.
-    warnings: what is said of the prompts, a line each."""
+    warnings: what is said of the prompts, a line each. missing: where models of it are not here, every model of the
+    run; then the plan is an estimate from what is published, and weights: kind -> the bytes of its weights in
+    memory."""
 
     rows: tuple[Row, ...]
     total_steps: int
@@ -48,6 +51,8 @@ class Planned:
     memory_bytes: int | None
     device_bytes: int | None
     warnings: tuple[str, ...]
+    missing: tuple[Needed, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 def planned(
@@ -57,15 +62,23 @@ def planned(
     segments: Sequence[Segment] = (),
     stop_at: int | None = None,
 ) -> Planned:
-    """The plan of a run. Nothing is queued, loaded or written. Raises as `engine.client.submit` does."""
+    """The plan of a run, its published models here or not. Nothing is queued, loaded or written. Raises as
+    `engine.client.submit` does, but for a model that can be downloaded."""
     from engine import client
+    from engine.components.needed import ModelsAbsent
     from engine.output.taken import check_output
     from tui.describe.prompt_warnings import prompt_warnings
 
     check_output(store, spec)
-    made = client.plan(store, spec, segments=segments, stop_at=stop_at)
+    missing: tuple[Needed, ...] = ()
+    weights: dict[str, int] = {}
+    try:
+        made = client.plan(store, spec, segments=segments, stop_at=stop_at)
+    except ModelsAbsent as error:
+        missing = error.needed
+        made, weights = client.plan_unseen(store, spec, segments=segments, stop_at=stop_at)
     past = experience_with(store, spec)
-    rows = _rows(made, spec, past, is_warm=client.is_warm(store, made))
+    rows = _rows(made, spec, past, is_warm=not missing and client.is_warm(store, made))
     known = [row.seconds for row in rows if row.seconds is not None]
     return Planned(
         rows=tuple(rows),
@@ -77,6 +90,8 @@ def planned(
         memory_bytes=past.memory_bytes,
         device_bytes=past.device_bytes,
         warnings=tuple(prompt_warnings(spec)),
+        missing=missing,
+        weights=weights,
     )
 
 
@@ -86,6 +101,13 @@ def shown(row: Row) -> tuple[str, str, str, str, str]:
     seconds = "?" if row.seconds is None else duration(row.seconds) if row.seconds else ""
     state = {"compute": "to compute", "skip": "not needed"}.get(row.state, row.state)
     return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
+
+
+def memory_estimate(planned: Planned) -> str:
+    """What the weights will take, for a run whose models are not here: `40.4 GB of weights (denoiser 28.6 GB, ...)`."""
+    largest = sorted(planned.weights.items(), key=lambda item: -item[1])
+    each = ", ".join(f"{kind.replace('_', ' ')} {size(num)}" for kind, num in largest)
+    return f"{size(sum(planned.weights.values()))} of weights ({each})"
 
 
 def _rows(plan: Plan, spec: RunSpec, past: Experience, *, is_warm: bool) -> list[Row]:

@@ -77,18 +77,25 @@ def is_published_name(model: Model, path: PurePath) -> bool:
 def file_list(release: Release) -> str:
     """The files of a release and their sizes on one line; a run of shards is told once."""
     told: list[str] = []
-    for group in _shard_runs(release.files):
-        first = group[0]
+    for name, group in file_runs(release):
         sizes = [decimal_size(file.num_bytes) for file in group if file.num_bytes is not None]
-        name = first.name
+        told.append(f"{name} ({', '.join(sizes)})" if sizes else name)
+    return ", ".join(told)
+
+
+def file_runs(release: Release) -> list[tuple[str, list[PublishedFile]]]:
+    """The files of a release by name, a run of shards under one: `model-{00001..00006}-of-00006.safetensors`."""
+    told: list[tuple[str, list[PublishedFile]]] = []
+    for group in _shard_runs(release.files):
+        name = group[0].name
         if len(group) > 1:
             shard = _SHARD.fullmatch(name)
             assert shard is not None
             last = _SHARD.fullmatch(group[-1].name)
             assert last is not None
             name = f"{shard[1]}{{{shard[2]}..{last[2]}}}{shard[3]}"
-        told.append(f"{name} ({', '.join(sizes)})" if sizes else name)
-    return ", ".join(told)
+        told.append((name, group))
+    return told
 
 
 def total_size(release: Release) -> str:

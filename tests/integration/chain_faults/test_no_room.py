@@ -18,6 +18,7 @@ from presets.spec import RunSpec
 from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests.benchmark.storm import check_store
+from tests.delivered import content
 from tests.integration.chain_engine import Engines, Fault
 from tests.integration.chain_runs import (
     NUM_TEXTS,
@@ -79,7 +80,7 @@ def check_degraded(store: Store, run_id: str, calm: Calm, spec: RunSpec) -> None
         other = calm.make(spec)
         found, expected = Path(run.output), Path(calm.store.run(other).output)
         for suffix in (".mp4", ".safetensors"):
-            ours, theirs = (path.with_suffix(suffix).read_bytes() for path in (found, expected))
+            ours, theirs = (content(path.with_suffix(suffix)) for path in (found, expected))
             assert ours == theirs
     else:
         assert run.status in ("queued", "failed", "interrupted")

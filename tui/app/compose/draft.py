@@ -7,10 +7,11 @@ it is; other values are TOML, as in `--set KEY=VALUE`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import inspect
@@ -22,6 +23,10 @@ from presets.library import override
 from presets.overrides import changes_of, parse_changes, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain
+from tui.text import columns
+
+if TYPE_CHECKING:
+    from engine.components.needed import Needed
 
 # what every run has; `Checked.fields` has those inside its lists too
 FIELDS: Mapping[str, Field] = MappingProxyType({field.key: field for field in fields(RunSpec)})
@@ -92,11 +97,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """key: the field to go to, empty for none. text: whole line. is_error: the run cannot start; else a warning."""
+    """key: the field to go to, empty for none. text: whole line. is_error: the run cannot start; else a warning.
+    mark: before the line, where it is neither."""
 
     key: str
     text: str
     is_error: bool
+    mark: str = ""
 
 
 def edited(draft: Draft, edits: Mapping[str, str]) -> Draft:
@@ -200,19 +207,49 @@ def refusals(error: Exception, line: str) -> tuple[tuple[str, str], ...]:
 
 
 def problems(
-    checked: Checked, refused: Iterable[tuple[str, str]], warning: str
+    checked: Checked,
+    refused: Iterable[tuple[str, str]],
+    warning: str,
+    missing: Sequence[Needed] = (),
+    preset: str = "",
 ) -> tuple[Problem, ...]:
     """All that is to be said: wrong fields, then why the run would be refused (told only where no field is wrong),
-    then a warning about the prompt."""
+    then a warning about the prompt. missing: every model of a run of which some are not here."""
     found = [Problem(key, line, True) for key, line in checked.errors.items()]
     if not found:
         for number, (key, line) in enumerate(refused):
             # the lines after the first that are about no field say what to do
             known = field_key(key, checked.fields)
             found.append(Problem(known, line, bool(known) or not number))
+        found += model_problems(missing, preset)
     if warning:
         found.append(Problem("prompt", warning, False))
     return tuple(found)
+
+
+def model_problems(parts: Sequence[Needed], preset: str) -> list[Problem]:
+    """A line for each model of a run, here or not, the total, and the command that gets those that are not."""
+    if not parts:
+        return []
+    from tui.describe.missing import absent, brief_rows, missing_size
+
+    lines = columns(brief_rows(parts))
+    found = [
+        Problem(f"components.{part.key}", line, not part.found, "✓" if part.found else "")
+        for part, line in zip(parts, lines, strict=True)
+    ]
+    names = dict.fromkeys(part.name for part in absent(parts) if part.release is not None)
+    notes = [
+        Problem(f"components.{part.key}", note, False)
+        for part in absent(parts)
+        for note in (part.notes if part.release is not None else (part.absence,))
+    ]
+    return [
+        *found,
+        *notes,
+        Problem("", f"{missing_size(parts)} to get; y copies commands", False, " "),
+        Problem("", f"modiff models get {preset or ' '.join(names)}", False, " "),
+    ]
 
 
 def text_of(draft: Draft, checked: Checked, key: str) -> str:

@@ -35,12 +35,14 @@ from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
+from tui.describe.missing import commands
 from tui.text import printable
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import OptionList
 
+    from engine.components.needed import Needed
     from presets.library import PresetInfo
     from presets.sections import Section
     from presets.spec import RunSpec
@@ -72,6 +74,7 @@ class FormScreen(ModiffScreen):
         self.view = FieldsSection(self.section, {})
         self.planned: Planned | None = None
         self._refused: tuple[tuple[str, str], ...] = ()
+        self._missing: tuple[Needed, ...] = ()
         self._warning = ""
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[tuple[str, ...], int] = ((), 0)
@@ -169,6 +172,7 @@ class FormScreen(ModiffScreen):
             return
         self.checked = None if self.draft is None else check(self.draft)
         self._refused = ()
+        self._missing = ()
         self._plan()
         self.show(source)
 
@@ -240,6 +244,7 @@ class FormScreen(ModiffScreen):
         self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
         try:
             self.planned = await self.app.lab.plan(spec)
+            self._missing = self.planned.missing
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
             self._refused = refusals(error, self.app.line_for(error))
@@ -268,7 +273,8 @@ class FormScreen(ModiffScreen):
 
     def _problems(self) -> tuple[Problem, ...]:
         if self.checked is not None:
-            return problems(self.checked, self._refused, self._warning)
+            preset = self.draft.preset if self.draft and not self.checked.changed else ""
+            return problems(self.checked, self._refused, self._warning, self._missing, preset)
         return (Problem("", str(self.broken[1]), True),) if self.broken else ()
 
     def _marked(self) -> Checked | None:
@@ -285,7 +291,7 @@ class FormScreen(ModiffScreen):
         changed = changes(draft, checked) if draft and checked else ()
         is_roomy = not self.is_narrow and self.has_class("-tall")
         self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
-        self.query_one(Problems).show(found)
+        self.query_one(Problems).show(found, commands(self._missing))
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
         line = plan_line(self.planned, num_errors, len(changed))

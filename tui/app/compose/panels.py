@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual.binding import Binding
 from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
@@ -13,12 +14,15 @@ from textual.widgets.option_list import Option
 from presets.sections import SECTIONS
 from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
+from tui.describe.missing import missing_size
 from tui.describe.plan import shown
 from tui.text import printable
 from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from textual.binding import BindingType
 
     from tui.app.compose.draft import Change, Checked, Draft, Problem
     from tui.describe.plan import Planned
@@ -65,17 +69,34 @@ class PlanPanel(Static):
 
     def show(self, planned: Planned | None, state: str) -> None:
         """state: what is going on with it, such as that it is out of date; empty for nothing."""
-        self.border_subtitle = state
+        is_estimate = planned is not None and bool(planned.missing)
+        self.border_subtitle = state or ("an estimate" if is_estimate else "")
         put(self, _plan(planned))
 
 
 class Problems(ListPanel):
     """What is wrong, and what to think of; enter goes to the field."""
 
-    def show(self, problems: Sequence[Problem]) -> None:
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "copy", "Copy", id="compose.copy", show=False, tooltip="what is to be typed, or what is wrong"),
+    ]  # fmt: skip
+
+    def __init__(self, title: str, *, id: str) -> None:  # Textual's own name for it
+        super().__init__(title, id=id)
+        self._copied: tuple[str, ...] = ()
+
+    def show(self, problems: Sequence[Problem], commands: Sequence[str] = ()) -> None:
+        """commands: what y copies; the problems themselves where there are none."""
+        self._copied = tuple(commands) or tuple(problem.text for problem in problems)
         num_errors = sum(problem.is_error for problem in problems)
         self.border_title = f"problems: {num_errors}" if num_errors else "problems"
         self.show_lines([(problem.key, _problem(problem)) for problem in problems], "✓ none")
+
+    def action_copy(self) -> None:
+        if self._copied:
+            self.app.copy_to_clipboard("\n".join(self._copied))
+            lines = "1 line is" if len(self._copied) == 1 else f"{len(self._copied)} lines are"
+            self.notify(f"{lines} copied")
 
 
 class Changes(ListPanel):
@@ -117,10 +138,16 @@ def _plan(planned: Planned | None) -> str:
     memory = "not known" if planned.memory_bytes is None else size(planned.memory_bytes)
     if planned.device_bytes:
         memory += f", on the device {size(planned.device_bytes)}"
+    models = []
+    if planned.missing:
+        weights = sum(planned.weights.values())
+        memory = f"~{size(weights)} of weights, and more"
+        models = [f"models  {missing_size(planned.missing)} to get"]
     return "\n".join(
         [
             *told,
             "",
+            *models,
             f"time    {seconds}",
             f"memory  {memory}",
             f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
@@ -130,7 +157,8 @@ def _plan(planned: Planned | None) -> str:
 
 
 def _problem(problem: Problem) -> Text:
-    return Text(f"{'✖' if problem.is_error else '▲'} {printable(problem.text)}")
+    mark = problem.mark or ("✖" if problem.is_error else "▲")
+    return Text(f"{mark} {printable(problem.text)}")
 
 
 def _change(change: Change) -> Text:

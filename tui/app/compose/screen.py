@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,13 +24,14 @@ from tui.app.desktop import EditorFailed, edit_file, edit_text
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from textual.binding import BindingType
     from textual.widgets import OptionList
     from textual.worker import Worker
 
     from presets.spec import RunSpec
+    from tui.app.dialogs.picker import Item
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
 _TAKEN_ALONG = ("prompt", "seed")
@@ -217,7 +219,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refused:
+        if self._refused or self._missing:
             self.action_panel("problems")
             return
         self._launch = self.app.launch(spec, self.draft.preset, watch=watch)
@@ -243,7 +245,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refused:
+        if self._refused or self._missing:
             self.action_panel("problems")
             return
         from tui.app.compose.variants import Variants
@@ -302,7 +304,8 @@ class Compose(FormScreen):
             for info in presets
         ]
         present = self.draft.preset if self.draft else ""
-        name = await self.app.push_screen_wait(Picker("presets", items, present))
+        picker = Picker("presets", items, present, self._with_missing(items))
+        name = await self.app.push_screen_wait(picker)
         if name is None or (self.draft and name == present):
             return
         edits: dict[str, str] = {}
@@ -310,6 +313,20 @@ class Compose(FormScreen):
             self._left[present] = self.draft.edits
             edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
         self.open_preset(name, {**self._left.get(name, {}), **edits})
+
+    async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
+        """The presets, each with what is to be downloaded for it."""
+        try:
+            sizes = await self.app.lab.missing_sizes()
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
+            sizes = {}
+        return [
+            replace(item, note=f"✖ {sizes[item.value]} missing. {item.note}")
+            if item.value in sizes
+            else item
+            for item in items
+        ]
 
     async def action_save(self) -> None:
         """Save the form as a preset of one's own, and go on from that."""

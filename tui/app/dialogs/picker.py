@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
+from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, OptionList
@@ -17,7 +18,7 @@ from tui.app.dialogs.base import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from rich.console import RenderableType
     from textual.app import ComposeResult
@@ -46,9 +47,17 @@ class Picker(Dialog[str | None]):
         Binding("up", "move(-1)", "Up", id="picker.up", show=False, priority=True),
     ]
 
-    def __init__(self, title: str, items: Sequence[Item], chosen: str = "") -> None:
-        """chosen: the value that is highlighted first."""
+    def __init__(
+        self,
+        title: str,
+        items: Sequence[Item],
+        chosen: str = "",
+        later: Coroutine[Any, Any, Sequence[Item]] | None = None,
+    ) -> None:
+        """chosen: the value that is highlighted first. later: the same items with more said of them, which takes a
+        while to find out."""
         super().__init__()
+        self._later = later
         self._title = title
         self._items = items
         self._found = list(items)
@@ -66,6 +75,17 @@ class Picker(Dialog[str | None]):
         values = [item.value for item in self._found]
         if self._chosen in values:
             self.query_one(OptionList).highlighted = values.index(self._chosen)
+        if self._later is not None:
+            self._await(self._later)
+
+    @work
+    async def _await(self, later: Coroutine[Any, Any, Sequence[Item]]) -> None:
+        self._items = await later
+        found, listed = {item.value: item for item in self._items}, self.query_one(OptionList)
+        highlighted = listed.highlighted
+        self._found = [found[item.value] for item in self._found]
+        self._fill()
+        listed.highlighted = highlighted
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -51,11 +51,14 @@ def plan(
     """Tell what a run would compute, before it does.
 
     PRESET is a name from `modiff presets list` or a path that ends in .toml; the options are those of
-    `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine.
+    `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine. Where models are
+    missing, the plan is an estimate, and what is to be downloaded is told.
     """
-    from presets.library import load_preset
     from tui.cli.prompts import warn
-    from tui.describe.plan import planned, shown
+    from tui.cli.run_of_file import load_settings
+    from tui.describe import missing
+    from tui.describe.plan import memory_estimate, planned, shown
+    from tui.units import size
 
     values = named_values(
         prompt=prompt,
@@ -64,7 +67,7 @@ def plan(
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, drawn_in(overrides), values=values)
+    spec, preset = load_settings(preset, drawn_in(overrides), values=values)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:
@@ -79,11 +82,23 @@ def plan(
                 "memory_bytes": made.memory_bytes,
                 "device_bytes": made.device_bytes,
                 "warnings": list(made.warnings),
+                "is_estimate": bool(made.missing),
+                "weights_bytes": dict(made.weights),
+                "missing_bytes": missing.missing_bytes(made.missing),
+                "models": missing.as_json(made.missing),
             }
         )
         return
     warn(made.warnings)
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
         click.echo(line)
-    if made.seconds is None:
+    if made.missing:
+        click.echo(
+            f"\nestimated from what is published, since models are missing:\nmemory  {memory_estimate(made)}"
+        )
+        click.echo("        and what the work itself takes, which grows with the size of the video")
+        click.echo(f"disk    {size(made.bytes)} for the steps in the store, and the video\n")
+        for line in missing.lines(made.missing, preset):
+            click.echo(line)
+    elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)

@@ -127,14 +127,21 @@ def validate(
 
 @presets.command()
 @click.argument("name")
-@click.option("--from", "parent", metavar="PRESET", required=True, help="The preset to start from.")
+@click.option("--from", "parent", metavar="PRESET", help="The preset to start from.")
+@click.option(
+    "--from-file",
+    "file",
+    metavar="FILE",
+    help="A video, picture or latents of a run: the settings that travel with it, in full.",
+)
 @set_option
 @click.option("--description", metavar="TEXT", help="One line for `modiff presets list`.")
 @click.option("--overwrite", is_flag=True, help="Replace a preset of the same name.")
 @_json
 def save(
     name: str,
-    parent: str,
+    parent: str | None,
+    file: str | None,
     overrides: tuple[str, ...],
     description: str | None,
     overwrite: bool,
@@ -142,10 +149,16 @@ def save(
 ) -> None:
     """Save a preset of your own.
 
-    NAME becomes another preset and what --set changes. Only the differences are written, so NAME follows
-    its parent. A parent that is a file elsewhere is copied in full.
+    NAME becomes another preset, or what made a file, and what --set changes. Only the differences are written,
+    so NAME follows its parent. A parent that is a file elsewhere is copied in full.
     """
-    spec = load_preset(parent, overrides)
+    if (parent is None) == (file is None):
+        raise click.UsageError("name one of --from PRESET and --from-file FILE")
+    if file is not None:
+        spec, parent = _of_file(file, overrides), ""
+    else:
+        spec = load_preset(parent or "", overrides)
+    parent = parent or ""
     extends, _ = extended_by(name, parent)
     path = save_from(name, spec, parent=parent, description=description, overwrite=overwrite)
     if as_json:
@@ -167,6 +180,13 @@ def path(name: str | None, as_json: bool) -> None:
         print_json({"name": name, "path": str(found)})
     else:
         echo_path(found)
+
+
+def _of_file(file: str, overrides: tuple[str, ...]) -> RunSpec:
+    from presets.library import override
+    from tui.describe.run_of_file import path_of, settings_in
+
+    return override(settings_in(path_of(file)), overrides)
 
 
 def _error_of(name: str, overrides: tuple[str, ...]) -> str:

@@ -92,7 +92,7 @@ def replay(
         path = Path(spec.output.path)
         stored = _stored_parts(store, record, spec)
         if stored is not None:
-            told = _write(path, spec, stored)
+            told = _write(path, spec, _marked(stored, record, spec))
             seconds = time.perf_counter() - began
             if not quiet:
                 click.echo(f"run {run_id} replayed from the store in {duration(seconds)}", err=True)
@@ -208,7 +208,21 @@ def _submit_again(store: Store, record: RunRecord, spec: RunSpec) -> str:
     )
 
 
-def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytearray]) -> Path:
+def _marked(
+    parts: Mapping[str, bytearray], record: RunRecord, spec: RunSpec
+) -> dict[str, bytes | bytearray]:
+    """The stored files with what they say of their run, as a run writes them."""
+    from engine.output.mark import mark_of
+    from engine.output.marking import marked
+
+    return marked(
+        parts,
+        mark_of(record, spec, record.latents),
+        lambda line: click.echo(f"warning: {printable(line)}", err=True),
+    )
+
+
+def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytes | bytearray]) -> Path:
     """Write every part where a run writes it; the main one's path."""
     from engine.output.paths import output_paths
 
@@ -227,7 +241,7 @@ def _write(path: Path, spec: RunSpec, parts: Mapping[str, bytearray]) -> Path:
     return next(iter(targets.values()))
 
 
-def _place(path: Path, data: bytearray, *, overwrite: bool) -> None:
+def _place(path: Path, data: bytes | bytearray, *, overwrite: bool) -> None:
     """`data` as the file `path`, whole or not at all; FileExistsError where it may not replace one."""
     from store.blobs.files import written_whole
 

@@ -73,14 +73,15 @@ def run(
 ) -> int:
     """Make a video from a preset.
 
-    PRESET is a name from `modiff presets list` or a path that ends in .toml. An output that
+    PRESET is a name from `modiff presets list`, a path that ends in .toml, or a file that a run wrote, whose settings
+    travel with it. An output that
     exists is never replaced without --overwrite.
     """
     from engine.client import submit
-    from presets.library import load_preset
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
+    from tui.cli.run_of_file import load_settings
 
     values = named_values(
         prompt=prompt,
@@ -89,7 +90,7 @@ def run(
         output__path=output,
         output__overwrite=overwrite,
     )
-    spec = load_preset(preset, drawn_in(overrides, quiet=quiet), values=values)
+    spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
     with open_store() as store:
         if not quiet:
             warn_of_prompts([spec])

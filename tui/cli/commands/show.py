@@ -12,13 +12,16 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
+from tui.describe import run_of_file
 from tui.describe.run import COMMAND_LINE, data, detail, lines, run_rows
 from tui.text import escaped, printable
 from tui.units import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from engine.output.mark import Mark
     from store.lineage.events import Event
     from store.lineage.records import RunLink, RunRecord
     from tui.describe.run import Detail, RunRow
@@ -36,10 +39,17 @@ Examples:
 def show(run: str, as_json: bool) -> None:
     """Show all that is known about one run.
 
-    RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
+    RUN is an id from `modiff runs`, the beginning of one, or a file that it wrote. Of a run that is not in this store
+    the settings are told that travelled with the file.
     """
     with store_as_it_is() as store:
-        run_id = resolve_run(store, run)
+        try:
+            run_id = resolve_run(store, run)
+        except run_of_file.RunElsewhere as elsewhere:
+            if elsewhere.mark.settings is None:
+                raise
+            _show_file(elsewhere.path, elsewhere.mark, as_json=as_json)
+            return
         known = detail(store, run_id)
         events = [event for _, event in store.events(run_id)]
         [row] = run_rows(store, [known.record])
@@ -50,6 +60,19 @@ def show(run: str, as_json: bool) -> None:
         click.echo(f"{name:<10}{value}")
     click.echo()
     click.echo(_toml(known.record), nl=False)
+
+
+def _show_file(path: Path, mark: Mark, *, as_json: bool) -> None:
+    from presets.library import dump_preset
+
+    spec = run_of_file.settings_in(path)
+    if as_json:
+        print_json(run_of_file.as_json(path, mark))
+        return
+    for name, value in run_of_file.lines(path, mark):
+        click.echo(f"{name:<10}{printable(value)}")
+    click.echo()
+    click.echo(escaped(dump_preset(spec)), nl=False)
 
 
 def _details(known: Detail, row: RunRow, events: Sequence[Event]) -> dict[str, Any]:

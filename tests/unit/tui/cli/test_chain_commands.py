@@ -38,7 +38,7 @@ from tui.cli.main import main
 from tui.text import printable
 
 ROOT = Path(__file__).resolve().parents[4]
-VIDEO = b"\0\0\0\x18ftypmp42 a video"
+VIDEO = b"of no format that could be given a comment"
 
 # Held while a run is leased: a run of the past must not be taken by the engine of the present.
 LEASING = threading.Lock()

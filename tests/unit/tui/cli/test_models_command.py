@@ -265,9 +265,23 @@ def test_where_is_a_preset_whose_models_are_absent(capsys, models, tmp_path):
     code, out, err = modiff(capsys, "where", preset)
     assert code == 1
     assert "text_encoder.safetensors" in out
-    denoiser, latent = err.splitlines()
-    assert denoiser.startswith("wan2.1-t2v-14b (denoiser): not found on this machine; ")
-    assert latent.startswith(f"components.vae.checkpoint: {tmp_path}/gone.safetensors is not there")
+    rows = [line.split() for line in err.splitlines()]
+    assert rows[0] == ["PART", "FILE", "SIZE", "HERE"]
+    assert [
+        "denoiser",
+        "diffusion_pytorch_model-{00001..00006}-of-00006.safetensors",
+        "57.15",
+        "GB",
+        "need",
+    ] in rows
+    assert ["text", "encoder", "text_encoder.safetensors", "694", "kB", "have"] in rows
+    assert ["total", "57.15", "GB", "to", "get"] in rows
+    assert f"components.vae.checkpoint: {tmp_path}/gone.safetensors is not there" in err
+    assert f"modiff models get {preset}" in err
+    assert (
+        "  hf download Wan-AI/Wan2.1-T2V-14B --include 'diffusion_pytorch_model*' --local-dir "
+        in err
+    )
 
 
 @pytest.mark.parametrize(

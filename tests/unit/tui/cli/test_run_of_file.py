@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from engine.output import media
+from engine.output.mark import mark_of
 from engine.process.version import installed_version
 from engine.tasks.wan import VIDEO
-from presets.encoding import encode_spec
+from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from store.blobs import blobs
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 from store.store import open_store
+from tests.delivered import streams
 from tui.cli.main import main
 
 LATENTS = f"sha256:{'a1' * 32}"
@@ -149,7 +151,7 @@ def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monke
         ("store", "export", "a.mp4", "--steps", "none", "--output", "a.modiff"),
     ):
         assert main([*command]) == 0, capsys.readouterr().err
-    assert (tmp_path / "again.mp4").read_bytes() == video
+    assert streams(tmp_path / "again.mp4") == streams(tmp_path / "a.mp4")
     assert (store.run(run_id).note, store.run(run_id).pinned) == ("mine", True)
     assert [child.id for child in store.children(run_id)] != []
 
@@ -165,3 +167,87 @@ def test_latents_are_known_too(capsys, store, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"latents")
     run_id = run_of(store, tmp_path / "a.mp4", b"video", latents=blobs.digest_of(b"latents"))
     assert shown(capsys, "a.safetensors") == (run_id, "")
+
+
+# A run of another store
+
+
+@pytest.fixture
+def elsewhere(store, tmp_path):
+    """The mark of a run that this store does not know, in a video."""
+    with open_store(tmp_path / "other") as other:
+        run_id = run_of(other, tmp_path / "b.mp4", b"video", seed=7)
+        record = other.run(run_id)
+        text = mark_of(record, decode_spec(record.spec_json), record.latents)
+    mp4(tmp_path / "a.mp4", text)
+    return run_id
+
+
+def test_a_run_is_known_by_its_id(capsys, store, tmp_path):
+    mp4(tmp_path / "x.mp4", "")
+    run_id = run_of(store, tmp_path / "x.mp4", b"video")
+    other = run_of(store, tmp_path / "y.mp4", b"video")
+    record = store.run(other)
+    mp4(tmp_path / "a.mp4", mark_of(record, decode_spec(record.spec_json), LATENTS), value=3)
+    assert shown(capsys, "a.mp4") == (other, "")
+    assert run_id != other
+
+
+def test_a_run_that_is_not_here_is_told_by_what_travels(capsys, elsewhere):
+    assert main(["show", "a.mp4"]) == 0
+    out = capsys.readouterr().out
+    assert f"run       {elsewhere}, which is not in this store" in out
+    assert "seed = 7" in out
+    assert main(["show", "a.mp4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run"], told["is_here"], told["latents"]) == (elsewhere, False, LATENTS)
+    assert told["spec"]["seed"] == 7
+
+
+@pytest.mark.parametrize("command", [("branch", "--at", "3"), ("replay",), ("pin",), ("tree",)])
+def test_steps_that_are_not_here_are_told_with_what_can_be_done(capsys, elsewhere, command):
+    name, *more = command
+    assert main([name, "a.mp4", *more]) == 2
+    told = capsys.readouterr().err
+    assert f"run {elsewhere} made it, which is not in this store, so its steps are not here" in told
+    assert "`modiff run " in told
+    assert "--from-file" in told
+
+
+def test_its_settings_become_a_preset(capsys, elsewhere):
+    assert main(["presets", "save", "again", "--from-file", "a.mp4", "--set", "fps=9"]) == 0
+    spec = load_preset("again")
+    assert (spec.seed, spec.fps, spec.output.path) == (7, 9, "")
+    assert main(["presets", "save", "more", "--from-file", "a.mp4", "--from", "micro"]) == 2
+    assert "name one of --from PRESET and --from-file FILE" in capsys.readouterr().err
+
+
+def test_its_settings_are_run(capsys, store, elsewhere, monkeypatch):
+    monkeypatch.setattr("engine.client.ensure_engine", lambda store: None)
+    monkeypatch.setattr("engine.process.launch.ensure_engine", lambda store: None)
+    assert main(["run", "a.mp4", "--detach", "--set", "scheduler.steps=4"]) == 0
+    (run,) = store.queued()
+    spec = decode_spec(run.spec_json)
+    assert (spec.seed, spec.scheduler.steps, run.preset) == (7, 4, "")
+    assert main(["plan", "a.mp4", "--json"]) == 0
+
+
+def test_settings_that_are_not_understood_are_refused_by_name(capsys, store, tmp_path):
+    settings = {"modiff": 1, "run": "abc", "latents": "", "preset": "", "settings": {"prmpt": "x"}}
+    mp4(tmp_path / "a.mp4", json.dumps(settings, separators=(",", ":")))
+    for command in (
+        ("show", "a.mp4"),
+        ("run", "a.mp4"),
+        ("presets", "save", "x", "--from-file", "a.mp4"),
+    ):
+        assert main([*command]) == 2
+        err = capsys.readouterr().err
+        assert "prmpt" in err
+        assert f"{tmp_path / 'a.mp4'}" in err
+
+
+def test_a_damaged_mark_is_one_line(capsys, store, tmp_path):
+    mp4(tmp_path / "a.mp4", '{"modiff":1,' + "[" * 5000)
+    told = refusal(capsys, "a.mp4")
+    assert "its mark of modiff is damaged" in told
+    assert len(told.splitlines()) == 1

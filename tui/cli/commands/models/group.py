@@ -6,13 +6,14 @@ Data goes to stdout. Exit code 1 when something is absent, broken or changed, 2 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tui.cli.commands.models.convert import convert
+from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
 from tui.cli.output import print_json
 from tui.describe.models import block, row
@@ -21,9 +22,7 @@ from tui.text import columns, printable
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
-
-# component kind, name or path, what will do with the one that is used first, and the line that says that none will
-Answer = tuple[str, str, "list[Found]", str]
+    from engine.components.needed import Needed
 
 MAX_BROKEN = 20  # lines; a folder of another program may hold hundreds of files that are not for us
 
@@ -32,11 +31,12 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group()
 def models() -> None:
-    """Find, inspect and check the models on this machine."""
+    """Find, download, inspect and check the models on this machine."""
 
 
 models.add_command(verify)
 models.add_command(convert)
+models.add_command(get)
 
 
 @models.command()
@@ -130,32 +130,42 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
         return
     from engine.checkpoints.known.catalogue import MODELS
     from engine.checkpoints.library import scan_places
+    from engine.components.needed import named
+    from tui.describe import missing
 
     among = scan_places()
     models = [] if preset else [model for model in MODELS if model.name == name]
     if models:
-        answers = [(m.kind, m.name, *_named(m.kind, m.name, among)) for m in models]
+        answers = [named(model.kind, model.name, among) for model in models]
     else:
         answers = _of_preset(name, among, is_named_so=preset)
     if as_json:
         print_json(
             [
                 {
-                    "component": kind,
-                    "name": model,
-                    "found": [row(f) for f in found],
-                    "absence": missing,
+                    "component": each.kind,
+                    "name": each.name,
+                    "found": [row(f) for f in each.found],
+                    "absence": each.absence,
+                    "missing": told,
                 }
-                for kind, model, found, missing in answers
+                for each, told in zip(answers, missing.as_json(answers), strict=True)
             ]
         )
-    for kind, model, found, missing in answers:
-        if missing:
-            click.echo(printable(missing), err=True)
-        elif not as_json:
-            click.echo(f"{printable(model)} ({kind.replace('_', ' ')})")
-            _print_table(found, indent="  ")
-    if any(missing for *_, missing in answers):
+    for each in answers:
+        if each.found and not as_json:
+            click.echo(f"{printable(each.name)} ({missing.title_of(each)})")
+            _print_table(each.found, indent="  ")
+    lacks = missing.absent(answers)
+    for line in (
+        [each.absence for each in lacks]
+        if models
+        else missing.lines(answers, name)
+        if lacks
+        else ()
+    ):
+        click.echo(printable(line), err=True)
+    if lacks:
         ctx.exit(FAILED)
 
 
@@ -195,51 +205,16 @@ def remove(path: Path) -> None:
     click.echo(f"forgot {printable(str(forget(path)))}; its files are untouched")
 
 
-def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[Answer]:
+def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[Needed]:
     """Where each component of a preset is; raises for a name that means nothing."""
     from engine.checkpoints.library import wanted
-    from engine.components.umt5 import tokenizer_file
+    from engine.components.needed import needed
     from presets.library import list_presets, load_preset
 
     is_preset = name.endswith(".toml") or any(info.name == name for info in list_presets())
     if not is_named_so and not is_preset:
         wanted("", name)
-    parts = load_preset(name).components
-    encoder = parts.text_encoder
-    tokenizer = _at(lambda: tokenizer_file(encoder, lambda: among))
-    return [
-        ("text_encoder", encoder.checkpoint, *_named("text_encoder", encoder.checkpoint, among)),
-        ("tokenizer", encoder.tokenizer or encoder.checkpoint, *tokenizer),
-        (
-            "denoiser",
-            parts.denoiser.checkpoint,
-            *_named("denoiser", parts.denoiser.checkpoint, among),
-        ),
-        ("vae", parts.vae.checkpoint, *_named("vae", parts.vae.checkpoint, among)),
-    ]
-
-
-def _named(kind: str, checkpoint: str, among: Sequence[Found]) -> tuple[list[Found], str]:
-    """All that will do for a name or path of a component, or one line for what is absent."""
-    from engine.checkpoints.known import catalogue
-    from engine.checkpoints.library import absence, find
-    from engine.checkpoints.locate import locate
-
-    if catalogue.model(checkpoint, kind) is None:
-        return _at(lambda: locate(kind, checkpoint))
-    found = find(kind, checkpoint, among)
-    return found, "" if found else absence(kind, checkpoint, among)
-
-
-def _at(locate: Callable[[], Path]) -> tuple[list[Found], str]:
-    from engine.checkpoints.library import look
-    from engine.errors import CheckpointError
-
-    try:
-        found = look(locate())
-    except CheckpointError as error:
-        return [], str(error)
-    return ([], found.error) if found.error else ([found], "")
+    return needed(load_preset(name).components, among)
 
 
 def _print_table(found: Sequence[Found], indent: str = "") -> None:

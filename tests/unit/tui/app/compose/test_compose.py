@@ -346,10 +346,16 @@ def test_what_comes_when_the_app_is_left_is_not_shown():
 def test_missing_models_are_told_in_full_and_run_goes_there():
     async def act(shown):
         shown.screen.open_preset("wan2.1-t2v-1.3b", {})
-        await shown.until(lambda: any("not found" in line for line in shown.lines(Problems)))
-        text = "\n".join(shown.lines(Problems))
-        assert "hf download" in text
-        assert "components.vae.checkpoint" in text
+        await shown.until(lambda: any("need" in line for line in shown.lines(Problems)))
+        assert shown.lines(Problems) == [
+            "✖ text encoder  11.36 GB       need",
+            "✖ tokenizer     17 MB          need",
+            "✖ denoiser      about 5.68 GB  need",
+            "✖ vae           508 MB         need",
+            "  about 17.56 GB to get; y copies commands",
+            "  modiff models get wan2.1-t2v-1.3b",
+        ]
+        assert "about 17.56 GB to get" in shown.plan
         stages = [str(option.prompt) for option in shown.screen.query_one(Stages).options]
         assert [line.split()[1] for line in stages if line.startswith("✖")] == [
             "text",
@@ -358,9 +364,24 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
         ]
         await shown.press("ctrl+r")
         assert isinstance(shown.app.focused, Problems)
+        await shown.press("y")
+        assert [line[:12] for line in shown.app.clipboard.splitlines()] == ["hf download "] * 4
         await shown.press("enter")
         assert shown.screen.focused_row is shown.row("components.text_encoder.checkpoint")
         assert shown.queued() == []
+
+    show(act)
+
+
+def test_presets_whose_models_are_missing_are_marked():
+    async def act(shown):
+        await shown.press("ctrl+o")
+        picker = shown.app.screen
+        assert isinstance(picker, Picker)
+        await shown.until(lambda: any("missing" in item.note for item in picker._items))
+        notes = {item.value: item.note for item in picker._items}
+        assert notes["wan2.1-t2v-14b"].startswith("✖ 69.04 GB missing. ")
+        assert "missing" not in notes["micro"]
 
     show(act)
 

@@ -1,0 +1,74 @@
+"""A file that a run wrote, dropped on the app: in Compose its settings, in Runs its run, in a text field its path."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from textual.events import Paste
+
+from engine.output import media
+from engine.output.mark import mark_of
+from engine.process.version import installed_version
+from presets.encoding import decode_spec, encode_spec
+from presets.library import load_preset
+from store.store import open_store
+from tests.unit.tui.opened_app import notices, play, until
+
+LATENTS = f"sha256:{'a1' * 32}"
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A video of a run of the store, and its id."""
+    path = tmp_path / "a b.mp4"
+    with (
+        open_store() as store,
+        store.register_engine("past", pid=os.getpid(), version=installed_version()),
+    ):
+        spec = load_preset("micro", values={"seed": 77})
+        run_id = store.enqueue(encode_spec(spec), preset="micro", output=str(path))
+        store.lease("past")
+        store.finish(run_id, "done")
+        store.unregister_engine("past")
+        record = store.run(run_id)
+        newer = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="")
+        store.request_cancel(newer)
+    frames = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    mark = mark_of(record, decode_spec(record.spec_json), LATENTS)
+    media.write_video(path, frames, fps=8, comment=mark)
+    return path, run_id
+
+
+def test_in_runs_it_is_the_run(video):
+    path, run_id = video
+
+    async def script(pilot):
+        runs = pilot.app.screen.runs
+        await until(pilot, lambda: runs.current and runs.current.record.id != run_id)
+        pilot.app.post_message(Paste(str(path).replace(" ", "\\ ")))
+        await until(pilot, lambda: runs.current and runs.current.record.id == run_id)
+        with open_store() as store:
+            store.remove([run_id])
+        pilot.app.post_message(Paste(f"'{path}'"))
+        await until(pilot, lambda: notices(pilot.app))
+        assert "so its steps are not here" in notices(pilot.app)[0]
+
+    play("runs", script)
+
+
+def test_in_compose_it_is_its_settings(video):
+    path, _ = video
+
+    async def script(pilot):
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.checked)
+        pilot.app.post_message(Paste(f"file://{str(path).replace(' ', '%20')}"))
+        await until(pilot, lambda: screen.draft.edits.get("seed") == "77")
+        assert screen.draft.preset == "micro"
+        await screen.go_to("prompt")
+        pilot.app.post_message(Paste(str(path)))
+        await until(pilot, lambda: str(path) in screen.draft.edits.get("prompt", ""))
+
+    play("compose", script)

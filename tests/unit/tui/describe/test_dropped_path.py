@@ -1,0 +1,45 @@
+"""What a terminal pastes when a file is dropped on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tui.describe.run_of_file import dropped_path
+
+
+def test_paths_as_terminals_paste_them(tmp_path: Path):
+    path = tmp_path / "it's a video.mp4"
+    path.touch()
+    escaped = str(path).replace("'", "\\'").replace(" ", "\\ ")
+    quoted = str(path).replace("'", "'\\''")
+    address = f"file://{path}".replace(" ", "%20")
+    for text in (str(path), f"{path}\n", escaped, f"'{quoted}' ", f'"{path}"', address):
+        assert dropped_path(text) == path, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red circle",
+        "/gone.mp4",
+        "/",
+        "a.mp4",
+        "/etc/passwd",
+        "x" * 100_000,
+        "\0.mp4",
+        "'",
+        "~",
+    ],
+)
+def test_other_texts_are_no_files(text: str):
+    assert dropped_path(text) is None
+
+
+def test_two_files_are_not_one(tmp_path: Path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    assert dropped_path(f"{tmp_path}/a.mp4 {tmp_path}/b.mp4") is None
+    assert dropped_path(f"{tmp_path}/a.mp4\n{tmp_path}/b.mp4") is None
