@@ -22,9 +22,9 @@ from engine.process.logs import one_line
 from engine.runner import Made, Runner
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.formats import choice_of_endings, named_by
 from presets.library import load_preset
-from presets.outputs import format_of, moved
+from presets.output.formats import choice_of_endings, named_by
+from presets.output.rules import format_of, moved
 from presets.spec import RunSpec
 from presets.validation import validate
 from store.blobs.tensors import decode_tensors

@@ -21,9 +21,9 @@ from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.formats import DEFAULT
 from presets.library import override
-from presets.outputs import format_of, of_branch
+from presets.output.formats import DEFAULT
+from presets.output.rules import format_of, of_branch
 from presets.settings import changed_keys
 from presets.validation import validate
 from store.errors import StoreError

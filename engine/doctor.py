@@ -170,7 +170,7 @@ def _ffmpeg() -> Row:
 
     from engine.errors import ComponentError
     from engine.output.encoders import writable
-    from presets.formats import DEFAULT, FORMATS
+    from presets.output.formats import DEFAULT, FORMATS
 
     try:
         names = writable()

@@ -25,7 +25,7 @@ from engine.results import StoreResults
 from engine.tasks.route import Route, route_of
 from engine.tasks.stages import MUX
 from engine.tasks.wan import Describe, graph_of, num_tokens
-from presets.outputs import format_of
+from presets.output.rules import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker

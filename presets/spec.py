@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from presets.formats import choice_of_endings
+from presets.output.formats import choice_of_endings
 
 # The version of the preset and run format that this code reads and writes.
 FORMAT = 1
@@ -313,7 +313,7 @@ class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description="what to write: the video, PNG frames, safetensors",
         ),
     ] = ("video",)
-    # the names of `presets.formats.FORMATS`, which a test holds to these
+    # the names of `presets.output.formats.FORMATS`, which a test holds to these
     format: Annotated[
         Literal["auto", "h264", "h265", "av1", "x264rgb", "webm", "ffv1", "gif", "webp"],
         Meta(

@@ -11,9 +11,9 @@ import msgspec
 
 from presets.errors import PresetError
 from presets.fields import build
-from presets.formats import AUTO, FORMATS, misfit
 from presets.guidance import scales
-from presets.outputs import format_of
+from presets.output.formats import AUTO, FORMATS, misfit
+from presets.output.rules import format_of
 from presets.spec import GuidancePiece, RunSpec
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.

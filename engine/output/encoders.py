@@ -12,7 +12,7 @@ from typing import IO
 
 from engine.errors import ComponentError, EngineError
 from engine.output import ffmpeg
-from presets.formats import DEFAULT, FORMATS
+from presets.output.formats import DEFAULT, FORMATS
 
 Pixels = bytes | memoryview
 """RGB, 8 bits a channel, row by row: of one frame or of several."""
@@ -101,7 +101,7 @@ def encode(
 ) -> None:
     """Encodes a video into the file `path`, which is replaced, frame by frame as they come.
 
-    format: of `presets.formats.FORMATS`. pixels: of whole frames. size: (H, W), both even. comment: of the file's
+    format: of `presets.output.formats`. pixels: of whole frames. size: (H, W), both even. comment: of the file's
     metadata. Raises EngineError with the encoder's own last line where it fails, and what making the pixels raises.
     """
     if format not in ENCODERS:

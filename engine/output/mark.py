@@ -16,7 +16,7 @@ import msgspec
 from engine.checkpoints.known.catalogue import MODELS, is_published_name
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.outputs import moved
+from presets.output.rules import moved
 from presets.spec import RunSpec
 from store.bundle.portable import portable_preset, portable_spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.output.encoders import encode
-from presets.formats import DEFAULT
+from presets.output.formats import DEFAULT
 from store.blobs.files import written_whole
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def encode_video(
     """The bytes of a video file with `comment` in its metadata.
 
     frames: uint8 [t,H,W,3] each ([H,W,3] too, so a whole video is fine), on the CPU; they are encoded as they come,
-    and what making them raises is raised here. format: of `presets.formats.FORMATS`. size: (H, W), both even.
+    and what making them raises is raised here. format: of `presets.output.formats.FORMATS`. size: (H, W), both even.
     Raises EngineError with the encoder's own last line where it fails, ValueError on frames of another size, OSError
     where there is no room.
     """

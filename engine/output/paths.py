@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from presets.formats import FORMATS
-from presets.outputs import format_of
+from presets.output.formats import FORMATS
+from presets.output.rules import format_of
 
 if TYPE_CHECKING:
     from presets.spec import OutputSpec

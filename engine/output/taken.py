@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.output.paths import LATENTS_ENDING, default_output, output_paths, output_problem
 from presets.errors import PresetError
-from presets.formats import AUTO, choice_of_endings, named_by
+from presets.output.formats import AUTO, choice_of_endings, named_by
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec

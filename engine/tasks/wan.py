@@ -21,7 +21,7 @@ from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
 from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.guidance import scales
-from presets.outputs import format_of
+from presets.output.rules import format_of
 from presets.spec import RunSpec
 
 TEXT = Stage(

@@ -334,7 +334,7 @@ class ModiffApp(ModiffBase):
     def on_paste(self, event: Paste) -> None:
         """A file that a run wrote, dropped on the terminal or pasted where no text is typed: in Compose its settings,
         elsewhere the run."""
-        from tui.describe.run_of_file import dropped_path
+        from tui.describe.runs.of_file import dropped_path
 
         path = dropped_path(event.text)
         if path is not None and isinstance(self.screen, ModiffScreen):

@@ -21,7 +21,7 @@ from textual.widgets import Input, TextArea
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
-from tui.describe import notices
+from tui.describe.runs import notices
 from tui.errors import explain
 from tui.text import printable
 from tui.units import clock

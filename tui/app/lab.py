@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from tui.describe import health
 from tui.describe import plan as plans
-from tui.describe import previews as pictures
-from tui.describe import run as runs
 from tui.describe import space as spaces
+from tui.describe.runs import previews as pictures
+from tui.describe.runs import run as runs
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from tui.describe.health import ComponentRow, Status
     from tui.describe.known_files import Known
     from tui.describe.plan import Planned
-    from tui.describe.previews import Shown
-    from tui.describe.queued import Expected
-    from tui.describe.run import At, Detail, RunRow
-    from tui.describe.run_filter import Search
+    from tui.describe.runs.filter import Search
+    from tui.describe.runs.previews import Shown
+    from tui.describe.runs.queued import Expected
+    from tui.describe.runs.run import At, Detail, RunRow
+    from tui.describe.runs.sweeps import PlannedSweep
+    from tui.describe.runs.watch import Watch
     from tui.describe.space import Space
-    from tui.describe.sweeps import PlannedSweep
-    from tui.describe.watch import Watch
 
 Told = TypeVar("Told")
 LaneName = Literal["read", "change", "work", "check", "engine"]
@@ -93,7 +93,7 @@ class Lab:
         """Ends the runs of dead engines on the way, as every viewer does."""
 
         def ask(store: Store) -> Status:
-            from tui.describe.watch import Watch
+            from tui.describe.runs.watch import Watch
 
             if self._watch is None:
                 self._watch = Watch()
@@ -127,7 +127,7 @@ class Lab:
 
     async def expectations(self, records: Sequence[RunRecord]) -> dict[str, Expected]:
         """What queued runs change of their presets and may take, by run."""
-        from tui.describe.queued import expected
+        from tui.describe.runs.queued import expected
 
         return await self._in("work", lambda store: expected(store, records))
 
@@ -137,13 +137,13 @@ class Lab:
 
     async def written_by(self, path: Path) -> str:
         """The run that wrote a file. Raises UnknownRun."""
-        from tui.describe.run_of_file import written_by
+        from tui.describe.runs.of_file import written_by
 
         return (await self._in("work", lambda store: written_by(store, path))).run_id
 
     async def settings_of_file(self, path: Path) -> tuple[RunSpec, str]:
         """The settings of the run that wrote a file, and their preset. Raises UnknownRun, PresetError."""
-        from tui.describe.run_of_file import settings_of_file
+        from tui.describe.runs.of_file import settings_of_file
 
         return await self._in("work", lambda store: settings_of_file(store, path))
 
@@ -174,7 +174,7 @@ class Lab:
         """The command that makes a run again. Raises UnknownRun, and PresetError where this version cannot read it."""
 
         def ask(store: Store) -> str:
-            from tui.describe.command_line import command_of
+            from tui.describe.runs.command_line import command_of
 
             return command_of(store, run_id)
 
@@ -254,10 +254,10 @@ class Lab:
         self, spec: RunSpec, over: Sequence[str], stop_at: int | None
     ) -> tuple[int, PlannedSweep | None]:
         """How many variants of a run there would be, and what they would compute together; None where they are too
-        many to be planned while somebody types. Raises as `tui.describe.sweeps.variants` does."""
+        many to be planned while somebody types. Raises as `tui.describe.runs.sweeps.variants` does."""
 
         def ask(store: Store) -> tuple[int, PlannedSweep | None]:
-            from tui.describe.sweeps import MAX_PLANNED, num_variants, planned_sweep, variants
+            from tui.describe.runs.sweeps import MAX_PLANNED, num_variants, planned_sweep, variants
 
             total = num_variants(over)
             if total > MAX_PLANNED:
@@ -405,7 +405,7 @@ class Lab:
         def ask(store: Store) -> tuple[str, list[str]]:
             from engine.process.launch import retire_other_engines
             from engine.runs.sweep import new_tag, queue_members
-            from tui.describe.sweeps import variants
+            from tui.describe.runs.sweeps import variants
 
             members = variants(store, spec, over, stop_at=stop_at)
             retire_other_engines(store)
@@ -557,7 +557,7 @@ class Lab:
     async def command(self, *arguments: str) -> Any:
         """What `modiff ARGUMENTS --json` prints, as data, in a process of its own: for what needs torch.
 
-        Raises CommandFailed with its last line where it prints none.
+        Raises CommandFailed with what is wrong where it did not do it.
         """
         root = await self.root()
         process = await asyncio.create_subprocess_exec(
@@ -574,12 +574,15 @@ class Lab:
             process.terminate()
             raise
         try:
-            return json.loads(out)
+            data = json.loads(out)
         except ValueError:
             lines = [line for line in err.decode(errors="replace").splitlines() if line.strip()]
             raise CommandFailed(
                 lines[-1].removeprefix("modiff: ") if lines else f"modiff {arguments[0]} failed"
             ) from None
+        if isinstance(data, dict) and data.keys() == {"status", "error"}:  # as of print_failure
+            raise CommandFailed(str(data["error"]))
+        return data
 
 
 class _Lane:

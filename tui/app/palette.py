@@ -20,7 +20,7 @@ from textual.content import Content
 
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
-from tui.describe.run_filter import Search
+from tui.describe.runs.filter import Search
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from tui.app.base import ModiffBase, ModiffScreen
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 RECENT_RUNS = 20
 # Screens of which the actions are for the row under the cursor: from elsewhere they are opened, and no more.

@@ -18,7 +18,7 @@ import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
-from tui.describe.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.notices import BELL, desktop_notice, end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable
 from tui.units import duration

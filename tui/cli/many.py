@@ -16,7 +16,7 @@ import click
 
 from tui.cli.follow import Manner, call, have_engine, reused_steps, watch_run
 from tui.cli.output import close_output, print_json
-from tui.describe.notices import end_line
+from tui.describe.runs.notices import end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable, shorten
 from tui.units import duration

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.describe.run_of_file import ENDINGS, is_file_name, path_of, settings_of_file, written_by
+from tui.describe.runs.of_file import ENDINGS, is_file_name, path_of, settings_of_file, written_by
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -44,7 +44,7 @@ def _without_place(spec: RunSpec) -> RunSpec:
     """What a run of these settings writes goes elsewhere, in the same format."""
     import msgspec
 
-    from presets.outputs import moved
+    from presets.output.rules import moved
 
     return msgspec.structs.replace(
         spec, output=msgspec.structs.replace(moved(spec.output, ""), overwrite=False)

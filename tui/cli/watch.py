@@ -18,7 +18,7 @@ from engine.client import follow, held_up
 from store.errors import StoreError
 from store.store import open_store
 from tui.cli.progress import Progress
-from tui.describe.stalling import stalled
+from tui.describe.runs.stalling import stalled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

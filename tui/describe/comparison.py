@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
-from tui.describe.run import points_told
+from tui.describe.runs.run import points_told
 from tui.text import columns, printable, shorten
 from tui.units import duration
 

@@ -7,9 +7,9 @@ from typing import get_args, get_type_hints
 import pytest
 
 from presets.errors import PresetError
-from presets.formats import AUTO, ENDINGS, FORMATS, named_by
 from presets.library import load_preset
-from presets.outputs import format_of, moved, of_branch
+from presets.output.formats import AUTO, ENDINGS, FORMATS, named_by
+from presets.output.rules import format_of, moved, of_branch
 from presets.spec import OutputSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from presets.formats import FORMATS
+from presets.output.formats import FORMATS
 
 DOCS = Path(__file__).parents[3] / "docs"
 

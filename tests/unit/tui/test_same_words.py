@@ -14,10 +14,10 @@ from tests.recorded_runs import micro, record_run
 from tui.app.queue.text import table as queue_table
 from tui.app.runs.list import table
 from tui.cli.main import main
-from tui.describe.changes import values_told
-from tui.describe.families import changes_told, families
-from tui.describe.queued import expected
-from tui.describe.run import APP, COMMAND_LINE, detail, lines, run_rows
+from tui.describe.runs.changes import values_told
+from tui.describe.runs.families import changes_told, families
+from tui.describe.runs.queued import expected
+from tui.describe.runs.run import APP, COMMAND_LINE, detail, lines, run_rows
 
 
 @pytest.fixture

@@ -261,7 +261,7 @@ class Compose(FormScreen):
             spec = await self.valid_spec()
             if spec is None or self.draft is None:
                 return
-            from tui.describe.command_line import command_from_preset, run_command
+            from tui.describe.runs.command_line import command_from_preset, run_command
 
             draft = self.draft
             if draft.preset:

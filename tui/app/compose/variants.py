@@ -18,7 +18,7 @@ from tui.app.compose.draft import FIELDS
 from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import QueuedRuns
-from tui.describe.sweeps import sweep_lines
+from tui.describe.runs.sweeps import sweep_lines
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult

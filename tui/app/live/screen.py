@@ -20,7 +20,7 @@ from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.describe.run import RESUMABLE
+from tui.describe.runs.run import RESUMABLE
 from tui.text import printable
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from tui.describe.health import Status
-    from tui.describe.queued import Expected
-    from tui.describe.run import RunRow
+    from tui.describe.runs.queued import Expected
+    from tui.describe.runs.run import RunRow
 
 # Another process may have changed the order, which no count tells of.
 SLOW_SECONDS = 3.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tui.app.widgets.listing import Column, Row
-from tui.describe.run import SYMBOLS, steps_told
+from tui.describe.runs.run import SYMBOLS, steps_told
 from tui.text import printable
 from tui.units import clock
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tui.describe.health import Status
-    from tui.describe.queued import Expected
-    from tui.describe.run import RunRow
-    from tui.describe.run_state import RunState
+    from tui.describe.runs.queued import Expected
+    from tui.describe.runs.run import RunRow
+    from tui.describe.runs.state import RunState
 
 COLUMNS = (
     Column("", 3),

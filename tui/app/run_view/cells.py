@@ -12,8 +12,8 @@ from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.describe.run import SYMBOLS
-from tui.describe.stalling import stalled
+from tui.describe.runs.run import SYMBOLS
+from tui.describe.runs.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from store.lineage.records import RunRecord
-    from tui.describe.run_state import RunState, Stage, Step
+    from tui.describe.runs.state import RunState, Stage, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tui.app.run_view.follower import Follower
-from tui.describe.previews import VIDEO, playing_rate, step_told
+from tui.describe.runs.previews import VIDEO, playing_rate, step_told
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
-    from tui.describe.run_state import RunState
+    from tui.describe.runs.state import RunState
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5

@@ -16,7 +16,7 @@ from tui.app.base import ModiffBase
 from tui.app.desktop import CannotOpen
 from tui.app.dialogs.base import Dialog
 from tui.app.widgets.picture import Picture
-from tui.describe.previews import video_fps
+from tui.describe.runs.previews import video_fps
 from tui.text import printable
 
 if TYPE_CHECKING:

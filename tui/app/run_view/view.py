@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from store.index.previews import Preview
     from store.lineage.records import RunRecord
-    from tui.describe.run_state import RunState
+    from tui.describe.runs.state import RunState
 
 # Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
 _PANEL_NS = 500_000_000

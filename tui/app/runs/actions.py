@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.messages import ComposeWith, Queued, QueuedRuns
-from tui.describe import run as summary
+from tui.describe.runs import run as summary
 from tui.text import printable, shorten
 from tui.units import size
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from tui.app.base import ModiffBase
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 _TOLD_SECONDS = 12
 _MAX_TOLD = 12

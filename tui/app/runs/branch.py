@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from tui.describe.plan import Planned
-    from tui.describe.run import At, Detail
+    from tui.describe.runs.run import At, Detail
 
 # A plan is asked for when nothing has been typed for so long.
 _REST_SECONDS = 0.25

@@ -13,7 +13,7 @@ from presets.overrides import text_override, toml_value
 from presets.spec import RunSpec
 
 if TYPE_CHECKING:
-    from tui.describe.run import At
+    from tui.describe.runs.run import At
 
 TEXTS = ("prompt", "negative_prompt")
 FIELDS = (

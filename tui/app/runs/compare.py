@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
     from textual.binding import BindingType
 
-    from tui.describe.run import Detail
+    from tui.describe.runs.run import Detail
 
 _LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 12

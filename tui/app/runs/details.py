@@ -17,14 +17,14 @@ from tui.app.base import ModiffBase
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import STEP_FPS, Picture
-from tui.describe import run as summary
+from tui.describe.runs import run as summary
 from tui.text import escaped
 
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult, RenderResult
 
-    from tui.describe.run import Detail, RunRow
+    from tui.describe.runs.run import Detail, RunRow
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
 _REST_SECONDS = 0.12

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tui.describe.changes import values_told, varying_in
-from tui.describe.run import status_word, steps_told
+from tui.describe.runs.changes import values_told, varying_in
+from tui.describe.runs.run import status_word, steps_told
 from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from store.lineage.records import RunRecord
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 
 def in_order(rows: Sequence[RunRow]) -> list[RunRow]:

@@ -20,10 +20,10 @@ from tui.app.runs import gallery
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
-from tui.describe import run_filter as searching
-from tui.describe.families import mark_of
-from tui.describe.run import PIN
-from tui.describe.run_columns import cell, fitting, room
+from tui.describe.runs import filter as searching
+from tui.describe.runs.columns import cell, fitting, room
+from tui.describe.runs.families import mark_of
+from tui.describe.runs.run import PIN
 from tui.text import shorten
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.describe.families import Relative
-    from tui.describe.run import RunRow
+    from tui.describe.runs.families import Relative
+    from tui.describe.runs.run import RunRow
 
 _COLUMNS = (
     *("symbol", "preset", "rating", "differs", "progress", "time", "age", "tags", "pin", "prompt"),

@@ -20,9 +20,9 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.describe import run as summary
-from tui.describe import run_filter as searching
-from tui.describe.families import families
+from tui.describe.runs import filter as searching
+from tui.describe.runs import run as summary
+from tui.describe.runs.families import families
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 # While it is on the screen the list is read so often where runs come and go, and so often at least: who else has the
 # store open may tag a run.

@@ -8,8 +8,8 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.widgets import Tree
 
-from tui.describe.families import mark_of, told
-from tui.describe.run import PIN, SYMBOLS, is_early, stars, status_word
+from tui.describe.runs.families import mark_of, told
+from tui.describe.runs.run import PIN, SYMBOLS, is_early, stars, status_word
 from tui.text import shorten
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.widgets.tree import TreeNode
 
-    from tui.describe.families import Relative
+    from tui.describe.runs.families import Relative
 
 
 class RunTree(Tree[str]):

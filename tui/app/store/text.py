@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from tui.app.widgets.listing import Column, Row
-from tui.describe.run import PIN
+from tui.describe.runs.run import PIN
 from tui.describe.space import AGES, LABELS
 from tui.units import duration, moment, size
 

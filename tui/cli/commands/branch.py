@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from presets.formats import choice_of_endings
+from presets.output.formats import choice_of_endings
 from presets.overrides import text_override
 from tui.cli.commands.runs import silence_of
 from tui.cli.options import (
@@ -249,7 +249,7 @@ def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> Ru
 
     from presets.encoding import decode_spec
     from presets.library import override
-    from presets.outputs import of_branch
+    from presets.output.rules import of_branch
     from presets.validation import validate
 
     before = decode_spec(spec_json)

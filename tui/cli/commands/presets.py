@@ -184,7 +184,7 @@ def path(name: str | None, as_json: bool) -> None:
 
 def _of_file(file: str, overrides: tuple[str, ...]) -> RunSpec:
     from presets.library import override
-    from tui.describe.run_of_file import path_of, settings_in
+    from tui.describe.runs.of_file import path_of, settings_in
 
     return override(settings_in(path_of(file)), overrides)
 

@@ -120,7 +120,7 @@ def _writing(spec: RunSpec, record: RunRecord, output: str | None, *, overwrite:
 
     from engine.output.paths import output_paths, output_problem
     from presets.errors import PresetError
-    from presets.outputs import moved
+    from presets.output.rules import moved
     from presets.validation import validate
 
     if output:
@@ -176,7 +176,7 @@ def _stored_video(store: Store, record: RunRecord, spec: RunSpec) -> str:
     """The digest of the run's video in the format that is asked for; "" where there is none, or one that an older
     version encoded, which is told."""
     from engine.tasks.wan import VIDEO
-    from presets.outputs import format_of
+    from presets.output.rules import format_of
 
     keys = [link.key for link in store.links_of(record.id) if link.stage == "video"]
     link = next(iter(store.find_links(keys).values()), None)

@@ -10,7 +10,7 @@ import shlex
 
 import click
 
-from presets.formats import choice_of_endings
+from presets.output.formats import choice_of_endings
 from tui.cli.options import (
     detach_option,
     named_values,

@@ -17,9 +17,9 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
-from tui.describe.run import data, run_rows
-from tui.describe.run_columns import NAMES, cell, columns_of, fitting, titles, value
-from tui.describe.run_filter import Search, search_of
+from tui.describe.runs.columns import NAMES, cell, columns_of, fitting, titles, value
+from tui.describe.runs.filter import Search, search_of
+from tui.describe.runs.run import data, run_rows
 from tui.errors import FAILED
 from tui.text import columns, shorten
 from tui.units import read_since, read_until
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 _COLUMNS = ("id", "status", "age", "time", "preset", "rating", "differs", "prompt")
 # Left out in this order where a terminal is too narrow for the prompt; and those that are there for some runs only.

@@ -15,8 +15,8 @@ from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.output import echo_path
 from tui.cli.run_of_file import resolve_run
-from tui.describe.changes import values_told, varying_in
-from tui.describe.run import steps_told
+from tui.describe.runs.changes import values_told, varying_in
+from tui.describe.runs.run import steps_told
 from tui.errors import BAD_INPUT
 from tui.text import printable
 
@@ -172,7 +172,7 @@ def _ids(store: Store, prefixes: Sequence[str]) -> list[str]:
 def _found(store: Store, tags: Sequence[str], line: str) -> list[RunRecord]:
     """The oldest first, as they were queued."""
     from engine.compare.sheet import MAX_PICTURES
-    from tui.describe.run_filter import BadSearch, parse
+    from tui.describe.runs.filter import BadSearch, parse
 
     try:
         search = parse(line)

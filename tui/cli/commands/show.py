@@ -12,8 +12,8 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.describe import run_of_file
-from tui.describe.run import COMMAND_LINE, data, detail, lines, run_rows
+from tui.describe.runs import of_file as run_of_file
+from tui.describe.runs.run import COMMAND_LINE, data, detail, lines, run_rows
 from tui.text import escaped, printable
 from tui.units import size
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.output.mark import Mark
     from store.lineage.events import Event
     from store.lineage.records import RunLink, RunRecord
-    from tui.describe.run import Detail, RunRow
+    from tui.describe.runs.run import Detail, RunRow
 
 _EPILOG = """\b
 Examples:

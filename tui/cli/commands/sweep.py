@@ -21,7 +21,7 @@ from tui.cli.options import (
 )
 from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
-from tui.describe.sweeps import MAX_UNASKED
+from tui.describe.runs.sweeps import MAX_UNASKED
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def sweep(
     from tui.cli.follow import Manner
     from tui.cli.many import Wanted, follow_many
     from tui.cli.prompts import warn_of_prompts
-    from tui.describe.sweeps import checked_members
+    from tui.describe.runs.sweeps import checked_members
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
     overrides = drawn_in(overrides, quiet=quiet)

@@ -16,14 +16,14 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.describe.families import changes_told, families
-from tui.describe.run import run_rows, status_words
+from tui.describe.runs.families import changes_told, families
+from tui.describe.runs.run import run_rows, status_words
 from tui.text import columns, shorten
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.describe.families import Relative
+    from tui.describe.runs.families import Relative
 
 # What of ours is told otherwise where a terminal has only these.
 _ASCII = str.maketrans({"→": "->", "–": "-", "×": "x", "…": "..."})

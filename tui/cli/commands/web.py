@@ -42,7 +42,7 @@ def web(port: int, host: str) -> int:
     if not host:
         raise click.BadParameter("expected an address, got nothing", param_hint="--host")
     try:
-        from tui.cli.web import is_loopback, listen, new_token, serve
+        from tui.cli.browser.server import is_loopback, listen, new_token, serve
     except ImportError as error:
         click.echo(
             f"modiff: the app in a browser needs {error.name}; pip install 'modiff[web]' brings it",

@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ComponentError
 from engine.output import encoders, ffmpeg
-from presets.formats import FORMATS
+from presets.output.formats import FORMATS
 
 
 @pytest.fixture

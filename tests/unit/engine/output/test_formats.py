@@ -19,7 +19,7 @@ from engine.compare.similarity import psnr
 from engine.output import media
 from engine.output.encoders import ENCODERS, encode
 from engine.output.reading import comment_of
-from presets.formats import FORMATS
+from presets.output.formats import FORMATS
 
 MARK = f"modiff sha256:{'a1' * 32}"
 LOSSLESS = ("ffv1", "x264rgb")

@@ -24,7 +24,7 @@ from tests.recorded_runs import micro, record_run, wave
 from tui.app import lab as lab_module
 from tui.app.lab import CommandFailed, Lab
 from tui.describe.health import at_work_told
-from tui.describe.run_filter import Search
+from tui.describe.runs.filter import Search
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from tui.app.top_line import _at_work
 from tui.describe.health import Status
-from tui.describe.watch import Progress
+from tui.describe.runs.watch import Progress
 
 
 def status(progress, num_queued=0):

@@ -27,7 +27,7 @@ from tui.cli.commands.runs import table
 from tui.cli.commands.tree import _leads
 from tui.cli.completion import complete_run
 from tui.cli.main import main
-from tui.describe.run import run_rows
+from tui.describe.runs.run import run_rows
 
 ROOT = Path(__file__).resolve().parents[4]
 NOT_IMPORTED = {"torch", "numpy", "transformers", "textual", "PIL"}

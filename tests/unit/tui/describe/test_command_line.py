@@ -11,7 +11,7 @@ from engine import client
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset, save_preset
 from tui.cli.main import main
-from tui.describe.command_line import branch_command, command_of, run_command
+from tui.describe.runs.command_line import branch_command, command_of, run_command
 
 SETTINGS = [
     [],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tui.describe.run_of_file import dropped_path
+from tui.describe.runs.of_file import dropped_path
 
 
 def test_paths_as_terminals_paste_them(tmp_path: Path):

@@ -11,7 +11,7 @@ from store.lineage import events
 from store.lineage.records import LogEntry
 from tests.unit.tui.live_run import picture
 from tui.app.run_view.feed import RunFeed
-from tui.describe.previews import VIDEO, step_told
+from tui.describe.runs.previews import VIDEO, step_told
 
 CLIP = Preview(3, 1, 1, bytes(9))
 

@@ -18,7 +18,7 @@ from tui.app.runs import gallery
 from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.widgets.thumbnails import Thumbnails
-from tui.describe.run import run_rows
+from tui.describe.runs.run import run_rows
 
 TAG = "sweep/aaaaaaaaaa"
 

@@ -8,7 +8,7 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.store import open_store
 from tui.app.runs.list import table
-from tui.describe.run import RunRow, run_rows
+from tui.describe.runs.run import RunRow, run_rows
 
 
 def rows(*overrides: list[str]) -> list[RunRow]:

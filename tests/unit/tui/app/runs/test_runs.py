@@ -29,7 +29,7 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
-from tui.describe.run import Detail
+from tui.describe.runs.run import Detail
 
 WIDE, NARROW = (120, 36), (80, 24)
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'

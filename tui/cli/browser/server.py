@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _TOKEN_BYTES = 32
 # Ours instead of textual-serve's, which loads a font from elsewhere and knows no token.
-_PAGE = Path(__file__).resolve().parent / "browser"
+_PAGE = Path(__file__).resolve().parent / "page"
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "; ".join(
@@ -79,7 +79,7 @@ class _Server(Server):  # type: ignore[misc]
 
     def __init__(self, host: str, token: str) -> None:
         # what is started for each page is this very package
-        search = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+        search = [str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, search))
         command = shlex.join([sys.executable, "-P", "-m", "tui.cli"])
         super().__init__(command, title="modiff")

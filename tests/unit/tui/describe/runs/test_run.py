@@ -12,8 +12,8 @@ from store.lineage.events import Verified
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.app.lab import Lab
-from tui.describe import run as summary
-from tui.describe.run import Detail
+from tui.describe.runs import run as summary
+from tui.describe.runs.run import Detail
 
 SECOND = 1_000_000_000
 

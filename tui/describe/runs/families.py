@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tui.describe.changes import branch_changes, change_told
+from tui.describe.runs.changes import branch_changes, change_told
 from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.compare.settings import Difference
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 MARKS = "AB"
 

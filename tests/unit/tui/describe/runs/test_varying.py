@@ -6,7 +6,7 @@ import pytest
 
 from presets.encoding import encode_spec
 from presets.library import load_preset
-from tui.describe.changes import values_told, varying_in
+from tui.describe.runs.changes import values_told, varying_in
 
 
 def spec(*overrides: str) -> bytes:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from presets.fields import did_you_mean, nearest
 from store.errors import BadRequest
-from tui.describe.changes import setting_of, value_told, values_told
-from tui.describe.run import PIN, stars, status_word, status_words, steps_told
-from tui.describe.setting_keys import UnknownKey, setting, short_names
+from tui.describe.runs.changes import setting_of, value_told, values_told
+from tui.describe.runs.run import PIN, stars, status_word, status_words, steps_told
+from tui.describe.runs.setting_keys import UnknownKey, setting, short_names
 from tui.text import printable
 from tui.units import age, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tui.describe.run import RunRow
+    from tui.describe.runs.run import RunRow
 
 # What a text or a list may take where others stand beside it.
 _MAX_CELLS = 40
@@ -65,7 +65,7 @@ def _column(name: str) -> str:
 
 def titles(names: Sequence[str]) -> tuple[str, ...]:
     """`RUN`, `STATUS`, `GUIDANCE.SCALE`."""
-    from tui.describe.setting_keys import short_name
+    from tui.describe.runs.setting_keys import short_name
 
     return tuple("RUN" if name == "id" else short_name(name).upper() for name in names)
 

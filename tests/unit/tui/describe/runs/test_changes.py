@@ -11,9 +11,9 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
-from tui.describe.changes import preset_changes, settings_in, value_told, values_told, varying
-from tui.describe.families import families, mark_of, told
-from tui.describe.run import RunRow
+from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
+from tui.describe.runs.families import families, mark_of, told
+from tui.describe.runs.run import RunRow
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from presets.fields import fields
 from presets.settings import Settings, flatten
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
-from tui.describe.setting_keys import short_name
+from tui.describe.runs.setting_keys import short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _places() -> dict[str, int]:
 
 def setting_of(record: RunRecord, key: str) -> Any:
     """The value of one setting; its default where the spec is from before it, None for one that it does not have."""
-    from tui.describe.setting_keys import UnknownKey, setting
+    from tui.describe.runs.setting_keys import UnknownKey, setting
 
     found = settings_in(record.spec_json)
     if key in found:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from tui.describe.changes import preset_changes, settings_in, value_told, values_told, varying
 from tui.describe.guidance import scale_told
+from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
 from tui.text import printable
 from tui.units import age, duration, moment
 

@@ -10,7 +10,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from store.errors import StoreFull
 from store.store import open_store
-from tui.describe.sweeps import PlannedSweep, planned_sweep, sweep_lines, variants
+from tui.describe.runs.sweeps import PlannedSweep, planned_sweep, sweep_lines, variants
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from presets.formats import AUTO, DEFAULT, misfit, named_by
+from presets.output.formats import AUTO, DEFAULT, misfit, named_by
 from presets.spec import OutputSpec
 
 

@@ -9,8 +9,8 @@ from engine.runs.estimates import experience_with, likeness
 from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from tui.describe.changes import preset_changes, values_told
-from tui.describe.run import num_steps, preset_settings
+from tui.describe.runs.changes import preset_changes, values_told
+from tui.describe.runs.run import num_steps, preset_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
