@@ -86,7 +86,8 @@ def batch(rng: random.Random, size: int, first: int) -> list[Wanted]:
 
 
 def submit(store: Store, folder: Path, wanted: Wanted, ids: list[str]) -> str:
-    output = str(folder / f"{len(ids)}.mp4")
+    ending = ".mp4" if any('"video"' in each for each in wanted.overrides) else ".safetensors"
+    output = str(folder / f"{len(ids)}{ending}")
     if wanted.parent is None:
         spec = load_preset("micro", list(wanted.overrides))
         return client.submit(store, spec, preset="micro", output=output)

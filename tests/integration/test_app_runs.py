@@ -100,7 +100,7 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
             timeline = screen.query_one(Timeline)
             for _ in range(timeline.cursor - 8):
                 await pilot.press("left")
-            await until(lambda: str(steps.border_subtitle) == "relative L2 0  cosine 1")
+            await until(lambda: str(steps.border_subtitle) == "relative L2 0, cosine 1.000000")
             await pilot.press("w")
             await pilot.pause()
             await pilot.press("enter")

@@ -46,7 +46,7 @@ FULL: dict[str, tuple[Fault, ...]] = {
     "folders of blobs": (no_room("os:mkdir", "EROFS", "/store/blobs/", 3),),
     "the index": (no_room("os:mkdir", "ENOSPC", "/store/index"),),
     "files of 16 kB": ({"fault": "no_larger_files", "num_bytes": 16_000},),
-    "files of 200 kB": ({"fault": "no_larger_files", "num_bytes": 200_000}, QUICK),
+    "files of 400 kB": ({"fault": "no_larger_files", "num_bytes": 400_000}, QUICK),
     "the database": ({"fault": "full_database", "pages": 0}, QUICK),
     "the database, later": ({"fault": "full_database", "pages": 3}, QUICK),
 }

@@ -103,7 +103,7 @@ def test_a_sweep_computes_what_its_runs_share_once(here, calm):
         base = spec_of(f"scheduler.steps={total}", f"seed={seed}")
         spec = spec_of(f"scheduler.steps={total}", f"seed={seed}", f"guidance.scale={scale}")
         segments = [Segment(at, encode_spec(base))]
-        output = str(store.root.parent / f"{seed}-{scale}.mp4")
+        output = str(store.root.parent / f"{seed}-{scale}.safetensors")
         runs.append((client.submit(store, spec, output=output, segments=segments), spec, segments))
     here.work()
     counts = [len(computed(store, run_id)) for run_id, _, _ in runs]

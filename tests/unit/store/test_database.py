@@ -292,7 +292,8 @@ def test_a_killed_writer_leaves_neither_its_lock_nor_half_its_work(start, root, 
     code = HOLD_WRITE_LOCK.replace(
         'print("held"',
         "store.lineage.db.conn.execute("
-        "\"INSERT INTO engines VALUES ('ghost', 1, 'h', 0, 0, '', 0)\"); print(\"held\"",
+        '"INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns) "'
+        "\"VALUES ('ghost', 1, 'h', 0, 0)\"); print(\"held\"",
     )
     holder = start(code, root)
     holder.read()
@@ -304,7 +305,9 @@ def test_a_killed_writer_leaves_neither_its_lock_nor_half_its_work(start, root, 
 def test_a_transaction_rolls_back_on_any_exception(store):
     def interrupted_write():
         with database.immediate(store.lineage) as connection:
-            connection.execute("INSERT INTO engines VALUES ('ghost', 1, 'h', 0, 0, '', 0)")
+            connection.execute(
+                "INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns) VALUES ('ghost', 1, 'h', 0, 0)"
+            )
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -198,7 +198,8 @@ class Runs(ModiffScreen):
             self._tell("")
             self._fetch_pictures()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self._tell(self.app.line_for(error))
+            if self.app.is_running:  # else its widgets are gone, which is no error
+                self._tell(self.app.line_for(error))
 
     def _tell(self, trouble: str) -> None:
         """What keeps the list from being read; what is said of a filter stays until that changes."""

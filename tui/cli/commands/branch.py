@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -29,7 +28,7 @@ from tui.cli.seeds import drawn_in
 from tui.errors import FAILED
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    pass
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -121,9 +120,9 @@ def branch(
     with open_store() as store:
         store.recover()
         run_id = resolve_run(store, run)
-        spec = _spec_of_branch(store.run(run_id).spec_json, changes, output)
+        wanted = client.branched(store, run_id, at=at, overrides=changes, output=output)
         if not quiet:
-            warn_of_prompts([spec])
+            warn_of_prompts([wanted.spec])
         return follow_queued(
             invocation,
             store,
@@ -241,18 +240,3 @@ def finish(
         return follow_many(
             store, wanted, Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         )
-
-
-def _spec_of_branch(spec_json: bytes, changes: Sequence[str], output: str) -> RunSpec:
-    """What a branch will write and where; its run's own path is never its own."""
-    import msgspec
-
-    from presets.encoding import decode_spec
-    from presets.library import override
-    from presets.output.rules import of_branch
-    from presets.validation import validate
-
-    before = decode_spec(spec_json)
-    spec = override(before, changes)
-    written = of_branch(before.output, spec.output, output)
-    return validate(msgspec.structs.replace(spec, output=written))

@@ -49,7 +49,8 @@ def spec(*overrides: str) -> RunSpec:
 
 
 def finished(runner: Runner, wanted: RunSpec, folder: Path) -> tuple[str, list[Event]]:
-    run_id = client.submit(runner.store, wanted, output=str(folder / "{run}"))
+    ending = ".mp4" if "video" in wanted.output.kinds else ".safetensors"
+    run_id = client.submit(runner.store, wanted, output=str(folder / f"{{run}}{ending}"))
     return run_id, execute(runner, run_id)
 
 

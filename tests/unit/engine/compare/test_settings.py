@@ -56,9 +56,9 @@ def test_every_key_that_differs_in_the_order_of_the_spec(store):
 
 def test_lists_of_tables_by_position_and_other_lists_as_values():
     assert flatten({"a": [{"n": 1}, {"n": 2, "o": {"p": 3}}], "s": [0.9, 0.5], "e": []}) == {
-        "a.0.n": 1,
-        "a.1.n": 2,
-        "a.1.o.p": 3,
+        "a[0].n": 1,
+        "a[1].n": 2,
+        "a[1].o.p": 3,
         "s": [0.9, 0.5],
         "e": [],
     }

@@ -17,9 +17,3 @@ def test_the_length_of_a_run_is_asked_for_once(tmp_path, monkeypatch):
         points = branching.branch_points(store, store.run(made.id), links)
     assert points == [0, 1, 2, 3]  # after the last step there is nothing but the decoding
     assert asked == [made.id]
-
-
-def test_points_are_told_as_ranges():
-    assert branching.points_told([0, 1, 2, 5, 7, 8], has_latents=True) == "0-2, 5, 7-8, decode"
-    assert branching.points_told([0], has_latents=False) == "0"
-    assert branching.points_told([], has_latents=False) == ""

@@ -11,7 +11,7 @@ from tui.describe.runs.watch import Progress
 
 def status(progress, num_queued=0):
     running = SimpleNamespace(id="j4u4sdjyli")
-    return Status((), running, num_queued, "", (), False, progress=progress)
+    return Status((), (running,), num_queued, "", (), False, progress=progress)
 
 
 def test_how_far_the_run_at_work_is():

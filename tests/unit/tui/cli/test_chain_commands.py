@@ -340,9 +340,9 @@ def test_a_branch_gets_its_texts_exactly(capsys, store, branched, text):
 def test_a_branch_gets_its_settings_and_its_output(capsys, store, branched):
     run_id = done(store)
     settings = ("--set", "guidance.scale=4", "--set", "scheduler.name=euler", "--overwrite")
-    told(capsys, "branch", run_id, "--at", "decode", *settings, "--output", "b.mp4", "--detach")
+    told(capsys, "branch", run_id, "--at", "0", *settings, "--output", "b.mp4", "--detach")
     ((_, options),) = branched
-    assert (options["at"], options["output"]) == ("decode", "b.mp4")
+    assert (options["at"], options["output"]) == (0, "b.mp4")
     assert parse_overrides(options["overrides"]) == {
         "guidance": {"scale": 4},
         "scheduler": {"name": "euler"},

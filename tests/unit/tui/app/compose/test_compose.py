@@ -376,8 +376,8 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
 def test_presets_whose_models_are_missing_are_marked():
     async def act(shown):
         await shown.press("ctrl+o")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
         picker = shown.app.screen
-        assert isinstance(picker, Picker)
         await shown.until(lambda: any("missing" in item.note for item in picker._items))
         notes = {item.value: item.note for item in picker._items}
         assert notes["wan2.1-t2v-14b"].startswith("✖ 69.04 GB missing. ")
@@ -772,10 +772,11 @@ def test_shipped_files_are_not_edited_and_no_editor_is_told(monkeypatch):
         await shown.press("f4")
         await shown.press("e")
         assert isinstance(shown.app.screen, Compose)
+        notes = [note.message for note in shown.app._notifications]
+        assert "micro is not a preset file of yours; ctrl+s saves one" in notes
         await shown.go("prompt")
         await shown.press("f4")  # a terminal that cannot be given away
         notes = [note.message for note in shown.app._notifications]
-        assert "micro is not a preset file of yours; ctrl+s saves one" in notes
         assert "this terminal cannot be given to an editor" in notes
 
     monkeypatch.setenv("EDITOR", "true")

@@ -82,9 +82,8 @@ def test_the_level_hides_lines_and_gives_them_back():
 def test_follow_stops_when_somebody_reads():
     async def body(log, pilot):
         log.add([("06:12:01", "info", f"line {i}") for i in range(50)])
-        await pilot.pause()
+        await until(pilot, lambda: log.scroll_y == log.max_scroll_y > 0)
         end = log.scroll_y
-        assert end == log.max_scroll_y > 0
         await pilot.press("pageup")
         await pilot.wait_for_scheduled_animations()
         assert log.border_subtitle == "follow off  level info+"
@@ -93,8 +92,7 @@ def test_follow_stops_when_somebody_reads():
         await pilot.pause()
         assert log.scroll_y == place < end
         await pilot.press("e")
-        await pilot.pause()
-        assert log.scroll_y == log.max_scroll_y > end
+        await until(pilot, lambda: log.scroll_y == log.max_scroll_y > end)
         await pilot.press("e")
         assert not log.auto_scroll
         await pilot.press("end")

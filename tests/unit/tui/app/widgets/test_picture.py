@@ -156,19 +156,15 @@ def test_nothing_moves_while_it_is_not_seen():
         picture.show(RED_GREEN)
         assert picture.is_moving
         picture.display = False
-        await pilot.pause()
-        assert not picture.is_moving
+        await until(pilot, lambda: not picture.is_moving)
         picture.show(plain_frames((1, 1, 1), (2, 2, 2)))
         assert not picture.is_moving
         picture.display = True
-        await pilot.pause()
-        assert picture.is_moving
+        await until(pilot, lambda: picture.is_moving)
         await pilot.app.push_screen(Screen())
-        await pilot.pause()
-        assert not picture.is_moving
+        await until(pilot, lambda: not picture.is_moving)
         pilot.app.pop_screen()
-        await pilot.pause()
-        assert picture.is_moving
+        await until(pilot, lambda: picture.is_moving)
         picture.show(None)
         assert not picture.is_moving
 
@@ -189,7 +185,7 @@ def test_scrolled_away_it_stands_still():
             picture = pilot.app.query_one(Picture)
             picture.show(RED_GREEN)
             pilot.app.query_one(VerticalScroll).scroll_to(y=30, animate=False)
-            await pilot.pause()
+            await until(pilot, lambda: not picture.is_in_view)
             index = picture._index
             picture._advance()
             assert picture._index == index

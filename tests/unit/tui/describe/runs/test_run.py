@@ -13,7 +13,7 @@ from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.app.lab import Lab
 from tui.describe.runs import run as summary
-from tui.describe.runs.run import Detail
+from tui.describe.runs.run import Detail, points_told
 
 SECOND = 1_000_000_000
 
@@ -121,3 +121,9 @@ def test_what_came_of_verifying_it(store):
         expected = "identical, " if verdict.identical else "differs first at step 3 by 2.5e-04"
         assert told.startswith(expected)
         assert told.endswith("just now")
+
+
+def test_points_are_told_as_ranges():
+    assert points_told([0, 1, 2, 5, 7, 8], has_latents=True) == "0-2, 5, 7-8, decode"
+    assert points_told([0], has_latents=False) == "0"
+    assert points_told([], has_latents=False) == ""
