@@ -60,10 +60,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**12, 6 * 10**11, 4 * 10**11))
     for kind in (Input, TextArea):
         monkeypatch.setattr(kind, "cursor_blink", False)
-    make = Picture.__init__
-    monkeypatch.setattr(
-        Picture, "__init__", lambda self, **options: make(self, **options | {"fps": 0.0})
-    )
+    monkeypatch.setattr(Picture, "_rate", lambda _self: 0.0)
     monkeypatch.setattr(Lab, "models", _no_models)
     monkeypatch.setattr(_Lane, "ask", counted(_Lane.ask))
     monkeypatch.setattr(asyncio, "to_thread", counted(asyncio.to_thread))
