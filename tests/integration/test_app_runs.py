@@ -28,6 +28,7 @@ from tui.app.runs.compare import Compare
 from tui.app.runs.details import RunDetails
 from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
+from tui.describe.runs.previews import step_told
 
 WAIT_SECONDS = 150.0
 
@@ -70,7 +71,7 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
             await pilot.press("enter", "left", "left")
             assert details.cursor == 8
             picture = app.screen.query_one("#preview")
-            await until(lambda: picture.border_subtitle == "step 8")
+            await until(lambda: str(picture.border_subtitle) == step_told(8))
 
             await pilot.press("b")
             await until(lambda: isinstance(app.screen, Branch))

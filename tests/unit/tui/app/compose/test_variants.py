@@ -41,7 +41,7 @@ def test_variants_are_planned_queued_under_one_tag_and_shown(store):
         assert store.queued() == []
         dialog.query_one("#stop", Input).value = "5"
         await until(pilot, lambda: "30 of 30 steps to compute" in shown(dialog, "#told"))
-        await pilot.press("enter", "enter")
+        await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, Runs))
         runs = app.screen.query_one(RunList)
         await until(pilot, lambda: len(app.screen.query_one(Thumbnails).seen) == 6)
