@@ -55,6 +55,9 @@ def setting(name: str, others: Sequence[str] = ()) -> Setting:
         tables = _by_end().get(table, ())
         if len(tables) == 1:
             return Setting(f"{tables[0].key}.{option}", None)
+    inside = [field.key for field in fields(RunSpec) if field.key.startswith(f"{name}.")]
+    if inside:
+        raise UnknownKey(f"{name} is a table of settings: {', '.join(inside)}; name one")
     near = nearest(name, others) or nearest_keys(name, RunSpec)
     hint = did_you_mean(near, quoted=False) or "; `modiff presets show --keys` lists the settings"
     raise UnknownKey(f"{name} is no setting of a run{hint}")

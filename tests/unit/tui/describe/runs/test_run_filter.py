@@ -57,6 +57,7 @@ def test_what_is_being_typed_is_no_error(line):
         ("status:finished", "none of queued, running"),
         ("since:soon", "expected an age like 30min"),
         ("sed:7", "sed is no setting of a run, did you mean seed?"),
+        ("output:7", "output is a table of settings: output.path, output.kinds, "),
         ("zzzz:7", "`modiff presets show --keys` lists"),
         ("name:euler", "said of components.text_encoder.name, .*scheduler.name; name one"),
         ("seed:red", "expected a number, as in seed:7"),
