@@ -101,9 +101,10 @@ def look(path: Path, origin: str = "") -> Found:
 
 def whole(found: Found) -> Found:
     """The same; or with what is wrong, where a part of its weights was never written to its files. To be asked of
-    what somebody looks at: reading a folder of many files goes without."""
+    what somebody looks at: reading a folder of many files goes without. A model that this version cannot load is told
+    as what it is."""
     told = found.recognition
-    if told is None or told.component == "tokenizer":
+    if told is None or not told.supported or told.component == "tokenizer":
         return found
     try:
         check_no_holes(layout_at(found.path)[0].tensors)

@@ -13,6 +13,7 @@ import pytest
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.expected import PUBLISHED, DiTShape
 from engine.checkpoints.known.recognise import Recognition, recognise
+from engine.checkpoints.library import look, whole
 from engine.checkpoints.names import from_original
 from engine.checkpoints.source import open_source
 from tests.model_files import write_safetensors, write_sharded
@@ -318,6 +319,8 @@ def test_t5_is_not_taken_for_a_damaged_umt5(tmp_path: Path) -> None:
     assert (found.component, found.supported, found.missing) == ("text_encoder", False, ())
     assert found.note.startswith("T5 v1.1, the encoder of Flux")
     assert "umt5-xxl" in found.note
+    # what it is matters more than that it was not written whole
+    assert whole(look(tmp_path / "t5.safetensors")).recognition == found
     assert told(
         write_safetensors(tmp_path / "u.safetensors", typed(t5(is_umt5=True), "F16"))
     ).supported
