@@ -580,7 +580,7 @@ class Lab:
             raise CommandFailed(
                 lines[-1].removeprefix("modiff: ") if lines else f"modiff {arguments[0]} failed"
             ) from None
-        if isinstance(data, dict) and data.keys() == {"status", "error"}:  # as of print_failure
+        if isinstance(data, dict) and "error" in data and "run" not in data:  # as of print_failure
             raise CommandFailed(str(data["error"]))
         return data
 

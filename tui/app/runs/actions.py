@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Confirm
+from tui.app.lab import CommandFailed
 from tui.app.messages import ComposeWith, Queued, QueuedRuns
 from tui.describe.runs import run as summary
 from tui.text import printable, shorten
@@ -71,6 +72,8 @@ async def verify(app: ModiffBase, row: RunRow) -> None:
     )
     with app.job(f"verifying {run_id}"):
         verdict = await app.lab.command("replay", run_id, "--verify", "--quiet")
+    if "identical" not in verdict:
+        raise CommandFailed(str(verdict.get("error")))
     app.notify(
         verdict_told(verdict),
         title=f"verified run {run_id}",

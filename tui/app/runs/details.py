@@ -31,8 +31,6 @@ _REST_SECONDS = 0.12
 # From so many rows the picture lies below the summary, from so many columns beside it.
 _BELOW_ROWS = 28
 _BESIDE_COLUMNS = 76
-# Ages are told by the minute.
-_AGE_SECONDS = 20.0
 _TABS = ("summary", "panels", "settings")
 
 
@@ -86,15 +84,6 @@ class RunDetails(Vertical):
         if row is None or before is None or row.record.id != before.record.id:
             self._end_feed()
         self._read()
-
-    def on_mount(self) -> None:
-        self.set_interval(_AGE_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        """The ages that are told go on."""
-        is_seen = self.screen.is_active and self.query_one(TabbedContent).active == "summary"
-        if self.detail is not None and is_seen:
-            self.query_one("#summary-lines", Static).update(_table(self.detail))
 
     def focus_content(self) -> None:
         """Into the tab that is open."""

@@ -508,3 +508,26 @@ def test_a_video_is_read_from_its_file_else_from_the_store(store, tmp_path):
         )
     )
     assert [(frame.width, frame.height) for frame in shown] == [(8, 8)] * 2
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        '{"status": "failed", "error": "no such file"}',
+        '{"status": "failed", "error": "no such file", "models": []}',
+    ],
+)
+def test_a_failure_that_is_printed_as_json_is_a_failure(store, monkeypatch, printed):
+    monkeypatch.setattr(lab_module.sys, "executable", "/bin/echo")
+
+    async def run():
+        lab = Lab()
+        monkeypatch.setattr(lab_module.json, "loads", lambda _text: decoded)
+        try:
+            with pytest.raises(CommandFailed, match="no such file"):
+                await lab.command("doctor")
+        finally:
+            lab.close()
+
+    decoded = json.loads(printed)
+    asyncio.run(run())

@@ -350,6 +350,15 @@ def test_a_branch_gets_its_settings_and_its_output(capsys, store, branched):
     }
 
 
+def test_a_branch_of_the_decoding_alone(capsys, store, branched):
+    run_id = done(store)
+    settings = ("--set", "fps=4", "--output", "b.mp4", "--detach")
+    told(capsys, "branch", run_id, "--at", "decode", *settings)
+    ((_, options),) = branched
+    assert (options["at"], options["output"]) == ("decode", "b.mp4")
+    assert parse_overrides(options["overrides"]) == {"fps": 4}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
