@@ -24,6 +24,11 @@ def set_threads(num_tokens: int) -> None:
     torch.set_num_threads(1 if num_tokens <= ONE_THREAD_TOKENS else _NUM_THREADS)
 
 
+def set_few_threads(is_small: bool) -> None:
+    """As many threads as whoever asks for this work takes by `set_threads`. For the calling thread."""
+    torch.set_num_threads(1 if is_small else _NUM_THREADS)
+
+
 def environment(device: torch.device) -> str:
     """What results may depend on beyond their keys, as canonical JSON; nothing that names the machine or its user."""
     facts: dict[str, Any] = {
@@ -43,6 +48,11 @@ def environment(device: torch.device) -> str:
     else:
         facts["cpu"] = torch.backends.cpu.get_cpu_capability()
     return canonical(facts).decode()
+
+
+def environment_of(component: object, device: torch.device) -> str:
+    """That of a result of a component: as the component tells where it ran elsewhere, else this one's."""
+    return getattr(component, "environment", "") or environment(device)
 
 
 @contextmanager

@@ -223,12 +223,15 @@ class Execution:
 
         def loaded(seconds: float) -> None:
             text = f"loaded {kind} {part.name} ({part.dtype})"
+            if getattr(part, "url", ""):
+                text = f"the {kind} is at {part.url}"
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
         with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
             self.describe.check_unchanged(kind, part)
-            yield component
+            watched = getattr(component, "watched", None)
+            yield component if watched is None else watched(self.control)
 
     def reused(self, plan: Plan, nodes: Sequence[Node]) -> None:
         """Records that the run has these from where its results are, and tells of the steps; once each."""

@@ -257,12 +257,11 @@ def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keepi
     """What of its steps a run keeps and shows."""
     spec = route.spec
     total = route.num_steps if stop_at is None else min(stop_at, route.num_steps)
-    channels = describe("denoiser", spec.components.denoiser).facts["latent_channels"]
 
     def previewer() -> Callable[[Any], Any] | None:
         from engine.chain.previews import previewer_of
 
-        return previewer_of(spec.components.vae, channels)
+        return previewer_of(describe("vae", spec.components.vae))
 
     return Keeping(
         steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),

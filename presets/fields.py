@@ -375,7 +375,7 @@ def _options(
     for name in part:
         key = f"{field.key}.{key_of((name,))}"
         if key not in known:  # to be told and taken out again
-            about = "not an option of this extension"
+            about = "not an option of it"
             found.append(
                 Field(key, node, _expected(node, extra), about, None, extra, annotation=item)
             )

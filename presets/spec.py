@@ -90,12 +90,14 @@ OptionValue = Annotated[
 _CHECKPOINT = 'weights: the name of a model (`modiff models list`), a path to a file or folder, or "builtin:micro"'
 
 
-Options = Annotated[
-    dict[OptionName, OptionValue],
+Options = dict[OptionName, OptionValue]
+_OPTIONS = "the component's own options, as a remote one has"
+Url = Annotated[
+    str,
     Meta(
-        max_length=64,
-        description="the component's own options, for one that is not built in",
-        extra={"neutral": {}},
+        max_length=1024,
+        description="of a remote component: the address of its server, as `modiff serve` prints it",
+        extra={"place": True, "role": "host"},
     ),
 ]
 
@@ -135,7 +137,15 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
-    options: Options = {}
+    url: Url = ""
+    options: Annotated[
+        Options,
+        Meta(
+            max_length=64,
+            description=_OPTIONS,
+            extra={"neutral": {}, "role": "options:text_encoder"},
+        ),
+    ] = {}
 
 
 class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,7 +165,15 @@ class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fiel
             extra={"neutral": "sdpa", "role": "component:attention"},
         ),
     ] = "sdpa"
-    options: Options = {}
+    url: Url = ""
+    options: Annotated[
+        Options,
+        Meta(
+            max_length=64,
+            description=_OPTIONS,
+            extra={"neutral": {}, "role": "options:denoiser"},
+        ),
+    ] = {}
 
 
 class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,7 +217,15 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"neutral": 64},
         ),
     ] = 64
-    options: Options = {}
+    url: Url = ""
+    options: Annotated[
+        Options,
+        Meta(
+            max_length=64,
+            description=_OPTIONS,
+            extra={"neutral": {}, "role": "options:vae"},
+        ),
+    ] = {}
 
 
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,21 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.components.protocols import Description
 from engine.models.vae.latent_rgb import WAN21, latents_to_rgb, smaller, spread, to_pixels
 from engine.models.vae.tiny_decoder import FILE, TinyDecoder, read_tiny_decoder
-from presets.spec import VAESpec
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview
 
 STEP_FRAMES = 8
 
 
-def previewer_of(part: VAESpec, latent_channels: int) -> Callable[[Tensor], Preview] | None:
-    """What makes a preview of clean latents fp32 [1,C,F,h,w] that this VAE decodes; None where nobody knows how they
-    are shown, and there are no previews of steps."""
-    if part.name != "wan-vae":
-        return None
-    if part.checkpoint != BUILTIN_MICRO:
+def previewer_of(about_vae: Description) -> Callable[[Tensor], Preview] | None:
+    """What makes a preview of clean latents fp32 [1,C,F,h,w] that a VAE decodes, by its facts; None where nobody knows
+    how they are shown, and there are no previews of steps."""
+    latent_channels = about_vae.facts.get("latent_channels")
+    whose = about_vae.facts.get("latents_of")
+    if whose == "wan2.1":
         return preview_of if latent_channels == WAN21.latent_channels else None
+    if whose != "micro":
+        return None
     try:
         decoder = read_tiny_decoder(locate("vae", BUILTIN_MICRO).with_name(FILE))
     except (OSError, ValueError):  # weights that were exported without

@@ -43,11 +43,8 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
     parts = chosen(spec)
     absent: list[CheckpointError] = []
     for kind, part in parts.items():
-        settle_part = getattr(registry.provider(kind, part.name), "settle", None)
-        if settle_part is None:
-            continue
         try:
-            parts[kind] = settle_part(part, scan)
+            parts[kind] = settled(kind, part, scan)
         except CheckpointError as error:
             absent.append(error)
     if absent:
@@ -62,6 +59,12 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
         raise refused
     components = msgspec.structs.replace(spec.components, **parts)
     return msgspec.structs.replace(spec, components=components)
+
+
+def settled(kind: str, part: Any, scan: Callable[[], Any]) -> Any:
+    """One component's spec with absolute paths. Raises CheckpointError, ComponentError."""
+    settle_part = getattr(registry.provider(kind, part.name), "settle", None)
+    return part if settle_part is None else settle_part(part, scan)
 
 
 def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import Found, absence, find, look, notes, target_of
 from engine.checkpoints.locate import locate
+from engine.components.registry import reads_weights
 from engine.components.umt5 import tokenizer_file
 from engine.errors import CheckpointError
 
@@ -43,14 +44,16 @@ class Needed:
 
 
 def needed(components: Components, among: Sequence[Found]) -> list[Needed]:
-    """Every model of a run, absent or not. among: as of `library.scan_places`."""
-    encoder = components.text_encoder
-    return [
-        named("text_encoder", encoder.checkpoint, among),
-        _tokenizer(components, among),
-        named("denoiser", components.denoiser.checkpoint, among),
-        named("vae", components.vae.checkpoint, among),
-    ]
+    """Every model of a run that is read here, absent or not. among: as of `library.scan_places`."""
+    found = []
+    for kind in ("text_encoder", "denoiser", "vae"):
+        part = getattr(components, kind)
+        if not reads_weights(kind, part.name):
+            continue  # they are where it runs
+        found.append(named(kind, part.checkpoint, among))
+        if kind == "text_encoder":
+            found.append(_tokenizer(components, among))
+    return found
 
 
 def named(kind: str, checkpoint: str, among: Sequence[Found]) -> Needed:

@@ -94,6 +94,10 @@ class Provider(Protocol):
     It may have two functions more. `settle(spec, scan) -> spec` names its files by absolute paths; the engine may
     have been started in another folder. `use(loaded, spec) -> component` makes the component of what `load` gave,
     where two specs that share what is loaded use it differently; without it that is the component.
+
+    A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
+    which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:
+    what its last result depends on beside its identity, as of `engine.environment.environment`.
     """
 
     def describe(self, spec: Any, index: Index) -> Description:

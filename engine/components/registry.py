@@ -20,6 +20,9 @@ _BUILTIN = {
     ("text_encoder", "umt5"): "engine.components.umt5",
     ("denoiser", "wan-dit"): "engine.components.wan_dit",
     ("vae", "wan-vae"): "engine.components.wan_vae",
+    ("text_encoder", "remote"): "engine.components.remote:text_encoder",
+    ("denoiser", "remote"): "engine.components.remote:denoiser",
+    ("vae", "remote"): "engine.components.remote:vae",
 }
 
 
@@ -49,6 +52,11 @@ def components() -> dict[tuple[str, str], str]:
 def is_builtin(kind: str, name: str) -> bool:
     """Whether a component is one of ours."""
     return (kind, name) in _BUILTIN
+
+
+def reads_weights(kind: str, name: str) -> bool:
+    """Whether a component is one of ours that reads the weights which its spec names."""
+    return is_builtin(kind, name) and hasattr(provider(kind, name), "settle")
 
 
 def provider(kind: str, name: str) -> Provider:

@@ -62,7 +62,11 @@ def _shapes_and_facts(
     if kind == "text_encoder":
         return expected.umt5(expected.UMT5Shape()), {"text_dim": expected.UMT5Shape().dim}
     if kind == "vae":
-        return expected.vae(), {"latent_channels": 16, "latent_stride": [4, 8, 8]}
+        return expected.vae(), {
+            "latent_channels": 16,
+            "latent_stride": [4, 8, 8],
+            "latents_of": "wan2.1",
+        }
     shape = expected.PUBLISHED.get(model.variants[-1]) if kind == "denoiser" else None
     if shape is None:
         return None

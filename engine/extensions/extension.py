@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Facts = Mapping[str, Any]
 """What the denoiser's provider tells of it: "num_blocks" (int), "dim" (int), and "model": the name of the published
-model that it is ("wan2.1-t2v-1.3b"), "micro", or "" where that is not known. Any of them may be missing."""
+model that it is ("wan2.1-t2v-1.3b"), "micro", or "" where that is not known. "seams": of one that cannot be wrapped
+everywhere, where it can. Any of them may be missing."""
 
 _OF_ONE_BRANCH = ("model", "blocks", "block", "self_attention", "cross_attention")
 

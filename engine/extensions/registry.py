@@ -16,6 +16,7 @@ import msgspec
 
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, Facts
+from engine.models.seams import SEAMS
 from presets.errors import PresetError
 from presets.fields import build, did_you_mean, fields, nearest
 from presets.spec import ExtensionSpec
@@ -98,7 +99,22 @@ def check(specs: Sequence[ExtensionSpec], facts: Facts) -> None:
     """Refuses extensions that do not exist or cannot work with this denoiser; raises as `make` does."""
     for index, spec in enumerate(specs):
         if spec.enabled:
-            make(spec, facts, f"extensions[{index}]")
+            key = f"extensions[{index}]"
+            _check_reach(type(make(spec, facts, key)), facts, spec.name, key)
+
+
+def _check_reach(extension: type, facts: Facts, name: str, key: str) -> None:
+    """facts: of a denoiser that cannot be wrapped everywhere "seams" names those where it can."""
+    within = facts.get("seams")
+    if within is None:
+        return
+    beyond = [seam for seam in SEAMS if hasattr(extension, seam) and seam not in within]
+    if beyond or hasattr(extension, "begin"):
+        raise ComponentError(
+            f"{name} works inside the denoiser, which runs elsewhere; leave it out, or run the denoiser here "
+            "(--set components.denoiser.name=wan-dit)",
+            key=key,
+        )
 
 
 def enabled(specs: Sequence[ExtensionSpec]) -> tuple[ExtensionSpec, ...]:

@@ -24,7 +24,7 @@ from engine.chain.rebuild import (
     solved,
 )
 from engine.components.protocols import Predict
-from engine.environment import environment
+from engine.environment import environment_of
 from engine.errors import Unfaithful
 from engine.execute import Job
 from engine.extensions import registry as extensions
@@ -130,7 +130,9 @@ def _part_done(
                 if node is known[-1]:
                     job.reused(known)
                 continue
-            yield _made(node, earlier, velocity, state, active, time.perf_counter() - began, job)
+            seconds = time.perf_counter() - began
+            environment = environment_of(denoiser, state.latents.device)
+            yield _made(node, earlier, velocity, state, active, seconds, environment, job)
     return state
 
 
@@ -141,6 +143,7 @@ def _made(
     state: SolverState,
     active: Sequence[Extension],
     seconds: float,
+    environment: str,
     job: Job,
 ) -> Made:
     kept, resume_at = _state_of(active, node.hints["index"] + 1)
@@ -153,7 +156,7 @@ def _made(
             "latents": {"latents": state.latents},
         },
         seconds,
-        environment=environment(state.latents.device),
+        environment=environment,
         resume_at=resume_at,
         clean=lambda: clean_latents(node, before.latents, velocity),
         sigma=sigma,

@@ -27,7 +27,7 @@ def not_finite(job: Job, node: Node, what: str) -> RunFailed:
 
 def _reason(job: Job, node: Node, kind: str) -> str:
     part = node.part
-    if not registry.is_builtin(kind, part.name):
+    if not registry.reads_weights(kind, part.name):
         return _advice(node, kind)
     try:
         bad = _bad_weights(job, node, kind)

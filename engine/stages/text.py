@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from engine.environment import environment
+from engine.environment import environment_of
 from engine.execute import Job
 from engine.reports import Made
 from engine.stages.finite import not_finite
@@ -22,5 +22,8 @@ def encode(job: Job) -> Iterator[Made]:
     if not bool(states.isfinite().all()):
         raise not_finite(job, node, "the text encoder's output is not finite")
     yield Made(
-        node, {"states": {"states": states}}, seconds, environment=environment(states.device)
+        node,
+        {"states": {"states": states}},
+        seconds,
+        environment=environment_of(encoder, states.device),
     )

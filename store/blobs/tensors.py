@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,24 @@ _DTYPES = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+_METADATA = "__metadata__"
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """A tensor as a header names it. data_offsets: in bytes, from where the data begin."""
+
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that was checked. tensors: in the order of their data, which they cover to the last of `num_bytes`."""
+
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    num_bytes: int
 
 
 def encode_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -52,20 +67,23 @@ def encode_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     return b"".join(encoded_parts(tensors))
 
 
-def encoded_parts(tensors: Mapping[str, torch.Tensor]) -> list[memoryview]:
+def encoded_parts(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> list[memoryview]:
     """The bytes of `encode_tensors` as its header and the tensors' own memory, where they are contiguous and on the
-    CPU: nothing is copied, and nothing may change them until the parts are used."""
-    header: dict[str, _Entry] = {}
+    CPU: nothing is copied, and nothing may change them until the parts are used. metadata: texts that go along, as
+    nothing that is stored has them."""
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     stored = []
     end = 0
     for name in sorted(tensors):
-        if name == "__metadata__":
+        if name == _METADATA:
             raise StoreError("a tensor cannot be named __metadata__: safetensors reserves it")
         tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         if tensor.dtype not in _NAMES:
             raise StoreError(f"tensor {name!r} has dtype {tensor.dtype}, which cannot be stored")
         start, end = end, end + tensor.nbytes
-        header[name] = _Entry(_NAMES[tensor.dtype], list(tensor.shape), (start, end))
+        header[name] = Entry(_NAMES[tensor.dtype], list(tensor.shape), (start, end))
         stored.append(tensor.view(-1).view(torch.uint8).numpy().data)
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
@@ -90,43 +108,56 @@ def _uninitialised(num_bytes: int) -> memoryview:
     return torch.empty(num_bytes, dtype=torch.uint8).numpy().data
 
 
-def _decoded(data: memoryview, *, shared: bool) -> dict[str, torch.Tensor]:
-    header, start = _read_header(data)
-    body = data[start:]
-    expected = 0
+def read_header(text: bytes | bytearray | memoryview) -> Header:
+    """The header of a tensor file, without the eight bytes of its length before it. Every offset is checked, so that
+    memory may be taken by it. Raises StoreError."""
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+        metadata = msgspec.convert(fields.pop(_METADATA, {}), dict[str, str])
+        entries = msgspec.convert(fields, dict[str, Entry])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreError(f"not a tensor file: its header is not valid ({error})") from error
+    if len(entries) > MAX_TENSORS:
+        raise StoreError(f"a tensor file of {len(entries)} tensors; expected at most {MAX_TENSORS}")
+    in_order = sorted(entries.items(), key=lambda item: (item[1].data_offsets, item[0]))
+    end = 0
+    for name, entry in in_order:
+        _check(name, entry, end)
+        end = entry.data_offsets[1]
+    return Header(dict(in_order), metadata, end)
+
+
+def unpack(header: Header, body: memoryview, *, shared: bool) -> dict[str, torch.Tensor]:
+    """The tensors of the data that a header tells of, on the CPU. shared: in the memory of `body`, else in their
+    own."""
     tensors = {}
-    for name, entry in sorted(header.items(), key=lambda item: (item[1].data_offsets, item[0])):
-        dtype = _checked_dtype(name, entry, expected)
-        begin, expected = entry.data_offsets
-        if expected > len(body):
-            raise StoreError(
-                f"not a tensor file: it ends at {len(body)} bytes of data, before {expected}"
-            )
-        tensors[name] = _tensor(body[begin:expected], dtype, shared=shared).reshape(entry.shape)
-    if expected != len(body):
-        raise StoreError(f"not a tensor file: {len(body)} data bytes, its header names {expected}")
+    for name, entry in header.tensors.items():
+        begin, end = entry.data_offsets
+        tensor = _tensor(body[begin:end], _DTYPES[entry.dtype], shared=shared)
+        tensors[name] = tensor.reshape(entry.shape)
     return tensors
 
 
-def _read_header(data: memoryview) -> tuple[dict[str, _Entry], int]:
+def _decoded(data: memoryview, *, shared: bool) -> dict[str, torch.Tensor]:
     num_bytes = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= num_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise StoreError(
             f"not a tensor file: a header of {num_bytes} bytes in a file of {len(data)}, "
             f"expected 2 to {MAX_HEADER_BYTES} within the file"
         )
-    try:
-        fields: dict[str, Any] = msgspec.json.decode(data[8 : 8 + num_bytes], type=dict[str, Any])
-        fields.pop("__metadata__", None)
-        header = msgspec.convert(fields, dict[str, _Entry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StoreError(f"not a tensor file: its header is not valid ({error})") from error
-    if len(header) > MAX_TENSORS:
-        raise StoreError(f"a tensor file of {len(header)} tensors; expected at most {MAX_TENSORS}")
-    return header, 8 + num_bytes
+    header, body = read_header(data[8 : 8 + num_bytes]), data[8 + num_bytes :]
+    if header.num_bytes > len(body):
+        raise StoreError(
+            f"not a tensor file: it ends at {len(body)} bytes of data, before {header.num_bytes}"
+        )
+    if header.num_bytes != len(body):
+        raise StoreError(
+            f"not a tensor file: {len(body)} data bytes, its header names {header.num_bytes}"
+        )
+    return unpack(header, body, shared=shared)
 
 
-def _checked_dtype(name: str, entry: _Entry, expected_begin: int) -> torch.dtype:
+def _check(name: str, entry: Entry, expected_begin: int) -> None:
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise StoreError(f"tensor {name!r} has the unknown dtype {entry.dtype!r}")
@@ -142,7 +173,6 @@ def _checked_dtype(name: str, entry: _Entry, expected_begin: int) -> torch.dtype
             f"tensor {name!r} of shape {entry.shape} and dtype {entry.dtype} cannot be at "
             f"{begin} to {end}, after {expected_begin} bytes of data"
         )
-    return dtype
 
 
 def _tensor(data: memoryview, dtype: torch.dtype, *, shared: bool) -> torch.Tensor:

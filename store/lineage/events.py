@@ -107,6 +107,16 @@ class ChunkDecoded(_Base, frozen=True, tag="chunk_decoded"):
     seconds: float
 
 
+class CallAnswered(_Base, frozen=True, tag="call_answered"):
+    """A component that runs elsewhere answered a call. host: its address; bytes: of the bodies."""
+
+    component: str
+    host: str
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+
+
 class MemorySampled(_Base, frozen=True, tag="memory_sampled"):
     """Memory of the engine process and, where there is one, allocated on its device, in bytes."""
 
@@ -163,6 +173,7 @@ Event = (
     | StepFinished
     | LinkStored
     | ChunkDecoded
+    | CallAnswered
     | MemorySampled
     | LatentsStored
     | Verified

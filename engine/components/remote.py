@@ -1,0 +1,411 @@
+"""Components that another process serves (`modiff serve`), on this machine or another. Torch comes in with `load`.
+
+What one *is* the server tells, and that is remembered: a run that is stored, and every plan, needs no server. What
+comes back is checked before it counts, and is stored under what the server says that it is: the same weights make the
+same key here and there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.components.protocols import Conditions, Description
+from engine.errors import ComponentError
+from engine.remote.client import Answer, Host, Refused, Unanswered
+from engine.remote.contract import (
+    CONTRACT,
+    MAX_TOKENS,
+    Call,
+    Denoise,
+    Fingerprint,
+    Progress,
+    Prompt,
+    Told,
+    digest_of,
+)
+from engine.remote.hosts import checked_url
+from presets.errors import PresetError
+from presets.fields import build
+from store.lineage.events import CallAnswered
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.models.seams import At
+    from engine.reports import Control
+    from store.blobs.tensors import Header
+    from store.index.index import Index
+
+OUTER_SEAMS = ("step", "guide", "model")
+"""Where an extension can be put around a denoiser that is not here."""
+
+# For how long a server is taken at its word: a form plans at every key.
+_FRESH_SECONDS = 2.0
+_ASK_SECONDS = 3.0
+
+_recent: dict[str, tuple[float, Fingerprint | ComponentError]] = {}
+
+R = TypeVar("R", bound="_Remote")
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    timeout: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86400,
+            description="seconds without a sign of life before the host counts as gone",
+            extra={"place": True},
+        ),
+    ] = 60.0
+    retries: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="how often a call is made again that was not answered",
+            extra={"place": True},
+        ),
+    ] = 3
+
+
+@dataclass(frozen=True)
+class Provider:
+    """kind: of the components that it provides. make: one of them."""
+
+    kind: str
+    make: Callable[..., Any]
+    Options: ClassVar[type[Options]] = Options
+
+    def describe(self, spec: Any, index: Index) -> Description:
+        """As its server tells, or told when it was last met. Raises ComponentError."""
+        host = self._host(spec)
+        told = self._told(host, _fingerprint(host, self.kind, index))
+        return Description(
+            identity=told.identity,
+            facts={**told.facts, "seams": list(OUTER_SEAMS)}
+            if self.kind == "denoiser"
+            else told.facts,
+            resident=f"{host.url} {told.digest} {told.dtype}",
+        )
+
+    def load(self, spec: Any, about: Description) -> Any:
+        """Raises ComponentError where the server is away, or serves something else by now."""
+        host = self._host(spec)
+        try:
+            told = self._told(host, host.fingerprint(_ASK_SECONDS))
+        except Unanswered as error:
+            raise ComponentError(str(error), key=f"components.{self.kind}") from None
+        if dict(told.identity) != dict(about.identity):
+            raise ComponentError(
+                f"{host.url} serves other weights or settings than this run was planned with; run again to use those",
+                key=f"components.{self.kind}",
+            )
+        return self.make(self.kind, host, told)
+
+    def _host(self, spec: Any) -> Host:
+        key = f"components.{self.kind}"
+        if not spec.url:
+            raise ComponentError(
+                "a remote component needs the address of its server, such as http://192.168.1.7:8765 "
+                f"(`modiff serve {self.kind.replace('_', '-')}` prints one)",
+                key=f"{key}.url",
+            )
+        try:
+            options = build(spec.options, Options)
+        except PresetError as error:
+            raise PresetError(error.problem, key=f"{key}.options.{error.key}") from None
+        return Host(checked_url(spec.url, f"{key}.url"), options.timeout, options.retries)
+
+    def _told(self, host: Host, fingerprint: Fingerprint) -> Told:
+        key = f"components.{self.kind}"
+        if fingerprint.contract != CONTRACT:
+            raise ComponentError(
+                f"{host.url} speaks version {fingerprint.contract} of the contract, this is version {CONTRACT}; "
+                "update the older side",
+                key=key,
+            )
+        told = fingerprint.components.get(self.kind)
+        if told is None:
+            served = ", ".join(sorted(fingerprint.components)) or "nothing"
+            raise ComponentError(f"{host.url} serves {served}, not a {self.kind}", key=key)
+        if told.digest != digest_of(told.identity, told.facts):
+            raise ComponentError(f"what {host.url} tells of itself contradicts itself", key=key)
+        return told
+
+
+def _fingerprint(host: Host, kind: str, index: Index) -> Fingerprint:
+    """Of a host, or what it last was. Raises ComponentError where nobody knows."""
+    when, found = _recent.get(host.url, (0.0, None))
+    if found is None or time.monotonic() - when > _FRESH_SECONDS:
+        try:
+            found = host.fingerprint(_ASK_SECONDS)
+        except (Unanswered, Refused) as error:
+            found = error
+        _recent[host.url] = (time.monotonic(), found)
+    place = f"remote/{host.url}"
+    if isinstance(found, Fingerprint):
+        index.put(place, msgspec.json.encode(found))
+        return found
+    kept = index.get(place) if isinstance(found, Unanswered) else None
+    if kept is None:
+        raise ComponentError(str(found), key=f"components.{kind}")
+    return msgspec.json.decode(kept, type=Fingerprint)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    kind: str
+    host: Host
+    told: Told
+    control: Control | None = None
+    said: dict[str, str] = field(default_factory=dict)
+
+    def watched(self: R, control: Control) -> R:
+        """The same, for one run: it gives up where that is asked to stop, and tells of its calls."""
+        return replace(self, host=replace(self.host, check=control.check), control=control, said={})
+
+    @property
+    def environment(self) -> str:
+        """What the last result depends on beside the key, as its server told; "" before the first."""
+        return self.said.get("environment", "")
+
+    def _call(self, name: str, **given: Any) -> Answer:
+        with self._blamed():
+            answer = self.host.call(name, self.told.digest, small=_is_small(), **given)
+        self._tell(answer)
+        return answer
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except Refused as error:
+            if error.missing:
+                raise
+            raise ComponentError(str(error), key=f"components.{self.kind}") from None
+        except Unanswered as error:
+            raise ComponentError(str(error), key=f"components.{self.kind}") from None
+
+    def _tell(self, answer: Answer) -> None:
+        if answer.environment:
+            self.said["environment"] = answer.environment
+        if self.control is not None:
+            self.control.emit(
+                CallAnswered(
+                    component=self.kind,
+                    host=self.host.url,
+                    sent_bytes=answer.sent,
+                    received_bytes=answer.received,
+                    seconds=answer.seconds,
+                )
+            )
+
+    def _finite(self, tensor: Tensor, what: str) -> Tensor:
+        if not bool(tensor.isfinite().all()):
+            raise ComponentError(
+                f"{self.host.url} sent {what} that are not finite", key=f"components.{self.kind}"
+            )
+        return tensor
+
+
+class RemoteTextEncoder(_Remote):
+    def encode(self, prompt: str) -> Tensor:
+        """As of `TextEncoder`."""
+        from engine.remote.wire import BadBody, expect
+
+        def check(header: Header) -> None:
+            width = self.told.facts.get("text_dim")
+            expect(header, {"states": ((self.told.dtype,), (None, width))})
+            (length, _) = header.tensors["states"].shape
+            if length > MAX_TOKENS:
+                raise BadBody(f"states has {length} rows, expected at most {MAX_TOKENS}")
+
+        answer = self._call("encode_text", data=Prompt(prompt=prompt), check=check)
+        assert answer.body is not None
+        return self._finite(answer.body.tensors["states"], "token states")
+
+
+class RemoteDenoiser(_Remote):
+    @contextmanager
+    def begin(
+        self, branches: Mapping[str, Conditions], extensions: Sequence[Any] = ()
+    ) -> Iterator[RemotePredict]:
+        """As of `Denoiser`; of extensions only those around whole velocities."""
+        yield RemotePredict(self, _conditions(branches), tuple(extensions))
+
+    def velocities(
+        self, x: Tensor, timestep: Tensor, ats: Sequence[At], conditions: Mapping[str, _Named]
+    ) -> list[Tensor]:
+        """One call for all of them. Conditions that the server has not are sent first."""
+        from engine.remote.wire import encoded, expect
+
+        wanted = Denoise(
+            branches={
+                at.branch: {name: each.digest for name, each in conditions[at.branch].items()}
+                for at in ats
+            },
+            calls=[
+                Call(
+                    step=at.step,
+                    total=at.total,
+                    sigma=at.sigma,
+                    branch=at.branch,
+                    window=None if at.window is None else list(at.window),
+                )
+                for at in ats
+            ],
+        )
+        names = [f"velocity.{index}" for index in range(len(ats))]
+        shape = tuple(x.shape)
+
+        def check(header: Header) -> None:
+            expect(header, dict.fromkeys(names, (("F32",), shape)))
+
+        data = encoded({"x": x, "timestep": timestep}, wanted)
+        try:
+            answer = self._call("denoise", data=data, check=check)
+        except Refused as error:
+            self._send(error, conditions)
+            with self._blamed():
+                answer = self._call("denoise", data=data, check=check)
+        assert answer.body is not None
+        return [self._finite(answer.body.tensors[name], "velocities") for name in names]
+
+    def _send(self, refusal: Refused, conditions: Mapping[str, _Named]) -> None:
+        known = {each.digest: each for named in conditions.values() for each in named.values()}
+        for digest in refusal.missing:
+            if digest not in known:
+                raise ComponentError(
+                    f"{self.host.url} asks for a condition that this run has not",
+                    key=f"components.{self.kind}",
+                )
+            self._call("condition", data=known[digest].parts, check=None, values={"digest": digest})
+
+
+@dataclass(frozen=True)
+class _Sent:
+    digest: str
+    parts: Sequence[memoryview]
+
+
+_Named = Mapping[str, _Sent]
+
+
+@dataclass(frozen=True)
+class RemotePredict:
+    """See `Predict`."""
+
+    denoiser: RemoteDenoiser
+    conditions: Mapping[str, _Named]
+    extensions: tuple[Any, ...]
+
+    def __call__(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
+        from engine.extensions.extension import active, needs_own_calls
+        from engine.models.seams import around
+
+        now = active(self.extensions, ats[0].step, ats[0].total)
+
+        def velocity(x: Tensor, timestep: Tensor, at: At) -> Tensor:
+            return self.denoiser.velocities(x, timestep, [at], self.conditions)[0]
+
+        if needs_own_calls(now):
+            model = around(now, "model", velocity)
+            return [model(x, timestep, at) for at in ats]
+        return self.denoiser.velocities(x, timestep, ats, self.conditions)
+
+
+class RemoteVAE(_Remote):
+    def encode(self, video: Tensor) -> Tensor:
+        """As of `VAE`."""
+        from engine.remote.wire import encoded, expect
+
+        frames, rows, columns = self.told.facts["latent_stride"]
+        batch, _, num_frames, height, width = video.shape
+        size = (1 + (num_frames - 1) // frames, height // rows, width // columns)
+        shape = (batch, self.told.facts["latent_channels"], *size)
+        answer = self._call(
+            "vae_encode",
+            data=encoded({"video": video}),
+            check=lambda header: expect(header, {"latents": (("F32",), shape)}),
+        )
+        assert answer.body is not None
+        return self._finite(answer.body.tensors["latents"], "latents")
+
+    def decode(
+        self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Tensor]:
+        """As of `VAE`."""
+        from engine.remote.wire import BadBody, encoded, expect
+
+        stride, rows, columns = self.told.facts["latent_stride"]
+        batch, _, num_latents, height, width = latents.shape
+        left = 1 + (num_latents - 1) * stride
+        size = (height * rows, width * columns)
+
+        def check(header: Header) -> None:
+            if header.tensors:
+                expect(header, {"frames": (("F32",), (batch, 3, None, *size))})
+                if header.tensors["frames"].shape[2] > left:
+                    raise BadBody("there are more frames than the latents make")
+
+        with self._blamed():
+            answers = self.host.stream(
+                "vae_decode",
+                self.told.digest,
+                data=encoded({"latents": latents}),
+                check=check,
+                small=_is_small(),
+            )
+            done = 0
+            for answer in answers:
+                assert answer.body is not None
+                self._tell(answer)
+                progress = answer.body.metadata(Progress)
+                if progress.done > done:
+                    done = progress.done
+                    on_chunk(done, progress.total)
+                if "frames" in answer.body.tensors:
+                    frames = answer.body.tensors["frames"]
+                    left -= frames.shape[2]
+                    yield self._finite(frames, "frames")
+        if left:
+            raise ComponentError(
+                f"{self.host.url} sent {left} frames too few", key=f"components.{self.kind}"
+            )
+
+
+def _conditions(branches: Mapping[str, Conditions]) -> dict[str, dict[str, _Sent]]:
+    """The conditions as they are sent, each once, by their digests."""
+    import hashlib
+
+    from engine.remote.wire import encoded
+
+    found: dict[str, dict[str, _Sent]] = {}
+    for branch, named in branches.items():
+        found[branch] = {}
+        for name, tensor in named.items():
+            parts = encoded({"condition": tensor})
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            found[branch][name] = _Sent(digest.hexdigest(), parts)
+    return found
+
+
+def _is_small() -> bool:
+    import torch
+
+    return torch.get_num_threads() == 1
+
+
+text_encoder = Provider("text_encoder", RemoteTextEncoder)
+denoiser = Provider("denoiser", RemoteDenoiser)
+vae = Provider("vae", RemoteVAE)

@@ -1,0 +1,427 @@
+"""The side that asks: calls to one server of components, with limits, retries and an eye on whether it lives.
+
+A call is a pure function of what it sends, so that it may be made again. It is waited for in slices: whoever asked may
+give up at any moment, which closes the connection and so ends the work on the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import os
+import random
+import ssl
+import threading
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx2 as httpx
+import msgspec
+
+from engine.errors import ComponentError
+from engine.remote.contract import (
+    ENVIRONMENT,
+    EXPECTS,
+    JSON,
+    MAX_BODY_BYTES,
+    MAX_JSON_BYTES,
+    SMALL,
+    TENSORS,
+    Fingerprint,
+    Health,
+    Refusal,
+    path_of,
+)
+from engine.remote.hosts import host_at, token_of
+
+if TYPE_CHECKING:
+    from engine.remote.wire import Body
+    from store.blobs.tensors import Header
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+Check = Callable[["Header"], None]
+
+_AGAIN = (429, 502, 503, 504)
+_POLL_SECONDS = 0.1
+_MAX_PAUSE_SECONDS = 30.0
+_CONNECT_SECONDS = 5.0
+_MAX_ERROR_CHARACTERS = 400
+
+
+class Unanswered(ComponentError):
+    """A host could not be reached, or has fallen silent."""
+
+
+class Refused(ComponentError):
+    """A host answered that it will not, or cannot. missing: digests of conditions that it has not."""
+
+    def __init__(self, text: str, missing: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.missing = tuple(missing)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. body: None of one without tensors. sent, received: bytes of bodies."""
+
+    body: Body | None
+    environment: str
+    sent: int
+    received: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Host:
+    """A server at one address. timeout: seconds without a sign of life before it counts as gone. retries: how often a
+    call is made again that could not be answered."""
+
+    url: str
+    timeout: float = 60.0
+    retries: int = 3
+    check: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    def fingerprint(self, seconds: float = 5.0) -> Fingerprint:
+        """What it serves, asked once. Raises Unanswered, Refused."""
+        return self._json(path_of("fingerprint"), Fingerprint, seconds)
+
+    def health(self, seconds: float = 5.0) -> Health:
+        """How it is, asked once. Raises Unanswered, Refused."""
+        return self._json(path_of("health"), Health, seconds)
+
+    def call(
+        self,
+        name: str,
+        expects: str,
+        *,
+        data: msgspec.Struct | Sequence[memoryview],
+        check: Check | None,
+        small: bool = False,
+        values: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One operation. expects: the digest of the component. data: a struct as JSON, or the parts of a body.
+        check: raises BadBody by the header of the answer; None where it has no tensors. values: for the path.
+
+        Raises Unanswered, Refused; whatever `Host.check` raises.
+        """
+        request = _Request.of(name, expects, data, small, values)
+        return self._repeated(lambda: _wait(self._answered(request, check), self.check))
+
+    def stream(
+        self,
+        name: str,
+        expects: str,
+        *,
+        data: Sequence[memoryview],
+        check: Check,
+        small: bool = False,
+    ) -> Iterator[Answer]:
+        """An operation whose answer comes in parts, which are given as they come. Raises as `call` does, without
+        another try once a part was there."""
+        request = _Request.of(name, expects, data, small, None)
+        parts = self._repeated(lambda: self._begun(request, check))
+        yield from parts
+
+    def _begun(self, request: _Request, check: Check) -> Iterator[Answer]:
+        """The parts, once the first is there."""
+        stream = self._parts(request, check)
+
+        def rest(answer: Answer) -> Iterator[Answer]:
+            try:
+                yield answer
+                while (following := _wait(_next(stream), self.check)) is not None:
+                    yield following
+            except _Again as again:
+                raise again.error from None
+            finally:
+                _wait(stream.aclose(), lambda: None)
+
+        first = _wait(_next(stream), self.check)
+        return iter(()) if first is None else rest(first)
+
+    def _repeated(self, ask: Callable[[], T]) -> T:
+        for attempt in range(self.retries + 1):
+            try:
+                return ask()
+            except _Again as again:
+                if attempt == self.retries:
+                    raise again.error from None
+                self._pause(random.uniform(0, min(8.0, 0.5 * 2**attempt)), again.after)
+        raise AssertionError
+
+    def _pause(self, jitter: float, after: float) -> None:
+        until = time.monotonic() + min(after, _MAX_PAUSE_SECONDS) + jitter
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, _POLL_SECONDS))
+
+    def _json(self, path: str, struct: type[S], seconds: float) -> S:
+        async def asked() -> S:
+            request = self._client().stream(
+                "GET", self.url + path, headers=self._authorization(), timeout=seconds
+            )
+            async with self._said(request) as response:
+                await self._check_status(response)
+                data = await _limited(response, MAX_JSON_BYTES)
+            try:
+                return msgspec.json.decode(data, type=struct)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise Refused(f"{self.url} is no server of components: {error}") from None
+
+        async def in_time() -> S:
+            try:
+                return await asyncio.wait_for(asked(), seconds)
+            except TimeoutError:
+                raise Unanswered(f"{self.url} gave no answer in {seconds:g} s") from None
+
+        try:
+            return _wait(in_time(), self.check)
+        except _Again as again:
+            raise again.error from None
+
+    async def _answered(self, request: _Request, check: Check | None) -> Answer:
+        from engine.remote.wire import BadBody, Reader
+
+        async def exchange() -> Answer:
+            begun = time.perf_counter()
+            async with self._said(self._sent(request)) as response:
+                await self._check_status(response)
+                if check is None:
+                    return Answer(None, "", request.num_bytes, 0, time.perf_counter() - begun)
+                reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
+                body = await reader.body(check)
+                if body is None:
+                    raise BadBody("it has no body")
+                await reader.ended()
+                environment = response.headers.get(ENVIRONMENT, "")[:4096]
+            seconds = time.perf_counter() - begun
+            return Answer(body, environment, request.num_bytes, body.num_bytes, seconds)
+
+        try:
+            return await self._watched(asyncio.ensure_future(exchange()))
+        except BadBody as error:
+            raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+
+    async def _parts(self, request: _Request, check: Check) -> AsyncGenerator[Answer, None]:
+        from engine.remote.contract import Progress
+        from engine.remote.wire import BadBody, Reader
+
+        begun = time.perf_counter()
+        sent = request.num_bytes
+        async with self._said(self._sent(request)) as response:
+            await self._check_status(response)
+            reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
+            environment = response.headers.get(ENVIRONMENT, "")[:4096]
+            while True:
+                try:
+                    reading = asyncio.ensure_future(reader.body(check))
+                    body = await self._watched(reading)
+                    if body is None:
+                        raise _Again(self._broken("the answer ends before its last part"))
+                    progress = body.metadata(Progress)
+                except BadBody as error:
+                    raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+                if progress.error:
+                    raise Refused(f"{self.url}: {_shortened(progress.error)}")
+                yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
+                sent, begun = 0, time.perf_counter()
+                if progress.is_last:
+                    return
+
+    async def _watched(self, task: asyncio.Future[T]) -> T:
+        """What the task gives, as long as the host shows signs of life; it may take as long as it likes."""
+        half = self.timeout / 2
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=half)
+                if done:
+                    return task.result()
+                # answered beside the work by a server that lives
+                asked = self._client().get(
+                    self.url + path_of("health"), headers=self._authorization(), timeout=half
+                )
+                await asyncio.wait_for(asked, half)
+        except (TimeoutError, httpx.HTTPError):
+            if task.done():
+                return task.result()
+            raise Unanswered(
+                f"{self.url} has given no sign of life for {self.timeout:g} s; start it again there"
+            ) from None
+        finally:
+            task.cancel()
+
+    @asynccontextmanager
+    async def _said(self, request: Any) -> AsyncIterator[httpx.Response]:
+        """The response; errors of the network as what they mean here."""
+        try:
+            async with request as response:
+                yield response
+        except httpx.TimeoutException:
+            raise _Again(Unanswered(f"{self.url} does not answer; start it there")) from None
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise _Again(self._broken(reason)) from None
+
+    def _broken(self, reason: str) -> Unanswered:
+        return Unanswered(f"{self.url} does not answer ({_shortened(reason)}); start it there")
+
+    def _sent(self, request: _Request) -> Any:
+        async def chunks() -> AsyncIterator[bytes]:
+            for part in request.parts:
+                for start in range(0, len(part), 1 << 20):
+                    yield bytes(part[start : start + (1 << 20)])
+
+        return self._client().stream(
+            request.method,
+            self.url + request.path,
+            headers={**request.headers, **self._authorization()},
+            content=chunks(),
+            timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        )
+
+    async def _check_status(self, response: httpx.Response) -> None:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise Refused(f"the answer of {self.url} is compressed, which nobody asked for")
+        if response.status_code in (200, 204):
+            return
+        data = await _limited(response, MAX_JSON_BYTES)
+        refusal = _refusal(data, response.status_code)
+        error = Refused(f"{self.url}: {_shortened(refusal.error)}", refusal.missing)
+        if response.status_code in _AGAIN:
+            raise _Again(error, _seconds(response.headers.get("Retry-After", "")))
+        raise error
+
+    def _client(self) -> httpx.AsyncClient:
+        return _clients(os.getpid(), self.url)
+
+    def _authorization(self) -> dict[str, str]:
+        token = token_of(host_at(self.url))
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    parts: Sequence[memoryview]
+    num_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        expects: str,
+        data: msgspec.Struct | Sequence[memoryview],
+        small: bool,
+        values: Mapping[str, str] | None,
+    ) -> _Request:
+        from engine.remote.contract import OPERATIONS
+
+        operation = next(each for each in OPERATIONS if each.name == name)
+        is_json = isinstance(data, msgspec.Struct)
+        parts = (
+            [memoryview(msgspec.json.encode(data))]
+            if isinstance(data, msgspec.Struct)
+            else list(data)
+        )
+        num_bytes = sum(map(len, parts))
+        headers = {
+            EXPECTS: expects,
+            "Content-Type": JSON if is_json else TENSORS,
+            "Content-Length": str(num_bytes),
+            "Accept-Encoding": "identity",
+        }
+        if small:
+            headers[SMALL] = "1"
+        path = operation.path.format(**(values or {}))
+        return cls(operation.method, path, headers, parts, num_bytes)
+
+
+class _Again(Exception):
+    """A call that may be made again. after: seconds that the host asks for."""
+
+    def __init__(self, error: ComponentError, after: float = 0.0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.after = after
+
+
+def _wait(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
+    """What a coroutine gives, run in the thread for that; gives up where `check` raises."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+    try:
+        while True:
+            concurrent.futures.wait([future], timeout=_POLL_SECONDS)
+            if future.done():
+                return future.result()
+            check()
+    finally:
+        future.cancel()
+
+
+async def _next(stream: AsyncIterator[Answer]) -> Answer | None:
+    return await anext(stream, None)
+
+
+@functools.cache
+def _loop(pid: int) -> asyncio.AbstractEventLoop:
+    """The loop that all calls of this process run in: there may be one already where this is called from."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="remote calls", daemon=True).start()
+    return loop
+
+
+@functools.cache
+def _clients(pid: int, url: str) -> httpx.AsyncClient:
+    known = host_at(url)
+    verify: Any = True
+    if known is not None and known.ca_file:
+        verify = ssl.create_default_context(cafile=os.path.expanduser(known.ca_file))
+    return httpx.AsyncClient(
+        verify=verify,
+        trust_env=False,  # no passwords out of a .netrc, and no proxy sees a tensor
+        follow_redirects=False,
+    )
+
+
+async def _limited(response: httpx.Response, limit: int) -> bytes:
+    data = b""
+    async for chunk in response.aiter_raw():
+        data += chunk
+        if len(data) > limit:
+            raise Refused(f"{response.url} answers with more than {limit} bytes")
+    return data
+
+
+def _refusal(data: bytes, status: int) -> Refusal:
+    try:
+        return msgspec.json.decode(data, type=Refusal)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return Refusal(error=f"answered with status {status}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, min(float(text), _MAX_PAUSE_SECONDS))
+    except ValueError:
+        return 0.0
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    line = "".join(c for c in line if c.isprintable())
+    return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."

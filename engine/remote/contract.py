@@ -1,0 +1,196 @@
+"""What a server of components and those who use it say to each other: paths, messages, limits. Torch-free.
+
+Tensors travel as one safetensors body (`engine.remote.wire`), everything else as JSON. docs/remote.md tells it to
+those who write another side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from store.keys import canonical
+
+CONTRACT = 1
+
+# Headers. EXPECTS: the digest of the component that a request is for; ENVIRONMENT: what a result depends on beside it;
+# SMALL: the run is so small that one thread serves it best.
+EXPECTS, ENVIRONMENT, SMALL = "X-Modiff-Expects", "X-Modiff-Environment", "X-Modiff-Small"
+TENSORS, JSON = "application/octet-stream", "application/json"
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Of a safetensors body."""
+MAX_JSON_BYTES = 256 * 1024
+MAX_BODY_BYTES = 2 << 30
+MAX_TOKENS = 512
+MAX_CONDITIONS = 64
+
+SERVED = ("text_encoder", "denoiser", "vae")
+
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+_Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """A component as its server tells of it.
+
+    identity: all that its numbers depend on; it enters keys. facts: what other components must agree with.
+    dtype: of its results, as safetensors names it. digest: of identity and facts.
+    """
+
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    dtype: Literal["F32", "F16", "BF16"]
+    digest: Digest
+
+
+class Fingerprint(Struct, frozen=True, kw_only=True):
+    """`GET /fingerprint`. max_body_bytes: of a request."""
+
+    contract: int
+    components: dict[str, Told]
+    max_body_bytes: int
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How busy a component is: whether it works, how many requests wait, how many it answered, how long those took."""
+
+    busy: bool
+    waiting: int
+    answered: int
+    seconds: float
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """`GET /health`."""
+
+    contract: int
+    version: str
+    components: dict[str, Load]
+
+
+class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /encode-text`: a cleaned prompt (`engine.prompt.clean_prompt`)."""
+
+    prompt: Annotated[str, Meta(max_length=64 * 1024)]
+
+
+class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One velocity that is asked for, as of `engine.models.seams.At`."""
+
+    step: _Count
+    total: Annotated[int, Meta(ge=1, le=1_000_000)]
+    sigma: float
+    branch: Name
+    window: Annotated[list[_Count], Meta(max_length=4096)] | None = None
+
+
+class Denoise(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`POST /denoise`, beside the tensors `x` and `timestep`. branches: name -> name of a condition -> the digest that
+    it was sent by."""
+
+    branches: Annotated[
+        dict[Name, Annotated[dict[Name, Digest], Meta(max_length=8)]],
+        Meta(min_length=1, max_length=8),
+    ]
+    calls: Annotated[list[Call], Meta(min_length=1, max_length=8)]
+
+
+class Progress(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Beside the tensors of each part of a streamed answer: how many pieces of work of how many are done; whether it is
+    the last part; why there is no more."""
+
+    done: _Count = 0
+    total: _Count = 0
+    is_last: bool = False
+    error: str = ""
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """What every answer but a good one says. missing: digests of conditions that must be sent first."""
+
+    error: str
+    missing: list[Digest] = []
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing to ask for. takes: a struct for JSON, "tensors", or None; metadata: of the struct in the metadata of a
+    body of tensors; gives: a struct, "tensors", "stream" or None. component: the kind that must be served."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    takes: Any = None
+    metadata: Any = None
+    gives: Any = None
+    component: str = ""
+
+
+OPERATIONS = (
+    Operation("health", "GET", "/health", "Whether it lives, and how busy it is", gives=Health),
+    Operation("fingerprint", "GET", "/fingerprint", "What is served", gives=Fingerprint),
+    Operation("metrics", "GET", "/metrics", "The same as Prometheus text", gives="text"),
+    Operation("openapi", "GET", "/openapi.json", "This contract", gives=dict),
+    Operation(
+        "condition",
+        "PUT",
+        "/conditions/{digest}",
+        "One condition of a denoiser, by the SHA-256 of the body",
+        takes="tensors",
+        component="denoiser",
+    ),
+    Operation(
+        "encode_text",
+        "POST",
+        "/encode-text",
+        "Token states of a prompt: `states` [L, text_dim]",
+        takes=Prompt,
+        gives="tensors",
+        component="text_encoder",
+    ),
+    Operation(
+        "denoise",
+        "POST",
+        "/denoise",
+        "Velocities at `x` fp32 [1,C,F,h,w] and `timestep` int64 or fp32 [1]: `velocity.0`, `velocity.1`, ... for each call",
+        takes="tensors",
+        metadata=Denoise,
+        gives="tensors",
+        component="denoiser",
+    ),
+    Operation(
+        "vae_encode",
+        "POST",
+        "/vae/encode",
+        "Latents of `video` fp32 [B,3,4n+1,H,W] in [-1,1]: `latents` fp32",
+        takes="tensors",
+        gives="tensors",
+        component="vae",
+    ),
+    Operation(
+        "vae_decode",
+        "POST",
+        "/vae/decode",
+        "Frames of `latents` fp32 [1,C,F,h,w]: parts with `frames` fp32 [1,3,t,8h,8w], in order, as they are decoded",
+        takes="tensors",
+        gives="stream",
+        component="vae",
+    ),
+)
+
+
+def path_of(name: str) -> str:
+    """The path of an operation."""
+    return next(each.path for each in OPERATIONS if each.name == name)
+
+
+def digest_of(identity: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The digest by which a request names the component that it is for."""
+    return hashlib.sha256(canonical([dict(identity), dict(facts)])).hexdigest()

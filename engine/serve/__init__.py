@@ -1,0 +1,1 @@
+"""Components of this machine for others, over HTTP (docs/remote.md)."""

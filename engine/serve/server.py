@@ -1,0 +1,121 @@
+"""A server of components as a process: where it listens, until when."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from engine.errors import ComponentError
+from engine.remote.hosts import read_token
+from engine.serve.app import Server
+from engine.serve.guard import Guard, is_loopback
+from engine.serve.served import DEFAULT_WAITING, loaded
+from presets.spec import RunSpec
+from store.index.index import Index
+
+DEFAULT_BODY_MB = 512
+_MAX_CONNECTIONS = 128
+_IDLE_SECONDS = 75
+_LEAVING_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen; port 0 takes a free one. tls: (certificate, key) as PEM files."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: tuple[Path, Path] | None = None
+
+    def url(self, listener: socket.socket) -> str:
+        named = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.tls else ''}://{named}:{listener.getsockname()[1]}"
+
+
+def checked_token(address: Address, token_file: Path | None, environ: Mapping[str, str]) -> str:
+    """The token of the server: from a file, or the variable MODIFF_SERVE_TOKEN. Raises ComponentError where it is
+    needed and there is none."""
+    token = read_token(token_file) if token_file else environ.get("MODIFF_SERVE_TOKEN", "").strip()
+    if not token and not is_loopback(address.host):
+        raise ComponentError(
+            f"{address.host} can be reached from the network, which needs a token: --token-file FILE, or "
+            "MODIFF_SERVE_TOKEN in the environment; `openssl rand -hex 32 > FILE` makes one"
+        )
+    return token
+
+
+def listen(address: Address) -> socket.socket:
+    """Raises OSError where that cannot be."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return socket.create_server((address.host, address.port), family=family)
+
+
+def serve(
+    listener: socket.socket,
+    address: Address,
+    spec: RunSpec,
+    kinds: Sequence[str],
+    index: Index,
+    *,
+    token: str = "",
+    max_waiting: int = DEFAULT_WAITING,
+    max_body_bytes: int = DEFAULT_BODY_MB << 20,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve components of a run's settings until SIGINT or SIGTERM. ready: called with the address once it answers.
+
+    Raises ComponentError, CheckpointError where they cannot be had.
+    """
+    with loaded(spec, kinds, index, max_waiting=max_waiting) as served:
+        app = Server(served, max_body_bytes=max_body_bytes).app()
+        config = uvicorn.Config(
+            Guard(app, token, address.host),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=_LOGGING,
+            server_header=False,
+            limit_concurrency=_MAX_CONNECTIONS,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=_LEAVING_SECONDS,
+            ssl_certfile=address.tls[0] if address.tls else None,
+            ssl_keyfile=address.tls[1] if address.tls else None,
+        )
+        # uvicorn ends by the signal that ended it; a server that was asked to end has done well
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        _Uvicorn(config, lambda: ready(address.url(listener))).run(sockets=[listener])
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(message)s", "datefmt": "%H:%M:%S"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "stream": "ext://sys.stderr",
+            "formatter": "line",
+        }
+    },
+    "loggers": {
+        "uvicorn.access": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn.error": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}
