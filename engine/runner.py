@@ -261,7 +261,7 @@ def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keepi
     def previewer() -> Callable[[Any], Any] | None:
         from engine.chain.previews import previewer_of
 
-        return previewer_of(describe("vae", spec.components.vae))
+        return previewer_of(describe("vae", spec.components.vae).facts)
 
     return Keeping(
         steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),
