@@ -23,6 +23,7 @@ _FROM_FILES = {
 }
 _BUILTIN = _FROM_FILES | {
     ("text_encoder", "remote"): "engine.components.remote:text_encoder",
+    ("text_encoder", "llama.cpp"): "engine.components.llama_cpp",
     ("denoiser", "remote"): "engine.components.remote:denoiser",
     ("vae", "remote"): "engine.components.remote:vae",
 }
