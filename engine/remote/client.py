@@ -432,9 +432,22 @@ async def _limited(response: httpx.Response, limit: int) -> bytes:
     return bytes(data)
 
 
+class _Spoken(msgspec.Struct):
+    message: str
+
+
+class _OtherRefusal(msgspec.Struct):
+    """As OpenAI's servers and those like them word it."""
+
+    error: _Spoken
+
+
 def _refusal(data: bytes, status: int) -> Refusal:
     try:
-        return msgspec.json.decode(data, type=Refusal)
+        found = msgspec.json.decode(data, type=dict[str, Any])
+        if isinstance(found.get("error"), dict):
+            return Refusal(error=msgspec.convert(found, _OtherRefusal).error.message)
+        return msgspec.convert(found, Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Refusal(error=f"answered with status {status}")
 
