@@ -13,6 +13,7 @@ from engine.components.wan_dit import ATTENTION_BACKENDS
 from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.extensions.registry import schemas as extension_schemas
+from engine.remote.hosts import known_hosts
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
@@ -26,12 +27,20 @@ def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
         return None
 
 
+def _hosts() -> tuple[str, ...]:
+    try:
+        return tuple(host.url for host in known_hosts())
+    except ComponentError:  # whoever asks one of them is told
+        return ()
+
+
 def known_names() -> dict[str, tuple[str, ...]]:
     """Raises ComponentError where two packages claim one name."""
     components = registry.components()
     names: dict[str, tuple[str, ...]] = {
         "component:attention": ATTENTION_BACKENDS,
         "component:extension": tuple(sorted(extensions())),
+        "host": _hosts(),
     }
     for kind in KINDS:
         names[f"component:{kind}"] = tuple(name for of, name in components if of == kind)

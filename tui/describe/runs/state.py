@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.tasks.stages import DECODE, DENOISE, TOLD, told
 from store.lineage.events import (
+    CallAnswered,
     ChunkDecoded,
     LatentsStored,
     LinkStored,
@@ -30,6 +31,7 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.lineage.records import COMPUTED, REUSED
+from tui.describe.runs.elsewhere import Elsewhere
 from tui.text import printable
 from tui.units import clock, duration
 
@@ -108,6 +110,7 @@ class RunState:
     reused_steps: int = 0
     chunk: int = 0
     num_chunks: int = 0
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)  # by kind of component
     latents: str = ""
     video: str = ""
     memory: list[MemorySample] = field(default_factory=list)
@@ -156,6 +159,8 @@ class RunState:
                 self._store(entry.event)
             case ChunkDecoded(chunk, total, _):
                 self.chunk, self.num_chunks = chunk, total
+            case CallAnswered(component):
+                self.elsewhere.setdefault(component, Elsewhere()).add(entry.event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(entry.ns, rss_bytes, device_bytes)
             case LatentsStored(digest):
@@ -171,6 +176,7 @@ class RunState:
         self.stages = {name: Stage(stage.label) for name, stage in TOLD.items()}
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
+        self.elsewhere = {}
         self.memory = []
         self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
@@ -196,8 +202,10 @@ class RunState:
         stage.status = "done"
         if event.cached:
             stage.status = "skipped" if stage.planned == "skip" else "cached"
-        told = {"cached": "cached", "skipped": "not needed"}.get(stage.status)
-        self._say(ns, f"{stage.name} {told or duration(event.seconds)}")
+        words = {"cached": "cached", "skipped": "not needed"}.get(stage.status)
+        away = self.elsewhere.get(told(event.stage).component)
+        where = f" {away.words}" if away is not None and stage.status == "done" else ""
+        self._say(ns, f"{stage.name} {words or duration(event.seconds)}{where}")
 
     def _finish_step(self, event: StepFinished, ns: int) -> None:
         self._grow(event.total)
