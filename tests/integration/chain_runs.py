@@ -112,7 +112,7 @@ class Calm(Here):
 
 
 def spec_of(*overrides: str, kinds: str = '["latents"]') -> RunSpec:
-    own = (f"scheduler.steps={STEPS}", f"output.kinds={kinds}")
+    own = (f"scheduler.steps={STEPS}", "frames=5", f"output.kinds={kinds}")
     return load_preset("micro", [*own, *overrides])
 
 
