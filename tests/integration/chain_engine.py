@@ -10,11 +10,13 @@ import builtins
 import ctypes
 import errno
 import importlib
+import json
 import os
 import resource
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -291,6 +293,61 @@ def enter_own_mounts() -> None:
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
+def forked_launch() -> None:
+    """The engine that this process launches is a fork of it, made now, before it has opened anything."""
+    from engine.process import launch
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        _be_launched(read)
+    os.close(read)
+
+    def start(store: Any, command: Sequence[str], output: Any) -> Any:
+        wanted = {"store": str(store.root), "environment": launch._environment()}
+        with os.fdopen(write, "w") as stream:
+            json.dump(wanted, stream)
+        return Launched(pid)
+
+    launch._start = start
+
+
+class Launched:
+    """The part of `subprocess.Popen` that whoever launches an engine needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        threading.Thread(target=self.wait, daemon=True).start()
+
+    def wait(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        self.returncode = os.waitstatus_to_exitcode(status)
+
+
+def _be_launched(read: int) -> None:
+    """The engine that whoever writes to this pipe wants; nothing where it is closed. Does not return."""
+    from engine.process import worker
+
+    code = 0
+    try:
+        with os.fdopen(read) as stream:
+            told = stream.read()
+        if told:
+            wanted = json.loads(told)
+            os.setsid()
+            silence = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(silence, descriptor)
+            os.environ.clear()
+            os.environ.update(wanted["environment"])
+            os.chdir(wanted["store"])
+            code = worker.main(["--store", wanted["store"]])
+    finally:
+        os._exit(code)
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     "kill": kill,
     "fail": fail,
@@ -304,6 +361,7 @@ FAULTS: dict[str, Callable[..., None]] = {
     "touch": touch,
     "warm_models": warm_models,
     "elsewhere": elsewhere,
+    "forked_launch": forked_launch,
 }
 
 

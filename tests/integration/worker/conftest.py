@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from store.store import open_store
-from tests.integration.worker_runs import TEST_SECONDS
+from tests.integration.worker_runs import TEST_SECONDS, fork_engines
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,11 @@ def store(tmp_path):
         with contextlib.suppress(psutil.Error):
             if str(tmp_path / "store") in process.cmdline():
                 process.kill()
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch, processes):
+    fork_engines(monkeypatch, processes)
 
 
 @pytest.fixture
