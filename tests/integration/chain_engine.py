@@ -205,14 +205,14 @@ def backward_clock(seconds: float) -> None:
 
 
 def wait_for_file(target: str, call: int, path: str) -> None:
-    """The `call`-th call of the target waits until the file is there, for a minute at most."""
+    """The `call`-th call of the target waits until the file is there, for ten minutes at most."""
     calls = 0
 
     def around(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **named: Any) -> Any:
             nonlocal calls
             calls += 1
-            last = time.monotonic() + 60
+            last = time.monotonic() + 600
             while calls == call and not os.path.exists(path) and time.monotonic() < last:
                 time.sleep(0.005)
             return function(*arguments, **named)

@@ -28,7 +28,15 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from engine.process import launch
+from engine.process.launch import WORKER_COMMAND
+
+if TYPE_CHECKING:
+    import pytest
+
+    from store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 0.005
@@ -235,6 +243,43 @@ def _begin(path: Path) -> None:
     assert process.stdout.readline() == b"ready\n"
     if "PYTEST_XDIST_TESTRUNUID" not in os.environ:  # where other workers may still use it
         atexit.register(process.wait)
+
+
+def launch_forks(
+    monkeypatch: pytest.MonkeyPatch,
+    program: str = "engine.process.worker",
+    *,
+    command: Sequence[str] = WORKER_COMMAND,
+    faults: Sequence[Sequence[Fault]] = (),
+) -> list[Forked]:
+    """From here on an engine that this process launches by `command` is a fork that runs `program` with what follows
+    the first two words of that.
+
+    faults: of the first engine, of the second and so on, of chain_engine. Returns the engines, more with each launch.
+    """
+    started: list[Forked] = []
+    begin = launch._start
+
+    def start(store: Store, wanted: Sequence[str], output: IO[bytes]) -> Any:
+        if tuple(wanted[: len(command)]) != tuple(command):
+            return begin(store, wanted, output)
+        given = () if command == WORKER_COMMAND else wanted[2:]
+        child = forker().start(
+            program,
+            *(*given, "--store", str(store.root)),
+            stdout=output.fileno(),
+            stderr=output.fileno(),
+            environment=launch._environment(),
+            folder=store.root,
+            is_session=True,
+            faults=faults[len(started)] if len(started) < len(faults) else (),
+        )
+        started.append(child)
+        threading.Thread(target=child.wait, daemon=True).start()
+        return child
+
+    monkeypatch.setattr(launch, "_start", start)
+    return started
 
 
 # The process that forks

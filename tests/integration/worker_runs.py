@@ -1,6 +1,6 @@
 """Engines as real processes for the tests of the worker: how one is started, and what is seen of it.
 
-An engine with the command ENGINE is a fork (`fork_engines`): what such a process does once it has begun is its own.
+An engine with the command ENGINE is a fork: what such a process does once it has begun is its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import msgspec
 import psutil
 
 from engine.client import follow
-from engine.process import launch
 from engine.process.launch import ensure_engine
 from engine.process.logs import log_path
 from presets.encoding import encode_spec
@@ -70,29 +68,6 @@ def begin_directly(processes, store):
     )
     processes.append(process)
     return process
-
-
-def fork_engines(monkeypatch, processes):
-    """From here on `ensure_engine` forks the engines with the command ENGINE."""
-    begin = launch._start
-
-    def start(store, command, output):
-        if tuple(command[: len(ENGINE)]) != ENGINE:
-            return begin(store, command, output)
-        child = forker().start(
-            "tests.integration.engine_process",
-            *(*command[2:], "--store", str(store.root)),
-            stdout=output.fileno(),
-            stderr=output.fileno(),
-            environment=launch._environment(),
-            folder=store.root,
-            is_session=True,
-        )
-        processes.append(child)
-        threading.Thread(target=child.wait, daemon=True).start()
-        return child
-
-    monkeypatch.setattr(launch, "_start", start)
 
 
 def suspend(process):

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from store.store import open_store
-from tests.integration.worker_runs import TEST_SECONDS, fork_engines
+from tests.integration.forker import launch_forks
+from tests.integration.worker_runs import ENGINE, TEST_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,11 @@ def store(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _forks(monkeypatch, processes):
-    fork_engines(monkeypatch, processes)
+def _forks(monkeypatch):
+    started = launch_forks(monkeypatch, "tests.integration.engine_process", command=ENGINE)
+    yield
+    for engine in started:
+        engine.kill()
 
 
 @pytest.fixture
