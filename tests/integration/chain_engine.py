@@ -261,7 +261,8 @@ def warm_models() -> None:
 
 
 def elsewhere(commands: Sequence[str]) -> None:
-    """This process sees other file systems, as the first shell command makes them; the second is run at its end."""
+    """This process sees other file systems, as the first shell command makes them; an engine runs the second at its
+    end."""
     enter_own_mounts()
     before, *after = commands
     subprocess.run(["sh", "-c", before], check=True)

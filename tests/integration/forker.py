@@ -28,7 +28,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from engine.process import launch
 from engine.process.launch import WORKER_COMMAND
@@ -59,6 +59,7 @@ IMPORTED = (
     "tui.cli.commands.runs",
     "tui.cli.commands.engine",
     "tests.integration.engine_process",
+    "tests.integration.small_disk",
     "tests.integration.chain_engine",
 )
 
@@ -285,18 +286,37 @@ def launch_forks(
 # The process that forks
 
 
-def _be(request: Mapping[str, Any]) -> int:
-    """What the fork does from here on."""
-    if request["is_session"]:
+def be(request: Mapping[str, Any], descriptors: Sequence[int]) -> NoReturn:
+    """What a fork does from here on: `program` with `arguments`, `environment` and `folder`, as `Forker.start` takes
+    them, and these three streams."""
+    code = 70
+    try:
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        code = _called(request)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001  # it is told where the program tells things
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+def _called(request: Mapping[str, Any]) -> int:
+    if request.get("is_session"):
         os.setsid()
-    for number in request["ignored"]:
+    for number in request.get("ignored", ()):
         signal.signal(number, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     _open_streams()
     chain_engine = importlib.import_module("tests.integration.chain_engine")
-    for fault in request["faults"]:
+    for fault in request.get("faults", ()):
         arguments = dict(fault)
         chain_engine.FAULTS[arguments.pop("fault")](**arguments)
     module = importlib.import_module(request["program"])
@@ -317,27 +337,12 @@ def _open_streams() -> None:
 
 def _forked(request: Mapping[str, Any], descriptors: Sequence[int], ours: socket.socket) -> int:
     pid = os.fork()
-    if pid:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return pid
-    code = 70
-    try:
+    if not pid:
         ours.close()
-        for number, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        code = _be(request)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001  # it is told where the program tells things
-        sys.excepthook(*sys.exc_info())
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-        with contextlib.suppress(Exception):
-            sys.stderr.flush()
-        os._exit(code)
+        be(request, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pid
 
 
 def _requests(connection: socket.socket) -> Iterator[tuple[dict[str, Any], list[int]]]:
