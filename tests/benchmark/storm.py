@@ -34,8 +34,8 @@ from tests.integration.chain_engine import Engines
 STEPS = 8
 SCHEDULERS = ("unipc", "dpm++", "euler")
 KEEPS = ((), (), ("keep.every=3",), ("keep.every=0", "keep.first=1", "keep.steps=[2,5]"))
-# An engine needs a third of a second to its first step, a run as long from there to its end.
-LONGEST_LIFE_SECONDS = 0.9
+# An engine, whose models are in memory already, needs a fifth of a second to its first step and to the end of a run.
+LONGEST_LIFE_SECONDS = 0.6
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -381,6 +382,8 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     importlib.import_module("tests.integration.chain_engine").warm()
+    gc.collect()
+    gc.freeze()  # what is here already a fork needs not look at, which would copy it
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
