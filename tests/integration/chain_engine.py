@@ -63,6 +63,9 @@ class Engines:
         del self._alive[pid]
         return code
 
+    def is_alive(self, pid: int) -> bool:
+        return self._alive[pid].poll() is None
+
     def kill(self, pid: int) -> int:
         """Kill an engine and wait for it. Its pid is nobody else's before that."""
         self._alive[pid].kill()

@@ -27,7 +27,7 @@ from store.store import Store
 from tests.delivered import content
 from tests.integration.chain_engine import ROOT, Fault
 
-TEST_SECONDS = 120
+TEST_SECONDS = 300
 STEPS = 8
 SCHEDULERS = ("unipc", "dpm++", "euler")
 THINNED = {

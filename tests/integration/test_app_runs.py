@@ -32,7 +32,7 @@ from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
 from tui.describe.runs.previews import step_told
 
-WAIT_SECONDS = 150.0
+WAIT_SECONDS = 240.0
 
 
 class ForkedCommand:

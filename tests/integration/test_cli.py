@@ -27,7 +27,7 @@ from store.store import open_store
 from tests.integration.forker import ROOT, Fault, Forked, forker
 
 COMMAND = (sys.executable, "-P", "-m", "tui.cli")
-TEST_SECONDS = 180
+TEST_SECONDS = 300
 QUICK = ("--set", "scheduler.steps=2", "--set", "frames=5")
 
 

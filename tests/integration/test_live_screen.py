@@ -22,7 +22,7 @@ from tui.app.run_view.head import RunHead
 from tui.app.run_view.view import RunView
 from tui.describe.runs.previews import VIDEO, step_told
 
-WAIT_SECONDS = 150.0
+WAIT_SECONDS = 240.0
 STEPS = 12
 # The first engine does not go beyond this step, so that it is killed in the midst of the run.
 KILLED_AT = 6

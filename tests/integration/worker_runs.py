@@ -30,7 +30,7 @@ ENGINE = (
 )
 # The same as a process that was never anything else: the system knows its environment, and of what store it is.
 BEGUN = (ENGINE[0], "-u", *ENGINE[1:])
-TEST_SECONDS = 180
+TEST_SECONDS = 300
 
 
 def environment(**more):
