@@ -4,6 +4,7 @@ command and nothing else."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def imported_by(*commands: Sequence[str], first: str = "") -> dict[str, set[str]
         [sys.executable, "-c", CODE % first, json.dumps(given)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -850,7 +850,7 @@ def test_no_command_here_imports_torch(store, no_engine):
         "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None"
     )
     found = imported_by(
-        ("replay", run_id, "--output", str(Path.cwd() / "again.mp4")),
+        ("replay", run_id),
         ("branch", run_id, "--at", "3", "--detach"),
         ("branch", run_id, "--at", "decode", "--set", "fps=9", "--detach"),
         ("pause", waiting),
