@@ -14,7 +14,7 @@ import pytest
 from tests.fuzz import bundles, presets, running, weights
 from tests.fuzz.running import fuzz
 
-KINDS = {"weights": (weights.make, 40), "presets": (presets.make, 80), "bundles": (bundles.make, 200)}  # fmt: skip
+KINDS = {"weights": (weights.make, 30), "presets": (presets.make, 60), "bundles": (bundles.make, 100)}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
