@@ -747,8 +747,8 @@ def test_presets_that_cannot_be_read_are_told(monkeypatch):
 def test_a_file_is_edited_in_the_editor_of_the_user(monkeypatch):
     path = broken_preset()
 
-    def mend(_app, edited):
-        assert edited == path
+    def mend(_app, edited, line):
+        assert (edited, line) == (path, path.read_text().splitlines().index("steps = 0"))
         path.write_text(path.read_text().replace("0", "9"))
 
     monkeypatch.setattr("tui.app.compose.screen.edit_file", mend)
