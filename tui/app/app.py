@@ -54,6 +54,8 @@ LOOK_SECONDS = 0.25
 REMOTE_LOOK_SECONDS = 1.0
 # How long leaving waits for a last look.
 LEAVE_LOOK_SECONDS = 0.5
+# How long a screen that is to be made waits for the painting of its tab.
+PAINT_SECONDS = 0.25
 # How long an action of another screen waits for what it is for, and how often it looks.
 ACT_SECONDS = 3.0
 ACT_LOOK_SECONDS = 0.05
@@ -147,6 +149,8 @@ class ModiffApp(ModiffBase):
         self.DEFAULT_MODE = preferences.screen if is_known else "compose"  # type: ignore[misc]
         super().__init__(root, preferences=preferences, graphics=graphics)
         self._harmless = Harmless()
+        # the screens that were made, by mode
+        self._opened = {self.DEFAULT_MODE}
         if self.is_remote:
             self.animation_level = "none"
 
@@ -189,15 +193,30 @@ class ModiffApp(ModiffBase):
     def _remember_theme(self, _theme: object) -> None:
         self.preferences.theme = self.theme
 
-    def action_open(self, mode: str) -> None:
+    async def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
         self._part_from(mode)
+        await self._show_chosen(mode)
         self.switch_mode(mode)
 
-    def action_turn(self, by: int) -> None:
+    async def _show_chosen(self, mode: str) -> None:
+        """The first time its module is imported, which takes a moment: its tab is shown as chosen before that."""
+        if mode in self._opened or self.screen_stack[0] is not self.screen:
+            return
+        self._opened.add(mode)
+        painted = asyncio.Event()
+        for top in self.screen.query(TopLine):
+            top.choose(mode)
+        self.screen.call_after_refresh(painted.set)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(painted.wait(), PAINT_SECONDS)
+        for top in self.screen.query(TopLine):
+            top.choose(top.mode)  # seen when that screen is come back to
+
+    async def action_turn(self, by: int) -> None:
         """The screen after the present one in the top line, or the one before."""
         modes = list(TABS)
-        self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
+        await self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("open", "turn"):
@@ -220,8 +239,8 @@ class ModiffApp(ModiffBase):
         """ctrl+c, where no text is selected that it could copy."""
         self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
 
-    def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
-        self.action_open(message.mode)
+    async def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
+        await self.action_open(message.mode)
 
     # What is going on
 
@@ -238,7 +257,8 @@ class ModiffApp(ModiffBase):
     def watch_run(self, run_id: str) -> None:
         """Show a run on the live screen."""
         self.watched_run = run_id
-        self.action_open("live")
+        self._part_from("live")
+        self.switch_mode("live")
 
     @work(exclusive=True, group="compose")
     async def compose_with(self, message: ComposeWith) -> None:

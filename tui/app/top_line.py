@@ -44,6 +44,7 @@ class TopLine(Widget):
     def __init__(self, mode: str) -> None:
         super().__init__()
         self.mode = mode
+        self._chosen = mode
         self._status: Status | None = None
         self._trouble = ""
         self._job = ""
@@ -53,6 +54,11 @@ class TopLine(Widget):
         if (status, trouble, job) != (self._status, self._trouble, self._job):
             self._status, self._trouble, self._job = status, trouble, job
             self.refresh()
+
+    def choose(self, mode: str) -> None:
+        """Show a tab as the chosen one, whose screen is yet to be made."""
+        self._chosen = mode
+        self.refresh()
 
     def render(self) -> RenderResult:
         line = self._tabs()
@@ -68,7 +74,7 @@ class TopLine(Widget):
         line = Text(" modiff ", style="bold", no_wrap=True)
         for mode, (number, name, short) in TABS.items():
             label = name if self.size.width >= _WIDE else short
-            is_active = mode == self.mode
+            is_active = mode == self._chosen
             style = self.get_component_rich_style(
                 "topline--active" if is_active else "topline--tab"
             )
