@@ -240,7 +240,8 @@ def _line(name: str, xs: Iterable[float], ys: Iterable[float]) -> Series:
 
 
 def latent_series(state: RunState) -> list[Series]:
-    """Standard deviation, mean and relative change |Δ| of the latents after each step; reused ones are gaps."""
+    """Standard deviation, mean and relative change |Δ| of the latents after each step; a gap where this run never
+    measured them."""
     steps = state.steps[: newest_step(state)]
     xs = range(1, len(steps) + 1)
     found = [
