@@ -73,7 +73,7 @@ def test_a_killed_engine_costs_one_key_and_every_step_has_a_picture(root: Path):
             await pilot.press("r")
             await until(lambda: "done" in head() and "star.mp4" in head())
             assert f"{STEPS} of {STEPS} steps" in head()
-            assert "not computed again: text" in head()
+            assert "reused: text" in head()
             await until(lambda: picture_of() == VIDEO)
             for step in (STEPS - 1, STEPS - 2):
                 await pilot.press("left")

@@ -92,6 +92,9 @@ class Live(ModiffScreen):
     def on_screen_suspend(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+        is_waiting = self._feed is not None and self._feed.state.status == "queued"
+        if is_waiting and self.app.current_mode != "live":  # else only a dialog has come over it
+            self.app.watched_run = ""  # who comes back wants to see the one at work
 
     @property
     def _is_reading(self) -> bool:

@@ -102,7 +102,7 @@ def _origin(record: RunRecord) -> str:
 
 
 def _hits(state: RunState) -> str:
-    """What was not computed again, because the store or the engine's memory has it; empty before there is a plan."""
+    """What is reused, because the store or the engine's memory has it; empty before there is a plan."""
     if not state.steps:
         return ""
     parts = [stage.name for stage in state.stages.values() if stage.status == "cached"]
@@ -110,9 +110,9 @@ def _hits(state: RunState) -> str:
         parts.append(f"{reused} of {len(state.steps)} steps")
     if not parts:
         is_known = any(step.status == "computed" for step in state.steps)
-        return "nothing of it was there before" if is_known else ""
+        return "all new" if is_known else ""
     saved = state.saved_seconds
-    line = f"not computed again: {', '.join(parts)}"
+    line = f"reused: {', '.join(parts)}"
     return f"{line}; ~{duration(saved)} saved" if saved else line
 
 

@@ -21,6 +21,7 @@ from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
 from tui.describe.runs import filter as searching
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.columns import cell, fitting, room
 from tui.describe.runs.families import mark_of
 from tui.describe.runs.run import PIN
@@ -72,6 +73,9 @@ def table(
         Column("RUN", 10),
         *(_column(name, cells[name], lacking if name == "differs" else 0) for name in names),
     ]
+    if "differs" in names:
+        width = columns[2 + names.index("differs")].width
+        cells["differs"][1:] = [values_within(row.differs, width) for row in shown]
     rows = [
         Row(
             row.record.id,
@@ -83,6 +87,8 @@ def table(
 
 
 def _cell(row: RunRow, name: str, now_ns: int) -> str:
+    if name == "differs":
+        return values_within(row.differs, _MOST_CELLS[name])
     text = cell(row, name, now_ns)
     return shorten(text, _MOST_CELLS[name]) if name in _MOST_CELLS else text
 

@@ -17,6 +17,7 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.columns import NAMES, cell, columns_of, fitting, titles, value
 from tui.describe.runs.filter import Search, search_of
 from tui.describe.runs.run import data, run_rows
@@ -162,6 +163,8 @@ def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int
     if width:
         for name in names[:-1]:
             cells[name] = [shorten(text, _MAX_CELLS) for text in cells[name]]
+            if name == "differs":
+                cells[name][1:] = [values_within(row.differs, _MAX_CELLS) for row in rows]
         least = () if wanted else _LEAST
         names = fitting(names, cells, width, least=least, min_cells=_MIN_PROMPT_CELLS)
     lines = columns(list(zip(*(cells[name] for name in names), strict=True)))

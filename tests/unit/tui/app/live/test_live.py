@@ -128,7 +128,7 @@ def test_a_run_at_work_is_found_and_followed(tmp_path):
         await watched.until_head("running", "0 of 8 steps", "star")
         run.step(1)
         run.step(2)
-        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "not computed again: text")
+        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "reused: text")
         await watched.until(lambda: watched.cursor == 2 and watched.shown == "step 2")
         assert watched.live.query_one("#run").border_title == run.id
         assert "|Δ| 0.100" in str(watched.live.query_one("#run").border_subtitle)
