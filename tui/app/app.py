@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
+    from textual.widget import Widget
 
     from tui.app.preferences import Preferences
     from tui.app.widgets.graphics import ImageMaker
@@ -132,6 +133,7 @@ class ModiffApp(ModiffBase):
             show=False,
             priority=True,
         ),
+        Binding("f7", "jump", "Jump", id="app.jump", show=False, priority=True),
         Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 
@@ -193,6 +195,19 @@ class ModiffApp(ModiffBase):
     def _remember_theme(self, _theme: object) -> None:
         self.preferences.theme = self.theme
 
+    @work(exclusive=True, group="theme")
+    async def action_change_theme(self) -> None:
+        """Colours, which are shown while one moves through their names; esc takes the present ones back."""
+        from tui.app.dialogs.picker import Item, Picker
+
+        before = self.theme
+        names = sorted(
+            self.available_themes, key=lambda name: (not name.startswith("textual"), name)
+        )
+        items = [Item(name) for name in names]
+        picker = Picker("theme", items, before, on_move=partial(setattr, self, "theme"))
+        self.theme = await self.push_screen_wait(picker) or before
+
     async def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
         self._part_from(mode)
@@ -234,6 +249,21 @@ class ModiffApp(ModiffBase):
         if self.last_error:
             self.copy_to_clipboard(self.last_error)
         self.notify("the error is copied" if self.last_error else "no error was told")
+
+    def action_jump(self) -> None:
+        """A letter on each panel and field, which goes there."""
+        from tui.app.dialogs.jump import Jump, targets_on
+
+        if isinstance(self.screen, Jump):
+            self.screen.dismiss(None)
+            return
+        below = self.screen
+
+        def go(chosen: Widget | None) -> None:
+            if chosen is not None and chosen.is_attached:
+                below.set_focus(chosen)
+
+        self.push_screen(Jump(targets_on(below)), go)
 
     def action_help_quit(self) -> None:
         """ctrl+c, where no text is selected that it could copy."""

@@ -37,6 +37,8 @@ class FieldsSection(VerticalScroll, can_focus=False):
         """With these rows, from nothing."""
         async with self.filling, self.batch():
             await self.remove_children()
+            if not self.is_attached:  # another section was opened meanwhile, or the app left
+                return
             await self.mount_all(RowEditor(row) for row in rows)
 
     def show(self, rows: Sequence[FormRow], source: str = "") -> None:

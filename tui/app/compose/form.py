@@ -150,6 +150,9 @@ class FormScreen(ModiffScreen):
             self._known = await self.app.lab.known_names()
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
             self.app.tell_error(error)
+            return
+        if isinstance(self.view, WholeForm) and self.focused_row is None:
+            self.call_next(self.show_section, self.section, anew=True)
 
     async def show_draft(
         self, draft: Draft | None, broken: tuple[str, PresetError] | None = None

@@ -37,7 +37,7 @@ class WholeForm(FieldsSection):
         """With these rows, from nothing."""
         async with self.filling, self.batch():
             await self.remove_children()
-            for section in PARTS:
+            for section in PARTS if self.is_attached else ():
                 heading = Text.assemble((section.title, "bold"), f"  {section.about}")
                 classes = "heading -first" if section is PARTS[0] else "heading"
                 await self.mount(
