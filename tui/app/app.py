@@ -195,18 +195,26 @@ class ModiffApp(ModiffBase):
     def _remember_theme(self, _theme: object) -> None:
         self.preferences.theme = self.theme
 
+    def action_change_theme(self) -> None:
+        self._pick_theme()
+
     @work(exclusive=True, group="theme")
-    async def action_change_theme(self) -> None:
-        """Colours, which are shown while one moves through their names; esc takes the present ones back."""
+    async def _pick_theme(self) -> None:
+        """Colours are shown while one moves through their names; esc takes the present ones back."""
         from tui.app.dialogs.picker import Item, Picker
 
         before = self.theme
         names = sorted(
             self.available_themes, key=lambda name: (not name.startswith("textual"), name)
         )
-        items = [Item(name) for name in names]
-        picker = Picker("theme", items, before, on_move=partial(setattr, self, "theme"))
-        self.theme = await self.push_screen_wait(picker) or before
+        picker = Picker(
+            "theme",
+            [Item(name) for name in names],
+            before,
+            on_move=partial(setattr, self, "theme"),
+        )
+        picked = await self.push_screen_wait(picker)
+        self.theme = picked or before
 
     async def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
@@ -465,4 +473,5 @@ class ModiffApp(ModiffBase):
         from tui.app.dialogs.help import Help
 
         if not isinstance(self.screen, Help):
+            self.clear_notifications()  # they would lie over it; f8 has the last error
             self.push_screen(Help(self.screen))

@@ -32,7 +32,13 @@ _WIDE = 100
 class TopLine(Widget):
     """Tabs left, engine and queue right; a click on a tab opens it."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"topline--tab", "topline--active", "topline--trouble"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "topline--tab",
+        "topline--active",
+        "topline--trouble",
+        "topline--running",
+        "topline--idle",
+    }
 
     class TabChosen(Message):
         """A tab was clicked."""
@@ -64,11 +70,18 @@ class TopLine(Widget):
         line = self._tabs()
         room = self.size.width - line.cell_len - 1
         right = next((text for text in self._right() if cell_len(text) <= room), "")
-        status = self._status
-        is_wrong = self._trouble or (status is not None and (status.is_full or status.is_stuck))
-        style = "topline--trouble" if is_wrong else "topline--tab"
         gap = " " * max(1, room + 1 - cell_len(right))
-        return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
+        style = self.get_component_rich_style(f"topline--{self._state()}")
+        return Text.assemble(line, gap, (right, style))
+
+    def _state(self) -> str:
+        """Which colour what goes on has."""
+        status = self._status
+        if self._trouble or (status is not None and (status.is_full or status.is_stuck)):
+            return "trouble"
+        if status is None or not (status.running or status.engines):
+            return "tab"
+        return "running" if status.running else "idle"
 
     def _tabs(self) -> Text:
         line = Text(" modiff ", style="bold", no_wrap=True)

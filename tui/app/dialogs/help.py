@@ -15,6 +15,8 @@ from tui.app.dialogs.base import Dialog
 from tui.app.top_line import TABS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import App, ComposeResult
     from textual.binding import BindingType
     from textual.dom import DOMNode
@@ -90,7 +92,7 @@ def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     told = [
         (
             "On this screen" if node is screen else f"In the {_name(node)}",
-            [(", ".join(dict.fromkeys(keys)), what) for keys, what in found[node].values()],
+            [(_joined(keys), what) for keys, what in found[node].values()],
         )
         for node in nodes
     ]
@@ -120,6 +122,11 @@ def _everywhere() -> list[tuple[str, str]]:
         ("?, f1", "This help"),
         ("^q", "Leave modiff; asks where a run is at work"),
     ]
+
+
+def _joined(keys: Sequence[str]) -> str:
+    """Several keys for one thing, of which one may be the comma."""
+    return (" " if "," in keys else ", ").join(dict.fromkeys(keys))
 
 
 def _words(binding: Binding) -> str:

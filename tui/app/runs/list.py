@@ -18,6 +18,7 @@ from tui.app.base import ModiffBase
 from tui.app.lab import RUN_LIMIT
 from tui.app.runs import gallery
 from tui.app.runs.tree import RunTree
+from tui.app.widgets.empty import Empty
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
 from tui.describe.runs import filter as searching
@@ -167,7 +168,7 @@ class RunList(Vertical):
             yield RunTable(table((), (), 0, 80)[0], id="table")
             yield RunTree()
             yield Thumbnails(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
-            yield Static(_NO_RUNS, id="empty")
+            yield Empty(_NO_RUNS, id="empty")
 
     # What is shown
 
@@ -222,7 +223,7 @@ class RunList(Vertical):
         view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
             line = self.query_one(Input).value.strip()
-            self.query_one("#empty", Static).update(_NONE_FIT if line else _NO_RUNS)
+            self.query_one("#empty", Empty).update(_NONE_FIT if line else _NO_RUNS)
             view = "empty"
         had_focus = self.query_one("#views").has_focus_within
         self.query_one(ContentSwitcher).current = view

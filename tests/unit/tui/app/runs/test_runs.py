@@ -271,11 +271,11 @@ def test_the_cursor_stays_on_its_run_when_others_come(store):
 
 def test_no_runs(store):
     async def script(pilot):
-        assert "no runs yet" in str(list_of(pilot).query_one("#empty", Static).content)
+        assert "no runs yet" in str(list_of(pilot).query_one("#empty Static", Static).content)
         await pilot.press(*"tmdbrRoVpTnlXy", "delete", "enter", "escape")
         assert not told(pilot)
         await pilot.press("slash", "x")
-        empty = list_of(pilot).query_one("#empty", Static)
+        empty = list_of(pilot).query_one("#empty Static", Static)
         await until(pilot, lambda: "no run fits" in str(empty.content))
 
     play(script)
