@@ -39,7 +39,7 @@ class Jump(Dialog[Widget | None]):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f7", "dismiss(None)", "Leave", id="app.back")
+        Binding("escape", "dismiss(None)", "Leave", id="app.back")
     ]
 
     def __init__(self, targets: dict[str, tuple[Widget, Offset]]) -> None:
