@@ -88,15 +88,13 @@ def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
             continue
         keys, _ = found.setdefault(node, {}).setdefault(binding.action, ([], _words(binding)))
         keys.append(shown_key(screen.app, binding))
-    nodes = sorted(found, key=lambda node: node is not screen)
-    told = [
-        (
-            "On this screen" if node is screen else f"In the {_name(node)}",
-            [(_joined(keys), what) for keys, what in found[node].values()],
+    told: dict[str, list[tuple[str, str]]] = {}  # panels in one another may have one name
+    for node in sorted(found, key=lambda node: node is not screen):
+        title = "On this screen" if node is screen else f"In the {_name(node)}"
+        told.setdefault(title, []).extend(
+            (joined(keys), what) for keys, what in found[node].values()
         )
-        for node in nodes
-    ]
-    return [*told, ("Everywhere", _everywhere())]
+    return [*told.items(), ("Everywhere", _everywhere())]
 
 
 def shown_key(app: App[Any], binding: Binding) -> str:
@@ -124,7 +122,7 @@ def _everywhere() -> list[tuple[str, str]]:
     ]
 
 
-def _joined(keys: Sequence[str]) -> str:
+def joined(keys: Sequence[str]) -> str:
     """Several keys for one thing, of which one may be the comma."""
     return (" " if "," in keys else ", ").join(dict.fromkeys(keys))
 
