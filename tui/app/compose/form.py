@@ -73,6 +73,7 @@ class FormScreen(ModiffScreen):
         self.info: PresetInfo | None = None
         self.section: Section = SECTIONS[0]
         self.view = FieldsSection(self.section, {})
+        self._whole: WholeForm | None = None  # where a list is shown in its place
         self.planned: Planned | None = None
         self._refused: tuple[tuple[str, str], ...] = ()
         self._missing: tuple[Needed, ...] = ()
@@ -355,11 +356,20 @@ class FormScreen(ModiffScreen):
     async def _open(self, section: Section) -> None:
         """The rows of a section anew, in the view of its kind."""
         async with self._opening, self.batch():
-            kind, before = self._kind_of(section), self.view
+            kind, before, kept = self._kind_of(section), self.view, self._whole
             is_other = type(before) is not kind
+            if is_other and kind is WholeForm and kept is not None:
+                self.view, self._whole = kept, None
+                kept.display = True
+                await before.remove()
+                kept.show(self._rows())
+                return
             if is_other or (kind is not WholeForm and before.section is not section):
                 self.view = kind(section, self._known)
-                await before.remove()
+                if isinstance(before, WholeForm) and kind is ListSection:
+                    before.display, self._whole = False, before  # it is soon come back to
+                else:
+                    await before.remove()
                 await self.query_one("#form").mount(self.view, before="#help")
             await self.view.fill(self._rows())
         self._show_help()

@@ -28,6 +28,7 @@ PARTS = tuple(each for each in SECTIONS if each.name not in _APART and not list_
 class WholeForm(FieldsSection):
     """A heading for each section with fields, and its rows below it."""
 
+    ID = "whole"
     DEFAULT_CSS = """
     WholeForm > .heading { height: 1; margin-top: 1; }
     WholeForm > .heading.-first { margin-top: 0; }
