@@ -151,8 +151,6 @@ class ModiffApp(ModiffBase):
         self.DEFAULT_MODE = preferences.screen if is_known else "compose"  # type: ignore[misc]
         super().__init__(root, preferences=preferences, graphics=graphics)
         self._harmless = Harmless()
-        # the screens that were made, by mode
-        self._opened = {self.DEFAULT_MODE}
         if self.is_remote:
             self.animation_level = "none"
 
@@ -224,9 +222,12 @@ class ModiffApp(ModiffBase):
 
     async def _show_chosen(self, mode: str) -> None:
         """The first time its module is imported, which takes a moment: its tab is shown as chosen before that."""
-        if mode in self._opened or self.screen_stack[0] is not self.screen:
+        try:
+            is_made = bool(self.get_screen_stack(mode))
+        except KeyError:
+            is_made = False
+        if is_made or self.screen_stack[0] is not self.screen:
             return
-        self._opened.add(mode)
         painted = asyncio.Event()
         for top in self.screen.query(TopLine):
             top.choose(mode)

@@ -71,10 +71,11 @@ class TopLine(Widget):
         room = self.size.width - line.cell_len - 1
         right = next((text for text in self._right() if cell_len(text) <= room), "")
         gap = " " * max(1, room + 1 - cell_len(right))
-        style = self.get_component_rich_style(f"topline--{self._state()}")
+        style = self.get_component_rich_style(f"topline--{self.state}")
         return Text.assemble(line, gap, (right, style))
 
-    def _state(self) -> str:
+    @property
+    def state(self) -> str:
         """Which colour what goes on has."""
         status = self._status
         if self._trouble or (status is not None and (status.is_full or status.is_stuck)):
