@@ -139,7 +139,7 @@ def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
     wait_for(session, "▲ interrupted")
     wait_for(session, "r Resume")
     engine_at_gate(store, gate)
-    press_until(session, "r", "not computed again: text")
+    press_until(session, "r", "reused: text")
     wait_for_steps(session)
     press_until(session, "x", "cancel the run")
     session.press("y")

@@ -80,7 +80,7 @@ def test_a_killed_engine_costs_one_key_and_every_step_has_a_picture(root: Path):
             await pilot.press("r")
             await until(lambda: "done" in head() and "star.mp4" in head())
             assert f"{STEPS} of {STEPS} steps" in head()
-            assert re.search(rf"not computed again: text, \d+ of {STEPS} steps", head())
+            assert re.search(rf"reused: text, \d+ of {STEPS} steps", head())
             await until(lambda: picture_of() == VIDEO)
             for step in (STEPS - 1, STEPS - 2):
                 await pilot.press("left")

@@ -49,6 +49,8 @@ OTHER = {
     "frames": "21",
     "fps": "9",
     "output.format": "ffv1",
+    "output.scale": "2",
+    "output.resample": "lanczos",
     "seed": "1",
     "noise": "wan",
     "scheduler.name": "euler",

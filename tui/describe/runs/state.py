@@ -52,7 +52,8 @@ RATE_WINDOW = 9
 @dataclass(slots=True)
 class Step:
     """One denoising step. status: reused counts as done. seconds: 0 unless computed. mean, std: of the latents
-    after it; change: relative L2 change of the latents in it; NaN where nobody knows. key: of its link."""
+    after it; change: relative L2 change of the latents in it; NaN where nobody knows, of a step that an earlier attempt
+    of the run made as that measured them. key: of its link."""
 
     status: StepStatus = "todo"
     sigma: float = math.nan
@@ -121,6 +122,7 @@ class RunState:
     last_id: int = 0
     last_ns: int = 0
     changes: int = 0
+    _measured: dict[int, Step] = field(default_factory=dict)  # the last computed, by number
     _memory_stride: int = 1
     _memory_seen: int = 0
     _num_done: int = 0  # of the steps before the first one that is not
@@ -216,6 +218,10 @@ class RunState:
         step.sigma, step.timestep, step.seconds = event.sigma, event.timestep, event.seconds
         step.mean, step.std = event.mean, event.std
         step.change = event.change
+        if event.source == COMPUTED:
+            self._measured[event.step] = step
+        elif known := self._measured.get(event.step):
+            step.mean, step.std, step.change = known.mean, known.std, known.change
         self._mark_running()
         if event.source == COMPUTED:
             change = "" if math.isnan(event.change) else f"  change {event.change:.3f}"

@@ -409,6 +409,8 @@ CHANGES: dict[str, str] = {
     "output.path": "other.mp4",
     "output.kinds": '["frames"]',
     "output.format": "ffv1",
+    "output.scale": "2",
+    "output.resample": "lanczos",
     "output.overwrite": "true",
     "keep.every": "2",
     "keep.first": "2",

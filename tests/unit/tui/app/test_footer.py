@@ -73,10 +73,10 @@ def test_of_screens_that_are_left_nothing_is_kept():
     async def act(pilot):
         async def switch(rounds: int) -> Counter[str]:
             for mode in MODES * rounds:
-                pilot.app.action_open(mode)
+                await pilot.app.action_open(mode)
                 await pilot.pause()
                 await pilot.press("tab")
-            pilot.app.action_open(MODES[0])
+            await pilot.app.action_open(MODES[0])
             await pilot.pause()
             await pilot.pause()
             return Counter(type(widget).__name__ for widget in live(Widget))

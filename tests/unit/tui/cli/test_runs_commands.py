@@ -537,8 +537,8 @@ def test_columns_are_chosen_and_settings_are_columns(capsys, store):
     store.rate(run_id, 4)
     out = told(capsys, "runs", "--columns", "id, rating,seed,guidance.scale,scheduler.sigmas").out
     assert out.splitlines() == [
-        "RUN         RATING  SEED  GUIDANCE  SIGMAS",
-        f"{run_id}  ★★★★    7     6×1 1×1   [0.9, 0.5]",
+        "RUN\tRATING\tSEED\tGUIDANCE\tSIGMAS",
+        f"{run_id}\t★★★★\t7\t6×1 1×1\t[0.9, 0.5]",
     ]
     [found] = data(capsys, "runs", "--columns", "seed,guidance.scale,prompt")
     assert found["settings"] == {"seed": 7, "guidance.scale": [6.0, 1.0]}
@@ -563,7 +563,7 @@ def test_a_run_that_stopped_early_is_told_from_one_that_is_done(capsys, store):
     ended(store, enqueue(store, stop_at=5))
     [found] = data(capsys, "runs")
     assert (found["status"], found["steps_done"], found["steps_total"]) == ("done", 5, 20)
-    assert "  done 5/20  " in told(capsys, "runs").out
+    assert "\tdone 5/20\t" in told(capsys, "runs").out
 
 
 def test_filters_of_the_app_find_runs_here(capsys, store):

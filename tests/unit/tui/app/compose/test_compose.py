@@ -21,11 +21,13 @@ from tests.opened import opened
 from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
+from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
 from tui.app.compose.preset_file import PresetFile
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
+from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.picker import Picker
 from tui.app.lab import Lab
 from tui.app.messages import ComposeWith
@@ -747,8 +749,8 @@ def test_presets_that_cannot_be_read_are_told(monkeypatch):
 def test_a_file_is_edited_in_the_editor_of_the_user(monkeypatch):
     path = broken_preset()
 
-    def mend(_app, edited):
-        assert edited == path
+    def mend(_app, edited, line):
+        assert (edited, line) == (path, path.read_text().splitlines().index("steps = 0"))
         path.write_text(path.read_text().replace("0", "9"))
 
     monkeypatch.setattr("tui.app.compose.screen.edit_file", mend)
@@ -889,3 +891,24 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
         assert not shown.screen.draft.edits
 
     show(act, (100, 30))
+
+
+def test_where_there_is_room_all_sections_are_one_form():
+    async def act(shown):
+        screen = shown.screen
+        await shown.until(lambda: isinstance(screen.view, WholeForm) and screen.view.editors())
+        sections = [editor.row.field.section for editor in screen.view.editors()]
+        assert list(dict.fromkeys(sections)) == [each.name for each in PARTS]
+        whole = screen.view
+        await shown.go("keep.every")
+        assert shown.screen.view is whole
+        assert screen.section.name == "keep"
+        await shown.press("ctrl+u", "2")
+        await shown.until(lambda: screen.draft.edits == {"keep.every": "2"})
+        await shown.press("down", "down", "down", "down", "down")
+        # the stages follow the cursor
+        await shown.until(lambda: screen.query_one(Stages).highlighted == len(SECTIONS) - 1)
+        await shown.pilot.resize_terminal(120, 36)
+        await shown.until(lambda: type(screen.view) is FieldsSection)
+
+    show(act, size=(160, 50))

@@ -33,7 +33,12 @@ def test_nothing_that_works_is_hidden(mode):
         await settled(pilot)
         screen, app = pilot.app.screen, pilot.app
         sections = help_screen.sections(screen)
-        told = {key for _, keys in sections for names, _ in keys for key in names.split(", ")}
+        told = {
+            key
+            for _, keys in sections
+            for names, _ in keys
+            for key in names.replace(", ", " ").split(" ")
+        }
         everywhere = {*"123456", *(f"alt+{number}" for number in "123456")} | {
             "tab",
             "shift+tab",
@@ -94,3 +99,8 @@ def test_what_a_key_does_stays_in_its_column():
         assert drawn[at].index("The prompt") == len(drawn[at + 1]) - len(drawn[at + 1].lstrip())
 
     play("compose", script)
+
+
+def test_the_comma_among_keys_is_told_from_what_parts_them():
+    assert help_screen.joined(["[", ","]) == "[ ,"
+    assert help_screen.joined(["]", "pgdn", "]"]) == "], pgdn"

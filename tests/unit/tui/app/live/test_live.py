@@ -128,7 +128,7 @@ def test_a_run_at_work_is_found_and_followed(tmp_path):
         await watched.until_head("running", "0 of 8 steps", "star")
         run.step(1)
         run.step(2)
-        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "not computed again: text")
+        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "reused: text")
         await watched.until(lambda: watched.cursor == 2 and watched.shown == "step 2")
         assert watched.live.query_one("#run").border_title == run.id
         assert "|Δ| 0.100" in str(watched.live.query_one("#run").border_subtitle)
@@ -613,3 +613,19 @@ def _long_log(run: LiveRun) -> None:
         run.say(*[MemorySampled(n << 20, 0) for n in range(500)])
         run.say(*[Message("info", f"line {n}") for n in range(500)])
     run.say(StageFinished("denoise", 100.0, False), StageStarted("mux"), RunFinished("done"))
+
+
+def test_a_run_that_waits_gives_way_to_the_one_at_work_when_one_comes_back(tmp_path):
+    async def act(watched: Watched) -> None:
+        await watched.until_head("running")
+        watched.app.watch_run(waiting.id)
+        await watched.until_head("queued")
+        await watched.pilot.press("question_mark", "escape")  # a dialog over it is no leaving
+        await watched.until(lambda: watched.app.screen is watched.live)
+        assert watched.app.watched_run == waiting.id
+        await watched.pilot.press("4", "2")
+        await watched.until_head("running")
+
+    with open_store(tmp_path / "store") as store, LiveRun(store).leased():
+        waiting = LiveRun(store)
+        watch(tmp_path / "store", act)

@@ -128,7 +128,7 @@ def test_empty_teaches_and_its_keys_are_few(store):
     async def script(pilot):
         screen = pilot.app.screen
         await until(pilot, lambda: screen.query_one("#nothing").display)
-        assert "Compose" in shown(screen, "#nothing")
+        assert "Compose" in shown(screen, "#nothing Static")
         await pilot.press("K", "J", "delete", "e", "enter", "space", "x", "u", "w")
         actions = {each.binding.action for each in screen.active_bindings.values()}
         assert not actions & {"drop", "edit", "undo", "pause", "cancel", "move(1)"}

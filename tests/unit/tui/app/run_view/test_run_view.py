@@ -108,7 +108,7 @@ def test_the_head_of_a_run_at_work():
     assert (head.symbol, head.status) == ("▶", "running")
     assert head.times == "0:10  ~0:04 left  2.00 it/s  3 of 6 steps  50%"
     assert head.origin == "micro · branch of m2a @2 · seed 7 · a \\x1b[2Jstar"
-    assert head.hits == "not computed again: text, 2 of 6 steps; ~1.00 s saved"
+    assert head.hits == "reused: text, 2 of 6 steps; ~1.00 s saved"
     assert head.message == "memory 5 MiB + 9.0 GiB device"
 
 

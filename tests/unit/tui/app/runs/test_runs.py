@@ -11,13 +11,13 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from presets.encoding import decode_spec
-from store.lineage.records import Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run, wave
 from tui.app.app import ModiffApp
 from tui.app.desktop import CannotOpen
-from tui.app.dialogs.ask import Ask, Confirm
+from tui.app.dialogs.ask import Ask, Choose, Confirm
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.run_view.player import Player
@@ -271,11 +271,11 @@ def test_the_cursor_stays_on_its_run_when_others_come(store):
 
 def test_no_runs(store):
     async def script(pilot):
-        assert "no runs yet" in str(list_of(pilot).query_one("#empty", Static).content)
+        assert "no runs yet" in str(list_of(pilot).query_one("#empty Static", Static).content)
         await pilot.press(*"tmdbrRoVpTnlXy", "delete", "enter", "escape")
         assert not told(pilot)
         await pilot.press("slash", "x")
-        empty = list_of(pilot).query_one("#empty", Static)
+        empty = list_of(pilot).query_one("#empty Static", Static)
         await until(pilot, lambda: "no run fits" in str(empty.content))
 
     play(script)
@@ -765,7 +765,12 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
         asked.append(arguments)
         return COMPARISON
 
+    async def play_or_tell(_app: ModiffApp, record: RunRecord) -> None:
+        played.append(record.id)
+
+    played: list[str] = []
     monkeypatch.setattr(Lab, "command", command)
+    monkeypatch.setattr("tui.app.runs.compare.play_or_tell", play_or_tell)
 
     async def script(pilot):
         await pilot.press("j", "m", "k", "m", "d")
@@ -778,6 +783,10 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("enter")
         await until(pilot, lambda: "/v/side.png" in told(pilot))
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: played == [second.id])
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, Compare))
 

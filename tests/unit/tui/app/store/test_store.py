@@ -255,7 +255,7 @@ def test_an_empty_store_teaches(store):
     async def script(pilot):
         screen = pilot.app.screen
         await until(pilot, lambda: screen.query_one("#nothing").display)
-        assert "Compose" in shown(screen, "#nothing")
+        assert "Compose" in shown(screen, "#nothing Static")
         await pilot.press("p", "enter", "o", "C")
 
     play("store", script)
