@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import imageio_ffmpeg
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_basic(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "basic.py")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == "star.mp4"
+def test_basic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "basic.py"), run_name="__main__")
+    assert capsys.readouterr().out.strip() == "star.mp4"
     assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "star.mp4"))[0] == 17

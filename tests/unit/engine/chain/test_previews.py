@@ -26,7 +26,7 @@ from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put
 from store.lineage.events import Event, LinkStored, Message, StepFinished
 from store.lineage.records import COMPUTED, REUSED, LinkRecord
 from store.store import Store, open_store
-from tests.executing import ENGINE, execute, plan_in
+from tests.executing import ENGINE, SMALL, execute, plan_in
 
 SEEDS = itertools.count(3000)
 MICRO = {"latents_of": "micro", "latent_channels": 16}
@@ -45,7 +45,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 def spec(*overrides: str) -> RunSpec:
     """A run that no other test has made before, without its decoding."""
-    own = ["scheduler.steps=4", 'output.kinds=["latents"]', f"seed={next(SEEDS)}"]
+    own = ["scheduler.steps=4", 'output.kinds=["latents"]', f"seed={next(SEEDS)}", *SMALL]
     return load_preset("micro", [*own, *overrides])
 
 
@@ -81,7 +81,7 @@ def colours(preview: Preview | None) -> np.ndarray:
 
 def noise_of(wanted: RunSpec) -> torch.Tensor:
     generator = torch.Generator().manual_seed(wanted.seed)
-    return torch.randn(1, 16, 5, 8, 8, generator=generator).double()
+    return torch.randn(1, 16, 2, 4, 4, generator=generator).double()
 
 
 # Which latents
@@ -315,7 +315,7 @@ def test_a_video_has_one_before_anybody_is_told_of_it_and_a_copy_of_the_run_find
     assert plan_in(events).stages["decode"] == "stored"
     preview = preview_of_video(runner.store, first)
     assert preview is not None
-    assert (preview.num_frames, preview.height, preview.width) == (17, 64, 64)
+    assert (preview.num_frames, preview.height, preview.width) == (5, 32, 32)
     assert preview_of_video(runner.store, again) == preview
 
 
