@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textual import widgets
+from textual.css.query import NoMatches
 from textual.widgets._footer import FooterKey
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ class Footer(widgets.Footer):
     async def recompose(self) -> None:
         """Asked for at each change of the focus, which mostly changes no key."""
         if not self.app.is_running or not self.is_attached or self._pruning:
-            return  # the screen may ask what is there no more
-        told = [each[1:] for each in self.screen.active_bindings.values()]
+            return
+        try:
+            told = [each[1:] for each in self.screen.active_bindings.values()]
+        except NoMatches:  # the screen is not all there yet, or no more
+            self.call_after_refresh(self.recompose)
+            return
         if told != self._told:
             self._told = told
             await super().recompose()
