@@ -11,12 +11,11 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tests.opened import opened
+from tests.opened import WAIT_SECONDS, opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 
 WIDE, NARROW = (120, 36), (80, 24)
-WAIT_SECONDS = 30.0
 
 
 def play(

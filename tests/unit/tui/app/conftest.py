@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from textual.pilot import Pilot
 
 from tests import quick_app
+from tests.opened import WAIT_SECONDS
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,3 +18,4 @@ def spared_collector() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quick_app.share_style_sheets(monkeypatch)
     quick_app.paint_at_rest(monkeypatch)
+    monkeypatch.setattr(Pilot._wait_for_screen, "__defaults__", (WAIT_SECONDS,))

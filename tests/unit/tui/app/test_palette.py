@@ -32,6 +32,7 @@ def engine_starts(monkeypatch):
 @pytest.fixture(autouse=True)
 def store(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tui.app.app.ACT_SECONDS", 120.0)  # on a busy machine
     with open_store() as opened:
         yield opened
 

@@ -114,7 +114,7 @@ def live_run(store: Store) -> Iterator[str]:
 async def settled(pilot: Pilot[int], looks: int = 5) -> None:
     """Until what the screen asked for has come: it is the same for so many looks, a tenth of a second apart."""
     before, unchanged = [Strip([])], 0
-    for _ in range(600):
+    for _ in range(1200):
         await pilot.pause(0.1)
         now = pilot.app.screen._compositor.render_strips()
         unchanged = unchanged + 1 if now == before and not asked else 0

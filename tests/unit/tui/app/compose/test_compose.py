@@ -18,7 +18,7 @@ from presets.paths import user_preset_dir
 from presets.sections import SECTIONS
 from presets.spec import RunSpec
 from store.store import open_store
-from tests.opened import opened
+from tests.opened import WAIT_SECONDS, opened
 from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
@@ -32,7 +32,6 @@ from tui.app.lab import Lab
 from tui.app.messages import ComposeWith
 from tui.app.preferences import Preferences, load_preferences
 
-WAIT_SECONDS = 30.0
 Act = Callable[["Shown"], Awaitable[None]]
 
 
@@ -52,7 +51,8 @@ class Shown:
         end = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < end, (self.screen.draft, self.lines(Problems))
-            await self.pilot.pause(0.02)
+            await asyncio.sleep(0.02)
+        await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)

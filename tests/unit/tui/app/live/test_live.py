@@ -23,7 +23,7 @@ from store.lineage.events import (
 )
 from store.lineage.records import LogEntry
 from store.store import open_store
-from tests.opened import opened
+from tests.opened import WAIT_SECONDS, opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui.app import desktop as opening
 from tui.app.app import ModiffApp
@@ -36,8 +36,6 @@ from tui.app.run_view.log_view import LogView
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import Picture
-
-WAIT_SECONDS = 30.0
 
 
 class Watched:
@@ -72,7 +70,8 @@ class Watched:
         while not condition():
             if time.monotonic() > end:
                 raise AssertionError(f"never: the head says\n{self.head}")
-            await self.pilot.pause(0.02)
+            await asyncio.sleep(0.02)
+        await self.pilot.pause()
 
     async def until_head(self, *words: str) -> None:
         await self.until(lambda: all(word in self.head for word in words))

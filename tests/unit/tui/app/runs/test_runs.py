@@ -15,6 +15,7 @@ from store.lineage.records import Segment
 from store.store import open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run, wave
+from tests.unit.tui.opened_app import NARROW, WIDE, until
 from tui.app.app import ModiffApp
 from tui.app.desktop import CannotOpen
 from tui.app.dialogs.ask import Ask, Confirm
@@ -31,7 +32,6 @@ from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
 from tui.describe.runs.run import Detail
 
-WIDE, NARROW = (120, 36), (80, 24)
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
 
 Script = Callable[[Pilot[int]], Awaitable[None]]
@@ -79,16 +79,6 @@ def play(
 
     asyncio.run(run())
     return preferences
-
-
-async def until(pilot: Pilot[int], is_so: Callable[[], Any]) -> None:
-    for _ in range(600):
-        await pilot.pause(0.02)
-        if is_so():
-            return
-    raise AssertionError(
-        f"did not come to be: {[str(n.message) for n in pilot.app._notifications]}"
-    )
 
 
 def list_of(pilot: Pilot[int]) -> RunList:

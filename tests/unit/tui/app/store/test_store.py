@@ -192,7 +192,7 @@ def test_verifying_goes_on_beside_everything_else_and_stops_when_asked(store, mo
         def ask(_store):
             on_progress(1, 100)
             at_work.set()
-            assert go_on.wait(30)
+            assert go_on.wait(120)
             on_progress(2, 100)
             raise AssertionError("it was not stopped")
 
@@ -237,7 +237,7 @@ def test_leaving_stops_the_verifying(store, monkeypatch):
         await until(pilot, at_work.is_set)
 
     play("store", script)
-    assert ended.wait(10)
+    assert ended.wait(120)
 
 
 def test_an_empty_store_teaches(store):
