@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 class Footer(widgets.Footer):
     """Textual's own, made anew only where other keys are to be shown, and keeping nothing of those that are gone."""
 
-    def __init__(self, **options: bool) -> None:
-        """options: those of Textual's footer."""
-        super().__init__(**options)
-        self._told: list[tuple[Binding, bool, str]] | None = None
+    # the keys that are shown, None before the first
+    _told: list[tuple[Binding, bool, str]] | None = None
 
     def compose(self) -> ComposeResult:
         for child in super().compose():
@@ -34,10 +32,12 @@ class Footer(widgets.Footer):
         if not self.app.is_running or not self.is_attached or self._pruning:
             return
         try:
-            told = [each[1:] for each in self.screen.active_bindings.values()]
+            active = self.screen.active_bindings
         except NoMatches:  # the screen is not all there yet, or no more
             self.call_after_refresh(self.recompose)
             return
+        palette = self.app.COMMAND_PALETTE_BINDING
+        told = [each[1:] for key, each in active.items() if each.binding.show or key == palette]
         if told != self._told:
             self._told = told
             await super().recompose()
