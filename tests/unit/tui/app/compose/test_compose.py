@@ -18,7 +18,7 @@ from presets.paths import user_preset_dir
 from presets.sections import SECTIONS
 from presets.spec import RunSpec
 from store.store import open_store
-from tests.opened import WAIT_SECONDS, opened
+from tests.opened import WAIT_SECONDS, is_whole, opened
 from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
@@ -49,7 +49,7 @@ class Shown:
 
     async def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + WAIT_SECONDS
-        while not condition():
+        while not condition() or not is_whole(self.app):
             assert time.monotonic() < end, (self.screen.draft, self.lines(Problems))
             await asyncio.sleep(0.02)
         await self.pilot.pause()
@@ -287,16 +287,18 @@ def test_what_is_known_is_picked_from_a_list():
         await shown.press("left", "left")
         assert shown.screen.draft.edits == {"scheduler.name": "euler"}
         await shown.press("f2")
-        assert isinstance(shown.app.screen, Picker)
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
         await shown.type("dpm")
         await shown.press("enter")
         await shown.until(lambda: shown.screen.draft.edits == {"scheduler.name": "dpm++"})
         await shown.press("down", "f2")
+        await shown.until(lambda: shown.app._notifications)
         (note,) = shown.app._notifications
         assert note.message.startswith("no values are known for steps; it takes an integer")
         await shown.go("components.denoiser.checkpoint")
         await shown.until(lambda: shown.row("components.denoiser.checkpoint").row.suggestions)
         await shown.press("f2")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
         await shown.paste("1.3b")
         await shown.press("enter")
         checkpoint = "components.denoiser.checkpoint"
@@ -400,6 +402,7 @@ def test_a_random_seed_and_a_prompt_of_before():
         assert shown.row("seed").text == shown.screen.draft.edits["seed"] != seed
         assert len(shown.app._notifications) == 1  # it can be seen
         await shown.press("f3")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
         await shown.type("circ")
         await shown.press("enter")
         await shown.until(lambda: shown.screen.draft.edits.get("prompt") == "a red circle")

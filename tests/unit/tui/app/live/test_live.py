@@ -23,7 +23,7 @@ from store.lineage.events import (
 )
 from store.lineage.records import LogEntry
 from store.store import open_store
-from tests.opened import WAIT_SECONDS, opened
+from tests.opened import WAIT_SECONDS, is_whole, opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui.app import desktop as opening
 from tui.app.app import ModiffApp
@@ -67,7 +67,7 @@ class Watched:
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; what never does fails with what is on the screen."""
         end = time.monotonic() + WAIT_SECONDS
-        while not condition():
+        while not condition() or not is_whole(self.app):
             if time.monotonic() > end:
                 raise AssertionError(f"never: the head says\n{self.head}")
             await asyncio.sleep(0.02)
