@@ -76,6 +76,12 @@ class Shown:
         await self.go(key)
         await self.press(*(("f7", "delete") if "prompt" in key else ("end", "ctrl+u")))
         await self.paste(text)
+        if text != "-1":  # which draws a seed
+            await self.until(lambda: self.screen.draft.edits.get(key) == text)
+
+    async def until_at(self, key: str) -> None:
+        """Until the editor of a field has the focus."""
+        await self.until(lambda: self.screen.focused_row and self.screen.focused_row.row.key == key)
 
     def row(self, key: str) -> RowEditor:
         return next(row for row in self.screen.query(RowEditor) if row.row.key == key)
@@ -255,10 +261,10 @@ def test_a_wrong_value_is_told_in_the_words_of_the_command_line_and_run_goes_to_
         ]
         assert "✖ scheduler" in "\n".join(shown.lines(Stages))
         await shown.press("escape", "ctrl+r")
-        assert shown.screen.focused_row is shown.row("width")
+        await shown.until_at("width")
         await shown.press("u")  # no letter of a number
         await shown.press("escape", "ctrl+r")
-        assert shown.screen.focused_row is shown.row("scheduler.steps")
+        await shown.until_at("scheduler.steps")
         assert shown.queued() == []
 
     show(act)
@@ -275,7 +281,7 @@ def test_where_it_is_narrow_panels_take_turns_and_enter_on_a_problem_goes_to_its
         assert isinstance(shown.app.focused, OptionList)
         await shown.replace("seed", "x1")
         await shown.press("escape", "p", "enter")
-        assert shown.screen.focused_row is shown.row("seed")
+        await shown.until_at("seed")
 
     show(act, (80, 24))
 
@@ -343,11 +349,11 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
             "decode",
         ]
         await shown.press("ctrl+r")
-        assert isinstance(shown.app.focused, Problems)
+        await shown.until(lambda: isinstance(shown.app.focused, Problems))
         await shown.press("y")
         assert [line[:12] for line in shown.app.clipboard.splitlines()] == ["hf download "] * 4
         await shown.press("enter")
-        assert shown.screen.focused_row is shown.row("components.text_encoder.checkpoint")
+        await shown.until_at("components.text_encoder.checkpoint")
         assert shown.queued() == []
         await shown.press("ctrl+o")
         await shown.until(lambda: isinstance(shown.app.screen, Picker))
@@ -536,7 +542,7 @@ def test_a_preset_with_a_mistake_says_what_and_where_and_is_mended_in_place():
         told = "scheduler.steps: expected an integer >= 1 and <= 1000, got 0"
         assert shown.lines(Problems) == [f"✖ {told} (in {path})"]
         await shown.press("ctrl+r")  # nothing that it could run
-        assert isinstance(shown.app.focused, Problems)
+        await shown.until(lambda: isinstance(shown.app.focused, Problems))
         await shown.press("enter")
         await shown.until(lambda: isinstance(shown.app.screen, PresetFile))
         state = shown.app.screen.query_one("#state", Static)
@@ -763,10 +769,10 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
         await shown.press("escape", "escape")
         await add("teacache")
         await add("block-swap")
-        await shown.until(lambda: shown.screen.focused_row is shown.row("extensions[1].enabled"))
+        await shown.until_at("extensions[1].enabled")
         await shown.press("ctrl+up")
         await shown.until(lambda: [each[0] for each in names()] == ["block-swap", "teacache"])
-        await shown.until(lambda: shown.screen.focused_row is shown.row("extensions[0].enabled"))
+        await shown.until_at("extensions[0].enabled")
         assert shown.row("extensions[0].enabled").row.label == "1 block-swap"
         await shown.press("down", "end", "ctrl+u", "3", "down", "left")
         assert names() == [("block-swap", True, {"resident_blocks": 3}), ("teacache", False, {})]
