@@ -22,9 +22,12 @@ MOST_KEYS = 12
 MODES = ("runs", "queue", "store", "components")
 
 
-def live(kind: type[Widget]) -> list[Widget]:
+def live(kind: type[Widget], others: list[Widget] | None = None) -> list[Widget]:
+    """others: which were there before, such as those of a test that failed."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+    known = {*map(id, others or ())}
+    found = [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
+    return [widget for widget in found if id(widget) not in known]
 
 
 class Small(App[None]):
@@ -45,6 +48,8 @@ class Small(App[None]):
 def keys_left(kind: type[widgets.Footer], switches: int) -> int:
     """How many keys that are shown no more live after a footer was made anew so often."""
 
+    others = live(FooterKey)
+
     async def run() -> int:
         app = Small(kind)
         async with app.run_test() as pilot:
@@ -62,7 +67,7 @@ def keys_left(kind: type[widgets.Footer], switches: int) -> int:
                 await made.wait()
             await pilot.pause()
             shown = len(app.query(FooterKey))
-            return len(live(FooterKey)) - shown
+            return len(live(FooterKey, others)) - shown
 
     return asyncio.run(run())
 
@@ -77,6 +82,8 @@ def test_textuals_own_footer_keeps_them():
 
 
 def test_of_screens_that_are_left_nothing_is_kept():
+    others = live(Widget)
+
     async def act(pilot):
         for mode in MODES * 3:
             pilot.app.action_open(mode)
@@ -85,7 +92,7 @@ def test_of_screens_that_are_left_nothing_is_kept():
 
         def kept() -> Counter[type[Widget]]:
             """Widgets that are shown no more, but for the keys that were at the foot last."""
-            gone = (widget for widget in live(Widget) if widget not in pilot.app._registry)
+            gone = (widget for widget in live(Widget, others) if widget not in pilot.app._registry)
             return Counter(map(type, gone)) - Counter({FooterKey: MOST_KEYS})
 
         await until(pilot, lambda: not kept())
