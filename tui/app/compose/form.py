@@ -326,7 +326,7 @@ class FormScreen(ModiffScreen):
 
     async def show_section(self, section: Section, *, anew: bool = False) -> None:
         """Open one section of the form. anew: also where it is open."""
-        if section is self.section and not anew:
+        if (section is self.section and not anew) or not self.app.is_running:
             return
         self._gather()
         self.section = section
