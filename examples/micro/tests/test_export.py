@@ -24,7 +24,6 @@ from examples.micro.architecture import (
     build_dit,
     build_text_encoder,
     build_vae,
-    text_parameters,
 )
 from examples.micro.export import export_weights, fold_statistics, shipped_weights
 from examples.micro.model_card import TEMPLATE
@@ -56,7 +55,7 @@ def checkpoints() -> tuple[dict[str, Any], dict[str, Any]]:
     vae, dit, text = build_vae(tiny.VAE), build_dit(tiny.DIT), build_text_encoder(TextShape())
     mean, std = statistics()
     weights = {f"dit.{name}": p.detach() for name, p in dit.named_parameters()}
-    weights |= {f"text.{name}": p.detach() for name, p in text_parameters(text).items()}
+    weights |= {f"text.{name}": p.detach() for name, p in text.named_parameters()}
     return (
         {"model": {"dim": 4}, "ema": {name: p.detach() for name, p in vae.named_parameters()}},
         {
