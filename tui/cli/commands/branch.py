@@ -214,8 +214,8 @@ def finish(
     """
     from engine import client
     from store.store import open_store
-    from tui.cli.follow import Manner
-    from tui.cli.many import Wanted, follow_many
+    from tui.cli.follow import Manner, Wanted
+    from tui.cli.many import follow_many
 
     with open_store() as store:
         store.recover()
