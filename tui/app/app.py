@@ -14,12 +14,12 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.actions import parse
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.screen import ModalScreen
 
+from tui.app.asking import asks
 from tui.app.base import ModiffBase, ModiffScreen
 from tui.app.contrast import readable_variables
 from tui.app.control_filter import Harmless
@@ -225,7 +225,7 @@ class ModiffApp(ModiffBase):
 
     # What is going on
 
-    @work(exclusive=True, group="look")
+    @asks(exclusive=True, group="look")
     async def _look(self) -> None:
         if self.DEFAULT_MODE == "compose":
             await asyncio.sleep(LOOK_SECONDS)  # its thread would slow the painting of the form
@@ -240,7 +240,7 @@ class ModiffApp(ModiffBase):
         self.watched_run = run_id
         self.action_open("live")
 
-    @work(exclusive=True, group="compose")
+    @asks(exclusive=True, group="compose")
     async def compose_with(self, message: ComposeWith) -> None:
         """Show the settings of a run in the form."""
         try:
@@ -251,14 +251,11 @@ class ModiffApp(ModiffBase):
             form = self.get_screen_stack("compose")[0]
             assert isinstance(form, Compose)
             form.load_run(message.spec, message.preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
             message.is_taken = True
         finally:
             message.answered.set()
 
-    @work(exclusive=True, group="runs")
+    @asks(exclusive=True, group="runs")
     async def show_run(self, run_id: str) -> None:
         """Show a run in the list of all runs, where its filter lets it through."""
         self._part_from("runs")
@@ -267,7 +264,7 @@ class ModiffApp(ModiffBase):
         assert isinstance(screen, ModiffScreen)
         await screen.choose_run(run_id)
 
-    @work(exclusive=True, group="act")
+    @asks(exclusive=True, group="act")
     async def act(self, message: Act) -> None:
         """Open the screen of an action, choose its run there, and carry it out once it applies."""
         self._part_from(message.mode)
@@ -292,7 +289,7 @@ class ModiffApp(ModiffBase):
     def on_act(self, message: Act) -> None:
         self.act(message)
 
-    @work(exclusive=True, group="runs")
+    @asks(exclusive=True, group="runs")
     async def show_gallery(self, line: str) -> None:
         """Show the runs that fit a filter as pictures."""
         self.preferences.screen = "runs"
@@ -340,16 +337,13 @@ class ModiffApp(ModiffBase):
         if path is not None and isinstance(self.screen, ModiffScreen):
             self._open_dropped(path)
 
-    @work(exclusive=True, group="dropped")
+    @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:
-        try:
-            if self.current_mode == "compose":
-                spec, preset = await self.lab.settings_of_file(path)
-                self.compose_with(ComposeWith(spec, preset))
-            else:
-                self.show_run(await self.lab.written_by(path))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
+        if self.current_mode == "compose":
+            spec, preset = await self.lab.settings_of_file(path)
+            self.compose_with(ComposeWith(spec, preset))
+        else:
+            self.show_run(await self.lab.written_by(path))
 
     # Leaving
 
@@ -368,7 +362,7 @@ class ModiffApp(ModiffBase):
     def _has_work(self) -> bool:
         return self.status is not None and bool(self.status.running or self.status.num_queued)
 
-    @work(exclusive=True, group="leaving")
+    @asks(exclusive=True, group="leaving")
     async def _ask_leaving(self) -> None:
         """The work may have ended since the last look, which the person has seen on the live screen."""
         from tui.app.dialogs.leaving import Leaving
@@ -383,14 +377,10 @@ class ModiffApp(ModiffBase):
     async def action_quit(self) -> None:
         self.action_leave()
 
-    @work
+    @asks()
     async def _leave_cancelling(self) -> None:
-        try:
-            await self.lab.cancel_all()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.exit(0)
+        await self.lab.cancel_all()
+        self.exit(0)
 
     def _leave(self, choice: str | None) -> None:
         if choice == "detach":

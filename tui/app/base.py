@@ -12,12 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
-from textual import getters, work
+from textual import getters
 from textual.app import App
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
 
+from tui.app.asking import asks
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
@@ -255,36 +256,25 @@ class ModiffBase(App[int]):
             line, title="modiff (f8 copies)", severity="error", timeout=TOLD_SECONDS, markup=False
         )
 
-    @work(group="launch")
+    @asks(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:
         """Queue a run, see to it that an engine lives, and show it."""
-        try:
-            run_id = await self.lab.launch(spec, preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-            return
+        run_id = await self.lab.launch(spec, preset)
         self.preferences.remember_prompt(spec.prompt)
         self.post_message(Queued(run_id, watch=watch))
 
-    @work(exclusive=True, group="engine")
+    @asks(exclusive=True, group="engine")
     async def ensure_engine(self) -> None:
         """Start an engine if none lives; says so where that fails."""
-        try:
-            await self.lab.start_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
+        await self.lab.start_engine()
 
-    @work(exclusive=True, group="engine")
+    @asks(exclusive=True, group="engine")
     async def stop_engine(self) -> None:
         """Stop the engine; the run at work becomes interrupted."""
-        try:
-            await self.lab.stop_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.notify("the engine has stopped")
+        await self.lab.stop_engine()
+        self.notify("the engine has stopped")
 
-    @work(group="force")
+    @asks(group="force")
     async def force_engine(self) -> None:
         """End an engine that hears nothing, by force; asks first."""
         from tui.app.dialogs.ask import Confirm
@@ -295,12 +285,8 @@ class ModiffBase(App[int]):
         ]
         if not await self.push_screen_wait(Confirm("end the engine by force", lines, "End it")):
             return
-        try:
-            killed = await self.lab.kill_engines()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.notify("the engine was ended" if killed else "no engine lives")
+        killed = await self.lab.kill_engines()
+        self.notify("the engine was ended" if killed else "no engine lives")
 
 
 class ModiffScreen(Screen[None]):

@@ -18,6 +18,7 @@ from textual.binding import Binding
 from textual.command import DiscoveryHit, Hit, Provider
 from textual.content import Content
 
+from tui.app.asking import told
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
 from tui.describe.runs.filter import Search
@@ -211,18 +212,14 @@ def _act_there(app: ModiffBase, mode: str, action: str, *, needs_run: bool) -> N
                 return
         app.post_message(Act(mode, action, run_id))
 
-    app.run_worker(act(), exclusive=False, group="palette")
+    app.run_worker(told(app, act()), exclusive=False, group="palette")
 
 
 async def _picked_run(app: ModiffBase) -> str:
     """The run that is picked of the recent ones, "" for none."""
     from tui.app.dialogs.picker import Item, Picker
 
-    try:
-        rows = await app.lab.runs(Search(), RECENT_RUNS)
-    except Exception as error:  # noqa: BLE001  # told, whatever it is
-        app.tell_error(error)
-        return ""
+    rows = await app.lab.runs(Search(), RECENT_RUNS)
     if not rows:
         app.notify("there are no runs yet")
         return ""
@@ -263,16 +260,9 @@ async def _presets(app: ModiffBase) -> list[Command]:
 
 def _use_preset(app: ModiffBase, name: str) -> None:
     async def use() -> None:
-        from presets.library import load_preset
+        app.post_message(ComposeWith(await app.lab.load_preset(name), name))
 
-        try:
-            spec = await asyncio.to_thread(load_preset, name)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            app.tell_error(error)
-        else:
-            app.post_message(ComposeWith(spec, name))
-
-    app.run_worker(use(), exclusive=False, group="palette")
+    app.run_worker(told(app, use()), exclusive=False, group="palette")
 
 
 async def _runs(app: ModiffBase) -> list[Command]:

@@ -6,16 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
+from tui.app.asking import Again, asks
 from tui.app.components import text
 from tui.app.components.engine_keys import EngineKeys
 from tui.app.desktop import absolute
-from tui.app.refresher import Again
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.hanging import Hanging
@@ -188,19 +187,16 @@ class Components(EngineKeys):
     def on_data_table_row_selected(self) -> None:
         self.action_read()
 
-    @work(group="read")
+    @asks(group="read")
     async def action_read(self) -> None:
         """The detail over the whole screen."""
-        await self._tell_now()
-        from tui.app.dialogs.reader import Reader
-
-        self.app.push_screen(Reader(*self._detail))
-
-    async def _tell_now(self) -> None:
         try:
             await self._tell_of_current()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)
+        from tui.app.dialogs.reader import Reader
+
+        self.app.push_screen(Reader(*self._detail))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "panel":
@@ -227,7 +223,7 @@ class Components(EngineKeys):
 
     # Trying and inspecting
 
-    @work(exclusive=True, group="doctor")
+    @asks(exclusive=True, group="doctor")
     async def action_doctor(self) -> None:
         """Try what works here: some seconds, most of them the import of torch."""
         self._show_detail("doctor", ["… trying everything for real; this takes some seconds"])
@@ -248,7 +244,7 @@ class Components(EngineKeys):
         )
         self._show_detail("doctor", lines)
 
-    @work(exclusive=True, group="inspect")
+    @asks(exclusive=True, group="inspect")
     async def action_inspect(self) -> None:
         """Ask for a path, and say what lies there."""
         from tui.app.dialogs.ask import Ask
@@ -263,18 +259,12 @@ class Components(EngineKeys):
         )
         if not line or not line.strip():
             return
-        try:
-            path = Path(absolute(line))
-            found = await self.app.lab.inspect(path)
-            lines = (
-                [f"{path}: holds no weight file (safetensors, .pth or GGUF)"] if not found else []
-            )
-            for each in found:
-                lines += [*([""] if lines else []), *text.about_model(each)]
-                if each.recognition is not None:
-                    lines += known_lines(await self.app.lab.known_of(each))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        path = Path(absolute(line))
+        found = await self.app.lab.inspect(path)
+        lines = [] if found else [f"{path}: holds no weight file (safetensors, .pth or GGUF)"]
+        for each in found:
+            lines += [*([""] if lines else []), *text.about_model(each)]
+            if each.recognition is not None:
+                lines += known_lines(await self.app.lab.known_of(each))
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from textual import work
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from presets.errors import PresetError
 from presets.sections import SECTIONS
+from tui.app.asking import asks
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
     Draft,
@@ -106,7 +106,7 @@ class FormScreen(ModiffScreen):
 
     # What the form holds
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def _begin(self) -> None:
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
@@ -125,7 +125,7 @@ class FormScreen(ModiffScreen):
             self.notify(told, markup=False)
         await self.show_draft(draft)
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def open_run(self, spec: RunSpec, preset: str) -> None:
         """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
@@ -141,14 +141,11 @@ class FormScreen(ModiffScreen):
             self.replaced = before, self.draft
             self.notify("the run's settings are in the form; u takes back those before")
 
-    @work(exclusive=True, group="names")
+    @asks(exclusive=True, group="names")
     async def _learn_names(self) -> None:
         """The components that are installed, and the models that have names: for the sections that are opened from
         now on, since a field that is edited must not go from under its cursor."""
-        try:
-            self._known = await self.app.lab.known_names()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
-            self.app.tell_error(error)
+        self._known = await self.app.lab.known_names()
 
     async def show_draft(
         self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
@@ -168,8 +165,6 @@ class FormScreen(ModiffScreen):
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
-        if not self.app.is_running:  # the panels are gone
-            return
         self.checked = None if self.draft is None else check(self.draft)
         self._refused = ()
         self._missing = ()
@@ -230,7 +225,7 @@ class FormScreen(ModiffScreen):
 
     # The plan
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         spec = self.checked.spec if self.checked else None
         panel = self.query_one(PlanPanel)
@@ -248,9 +243,8 @@ class FormScreen(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
             self._refused = refusals(error, self.app.line_for(error))
-        if self.app.is_running:  # it may have been left meanwhile
-            panel.show(self.planned, "")
-            self.show()
+        panel.show(self.planned, "")
+        self.show()
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""

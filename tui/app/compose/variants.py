@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
-from textual.css.query import NoMatches
 from textual.suggester import SuggestFromList
 from textual.widgets import Input, Label, Static
 
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS
 from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
@@ -96,7 +95,7 @@ class Variants(Dialog[bool]):
         seeds, setting, other, stop = (self.query_one(f"#{name}", Input).value for name in _ROWS)
         return over_of(seeds, (setting, other), self._seeds), stop_of(stop)
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         await asyncio.sleep(_REST_SECONDS)
         told, wrong = "", ""
@@ -108,9 +107,8 @@ class Variants(Dialog[bool]):
                 told = "\n".join(sweep_lines(planned))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             wrong = f"✖ {self.app.line_for(error)}"
-        with suppress(NoMatches):  # the form was left meanwhile
-            self.query_one("#told", Static).update(told)
-            self.query_one("#wrong", Static).update(wrong)
+        self.query_one("#told", Static).update(told)
+        self.query_one("#wrong", Static).update(wrong)
 
     def action_launch(self) -> None:
         """Queue all of them, or none where one of them is refused."""
@@ -118,15 +116,14 @@ class Variants(Dialog[bool]):
             self._is_launching = True
             self._launch()
 
-    @work(group="launch")
+    @asks(group="launch")
     async def _launch(self) -> None:
         try:
             over, stop_at = self._typed()
             tag, run_ids = await self.app.lab.launch_sweep(self._spec, self._preset, over, stop_at)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            with suppress(NoMatches):
-                self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
             self._is_launching = False
+            self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
             return
         self.app.preferences.remember_prompt(self._spec.prompt)
         self.app.post_message(QueuedRuns(run_ids, tag))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.widgets import Static
 
 from store.errors import UnknownRun
+from tui.app.asking import asks, told
 from tui.app.base import ModiffScreen
 from tui.app.dialogs.ask import Confirm
 from tui.app.messages import BranchFrom
@@ -198,7 +198,7 @@ class Live(ModiffScreen):
         if not self._is_reading:
             self._show_preview()
 
-    @work(exclusive=True, group="preview")
+    @asks(exclusive=True, group="preview")
     async def _show_preview(self) -> None:
         if self._feed is not None:
             await self._told(self._feed.show_preview())
@@ -231,32 +231,31 @@ class Live(ModiffScreen):
 
     async def _told(self, asked: Awaitable[object]) -> bool:
         """Whether it went well; if not, why is told, and a run that was removed is forgotten."""
-        try:
-            await asked
-        except UnknownRun as error:
-            self.app.tell_error(error)
-            self._forget()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is; the next look begins again
-            self.app.tell_error(error)
-        else:
-            return True
-        return False
 
-    @work(group="change")
+        async def ask() -> None:
+            try:
+                await asked
+            except UnknownRun:
+                self._forget()
+                raise
+
+        return await told(self, ask())
+
+    @asks(group="change")
     async def action_pause(self) -> None:
         """Pause a run: one at work stops when its present step ends, and resumes with the same bits."""
         if self._feed is not None and await self._told(self.app.lab.pause(self._feed.run_id)):
             await self.app.look_once()
             self._watch()
 
-    @work(group="change")
+    @asks(group="change")
     async def action_resume(self) -> None:
         if self._feed is not None and await self._told(self.app.lab.resume(self._feed.run_id)):
             self.app.ensure_engine()
             await self.app.look_once()
             self._watch()
 
-    @work(group="change")
+    @asks(group="change")
     async def action_cancel(self) -> None:
         feed = self._feed
         if feed is None:
@@ -313,13 +312,13 @@ class Live(ModiffScreen):
             self.app.copy_to_clipboard(text)
             self.notify(f"copied {printable(text)}", markup=False)
 
-    @work(exclusive=True, group="open")
+    @asks(exclusive=True, group="open")
     async def action_open_output(self) -> None:
         """Open the file in the desktop's player."""
         if self._feed is not None and self._feed.record is not None:
             await self._told(open_or_play(self.app, self._feed.record))
 
-    @work(exclusive=True, group="open")
+    @asks(exclusive=True, group="open")
     async def action_play(self) -> None:
         """Play the video in the terminal."""
         if self._feed is not None and self._feed.record is not None:

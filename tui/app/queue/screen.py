@@ -6,16 +6,15 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.widgets import Static
 
 from presets.encoding import decode_spec
 from store.errors import UnknownRun
+from tui.app.asking import Again, asks
 from tui.app.base import ModiffScreen
 from tui.app.messages import ComposeWith, Queued, WatchRun
 from tui.app.queue import text as queue_text
-from tui.app.refresher import Again
 from tui.app.run_view.follower import Follower
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
@@ -202,14 +201,12 @@ class Queue(ModiffScreen):
 
     # Changing
 
-    @work(group="change")
+    @asks(group="change")
     async def _change(self, doing: Awaitable[None]) -> None:
         """Wait for a change of the store; tell where it failed, and show what is so in the end."""
         self._num_changes += 1
         try:
             await doing
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
         finally:
             self._num_changes -= 1
             self._read()
@@ -327,7 +324,7 @@ class Queue(ModiffScreen):
             f"run {row.record.id} pauses after its present step; r on it goes on", markup=False
         )
 
-    @work
+    @asks()
     async def action_cancel(self) -> None:
         """Ask, then cancel the run at work."""
         from tui.app.dialogs.ask import Confirm

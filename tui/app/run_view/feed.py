@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5
+# The next step's picture takes the place of this one, in which there is no more than a frame or two to be seen.
+PASSING_FPS = 2.0
 
 
 class RunFeed:
@@ -125,7 +127,8 @@ class RunFeed:
             preview = await self._follower.preview(step)
         if preview is not None:
             self._shown = (step, known[step - 1].key)
-            view.show_preview(preview, step_told(step))
+            is_passing = view.is_following and not self.is_over
+            view.show_preview(preview, step_told(step), fps=PASSING_FPS if is_passing else None)
         elif not view.is_following:
             self._shown = (step, "")
             view.show_preview(None, f"step {step} has no preview" if step else "the noise")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Label
 
+from tui.app.asking import asks, told
 from tui.app.base import ModiffBase
 from tui.app.desktop import CannotOpen
 from tui.app.dialogs.base import Dialog
@@ -96,18 +97,13 @@ class Player(Dialog[None]):
     def on_unmount(self) -> None:
         self._is_left = True
 
-    @work(exclusive=True)
+    @asks(exclusive=True)
     async def _read(self) -> None:
-        try:
-            await self.app.lab.read_video(self._path, self._room(), self._take)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            if not self._is_left:
-                self.app.tell_error(error)
-                self.dismiss()
-            return
-        self._is_whole = True
-        if not self._is_left:
+        if await told(self, self.app.lab.read_video(self._path, self._room(), self._take)):
+            self._is_whole = True
             self._show()
+        else:
+            self.dismiss()
 
     def _room(self) -> tuple[int, int]:
         """Columns and rows of pixels that frames are to fit into."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.css.query import NoMatches
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from presets.errors import PresetError
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import Queued
@@ -99,16 +98,14 @@ class Branch(Dialog[str | None]):
     def on_mount(self) -> None:
         self._load()
 
-    @work
+    @asks()
     async def _load(self) -> None:
         try:
             detail = await self.app.lab.detail(self._run_id)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        except Exception:
             self.dismiss(None)
-            return
-        with suppress(NoMatches):  # the form was left meanwhile
-            self._show(detail)
+            raise
+        self._show(detail)
 
     def _show(self, detail: Detail) -> None:
         self._detail, self._before = detail, values_of(detail.spec)
@@ -149,16 +146,12 @@ class Branch(Dialog[str | None]):
         self._show_preview(self.query_one(Timeline).cursor)
         self._plan()
 
-    @work(exclusive=True, group="preview")
+    @asks(exclusive=True, group="preview")
     async def _show_preview(self, step: int) -> None:
         detail, picture = self._detail, self.query_one(Picture)
         if detail is None:
             return
-        try:
-            (shown,) = await self.app.lab.shown([(detail, None if self.at == "decode" else step)])
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        (shown,) = await self.app.lab.shown([(detail, None if self.at == "decode" else step)])
         picture.fps = shown.fps or STEP_FPS
         picture.show(shown.preview, shown.told)
 
@@ -184,7 +177,7 @@ class Branch(Dialog[str | None]):
         typed = {key: self._input(key).value for key in FIELDS}
         return overrides_of(self._before, typed, self._input(_MORE).value)
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         await asyncio.sleep(_REST_SECONDS)
         if self._detail is None:
@@ -198,9 +191,8 @@ class Branch(Dialog[str | None]):
                 told += "\nnothing is changed yet: it would be the same run again"
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             wrong = error
-        with suppress(NoMatches):  # the form was left meanwhile
-            self._tell(wrong)
-            self.query_one("#plan", Static).update(told)
+        self._tell(wrong)
+        self.query_one("#plan", Static).update(told)
 
     def _tell(self, error: Exception | None) -> None:
         """Say what is wrong at the field that it is about, and take away what was wrong before."""

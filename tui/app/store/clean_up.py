@@ -11,9 +11,9 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from store.upkeep.removal import Policy
+from tui.app.asking import Again
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
-from tui.app.refresher import Again
 from tui.app.widgets.tick import Tick
 from tui.describe.space import plan_lines
 from tui.units import read_age, read_size, size

@@ -6,15 +6,14 @@ import os
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Static, Tab, Tabs
 
+from tui.app.asking import Again, asks
 from tui.app.base import ModiffScreen
 from tui.app.desktop import PathSuggester, absent, absolute
 from tui.app.messages import ShowRun
-from tui.app.refresher import Again
 from tui.app.store import text as store_text
 from tui.app.store.text import VIEWS
 from tui.app.store.usage import Usage
@@ -186,7 +185,7 @@ class Store(ModiffScreen):
         if (share := self._current) is not None:
             self.post_message(ShowRun(share.run.id))
 
-    @work(group="change")
+    @asks(group="change")
     async def action_pin(self) -> None:
         """Keep the run under the cursor, or no longer."""
         share = self._current
@@ -194,13 +193,12 @@ class Store(ModiffScreen):
             return
         try:
             await self.app.lab.set_pinned(share.run.id, not share.run.is_pinned)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-        self._look()
+        finally:
+            self._look()
 
     # Bringing in
 
-    @work(group="import")
+    @asks(group="import")
     async def action_import_bundle(self) -> None:
         """Ask for a bundle and whether what is in it is to be trusted, and bring its runs in."""
         from tui.app.dialogs.ask import Ask, Choose
@@ -227,25 +225,20 @@ class Store(ModiffScreen):
         try:
             with self.app.job(f"importing {name}"):
                 done = await self.app.lab.command("store", "import", path, *options)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        except Exception as error:
             self._report(f"{name} is not imported", [f"✖ {self.app.line_for(error)}"])
-            return
+            raise
         self._report(f"{name} is imported", imported_lines(done, is_trusted=trust == 1))
         self._look()
 
     # Cleaning up
 
-    @work(group="clean")
+    @asks(group="clean")
     async def action_plan(self) -> None:
         """Plan a clean-up; carry it out where that was asked for and agreed to."""
         from tui.app.store.clean_up import CleanUp
 
-        try:
-            space = self._space or await self.app.lab.space()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        space = self._space or await self.app.lab.space()
         planned: Planned | None = await self.app.push_screen_wait(
             CleanUp(space.overview.budget_bytes)
         )
@@ -257,17 +250,13 @@ class Store(ModiffScreen):
         if planned.is_wanted:
             await self._clean(planned.policy, planned.plan)
 
-    @work(group="clean")
+    @asks(group="clean")
     async def action_apply(self) -> None:
         """Carry out the last plan, looked at again."""
         policy = self._policy
         if policy is None:
             return
-        try:
-            plan = await self.app.lab.preview_removal(policy)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        plan = await self.app.lab.preview_removal(policy)
         if not plan.is_empty:
             await self._clean(policy, plan)
         else:
@@ -281,10 +270,9 @@ class Store(ModiffScreen):
             return
         try:
             removed = await self.app.lab.remove_by(policy)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        except Exception as error:
             self._report("not cleaned up", [f"✖ {self.app.line_for(error)}"])
-            return
+            raise
         self._policy = None
         self._report("cleaned up", plan_lines(removed, dry_run=False))
         self._look()
@@ -299,7 +287,7 @@ class Store(ModiffScreen):
         else:
             self._is_stopping = True
 
-    @work(group="verify")
+    @asks(group="verify")
     async def _verify(self) -> None:
         timer = self.set_interval(PROGRESS_SECONDS, self._show_progress)
         self._show_progress()
