@@ -23,6 +23,7 @@ from store.upkeep.removal import Policy
 from tests.made_stores import make_run
 from tests.opened import opened
 from tui.app.app import ModiffApp
+from tui.describe.space import remove_by
 from tui.app.top_line import TopLine
 from tui.app.preferences import Preferences
 from tui.app.runs.screen import Runs
@@ -65,7 +66,7 @@ async def in_app(*, cleans=False):
             await pilot.pause(0.05)
         freed = 0
         if cleans:
-            freed = (await app.lab.remove_by(Policy(budget_bytes=0))).freed_bytes
+            freed = (await app.lab.work.cleaning(remove_by, Policy(budget_bytes=0))).freed_bytes
             (disk / "filling").unlink()
             await app.look_once()
         return {

@@ -34,6 +34,7 @@ from tui.app.messages import (
 )
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
+from tui.describe.runs.run import MOST_RUNNING
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from textual.filter import LineFilter
     from textual.screen import Screen
 
+    from store.store import Store
     from tui.app.preferences import Preferences
     from tui.app.widgets.graphics import ImageMaker
 
@@ -70,6 +72,12 @@ def _make_screen(mode: str) -> Screen[Any]:
     """A screen's module is imported when the screen is first opened."""
     made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
     return made
+
+
+def _cancel_all(store: Store) -> None:
+    """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
+    going = [*store.runs(limit=MOST_RUNNING, status="running"), *store.queued()]
+    store.request_cancel_all([record.id for record in going])
 
 
 class ModiffApp(ModiffBase):
@@ -216,6 +224,12 @@ class ModiffApp(ModiffBase):
             self.copy_to_clipboard(self.last_error)
         self.notify("the error is copied" if self.last_error else "no error was told")
 
+    def action_command_palette(self) -> None:
+        from tui.app.palette import Palette
+
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_help_quit(self) -> None:
         """ctrl+c, where no text is selected that it could copy."""
         self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
@@ -339,11 +353,13 @@ class ModiffApp(ModiffBase):
 
     @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:
+        from tui.describe.runs import of_file
+
         if self.current_mode == "compose":
-            spec, preset = await self.lab.settings_of_file(path)
+            spec, preset = await self.lab.work(of_file.settings_of_file, path)
             self.compose_with(ComposeWith(spec, preset))
         else:
-            self.show_run(await self.lab.written_by(path))
+            self.show_run((await self.lab.work(of_file.written_by, path)).run_id)
 
     # Leaving
 
@@ -379,7 +395,7 @@ class ModiffApp(ModiffBase):
 
     @asks()
     async def _leave_cancelling(self) -> None:
-        await self.lab.cancel_all()
+        await self.lab.change(_cancel_all)
         self.exit(0)
 
     def _leave(self, choice: str | None) -> None:

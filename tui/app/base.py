@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from textual.notifications import Notify
 
     from presets.spec import RunSpec
-    from store.lineage.records import RunRecord
+    from store.lineage.records import EngineRecord, RunRecord
+    from store.store import Store
     from tui.app.lab import Lab
     from tui.app.widgets.graphics import ImageMaker
     from tui.describe.health import Status
@@ -259,24 +260,29 @@ class ModiffBase(App[int]):
     @asks(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:
         """Queue a run, see to it that an engine lives, and show it."""
-        run_id = await self.lab.launch(spec, preset)
+        from engine import client
+
+        run_id = await self.lab.change(client.submit, spec, preset=preset)
         self.preferences.remember_prompt(spec.prompt)
         self.post_message(Queued(run_id, watch=watch))
 
     @asks(exclusive=True, group="engine")
     async def ensure_engine(self) -> None:
         """Start an engine if none lives; says so where that fails."""
-        await self.lab.start_engine()
+        await self.lab.engine(start_engine)
 
     @asks(exclusive=True, group="engine")
     async def stop_engine(self) -> None:
         """Stop the engine; the run at work becomes interrupted."""
-        await self.lab.stop_engine()
+        from engine.process import launch
+
+        await self.lab.engine(launch.stop_engine)
         self.notify("the engine has stopped")
 
     @asks(group="force")
     async def force_engine(self) -> None:
         """End an engine that hears nothing, by force; asks first."""
+        from engine.process import launch
         from tui.app.dialogs.ask import Confirm
 
         lines = [
@@ -285,8 +291,17 @@ class ModiffBase(App[int]):
         ]
         if not await self.push_screen_wait(Confirm("end the engine by force", lines, "End it")):
             return
-        killed = await self.lab.kill_engines()
+        # not in the lane of the engine, where a request to stop may wait for it
+        killed = await self.lab.change(launch.kill_engines)
         self.notify("the engine was ended" if killed else "no engine lives")
+
+
+def start_engine(store: Store) -> EngineRecord:
+    """The live engine, started if there is none. Raises EngineUnavailable."""
+    from engine.process.launch import ensure_engine
+
+    store.recover()
+    return ensure_engine(store)
 
 
 class ModiffScreen(Screen[None]):

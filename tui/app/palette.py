@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from textual.actions import parse
 from textual.binding import Binding
-from textual.command import DiscoveryHit, Hit, Provider
+from textual.command import CommandPalette, DiscoveryHit, Hit, Provider
 from textual.content import Content
 
+from presets.library import list_presets, load_preset
 from tui.app.asking import told
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
 from tui.describe.runs.filter import Search
+from tui.describe.runs.run import found_rows
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from textual.command import Hits
     from textual.screen import Screen
+    from textual.worker import Worker
 
     from tui.app.base import ModiffBase, ModiffScreen
     from tui.describe.runs.run import RunRow
@@ -47,6 +50,13 @@ class Command:
     name: str
     help: str
     run: Callable[[], Any]
+
+
+class Palette(CommandPalette):
+    """Textual's goes on gathering commands while it is being closed, and would end the app with what it then misses."""
+
+    def run_worker(self, *args: Any, **kwargs: Any) -> Worker[Any]:
+        return super().run_worker(*args, **{**kwargs, "exit_on_error": False})
 
 
 class Commands(Provider):
@@ -219,7 +229,7 @@ async def _picked_run(app: ModiffBase) -> str:
     """The run that is picked of the recent ones, "" for none."""
     from tui.app.dialogs.picker import Item, Picker
 
-    rows = await app.lab.runs(Search(), RECENT_RUNS)
+    rows = await app.lab.read(found_rows, Search(), RECENT_RUNS)
     if not rows:
         app.notify("there are no runs yet")
         return ""
@@ -253,14 +263,14 @@ async def _presets(app: ModiffBase) -> list[Command]:
             printable(preset.description),
             partial(_use_preset, app, preset.name),
         )
-        for preset in await app.lab.presets()
+        for preset in await asyncio.to_thread(list_presets)
         if not preset.error
     ]
 
 
 def _use_preset(app: ModiffBase, name: str) -> None:
     async def use() -> None:
-        app.post_message(ComposeWith(await app.lab.load_preset(name), name))
+        app.post_message(ComposeWith(await asyncio.to_thread(load_preset, name), name))
 
     app.run_worker(told(app, use()), exclusive=False, group="palette")
 
@@ -272,5 +282,5 @@ async def _runs(app: ModiffBase) -> list[Command]:
             _about(row),
             partial(app.post_message, ShowRun(row.record.id)),
         )
-        for row in await app.lab.runs(Search(), RECENT_RUNS)
+        for row in await app.lab.read(found_rows, Search(), RECENT_RUNS)
     ]

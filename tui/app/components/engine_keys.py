@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding
 
 from tui.app.asking import asks
-from tui.app.base import ModiffScreen
+from tui.app.base import ModiffScreen, start_engine
 from tui.describe.health import at_work_told
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class EngineKeys(ModiffScreen):
         if not await self._is_agreed("restart the engine", "Restart it"):
             return
         self.notify("the engine restarts; that takes some seconds")
-        await self.app.lab.stop_engine()
-        await self.app.lab.start_engine()
+        from engine.process.launch import stop_engine
+
+        await self.app.lab.engine(stop_engine)
+        await self.app.lab.engine(start_engine)
 
     def action_force(self) -> None:
         self.app.force_engine()

@@ -19,7 +19,10 @@ from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.hanging import Hanging
 from tui.app.widgets.listing import Listing
+from tui.describe.health import components
+from tui.describe.known_files import known_of
 from tui.describe.known_files import lines as known_lines
+from tui.describe.models import found_at
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -112,7 +115,7 @@ class Components(EngineKeys):
         self._look_at_models()
 
     async def _ask_parts(self) -> None:
-        self._parts = await self.app.lab.components()
+        self._parts = await self.app.lab.work(lambda _: components())
         await self._show_parts()
 
     async def _show_parts(self) -> None:
@@ -122,7 +125,9 @@ class Components(EngineKeys):
         self._retell()
 
     async def _ask_models(self) -> None:
-        found = await self.app.lab.models()
+        from engine.checkpoints.library import scan_places
+
+        found = await self.app.lab.work(lambda _: scan_places())
         # once, also where a place of models holds the built-in ones
         self._found = list({each.path: each for each in [*await self._built_in(), *found]}.values())
         listing = self.query_one("#models", Listing)
@@ -135,7 +140,21 @@ class Components(EngineKeys):
         from engine.checkpoints.locate import BUILTIN_MICRO, locate
 
         paths = [locate(kind, BUILTIN_MICRO) for kind in ("text_encoder", "denoiser", "vae")]
-        return [found for path in paths for found in await self.app.lab.inspect(path)]
+        return [found for path in paths for found in await self._at(path)]
+
+    async def _at(self, path: Path) -> list[Found]:
+        return await self.app.lab.work(lambda _: found_at(path))
+
+    async def _known_lines(self, found: Found) -> list[str]:
+        """What is remembered of a model's files; a large one is not read."""
+        recognition = found.recognition
+        if recognition is None:
+            return []
+        return known_lines(
+            await self.app.lab.work.indexed(
+                lambda _, index: known_of(index, found.files, recognition.file_bytes)
+            )
+        )
 
     def _show_problem(self, error: Exception) -> None:
         self._show_detail("cannot be told", [f"✖ {self.app.line_for(error)}"])
@@ -170,9 +189,7 @@ class Components(EngineKeys):
             if focused.current.removeprefix("broken ") == str(found.path):
                 title, lines = found.path.name, text.about_model(found)
                 self._show_detail(title, lines)
-                if found.recognition is not None:
-                    known = await self.app.lab.known_of(found)
-                    self._show_detail(title, [*lines, *known_lines(known)])
+                self._show_detail(title, [*lines, *await self._known_lines(found)])
                 return
 
     def _about(self, row: ComponentRow) -> list[str]:
@@ -260,11 +277,10 @@ class Components(EngineKeys):
         if not line or not line.strip():
             return
         path = Path(absolute(line))
-        found = await self.app.lab.inspect(path)
+        found = await self._at(path)
         lines = [] if found else [f"{path}: holds no weight file (safetensors, .pth or GGUF)"]
         for each in found:
             lines += [*([""] if lines else []), *text.about_model(each)]
-            if each.recognition is not None:
-                lines += known_lines(await self.app.lab.known_of(each))
+            lines += await self._known_lines(each)
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from presets import library
 from presets.errors import PresetError
 from presets.sections import SECTIONS
 from tui.app.asking import asks
@@ -36,6 +37,7 @@ from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.missing import commands
+from tui.describe.plan import planned
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -111,11 +113,11 @@ class FormScreen(ModiffScreen):
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
         try:
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             kept, name = None, _FIRST_PRESET
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         self.app.preferences.preset = name
         draft = Draft(name, base)
         if kept is not None:
@@ -129,7 +131,7 @@ class FormScreen(ModiffScreen):
     async def open_run(self, spec: RunSpec, preset: str) -> None:
         """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
-            base = await self.app.lab.load_preset(preset)
+            base = await asyncio.to_thread(library.load_preset, preset)
         except PresetError:
             base = None
         except Exception as error:  # noqa: BLE001  # told, whatever it is
@@ -145,7 +147,7 @@ class FormScreen(ModiffScreen):
     async def _learn_names(self) -> None:
         """The components that are installed, and the models that have names: for the sections that are opened from
         now on, since a field that is edited must not go from under its cursor."""
-        self._known = await self.app.lab.known_names()
+        self._known = await asyncio.to_thread(_known_names)
 
     async def show_draft(
         self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
@@ -154,7 +156,7 @@ class FormScreen(ModiffScreen):
         preset is read, but not while rows are mounted, which the screen does itself."""
         name = draft.preset if draft is not None else broken[0] if broken is not None else ""
         try:
-            info = await self.app.lab.preset_info(name)
+            info = await asyncio.to_thread(library.preset_info, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             info = None
             self.app.tell_error(error)
@@ -236,9 +238,9 @@ class FormScreen(ModiffScreen):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
+        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec))
         try:
-            self.planned = await self.app.lab.plan(spec)
+            self.planned = await self.app.lab.work(planned, spec)
             self._missing = self.planned.missing
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
@@ -411,3 +413,16 @@ class FormScreen(ModiffScreen):
         """One level back: from a panel or a field to the stages."""
         self.remove_class("-side")
         self.query_one(Stages).focus()
+
+
+def _known_names() -> dict[str, tuple[str, ...]]:
+    """By role what a field can be set to here. Raises ComponentError where two packages claim one name."""
+    from engine.components.known_names import known_names
+
+    return known_names()
+
+
+def _prompt_warnings(spec: RunSpec) -> list[str]:
+    from tui.describe.prompt_warnings import prompt_warnings
+
+    return prompt_warnings(spec)

@@ -11,6 +11,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static, TextArea
 
+from presets import library
 from presets.errors import PresetError
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
@@ -70,7 +71,7 @@ class PresetFile(Dialog[bool]):
     async def _check(self, text: str) -> None:
         await asyncio.sleep(CHECK_SECONDS)
         try:
-            await self.app.lab.check_preset_text(self._path, text)
+            await asyncio.to_thread(library.load_preset, self._path, text=text)
         except PresetError as error:
             # the file is named in the title
             self._tell(f"✖ {str(error).removesuffix(f' (in {self._path})')}", is_error=True)
@@ -87,7 +88,9 @@ class PresetFile(Dialog[bool]):
         """Also what is not valid yet: it can be mended in steps."""
         try:
             text = self.query_one(TextArea).text
-            await self.app.lab.write_preset_text(self._path, text, self._text)
+            await asyncio.to_thread(
+                library.write_preset_text, self._path, text, expected=self._text
+            )
         except PresetError as error:
             self._tell(f"✖ {error}", is_error=True)
         else:

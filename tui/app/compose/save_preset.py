@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ from textual.containers import Vertical
 from textual.widgets import Input, Static
 
 from presets.errors import PresetError
+from presets.saving import save_from
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
@@ -73,7 +75,8 @@ class SavePreset(Dialog[Path | None]):
     @asks(exclusive=True)
     async def _save(self, name: str) -> None:
         try:
-            path = await self.app.lab.save_preset(
+            path = await asyncio.to_thread(
+                save_from,
                 name,
                 self._spec,
                 parent=self._made_from,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 
+from presets import library
 from presets.errors import PresetError
 from presets.sections import SECTIONS
 from presets.seeds import random_seed
@@ -21,6 +22,7 @@ from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text
+from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -277,7 +279,7 @@ class Compose(FormScreen):
     async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
         """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
         try:
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         except PresetError as error:
             await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
@@ -291,7 +293,7 @@ class Compose(FormScreen):
         from tui.app.dialogs.picker import Item, Picker
 
         self._start_asked = None  # which was of the one before
-        presets = await self.app.lab.presets()
+        presets = await asyncio.to_thread(library.list_presets)
         items = [
             Item(info.name, f"✖ {info.error}" if info.error else info.description)
             for info in presets
@@ -310,7 +312,7 @@ class Compose(FormScreen):
     async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
         """The presets, each with what is to be downloaded for it."""
         try:
-            sizes = await self.app.lab.missing_sizes()
+            sizes = await asyncio.to_thread(by_preset)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             sizes = {}
@@ -346,7 +348,7 @@ class Compose(FormScreen):
         path = self._file()
         if path is None:
             return
-        text = await self.app.lab.preset_text(path)
+        text = await asyncio.to_thread(library.read_preset_text, path)
         key = self.broken[1].key if self.broken else ""
         if await self.app.push_screen_wait(PresetFile(path, text, key)):
             self._reopen()

@@ -17,13 +17,16 @@ from tui.app.compose.draft import FIELDS
 from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import QueuedRuns
-from tui.describe.runs.sweeps import sweep_lines
+from tui.describe.runs.sweeps import planned_variants, sweep_lines, variants
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
     from presets.spec import RunSpec
+    from store.store import Store
 
 # A plan is asked for when nothing has been typed for so long.
 _REST_SECONDS = 0.25
@@ -101,7 +104,9 @@ class Variants(Dialog[bool]):
         told, wrong = "", ""
         try:
             over, stop_at = self._typed()
-            total, planned = await self.app.lab.plan_of_sweep(self._spec, over, stop_at)
+            total, planned = await self.app.lab.work(
+                planned_variants, self._spec, over, stop_at=stop_at
+            )
             told = f"{total} runs: too many to be planned while you type"
             if planned is not None:
                 told = "\n".join(sweep_lines(planned))
@@ -120,7 +125,9 @@ class Variants(Dialog[bool]):
     async def _launch(self) -> None:
         try:
             over, stop_at = self._typed()
-            tag, run_ids = await self.app.lab.launch_sweep(self._spec, self._preset, over, stop_at)
+            tag, run_ids = await self.app.lab.change(
+                _queue, self._spec, self._preset, over, stop_at
+            )
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._is_launching = False
             self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
@@ -128,3 +135,16 @@ class Variants(Dialog[bool]):
         self.app.preferences.remember_prompt(self._spec.prompt)
         self.app.post_message(QueuedRuns(run_ids, tag))
         self.dismiss(True)
+
+
+def _queue(
+    store: Store, spec: RunSpec, preset: str, over: Sequence[str], stop_at: int | None
+) -> tuple[str, list[str]]:
+    """Queue variants of a run, all or none, as `modiff sweep` does; their tag and ids."""
+    from engine.process.launch import retire_other_engines
+    from engine.runs.sweep import new_tag, queue_members
+
+    members = variants(store, spec, over, stop_at=stop_at)
+    retire_other_engines(store)
+    tag = new_tag()
+    return tag, queue_members(store, members, preset=preset, stop_at=stop_at, tag=tag)

@@ -244,13 +244,19 @@ class Live(ModiffScreen):
     @asks(group="change")
     async def action_pause(self) -> None:
         """Pause a run: one at work stops when its present step ends, and resumes with the same bits."""
-        if self._feed is not None and await self._told(self.app.lab.pause(self._feed.run_id)):
+        run_id = self.chosen_run
+        if run_id and await self._told(
+            self.app.lab.change(lambda store: store.request_pause(run_id))
+        ):
             await self.app.look_once()
             self._watch()
 
     @asks(group="change")
     async def action_resume(self) -> None:
-        if self._feed is not None and await self._told(self.app.lab.resume(self._feed.run_id)):
+        from engine import client
+
+        run_id = self.chosen_run
+        if run_id and await self._told(self.app.lab.change(client.resume, run_id)):
             self.app.ensure_engine()
             await self.app.look_once()
             self._watch()
@@ -267,7 +273,7 @@ class Live(ModiffScreen):
         if self.app.status is not None and self.app.status.silence:
             lines.append(f"For now it hears nothing: {printable(self.app.status.silence)}.")
         if await self.app.push_screen_wait(Confirm("cancel the run", lines, "Cancel the run")):
-            await self._told(self.app.lab.cancel(feed.run_id))
+            await self._told(self.app.lab.change(lambda store: store.request_cancel(feed.run_id)))
             await self.app.look_once()
             self._watch()
 

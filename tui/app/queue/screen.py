@@ -19,6 +19,7 @@ from tui.app.run_view.follower import Follower
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
+from tui.describe.runs.run import queue_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from store.lineage.records import RunRecord
+    from store.store import Store
     from tui.describe.health import Status
     from tui.describe.runs.queued import Expected
     from tui.describe.runs.run import RunRow
@@ -109,7 +112,7 @@ class Queue(ModiffScreen):
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
-        rows = await self.app.lab.queue()
+        rows = await self.app.lab.read(queue_rows)
         self._problem = ""
         if not self._num_changes:  # else an older order would show for a moment
             self._rows = rows
@@ -136,7 +139,9 @@ class Queue(ModiffScreen):
 
     async def _ask_expectations(self) -> None:
         missing = [row.record for row in self._rows if row.record.id not in self._expected]
-        self._expected |= await self.app.lab.expectations(missing)
+        from tui.describe.runs.queued import expected
+
+        self._expected |= await self.app.lab.work(expected, missing)
         self._show()
 
     def _show_problem(self, error: Exception) -> None:
@@ -224,7 +229,10 @@ class Queue(ModiffScreen):
         self._rows = [*(row for row in self._rows if row.record.status == "running"), *queued]
         self._show()
         after = queued[place + by + 1 :]
-        self._change(self.app.lab.reorder(row.record.id, after[0].record.id if after else None))
+        self._change(self._reorder(row.record.id, after[0].record.id if after else None))
+
+    async def _reorder(self, run_id: str, following: str | None) -> None:
+        await self.app.lab.change(lambda store: store.reorder(run_id, following))
 
     def action_drop(self) -> None:
         if (row := self._current) is not None:
@@ -232,7 +240,7 @@ class Queue(ModiffScreen):
 
     async def _drop(self, row: RunRow) -> None:
         run_id, following = row.record.id, self._following(row)
-        if (await self.app.lab.take_back(run_id)).status == "queued":
+        if (await self.app.lab.change(_take_back, run_id)).status == "queued":
             self._undo.append((run_id, following))
             self.notify(f"run {run_id} is out of the queue; u puts it back", markup=False)
         else:
@@ -249,16 +257,20 @@ class Queue(ModiffScreen):
             self._change(self._put_back(*self._undo.pop()))
 
     async def _put_back(self, run_id: str, following: str | None) -> None:
+        from engine import client
+
         try:
-            await self.app.lab.resume(run_id)
+            await self.app.lab.change(client.resume, run_id)
         except Exception:
             self._undo.append((run_id, following))
             raise
         queued = [
-            row.record.id for row in await self.app.lab.queue() if row.record.status == "queued"
+            row.record.id
+            for row in await self.app.lab.read(queue_rows)
+            if row.record.status == "queued"
         ]
         if following in queued and run_id in queued:
-            await self.app.lab.reorder(run_id, following)
+            await self._reorder(run_id, following)
 
     def action_edit(self) -> None:
         if (row := self._current) is not None:
@@ -280,7 +292,7 @@ class Queue(ModiffScreen):
         await message.answered.wait()
         if not message.is_taken:
             return  # another run has taken its place in the form, or the form could not show it
-        if (await self.app.lab.take_back(run_id)).status == "queued":
+        if (await self.app.lab.change(_take_back, run_id)).status == "queued":
             self._undo.append((run_id, following))
             self.notify(f"run {run_id} is out of the queue, to be edited", markup=False)
         else:
@@ -305,7 +317,9 @@ class Queue(ModiffScreen):
             self._change(self._resume(row))
 
     async def _resume(self, row: RunRow) -> None:
-        await self.app.lab.resume(row.record.id)
+        from engine import client
+
+        await self.app.lab.change(client.resume, row.record.id)
         self.post_message(Queued(row.record.id, watch=False))
 
     def action_start(self) -> None:
@@ -318,7 +332,7 @@ class Queue(ModiffScreen):
 
     async def _pause(self, row: RunRow) -> None:
         following = self._following(row)
-        await self.app.lab.pause(row.record.id)
+        await self.app.lab.change(lambda store: store.request_pause(row.record.id))
         self._undo.append((row.record.id, following))
         self.notify(
             f"run {row.record.id} pauses after its present step; r on it goes on", markup=False
@@ -341,8 +355,16 @@ class Queue(ModiffScreen):
 
     async def _cancel(self, row: RunRow) -> None:
         following = self._following(row)
-        await self.app.lab.cancel(row.record.id)
+        await self.app.lab.change(lambda store: store.request_cancel(row.record.id))
         self._undo.append((row.record.id, following))
+
+
+def _take_back(store: Store, run_id: str) -> RunRecord:
+    """Take a queued run out of the queue, to be edited; its record as it was."""
+    record = store.run(run_id)
+    if record.status == "queued":
+        store.request_cancel(run_id)
+    return record
 
 
 def _gist(status: Status | None) -> object:

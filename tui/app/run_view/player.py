@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
@@ -14,9 +15,10 @@ from textual.widgets import Label
 
 from tui.app.asking import asks, told
 from tui.app.base import ModiffBase
-from tui.app.desktop import CannotOpen
+from tui.app.desktop import CannotOpen, open_file
 from tui.app.dialogs.base import Dialog
 from tui.app.widgets.picture import Picture
+from tui.describe.runs.of_file import video_path
 from tui.describe.runs.previews import video_fps
 from tui.text import printable
 
@@ -175,7 +177,7 @@ class Player(Dialog[None]):
 
 async def play(app: ModiffBase, record: RunRecord) -> bool:
     """Play a run's video in the terminal: its file, or what the store has of it; whether there was either."""
-    path = await app.lab.video_path(record.id)
+    path = await app.lab.read(video_path, record.id)
     if path is None:
         return False
     app.push_screen(Player(path, record.output or record.id, video_fps(record.spec_json)))
@@ -197,7 +199,7 @@ async def play_or_tell(app: ModiffBase, record: RunRecord) -> None:
 async def open_or_play(app: ModiffBase, record: RunRecord) -> None:
     """Open a run's file in the desktop's player; where there is none, play it here, else tell where the file is."""
     try:
-        await app.lab.open_file(record.output)
+        await asyncio.to_thread(open_file, record.output)
     except CannotOpen as reason:
         if not await play(app, record):
             app.notify(

@@ -21,14 +21,18 @@ from tui.app.run_view.timeline import Timeline
 from tui.app.runs.branch_fields import FIELDS, overrides_of, shares, solvers, values_of
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.tick import Tick
-from tui.describe.plan import shown
+from tui.describe.plan import planned, shown
+from tui.describe.runs.run import detail as detail_of
 from tui.text import columns
 from tui.units import clock, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from store.store import Store
     from tui.describe.plan import Planned
     from tui.describe.runs.run import At, Detail
 
@@ -101,7 +105,7 @@ class Branch(Dialog[str | None]):
     @asks()
     async def _load(self) -> None:
         try:
-            detail = await self.app.lab.detail(self._run_id)
+            detail = await self.app.lab.read(detail_of, self._run_id)
         except Exception:
             self.dismiss(None)
             raise
@@ -185,7 +189,7 @@ class Branch(Dialog[str | None]):
         told, wrong = "", None
         try:
             overrides = self._overrides()
-            plan = await self.app.lab.plan_of_branch(self._run_id, self.at, overrides)
+            plan = await self.app.lab.work(_planned, self._run_id, self.at, overrides)
             told = "\n".join([plan_told(plan), *plan.warnings])
             if not overrides:
                 told += "\nnothing is changed yet: it would be the same run again"
@@ -224,8 +228,12 @@ class Branch(Dialog[str | None]):
         self.app.run_worker(self._launch(self.at, overrides, watch), group="launch")
 
     async def _launch(self, at: At, overrides: list[str], watch: bool) -> None:
+        from engine import client
+
         try:
-            run_id = await self.app.lab.branch(self._run_id, at, overrides)
+            run_id = await self.app.lab.change(
+                client.branch, self._run_id, at=at, overrides=overrides
+            )
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             if self.is_active:
                 self._tell(error)
@@ -236,6 +244,14 @@ class Branch(Dialog[str | None]):
             self._is_launching = False
         self.dismiss(run_id)
         self.app.post_message(Queued(run_id, watch=watch))
+
+
+def _planned(store: Store, run_id: str, at: At, overrides: Sequence[str]) -> Planned:
+    """What a branch would compute. Raises as `engine.client.branch` does."""
+    from engine import client
+
+    wanted = client.branched(store, run_id, at=at, overrides=overrides)
+    return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
 
 
 def _id(key: str) -> str:

@@ -27,6 +27,7 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot, Series
 from tui.describe import comparison
+from tui.describe.runs.run import detail as detail_of
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Compare(ModiffScreen):
         try:
             is_final = False
             while not is_final:
-                self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
+                self._details = tuple([await lab.read(detail_of, run_id) for run_id in self._ids])
                 is_final = all(detail.record.is_finished for detail in self._details)
                 self._show_details()
                 with self.app.job("comparing"):
@@ -105,10 +106,10 @@ class Compare(ModiffScreen):
 
     async def _until_at_rest(self) -> None:
         for run_id in self._ids:
-            run = await self.app.lab.run(run_id)
+            run = (await self.app.lab.read(detail_of, run_id)).record
             while not run.is_finished:
                 await asyncio.sleep(_LOOK_SECONDS)
-                run = await self.app.lab.run(run_id)
+                run = (await self.app.lab.read(detail_of, run_id)).record
 
     # What is shown
 

@@ -112,7 +112,7 @@ class RunDetails(Vertical):
         if is_other:
             await asyncio.sleep(_REST_SECONDS)
         try:
-            self._draw(await self.app.lab.detail(row.record.id))
+            self._draw(await self.app.lab.read(summary.detail, row.record.id))
         except UnknownRun:
             self._draw(None)
         else:

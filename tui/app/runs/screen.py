@@ -17,7 +17,7 @@ from tui.app.messages import BranchFrom
 from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.runs import actions as run_actions
 from tui.app.runs.details import RunDetails
-from tui.app.runs.list import RunList
+from tui.app.runs.list import RUN_LIMIT, RunList
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.describe.runs import filter as searching
@@ -184,8 +184,8 @@ class Runs(ModiffScreen):
         """Read the list again, and draw it where anything has changed."""
         self._looked_at = time.monotonic()
         try:
-            rows = await self.app.lab.runs(self._search)
-            ancestors = await self.app.lab.ancestors(rows)
+            rows = await self.app.lab.read(summary.found_rows, self._search, RUN_LIMIT)
+            ancestors = await self.app.lab.read(summary.ancestors, rows)
             minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
             known = (*rows, None, *ancestors, minute)
             if known != self._known:
@@ -258,7 +258,7 @@ class Runs(ModiffScreen):
         ]
         if not wanted:
             return
-        pictures = await self.app.lab.thumbnails(wanted)
+        pictures = await self.app.lab.read.indexed(summary.thumbnails, wanted)
         self._pictured = stands
         self.runs.thumbnails.show_pictures(pictures)
 
@@ -379,7 +379,9 @@ class Runs(ModiffScreen):
     @asks(group="act")
     async def action_copy(self) -> None:
         """The command that makes it again, into the clipboard."""
-        line = await self.app.lab.command_line(self._current().record.id)
+        from tui.describe.runs.command_line import command_of
+
+        line = await self.app.lab.read(command_of, self._current().record.id)
         self.app.copy_to_clipboard(line)
         self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
 

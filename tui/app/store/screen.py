@@ -21,7 +21,8 @@ from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
 from tui.describe.bundles import NO_TRUST, TRUST, imported_lines
-from tui.describe.space import plan_lines, verdict_lines
+from tui.describe.space import plan_lines, planned_removal, remove_by, verdict_lines
+from tui.describe.space import space as space_of
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Store(ModiffScreen):
         self._look()
 
     async def _ask(self) -> None:
-        space = await self.app.lab.space()
+        space = await self.app.lab.work(space_of)
         self._space = space
         self.query_one("#problem").display = False
         self.query_one(Usage).show(space.overview)
@@ -192,7 +193,10 @@ class Store(ModiffScreen):
         if share is None:
             return
         try:
-            await self.app.lab.set_pinned(share.run.id, not share.run.is_pinned)
+            pinned = share.run.is_pinned
+            await self.app.lab.change(
+                lambda store: (store.unpin if pinned else store.pin)(share.run.id)
+            )
         finally:
             self._look()
 
@@ -238,7 +242,9 @@ class Store(ModiffScreen):
         """Plan a clean-up; carry it out where that was asked for and agreed to."""
         from tui.app.store.clean_up import CleanUp
 
-        space = self._space or await self.app.lab.space()
+        space = self._space
+        if space is None:
+            space = await self.app.lab.work(space_of)
         planned: Planned | None = await self.app.push_screen_wait(
             CleanUp(space.overview.budget_bytes)
         )
@@ -256,7 +262,7 @@ class Store(ModiffScreen):
         policy = self._policy
         if policy is None:
             return
-        plan = await self.app.lab.preview_removal(policy)
+        plan = await self.app.lab.work(planned_removal, policy)
         if not plan.is_empty:
             await self._clean(policy, plan)
         else:
@@ -269,7 +275,7 @@ class Store(ModiffScreen):
         if not await self.app.push_screen_wait(Confirm("clean up", lines, "Remove")):
             return
         try:
-            removed = await self.app.lab.remove_by(policy)
+            removed = await self.app.lab.work.cleaning(remove_by, policy)
         except Exception as error:
             self._report("not cleaned up", [f"✖ {self.app.line_for(error)}"])
             raise
@@ -289,12 +295,16 @@ class Store(ModiffScreen):
 
     @asks(group="verify")
     async def _verify(self) -> None:
+        from store.upkeep.verify import verify
+
         timer = self.set_interval(PROGRESS_SECONDS, self._show_progress)
         self._show_progress()
         started = time.monotonic()
         try:
             with self.app.job("verifying the store"):
-                verdict = await self.app.lab.verify_store(self._note_progress)
+                verdict = await self.app.lab.check(
+                    lambda store: verify(store.lineage, on_progress=self._note_progress)
+                )
         except _Stopped:
             self._report("stopped", ["Not everything was read; nothing is known to be wrong."])
         except Exception as error:  # noqa: BLE001  # told, whatever it is

@@ -39,7 +39,7 @@ def scaled(pixels: memoryview, width: int, height: int, columns: int, rows: int)
 
     is_smaller = columns > width and rows > height
     way = Image.Resampling.BILINEAR if is_smaller else Image.Resampling.BOX
-    frame = Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+    frame = Image.frombytes("RGB", (width, height), bytes(pixels))
     return frame.resize((columns, rows), way).tobytes()
 
 
