@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.driver import Driver
     from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
@@ -157,6 +158,14 @@ class ModiffApp(ModiffBase):
         self._harmless = Harmless()
         if self.is_remote:
             self.animation_level = "none"
+
+    def get_driver_class(self) -> type[Driver]:
+        from textual.drivers.linux_driver import LinuxDriver
+
+        from tui.app.terminal import Terminal
+
+        found = super().get_driver_class()
+        return Terminal if found is LinuxDriver else found
 
     def on_mount(self) -> None:
         if self.preferences.theme in self.available_themes:

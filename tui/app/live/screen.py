@@ -11,7 +11,7 @@ from textual.widgets import Static
 from store.errors import UnknownRun
 from tui.app.asking import asks, told
 from tui.app.base import ModiffScreen
-from tui.app.dialogs.ask import Confirm
+from tui.app.dialogs.ask import confirm_cancel
 from tui.app.messages import BranchFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
@@ -266,13 +266,7 @@ class Live(ModiffScreen):
         feed = self._feed
         if feed is None:
             return
-        lines = [
-            f"Run {feed.run_id} stops when its present step ends.",
-            "Steps that are done stay in the store: r resumes it where it was.",
-        ]
-        if self.app.status is not None and self.app.status.silence:
-            lines.append(f"For now it hears nothing: {printable(self.app.status.silence)}.")
-        if await self.app.push_screen_wait(Confirm("cancel the run", lines, "Cancel the run")):
+        if await self.app.push_screen_wait(confirm_cancel(feed.run_id, self.app.status)):
             await self._told(self.app.lab.change(lambda store: store.request_cancel(feed.run_id)))
             await self.app.look_once()
             self._watch()

@@ -341,16 +341,12 @@ class Queue(ModiffScreen):
     @asks()
     async def action_cancel(self) -> None:
         """Ask, then cancel the run at work."""
-        from tui.app.dialogs.ask import Confirm
+        from tui.app.dialogs.ask import confirm_cancel
 
         row = self._at_work
         if row is None:
             return
-        lines = [
-            f"Run {row.record.id} stops after its present step.",
-            "Steps that are done stay in the store, and it can be taken up again.",
-        ]
-        if await self.app.push_screen_wait(Confirm("cancel the run at work", lines, "Cancel it")):
+        if await self.app.push_screen_wait(confirm_cancel(row.record.id, self._status)):
             self._change(self._cancel(row))
 
     async def _cancel(self, row: RunRow) -> None:
