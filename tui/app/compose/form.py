@@ -12,7 +12,7 @@ from textual.widgets import Static
 from presets import library
 from presets.errors import PresetError
 from presets.sections import SECTIONS
-from tui.app.asking import asks
+from tui.app.asking import asks, is_there
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
     Draft,
@@ -167,6 +167,8 @@ class FormScreen(ModiffScreen):
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
+        if not is_there(self):  # the panels are gone
+            return
         self.checked = None if self.draft is None else check(self.draft)
         self._refused = ()
         self._missing = ()

@@ -13,9 +13,9 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Label
 
+from tui.app import desktop
 from tui.app.asking import asks, told
 from tui.app.base import ModiffBase
-from tui.app.desktop import CannotOpen, open_file
 from tui.app.dialogs.base import Dialog
 from tui.app.widgets.picture import Picture
 from tui.describe.runs.of_file import video_path
@@ -199,8 +199,8 @@ async def play_or_tell(app: ModiffBase, record: RunRecord) -> None:
 async def open_or_play(app: ModiffBase, record: RunRecord) -> None:
     """Open a run's file in the desktop's player; where there is none, play it here, else tell where the file is."""
     try:
-        await asyncio.to_thread(open_file, record.output)
-    except CannotOpen as reason:
+        await asyncio.to_thread(desktop.open_file, record.output)
+    except desktop.CannotOpen as reason:
         if not await play(app, record):
             app.notify(
                 printable(record.output),

@@ -526,7 +526,7 @@ def test_without_a_display_the_path_is_told(store, monkeypatch):
     def refuse(_path: str) -> None:
         raise CannotOpen("there is no display")
 
-    monkeypatch.setattr("tui.app.run_view.player.open_file", refuse)
+    monkeypatch.setattr("tui.app.desktop.open_file", refuse)
 
     async def script(pilot):
         await pilot.press("o")
@@ -542,7 +542,7 @@ def test_a_video_plays_in_the_terminal_also_where_there_is_no_display(store, mon
     def refuse(_path: str) -> None:
         raise CannotOpen("there is no display")
 
-    monkeypatch.setattr("tui.app.run_view.player.open_file", refuse)
+    monkeypatch.setattr("tui.app.desktop.open_file", refuse)
 
     async def script(pilot):
         for key in ("v", "o"):
