@@ -17,8 +17,9 @@ import msgspec
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, Facts
 from presets.errors import PresetError
-from presets.fields import build, did_you_mean, fields, nearest
+from presets.fields import build, fields
 from presets.spec import ExtensionSpec
+from presets.wording import did_you_mean, nearest
 
 ENTRY_POINT_GROUP = "modiff.extensions"
 
