@@ -2,6 +2,7 @@
 
 start: from the exec to the first screen, `modiff` beside a bare Textual app with as many widgets as a form has, each
 in a terminal of its own, in turn. "painted" is the frame with the stages, "complete" the form with its preset read.
+Both in seconds of the clock and of a core.
 live: what the live screen takes of a core, and writes to its terminal, beside an engine that makes a micro run of so
 many steps a second as it can, with previews: more of them than any large model makes in a minute.
 steps: the same beside the log of such a run, of so many steps a second however busy the machine is.
@@ -72,14 +73,20 @@ STEPS = 1000
 ENGINE = "benchmark"
 
 
-def first_screen(code: str, folder: Path, *texts: str) -> list[float]:
-    """Seconds from the exec until each of `texts` is on the screen."""
+def first_screen(code: str, folder: Path, *texts: str) -> list[tuple[float, float]]:
+    """Seconds from the exec until each of `texts` is on the screen, and those of a core until then."""
     with Terminal(
         [sys.executable, "-P", "-c", code],
         environment=environment(folder),
         folder=folder,
     ) as terminal:
-        return [terminal.wait_for(text) for text in texts]
+        process = psutil.Process(terminal.process.pid)
+        return [(terminal.wait_for(text), cpu_seconds(process)) for text in texts]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    spent = process.cpu_times()
+    return spent.user + spent.system
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -92,15 +99,18 @@ def environment(folder: Path) -> dict[str, str]:
 
 def start(rounds: int, folder: Path) -> dict[str, object]:
     spent: dict[str, list[float]] = {"painted": [], "complete": [], "bare": []}
+    cpu: dict[str, list[float]] = {"painted": [], "complete": [], "bare": []}
     for number in range(rounds + 1):
         painted, complete = first_screen(MODIFF, folder, "text encoder", "shipped with modiff")
         (bare,) = first_screen(BARE, folder, "Compose")
         if number:
-            for name, seconds in (("painted", painted), ("complete", complete), ("bare", bare)):
-                spent[name].append(seconds)
+            for name, told in (("painted", painted), ("complete", complete), ("bare", bare)):
+                spent[name].append(told[0])
+                cpu[name].append(told[1])
     pairs = zip(spent["painted"], spent["bare"], strict=True)
     return {
         "seconds": {name: round(statistics.median(values), 3) for name, values in spent.items()},
+        "cpu_seconds": {name: round(statistics.median(values), 3) for name, values in cpu.items()},
         "fastest": {name: round(min(values), 3) for name, values in spent.items()},
         "ratio": round(statistics.median(a / b for a, b in pairs), 2),
         "limit_seconds": 0.5,
@@ -182,11 +192,10 @@ def keys(seconds: float, rate: int, folder: Path) -> dict[str, object]:
         )
         writer.start()
         answers(terminal, seconds / 4)
-        half, cpu = process.memory_info().rss, process.cpu_times()
+        half, cpu = process.memory_info().rss, cpu_seconds(process)
         begun = time.perf_counter()
         told["busy"] = in_ms(answers(terminal, seconds * 3 / 4))
-        after = process.cpu_times()
-        spent = after.user + after.system - cpu.user - cpu.system
+        spent = cpu_seconds(process) - cpu
         told["cpu_share"] = round(spent / (time.perf_counter() - begun), 2)
         told["memory_growth_mib"] = round((process.memory_info().rss - half) / (1 << 20), 1)
         ended.set()
@@ -275,13 +284,11 @@ def steps(seconds: float, rate: float, folder: Path) -> dict[str, object]:
 def share(terminal: Terminal, seconds: float) -> dict[str, float]:
     """What the app in a terminal takes of a core, and writes to it, from now on."""
     process = psutil.Process(terminal.process.pid)
-    begun, terminal.written, before = time.perf_counter(), b"", process.cpu_times()
-    while time.perf_counter() - begun < seconds:
-        terminal.read(0.05)
-    after, spent = process.cpu_times(), time.perf_counter() - begun
-    used = after.user + after.system - before.user - before.system
+    begun, terminal.written, before = time.perf_counter(), b"", cpu_seconds(process)
+    settle(terminal, seconds)
+    spent = time.perf_counter() - begun
     return {
-        "cpu_share": round(used / spent, 3),
+        "cpu_share": round((cpu_seconds(process) - before) / spent, 3),
         "kb_per_second": round(len(terminal.written) / spent / 1000, 1),
     }
 

@@ -34,7 +34,7 @@ from tui.app.messages import (
 )
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
-from tui.describe.runs.run import MOST_RUNNING
+from tui.describe.health import MOST_RUNNING
 from tui.text import printable
 
 if TYPE_CHECKING:

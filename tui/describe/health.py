@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tui.describe.runs.run import MOST_RUNNING
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 STUCK_SECONDS = 10.0
 # What ends such an engine in the app.
 FORCE = "F in Components"
+# More engines than a store ever has.
+MOST_RUNNING = 100
 # With less than this the database takes nothing more.
 FULL_BYTES = 1 << 20
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from tui.describe.guidance import scale_told
+from tui.describe.health import MOST_RUNNING
 from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
 from tui.text import printable
 from tui.units import age, duration, moment
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 At = int | Literal["decode"]
 
-# More engines than a store ever has.
-MOST_RUNNING = 100
 MOST_PAUSED = 100
 SYMBOLS = {
     "queued": "○",
