@@ -297,7 +297,11 @@ def idle(seconds: float, folder: Path) -> dict[str, object]:
     told: dict[str, object] = {"seconds": seconds, "limit_share": 0.02}
     with open_store(folder / "store") as store:
         for seed in range(200):
-            record_run(store, micro(f"seed={seed}"), frames=wave(16, 32, 32))
+            run = record_run(store, micro(f"seed={seed}"), frames=wave(16, 32, 32))
+        keys = [link.key for link in store.links_of(run.id) if link.stage == "video"]
+        with open_index(store.root) as index:
+            for key in keys:
+                put_preview(index, key, Preview(16, 64, 64, random.randbytes(16 * 64 * 64 * 3)))
     for number, name in enumerate(TABS, start=1):
         with Terminal(
             [sys.executable, "-P", "-c", MODIFF], environment=environment(folder), folder=folder

@@ -83,14 +83,17 @@ class Stages(Drawn):
 
 
 def _ways(cells: Sequence[StageCell]) -> Iterator[list[str]]:
-    """What to say of the stages, the most first: all of it, no times, only names of what runs or failed, symbols."""
+    """What to say of the stages, the most first: all of it, no times, only names but of what runs or failed, then
+    without the names, symbols."""
+    symbols = [_SYMBOLS[cell.state] for cell in cells]
+    names = [f"{_SYMBOLS[cell.state]} {printable(cell.name)}" for cell in cells]
+    told = [_text(cell) for cell in cells]
+    is_told = [cell.state in ("running", "failed") for cell in cells]
     yield [_text(cell, has_time=True) for cell in cells]
-    yield [_text(cell) for cell in cells]
-    yield [
-        _text(cell) if cell.state in ("running", "failed") else _SYMBOLS[cell.state]
-        for cell in cells
-    ]
-    yield [_SYMBOLS[cell.state] for cell in cells]
+    yield told
+    for short in (names, symbols):
+        yield [a if is_a else b for a, b, is_a in zip(told, short, is_told, strict=True)]
+    yield symbols
 
 
 def _text(cell: StageCell, *, has_time: bool = False) -> str:

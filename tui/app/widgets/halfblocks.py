@@ -10,8 +10,8 @@ from rich.color_triplet import ColorTriplet
 from rich.segment import Segment
 from rich.style import Style
 
-# five bits a channel: equal neighbours merge, and most colours that are seen fit in a cache of a few MB; of noise, the
-# first half of a run, no two cells are the same and no cache would hold them
+# five bits a channel: equal neighbours merge, and all colours there are fit in a cache, which matters because the first
+# half of a run is noise; no cache holds the pairs of them that cells of noise have
 _KEPT_BITS = bytes(value & 0xF8 for value in range(256))
 
 
@@ -68,7 +68,7 @@ def _style(cell: bytes) -> Style:
     return Style.from_color(_color(cell[:3]), _color(cell[3:]))
 
 
-@lru_cache(1 << 12)
+@lru_cache(1 << 15)
 def _color(rgb: bytes) -> Color:
     """The colour with the bits that were cut off made up: black stays black and white white."""
     triplet = ColorTriplet(*(value | value >> 5 for value in rgb))

@@ -43,6 +43,7 @@ def drawn(cells: Sequence[StageCell], width: int) -> str:
     [
         (80, "✓ load 2.31 s │ ✓ text cached │ ▶ denoise 12/30 │ · decode │ · mux"),
         (60, "✓ load │ ✓ text cached │ ▶ denoise 12/30 │ · decode │ · mux"),
+        (55, "✓ load │ ✓ text │ ▶ denoise 12/30 │ · decode │ · mux"),
         (40, "✓ ✓ │ ▶ denoise 12/30 · ·"),
         (20, "✓ ✓ ▶ · ·"),
         (10, "✓ ✓ ▶ · ·"),
