@@ -8,6 +8,7 @@ answered, and where it does not, the palette goes without them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -17,6 +18,7 @@ from textual.actions import parse
 from textual.binding import Binding
 from textual.command import CommandPalette, DiscoveryHit, Hit, Provider
 from textual.content import Content
+from textual.css.query import NoMatches
 
 from presets.library import list_presets, load_preset
 from tui.app.asking import told
@@ -57,6 +59,14 @@ class Palette(CommandPalette):
 
     def run_worker(self, *args: Any, **kwargs: Any) -> Worker[Any]:
         return super().run_worker(*args, **{**kwargs, "exit_on_error": False})
+
+    async def _watch__show_busy(self) -> None:
+        with suppress(NoMatches):
+            await super()._watch__show_busy()
+
+    def _watch__list_visible(self) -> None:
+        with suppress(NoMatches):
+            super()._watch__list_visible()
 
 
 class Commands(Provider):
