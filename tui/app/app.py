@@ -142,7 +142,7 @@ class ModiffApp(ModiffBase):
             show=False,
             priority=True,
         ),
-        Binding("f7", "jump", "Jump", id="app.jump", show=False, priority=True),
+        Binding("f9", "jump", "Jump", id="app.jump", show=False, priority=True),
         Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 

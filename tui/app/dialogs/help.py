@@ -115,8 +115,8 @@ def _everywhere() -> list[tuple[str, str]]:
         ("^c", "Copy the text that is selected with the mouse"),
         ("esc", "One step back; it never leaves modiff"),
         ("^p", "Every action by its name, every preset, the recent runs"),
-        ("f7", "A letter on each panel and field: it goes there"),
         ("f8", "Copy what the last error said"),
+        ("f9", "A letter on each panel and field: it goes there"),
         ("?, f1", "This help"),
         ("^q", "Leave modiff; asks where a run is at work"),
     ]
