@@ -21,6 +21,7 @@ from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
+from presets.expansion import expands
 from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
@@ -168,6 +169,37 @@ def finish(store: Store, run_id: str) -> str:
     return run_id
 
 
+def review(
+    store: Store, run_id: str, *, text: str = "", again: bool = False, as_typed: bool = False
+) -> None:
+    """Answer a run that waits for its expanded prompt to be read (`waits_for_review`), and queue it again: to go on
+    with that, with `text` instead, or with the prompt as typed; or, with `again`, to have it expanded anew and wait.
+
+    Raises PresetError for a text that no prompt can be, StoreError for a run that does not wait.
+    """
+    spec = decode_spec(store.run(run_id).spec_json)
+    wanted = spec.expansion
+    if text:
+        wanted = msgspec.structs.replace(wanted, text=text)
+    elif again:
+        # another seed is another question; on a run that fell back to the typed prompt it is the same one
+        seed = (wanted.seed + wanted.enabled) % 2**31
+        wanted = msgspec.structs.replace(wanted, seed=seed, enabled=True)
+    elif as_typed:
+        wanted = msgspec.structs.replace(wanted, enabled=False)
+    _name_output(store, run_id)
+    store.reconsider(
+        run_id,
+        encode_spec(msgspec.structs.replace(spec, expansion=wanted)),
+        stop_at=0 if again else None,
+    )
+
+
+def waits_for_review(run: RunRecord) -> bool:
+    """Whether a run has its prompt expanded, and waits for somebody to read it."""
+    return run.stop_at == 0 and run.status == "done"
+
+
 def _check_encoder(spec: RunSpec) -> None:
     """ComponentError where the video cannot be written here. That the ffmpeg that comes along writes H.264 is taken for
     granted: to start it would take a third of the time of a run that is stored."""
@@ -297,7 +329,11 @@ def plan_unseen(
 
 
 def _check_stop(stop_at: int | None, route: Route) -> None:
-    if stop_at is not None and not 1 <= stop_at <= route.num_steps:
+    if stop_at == 0 and not expands(route.spec):
+        raise PresetError(
+            "there is no expanded prompt to review; expand it (`--expand`, or expansion.enabled)"
+        )
+    if stop_at is not None and not 0 <= stop_at <= route.num_steps:
         raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
 
 

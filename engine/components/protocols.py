@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.expansion.answer import Answer, Asked
     from engine.graph import Identity, Plain
     from engine.models.seams import At
     from store.index.index import Index
@@ -67,6 +68,13 @@ class VAE(Protocol):
 
         on_chunk: called after every piece of work with how many of how many are done; may raise to stop.
         """
+        ...
+
+
+class PromptExpander(Protocol):
+    def expand(self, asked: Asked) -> Answer:
+        """A longer prompt in the words of a language model. Raises ComponentError, with a key that begins with
+        `components.prompt_expander`, where it gives none. What is wrong with the words is for the caller to find."""
         ...
 
 

@@ -23,6 +23,8 @@ _BUILTIN = {
     ("text_encoder", "remote"): "engine.components.remote:text_encoder",
     ("denoiser", "remote"): "engine.components.remote:denoiser",
     ("vae", "remote"): "engine.components.remote:vae",
+    ("prompt_expander", "openai"): "engine.expansion.openai",
+    ("prompt_expander", "transformers"): "engine.expansion.local",
 }
 
 
