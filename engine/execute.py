@@ -281,6 +281,9 @@ class Execution:
                 plan = self._recalled(plan, nodes[-1])
             while any(plan.states[node] == "compute" for node in nodes):
                 plan = self._computed(plan, title)
+            if computed and not is_chain:
+                # what the first of them came to may have led to what is stored
+                self.reused(plan, [node for node in nodes if plan.keys.get(node) not in self._made])
             if is_chain:
                 self._ended(plan, nodes[-1])
         return plan

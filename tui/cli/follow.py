@@ -19,6 +19,7 @@ import click
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.run import is_to_review
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable
 from tui.units import duration
@@ -76,7 +77,7 @@ def follow_queued(
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:
         print_json(result(record, stages, watched.cancel_asked))
-    elif record.status == "done":
+    elif record.status == "done" and not is_to_review(record):
         echo_path(record.output)
     if manner.notify:
         call(end_line(record))
@@ -243,6 +244,8 @@ def _narration(
 ) -> list[str]:
     """How it went, for people: status, time and its split by stage."""
     match record.status:
+        case "done" if is_to_review(record):
+            return []
         case "done":
             late = "; it was done before it could be cancelled" if watched.cancel_asked else ""
             return [f"run {record.id} done in {spent}{_reuse(store, record)}{late}"]

@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "engine": ("tui.cli.commands.engine:engine", "Look after the background engine process."),
     "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
+    "review": (
+        "tui.cli.commands.review:review",
+        "Read the expanded prompt of a run that waits for it.",
+    ),
     "serve": ("tui.cli.commands.serve:serve", "Serve components to runs of other machines."),
     "doctor": ("tui.cli.commands.doctor:doctor", "Check what works on this machine."),
 }

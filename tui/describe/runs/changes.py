@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from store.lineage.records import RunRecord
 
-# Where a run writes and what it keeps is no difference of what it makes.
-_NOT_TOLD = ("format", "output.", "keep.")
-# Files are named by their paths once a run is queued, whatever the preset calls them.
-_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer")
+# Where a run writes and what it keeps is no difference of what it makes; of a template its name tells.
+_NOT_TOLD = ("format", "output.", "keep.", "expansion.instructions")
+# Files are named by their paths once a run is queued, whatever the preset calls them; texts are told by themselves.
+_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer", ".instructions", "expansion.text")
 _MAX_VALUE = 24
 _ROOM_FOR_VALUE = 16  # where a value stands beside another one
 
