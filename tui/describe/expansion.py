@@ -1,0 +1,50 @@
+"""An expanded prompt in words: who writes it, what is sent where, and what came of it. Pure, torch-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from presets.expansion import expands
+from tui.text import printable
+
+if TYPE_CHECKING:
+    from engine.runs.expanded import Expanded
+    from presets.spec import RunSpec
+
+
+def expansion_notes(spec: RunSpec) -> list[str]:
+    """What a run that has its prompt expanded sends, and where to."""
+    expander = spec.components.prompt_expander
+    if not expands(spec) or not expander.url:
+        return []
+    key = f", with the key in ${expander.api_key_env}" if expander.api_key_env else ""
+    return [printable(f"the prompt is sent to {expander.url}{key}")]
+
+
+def written_by(expanded: Expanded) -> str:
+    """`tiny-llm, template t2v-en, seed 0`; "" where nobody knows."""
+    answer = expanded.answer
+    if answer is None:
+        return "by hand" if expanded.is_edited else ""
+    told = f"{answer.model}, template {answer.template}, seed {answer.seed}"
+    return printable(f"{told}; edited by hand" if expanded.is_edited else told)
+
+
+def as_json(expanded: Expanded | None) -> dict[str, Any] | None:
+    """The text with the model's answer, as it is stored."""
+    if expanded is None:
+        return None
+    answer = expanded.answer
+    told: dict[str, Any] = {"text": expanded.text, "edited": expanded.is_edited}
+    if answer is not None:
+        told |= {
+            "model": answer.model,
+            "provider": answer.provider,
+            "template": answer.template,
+            "seed": answer.seed,
+            "temperature": answer.temperature,
+            "top_p": answer.top_p,
+            "raw": answer.raw,
+            "cut": answer.is_cut,
+        }
+    return told
