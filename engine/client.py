@@ -172,8 +172,8 @@ def finish(store: Store, run_id: str) -> str:
 def review(
     store: Store, run_id: str, *, text: str = "", again: bool = False, as_typed: bool = False
 ) -> None:
-    """Answer a run that waits for its expanded prompt to be read (`waits_for_review`), and queue it again: to go on
-    with that, with `text` instead, or with the prompt as typed; or, with `again`, to have it expanded anew and wait.
+    """Answer a run that stopped at step 0, for its expanded prompt to be read, and queue it again: to go on with
+    that, with `text` instead, or with the prompt as typed; or, with `again`, to have it expanded anew and wait.
 
     Raises PresetError for a text that no prompt can be, StoreError for a run that does not wait.
     """
@@ -195,9 +195,9 @@ def review(
     )
 
 
-def waits_for_review(run: RunRecord) -> bool:
-    """Whether a run has its prompt expanded, and waits for somebody to read it."""
-    return run.stop_at == 0 and run.status == "done"
+def is_expansion_new(store: Store, spec: RunSpec) -> bool:
+    """Whether a run would have its prompt expanded, and not as one before it. Raises as `plan` does."""
+    return expands(spec) and bool(plan(store, spec, stop_at=0).job())
 
 
 def _check_encoder(spec: RunSpec) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from store.upkeep.removal import Plan as Removal
     from store.upkeep.removal import Policy
     from store.upkeep.verify import Verdict
+    from tui.describe.expansion import Waiting
     from tui.describe.health import ComponentRow, Status
     from tui.describe.known_files import Known
     from tui.describe.plan import Planned
@@ -388,14 +389,43 @@ class Lab:
     # Runs
 
     async def launch(self, spec: RunSpec, preset: str) -> str:
-        """Queue a run, checked as on the command line; its id. An engine is for `start_engine`."""
+        """Queue a run, checked as on the command line; its id. One that has its prompt expanded anew stops there, to be
+        read. An engine is for `start_engine`."""
 
         def ask(store: Store) -> str:
             from engine import client
 
-            return client.submit(store, spec, preset=preset)
+            stop_at = 0 if client.is_expansion_new(store, spec) else None
+            return client.submit(store, spec, preset=preset, stop_at=stop_at)
 
         return await self._in("change", ask)
+
+    async def expanded_prompt(self, run_id: str) -> str:
+        """What a run reads in place of its prompt, "" where it has none, or not yet."""
+
+        def ask(store: Store) -> str:
+            from engine.runs.expanded import expanded_prompt
+
+            found = expanded_prompt(store, store.run(run_id), store.links_of(run_id))
+            return found.text if found is not None else ""
+
+        return await self._in("read", ask)
+
+    async def waiting_prompt(self, run_id: str) -> Waiting | None:
+        """The expanded prompt of a run that waits for it to be read; None where it does not (any more)."""
+        from tui.describe.expansion import waiting_prompt
+
+        return await self._in("read", lambda store: waiting_prompt(store, run_id))
+
+    async def review(self, run_id: str, *, text: str, again: bool, as_typed: bool) -> None:
+        """Answer a run that waits, and queue it again, as of `engine.client.review`."""
+
+        def ask(store: Store) -> None:
+            from engine import client
+
+            client.review(store, run_id, text=text, again=again, as_typed=as_typed)
+
+        await self._in("change", ask)
 
     async def launch_sweep(
         self, spec: RunSpec, preset: str, over: Sequence[str], stop_at: int | None

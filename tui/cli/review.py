@@ -12,13 +12,11 @@ import click
 from tui.cli.follow import Manner, exit_code, follow_queued, latest_stages, result
 from tui.cli.output import Invocation, print_json
 from tui.cli.prompts import warn
-from tui.describe.expansion import written_by
+from tui.describe.expansion import waiting_prompt
 from tui.describe.runs.run import is_to_review
 from tui.text import escaped
 
 if TYPE_CHECKING:
-    from engine.runs.expanded import Expanded
-    from presets.spec import RunSpec
     from store.store import Store
 
 _APPROVE, _EDIT, _AGAIN, _MINE, _LATER = "a", "e", "r", "m", "q"
@@ -69,14 +67,13 @@ class _Answer:
 
 def _answer(store: Store, run_id: str) -> _Answer:
     """What is to become of the run. Raises click.Abort where that is left for later."""
-    from engine.runs.expanded import expanded_prompt
-    from presets.encoding import decode_spec
-
-    record = store.run(run_id)
-    spec = decode_spec(record.spec_json)
-    expanded = expanded_prompt(store, record, store.links_of(run_id))
-    _show(spec, expanded)
-    text = expanded.text if expanded else spec.prompt
+    waiting = waiting_prompt(store, run_id)
+    if waiting is None:
+        raise click.ClickException(
+            f"run {run_id} does not wait for its prompt to be read; `modiff show {run_id}` tells how it stands"
+        )
+    click.echo(f"{waiting.by}:\n\n{escaped(waiting.text)}\n", err=True)
+    warn(waiting.warnings)
     choices = click.Choice([_APPROVE, _EDIT, _AGAIN, _MINE, _LATER])
     while True:
         try:
@@ -94,7 +91,7 @@ def _answer(store: Store, run_id: str) -> _Answer:
             return _Answer(store, run_id, is_again=True)
         if word == _MINE:
             return _Answer(store, run_id, as_typed=True)
-        if edited := _edited(text):
+        if edited := _edited(waiting.text):
             return _Answer(store, run_id, text=edited)
 
 
@@ -108,28 +105,8 @@ def _edited(text: str) -> str:
     return edited
 
 
-def _show(spec: RunSpec, expanded: Expanded | None) -> None:
-    import msgspec
-
-    from tui.describe.prompt_warnings import prompt_warnings
-
-    if expanded is None:
-        click.echo("the prompt was not expanded; approved, it is used as typed:", err=True)
-        text = spec.prompt
-    else:
-        text = expanded.text
-        click.echo(f"expanded by {written_by(expanded) or 'an earlier run'}:", err=True)
-    click.echo(f"\n{escaped(text)}\n", err=True)
-    wanted = msgspec.structs.replace(spec.expansion, enabled=True, text=text)
-    warn(prompt_warnings(msgspec.structs.replace(spec, expansion=wanted)))
-
-
 def review_waiting(invocation: Invocation, store: Store, run_id: str, manner: Manner) -> int:
     """Ask for a run that waits, and follow it to its end; returns the exit code."""
-    if not is_to_review(store.run(run_id)):
-        raise click.ClickException(
-            f"run {run_id} does not wait for its prompt to be read; `modiff show {run_id}` tells how it stands"
-        )
     invocation.run = run_id
     answer = _answer(store, run_id)
     if answer.is_again:

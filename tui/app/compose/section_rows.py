@@ -98,6 +98,8 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             return printable(draft.preset) or "none: settings of a run"
         case "prompt":
             return printable(spec.prompt) or "(empty)"
+        case "expansion":
+            return _expansion(spec)
         case "encoder":
             return _part(parts.text_encoder.name, parts.text_encoder)
         case "denoiser":
@@ -222,6 +224,17 @@ def _number_of(union: inspect.UnionType) -> inspect.Type | None:
     if any(isinstance(each, inspect.StrType | inspect.BoolType) for each in options):
         return None
     return next((each for each in options if isinstance(each, inspect.FloatType)), None)
+
+
+def _expansion(spec: RunSpec) -> str:
+    if not spec.expansion.enabled:
+        return "off"
+    if spec.expansion.text:
+        return "edited by hand"
+    expander = spec.components.prompt_expander
+    return printable(
+        f"{expander.checkpoint or expander.url or expander.name}, {spec.expansion.template}"
+    )
 
 
 def _part(name: str, part: object) -> str:

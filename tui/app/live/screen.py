@@ -16,11 +16,12 @@ from tui.app.messages import BranchFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.player import open_or_play, play_or_tell
+from tui.app.run_view.review import review
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.describe.runs.run import RESUMABLE
+from tui.describe.runs.run import RESUMABLE, is_to_review
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Live(ModiffScreen):
         self._at_work: tuple[str, ...] = ()
         self._shows_previews = True
         self._known: tuple[object, ...] = ()
+        self._asked_for: tuple[str, int] = ("", 0)
 
     def compose(self) -> ComposeResult:
         yield TopLine("live")
@@ -192,6 +194,10 @@ class Live(ModiffScreen):
         if now != self._known:
             self._known = now
             self.refresh_bindings()
+        asked = (feed.run_id, feed.state.last_id)
+        if self._is_to_review and asked != self._asked_for:
+            self._asked_for = asked
+            self.action_resume()
 
     def on_run_view_preview_wanted(self) -> None:
         """A run at work shows it at its next turn."""
@@ -211,7 +217,7 @@ class Live(ModiffScreen):
             case "pause" | "cancel":
                 return status in ("queued", "running")
             case "resume":
-                return status in RESUMABLE
+                return status in RESUMABLE or self._is_to_review
             case "open_output" | "play":
                 return bool(self._output())
             case "branch":
@@ -223,8 +229,17 @@ class Live(ModiffScreen):
             case _:
                 return True
 
+    @property
+    def _is_to_review(self) -> bool:
+        """Whether the run waits for its expanded prompt to be read."""
+        feed = self._feed
+        record = feed.record if feed is not None and feed.is_over else None
+        return record is not None and is_to_review(record)
+
     def _output(self) -> str:
         """The file of the run, "" before it is there."""
+        if self._is_to_review:
+            return ""
         feed = self._feed
         is_done = feed is not None and feed.state.status == "done"
         return feed.record.output if feed and is_done and feed.record else ""
@@ -251,6 +266,10 @@ class Live(ModiffScreen):
 
     @work(group="change")
     async def action_resume(self) -> None:
+        """Go on with a run; one that waits for its prompt to be read is asked for."""
+        if self._feed is not None and self._is_to_review:
+            await self._told(review(self.app, self._feed.run_id))
+            return
         if self._feed is not None and await self._told(self.app.lab.resume(self._feed.run_id)):
             self.app.ensure_engine()
             await self.app.look_once()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from engine.tasks.stages import DECODE, DENOISE, TOLD, told
+from engine.tasks.stages import DECODE, DENOISE, EXPAND, TOLD, told
 from store.lineage.events import (
     ChunkDecoded,
     LatentsStored,
@@ -45,6 +45,10 @@ MAX_LINES = 2000
 MAX_SAMPLES = 512
 # The rate is the median over so many last computed steps, as on the command line.
 RATE_WINDOW = 9
+
+
+EXPANDED = "expanded"
+"""The stage whose result is an expanded prompt."""
 
 
 @dataclass(slots=True)
@@ -94,22 +98,22 @@ class Line:
 
 @dataclass(slots=True)
 class RunState:
-    """Everything that panels draw of one run. video: the key of its video, once that is made. changes: goes up with
+    """Everything that panels draw of one run. video: the key of its video, once that is made. expanded: the digest of
+    its expanded prompt, where it has one. changes: goes up with
     every entry, so that who draws knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
     error: str = ""
     engine_pid: int = 0
-    stages: dict[str, Stage] = field(
-        default_factory=lambda: {name: Stage(stage.label) for name, stage in TOLD.items()}
-    )
+    stages: dict[str, Stage] = field(default_factory=lambda: _usual_stages())
     steps: list[Step] = field(default_factory=list)
     reused_steps: int = 0
     chunk: int = 0
     num_chunks: int = 0
     latents: str = ""
     video: str = ""
+    expanded: str = ""
     memory: list[MemorySample] = field(default_factory=list)
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     num_lines: int = 0
@@ -168,7 +172,7 @@ class RunState:
 
     def _begin_anew(self) -> None:
         """A resumed run has a new attempt; what the earlier one stored shows as reused steps of this one."""
-        self.stages = {name: Stage(stage.label) for name, stage in TOLD.items()}
+        self.stages = _usual_stages()
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.memory = []
@@ -180,6 +184,8 @@ class RunState:
     def _plan(self, plan: PlanMade, ns: int) -> None:
         self.reused_steps = plan.reused_steps
         self._grow(plan.total_steps)
+        if EXPAND.name in plan.stages:
+            self.stages = {name: self.stages.get(name) or Stage(told(name).label) for name in TOLD}
         for name, what in plan.stages.items():
             if name in self.stages:
                 self.stages[name].planned = what
@@ -230,6 +236,8 @@ class RunState:
     def _store(self, event: LinkStored) -> None:
         if event.stage == "video":
             self.video = event.key
+        if event.stage == EXPANDED:
+            self.expanded = event.digest
         if event.stage != "step":
             return
         self._grow(event.index + 1)
@@ -335,6 +343,11 @@ class RunState:
         """`~0:15 left`, or nothing."""
         left = self.eta_seconds(decode_seconds)
         return "" if left is None else f"~{clock(left)} left"
+
+
+def _usual_stages() -> dict[str, Stage]:
+    """Those of every run, before there is a plan."""
+    return {name: Stage(stage.label) for name, stage in TOLD.items() if stage is not EXPAND}
 
 
 def _told(plan: PlanMade) -> str:
