@@ -22,6 +22,7 @@ from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
 from tui.describe.runs import notices
+from tui.describe.runs.run import is_to_review
 from tui.errors import explain
 from tui.text import printable
 from tui.units import clock
@@ -144,7 +145,7 @@ class ModiffBase(App[int]):
         if len(ended) > 1:
             line = f"{len(ended)} runs have ended; {line}"
         is_bad = last.status == "failed"
-        where = self.where_shown(last.id)
+        where = "" if is_to_review(last) else self.where_shown(last.id)
         self.notify(
             f"{line}; {where}" if where else line,
             severity="error" if is_bad else "information",

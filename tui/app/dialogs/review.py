@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reviewed:
-    """What is to become of a run. word: approve, again or mine. text: in place of what was expanded, "" where that is right."""
+    """What is to become of a run. word: approve, again or mine. text: in place of the expanded one, if any."""
 
     word: str
     text: str = ""

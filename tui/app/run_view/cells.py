@@ -12,7 +12,7 @@ from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.describe.runs.run import SYMBOLS, is_to_review
+from tui.describe.runs.run import SYMBOLS, is_to_review, status_words
 from tui.describe.runs.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size
@@ -70,6 +70,8 @@ def _status(state: RunState, record: RunRecord | None) -> str:
             return "running, to be cancelled after this step"
         if record.pause_requested:
             return "running, to be paused after this step"
+    if state.status == "done" and record is not None and is_to_review(record):
+        return status_words(record)
     return printable(state.status)
 
 
