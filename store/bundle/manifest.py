@@ -27,7 +27,7 @@ TENSORS = "tensors"
 TEXT = "text"
 # of a stage or a kind of link: all others make tensors
 _CONTENTS = {VIDEO: VIDEO, "expand": TEXT, "expanded": TEXT}
-
+_TOLD = {VIDEO: "a video", TEXT: "a text", TENSORS: "tensors"}
 
 # `$(?!\n)` is the end of the text; `$` alone allows a newline after it.
 _ID = r"[a-z2-7]{10}"
@@ -194,7 +194,8 @@ def blob_kinds(manifest: Manifest, *, is_trusted: bool = True) -> dict[str, str]
     kinds: dict[str, str] = {}
     for digest, kind in named:
         if digest and kinds.setdefault(digest, kind) != kind:
-            raise BundleRefused(f"{digest} is named as {kinds[digest]} and as {kind}")
+            one, other = sorted((kinds[digest], kind), key=list(_TOLD).index)
+            raise BundleRefused(f"{digest} is named as {_TOLD[one]} and as {_TOLD[other]}")
     return kinds
 
 
