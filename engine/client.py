@@ -19,6 +19,7 @@ from engine.output.taken import check_output, output_path
 from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
+from engine.tasks.stages import EXPAND
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.expansion import expands
@@ -75,6 +76,7 @@ def submit(
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
         check(store, spec)
+        is_expansion_new(store, spec)  # which raises where nobody could be asked
         # an engine of other code must not get what this one understands
         retire_other_engines(store)
     route = route_of(spec, segments)
@@ -282,7 +284,19 @@ def plan(
         describe = Descriptions(index)
         choice.check(spec, describe)
         targets = targets_of(route, describe, stop_at)
-        return make_plan(StoreRecords(store), targets, describe)
+        made = make_plan(StoreRecords(store), targets, describe)
+    if made.state(EXPAND.name) == "compute":
+        _check_can_ask(spec)
+    return made
+
+
+def _check_can_ask(spec: RunSpec) -> None:
+    from engine.components import registry
+
+    expander = spec.components.prompt_expander
+    check = getattr(registry.provider(EXPAND.component, expander.name), "check_can_ask", None)
+    if check is not None:
+        check(expander)
 
 
 def is_warm(store: Store, made: Plan) -> bool:

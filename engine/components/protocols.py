@@ -103,6 +103,9 @@ class Provider(Protocol):
     have been started in another folder. `use(loaded, spec) -> component` makes the component of what `load` gave,
     where two specs that share what is loaded use it differently; without it that is the component.
 
+    One of a prompt expander may have `check_can_ask(spec)`, which raises ComponentError, before anything is queued,
+    where there is nobody to ask; `describe` is asked for what is stored too.
+
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
     which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:
     what its last result depends on beside its identity, as of `engine.environment.environment`.

@@ -67,8 +67,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def describe(spec: PromptExpanderSpec, index: Index) -> Description:
-    """By its name alone: what a server makes of one prompt is stored, and no later server is held to it."""
-    url = _url(spec)
+    """By its name alone: what a server makes of one prompt is stored, and no later server is held to it. What is
+    stored needs none, so that a run from elsewhere may come without an address."""
+    url = _url(spec) if spec.url else ""
     _options(spec)
     # a bundle leaves out all but the last part, which may be a path
     model = spec.checkpoint.rstrip("/").rpartition("/")[2]
@@ -77,6 +78,11 @@ def describe(spec: PromptExpanderSpec, index: Index) -> Description:
         facts={},
         resident=f"{url} {spec.checkpoint} {spec.api_key_env} {msgspec.json.encode(spec.options).decode()}",
     )
+
+
+def check_can_ask(spec: PromptExpanderSpec) -> None:
+    """Raises ComponentError where there is nobody to ask."""
+    _url(spec)
 
 
 def load(spec: PromptExpanderSpec, about: Description) -> Chat:

@@ -18,7 +18,10 @@ from store.index.index import Index, open_index
 from store.paths import prepare
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}{{ m.content }}{% endfor %}"
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
 ASKED = Asked("Say it longer.", "a fox", temperature=1.0, top_p=0.9, max_tokens=12, seed=3)
 
 
@@ -128,7 +131,7 @@ def test_what_it_is_depends_on_its_files(folder: Path, tmp_path: Path, index: In
     ("change", "error", "message"),
     [
         (lambda f: (f / "config.json").unlink(), CheckpointError, "no folder with a config.json"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), CheckpointError, "no weights in safetensors"),
+        (lambda f: (f / "model.safetensors").rename(f / "m.bin"), CheckpointError, "no weights in safetensors"),
         (lambda f: (f / "config.json").write_text("{"), CheckpointError, "cannot be used as a language model"),
     ],
 )  # fmt: skip
@@ -160,6 +163,6 @@ def test_its_folder_is_named_by_an_absolute_path(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MODIFF_MODELS", str(folder.parent))
-    assert settle(spec_of("tiny"), lambda: []).checkpoint == str(folder)
+    assert settle(spec_of("tiny"), list).checkpoint == str(folder)
     with pytest.raises(CheckpointError, match="is empty"):
-        settle(spec_of(""), lambda: [])
+        settle(spec_of(""), list)

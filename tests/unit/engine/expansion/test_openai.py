@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.errors import ComponentError, RunCancelled
 from engine.expansion import openai
 from engine.expansion.answer import Answer, Asked
-from engine.expansion.openai import Chat, Events, describe, load
+from engine.expansion.openai import Chat, Events, check_can_ask, describe, load
 from engine.reports import Control
 from presets.errors import PresetError
 from presets.spec import PromptExpanderSpec
@@ -235,9 +235,12 @@ def test_a_server_that_fails_for_a_while_is_asked_again(
 
 
 def test_what_is_wrong_with_the_request_is_not_asked_again() -> None:
-    with language_server(refused(404, "model 'tiny-llm' not found")) as server:
-        with pytest.raises(ComponentError, match="status 404: model 'tiny-llm' not found"):
-            ask(server, retries=3)
+    why = "status 404: model 'tiny-llm' not found"
+    with (
+        language_server(refused(404, "model 'tiny-llm' not found")) as server,
+        pytest.raises(ComponentError, match=why),
+    ):
+        ask(server, retries=3)
     assert len(server.asked) == 2
 
 
@@ -357,6 +360,7 @@ def test_what_it_is_asked_for_is_checked(
 ) -> None:
     with pytest.raises(error, match=message):
         describe(make(), None)  # type: ignore[arg-type]
+        check_can_ask(make())
 
 
 def test_the_limit_on_time_is_of_the_whole_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:

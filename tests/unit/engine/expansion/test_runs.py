@@ -20,9 +20,11 @@ from engine.runs.expanded import Expanded, expanded_prompt
 from engine.runs.verify import verify
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library import load_preset, override
 from presets.spec import RunSpec
 from store.blobs.blobs import digest_of
+from store.bundle.exporting import export_bundle
+from store.bundle.importing import import_bundle
 from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import Event, Message, StageStarted
@@ -185,8 +187,6 @@ def test_another_seed_asks_anew(runner: Runner, server: LanguageServer, tmp_path
         (["expansion.seed=1"], 2),
         (["expansion.temperature=0.1"], 3),
     ):
-        from presets.library import override
-
         submitted(runner, tmp_path, override(spec, overrides))
         assert calls(server) == number
 
@@ -236,6 +236,28 @@ def test_where_the_preset_says_so_it_goes_on_as_typed_and_stays_so(
         _, events = submitted(runner, tmp_path, spec)
         assert plan_in(events).reused_steps == 2
         assert calls(server) == 1
+
+
+def test_a_bundle_takes_it_along(runner: Runner, tmp_path: Path) -> None:
+    with language_server(plain(ANSWER)) as server:
+        spec = spec_of(server.url, "components.prompt_expander.checkpoint=org/tiny-llm")
+        run_id, _ = submitted(runner, tmp_path, spec)
+    store = runner.store
+    bundle = tmp_path / "run.modiff"
+    export_bundle(store.lineage, [run_id], bundle, steps="none")
+    with (
+        open_store(tmp_path / "other") as other,
+        other.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
+    ):
+        import_bundle(other.lineage, bundle, check_spec=decode_spec, max_bytes=1 << 20)
+        found = expanded(other, run_id)
+        assert (found.text, found.answer and found.answer.raw) == (TEXT, ANSWER)
+        # it tells nobody's address, and needs none
+        spec = decode_spec(other.run(run_id).spec_json)
+        assert spec.components.prompt_expander.url == ""
+        again = client.submit(other, spec, output=str(tmp_path / "again.safetensors"))
+        execute(Runner(other, runner.residents()), again)
+        assert other.run(again).latents == store.run(run_id).latents
 
 
 # Read before the run
