@@ -339,7 +339,7 @@ def plan_unseen(
         about = choice.check(spec, describe)
         targets = targets_of(route, describe, stop_at)
         made = make_plan(StoreRecords(store), targets, describe)
-    return made, {kind: each.num_bytes for kind, each in about.items()}
+    return made, {kind: each.num_bytes for kind, each in about.items() if each.num_bytes}
 
 
 def _check_stop(stop_at: int | None, route: Route) -> None:

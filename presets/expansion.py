@@ -62,14 +62,10 @@ def instructions_of(expansion: ExpansionSpec) -> str:
 
 
 def settled(spec: RunSpec) -> RunSpec:
-    """The same run with the text of its template, so that no later change of that file changes it.
-
-    Raises PresetError, also where there is nothing to expand.
-    """
+    """The same run with the text of its template, so that no later change of that file changes it. Raises
+    PresetError."""
     if not expands(spec):
         return spec
-    if not spec.prompt.strip():
-        raise PresetError("there is nothing to expand; give a prompt", key="prompt")
     instructions = instructions_of(spec.expansion)
     return msgspec.structs.replace(
         spec, expansion=msgspec.structs.replace(spec.expansion, instructions=instructions)

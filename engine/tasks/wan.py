@@ -20,6 +20,7 @@ from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
 from engine.tasks.stages import DECODE, DENOISE, EXPAND, TEXT_ENCODE
+from presets.errors import PresetError
 from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
@@ -116,7 +117,8 @@ def latents_of(
 
 
 def expanded_of(route: Route) -> Ref:
-    """The expanded prompt of a run that has it expanded. Raises PresetError as `instructions_of` does."""
+    """The expanded prompt of a run that has it expanded. Raises PresetError as `instructions_of` does, and where there
+    is nothing to expand."""
     return _expanded(route.spec, {})
 
 
@@ -183,6 +185,8 @@ def _text(
 
 def _expanded(spec: RunSpec, known: dict[tuple[bytes, str], Ref]) -> Ref:
     """The text that a prompt was expanded to. Where the server is, and what the template is called, changes no key."""
+    if not spec.prompt.strip():
+        raise PresetError("there is nothing to expand; give a prompt", key="prompt")
     expander, wanted = spec.components.prompt_expander, spec.expansion
     place = (msgspec.json.encode([expander, wanted]), spec.prompt)
     if place not in known:

@@ -63,7 +63,9 @@ class ReviewPrompt(Dialog[Reviewed | None]):
                 yield Button("Use mine", id="mine", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(TextArea).focus()
+        area = self.query_one(TextArea)
+        area.move_cursor(area.document.end)
+        area.focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         self.action_choose(event.button.id or "approve")

@@ -249,7 +249,9 @@ def test_a_bundle_takes_it_along(runner: Runner, tmp_path: Path) -> None:
         open_store(tmp_path / "other") as other,
         other.register_engine(ENGINE, pid=os.getpid(), version=installed_version()),
     ):
-        import_bundle(other.lineage, bundle, check_spec=decode_spec, max_bytes=1 << 20)
+        import_bundle(
+            other.lineage, bundle, check_spec=decode_spec, is_trusted=True, max_bytes=1 << 20
+        )
         found = expanded(other, run_id)
         assert (found.text, found.answer and found.answer.raw) == (TEXT, ANSWER)
         # it tells nobody's address, and needs none
