@@ -343,11 +343,9 @@ def plan_unseen(
 
 
 def _check_stop(stop_at: int | None, route: Route) -> None:
-    if stop_at == 0 and not expands(route.spec):
-        raise PresetError(
-            "there is no expanded prompt to review; expand it (`--expand`, or expansion.enabled)"
-        )
-    if stop_at is not None and not 0 <= stop_at <= route.num_steps:
+    if stop_at == 0 and expands(route.spec):
+        return
+    if stop_at is not None and not 1 <= stop_at <= route.num_steps:
         raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
 
 

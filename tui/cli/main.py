@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
     "review": (
         "tui.cli.commands.review:review",
-        "Read the expanded prompt of a run that waits for it.",
+        "Read the expanded prompt of a run, and let it go on.",
     ),
     "serve": ("tui.cli.commands.serve:serve", "Serve components to runs of other machines."),
     "doctor": ("tui.cli.commands.doctor:doctor", "Check what works on this machine."),

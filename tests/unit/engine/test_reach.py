@@ -45,7 +45,6 @@ OTHER = {
     "components.prompt_expander.api_key_env": "KEY",
     "components.prompt_expander.device": "cuda",
     "components.prompt_expander.dtype": "fp32",
-    "components.prompt_expander.options": "{retries=1}",
     "expansion.enabled": "false",
     "expansion.template": "t2v-zh",
     "expansion.instructions": "say it longer",
@@ -55,9 +54,8 @@ OTHER = {
     "expansion.seed": "1",
     "expansion.text": "a blue square that moves",
     **{
-        f"components.{kind}.{key}": value
+        f"components.{kind}.url": "http://127.0.0.1:1"
         for kind in ("text_encoder", "denoiser", "vae")
-        for key, value in (("url", "http://127.0.0.1:1"), ("options", "{retries=1}"))
     },
     "prompt": "a blue square",
     "negative_prompt": "blurred",

@@ -89,6 +89,7 @@ def run(
     exists is never replaced without --overwrite.
     """
     from engine.client import submit
+    from presets.expansion import expands
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
@@ -106,6 +107,10 @@ def run(
         output__overwrite=overwrite,
     )
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
+    if review and not expands(spec):
+        raise click.UsageError(
+            "--review shows an expanded prompt, and this run has none; add --expand"
+        )
     with open_store() as store:
         if not quiet:
             warn_of_prompts([spec])

@@ -327,7 +327,7 @@ def test_one_that_fell_back_can_be_tried_again(runner: Runner, tmp_path: Path) -
 def test_what_cannot_be_expanded_is_refused_before_it_is_queued(
     store: Store, server: LanguageServer
 ) -> None:
-    with pytest.raises(PresetError, match="there is no expanded prompt to review"):
+    with pytest.raises(PresetError, match="cannot stop at step 0"):
         client.submit(store, load_preset("micro"), stop_at=0)
     with pytest.raises(PresetError, match="prompt: there is nothing to expand"):
         client.submit(store, spec_of(server.url, "prompt="))

@@ -196,7 +196,10 @@ def test_there_must_be_something_to_review(
 ) -> None:
     answering(monkeypatch)
     assert main(["run", "micro", "--review"]) == 2
-    assert "there is no expanded prompt to review; expand it (`--expand`" in capsys.readouterr().err
+    assert (
+        "--review shows an expanded prompt, and this run has none; add --expand"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_key_of_a_server_is_told_nowhere(
