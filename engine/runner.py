@@ -31,6 +31,7 @@ from engine.output.paths import output_paths
 from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
+from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
 from engine.tasks.stages import EXPAND, MUX
 from engine.tasks.wan import Describe, graph_of, num_tokens
@@ -96,7 +97,8 @@ class Runner:
             spec, made = self._with_its_prompt(run, spec, (), describe, control)
         if run.stop_at == 0:
             return ""  # its prompt is to be read first
-        mark = mark_of(run, spec, self.store.run(run.id).latents)
+        told = with_text(self.store, run, spec)
+        mark = mark_of(run, told, self.store.run(run.id).latents)
         made = made.marked(mark, control.warn)
         with control.stage(MUX.name):
             try:
@@ -213,7 +215,7 @@ class Runner:
         older versions did without."""
         videos = {link.digest for link in self.store.links_of(run.id) if link.stage == "video"}
         digests = {run.latents, *videos} - {""}
-        mark = mark_of(run, spec, run.latents)
+        mark = mark_of(run, with_text(self.store, run, spec), run.latents)
         for digest in tuple(digests):
             try:
                 data = blobs.get(self.store.root, digest)

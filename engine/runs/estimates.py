@@ -88,7 +88,7 @@ def _likeness(spec: Mapping[str, Any]) -> str:
         if each.get("enabled", True)
     ]
     # a run of before there were options, or addresses, is like one that has none
-    absent = (("options", {}), ("url", ""))
+    absent: tuple[tuple[str, object], ...] = (("options", {}), ("url", ""))
     is_expanded = spec.get("expansion", {}).get("enabled", False)
     parts = {
         kind: {name: value for name, value in part.items() if (name, value) not in absent}

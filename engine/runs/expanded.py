@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from engine.expansion.answer import Record, decode_record
+from presets.expansion import expands
 from store.blobs import blobs
 from store.errors import BlobCorrupt, BlobMissing
 
 if TYPE_CHECKING:
+    from presets.spec import RunSpec
     from store.lineage.records import RunLink, RunRecord
     from store.store import Store
 
@@ -40,6 +44,16 @@ def expanded_prompt(store: Store, run: RunRecord, links: Sequence[RunLink]) -> E
     if "expanded" not in found:
         return None
     return Expanded(_stored(store, found["expanded"].digest).decode(), False, answer)
+
+
+def with_text(store: Store, run: RunRecord, spec: RunSpec) -> RunSpec:
+    """The settings of a run with the prompt that was expanded for it, to travel with what it writes: who has the file
+    need ask nobody."""
+    if not expands(spec):
+        return spec
+    found = expanded_prompt(store, run, store.links_of(run.id))
+    text = found.text if found is not None else ""
+    return replace(spec, expansion=replace(spec.expansion, text=text))
 
 
 def _stored(store: Store, digest: str) -> bytes | bytearray:

@@ -60,7 +60,7 @@ def written_by(expanded: Expanded) -> str:
     """`tiny-llm, template t2v-en, seed 0`; "" where nobody knows."""
     answer = expanded.answer
     if answer is None:
-        return "by hand" if expanded.is_edited else ""
+        return "given with the settings" if expanded.is_edited else ""
     told = f"{answer.model}, template {answer.template}, seed {answer.seed}"
     return printable(f"{told}; edited by hand" if expanded.is_edited else told)
 

@@ -13,6 +13,8 @@ from engine import client
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.errors import ComponentError
+from engine.output.mark import read_mark
+from engine.output.reading import comment_of
 from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner
@@ -176,6 +178,19 @@ def test_it_is_never_written_again_and_needs_no_server(
         control = Control(lambda event: None, lambda: None)
         verdict = verify(store, store.run(run_id), Descriptions(index), Residents, control)
     assert verdict.identical
+
+
+def test_a_file_carries_the_text(runner: Runner, server: LanguageServer, tmp_path: Path) -> None:
+    run_id, _ = submitted(runner, tmp_path, spec_of(server.url))
+    mark = read_mark(comment_of(Path(runner.store.run(run_id).output)))
+    assert mark is not None
+    told = mark.spec()
+    assert (told.expansion.text, told.components.prompt_expander.url) == (TEXT, "")
+    # what it says makes the same, and asks nobody
+    other, events = submitted(runner, tmp_path, told)
+    assert plan_in(events).reused_steps == 2
+    assert runner.store.run(other).latents == runner.store.run(run_id).latents
+    assert calls(server) == 1
 
 
 def test_another_seed_asks_anew(runner: Runner, server: LanguageServer, tmp_path: Path) -> None:
