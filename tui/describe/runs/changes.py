@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.compare.settings import Difference
 from presets.fields import fields
-from presets.settings import Settings, flatten
+from presets.settings import Settings, flatten, settings_of
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.runs.setting_keys import short_name
@@ -47,7 +47,22 @@ def settings_in(spec_json: bytes) -> Settings:
         if isinstance(extension, dict):  # a run of before they could be off does not say it
             extension.setdefault("enabled", True)
     found, places = flatten(spec), _places()
+    if isinstance(
+        spec.get("components"), dict
+    ):  # a run of before there were these does not say them
+        found = {**_neutral(), **found}
     return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+@cache
+def _neutral() -> Settings:
+    """What came to be settings when there were runs already, at the values at which they do nothing."""
+    later = ("expansion.", "components.prompt_expander.")
+    return {
+        key: value
+        for key, value in settings_of(RunSpec()).items()
+        if key.startswith(later) or key.endswith(".url")
+    }
 
 
 @cache
