@@ -358,9 +358,12 @@ def test_an_address_without_a_path_gets_the_usual_one(url: str, expected: str) -
 def test_what_it_is_asked_for_is_checked(
     make: Callable[[], PromptExpanderSpec], error: type[Exception], message: str
 ) -> None:
+    def asked(spec: PromptExpanderSpec) -> None:
+        describe(spec, None)  # type: ignore[arg-type]
+        check_can_ask(spec)
+
     with pytest.raises(error, match=message):
-        describe(make(), None)  # type: ignore[arg-type]
-        check_can_ask(make())
+        asked(make())
 
 
 def test_the_limit_on_time_is_of_the_whole_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:

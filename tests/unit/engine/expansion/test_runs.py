@@ -20,8 +20,9 @@ from engine.reports import Control
 from engine.runner import Runner
 from engine.runs.expanded import Expanded, expanded_prompt
 from engine.runs.verify import verify
-from presets.encoding import decode_spec
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
+from presets.expansion import settled
 from presets.library import load_preset, override
 from presets.spec import RunSpec
 from store.blobs.blobs import digest_of
@@ -30,6 +31,7 @@ from store.bundle.importing import import_bundle
 from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import Event, Message, StageStarted
+from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests.executing import ENGINE, execute, plan_in
 from tests.language_server import LanguageServer, language_server, plain, refused
@@ -218,6 +220,27 @@ def test_a_server_that_fails_fails_the_run_before_any_model_loads(
     events = [event for _, event in runner.store.events(run.id)]
     assert not any("loaded" in e.text for e in events if isinstance(e, Message))
     runner.store.finish(run.id, "failed", error="wants a key")
+
+
+def test_every_prompt_of_a_branch_is_expanded_before_any_is_encoded(
+    runner: Runner, server: LanguageServer, tmp_path: Path
+) -> None:
+    before, after = spec_of(server.url), spec_of(server.url)
+    run_id = client.submit(
+        runner.store,
+        after,
+        output=str(tmp_path / "{run}.safetensors"),
+        segments=[Segment(1, encode_spec(settled(before)))],
+    )
+    told = [
+        event.stage if isinstance(event, StageStarted) else "expanded"
+        for event in execute(runner, run_id)
+        if isinstance(event, StageStarted)
+        or (isinstance(event, Message) and "expanded the prompt" in event.text)
+    ]
+    assert calls(server) == 2
+    stages = [each for each in told if each != "load"]
+    assert stages[:3] == ["expand", "expanded", "text_encode"]
 
 
 def test_an_answer_without_a_prompt_is_not_kept(runner: Runner, tmp_path: Path) -> None:
