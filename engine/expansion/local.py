@@ -67,11 +67,13 @@ def settle(spec: PromptExpanderSpec, scan: Callable[[], Any]) -> PromptExpanderS
 
 def load(spec: PromptExpanderSpec, about: Description) -> LocalChat:
     """Raises CheckpointError for files that cannot be used, ComponentError for a model that is not told how to chat."""
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from engine.dtypes import torch_device, torch_dtype
 
     folder = _folder(spec)
+    is_old = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
     try:
         # no code of the folder is run, no file is asked for elsewhere, and nothing is unpickled
         tokenizer = AutoTokenizer.from_pretrained(
@@ -79,7 +81,7 @@ def load(spec: PromptExpanderSpec, about: Description) -> LocalChat:
         )
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch_dtype(spec.dtype),
+            **{"torch_dtype" if is_old else "dtype": torch_dtype(spec.dtype)},
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

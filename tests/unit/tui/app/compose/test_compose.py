@@ -250,7 +250,10 @@ def test_every_field_is_reached_and_can_be_typed_in():
             seen |= {row.row.key for row in shown.screen.query(RowEditor)}
             seen |= {area.key for area in shown.screen.query(PromptArea)}
             assert len(shown.screen.query("*")) < 60
-        assert seen == set(FIELDS) - {"task", "extensions"}  # of one value, and a list
+        options = "components.prompt_expander.options"
+        # of one value, a list, texts that a template and a review give, and a table whose keys are known
+        others = {"task", "extensions", "expansion.instructions", "expansion.text", options}
+        assert seen == set(FIELDS) - others | {f"{options}.timeout", f"{options}.retries"}
         for key in seen:
             await shown.go(key)
             focused = shown.app.focused
@@ -860,7 +863,7 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
             await shown.until(lambda: name in [each[0] for each in names()])
 
         await shown.until(lambda: shown.screen._known)
-        await shown.press(*["right_square_bracket"] * 6)
+        await shown.press(*["right_square_bracket"] * 7)
         assert shown.screen.section.name == "extensions"
         await shown.pilot.pause()
         await shown.press("enter")  # of an empty list: adds
