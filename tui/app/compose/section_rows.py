@@ -58,7 +58,9 @@ def keys_of(section: Section, known: Mapping[str, Field] = FIELDS) -> tuple[str,
 
 def section_of(key: str) -> Section:
     """The section that a field is in, or what holds it; the first for no field."""
-    field = FIELDS.get(key) or FIELDS.get(key.partition("[")[0])
+    # what holds it: a list of things, or a table of options
+    holders = (key, key.partition("[")[0], key.rpartition(".")[0])
+    field = next((FIELDS[each] for each in holders if each in FIELDS), None)
     name = field.section if field is not None else ""
     return next((section for section in SECTIONS if section.name == name), SECTIONS[0])
 
