@@ -159,6 +159,9 @@ def save_preset(
         if any(layer.path == path for layer in parents):
             raise PresetError(f'"{extends}" is built on "{name}" itself', key="extends")
         content = _differences(content, to_plain(load_preset(extends)))
+        if "template" in content.get("expansion", {}) and spec.expansion.instructions:
+            # beside another template those of the parent would not hold
+            content["expansion"]["instructions"] = spec.expansion.instructions
     header = {"format": FORMAT, "extends": extends, "description": description}
     document = {**{key: value for key, value in header.items() if value}, **content}
     build(document, PresetFile)
