@@ -147,7 +147,7 @@ class Chat:
 
     def expand(self, asked: Asked) -> Answer:
         """As of `PromptExpander`."""
-        served = self._served()
+        served = self._served_if_told() if self.model else self._served()
         model = self.model or (served[0] if served else "")
         if not model:
             raise self._refused(
@@ -195,25 +195,31 @@ class Chat:
             self.control.check()
 
     def _served(self) -> list[str]:
-        """The models that the server lists; none where it lists none."""
+        """The models that the server lists; none where it has no list."""
+        return repeated(lambda: wait(self._listed(), self._check), self.retries, self._check)
 
-        async def listed() -> list[str]:
-            request = _client(os.getpid()).stream(
-                "GET", f"{self.url}/models", headers=self._headers(), timeout=_MODELS_SECONDS
-            )
-            async with request as response:
-                if response.status_code != 200:
+    def _served_if_told(self) -> list[str]:
+        """The same, none where that fails: whether the server is there at all, the call itself tells better."""
+        try:
+            return wait(self._listed(), self._check)
+        except (Again, ComponentError):
+            return []
+
+    async def _listed(self) -> list[str]:
+        async def ask() -> list[str]:
+            async with self._response("GET", "/models") as response:
+                if response.status_code == 404:
                     return []
+                await self._check_status(response)
                 data = b"".join([chunk async for chunk in self._limited(response)])
             return [each.id for each in msgspec.json.decode(data, type=_Models).data]
 
-        async def in_time() -> list[str]:
-            return await asyncio.wait_for(listed(), _MODELS_SECONDS)
-
         try:
-            return wait(in_time(), self._check)
-        except (TimeoutError, httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
-            return []  # whether it is there at all, the call itself tells better
+            return await asyncio.wait_for(ask(), _MODELS_SECONDS)
+        except TimeoutError:
+            raise Again(self._refused("does not list its models; look there")) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return []
 
     async def _answered(self, data: bytes) -> _Told:
         try:
@@ -222,7 +228,7 @@ class Chat:
             raise self._refused("goes on without an end; it is given up") from None
 
     async def _exchange(self, data: bytes) -> _Told:
-        async with self._response(data) as response:
+        async with self._response("POST", "/chat/completions", data) as response:
             await self._check_status(response)
             told = _Told()
             is_stream = response.headers.get("Content-Type", "").lower().startswith(_STREAM)
@@ -265,10 +271,12 @@ class Chat:
             told.reason = choice.finish_reason or told.reason
 
     @asynccontextmanager
-    async def _response(self, data: bytes) -> AsyncIterator[httpx.Response]:
+    async def _response(
+        self, method: str, path: str, data: bytes = b""
+    ) -> AsyncIterator[httpx.Response]:
         request = _client(os.getpid()).stream(
-            "POST",
-            f"{self.url}/chat/completions",
+            method,
+            self.url + path,
             headers={
                 **self._headers(),
                 "Content-Type": "application/json",

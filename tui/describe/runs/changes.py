@@ -147,7 +147,8 @@ def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def _keys_that_vary(
-    specs: Sequence[Settings], told_elsewhere: Collection[str] = ("prompt",)
+    specs: Sequence[Settings],
+    told_elsewhere: Collection[str] = ("prompt", "expansion.text"),
 ) -> list[str]:
     keys = dict.fromkeys(key for spec in specs for key in spec)
     num_values = {

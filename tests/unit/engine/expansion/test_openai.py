@@ -247,8 +247,9 @@ def test_what_is_wrong_with_the_request_is_not_asked_again() -> None:
 def test_a_server_that_is_not_there() -> None:
     with language_server(plain(TEXT)) as server:
         pass
-    with pytest.raises(ComponentError, match="does not answer"):
-        ask(server)
+    for model in (MODEL, ""):
+        with pytest.raises(ComponentError, match=r"does not answer \(.*; start it there"):
+            ask(server, model=model)
 
 
 @pytest.mark.parametrize(
