@@ -14,6 +14,7 @@ from tui.cli.output import Invocation, print_json
 from tui.cli.prompts import warn
 from tui.describe.expansion import waiting_prompt
 from tui.describe.runs.run import is_to_review
+from tui.errors import CANCELLED
 from tui.text import escaped
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class _Answer:
 
 
 def _answer(store: Store, run_id: str) -> _Answer:
-    """What is to become of the run. Raises click.Abort where that is left for later."""
+    """What is to become of the run. Raises Exit where that is left for later."""
     waiting = waiting_prompt(store, run_id)
     if waiting is None:
         raise click.ClickException(
@@ -84,7 +85,7 @@ def _answer(store: Store, run_id: str) -> _Answer:
             word = _LATER
         if word == _LATER:
             click.echo(f"run {run_id} waits; `modiff review {run_id}` asks again", err=True)
-            raise click.Abort
+            raise click.exceptions.Exit(CANCELLED)
         if word == _APPROVE:
             return _Answer(store, run_id)
         if word == _AGAIN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
@@ -74,7 +75,8 @@ class Live(ModiffScreen):
         self._at_work: tuple[str, ...] = ()
         self._shows_previews = True
         self._known: tuple[object, ...] = ()
-        self._asked_for: tuple[str, int] = ("", 0)
+        # what ended before waits until it is asked for; the rest is asked for once
+        self._asked_since, self._asked_for = time.time_ns(), ("", 0)
 
     def compose(self) -> ComposeResult:
         yield TopLine("live")
@@ -195,7 +197,8 @@ class Live(ModiffScreen):
             self._known = now
             self.refresh_bindings()
         asked = (feed.run_id, feed.state.last_id)
-        if self._is_to_review and asked != self._asked_for:
+        is_fresh = feed.state.last_ns > self._asked_since and asked != self._asked_for
+        if self._is_to_review and is_fresh:
             self._asked_for = asked
             self.action_resume()
 
