@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from engine.cut_prompts import cut_line, cut_text
 from engine.execute import Job
-from engine.expansion.answer import Asked, Record, decode_record, encode_record, prompt_in
+from engine.expansion.answer import Answer, Asked, Record, decode_record, encode_record, prompt_in
 from engine.reports import Made
+from presets.spec import TextEncoderSpec
 from store.lineage.events import Message
 
 _CHARACTERS_SHOWN = 60
@@ -32,7 +33,7 @@ def expand(job: Job) -> Iterator[Made]:
         begun = time.perf_counter()
         answer = expander.expand(asked)
         seconds = time.perf_counter() - begun
-    prompt_in(answer)
+    text = prompt_in(answer)
     record = Record(
         raw=answer.raw,
         model=answer.model,
@@ -44,7 +45,8 @@ def expand(job: Job) -> Iterator[Made]:
         temperature=asked.temperature,
         top_p=asked.top_p,
     )
-    yield Made(node, {"answer": encode_record(record)}, seconds)
+    told = _told(answer, text, node.hints["text_encoder"])
+    yield Made(node, {"answer": encode_record(record)}, seconds, told=tuple(told))
 
 
 def read(job: Job) -> Iterator[Made]:
@@ -53,17 +55,15 @@ def read(job: Job) -> Iterator[Made]:
     record = decode_record(job.data(node.inputs["answer"]))
     begun = time.perf_counter()
     text = prompt_in(record)
-    told = [Message(level="info", text=f"{record.model} expanded the prompt: {text}")]
-    if record.is_cut:
-        told.append(
-            Message(
-                level="warning",
-                text="the expanded prompt ends where expansion.max_tokens ended the answer; raise that, and "
-                "change expansion.seed",
-            )
-        )
-    if (cut := cut_text(node.hints["text_encoder"], text)) is not None:
-        shown = cut.text[:_CHARACTERS_SHOWN]
-        line = cut_line("the expanded prompt", cut, shown)
-        told.append(Message(level="warning", text=line))
-    yield Made(node, {"text": text.encode()}, time.perf_counter() - begun, told=tuple(told))
+    yield Made(node, {"text": text.encode()}, time.perf_counter() - begun)
+
+
+def _told(answer: Answer, text: str, text_encoder: TextEncoderSpec) -> Iterator[Message]:
+    """What came of it, and what of that is not read."""
+    yield Message(level="info", text=f"{answer.model} expanded the prompt: {text}")
+    if answer.is_cut:
+        line = "the expanded prompt ends where expansion.max_tokens ended the answer; raise that"
+        yield Message(level="warning", text=f"{line}, and change expansion.seed")
+    if (cut := cut_text(text_encoder, text)) is not None:
+        line = cut_line("the expanded prompt", cut, cut.text[:_CHARACTERS_SHOWN])
+        yield Message(level="warning", text=line)

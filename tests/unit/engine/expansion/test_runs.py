@@ -240,7 +240,7 @@ def test_every_prompt_of_a_branch_is_expanded_before_any_is_encoded(
     ]
     assert calls(server) == 2
     stages = [each for each in told if each != "load"]
-    assert stages[:3] == ["expand", "expanded", "text_encode"]
+    assert stages[:4] == ["expand", "expanded", "expanded", "text_encode"]
 
 
 def test_an_answer_without_a_prompt_is_not_kept(runner: Runner, tmp_path: Path) -> None:
