@@ -19,8 +19,10 @@ from engine.output.taken import check_output, output_path
 from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
+from engine.tasks.stages import EXPAND
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
+from presets.expansion import expands
 from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
@@ -74,6 +76,7 @@ def submit(
     spec = settle(spec)  # the engine may have been started with other folders
     if not is_checked:
         check(store, spec)
+        is_expansion_new(store, spec)  # which raises where nobody could be asked
         # an engine of other code must not get what this one understands
         retire_other_engines(store)
     route = route_of(spec, segments)
@@ -168,6 +171,44 @@ def finish(store: Store, run_id: str) -> str:
     return run_id
 
 
+def review(
+    store: Store, run_id: str, *, text: str = "", again: bool = False, as_typed: bool = False
+) -> None:
+    """Answer a run that stopped at step 0, for its expanded prompt to be read, and queue it again: to go on with
+    that, with `text` instead, or with the prompt as typed; or, with `again`, to have it expanded anew and wait.
+
+    Raises PresetError for a text that no prompt can be, StoreError for a run that does not wait.
+    """
+    spec = decode_spec(store.run(run_id).spec_json)
+    wanted = spec.expansion
+    if text:
+        wanted = msgspec.structs.replace(wanted, text=text)
+    elif again:
+        # another seed is another question; on a run that fell back to the typed prompt it is the same one
+        seed = (wanted.seed + wanted.enabled) % 2**31
+        wanted = msgspec.structs.replace(wanted, seed=seed, enabled=True)
+    elif as_typed:
+        wanted = msgspec.structs.replace(wanted, enabled=False)
+    _name_output(store, run_id)
+    store.reconsider(
+        run_id,
+        encode_spec(msgspec.structs.replace(spec, expansion=wanted)),
+        stop_at=0 if again else None,
+    )
+
+
+def launch(store: Store, spec: RunSpec, *, preset: str = "") -> str:
+    """Check a run and queue it; one that has its prompt expanded anew stops there, to be read (`review`). Its id.
+    Raises as `submit` does."""
+    stop_at = 0 if is_expansion_new(store, spec) else None
+    return submit(store, spec, preset=preset, stop_at=stop_at)
+
+
+def is_expansion_new(store: Store, spec: RunSpec) -> bool:
+    """Whether a run would have its prompt expanded, and not as one before it. Raises as `plan` does."""
+    return expands(spec) and bool(plan(store, spec, stop_at=0).job())
+
+
 def _check_encoder(spec: RunSpec) -> None:
     """ComponentError where the video cannot be written here. That the ffmpeg that comes along writes H.264 is taken for
     granted: to start it would take a third of the time of a run that is stored."""
@@ -250,7 +291,19 @@ def plan(
         describe = Descriptions(index)
         choice.check(spec, describe)
         targets = targets_of(route, describe, stop_at)
-        return make_plan(StoreRecords(store), targets, describe)
+        made = make_plan(StoreRecords(store), targets, describe)
+    if made.state(EXPAND.name) == "compute":
+        _check_can_ask(spec)
+    return made
+
+
+def _check_can_ask(spec: RunSpec) -> None:
+    from engine.components import registry
+
+    expander = spec.components.prompt_expander
+    check = getattr(registry.provider(EXPAND.component, expander.name), "check_can_ask", None)
+    if check is not None:
+        check(expander)
 
 
 def is_warm(store: Store, made: Plan) -> bool:
@@ -293,10 +346,12 @@ def plan_unseen(
         about = choice.check(spec, describe)
         targets = targets_of(route, describe, stop_at)
         made = make_plan(StoreRecords(store), targets, describe)
-    return made, {kind: each.num_bytes for kind, each in about.items()}
+    return made, {kind: each.num_bytes for kind, each in about.items() if each.num_bytes}
 
 
 def _check_stop(stop_at: int | None, route: Route) -> None:
+    if stop_at == 0 and expands(route.spec):
+        return
     if stop_at is not None and not 1 <= stop_at <= route.num_steps:
         raise PresetError(f"cannot stop at step {stop_at}: expected 1 to {route.num_steps}")
 

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 from engine.errors import CheckpointError
 from engine.prompt import MAX_TOKENS, cut_of, is_short
+from presets.expansion import expands, known_prompt
 from presets.guidance import scales
 
 if TYPE_CHECKING:
     from engine.prompt import Cut
-    from presets.spec import RunSpec
+    from presets.spec import RunSpec, TextEncoderSpec
 
 
 def read_prompts(spec: RunSpec) -> dict[str, str]:
-    """The prompts that a run reads, by what they are called: the negative one only where it is guided."""
-    prompts = {"the prompt": spec.prompt}
+    """The prompts that a run reads and that are known before it, by what they are called: the negative one only where
+    it is guided."""
+    prompts = {} if expands(spec) else {"the prompt": known_prompt(spec)}
     if any(scale != 1 for scale in scales(spec.guidance, spec.scheduler.steps)):
         prompts["the negative prompt"] = spec.negative_prompt
     return prompts
@@ -23,11 +25,22 @@ def read_prompts(spec: RunSpec) -> dict[str, str]:
 
 def cut_prompts(spec: RunSpec) -> dict[str, Cut]:
     """What is cut off the prompts of a run, by what they are called; those that are read whole are left out."""
-    # of a text encoder of another package nobody knows the limit
-    if spec.components.text_encoder.name != "umt5":
-        return {}
-    found = {name: _cut(spec, text) for name, text in read_prompts(spec).items()}
+    encoder = spec.components.text_encoder
+    found = {name: cut_text(encoder, text) for name, text in read_prompts(spec).items()}
     return {name: cut for name, cut in found.items() if cut is not None}
+
+
+def cut_text(encoder: TextEncoderSpec, text: str) -> Cut | None:
+    """What a text encoder cuts off a text; None where it reads all of it, and where that is not known here."""
+    # of a text encoder of another package nobody knows the limit
+    if encoder.name != "umt5" or is_short(text):
+        return None
+    from engine.components.umt5 import tokenizer_file
+
+    try:
+        return cut_of(tokenizer_file(encoder), text)
+    except (CheckpointError, ValueError):  # a run with it is refused, and says so better
+        return None
 
 
 def cut_line(name: str, cut: Cut, shown: str) -> str:
@@ -38,14 +51,3 @@ def cut_line(name: str, cut: Cut, shown: str) -> str:
         f"{name} has {cut.num_tokens} tokens, the text encoder reads {MAX_TOKENS}; "
         f"its last {words} are cut off: {shown}"
     )
-
-
-def _cut(spec: RunSpec, text: str) -> Cut | None:
-    if is_short(text):
-        return None
-    from engine.components.umt5 import tokenizer_file
-
-    try:
-        return cut_of(tokenizer_file(spec.components.text_encoder), text)
-    except (CheckpointError, ValueError):  # a run with it is refused, and says so better
-        return None

@@ -280,7 +280,10 @@ class Execution:
             if is_chain and not computed:
                 plan = self._recalled(plan, nodes[-1])
             while any(plan.states[node] == "compute" for node in nodes):
-                plan = self._computed(plan)
+                plan = self._computed(plan, title)
+            if computed and not is_chain:
+                # what the first of them came to may have led to what is stored
+                self.reused(plan, [node for node in nodes if plan.keys.get(node) not in self._made])
             if is_chain:
                 self._ended(plan, nodes[-1])
         return plan
@@ -322,11 +325,11 @@ class Execution:
                 return self.plan()
         return plan
 
-    def _computed(self, plan: Plan) -> Plan:
-        """Computes the next job of a plan; the plan after it."""
+    def _computed(self, plan: Plan, title: str = "") -> Plan:
+        """Computes the next job of a plan, of a stage if it can; the plan after it."""
         from engine.environment import out_of_memory_explained
 
-        nodes = plan.job()
+        nodes = plan.job(title)
         stage = nodes[0].stage
         self._tries += 1
         if self._tries > MAX_TRIES:

@@ -41,13 +41,22 @@ class Plan:
     there: Mapping[tuple[Node, str], State]
     states: Mapping[Node, State]
 
-    def job(self) -> tuple[Node, ...]:
+    def job(self, title: str = "") -> tuple[Node, ...]:
         """The next node to compute; of a chain, all that follow it as far as their keys are known. Empty where there
-        is nothing left to do."""
-        waiting = (node for node in self.order if self.states[node] == "compute")
+        is nothing left to do. title: of the stage that is to go first, where it can."""
+        computed = [node for node in self.order if self.states[node] == "compute"]
+        waiting = iter(computed)
         first = next(waiting, None)
         if first is None:
             return ()
+        if title and first.stage.told != title:
+            of_stage = (node for node in computed if node.stage.told == title)
+            ready = (
+                node
+                for node in of_stage
+                if all(self.states[ref.node] != "compute" for ref in node.refs())
+            )
+            first = next(ready, first)
         found = [first]
         if first.stage.keep == _CHAIN:
             for node in waiting:

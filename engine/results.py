@@ -255,6 +255,11 @@ class MemoryResults:
         self._blobs: dict[str, bytes | bytearray] = {}
         self._on_link = on_link
 
+    def take(self, link: LinkRecord, data: bytes | bytearray) -> None:
+        """A result that is not to be made again."""
+        self._links[link.key] = link
+        self._blobs[link.digest] = data
+
     def find(self, keys: Sequence[str]) -> dict[str, LinkRecord]:
         return {key: self._links[key] for key in keys if key in self._links}
 

@@ -11,9 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from msgspec.structs import replace
+
 from engine.chain.thinning import kept_steps
 from engine.components.descriptions import Descriptions
-from engine.errors import EngineError, RunCancelled, RunFailed, RunPaused
+from engine.errors import (
+    CheckpointError,
+    ComponentError,
+    EngineError,
+    RunCancelled,
+    RunFailed,
+    RunPaused,
+)
 from engine.execute import Execution, Keeping
 from engine.output import encoders, media
 from engine.output.mark import mark_of
@@ -22,9 +31,12 @@ from engine.output.paths import output_paths
 from engine.plan import Plan
 from engine.reports import Control, Emit
 from engine.results import StoreResults
+from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
-from engine.tasks.stages import MUX
+from engine.tasks.stages import EXPAND, MUX
 from engine.tasks.wan import Describe, graph_of, num_tokens
+from presets.encoding import encode_spec
+from presets.expansion import expands
 from presets.output.rules import format_of
 from presets.spec import RunSpec
 from store.blobs import blobs
@@ -75,16 +87,18 @@ class Runner:
         """
 
         control = _control(emit, cancelled, paused)
-        route = route_of(spec, run.segments)
         with open_index(self.store.root) as index:
             describe = Descriptions(index)
             if run.verifies:
+                route = route_of(spec, run.segments)
                 control.emit(self._verified(run, route, describe, control))
                 return ""
             earlier = self._earlier(run, spec)
-            targets = targets_of(route, describe, run.stop_at)
-            made = self._made(run, route, targets, describe, control)
-        mark = mark_of(run, spec, self.store.run(run.id).latents)
+            spec, made = self._with_its_prompt(run, spec, (), describe, control)
+        if run.stop_at == 0:
+            return ""  # its prompt is to be read first
+        told = with_text(self.store, run, spec)
+        mark = mark_of(run, told, self.store.run(run.id).latents)
         made = made.marked(mark, control.warn)
         with control.stage(MUX.name):
             try:
@@ -106,21 +120,45 @@ class Runner:
         paused: Callable[[], bool],
     ) -> Made:
         """Outputs of these kinds of a run, in memory; no file is written. Errors as of `execute`."""
-        route = route_of(spec, run.segments)
+        control = _control(emit, cancelled, paused)
         with open_index(self.store.root) as index:
-            describe = Descriptions(index)
-            targets = targets_of(route, describe, run.stop_at, kinds)
-            return self._made(run, route, targets, describe, _control(emit, cancelled, paused))
+            return self._with_its_prompt(run, spec, kinds, Descriptions(index), control)[1]
+
+    def _with_its_prompt(
+        self,
+        run: RunRecord,
+        spec: RunSpec,
+        kinds: Collection[str],
+        describe: Descriptions,
+        control: Control,
+    ) -> tuple[RunSpec, Made]:
+        """What the run makes, with its settings, which are others where its prompt could not be expanded and it is to
+        go on as typed: then it stays so, whenever it is taken up again."""
+        try:
+            return spec, self._made(run, spec, kinds, describe, control)
+        except (ComponentError, CheckpointError) as error:
+            wanted = spec.expansion
+            is_of_expander = error.key.startswith(f"components.{EXPAND.component}")
+            if not (is_of_expander and expands(spec) and wanted.on_failure == "as-typed"):
+                raise
+            control.warn(f"the prompt is used as typed, it could not be expanded: {error}")
+        spec = replace(spec, expansion=replace(wanted, enabled=False))
+        self.store.set_spec(run.id, encode_spec(spec))
+        if run.stop_at == 0:
+            return spec, Made()
+        return spec, self._made(run, spec, kinds, describe, control)
 
     def _made(
         self,
         run: RunRecord,
-        route: Route,
-        targets: Targets,
+        spec: RunSpec,
+        kinds: Collection[str],
         describe: Descriptions,
         control: Control,
     ) -> Made:
         """What the run makes, from the store as far as that has it."""
+        route = route_of(spec, run.segments)
+        targets = targets_of(route, describe, run.stop_at, kinds)
         keeping = _keeping(route, describe, run.stop_at)
         self._breaker.should_stop = control.is_asked
         results = StoreResults(self.store, run, self._previews, self._breaker)
@@ -132,6 +170,8 @@ class Runner:
         if plan.job():
             self._set_threads(route.spec, describe)
         execution.run(plan)
+        if run.stop_at == 0:
+            return Made()
         return Made(**{kind: execution.read(kind) for kind in targets})
 
     def _verified(
@@ -175,7 +215,7 @@ class Runner:
         older versions did without."""
         videos = {link.digest for link in self.store.links_of(run.id) if link.stage == "video"}
         digests = {run.latents, *videos} - {""}
-        mark = mark_of(run, spec, run.latents)
+        mark = mark_of(run, with_text(self.store, run, spec), run.latents)
         for digest in tuple(digests):
             try:
                 data = blobs.get(self.store.root, digest)

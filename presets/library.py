@@ -25,6 +25,7 @@ import tomli_w
 
 from presets.encoding import check_format
 from presets.errors import PresetError
+from presets.expansion import settle_instructions
 from presets.fields import build, groups
 from presets.overrides import applied, changes_of, parse_changes, sets
 from presets.paths import user_preset_dir
@@ -37,6 +38,12 @@ MAX_FILE_BYTES = 256 * 1024
 LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.01
 STALE_SECONDS = 3600.0
+
+# of the texts in a run's expansion, what decides them
+_MADE_BY = {
+    "instructions": ("expansion.template",),
+    "text": ("prompt", "expansion.template", "expansion.instructions", "expansion.seed"),
+}
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _DRAFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]{0,63}-\w{8}\.tmp")
@@ -82,7 +89,7 @@ def load_preset(
     layers = _chain(preset_path(name_or_path), text)
     merged: dict[str, Any] = {}
     for layer in layers:
-        _merge(merged, settle_steps(layer.values))
+        _merge(merged, settle_instructions(settle_steps(layer.values)))
     merged = _changed(merged, overrides, values)
     try:
         return validate(build(merged, RunSpec))
@@ -153,6 +160,9 @@ def save_preset(
         if any(layer.path == path for layer in parents):
             raise PresetError(f'"{extends}" is built on "{name}" itself', key="extends")
         content = _differences(content, to_plain(load_preset(extends)))
+        if "template" in content.get("expansion", {}) and spec.expansion.instructions:
+            # beside another template those of the parent would not hold
+            content["expansion"]["instructions"] = spec.expansion.instructions
     header = {"format": FORMAT, "extends": extends, "description": description}
     document = {**{key: value for key, value in header.items() if value}, **content}
     build(document, PresetFile)
@@ -349,12 +359,18 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any], prefix: str = "") -
 def _changed(
     settings: Mapping[str, Any], overrides: Iterable[str], values: Mapping[str, object] | None
 ) -> dict[str, Any]:
-    """`settings` with overrides, then values; where either sets sigmas and no steps, the sigmas set them."""
+    """`settings` with overrides, then values; where either sets sigmas and no steps, the sigmas set them. Of what was
+    expanded, that holds no longer which another prompt, template or seed makes."""
     changed = dict(settings)
-    for changes in (parse_changes(overrides), changes_of(values or {})):
+    both = (parse_changes(overrides), changes_of(values or {}))
+    for changes in both:
         changed = applied(changed, changes)
         if sets(changes, "scheduler.sigmas") and not sets(changes, "scheduler.steps"):
             changed = settle_steps(changed, anew=True)
+    for key, makers in _MADE_BY.items():
+        every = [change for changes in both for change in changes]
+        if any(sets(every, maker) for maker in makers) and not sets(every, f"expansion.{key}"):
+            changed = applied(changed, changes_of({f"expansion.{key}": ""}))
     return changed
 
 

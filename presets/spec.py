@@ -228,10 +228,118 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = {}
 
 
+class PromptExpanderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who writes a longer prompt: used only where `expansion.enabled` says so."""
+
+    name: Annotated[
+        ComponentName,
+        Meta(
+            description="who writes it: openai is any server that speaks like OpenAI's, transformers a model in this "
+            "engine",
+            extra={"role": "component:prompt_expander"},
+        ),
+    ] = "openai"
+    checkpoint: Annotated[
+        FilePath,
+        Meta(
+            description="the language model: its name at the server, empty for the one that is served there; for "
+            "transformers its folder",
+            extra={"role": "model:prompt_expander"},
+        ),
+    ] = ""
+    url: Annotated[
+        str,
+        Meta(
+            max_length=1024,
+            description="the address of the server up to its version, such as http://127.0.0.1:8080/v1",
+            extra={"place": True, "role": "host"},
+        ),
+    ] = ""
+    api_key_env: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,127})?$(?!\n)",
+            description="the environment variable that holds the key of the server; empty sends none",
+            extra={"place": True, "expected": "the name of an environment variable"},
+        ),
+    ] = ""
+    device: Device = "auto"
+    dtype: DType = "bf16"
+    options: Annotated[
+        Options,
+        Meta(
+            max_length=64,
+            description=_OPTIONS,
+            extra={"neutral": {}, "role": "options:prompt_expander"},
+        ),
+    ] = {}
+
+
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text_encoder: Annotated[TextEncoderSpec, Meta(extra={"section": "encoder"})] = TextEncoderSpec()
     denoiser: Annotated[DenoiserSpec, Meta(extra={"section": "denoiser"})] = DenoiserSpec()
     vae: Annotated[VAESpec, Meta(extra={"section": "decode"})] = VAESpec()
+    prompt_expander: Annotated[PromptExpanderSpec, Meta(extra={"section": "expansion"})] = (
+        PromptExpanderSpec()
+    )
+
+
+class ExpansionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A longer prompt, written by `components.prompt_expander` before the text is encoded."""
+
+    enabled: Annotated[
+        bool, Meta(description="have the prompt written out by a language model before the run")
+    ] = False
+    template: Annotated[
+        ComponentName,
+        Meta(
+            description="what the model is told to do: a file of `presets/templates` or of your own templates folder",
+            extra={"role": "template"},
+        ),
+    ] = "t2v-en"
+    instructions: Annotated[
+        str,
+        Meta(
+            max_length=MAX_PROMPT_BYTES,
+            description="the text of the template, which a run keeps; given here, it is used instead of the file",
+            extra={"max_bytes": MAX_PROMPT_BYTES, "role": "prompt"},
+        ),
+    ] = ""
+    temperature: Annotated[
+        float, Meta(ge=0, le=2, description="how freely it writes; 0 takes the likeliest words")
+    ] = 0.7
+    top_p: Annotated[
+        float, Meta(gt=0, le=1, description="the share of likely words that it chooses among")
+    ] = 0.95
+    max_tokens: Annotated[
+        int,
+        Meta(
+            ge=16, le=32768, description="at most so many tokens of answer, its reasoning included"
+        ),
+    ] = 2048
+    seed: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**31 - 1,
+            description="another one has it written anew",
+            extra={"role": "seed"},
+        ),
+    ] = 0
+    on_failure: Annotated[
+        Literal["fail", "as-typed"],
+        Meta(
+            description="where the model cannot be asked: fail the run, or go on with the prompt as typed"
+        ),
+    ] = "fail"
+    text: Annotated[
+        str,
+        Meta(
+            max_length=MAX_PROMPT_BYTES,
+            description="an expanded prompt that was edited by hand: nobody is asked, it is used as it is",
+            extra={"max_bytes": MAX_PROMPT_BYTES, "role": "prompt"},
+        ),
+    ] = ""
 
 
 class SchedulerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -409,6 +517,7 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     negative_prompt: Annotated[
         Prompt, Meta(description="what to steer away from; unused without guidance")
     ] = ""
+    expansion: Annotated[ExpansionSpec, Meta(extra={"section": "expansion"})] = ExpansionSpec()
     width: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 832
     height: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 480
     frames: Annotated[

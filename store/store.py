@@ -193,6 +193,10 @@ class Store:
         """Queue a run again that was to stop early, to stop later or at its last step."""
         queue.continue_run(self.lineage, run_id, stop_at)
 
+    def reconsider(self, run_id: str, spec_json: bytes, *, stop_at: int | None) -> None:
+        """Queue a run again that stopped before its first step, with other settings."""
+        queue.reconsider(self.lineage, run_id, spec_json, stop_at)
+
     # Runs
 
     def resolve(self, prefix: str) -> str:
@@ -289,6 +293,10 @@ class Store:
     def tree(self, run_id: str) -> list[tuple[RunRecord, int]]:
         """All related runs, each after its parent, with its depth below the oldest ancestor."""
         return ancestry.tree(self.lineage, run_id)
+
+    def set_spec(self, run_id: str, spec_json: bytes) -> None:
+        """Record the settings that a run goes on with."""
+        queue.set_spec(self.lineage, run_id, spec_json)
 
     def set_latents(self, run_id: str, digest: str) -> None:
         """Record the digest of a run's final latents."""

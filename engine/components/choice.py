@@ -16,6 +16,8 @@ from engine.components.needed import ModelsAbsent
 from engine.components.protocols import KINDS, Description
 from engine.errors import CheckpointError, ComponentError, together
 from engine.extensions.registry import check as check_extensions
+from presets.expansion import expands
+from presets.expansion import settled as settled_expansion
 from presets.spec import RunSpec
 
 Describe = Callable[[str, Any], Description]
@@ -29,7 +31,10 @@ OTHER_WAYS = (
 def chosen(spec: RunSpec) -> dict[str, Any]:
     """kind -> the spec of its component, for the kinds that a run has."""
     parts = spec.components
-    return {kind: getattr(parts, kind) for kind in KINDS if hasattr(parts, kind)}
+    unused = set() if expands(spec) else {"prompt_expander"}
+    return {
+        kind: getattr(parts, kind) for kind in KINDS if hasattr(parts, kind) and kind not in unused
+    }
 
 
 def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
@@ -40,6 +45,7 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
     for each file that is not there, and ComponentError.
     """
     scan = functools.cache(scan or scan_places)
+    spec = settled_expansion(spec)
     parts = chosen(spec)
     absent: list[CheckpointError] = []
     for kind, part in parts.items():

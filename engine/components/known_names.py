@@ -14,6 +14,7 @@ from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.extensions.registry import schemas as extension_schemas
 from engine.remote.hosts import known_hosts
+from presets.expansion import list_templates
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
@@ -46,4 +47,6 @@ def known_names() -> dict[str, tuple[str, ...]]:
         names[f"component:{kind}"] = tuple(name for of, name in components if of == kind)
         models = (model.name for model in MODELS if model.kind == kind)
         names[f"model:{kind}"] = (BUILTIN_MICRO, *models)
+    names["model:prompt_expander"] = ()  # a server knows its own
+    names["template"] = tuple(template.name for template in list_templates())
     return names

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from engine.expansion.answer import Answer, Asked
     from engine.graph import Identity, Plain
     from engine.models.seams import At
     from store.index.index import Index
@@ -70,6 +71,13 @@ class VAE(Protocol):
         ...
 
 
+class PromptExpander(Protocol):
+    def expand(self, asked: Asked) -> Answer:
+        """A longer prompt in the words of a language model. Raises ComponentError, with a key that begins with
+        `components.prompt_expander`, where it gives none. What is wrong with the words is for the caller to find."""
+        ...
+
+
 @dataclass(frozen=True)
 class Description:
     """What a component is.
@@ -94,6 +102,9 @@ class Provider(Protocol):
     It may have two functions more. `settle(spec, scan) -> spec` names its files by absolute paths; the engine may
     have been started in another folder. `use(loaded, spec) -> component` makes the component of what `load` gave,
     where two specs that share what is loaded use it differently; without it that is the component.
+
+    One of a prompt expander may have `check_can_ask(spec)`, which raises ComponentError, before anything is queued,
+    where there is nobody to ask; `describe` is asked for what is stored too.
 
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
     which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:

@@ -26,6 +26,8 @@ _BUILTIN = _FROM_FILES | {
     ("text_encoder", "llama.cpp"): "engine.components.llama_cpp",
     ("denoiser", "remote"): "engine.components.remote:denoiser",
     ("vae", "remote"): "engine.components.remote:vae",
+    ("prompt_expander", "openai"): "engine.expansion.openai",
+    ("prompt_expander", "transformers"): "engine.expansion.local",
 }
 
 

@@ -7,18 +7,14 @@ give up at any moment, which closes the connection and so ends the work on the o
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import os
-import random
 import ssl
-import threading
 import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Callable,
-    Coroutine,
     Iterator,
     Mapping,
     Sequence,
@@ -45,6 +41,7 @@ from engine.remote.contract import (
     path_of,
 )
 from engine.remote.hosts import host_at, token_of
+from engine.remote.waiting import AGAIN, Again, repeated, retry_after, shortened, wait
 
 if TYPE_CHECKING:
     from engine.remote.wire import Body
@@ -53,11 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Check = Callable[["Header"], None]
 
-_AGAIN = (429, 502, 503, 504)
-_POLL_SECONDS = 0.1
-_MAX_PAUSE_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
-_MAX_ERROR_CHARACTERS = 400
 
 
 class Unanswered(ComponentError):
@@ -117,7 +110,9 @@ class Host:
         Raises Unanswered, Refused; whatever `Host.check` raises.
         """
         request = _Request.of(name, expects, data, small, values)
-        return self._repeated(lambda: _wait(self._answered(request, check), self.check))
+        return repeated(
+            lambda: wait(self._answered(request, check), self.check), self.retries, self.check
+        )
 
     def stream(
         self,
@@ -131,7 +126,7 @@ class Host:
         """An operation whose answer comes in parts, which are given as they come. Raises as `call` does, without
         another try once a part was there."""
         request = _Request.of(name, expects, data, small, None)
-        parts = self._repeated(lambda: self._begun(request, check))
+        parts = repeated(lambda: self._begun(request, check), self.retries, self.check)
         yield from parts
 
     def get_json(self, path: str, struct: type[T], seconds: float = 5.0) -> T:
@@ -156,7 +151,7 @@ class Host:
         async def watched() -> T:
             return await self._watched(asyncio.ensure_future(exchange()))
 
-        return self._repeated(lambda: _wait(watched(), self.check))
+        return repeated(lambda: wait(watched(), self.check), self.retries, self.check)
 
     def _decoded(self, data: bytes, struct: type[T]) -> T:
         try:
@@ -171,31 +166,15 @@ class Host:
         def rest(answer: Answer) -> Iterator[Answer]:
             try:
                 yield answer
-                while (following := _wait(_next(stream), self.check)) is not None:
+                while (following := wait(_next(stream), self.check)) is not None:
                     yield following
-            except _Again as again:
+            except Again as again:
                 raise again.error from None
             finally:
-                _wait(stream.aclose(), lambda: None)
+                wait(stream.aclose(), lambda: None)
 
-        first = _wait(_next(stream), self.check)
+        first = wait(_next(stream), self.check)
         return iter(()) if first is None else rest(first)
-
-    def _repeated(self, ask: Callable[[], T]) -> T:
-        for attempt in range(self.retries + 1):
-            try:
-                return ask()
-            except _Again as again:
-                if attempt == self.retries:
-                    raise again.error from None
-                self._pause(random.uniform(0, min(8.0, 0.5 * 2**attempt)), again.after)
-        raise AssertionError
-
-    def _pause(self, jitter: float, after: float) -> None:
-        until = time.monotonic() + min(after, _MAX_PAUSE_SECONDS) + jitter
-        while (left := until - time.monotonic()) > 0:
-            self.check()
-            time.sleep(min(left, _POLL_SECONDS))
 
     def _json(self, path: str, struct: type[T], seconds: float) -> T:
         async def asked() -> T:
@@ -213,8 +192,8 @@ class Host:
                 raise Unanswered(f"{self.url} gave no answer in {seconds:g} s") from None
 
         try:
-            return _wait(in_time(), self.check)
-        except _Again as again:
+            return wait(in_time(), self.check)
+        except Again as again:
             raise again.error from None
 
     async def _answered(self, request: _Request, check: Check | None) -> Answer:
@@ -255,12 +234,12 @@ class Host:
                     reading = asyncio.ensure_future(reader.body(check))
                     body = await self._watched(reading)
                     if body is None:
-                        raise _Again(self._broken("the answer ends before its last part"))
+                        raise Again(self._broken("the answer ends before its last part"))
                     progress = body.metadata(Progress)
                 except BadBody as error:
                     raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
                 if progress.error:
-                    raise Refused(f"{self.url}: {_shortened(progress.error)}")
+                    raise Refused(f"{self.url}: {shortened(progress.error)}")
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
@@ -295,13 +274,13 @@ class Host:
             async with request as response:
                 yield response
         except httpx.TimeoutException:
-            raise _Again(Unanswered(f"{self.url} does not answer; start it there")) from None
+            raise Again(Unanswered(f"{self.url} does not answer; start it there")) from None
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise _Again(self._broken(reason)) from None
+            raise Again(self._broken(reason)) from None
 
     def _broken(self, reason: str) -> Unanswered:
-        return Unanswered(f"{self.url} does not answer ({_shortened(reason)}); start it there")
+        return Unanswered(f"{self.url} does not answer ({shortened(reason)}); start it there")
 
     def _sent(self, request: _Request) -> Any:
         async def chunks() -> AsyncIterator[bytes]:
@@ -324,9 +303,9 @@ class Host:
             return
         data = await _limited(response, MAX_JSON_BYTES)
         refusal = _refusal(data, response.status_code)
-        error = Refused(f"{self.url}: {_shortened(refusal.error)}", refusal.missing)
-        if response.status_code in _AGAIN:
-            raise _Again(error, _seconds(response.headers.get("Retry-After", "")))
+        error = Refused(f"{self.url}: {shortened(refusal.error)}", refusal.missing)
+        if response.status_code in AGAIN:
+            raise Again(error, retry_after(response.headers.get("Retry-After", "")))
         raise error
 
     def _client(self) -> httpx.AsyncClient:
@@ -376,38 +355,8 @@ class _Request:
         return cls(operation.method, path, headers, parts, num_bytes)
 
 
-class _Again(Exception):
-    """A call that may be made again. after: seconds that the host asks for."""
-
-    def __init__(self, error: ComponentError, after: float = 0.0) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.after = after
-
-
-def _wait(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
-    """What a coroutine gives, run in the thread for that; gives up where `check` raises."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
-    try:
-        while True:
-            concurrent.futures.wait([future], timeout=_POLL_SECONDS)
-            if future.done():
-                return future.result()
-            check()
-    finally:
-        future.cancel()
-
-
 async def _next(stream: AsyncIterator[Answer]) -> Answer | None:
     return await anext(stream, None)
-
-
-@functools.cache
-def _loop(pid: int) -> asyncio.AbstractEventLoop:
-    """The loop that all calls of this process run in: there may be one already where this is called from."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="remote calls", daemon=True).start()
-    return loop
 
 
 @functools.cache
@@ -450,16 +399,3 @@ def _refusal(data: bytes, status: int) -> Refusal:
         return msgspec.convert(found, Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Refusal(error=f"answered with status {status}")
-
-
-def _seconds(text: str) -> float:
-    try:
-        return max(0.0, min(float(text), _MAX_PAUSE_SECONDS))
-    except ValueError:
-        return 0.0
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    line = "".join(c for c in line if c.isprintable())
-    return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from engine.tasks.stages import DECODE, DENOISE, LOAD, TEXT_ENCODE
+from engine.tasks.stages import DECODE, DENOISE, EXPAND, LOAD, TEXT_ENCODE
+from presets.expansion import expands
 from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _VIDEO_BYTES = "video bytes"
 def experience_with(store: Store, spec: RunSpec) -> Experience:
     """The medians over runs with the same models, dtypes, devices, size and use of guidance."""
     wanted = likeness(spec)
-    spent: dict[str, list[float]] = {name: [] for name in (*_STAGES, _VIDEO_BYTES)}
+    stages = (*_STAGES, EXPAND.name) if expands(spec) else _STAGES
+    spent: dict[str, list[float]] = {name: [] for name in (*stages, _VIDEO_BYTES)}
     peaks: list[tuple[int, int]] = []
     for record in store.runs(limit=_SEARCHED, status="done"):
         if record.origin == "local" and _likeness(json.loads(record.spec_json)) == wanted:
@@ -48,7 +50,7 @@ def experience_with(store: Store, spec: RunSpec) -> Experience:
                 break
     medians = {name: median(values) if values else None for name, values in spent.items()}
     return Experience(
-        seconds={name: medians[name] for name in _STAGES},
+        seconds={name: medians[name] for name in stages},
         video_bytes=medians[_VIDEO_BYTES],
         memory_bytes=max((rss for rss, _ in peaks if rss), default=None),
         device_bytes=max((device for _, device in peaks if device), default=None),
@@ -85,10 +87,13 @@ def _likeness(spec: Mapping[str, Any]) -> str:
         for each in spec.get("extensions", ())
         if each.get("enabled", True)
     ]
-    # a run of before there were options is like one that has none
+    # a run of before there were options, or addresses, is like one that has none
+    absent: tuple[tuple[str, object], ...] = (("options", {}), ("url", ""))
+    is_expanded = spec.get("expansion", {}).get("enabled", False)
     parts = {
-        kind: {name: value for name, value in part.items() if (name, value) != ("options", {})}
+        kind: {name: value for name, value in part.items() if (name, value) not in absent}
         for kind, part in spec.get("components", {}).items()
+        if is_expanded or kind != "prompt_expander"
     }
     return json.dumps(
         [parts, extensions, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True

@@ -17,7 +17,8 @@ from engine.execute import Execution, Keeping
 from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of_run
-from engine.tasks.wan import latents_of
+from engine.tasks.wan import EXPAND_PROMPT, EXPANDED, latents_of
+from store.blobs import blobs
 from store.errors import StoreError
 from store.lineage.events import Verified
 from store.lineage.records import LinkRecord, RunLink, RunRecord
@@ -25,6 +26,9 @@ from store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+TOLD_BY_MODELS = (EXPAND_PROMPT.name, EXPANDED.name)
 
 
 class _Differs(Exception):
@@ -38,7 +42,7 @@ def verify(
     residents: Callable[[], Residents],
     control: Control,
 ) -> Verified:
-    """Computes `run` again and compares; stops at the first difference.
+    """Computes `run` again and compares; stops at the first difference. Its expanded prompt is taken as it is.
 
     Raises StoreError where nothing of the run is on record, and as an execution does.
     """
@@ -70,11 +74,16 @@ def verify(
             verdict = Verified(False, f"{stage} {index + 1}", far)
             raise _Differs
 
+    results = MemoryResults(compare)
+    for link in store.find_links([each.key for each in seen.values()]).values():
+        if link.kind in TOLD_BY_MODELS:
+            # what a language model said once is not said again
+            results.take(link, blobs.get(store.root, link.digest))
     route = route_of_run(run)
     total = 1 + max(map(_index, steps))
     execution = Execution(
         {"latents": latents_of(route, describe, stop_at=total)},
-        MemoryResults(compare),
+        results,
         describe,
         residents,
         control,

@@ -21,12 +21,13 @@ class ToldStage:
 
 
 LOAD = ToldStage("load", "load")
+EXPAND = ToldStage("expand", "expand", component="prompt_expander")
 TEXT_ENCODE = ToldStage("text_encode", "text", component="text_encoder")
 DENOISE = ToldStage("denoise", "denoise", "step", "denoiser")
 DECODE = ToldStage("decode", "decode", "chunk", "vae")
 MUX = ToldStage("mux", "mux")
 
-TOLD = {stage.name: stage for stage in (LOAD, TEXT_ENCODE, DENOISE, DECODE, MUX)}
+TOLD = {stage.name: stage for stage in (LOAD, EXPAND, TEXT_ENCODE, DENOISE, DECODE, MUX)}
 
 
 def told(name: str) -> ToldStage:

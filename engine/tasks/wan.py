@@ -19,11 +19,22 @@ from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
 from engine.tasks.route import Part, Route
-from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
+from engine.tasks.stages import DECODE, DENOISE, EXPAND, TEXT_ENCODE
+from presets.errors import PresetError
+from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
 from presets.spec import RunSpec
 
+EXPAND_PROMPT = Stage(
+    "expand",
+    1,
+    "engine.stages.expand:expand",
+    ("answer",),
+    component=EXPAND.component,
+    title=EXPAND.name,
+)
+EXPANDED = Stage("expanded", 1, "engine.stages.expand:read", ("text",), title=EXPAND.name)
 TEXT = Stage(
     "text",
     1,
@@ -65,7 +76,7 @@ VIDEO = Stage(
     keep="output",
     title=DECODE.name,
 )
-STAGES = (TEXT, NOISE, STEP, VIDEO)
+STAGES = (EXPAND_PROMPT, EXPANDED, TEXT, NOISE, STEP, VIDEO)
 
 Describe = Callable[[str, Any], Description]
 
@@ -79,8 +90,10 @@ def graph_of(
     stop_at: int | None = None,
 ) -> Targets:
     """Outputs of these kinds of a run; the rest as of `latents_of`. A run that stops early shows the clean latents
-    that its last step points to."""
+    that its last step points to; before its first step there is its expanded prompt."""
     spec = route.spec
+    if stop_at == 0:
+        return {"prompt": expanded_of(route)}
     latents = latents_of(route, describe, noise_device=noise_device, stop_at=stop_at)
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
     shown = latents if is_whole else Ref(latents.node, "clean", "key")
@@ -105,6 +118,12 @@ def latents_of(
     return Ref(_chain(route, describe, noise_device, total), "latents")
 
 
+def expanded_of(route: Route) -> Ref:
+    """The expanded prompt of a run that has it expanded. Raises PresetError as `instructions_of` does, and where there
+    is nothing to expand."""
+    return _expanded(route.spec, {})
+
+
 def latent_size(spec: RunSpec, about_vae: Description) -> tuple[int, int, int]:
     """Frames, rows and columns of a run's latents."""
     frames, rows, columns = about_vae.facts["latent_stride"]
@@ -121,13 +140,16 @@ def num_tokens(spec: RunSpec, about: Mapping[str, Description]) -> int:
 def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> Node:
     """The node of the last of the `total` first steps."""
     node = _noise(route.parts[0].spec, describe, noise_device)
-    texts: dict[tuple[bytes, str], Node] = {}
+    texts: dict[tuple[bytes, Ref | str], Node] = {}
+    expansions: dict[tuple[bytes, str], Ref] = {}
     lengths = history_lengths(route.course.updates)
     for part in route.parts:
         scale_of = scales(part.spec.guidance, part.total)
         changing = _changing(part.spec, describe)
         for index in range(part.start, min(part.stop, total)):
-            branches = {"positive": part.spec.prompt}
+            branches: dict[str, Ref | str] = {"positive": known_prompt(part.spec)}
+            if expands(part.spec):
+                branches["positive"] = _expanded(part.spec, expansions)
             if scale_of[index] != 1:
                 branches["negative"] = part.spec.negative_prompt
             conditions = {
@@ -152,12 +174,43 @@ def _noise(spec: RunSpec, describe: Describe, device: str) -> Node:
     return Node("noise", NOISE, {}, params, hints={"device": parts.denoiser.device})
 
 
-def _text(spec: RunSpec, prompt: str, name: str, known: dict[tuple[bytes, str], Node]) -> Node:
+def _text(
+    spec: RunSpec, prompt: Ref | str, name: str, known: dict[tuple[bytes, Ref | str], Node]
+) -> Node:
     encoder = spec.components.text_encoder
     place = (msgspec.json.encode(encoder), prompt)
     if place not in known:
-        given = Given(clean_prompt(prompt).encode())
+        given = prompt if isinstance(prompt, Ref) else Given(clean_prompt(prompt).encode())
         known[place] = Node(name, TEXT, {"prompt": given}, {}, encoder)
+    return known[place]
+
+
+def _expanded(spec: RunSpec, known: dict[tuple[bytes, str], Ref]) -> Ref:
+    """The text that a prompt was expanded to. Where the server is, and what the template is called, changes no key."""
+    if not spec.prompt.strip():
+        raise PresetError("there is nothing to expand; give a prompt", key="prompt")
+    expander, wanted = spec.components.prompt_expander, spec.expansion
+    place = (msgspec.json.encode([expander, wanted]), spec.prompt)
+    if place not in known:
+        prompt = Given(clean_prompt(spec.prompt).encode())
+        instructions = Given(instructions_of(wanted).strip().encode())
+        params: dict[str, Plain] = {
+            "temperature": float(wanted.temperature),
+            "top_p": float(wanted.top_p),
+            "max_tokens": wanted.max_tokens,
+            "seed": wanted.seed,
+        }
+        hints = {"template": wanted.template, "text_encoder": spec.components.text_encoder}
+        answer = Node(
+            "expansion",
+            EXPAND_PROMPT,
+            {"prompt": prompt, "instructions": instructions},
+            params,
+            expander,
+            hints,
+        )
+        text = Node("prompt", EXPANDED, {"answer": Ref(answer, "answer")}, {}, hints=hints)
+        known[place] = Ref(text, "text")
     return known[place]
 
 

@@ -13,10 +13,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from store.blobs.videos import container_of
-from store.bundle.manifest import VIDEO
+from store.bundle.manifest import TEXT, VIDEO
 from store.bundle.strict import BundleRefused, strict_object
 
 MAX_HEADER_BYTES = 1024 * 1024
+MAX_TEXT_BYTES = MAX_HEADER_BYTES
 MAX_TENSORS = 4096
 MAX_DIMS = 8
 
@@ -41,10 +42,21 @@ def check_contents(what: str, kind: str, head: bytes, size: int) -> None:
 
     head: all of it, or at least 8 + MAX_HEADER_BYTES.
     """
-    if kind != VIDEO:
+    if kind == TEXT:
+        _check_text(what, head, size)
+    elif kind != VIDEO:
         _check_tensors(what, head, size)
     elif not container_of(head):
         raise BundleRefused(f"{what} is no video: neither mp4 nor Matroska, GIF or WebP")
+
+
+def _check_text(what: str, head: bytes, size: int) -> None:
+    try:
+        is_text = size <= MAX_TEXT_BYTES and len(head.decode()) > 0
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise BundleRefused(f"{what} is no text in UTF-8 of at most {MAX_TEXT_BYTES:,} bytes")
 
 
 def _check_tensors(what: str, head: bytes, size: int) -> None:

@@ -21,10 +21,12 @@ from store.bundle.archive import MANIFEST, add_member, blob_name, new_archive
 from store.bundle.contents import check_contents
 from store.bundle.manifest import (
     FORMAT,
+    TEXT,
     VIDEO,
     BlobRow,
     Manifest,
     blob_kinds,
+    contents_of,
     encode_manifest,
 )
 from store.bundle.rows import described, links_of
@@ -46,6 +48,9 @@ NONE = "none"
 # Which tensors go with a run: those of every step, so that it can be branched at any; the final
 # latents, so that it can be decoded again; none, so that there is only its video to see.
 STEPS = (ALL, LAST, NONE)
+
+# What goes along whatever is asked for.
+_ALWAYS = (VIDEO, TEXT)
 
 _HEAD_BYTES = 2 * 1024 * 1024
 # What a target in the wrong place meets: it is for whoever named it to name another.
@@ -165,11 +170,11 @@ def _wanted(manifest: Manifest, steps: str) -> dict[str, _Wanted]:
         if steps != NONE:
             named.append((run.latents, f"the latents of run {run.id}", True))
         for seen in run.seen:
-            if steps == ALL or seen.stage == VIDEO:
+            if steps == ALL or contents_of(seen.stage) in _ALWAYS:
                 what = f"{seen.stage} {seen.index} of run {run.id}"
                 named.append((seen.digest, what, seen.digest in claimed))
     for link in manifest.links:
-        if steps == ALL or link.kind == VIDEO:
+        if steps == ALL or contents_of(link.kind) in _ALWAYS:
             named.append((link.digest, f"the {link.kind} of {link.key}", True))
         if steps == ALL:
             named.append((link.state, f"the keyframe of {link.key}", True))

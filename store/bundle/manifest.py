@@ -24,7 +24,10 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 VIDEO = "video"
 TENSORS = "tensors"
-
+TEXT = "text"
+# of a stage or a kind of link: all others make tensors
+_CONTENTS = {VIDEO: VIDEO, "expand": TEXT, "expanded": TEXT}
+_TOLD = {VIDEO: "a video", TEXT: "a text", TENSORS: "tensors"}
 
 # `$(?!\n)` is the end of the text; `$` alone allows a newline after it.
 _ID = r"[a-z2-7]{10}"
@@ -38,7 +41,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,31}$(?!\n)")]
 Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Step = Annotated[int, Meta(ge=0, le=100_000)]
-StopStep = Annotated[int, Meta(ge=1, le=100_000)]
+StopStep = Annotated[int, Meta(ge=0, le=100_000)]
 Rating = Annotated[int, Meta(ge=0, le=MAX_RATING)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 # A class that only a later version knows is as good as any: an unknown one can be made again.
@@ -170,27 +173,29 @@ def decode_manifest(encoded: bytes) -> Manifest:
     return manifest
 
 
+def contents_of(kind: str) -> str:
+    """What the result of a stage, or of a kind of link, is."""
+    return _CONTENTS.get(kind, TENSORS)
+
+
 def blob_kinds(manifest: Manifest, *, is_trusted: bool = True) -> dict[str, str]:
-    """What each digest that the rows name is of, VIDEO or TENSORS; without trust, the runs' rows only.
+    """What each digest that the rows name is of, VIDEO, TENSORS or TEXT; without trust, the runs' rows only.
 
     BundleRefused where one is named as both.
     """
     named = [(run.latents, TENSORS) for run in manifest.runs]
-    named += [
-        (seen.digest, VIDEO if seen.stage == VIDEO else TENSORS)
-        for run in manifest.runs
-        for seen in run.seen
-    ]
+    named += [(seen.digest, contents_of(seen.stage)) for run in manifest.runs for seen in run.seen]
     if is_trusted:
         for link in manifest.links:
             named += [
-                (link.digest, VIDEO if link.kind == VIDEO else TENSORS),
+                (link.digest, contents_of(link.kind)),
                 (link.state, TENSORS),
             ]
     kinds: dict[str, str] = {}
     for digest, kind in named:
         if digest and kinds.setdefault(digest, kind) != kind:
-            raise BundleRefused(f"{digest} is named as a video and as tensors")
+            one, other = sorted((kinds[digest], kind), key=list(_TOLD).index)
+            raise BundleRefused(f"{digest} is named as {_TOLD[one]} and as {_TOLD[other]}")
     return kinds
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PROMPTS = {"prompt", "negative_prompt"}
+# what is of people's words, and holds no path: a slash in it is one
+_AS_IT_IS = {*_PROMPTS, "expansion"}
 _NOWHERE = {"path": "", "overwrite": False}
 _PERSONAL = {
     "argv", "cwd", "env", "environ", "executable", "home", "host", "hostname", "login", "node",
@@ -34,7 +36,7 @@ def portable_spec(text: str) -> str:
     """
     data = json.loads(text)
     cleaned = {
-        name: value if name in _PROMPTS else _mapped(value, _file_name)
+        name: value if name in _AS_IT_IS else _mapped(value, _file_name)
         for name, value in data.items()
     }
     output = cleaned.get("output")

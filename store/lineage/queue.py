@@ -67,8 +67,8 @@ def enqueue(
     stops = [0, *(segment.stop for segment in segments)]
     if any(stop <= before for before, stop in itertools.pairwise(stops)):
         raise ValueError(f"segments stop at {stops[1:]}; expected rising steps from 1 on")
-    if stop_at is not None and stop_at < 1:
-        raise ValueError(f"stop_at is {stop_at}; expected at least one step")
+    if stop_at is not None and stop_at < 0:
+        raise ValueError(f"stop_at is {stop_at}; expected a step, or 0 to stop before the first")
     encoded = json.dumps([[segment.stop, segment.spec_json.decode()] for segment in segments])
     with immediate(lineage, durable=True) as connection:
         for needed in filter(None, (parent, verifies)):
@@ -259,7 +259,26 @@ def continue_run(lineage: Lineage, run_id: str, stop_at: int | None) -> None:
         connection.execute("UPDATE runs SET stop_at=? WHERE id=?", (stop_at, run_id))
 
 
+def reconsider(lineage: Lineage, run_id: str, spec_json: bytes, stop_at: int | None) -> None:
+    """Queue a run again that stopped before its first step, with other settings; to stop there once more, or (None) to
+    go to its end. Raises StoreError for any other run: what has steps stays what it is."""
+    with immediate(lineage, durable=True) as connection:
+        status = status_of(lineage, connection, run_id)
+        [(old,)] = connection.execute("SELECT stop_at FROM runs WHERE id=?", (run_id,)).fetchall()
+        if old != 0:
+            raise StoreError(f"run {run_id} does not wait for its prompt to be read")
+        _requeue(connection, run_id, status)
+        connection.execute(
+            "UPDATE runs SET spec=?, stop_at=? WHERE id=?", (spec_json.decode(), stop_at, run_id)
+        )
+
+
 # What a run found out about itself
+
+
+def set_spec(lineage: Lineage, run_id: str, spec_json: bytes) -> None:
+    """Record the settings that a run goes on with, where it may not do all that it was asked for."""
+    set_value(lineage, run_id, "spec", spec_json.decode())
 
 
 def set_latents(lineage: Lineage, run_id: str, digest: str) -> None:

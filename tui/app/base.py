@@ -23,6 +23,7 @@ from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
 from tui.describe.runs import notices
+from tui.describe.runs.run import is_to_review
 from tui.errors import explain
 from tui.text import printable
 from tui.units import clock
@@ -146,7 +147,7 @@ class ModiffBase(KeysInOrder):
         if len(ended) > 1:
             line = f"{len(ended)} runs have ended; {line}"
         is_bad = last.status == "failed"
-        where = self.where_shown(last.id)
+        where = "" if is_to_review(last) else self.where_shown(last.id)
         self.notify(
             f"{line}; {where}" if where else line,
             severity="error" if is_bad else "information",
@@ -262,7 +263,7 @@ class ModiffBase(KeysInOrder):
         """Queue a run, see to it that an engine lives, and show it."""
         from engine import client
 
-        run_id = await self.lab.change(client.submit, spec, preset=preset)
+        run_id = await self.lab.change(client.launch, spec, preset=preset)
         self.preferences.remember_prompt(spec.prompt)
         self.post_message(Queued(run_id, watch=watch))
 

@@ -21,7 +21,8 @@ from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.cli.progress import stage_told
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
-from tui.describe.runs.state import RunState
+from tui.describe.runs.run import is_to_review
+from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
 from tui.units import duration
@@ -136,7 +137,7 @@ def follow_queued(
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:
         print_json(told)
-    elif record.status == "done":
+    elif record.status == "done" and not is_to_review(record):
         echo_path(record.output)
     if manner.notify:
         call(end_line(record))
@@ -179,6 +180,11 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
     if record.error:
         told["error"] = record.error
     return told
+
+
+def latest_stages(store: Store, run_id: str) -> list[StageRecord]:
+    """The stages of a run that ended since it was last taken up."""
+    return _stages(state_of(run_id, [event for _, event in store.events(run_id)]))
 
 
 def _stages(state: RunState) -> list[StageRecord]:
@@ -349,6 +355,8 @@ def _narration(
 ) -> list[str]:
     """How it went, for people: status, time and its split by stage."""
     match record.status:
+        case "done" if is_to_review(record):
+            return []
         case "done":
             late = "; it was done before it could be cancelled" if watched.cancel_asked else ""
             return [f"run {record.id} done in {spent}{_reuse(store, record)}{late}"]

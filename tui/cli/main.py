@@ -58,6 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "engine": ("tui.cli.commands.engine:engine", "Look after the background engine process."),
     "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
+    "review": (
+        "tui.cli.commands.review:review",
+        "Read the expanded prompt of a run, and let it go on.",
+    ),
     "serve": ("tui.cli.commands.serve:serve", "Serve components to runs of other machines."),
     "completion": (
         "tui.cli.commands.completion:completion",

@@ -47,6 +47,11 @@ notify_option = click.option(
     help="Call you at the end: the terminal's bell, and a notification of the desktop.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no narration.")
+expand_option = click.option(
+    "--expand",
+    is_flag=True,
+    help="Have a language model write the prompt out first; components.prompt_expander says which.",
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace an output that is already there."
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with
-from engine.tasks.stages import DECODE, LOAD, told
+from engine.tasks.stages import DECODE, EXPAND, LOAD, told
 from tui.units import duration, size
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Row:
 class Planned:
     """A plan in rows. stored_steps of total_steps need not be computed; needs: components to load. seconds: None
     unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none.
-    warnings: what is said of the prompts, a line each. missing: where models of it are not here, every model of the
-    run; then the plan is an estimate from what is published, and weights: kind -> the bytes of its weights in
-    memory."""
+    warnings: what is said of the prompts, a line each; notes: what is sent elsewhere. missing: where models of it are
+    not here, every model of the run; then the plan is an estimate from what is published, and weights: kind -> the
+    bytes of its weights in memory."""
 
     rows: tuple[Row, ...]
     total_steps: int
@@ -51,6 +51,7 @@ class Planned:
     memory_bytes: int | None
     device_bytes: int | None
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     missing: tuple[Needed, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
 
@@ -67,6 +68,7 @@ def planned(
     from engine import client
     from engine.components.needed import ModelsAbsent
     from engine.output.taken import check_output
+    from tui.describe.expansion import expansion_notes
     from tui.describe.prompt_warnings import prompt_warnings
 
     check_output(store, spec)
@@ -90,6 +92,7 @@ def planned(
         memory_bytes=past.memory_bytes,
         device_bytes=past.device_bytes,
         warnings=tuple(prompt_warnings(spec)),
+        notes=tuple(expansion_notes(spec)) if made.state(EXPAND.name) == "compute" else (),
         missing=missing,
         weights=weights,
     )

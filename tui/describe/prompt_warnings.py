@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from engine.checkpoints.locate import BUILTIN_MICRO
 from engine.cut_prompts import cut_line, cut_prompts, read_prompts
 from engine.micro.grammar import unknown_words
+from presets.expansion import expands, known_prompt
 from tui.describe.micro_world import combination_warning, random_sentence
 from tui.text import printable, shorten
 
@@ -28,7 +29,8 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
     ]
     if spec.components.denoiser.checkpoint == BUILTIN_MICRO:
         found.append(
-            _unknown_words_warning(read_prompts(spec).values()) or combination_warning(spec.prompt)
+            _unknown_words_warning(read_prompts(spec).values())
+            or ("" if expands(spec) else combination_warning(known_prompt(spec)))
         )
     return [line for line in found if line]
 

@@ -27,13 +27,11 @@ OTHER = {
     "components.text_encoder.tokenizer": "other",
     "components.text_encoder.device": "cuda",
     "components.text_encoder.dtype": "bf16",
-    "components.text_encoder.url": '"http://mac:1"',
     "components.denoiser.name": "other",
     "components.denoiser.checkpoint": "other",
     "components.denoiser.device": "cuda",
     "components.denoiser.dtype": "bf16",
     "components.denoiser.attention": "manual",
-    "components.denoiser.url": '"http://mac:1"',
     "components.vae.name": "other",
     "components.vae.checkpoint": "other",
     "components.vae.device": "cuda",
@@ -41,7 +39,24 @@ OTHER = {
     "components.vae.chunk_frames": "1",
     "components.vae.tile_size": "128",
     "components.vae.tile_overlap": "32",
-    "components.vae.url": '"http://mac:1"',
+    "components.prompt_expander.name": "transformers",
+    "components.prompt_expander.checkpoint": "other",
+    "components.prompt_expander.url": "http://127.0.0.1:1/v1",
+    "components.prompt_expander.api_key_env": "KEY",
+    "components.prompt_expander.device": "cuda",
+    "components.prompt_expander.dtype": "fp32",
+    "expansion.enabled": "false",
+    "expansion.template": "t2v-zh",
+    "expansion.instructions": "say it longer",
+    "expansion.temperature": "0.1",
+    "expansion.top_p": "0.5",
+    "expansion.max_tokens": "64",
+    "expansion.seed": "1",
+    "expansion.text": "a blue square that moves",
+    **{
+        f"components.{kind}.url": "http://127.0.0.1:1"
+        for kind in ("text_encoder", "denoiser", "vae")
+    },
     "prompt": "a blue square",
     "negative_prompt": "blurred",
     "width": "80",
@@ -67,6 +82,8 @@ FILES = {"output.path", "output.kinds", "output.overwrite"} | {
 }
 # Of these there is one value.
 CONSTANT = {"format", "task"}
+# What becomes of a run that fails, which no graph holds.
+FAILING = {"expansion.on_failure"}
 
 
 @pytest.fixture
@@ -97,18 +114,21 @@ def first_that_differs(a: Targets, b: Targets) -> str:
     differ = {node[0] for one in (0, 1) for node in nodes[one] if node not in nodes[1 - one]}
     if "noise" in differ:
         return "noise"
-    return "steps" if differ & {"text", "step"} else "end"
+    return "steps" if differ & {"expand", "text", "step"} else "end"
 
 
 def test_every_setting_is_looked_at() -> None:
-    assert {*OTHER, *FILES, *CONSTANT} == set(settings_of(SPEC))
+    assert {*OTHER, *FILES, *CONSTANT, *FAILING} == set(settings_of(SPEC))
 
 
 @pytest.mark.parametrize("key", OTHER)
 def test_a_setting_matters_where_the_graphs_differ(key: str, index: Index) -> None:
-    changed = override(SPEC, [f"{key}={OTHER[key]}"])
-    [found] = {reach(each) for each in changed_keys(SPEC, changed)}
-    before, after = graph(SPEC, index), graph(changed, index)
+    # of a run that is not expanded the settings of that matter nowhere
+    is_expanded = key.startswith(("expansion.", "components.prompt_expander."))
+    spec = override(SPEC, ["expansion.enabled=true"]) if is_expanded else SPEC
+    changed = override(spec, [f"{key}={OTHER[key]}"])
+    [found] = {reach(each) for each in changed_keys(spec, changed)}
+    before, after = graph(spec, index), graph(changed, index)
     assert what_it_is(before["video"].node)  # else nothing would be compared
     assert found == first_that_differs(before, after)
 

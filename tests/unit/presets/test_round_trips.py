@@ -20,10 +20,12 @@ from presets.overrides import toml_value
 from presets.spec import (
     Components,
     DenoiserSpec,
+    ExpansionSpec,
     ExtensionSpec,
     GuidancePiece,
     GuidanceSpec,
     OutputSpec,
+    PromptExpanderSpec,
     RunSpec,
     SchedulerSpec,
     TextEncoderSpec,
@@ -101,8 +103,22 @@ def with_a_scale_for_each_step(draw: st.DrawFn, run: RunSpec) -> RunSpec:
     return replace(run, guidance=GuidanceSpec(scale=tuple(scale)))
 
 
+expansions = st.builds(
+    ExpansionSpec,
+    enabled=st.booleans(),
+    template=st.sampled_from(["t2v-en", "film-zh"]) | names,
+    instructions=st.sampled_from(["", "say it longer"]) | texts,
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1, exclude_min=True),
+    max_tokens=st.integers(16, 32768),
+    seed=st.integers(0, 2**31 - 1),
+    on_failure=st.sampled_from(["fail", "as-typed"]),
+    text=texts,
+)
+
 specs = st.builds(
     RunSpec,
+    expansion=expansions,
     components=st.builds(
         Components,
         text_encoder=st.builds(
@@ -124,6 +140,16 @@ specs = st.builds(
             options=options,
         ),
         vae=vaes(),
+        prompt_expander=st.builds(
+            PromptExpanderSpec,
+            name=names,
+            checkpoint=texts,
+            url=texts,
+            api_key_env=st.sampled_from(["", "LLM_KEY"]),
+            device=devices,
+            dtype=dtypes,
+            options=options,
+        ),
     ),
     prompt=texts,
     negative_prompt=texts,

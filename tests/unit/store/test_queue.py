@@ -212,8 +212,8 @@ def test_a_branch_carries_the_specs_of_what_it_shares(store):
 def test_segments_that_do_not_rise_are_refused(store, stops):
     with pytest.raises(ValueError, match="segments stop"):
         store.enqueue(b"{}", preset="p", output="o", segments=[Segment(s, b"{}") for s in stops])
-    with pytest.raises(ValueError, match="stop_at is 0"):
-        store.enqueue(b"{}", preset="p", output="o", stop_at=0)
+    with pytest.raises(ValueError, match="stop_at is -1"):
+        store.enqueue(b"{}", preset="p", output="o", stop_at=-1)
     assert store.runs(limit=9) == []
 
 

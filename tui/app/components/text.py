@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     # kind of attention backend or device: the doctor's row about it
     Findings = Mapping[str, Mapping[str, str]]
 
-KINDS = {"text_encoder": "text encoder", "denoiser": "denoiser", "vae": "VAE", "attention": "attention"}  # fmt: skip
+KINDS = {
+    "text_encoder": "text encoder",
+    "denoiser": "denoiser",
+    "vae": "VAE",
+    "prompt_expander": "expander",
+    "attention": "attention",
+}
+# names of components that another process runs
+ELSEWHERE = ("remote", "openai", "llama.cpp")
 PARTS = (
     Column("KIND", 12),
     Column("NAME", 14),
@@ -47,6 +55,7 @@ _WHAT = {
     "text_encoder": "Turns the prompt into the token states that the denoiser reads.",
     "denoiser": "The diffusion transformer: says at every step how the latents should move.",
     "vae": "Turns latents into frames.",
+    "prompt_expander": "Writes a short prompt out before the text is encoded.",
     "attention": "How the denoiser computes attention: the same function, at another speed.",
 }
 
@@ -60,12 +69,18 @@ def parts(rows: Sequence[ComponentRow], findings: Findings) -> list[Row]:
                 KINDS.get(row.kind, row.kind),
                 row.name,
                 row.origin,
-                "the denoiser" if row.kind == "attention" else "engine, auto",
+                _runs_in(row),
                 health(row, findings),
             ),
         )
         for row in rows
     ]
+
+
+def _runs_in(row: ComponentRow) -> str:
+    if row.kind == "attention":
+        return "the denoiser"
+    return "a server" if row.name in ELSEWHERE else "engine, auto"
 
 
 def health(row: ComponentRow, findings: Findings) -> str:
@@ -100,7 +115,9 @@ def about_part(
         key = f"components.{row.kind}"
         told += [
             ("chosen by", f"name, and checkpoint for its weights, of {key}"),
-            ("runs in", "the engine's process, on this machine"),
+            ("runs in", f"a server, whose address is {key}.url")
+            if row.name in ELSEWHERE
+            else ("runs in", "the engine's process, on this machine"),
             ("device", f"{key}.device: auto (the best that is there), cpu, cuda or cuda:N"),
         ]
         here = ", ".join(f"{each['name']} {each['value']}" for each in devices)

@@ -152,6 +152,7 @@ def _plan(planned: Planned | None) -> str:
             f"memory  {memory}",
             f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
             f"stored  {planned.stored_steps} of {planned.total_steps} steps",
+            *planned.notes,
         ]
     )
 

@@ -59,7 +59,9 @@ def keys_of(section: Section, known: Mapping[str, Field] = FIELDS) -> tuple[str,
 
 def section_of(key: str) -> Section:
     """The section that a field is in, or what holds it; the first for no field."""
-    field = FIELDS.get(key) or FIELDS.get(key.partition("[")[0])
+    # what holds it: a list of things, or a table of options
+    holders = (key, key.partition("[")[0], key.rpartition(".")[0])
+    field = next((FIELDS[each] for each in holders if each in FIELDS), None)
     name = field.section if field is not None else ""
     return next((section for section in SECTIONS if section.name == name), SECTIONS[0])
 
@@ -99,6 +101,8 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             return printable(draft.preset) or "none: settings of a run"
         case "prompt":
             return printable(spec.prompt) or "(empty)"
+        case "expansion":
+            return _expansion(spec)
         case "encoder":
             return _part(parts.text_encoder.name, parts.text_encoder)
         case "denoiser":
@@ -229,6 +233,17 @@ def _number_of(union: inspect.UnionType) -> inspect.Type | None:
     if any(isinstance(each, inspect.StrType | inspect.BoolType) for each in options):
         return None
     return next((each for each in options if isinstance(each, inspect.FloatType)), None)
+
+
+def _expansion(spec: RunSpec) -> str:
+    if not spec.expansion.enabled:
+        return "off"
+    if spec.expansion.text:
+        return "edited by hand"
+    expander = spec.components.prompt_expander
+    return printable(
+        f"{expander.checkpoint or expander.url or expander.name}, {spec.expansion.template}"
+    )
 
 
 def _part(name: str, part: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
@@ -15,12 +16,13 @@ from tui.app.messages import BranchFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.player import open_or_play, play_or_tell
+from tui.app.run_view.review import review
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
-from tui.describe.runs.run import RESUMABLE
+from tui.describe.runs.run import RESUMABLE, is_to_review
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class Live(ModiffScreen):
         self._at_work: tuple[str, ...] = ()
         self._shows_previews = True
         self._known: tuple[object, ...] = ()
+        # what ended before waits until it is asked for; the rest is asked for once
+        self._asked_since, self._asked_for = time.time_ns(), ("", 0)
 
     def compose(self) -> ComposeResult:
         yield TopLine("live")
@@ -194,6 +198,11 @@ class Live(ModiffScreen):
         if now != self._known:
             self._known = now
             self.refresh_bindings()
+        asked = (feed.run_id, feed.state.last_id)
+        is_fresh = feed.state.last_ns > self._asked_since and asked != self._asked_for
+        if self._is_to_review and is_fresh:
+            self._asked_for = asked
+            self.action_resume()
 
     def on_run_view_preview_wanted(self) -> None:
         """A run at work shows it at its next turn."""
@@ -213,7 +222,7 @@ class Live(ModiffScreen):
             case "pause" | "cancel":
                 return status in ("queued", "running")
             case "resume":
-                return status in RESUMABLE
+                return status in RESUMABLE or self._is_to_review
             case "open_output" | "play":
                 return bool(self._output())
             case "branch":
@@ -225,8 +234,17 @@ class Live(ModiffScreen):
             case _:
                 return True
 
+    @property
+    def _is_to_review(self) -> bool:
+        """Whether the run waits for its expanded prompt to be read."""
+        feed = self._feed
+        record = feed.record if feed is not None and feed.is_over else None
+        return record is not None and is_to_review(record)
+
     def _output(self) -> str:
         """The file of the run, "" before it is there."""
+        if self._is_to_review:
+            return ""
         feed = self._feed
         is_done = feed is not None and feed.state.status == "done"
         return feed.record.output if feed and is_done and feed.record else ""
@@ -255,9 +273,13 @@ class Live(ModiffScreen):
 
     @asks(group="change")
     async def action_resume(self) -> None:
+        """Go on with a run; one that waits for its prompt to be read is asked for."""
         from engine import client
 
         run_id = self.chosen_run
+        if run_id and self._is_to_review:
+            await self._told(review(self.app, run_id))
+            return
         if run_id and await self._told(self.app.lab.change(client.resume, run_id)):
             self.app.ensure_engine()
             await self.app.look_once()

@@ -12,7 +12,7 @@ from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.describe.runs.run import SYMBOLS
+from tui.describe.runs.run import SYMBOLS, is_to_review, status_words
 from tui.describe.runs.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size
@@ -43,19 +43,20 @@ def head(
     state: RunState,
     record: RunRecord | None,
     *,
+    prompt: str = "",
     decode_seconds: float | None,
     now_ns: int,
     silence: str = "",
 ) -> Head:
-    """The head of a run. record: None where it is not known (yet). silence: why the engine gives no sign of life, if it
-    gives none."""
+    """The head of a run. record: None where it is not known (yet). prompt: as it was expanded, else empty. silence: why
+    the engine gives no sign of life, if it gives none."""
     message, is_output = _message(state, record)
     problem = "" if state.is_over else printable(silence) or _stall(state, now_ns)
     return Head(
         symbol=SYMBOLS.get(state.status, "?"),
         status=_status(state, record),
         times="  ".join(filter(None, _times(state, decode_seconds, now_ns))),
-        origin=_origin(record) if record else "",
+        origin=_origin(record, prompt) if record else "",
         hits=_hits(state),
         message=problem or message,
         is_output=is_output,
@@ -69,6 +70,8 @@ def _status(state: RunState, record: RunRecord | None) -> str:
             return "running, to be cancelled after this step"
         if record.pause_requested:
             return "running, to be paused after this step"
+    if state.status == "done" and record is not None and is_to_review(record):
+        return status_words(record)
     return printable(state.status)
 
 
@@ -87,8 +90,8 @@ def _times(state: RunState, decode_seconds: float | None, now_ns: int) -> list[s
     ]
 
 
-def _origin(record: RunRecord) -> str:
-    """Preset, ancestor, seed and prompt."""
+def _origin(record: RunRecord, expanded: str) -> str:
+    """Preset, ancestor, seed and prompt, as it was expanded."""
     spec = json.loads(record.spec_json)
     parts = [record.preset or "no preset"]
     if record.parent:
@@ -96,7 +99,7 @@ def _origin(record: RunRecord) -> str:
         parts.append(f"branch of {record.parent}{at}")
     if isinstance(seed := spec.get("seed"), int):
         parts.append(f"seed {seed}")
-    if isinstance(prompt := spec.get("prompt"), str) and prompt.strip():
+    if isinstance(prompt := expanded or spec.get("prompt"), str) and prompt.strip():
         parts.append(prompt)
     return printable(" · ".join(parts))
 
@@ -119,6 +122,8 @@ def _hits(state: RunState) -> str:
 def _message(state: RunState, record: RunRecord | None) -> tuple[str, bool]:
     """The most useful line now, and whether it is the path of the output."""
     match state.status:
+        case "done" if record is not None and is_to_review(record):
+            return "its prompt was expanded and waits for your word; r asks for it", False
         case "done":
             return (printable(record.output), True) if record and record.output else ("", False)
         case "failed":

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from engine.runs.expanded import expanded_text
 from tui.app.run_view.follower import Follower
 from tui.describe.plan import decode_seconds, sigmas
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
@@ -37,6 +38,7 @@ class RunFeed:
         self._asked: asyncio.Task[None] | None = None
         self._preview_due = 0.0
         self._shown: tuple[int, str] = (0, "")
+        self._prompt, self._prompt_of = "", ""
         self.record: RunRecord | None = None
         self.shows_previews = True
         self.silence = ""  # why the engine gives no sign of life, where who has this knows
@@ -76,6 +78,9 @@ class RunFeed:
     async def turn(self, *, now_ns: int | None = None) -> bool:
         """Read the next page of the log, draw; whether the page was full, so that there is more at once."""
         is_full = await self._follower.read()
+        if self.state.expanded != self._prompt_of:
+            self._prompt_of = self.state.expanded
+            self._prompt = await self._lab.read(expanded_text, self.run_id)
         if not self.state.is_over:
             self._points, self._has_end = None, False
         self.draw(now_ns=now_ns)
@@ -90,6 +95,7 @@ class RunFeed:
         self._view.show(
             self.state,
             record=self.record,
+            prompt=self._prompt,
             sigmas=self._sigmas,
             decode_seconds=self._decode_seconds,
             points=self._points,
@@ -101,6 +107,7 @@ class RunFeed:
         """What is true of a run at rest: where its file is, and what is still stored of its steps."""
         detail = await self._lab.read(detail_of, self.run_id)
         self.record, self._points, self._has_end = detail.record, frozenset(detail.points), True
+        self._prompt = detail.expanded.text if detail.expanded else ""
         self._preview_due = 0.0  # the last picture must not wait for a turn that nobody takes
 
     async def show_preview(self) -> None:

@@ -155,6 +155,7 @@ class RunView(Widget):
         state: RunState,
         *,
         record: RunRecord | None = None,
+        prompt: str = "",
         sigmas: Sequence[float] = (),
         decode_seconds: float | None = None,
         points: Collection[int] | None = None,
@@ -163,9 +164,9 @@ class RunView(Widget):
     ) -> None:
         """Draw what is new in `state`.
 
-        record, sigmas (of the whole course): where they are known. decode_seconds: what decoding took in like runs.
-        points: after which steps a branch finds its state stored, None to go by the log. silence: why the engine gives
-        no sign of life, if it gives none.
+        record, sigmas (of the whole course): where they are known. prompt: as it was expanded, else empty.
+        decode_seconds: what decoding took in like runs. points: after which steps a branch finds its state stored, None
+        to go by the log. silence: why the engine gives no sign of life, if it gives none.
         """
         if self._state is not None and self._state is not state:
             self.clear()
@@ -174,7 +175,12 @@ class RunView(Widget):
         self._sigmas = sigmas
         self.query_one(RunHead).show(
             run_cells.head(
-                state, record, decode_seconds=decode_seconds, now_ns=now_ns, silence=silence
+                state,
+                record,
+                prompt=prompt,
+                decode_seconds=decode_seconds,
+                now_ns=now_ns,
+                silence=silence,
             )
         )
         self.query_one(Stages).show(run_cells.stage_cells(state, now_ns))

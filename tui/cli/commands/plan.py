@@ -8,6 +8,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import (
+    expand_option,
     json_option,
     named_values,
     overwrite_option,
@@ -30,6 +31,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @preset_argument
 @prompt_options
+@expand_option
 @set_option
 @click.option("--output", metavar="FILE", help="As of `modiff run`; nothing is written.")
 @overwrite_option
@@ -40,6 +42,7 @@ Examples:
 def plan(
     preset: str,
     prompt: str | None,
+    expand: bool,
     negative_prompt: str | None,
     seed: int | str | None,
     overrides: tuple[str, ...],
@@ -62,6 +65,7 @@ def plan(
 
     values = named_values(
         prompt=prompt,
+        expansion__enabled=expand,
         negative_prompt=negative_prompt,
         seed=drawn_seed(seed),
         output__path=output,
@@ -82,6 +86,7 @@ def plan(
                 "memory_bytes": made.memory_bytes,
                 "device_bytes": made.device_bytes,
                 "warnings": list(made.warnings),
+                "notes": list(made.notes),
                 "is_estimate": bool(made.missing),
                 "weights_bytes": dict(made.weights),
                 "missing_bytes": missing.missing_bytes(made.missing),
@@ -90,6 +95,8 @@ def plan(
         )
         return
     warn(made.warnings)
+    for note in made.notes:
+        click.echo(note, err=True)
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
         click.echo(line)
     if made.missing:

@@ -68,6 +68,7 @@ def replay(
     differs from what is on record is named, with what differs in the environment; exit code 1 then.
     """
     from engine.output.taken import check_output
+    from engine.runs.expanded import with_text
     from presets.encoding import decode_spec
     from store.store import open_as_it_is
     from tui.cli.follow import Manner, follow_queued
@@ -92,7 +93,7 @@ def replay(
         path = Path(spec.output.path)
         stored = _stored_parts(store, record, spec)
         if stored is not None:
-            told = _write(path, spec, _marked(stored, record, spec))
+            told = _write(path, spec, _marked(stored, record, with_text(store, record, spec)))
             seconds = time.perf_counter() - began
             if not quiet:
                 click.echo(f"run {run_id} replayed from the store in {duration(seconds)}", err=True)

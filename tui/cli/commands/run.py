@@ -7,12 +7,14 @@ Whatever can be refused is refused before anything is queued. stdout gets the ou
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import click
 
 from presets.output.formats import choice_of_endings
 from tui.cli.options import (
     detach_option,
+    expand_option,
     named_values,
     notify_option,
     overwrite_option,
@@ -33,6 +35,7 @@ Examples:
   modiff run micro --output clip.gif
   modiff run micro --set output.format=h265 --output clip.mp4
   modiff run micro --detach
+  modiff run my-preset --prompt "a cat in the rain" --expand --review
 
 Ctrl-C cancels the run, a second Ctrl-C leaves without waiting for the engine's word. Closing the
 terminal or killing this command leaves the run alone: `modiff runs` finds it.
@@ -44,6 +47,12 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @click.command(epilog=_EPILOG)
 @preset_argument
 @prompt_options
+@expand_option
+@click.option(
+    "--review",
+    is_flag=True,
+    help="Show the expanded prompt before the run: approve it, edit it, have it written anew, or take your own.",
+)
 @click.option(
     "--output",
     metavar="FILE",
@@ -67,6 +76,8 @@ def run(
     invocation: Invocation,
     preset: str,
     prompt: str | None,
+    expand: bool,
+    review: bool,
     negative_prompt: str | None,
     seed: int | str | None,
     output: str | None,
@@ -85,26 +96,44 @@ def run(
     exists is never replaced without --overwrite.
     """
     from engine.client import submit
+    from presets.expansion import expands
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
     from tui.cli.prompts import warn_of_prompts
+    from tui.cli.review import check_can_ask, run_reviewed
     from tui.cli.run_of_file import load_settings
 
+    if review:
+        check_can_ask(detach=detach)
     values = named_values(
         prompt=prompt,
+        expansion__enabled=expand,
         negative_prompt=negative_prompt,
         seed=drawn_seed(seed, quiet=quiet),
         output__path=output,
         output__overwrite=overwrite,
     )
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
+    if review and stop_at is not None:
+        raise click.UsageError(
+            "--review stops before the first step; leave out --stop-at, or --review"
+        )
+    if review and not expands(spec):
+        raise click.UsageError(
+            "--review shows an expanded prompt, and this run has none; add --expand"
+        )
     with open_store() as store:
         if not quiet:
             warn_of_prompts([spec])
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
+        if review:
+            return run_reviewed(
+                invocation, store, lambda: submit(store, spec, preset=preset, stop_at=0), manner
+            )
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,
             store,
             lambda: submit(store, spec, preset=preset, stop_at=stop_at),
-            Manner(detach=detach, quiet=quiet, as_json=as_json, again=again, notify=notify),
+            replace(manner, again=again),
         )

@@ -12,6 +12,7 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
+from tui.describe import expansion
 from tui.describe.runs import of_file as run_of_file
 from tui.describe.runs.run import COMMAND_LINE, data, detail, lines, run_rows
 from tui.describe.runs.state import state_of
@@ -83,6 +84,7 @@ def _details(known: Detail, row: RunRow, events: Sequence[Event]) -> dict[str, A
     return {
         **about,
         "changes": dict(known.changes),
+        "expansion": expansion.as_json(known.expanded),
         "latents": known.record.latents or found["latents"],
         "children": list(known.children),
         "stop_at": known.record.stop_at,

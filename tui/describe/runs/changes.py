@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from engine.compare.settings import Difference
 from presets.fields import fields
-from presets.settings import Settings, flatten
+from presets.settings import Settings, flatten, settings_of
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.runs.setting_keys import short_name
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from store.lineage.records import RunRecord
 
-# Where a run writes and what it keeps is no difference of what it makes.
-_NOT_TOLD = ("format", "output.", "keep.")
-# Files are named by their paths once a run is queued, whatever the preset calls them.
-_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer")
+# Where a run writes and what it keeps is no difference of what it makes; of a template its name tells.
+_NOT_TOLD = ("format", "output.", "keep.", "expansion.instructions")
+# Files are named by their paths once a run is queued, whatever the preset calls them; texts are told by themselves.
+_NOT_TOLD_ENDS = (".checkpoint", ".tokenizer", ".instructions", "expansion.text")
 _MAX_VALUE = 24
 _ROOM_FOR_VALUE = 16  # where a value stands beside another one
 
@@ -49,7 +49,22 @@ def settings_in(spec_json: bytes) -> Settings:
         if isinstance(extension, dict):  # a run of before they could be off does not say it
             extension.setdefault("enabled", True)
     found, places = flatten(spec), _places()
+    if isinstance(
+        spec.get("components"), dict
+    ):  # a run of before there were these does not say them
+        found = {**_neutral(), **found}
     return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+@cache
+def _neutral() -> Settings:
+    """What came to be settings when there were runs already, at the values at which they do nothing."""
+    later = ("expansion.", "components.prompt_expander.")
+    return {
+        key: value
+        for key, value in settings_of(RunSpec()).items()
+        if key.startswith(later) or key.endswith(".url")
+    }
 
 
 @cache
@@ -134,7 +149,8 @@ def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def _keys_that_vary(
-    specs: Sequence[Settings], told_elsewhere: Collection[str] = ("prompt",)
+    specs: Sequence[Settings],
+    told_elsewhere: Collection[str] = ("prompt", "expansion.text"),
 ) -> list[str]:
     keys = dict.fromkeys(key for spec in specs for key in spec)
     num_values = {

@@ -10,6 +10,7 @@ import msgspec
 
 from presets.encoding import decode_spec
 from presets.errors import PresetError
+from presets.expansion import load_template
 from presets.fields import fields
 from presets.library import load_preset
 from presets.overrides import parse_overrides, text_override, toml_value
@@ -77,6 +78,8 @@ def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:
         value = attrgetter(field.key)(spec)
         if _written(value) == _written(attrgetter(field.key)(base)):
             continue
+        if field.key == "expansion.instructions" and value == _template_text(spec):
+            continue
         option = _OPTIONS.get(field.key)
         # an empty --output means the default
         if option and value != "":
@@ -85,6 +88,14 @@ def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:
             yield from (option, f"@{text}" if is_file else text)
         else:
             yield from ("--set", _setting(field.key, value))
+
+
+def _template_text(spec: RunSpec) -> str:
+    """What its template says now; "" where there is none (any more)."""
+    try:
+        return load_template(spec.expansion.template).instructions
+    except PresetError:
+        return ""
 
 
 def _setting(key: str, value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tui.describe.runs.run import is_to_review
 from tui.text import printable, shorten
 from tui.units import clock
 
@@ -22,6 +23,8 @@ _MAX_CELLS = 120
 def end_line(record: RunRecord) -> str:
     """`run j4u4 is done in 0:03`, `run j4u4 failed: out of memory ...`. Harmless text."""
     run_id = printable(record.id)
+    if is_to_review(record):
+        return f"run {run_id} waits for your word on its prompt"
     if record.status == "done":
         took = "" if record.seconds is None else f" in {clock(record.seconds)}"
         return f"run {run_id} is done{took}"

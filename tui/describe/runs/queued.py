@@ -37,7 +37,8 @@ class Expected:
         if self.step_seconds is None:
             return None
         done = max(steps_done, record.parent_step or 0)
-        left = max(0, (record.stop_at or num_steps(record)) - done)
+        total = num_steps(record) if record.stop_at is None else record.stop_at
+        left = max(0, total - done)
         return left * self.step_seconds + self.besides_seconds
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from tui.describe.expansion import written_by
 from tui.describe.guidance import scale_told
 from tui.describe.health import MOST_RUNNING
 from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
@@ -20,6 +21,7 @@ from tui.units import age, duration, moment
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from engine.runs.expanded import Expanded
     from presets.settings import Settings
     from store.index.index import Index
     from store.index.previews import Preview
@@ -64,12 +66,16 @@ class Hints:
 
     resume: str
     finish: str
+    review: str
     has_symbol: bool
 
 
-APP = Hints("r resumes it", "r takes it to its end", has_symbol=True)
+APP = Hints("r resumes it", "r takes it to its end", "r asks for it", has_symbol=True)
 COMMAND_LINE = Hints(
-    "`modiff resume` goes on with it", "`modiff finish` takes it to its end", has_symbol=False
+    "`modiff resume` goes on with it",
+    "`modiff finish` takes it to its end",
+    "`modiff review` asks for it",
+    has_symbol=False,
 )
 
 
@@ -78,6 +84,7 @@ class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
     branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it.
     changes: what it has otherwise than its preset, by key.
+    expanded: its prompt as a language model wrote it out, where it has one.
     verdict: when (ns) it was last computed again to compare, and what came of that. elsewhere: what components did at
     other hosts, by their kinds."""
 
@@ -94,6 +101,7 @@ class Detail:
     changes: Mapping[str, object] = field(default_factory=dict)
     verdict: tuple[int, Verified] | None = None
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    expanded: Expanded | None = None
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -108,20 +116,27 @@ class Detail:
 
 
 def status_words(record: RunRecord) -> str:
-    """`done`, and `done 5/20` for a run that was to stop early."""
+    """`done`, `done 5/20` for a run that was to stop early, and `to review` for one whose prompt is to be read."""
+    if is_to_review(record):
+        return "to review"
     return f"done {steps_told(record)}" if is_early(record) else record.status
 
 
 def status_word(record: RunRecord) -> str:
     """The same behind a symbol, as short as it can be: `✓ done`, `◐ 5/20`, `▲ interrupted`."""
     if is_early(record):
-        return f"{EARLY} {steps_told(record)}"
+        return f"{EARLY} {'to review' if is_to_review(record) else steps_told(record)}"
     return f"{SYMBOLS.get(record.status, '?')} {record.status}"
 
 
 def is_early(record: RunRecord) -> bool:
     """Whether it is done, up to a step that was asked for."""
     return record.status == "done" and record.stop_at is not None
+
+
+def is_to_review(record: RunRecord) -> bool:
+    """Whether it waits for somebody to read its expanded prompt."""
+    return record.status == "done" and record.stop_at == 0
 
 
 def can_go_on(record: RunRecord) -> bool:
@@ -212,6 +227,8 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
         ("parent", _parent(record)),
         ("branches", ", ".join(detail.children)),
         ("prompt", _text(detail, "prompt")),
+        ("expanded", detail.expanded.text if detail.expanded else ""),
+        ("by", written_by(detail.expanded) if detail.expanded else ""),
         ("without", _text(detail, "negative_prompt")),
         *_settings(detail.spec),
         ("output", _output(detail)),
@@ -233,6 +250,8 @@ def _status(record: RunRecord, hints: Hints) -> str:
     told = f"{symbol} {status_words(record)}" if hints.has_symbol else status_words(record)
     if record.status == "running" and (record.cancel_requested or record.pause_requested):
         return f"{told}; stops after its present step"
+    if is_to_review(record):
+        return f"{told}: its prompt waits for your word; {hints.review}"
     if is_early(record):
         return f"{told}, as it was to; {hints.finish}"
     return f"{told}; {hints.resume}" if can_go_on(record) else told
@@ -422,6 +441,7 @@ def _prompt(record: RunRecord) -> str:
 
 def detail(store: Store, run_id: str) -> Detail:
     from engine.runs.branch_points import branch_points
+    from engine.runs.expanded import expanded_prompt
     from store.blobs.blobs import is_stored
 
     record = store.run(run_id)
@@ -443,6 +463,7 @@ def detail(store: Store, run_id: str) -> Detail:
         changes=preset_changes(record, preset_settings(record.preset)),
         verdict=store.last_verdict(run_id),
         elsewhere=elsewhere_of(store.calls(run_id)),
+        expanded=expanded_prompt(store, record, links),
     )
 
 

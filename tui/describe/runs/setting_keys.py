@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Where a run writes and what it keeps is no difference of what it makes.
 _OF_FILES = ("output.", "keep.")
 # Names that say nothing without what they are of.
-_VAGUE = {"name", "device", "dtype", "scale", "options", "checkpoint"}
+_VAGUE = {"name", "device", "dtype", "scale", "options", "checkpoint", "url"}
 
 _OPTION = re.compile(r"[\w+-]{1,64}")
 
@@ -72,7 +72,7 @@ def short_name(key: str) -> str:
         return table
     if len(parts) > 1 and parts[-1] == "name":
         return parts[-2]
-    if key.startswith(_OF_FILES):
+    if key.startswith((*_OF_FILES, "expansion.")):
         return key
     return ".".join(parts[-2:] if parts[-1] in _VAGUE else parts[-1:])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from engine.tasks.stages import DECODE, DENOISE, TOLD, told
+from engine.tasks.stages import DECODE, DENOISE, EXPAND, TOLD, told
 from store.lineage.events import (
     CallAnswered,
     ChunkDecoded,
@@ -49,6 +49,10 @@ MAX_SAMPLES = 512
 # The rate is the median over so many last computed steps or chunks: a first one that compiles, or one in which the
 # machine was busy, should not bend the estimate.
 RATE_WINDOW = 9
+
+
+EXPANDED = "expanded"
+"""The stage whose result is an expanded prompt."""
 
 
 @dataclass(slots=True)
@@ -100,16 +104,14 @@ class Line:
 @dataclass(slots=True)
 class RunState:
     """Everything that is shown of one run. stage: the one that began last. video: the key of the run's video, once that
-    is made. peak_rss_bytes, peak_device_bytes: over all attempts. changes: goes up with every event, so that who draws
-    knows whether anything is new."""
+    is made. expanded: the digest of its expanded prompt, where it has one. peak_rss_bytes, peak_device_bytes: over all
+    attempts. changes: goes up with every event, so that who draws knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
     error: str = ""
     engine_pid: int = 0
-    stages: dict[str, Stage] = field(
-        default_factory=lambda: {name: Stage(stage.label) for name, stage in TOLD.items()}
-    )
+    stages: dict[str, Stage] = field(default_factory=lambda: _usual_stages())
     stage: str = ""
     steps: list[Step] = field(default_factory=list)
     reused_steps: int = 0
@@ -118,6 +120,7 @@ class RunState:
     elsewhere: dict[str, Elsewhere] = field(default_factory=dict)  # by kind of component
     latents: str = ""
     video: str = ""
+    expanded: str = ""
     memory: list[MemorySample] = field(default_factory=list)
     rss_bytes: int = 0
     device_bytes: int = 0
@@ -187,7 +190,7 @@ class RunState:
 
     def _begin_anew(self) -> None:
         """A resumed run has a new attempt; what the earlier one stored shows as reused steps of this one."""
-        self.stages = {name: Stage(stage.label) for name, stage in TOLD.items()}
+        self.stages = _usual_stages()
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.elsewhere = {}
@@ -201,6 +204,8 @@ class RunState:
     def _plan(self, plan: PlanMade, ns: int) -> None:
         self.reused_steps = plan.reused_steps
         self._grow(plan.total_steps)
+        if EXPAND.name in plan.stages:
+            self.stages = {name: self.stages.get(name) or Stage(told(name).label) for name in TOLD}
         for name, what in plan.stages.items():
             if name in self.stages:
                 self.stages[name].planned = what
@@ -258,6 +263,8 @@ class RunState:
     def _store(self, event: LinkStored) -> None:
         if event.stage == "video":
             self.video = event.key
+        if event.stage == EXPANDED:
+            self.expanded = event.digest
         if event.stage != "step":
             return
         self._grow(event.index + 1)
@@ -400,6 +407,11 @@ def state_of(run_id: str, events: Iterable[Event]) -> RunState:
     for event in events:
         state.apply(event, 0)
     return state
+
+
+def _usual_stages() -> dict[str, Stage]:
+    """Those of every run, before there is a plan."""
+    return {name: Stage(stage.label) for name, stage in TOLD.items() if stage is not EXPAND}
 
 
 def _told(plan: PlanMade) -> str:
