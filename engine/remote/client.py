@@ -42,6 +42,7 @@ from engine.remote.contract import (
     Fingerprint,
     Health,
     Refusal,
+    one_line,
     path_of,
 )
 from engine.remote.hosts import host_at, token_of
@@ -58,7 +59,6 @@ _AGAIN = (429, 502, 503, 504)
 _POLL_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
-_MAX_ERROR_CHARACTERS = 400
 
 
 class Unanswered(ComponentError):
@@ -235,7 +235,7 @@ class Host:
                 except BadBody as error:
                     raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
                 if progress.error:
-                    raise Refused(f"{self.url}: {_shortened(progress.error)}")
+                    raise Refused(f"{self.url}: {one_line(progress.error)}")
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
@@ -276,7 +276,7 @@ class Host:
             raise _Again(self._broken(reason)) from None
 
     def _broken(self, reason: str) -> Unanswered:
-        return Unanswered(f"{self.url} does not answer ({_shortened(reason)}); start it there")
+        return Unanswered(f"{self.url} does not answer ({one_line(reason)}); start it there")
 
     def _sent(self, request: _Request) -> Any:
         async def chunks() -> AsyncIterator[bytes]:
@@ -299,7 +299,7 @@ class Host:
             return
         data = await _limited(response, MAX_JSON_BYTES)
         refusal = _refusal(data, response.status_code)
-        error = Refused(f"{self.url}: {_shortened(refusal.error)}", refusal.missing)
+        error = Refused(f"{self.url}: {one_line(refusal.error)}", refusal.missing)
         if response.status_code in _AGAIN:
             raise _Again(error, _seconds(response.headers.get("Retry-After", "")))
         raise error
@@ -419,9 +419,3 @@ def _seconds(text: str) -> float:
         return max(0.0, min(float(text), _MAX_PAUSE_SECONDS))
     except ValueError:
         return 0.0
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    line = "".join(c for c in line if c.isprintable())
-    return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."

@@ -159,7 +159,8 @@ OPERATIONS = (
         "denoise",
         "POST",
         "/denoise",
-        "Velocities at `x` fp32 [1,C,F,h,w] and `timestep` int64 or fp32 [1]: `velocity.0`, `velocity.1`, ... for each call",
+        "Velocities at `x` fp32 [1,C,F,h,w] and `timestep` int64 or fp32 [1]: `velocity.0`, `velocity.1`, ... for each "
+        "call",
         takes="tensors",
         metadata=Denoise,
         gives="tensors",
@@ -184,6 +185,12 @@ OPERATIONS = (
         component="vae",
     ),
 )
+
+
+def one_line(text: str, most: int = 400) -> str:
+    """Words of somebody else for people: one line without control characters, cut to so many characters."""
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return line if len(line) <= most else line[:most] + "..."
 
 
 def path_of(name: str) -> str:

@@ -108,6 +108,11 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ComponentError(f"{path}: the token cannot be read ({reason})") from None
+    return checked_token(token, str(path))
+
+
+def checked_token(token: str, where: str) -> str:
+    """Raises ComponentError where it cannot be sent in a header. where: it is from, for the error."""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ComponentError(f"{path}: no token; expected one line of letters and digits")
+        raise ComponentError(f"{where}: no token; expected one line of letters and digits")
     return token

@@ -76,7 +76,7 @@ def serve(
     KIND is text-encoder, denoiser or vae; several are served side by side. The address is printed on stdout once it
     answers; requests are logged on stderr. It serves until Ctrl-C or SIGTERM.
     """
-    from engine.serve.server import Address, checked_token, listen
+    from engine.serve.server import Address, check_tls, checked_token, listen
     from engine.serve.server import serve as serve_until_asked
     from store.index.index import open_index
     from store.store import open_store
@@ -88,6 +88,7 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key go together")
     tls = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
     address = Address(host, port, tls)
+    check_tls(address)
     token = checked_token(address, token_file, os.environ)
     spec, _ = load_settings(preset, overrides)
     names = [kind.replace("-", "_") for kind in dict.fromkeys(kinds)]
