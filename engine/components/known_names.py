@@ -13,6 +13,7 @@ from engine.components.wan_dit import ATTENTION_BACKENDS
 from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.extensions.registry import schemas as extension_schemas
+from engine.remote.hosts import known_hosts
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
@@ -29,8 +30,13 @@ def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
 def known_names() -> dict[str, tuple[str, ...]]:
     """Raises ComponentError where two packages claim one name."""
     components = registry.components()
+    try:
+        hosts = tuple(host.name for host in known_hosts())
+    except ComponentError:  # whoever names one is told
+        hosts = ()
     names: dict[str, tuple[str, ...]] = {
         "component:attention": ATTENTION_BACKENDS,
+        "host": hosts,
         "component:extension": tuple(sorted(extensions())),
     }
     for kind in KINDS:

@@ -11,7 +11,6 @@ import concurrent.futures
 import functools
 import os
 import random
-import ssl
 import threading
 import time
 from collections.abc import (
@@ -45,13 +44,15 @@ from engine.remote.contract import (
     one_line,
     path_of,
 )
-from engine.remote.hosts import host_at, token_of
+from engine.remote.hosts import certificates, host_at, token_of
+from store.keys import canonical
 
 if TYPE_CHECKING:
     from engine.remote.wire import Body
     from store.blobs.tensors import Header
 
 T = TypeVar("T")
+Plain = str | int | bool | None
 S = TypeVar("S", bound=msgspec.Struct)
 Check = Callable[["Header"], None]
 
@@ -59,6 +60,7 @@ _AGAIN = (429, 502, 503, 504)
 _POLL_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
+_MAX_ENVIRONMENT = 4096
 
 
 class Unanswered(ComponentError):
@@ -87,11 +89,12 @@ class Answer:
 @dataclass(frozen=True)
 class Host:
     """A server at one address. timeout: seconds without a sign of life before it counts as gone. retries: how often a
-    call is made again that could not be answered."""
+    call is made again that could not be answered. max_bytes: of a body that it takes."""
 
     url: str
     timeout: float = 60.0
     retries: int = 3
+    max_bytes: int = MAX_BODY_BYTES
     check: Callable[[], None] = field(default=lambda: None, compare=False)
 
     def fingerprint(self, seconds: float = 5.0) -> Fingerprint:
@@ -117,7 +120,7 @@ class Host:
 
         Raises Unanswered, Refused; whatever `Host.check` raises.
         """
-        request = _Request.of(name, expects, data, small, values)
+        request = self._checked(_Request.of(name, expects, data, small, values))
         return self._repeated(lambda: _wait(self._answered(request, check), self.check))
 
     def stream(
@@ -131,9 +134,17 @@ class Host:
     ) -> Iterator[Answer]:
         """An operation whose answer comes in parts, which are given as they come. Raises as `call` does, without
         another try once a part was there."""
-        request = _Request.of(name, expects, data, small, None)
+        request = self._checked(_Request.of(name, expects, data, small, None))
         parts = self._repeated(lambda: self._begun(request, check))
         yield from parts
+
+    def _checked(self, request: _Request) -> _Request:
+        if request.num_bytes > self.max_bytes:
+            raise Refused(
+                f"{self.url} takes bodies of at most {self.max_bytes:,} bytes, this one has {request.num_bytes:,}; "
+                "make fewer frames or smaller ones"
+            )
+        return request
 
     def _begun(self, request: _Request, check: Check) -> Iterator[Answer]:
         """The parts, once the first is there."""
@@ -178,8 +189,10 @@ class Host:
                 data = await _limited(response, MAX_JSON_BYTES)
             try:
                 return msgspec.json.decode(data, type=struct)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise Refused(f"{self.url} is no server of components: {error}") from None
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise Refused(
+                    f"{self.url} is no server of components: {one_line(str(error))}"
+                ) from None
 
         async def in_time() -> S:
             try:
@@ -200,13 +213,14 @@ class Host:
             async with self._said(self._sent(request)) as response:
                 await self._check_status(response)
                 if check is None:
+                    await _limited(response, MAX_JSON_BYTES)
                     return Answer(None, "", request.num_bytes, 0, time.perf_counter() - begun)
                 reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
                 body = await reader.body(check)
                 if body is None:
                     raise BadBody("it has no body")
                 await reader.ended()
-                environment = response.headers.get(ENVIRONMENT, "")[:4096]
+                environment = self._environment(response)
             seconds = time.perf_counter() - begun
             return Answer(body, environment, request.num_bytes, body.num_bytes, seconds)
 
@@ -224,7 +238,7 @@ class Host:
         async with self._said(self._sent(request)) as response:
             await self._check_status(response)
             reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
-            environment = response.headers.get(ENVIRONMENT, "")[:4096]
+            environment = self._environment(response)
             while True:
                 try:
                     reading = asyncio.ensure_future(reader.body(check))
@@ -239,6 +253,7 @@ class Host:
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
+                    await self._watched(asyncio.ensure_future(reader.ended()))
                     return
 
     async def _watched(self, task: asyncio.Future[T]) -> T:
@@ -250,10 +265,7 @@ class Host:
                 if done:
                     return task.result()
                 # answered beside the work by a server that lives
-                asked = self._client().get(
-                    self.url + path_of("health"), headers=self._authorization(), timeout=half
-                )
-                await asyncio.wait_for(asked, half)
+                await asyncio.wait_for(self._lives(half), half)
         except (TimeoutError, httpx.HTTPError):
             if task.done():
                 return task.result()
@@ -262,6 +274,24 @@ class Host:
             ) from None
         finally:
             task.cancel()
+
+    async def _lives(self, seconds: float) -> None:
+        request = self._client().stream(
+            "GET", self.url + path_of("health"), headers=self._authorization(), timeout=seconds
+        )
+        async with request as response:
+            await _limited(response, MAX_JSON_BYTES)
+
+    def _environment(self, response: httpx.Response) -> str:
+        """What is told of what the result depends on, as it may be stored."""
+        text = response.headers.get(ENVIRONMENT, "")
+        try:
+            facts = msgspec.json.decode(text[:_MAX_ENVIRONMENT] or "{}", type=dict[str, Plain])
+            return canonical(facts).decode() if facts else ""
+        except (ValueError, RecursionError):  # msgspec's errors are ones
+            raise Refused(
+                f"{self.url} tells of its environment what is no JSON object of texts and numbers"
+            ) from None
 
     @asynccontextmanager
     async def _said(self, request: Any) -> AsyncIterator[httpx.Response]:
@@ -305,7 +335,8 @@ class Host:
         raise error
 
     def _client(self) -> httpx.AsyncClient:
-        return _clients(os.getpid(), self.url)
+        known = host_at(self.url)
+        return _clients(os.getpid(), self.url, known.ca_file if known else "")
 
     def _authorization(self) -> dict[str, str]:
         token = token_of(host_at(self.url))
@@ -386,11 +417,10 @@ def _loop(pid: int) -> asyncio.AbstractEventLoop:
 
 
 @functools.cache
-def _clients(pid: int, url: str) -> httpx.AsyncClient:
-    known = host_at(url)
+def _clients(pid: int, url: str, ca_file: str) -> httpx.AsyncClient:
     verify: Any = True
-    if known is not None and known.ca_file:
-        verify = ssl.create_default_context(cafile=os.path.expanduser(known.ca_file))
+    if ca_file:
+        verify = certificates(ca_file)
     return httpx.AsyncClient(
         verify=verify,
         trust_env=False,  # no passwords out of a .netrc, and no proxy sees a tensor
@@ -410,7 +440,7 @@ async def _limited(response: httpx.Response, limit: int) -> bytes:
 def _refusal(data: bytes, status: int) -> Refusal:
     try:
         return msgspec.json.decode(data, type=Refusal)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Refusal(error=f"answered with status {status}")
 
 

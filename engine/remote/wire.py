@@ -57,7 +57,7 @@ def metadata_of(header: Header, struct: type[S]) -> S:
     """What a body says beside its tensors. Raises BadBody."""
     try:
         return msgspec.json.decode(header.metadata.get(_METADATA, "{}"), type=struct)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"the metadata {_METADATA} of the body: {error}") from None
 
 

@@ -357,11 +357,12 @@ class Server:
 
     async def _struct(self, request: Request, incoming: Incoming, struct: type[S]) -> S:
         _check_type(request, JSON)
+        _check_length(request, MAX_JSON_BYTES)
         data = b""
         async for chunk in incoming:
             data += chunk
             if len(data) > MAX_JSON_BYTES:
-                raise Refused(413, f"more than {MAX_JSON_BYTES} bytes of JSON")
+                raise Refused(413, f"a body of more than {MAX_JSON_BYTES} bytes")
         try:
             return msgspec.json.decode(data, type=struct)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -374,10 +375,7 @@ class Server:
         length = request.headers.get("content-length")
         if length is None or not length.isdigit():
             raise Refused(411, "a body of tensors needs its Content-Length")
-        if len(length) > 19 or int(length) > self._max_body_bytes:
-            raise Refused(
-                413, f"a body of {length[:40]} bytes, expected at most {self._max_body_bytes}"
-            )
+        _check_length(request, self._max_body_bytes)
         reader = Reader(chunks, self._max_body_bytes)
         body = await reader.body(check, int(length))
         if body is None:
@@ -538,6 +536,13 @@ def _check_type(request: Request, wanted: str) -> None:
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise Refused(415, f"the body is {given[:80] or 'of no type'}, expected {wanted}")
+
+
+def _check_length(request: Request, most: int) -> None:
+    """Before anything of a body is read, where it is announced how long it is."""
+    length = request.headers.get("content-length", "0")
+    if len(length) > 19 or int(length) > most:
+        raise Refused(413, f"a body of {length[:40]} bytes, expected at most {most}")
 
 
 def _pieces(parts: list[memoryview]) -> Iterator[bytes]:

@@ -7,7 +7,6 @@ lead here. So requests must name this machine as their Host, unless a token tell
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,16 +61,6 @@ class Guard:
         if headers.get("content-encoding", "identity") != "identity":
             return 415, "a compressed body is not read"
         return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def hostname(host: str) -> str:

@@ -16,10 +16,9 @@ import uvicorn
 
 from engine.errors import ComponentError
 from engine.remote.hosts import checked_token as checked
-from engine.remote.hosts import read_token
+from engine.remote.hosts import is_loopback, read_token
 from engine.serve.app import Server
 from engine.serve.connection import Connection
-from engine.serve.guard import is_loopback
 from engine.serve.served import DEFAULT_WAITING, loaded
 from presets.spec import RunSpec
 from store.index.index import Index
