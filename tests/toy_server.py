@@ -109,12 +109,13 @@ def answering(
     token: str = "",
     host: str = "127.0.0.1",
     tls: tuple[Path, Path] | None = None,
+    logs: bool = False,
 ) -> Iterator[str]:
     """The address of a server that answers as long as the block runs."""
     address = Address(host, 0, tls)
     is_ready = threading.Event()
     with listen(address) as listener:
-        listening = Listening(server, address, token, is_ready.set)
+        listening = Listening(server, address, token, is_ready.set, logs=logs)
         thread = threading.Thread(target=listening.run, kwargs={"sockets": [listener]})
         thread.start()
         assert is_ready.wait(WAIT)

@@ -7,6 +7,7 @@ connections beyond a number are closed at once, and what is not HTTP is refused 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import h11
@@ -32,6 +33,8 @@ class Connection(H11Protocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
             return
+        # asyncio does it for sockets that it made itself; else each answer waits 40 ms for an acknowledgement
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expect_header()
 
     def data_received(self, data: bytes) -> None:

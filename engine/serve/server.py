@@ -111,18 +111,26 @@ def serve(
 
 
 class Listening(uvicorn.Server):
-    """uvicorn as it is used here. ready: called once it answers."""
+    """uvicorn as it is used here. ready: called once it answers. logs: a line for each request on stderr, else as the
+    process logs."""
 
     def __init__(
-        self, server: Server, address: Address, token: str, ready: Callable[[], None]
+        self,
+        server: Server,
+        address: Address,
+        token: str,
+        ready: Callable[[], None],
+        *,
+        logs: bool = True,
     ) -> None:
         config = uvicorn.Config(
             server.guarded(token, address.host),
             http=Connection,
             ws="none",
             lifespan="off",
-            log_config=_LOGGING,
+            log_config=_LOGGING if logs else None,
             server_header=False,
+            proxy_headers=False,  # nobody's word for where a request comes from
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=_LEAVING_SECONDS,
             ssl_certfile=address.tls[0] if address.tls else None,
