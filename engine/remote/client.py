@@ -227,7 +227,7 @@ class Host:
         try:
             return await self._watched(asyncio.ensure_future(exchange()))
         except BadBody as error:
-            raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+            raise self._unusable(error) from None
 
     async def _parts(self, request: _Request, check: Check) -> AsyncGenerator[Answer, None]:
         from engine.remote.contract import Progress
@@ -246,14 +246,15 @@ class Host:
                     if body is None:
                         raise _Again(self._broken("the answer ends before its last part"))
                     progress = body.metadata(Progress)
+                    if progress.is_last:
+                        await self._watched(asyncio.ensure_future(reader.ended()))
                 except BadBody as error:
-                    raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+                    raise self._unusable(error) from None
                 if progress.error:
                     raise Refused(f"{self.url}: {one_line(progress.error)}")
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
-                    await self._watched(asyncio.ensure_future(reader.ended()))
                     return
 
     async def _watched(self, task: asyncio.Future[T]) -> T:
@@ -287,7 +288,10 @@ class Host:
         text = response.headers.get(ENVIRONMENT, "")
         try:
             facts = msgspec.json.decode(text[:_MAX_ENVIRONMENT] or "{}", type=dict[str, Plain])
-            return canonical(facts).decode() if facts else ""
+            told = canonical(facts).decode() if facts else ""
+            if not told.isprintable():
+                raise ValueError
+            return told
         except (ValueError, RecursionError):  # msgspec's errors are ones
             raise Refused(
                 f"{self.url} tells of its environment what is no JSON object of texts and numbers"
@@ -304,6 +308,9 @@ class Host:
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise _Again(self._broken(reason)) from None
+
+    def _unusable(self, error: Exception) -> Refused:
+        return Refused(f"the answer of {self.url} cannot be used: {one_line(str(error))}")
 
     def _broken(self, reason: str) -> Unanswered:
         return Unanswered(f"{self.url} does not answer ({one_line(reason)}); start it there")

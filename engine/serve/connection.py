@@ -61,6 +61,9 @@ class Connection(H11Protocol):
             if timer is not None:
                 timer.cancel()
 
+    def _should_upgrade(self) -> bool:
+        return False  # to nothing, and that needs no word in the log
+
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.abort()

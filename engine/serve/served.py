@@ -103,6 +103,7 @@ class Served:
                 # the turn is over only once the thread is free
                 gone.set()
                 await asyncio.wait([running])
+                running.exception()  # that nobody waits for
                 raise
         finally:
             self.busy = False

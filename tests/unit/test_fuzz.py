@@ -11,10 +11,16 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import bundles, presets, running, weights
+from tests.fuzz import bundles, presets, requests, responses, running, weights
 from tests.fuzz.running import fuzz
 
-KINDS = {"weights": (weights.make, 40), "presets": (presets.make, 80), "bundles": (bundles.make, 200)}  # fmt: skip
+KINDS = {
+    "weights": (weights.make, 40),
+    "presets": (presets.make, 80),
+    "bundles": (bundles.make, 200),
+    "requests": (requests.make, 60),
+    "responses": (responses.make, 80),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
