@@ -156,7 +156,8 @@ def checked_url(url: str, key: str) -> str:
         )
     host, path = str(parts.hostname or ""), parts.path.rstrip("/")
     is_whole = (
-        parts.scheme in ("http", "https")
+        url.isprintable()  # urlsplit leaves the rest out
+        and parts.scheme in ("http", "https")
         and _HOST.fullmatch(host)
         and _PATH.fullmatch(path)
         and not (parts.query or parts.fragment)

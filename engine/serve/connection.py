@@ -55,6 +55,12 @@ class Connection(H11Protocol):
             self._read_timer.cancel()
             self._read_timer = None
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            # TLS would wait for the other side's last word, which who only keeps it open never says
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         for timer in (self._header_timer, self._read_timer):
