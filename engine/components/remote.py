@@ -28,6 +28,7 @@ from engine.remote.contract import (
     Progress,
     Prompt,
     Told,
+    one_line,
     wrong_in,
 )
 from engine.remote.hosts import address_of
@@ -135,7 +136,7 @@ class Provider:
             )
         told = fingerprint.components.get(self.kind)
         if told is None:
-            served = ", ".join(sorted(fingerprint.components)) or "nothing"
+            served = one_line(", ".join(sorted(fingerprint.components))) or "nothing"
             raise ComponentError(f"{host.url} serves {served}, not a {self.kind}", key=key)
         if wrong := wrong_in(self.kind, told):
             raise ComponentError(
@@ -277,8 +278,13 @@ class RemoteDenoiser(_Remote):
             answer = self._call("denoise", data=data, check=check)
         except Refused as error:
             self._send(error, conditions)
-            with self._blamed():
+            try:
                 answer = self._call("denoise", data=data, check=check)
+            except Refused:
+                raise ComponentError(
+                    f"{self.host.url} has not the conditions that it was just sent",
+                    key=f"components.{self.kind}",
+                ) from None
         assert answer.body is not None
         return [self._finite(answer.body.tensors[name], "velocities") for name in names]
 

@@ -103,16 +103,21 @@ def serve(
         # uvicorn ends by the signal that ended it; a server that was asked to end has done well
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        told = Listening(server, address, token, lambda: ready(address.url(listener)))
-        told.run(sockets=[listener])
-        if any(each.busy for each in served.values()):
-            # a model does not stop within a call, and nobody waits for this one any more
-            os._exit(0)
+
+        def left() -> None:
+            if any(each.busy for each in served.values()):
+                # a model does not stop within a call, and nobody waits for this one any more
+                os._exit(0)
+
+        listening = Listening(
+            server, address, token, lambda: ready(address.url(listener)), left=left
+        )
+        listening.run(sockets=[listener])
 
 
 class Listening(uvicorn.Server):
-    """uvicorn as it is used here. ready: called once it answers. logs: a line for each request on stderr, else as the
-    process logs."""
+    """uvicorn as it is used here. ready: called once it answers; left: once nobody is answered any more. logs: a line
+    for each request on stderr, else as the process logs."""
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class Listening(uvicorn.Server):
         token: str,
         ready: Callable[[], None],
         *,
+        left: Callable[[], None] = lambda: None,
         logs: bool = True,
     ) -> None:
         config = uvicorn.Config(
@@ -137,12 +143,16 @@ class Listening(uvicorn.Server):
             ssl_keyfile=address.tls[1] if address.tls else None,
         )
         super().__init__(config)
-        self._ready = ready
+        self._ready, self._left = ready, left
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._left()
 
 
 class _Line(logging.Formatter):
