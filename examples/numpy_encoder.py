@@ -90,12 +90,12 @@ class Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(of.encode()).hexdigest()
         has = {"identity": self.encoder.identity, "facts": facts, "dtype": "F32", "digest": digest}
         load = {"busy": self.turn.locked(), "waiting": 0, "answered": 0, "seconds": 0.0}
-        answers = {
+        answers: dict[str, dict[str, object]] = {
             "/fingerprint": {"components": {"text_encoder": has}, "max_body_bytes": MAX_BYTES},
             "/health": {"version": "1", "components": {"text_encoder": load}},
         }
-        length = self.headers.get("Content-Length", "0")
-        length = int(length) if length.isdecimal() else MAX_BYTES + 1
+        said = self.headers.get("Content-Length", "0")
+        length = int(said) if said.isdecimal() else MAX_BYTES + 1
         host = self.headers.get("Host", "").rpartition(":")[0]
         if "Origin" in self.headers or host not in ("127.0.0.1", "localhost"):
             self.refuse(403, "this is for programs of this machine")

@@ -38,8 +38,8 @@ def ask(hosts: Sequence[KnownHost], seconds: float = 3.0) -> list[Asked]:
         kinds = tuple(one_line(kind, 40) for kind in sorted(told.components)[:16])
         took = time.perf_counter() - begun
         if told.contract != CONTRACT:
-            error = f"speaks version {told.contract} of the contract, this is version {CONTRACT}"
-            return Asked(host, kinds, took, error)
+            other = f"speaks version {told.contract} of the contract, this is version {CONTRACT}"
+            return Asked(host, kinds, took, other)
         return Asked(host, kinds, took)
 
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool:

@@ -11,6 +11,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx2 as httpx
@@ -122,9 +123,9 @@ class _Server:
         ):
             if kind in self.fingerprint.components:
                 checks += [
-                    (f"{kind}: refuses requests for another one", lambda kind=kind: self.another(kind)),
-                    (f"{kind}: refuses bodies that are too large, unread", lambda kind=kind: self.large(kind)),
-                    (f"{kind}: refuses what is no body of it", lambda kind=kind: self.nonsense(kind)),
+                    (f"{kind}: refuses requests for another one", partial(self.another, kind)),
+                    (f"{kind}: refuses bodies that are too large, unread", partial(self.large, kind)),
+                    (f"{kind}: refuses what is no body of it", partial(self.nonsense, kind)),
                     *of_kind(),
                 ]  # fmt: skip
         checks.append(("answers as before after all that", self.health))
