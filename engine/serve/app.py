@@ -91,7 +91,11 @@ class Server:
     def app(self) -> Starlette:
         """The ASGI app: the operations whose component is served."""
         routes = [
-            Route(each.path, self._told(getattr(self, f"_{each.name}")), methods=[each.method])
+            Route(
+                each.path,
+                self._told(each.path, getattr(self, f"_{each.name}")),
+                methods=[each.method],
+            )
             for each in OPERATIONS
             if not each.component or each.component in self.served
         ]
@@ -255,7 +259,7 @@ class Server:
 
     # What they share
 
-    def _told(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def _told(self, path: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """With every refusal as JSON, and counted."""
 
         async def told(request: Request) -> Response:
@@ -272,7 +276,6 @@ class Server:
             if not incoming.is_whole:
                 # what of the body was not read is not taken for the next request
                 response.headers["Connection"] = "close"
-            path = request.scope["route"].path
             self.metrics.answered(path, response.status_code, time.perf_counter() - begun)
             return response
 

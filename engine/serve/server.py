@@ -132,6 +132,7 @@ class Listening(uvicorn.Server):
         config = uvicorn.Config(
             server.guarded(token, address.host),
             http=Connection,
+            loop="asyncio",
             ws="none",
             lifespan="off",
             log_config=_LOGGING if logs else None,

@@ -20,8 +20,8 @@ KINDS = {
     "weights": (weights.make, 40),
     "presets": (presets.make, 80),
     "bundles": (bundles.make, 200),
-    "requests": (requests.make, 60),
-    "responses": (responses.make, 80),
+    "requests": (requests.make, 200),
+    "responses": (responses.make, 200),
 }
 
 

@@ -58,7 +58,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "engine": ("tui.cli.commands.engine:engine", "Look after the background engine process."),
     "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
-    "serve": ("tui.cli.commands.serve:serve", "Serve components to runs of other machines."),
+    "serve": (
+        "tui.cli.commands.serve:serve",
+        "Serve components to runs of this machine or of others.",
+    ),
     "hosts": (
         "tui.cli.commands.hosts:hosts",
         "Know the hosts that serve components, and how to ask them.",
