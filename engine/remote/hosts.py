@@ -27,7 +27,8 @@ _NOTE = "The hosts that serve components to modiff; `modiff hosts add` and `rm` 
 _CORRECT_IT = "correct it, or delete it and add the hosts again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
-_HOST, _PATH = re.compile(r"[a-z0-9._:%-]+"), re.compile(r"[A-Za-z0-9._~/-]*")
+_HOST, _PATH = re.compile(r"[a-z0-9._-]{1,255}"), re.compile(r"[A-Za-z0-9._~/-]*")
+_NUMBERS = re.compile(r"[0-9.]+")
 
 
 class KnownHost(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -158,7 +159,7 @@ def checked_url(url: str, key: str) -> str:
     is_whole = (
         url.isprintable()  # urlsplit leaves the rest out
         and parts.scheme in ("http", "https")
-        and _HOST.fullmatch(host)
+        and _is_host(host)
         and _PATH.fullmatch(path)
         and not (parts.query or parts.fragment)
         and port != 0
@@ -170,6 +171,17 @@ def checked_url(url: str, key: str) -> str:
     host = f"[{host}]" if ":" in host else host
     named = f":{port}" if port is not None else ""
     return f"{parts.scheme}://{host}{named}{path}"
+
+
+def _is_host(host: str) -> bool:
+    """A name, or an address of IPv4 or IPv6."""
+    if ":" not in host and not _NUMBERS.fullmatch(host):
+        return bool(_HOST.fullmatch(host))
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

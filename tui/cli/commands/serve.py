@@ -114,6 +114,8 @@ def serve(
         else:
             click.echo(url)
         click.echo(f"serving {', '.join(kinds)} of {preset}; Ctrl-C ends it", err=True)
+        if host in ("0.0.0.0", "::"):
+            click.echo("others write this machine's own name or address in its place", err=True)
         flush_output()  # a program that started this waits for the address
 
     try:
