@@ -83,16 +83,11 @@ def size_of(part: Needed) -> str:
 
 def commands(parts: Sequence[Needed]) -> list[str]:
     """What downloads them without modiff, a command for each model."""
-    lacks = [
-        (part.release, part.target)
+    return [
+        download_command(part.release, part.target)
         for part in absent(parts)
         if part.release is not None and part.target is not None
     ]
-    if not lacks:
-        return []
-    from engine.checkpoints.library import download_command  # reads all that models may be
-
-    return [download_command(*each) for each in lacks]
 
 
 def lines(parts: Sequence[Needed], preset: str = "") -> list[str]:

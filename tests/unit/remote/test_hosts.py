@@ -78,7 +78,8 @@ def test_addresses(url, checked):
     "url",
     ["", "box:8765", "ftp://box", "http://", "http:///x", "http://box:99999", "http://box:0", "http://u:secret@box",
      "http://box?x", "http://box#x", "http://a b", "http://box/%0d", "http://b\u00f6x", "file:///etc/passwd",
-     "http://box\n.evil", "http://[::1", "x" * 5000, "http://256.1.1.1", "http://[a:b]", "http://1.2", "http://" + "a" * 300],
+     "http://box\n.evil", "http://[::1", "x" * 5000, "http://256.1.1.1",
+     "http://[a:b]", "http://1.2", "http://" + "a" * 300],
 )  # fmt: skip
 def test_what_is_no_address(url):
     with pytest.raises(ComponentError) as caught:
