@@ -13,6 +13,8 @@ from engine.remote.contract import CONTRACT, one_line
 from engine.remote.hosts import KnownHost
 
 MOST_AT_ONCE = 16
+# For which the answer of each is waited.
+ASK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,13 @@ class Asked:
     error: str = ""
 
 
-def ask(hosts: Sequence[KnownHost], seconds: float = 3.0) -> list[Asked]:
-    """The answers of all, in order. seconds: for which each is waited."""
+def ask(hosts: Sequence[KnownHost]) -> list[Asked]:
+    """The answers of all, in order."""
 
     def asked(host: KnownHost) -> Asked:
         begun = time.perf_counter()
         try:
-            told = Host(host.url).fingerprint(seconds)
+            told = Host(host.url).fingerprint(ASK_SECONDS)
         except ComponentError as error:
             return Asked(host, error=one_line(str(error)))
         kinds = tuple(one_line(kind, 40) for kind in sorted(told.components)[:16])

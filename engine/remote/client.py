@@ -400,7 +400,9 @@ class _Again(Exception):
 
 def _wait(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
     """What a coroutine gives, run in the thread for that; gives up where `check` raises."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+    with _first:  # of several threads that ask at once, one makes the loop
+        loop = _loop(os.getpid())
+    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         while True:
             concurrent.futures.wait([future], timeout=_POLL_SECONDS)
@@ -413,6 +415,9 @@ def _wait(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
 
 async def _next(stream: AsyncIterator[Answer]) -> Answer | None:
     return await anext(stream, None)
+
+
+_first = threading.Lock()
 
 
 @functools.cache

@@ -63,6 +63,8 @@ def test_the_commands_of_the_page(tmp_path, capsys, monkeypatch):
     assert address == "http://127.0.0.1:8765"
     assert [line.split()[0] for line, _ in others] == ["hosts", "hosts", "run"]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("engine.remote.asking.ASK_SECONDS", 60.0)
+    monkeypatch.setattr("engine.components.remote._ASK_SECONDS", 60.0)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     server = started(tmp_path, *COMMAND, *shlex.split(first.replace("8765", "0")))
     assert server.stdout is not None
@@ -95,7 +97,7 @@ def test_one_line_of_json_once_it_answers(tmp_path):
     assert (told["kinds"], told["pid"]) == (["vae"], server.pid)
     url = told["url"].replace("0.0.0.0", "127.0.0.1")
     add("box", url, token_file=str(tmp_path / "token"))
-    assert Host(url).health().components.keys() == {"vae"}
+    assert Host(url).health(60).components.keys() == {"vae"}
     server.send_signal(signal.SIGINT)
     out, err = server.communicate()
     assert (server.returncode, out) == (0, "")
@@ -127,14 +129,14 @@ def test_work_that_does_not_end_holds_no_server_up(tmp_path):
     server = started(tmp_path, sys.executable, "-c", textwrap.dedent(STUCK))
     assert server.stdout is not None
     url = httpx.URL(server.stdout.readline().strip())
-    digest = Host(str(url)).fingerprint().components["text_encoder"].digest
+    digest = Host(str(url)).fingerprint(60).components["text_encoder"].digest
     request = (
         f"POST /encode-text HTTP/1.1\r\nHost: localhost\r\nX-Modiff-Expects: {digest}\r\n"
         'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"prompt": "a"}'
     )
     with socket.create_connection((url.host, url.port)) as connection:
         connection.sendall(request.encode())
-        while not Host(str(url)).health().components["text_encoder"].busy:
+        while not Host(str(url)).health(60).components["text_encoder"].busy:
             time.sleep(0.01)
         server.terminate()
         _, err = server.communicate()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
@@ -272,6 +275,30 @@ def test_who_gives_up_is_not_waited_for(network):
     network.answer = lambda request: refused(429, **{"Retry-After": "3600"})
     with pytest.raises(Stopped):
         encode(Host(URL, check=check))
+
+
+def test_threads_that_ask_at_once_share_one_loop(monkeypatch):
+    """Or connections would belong to a loop that is not the one they are used in."""
+    client_module._loop.cache_clear()
+    client_module._clients.cache_clear()
+    made, begun = [], threading.Barrier(8, timeout=60)
+    new = asyncio.new_event_loop
+
+    def slowly():
+        time.sleep(0.01)
+        made.append(new())
+        return made[-1]
+
+    monkeypatch.setattr(client_module.asyncio, "new_event_loop", slowly)
+
+    def ask(number: int) -> None:
+        begun.wait()
+        with pytest.raises(Unanswered):
+            Host("http://127.0.0.1:9", retries=0).health()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    assert len(made) == 1
 
 
 def test_nobody_there():

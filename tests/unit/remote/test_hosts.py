@@ -52,6 +52,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.remote.asking.ASK_SECONDS", 60.0)
+
+
 def toys() -> Server:
     return Server(served_toys(Toys()), max_body_bytes=1 << 20)
 
@@ -217,7 +222,7 @@ def test_the_list_tells_who_answers(capsys, token):
         ]
         remove("closed")
         add("closed", closed, token_file=str(token))
-        assert Host(closed).fingerprint().components.keys() == {"text_encoder", "denoiser", "vae"}
+        assert Host(closed).fingerprint(60).components.keys() == {"text_encoder", "denoiser", "vae"}
 
 
 def test_a_host_by_its_name_in_a_setting(capsys):
@@ -234,12 +239,12 @@ def test_a_certificate_that_was_signed_by_nobody(certificate, token):
     with answering(toys(), token=TOKEN, tls=certificate) as url:
         assert url.startswith("https://127.0.0.1:")
         with pytest.raises(Unanswered, match="certificate"):
-            Host(url, retries=0).health()
+            Host(url, retries=0).health(60)
         add("box", url, token_file=str(token), ca_file=str(cert))
-        assert Host(url).health().contract == 1
+        assert Host(url).health(60).contract == 1
         # what is sent in the clear is no request to it
         with pytest.raises((Unanswered, Refused)):
-            Host(url.replace("https", "http"), retries=0).health()
+            Host(url.replace("https", "http"), retries=0).health(60)
         cert_now = ssl.get_server_certificate(("127.0.0.1", int(url.rpartition(":")[2])))
         assert cert_now.strip() == cert.read_text().strip()
 
@@ -296,5 +301,5 @@ def test_small_answers_are_sent_at_once(monkeypatch):
 
     monkeypatch.setattr(Connection, "connection_made", noted)
     with answering(toys()) as url:
-        Host(url).health()
+        Host(url).health(60)
     assert all(seen)

@@ -41,6 +41,11 @@ def url(index) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.components.remote._ASK_SECONDS", 60.0)
+
+
 def specs(url: str) -> tuple[RunSpec, RunSpec]:
     settings = [
         f"components.{kind}.{name}={value}"
