@@ -63,7 +63,12 @@ class Video:
             )
         spec = validate(msgspec.structs.replace(self.spec, output=output))
         media.write_video(
-            path, self.frames, format=format_of(output), fps=spec.fps, comment=spec.prompt
+            path,
+            self.frames,
+            format=format_of(output),
+            fps=spec.fps,
+            scale=(output.scale, output.resample),
+            comment=spec.prompt,
         )
         return path
 

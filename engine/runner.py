@@ -217,7 +217,11 @@ class Made:
             media.write_bytes(targets["video"], self.video, replaces=may["video"])
         if "frames" in targets and self.frames is not None:
             media.write_frames(
-                targets["frames"], self.frames, replaces=may["frames"], comment=self.mark
+                targets["frames"],
+                self.frames,
+                replaces=may["frames"],
+                scale=(spec.output.scale, spec.output.resample),
+                comment=self.mark,
             )
         if "latents" in targets and self.latents is not None:
             media.write_bytes(targets["latents"], self.latents, replaces=may["latents"])
@@ -261,7 +265,7 @@ def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keepi
     def previewer() -> Callable[[Any], Any] | None:
         from engine.chain.previews import previewer_of
 
-        return previewer_of(describe("vae", spec.components.vae))
+        return previewer_of(describe("vae", spec.components.vae).facts)
 
     return Keeping(
         steps=lambda latent_bytes: kept_steps(spec.keep, total, latent_bytes),

@@ -346,6 +346,20 @@ class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             description=f"of the video; auto goes by the ending of output.path ({choice_of_endings()})"
         ),
     ] = "auto"
+    scale: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=16,
+            description="video and frames are written so many times as large, for pictures that are small",
+        ),
+    ] = 1
+    resample: Annotated[
+        Literal["nearest", "lanczos"],
+        Meta(
+            description="how they are enlarged: nearest keeps each pixel as a square, lanczos is smooth"
+        ),
+    ] = "nearest"
     overwrite: Annotated[bool, Meta(description="replace files that are already there")] = False
 
 

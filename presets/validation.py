@@ -12,7 +12,7 @@ import msgspec
 from presets.errors import PresetError
 from presets.fields import build
 from presets.guidance import scales
-from presets.output.formats import AUTO, FORMATS, misfit
+from presets.output.formats import AUTO, FORMATS, MAX_SIDE, misfit
 from presets.output.rules import format_of
 from presets.spec import GuidancePiece, RunSpec
 
@@ -32,6 +32,7 @@ def validate(spec: RunSpec) -> RunSpec:
     _check_guidance(spec)
     _check_tiles(spec)
     _check_kinds(spec)
+    _check_scale(spec)
     _check_format(spec)
     return spec
 
@@ -141,6 +142,15 @@ def _check_kinds(spec: RunSpec) -> None:
         raise PresetError(f"expected each kind once, got {', '.join(kinds)}", key="output.kinds")
 
 
+def _check_scale(spec: RunSpec) -> None:
+    side, scale = max(spec.width, spec.height), spec.output.scale
+    if side * scale > MAX_SIDE and set(spec.output.kinds) - {"latents"}:
+        raise PresetError(
+            f"expected at most {MAX_SIDE // side}, as {side} pixels become {MAX_SIDE} at most, got {scale}",
+            key="output.scale",
+        )
+
+
 def _check_format(spec: RunSpec) -> None:
     output = spec.output
     if "video" not in output.kinds:
@@ -152,4 +162,11 @@ def _check_format(spec: RunSpec) -> None:
         raise PresetError(
             f"expected at most {FORMATS[name].max_fps} in a {name}, got {spec.fps}; take webp or webm",
             key="fps",
+        )
+    least, width = FORMATS[name].min_width, spec.width * output.scale
+    if width < least:
+        raise PresetError(
+            f"{name} needs frames of at least {least} pixels in width, got {width}; take another format, or "
+            f"output.scale={-(-least // spec.width)}",
+            key="output.format",
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from store.breaker import Breaker
     from store.database.database import Lineage
     from store.errors import StoreError
-    from store.lineage.events import Event, Verified
+    from store.lineage.events import CallAnswered, Event, Verified
     from store.lineage.records import (
         Compared,
         EngineRecord,
@@ -376,6 +376,10 @@ class Store:
     def last_verdict(self, run_id: str) -> tuple[int, Verified] | None:
         """What came of it when the run was last computed again to compare, and when (ns); None: never."""
         return history.last_verdict(self.lineage, run_id)
+
+    def calls(self, run_id: str) -> list[CallAnswered]:
+        """What components that run elsewhere answered, in all attempts at the run."""
+        return history.calls(self.lineage, run_id)
 
     def peak_memory(self, run_id: str) -> tuple[int, int]:
         """The most memory, of process and device in bytes, that the run's log tells of; 0: nothing."""

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
+from engine.checkpoints.names import from_original
 from engine.schedulers.scheduler import follow_course
 from engine.tasks.route import course_of
 from presets.spec import RunSpec
@@ -84,5 +85,10 @@ def make_peer(ours: Loaded) -> Peer:
     autoencoder = AutoencoderKLWan(base_dim=vae.config.dim).eval()
     autoencoder.load_state_dict({vae_name(n): t for n, t in vae.state_dict().items()}, strict=True)
     text_encoder = UMT5EncoderModel(MICRO_TEXT).eval()
-    text_encoder.load_state_dict(umt5.state_dict(), strict=True)
+    theirs = (from_original("text_encoder", "huggingface", name) for name in umt5.state_dict())
+    named = zip(theirs, umt5.state_dict().values(), strict=True)
+    absent = text_encoder.load_state_dict(
+        {name: tensor for (name, *_), tensor in named}, strict=False
+    )
+    assert absent.missing_keys == ["encoder.embed_tokens.weight"], "the other name of the embedding"
     return Peer(ours, text_encoder, transformer, autoencoder)

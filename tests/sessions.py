@@ -58,7 +58,7 @@ class Session(Protocol):
         ...
 
 
-def wait_until(session: Session, shows: Callable[[str], bool], *, seconds: float = 60.0) -> str:
+def wait_until(session: Session, shows: Callable[[str], bool], *, seconds: float = 120.0) -> str:
     """The first screen that `shows` takes; fails with the last one where none comes."""
     deadline = time.monotonic() + seconds
     while not shows(screen := session.screen()):
@@ -67,17 +67,17 @@ def wait_until(session: Session, shows: Callable[[str], bool], *, seconds: float
     return screen
 
 
-def wait_for(session: Session, text: str, *, seconds: float = 60.0) -> str:
+def wait_for(session: Session, text: str, *, seconds: float = 120.0) -> str:
     """The first screen with this text on it."""
     return wait_until(session, lambda screen: text in screen, seconds=seconds)
 
 
 def press_until(session: Session, key: str, text: str) -> str:
-    """Press a key, again every 10 s where a slow machine was not ready for it, until the text is on the screen."""
-    deadline = time.monotonic() + 90
+    """Press a key, again every 30 s where a slow machine was not ready for it, until the text is on the screen."""
+    deadline = time.monotonic() + 180
     while True:
         session.press(key)
-        again = time.monotonic() + 10
+        again = time.monotonic() + 30
         while time.monotonic() < again:
             if text in (screen := session.screen()):
                 return screen

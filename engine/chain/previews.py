@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.components.protocols import Description
 from engine.models.vae.latent_rgb import WAN21, latents_to_rgb, smaller, spread, to_pixels
 from engine.models.vae.tiny_decoder import FILE, TinyDecoder, read_tiny_decoder
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview
 
 STEP_FRAMES = 8
 
+Facts = Mapping[str, Any]
+"""What a VAE's provider tells of it: "latent_channels", and "latents_of": whose colours they have, "wan2.1" or
+"micro"."""
 
-def previewer_of(about_vae: Description) -> Callable[[Tensor], Preview] | None:
-    """What makes a preview of clean latents fp32 [1,C,F,h,w] that a VAE decodes, by its facts; None where nobody knows
-    how they are shown, and there are no previews of steps."""
-    latent_channels = about_vae.facts.get("latent_channels")
-    whose = about_vae.facts.get("latents_of")
+
+def previewer_of(facts: Facts) -> Callable[[Tensor], Preview] | None:
+    """What makes a preview of clean latents fp32 [1,C,F,h,w] that a VAE of these facts decodes; None where nobody
+    knows how they are shown, and there are no previews of steps."""
+    latent_channels, whose = facts.get("latent_channels"), facts.get("latents_of")
     if whose == "wan2.1":
         return preview_of if latent_channels == WAN21.latent_channels else None
     if whose != "micro":

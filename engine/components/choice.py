@@ -73,6 +73,8 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
 
     Raises ComponentError, CheckpointError or PresetError: one line naming the key.
     """
+    for kind, part in chosen(spec).items():
+        _check_place(kind, part)
     about = {kind: _described(describe, kind, part) for kind, part in chosen(spec).items()}
     check_fit(about)
     unmet = set(about["denoiser"].facts.get("takes", ())) - {"text"}
@@ -84,6 +86,14 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
         )
     check_extensions(spec.extensions, about["denoiser"].facts)
     return about
+
+
+def _check_place(kind: str, part: Any) -> None:
+    if part.url and registry.reads_weights(kind, part.name):
+        raise ComponentError(
+            f"got {part.url}, but {part.name} runs in this process; set components.{kind}.name to remote, or url to ''",
+            key=f"components.{kind}.url",
+        )
 
 
 def _described(describe: Describe, kind: str, part: Any) -> Description:

@@ -64,10 +64,6 @@ def description(
         raise ComponentError(
             f"{spec.name} has no options of its own, got {', '.join(sorted(spec.options))}; remove them"
         )
-    if spec.url:
-        raise ComponentError(
-            f"{spec.name} runs in this process and takes no url, got {spec.url}; set the name to remote, or url to ''"
-        )
     held = {"files": [[*facts_at(path)] for path in files], "dtype": spec.dtype}
     identity = {**counting(spec), "weights": fingerprint_of(index, files)}
     if any(entry.rotations for entry in layout.entries.values()):

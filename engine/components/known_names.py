@@ -27,17 +27,20 @@ def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
         return None
 
 
+def _hosts() -> tuple[str, ...]:
+    try:
+        return tuple(host.name for host in known_hosts())
+    except ComponentError:  # whoever names one is told
+        return ()
+
+
 def known_names() -> dict[str, tuple[str, ...]]:
     """Raises ComponentError where two packages claim one name."""
     components = registry.components()
-    try:
-        hosts = tuple(host.name for host in known_hosts())
-    except ComponentError:  # whoever names one is told
-        hosts = ()
     names: dict[str, tuple[str, ...]] = {
         "component:attention": ATTENTION_BACKENDS,
-        "host": hosts,
         "component:extension": tuple(sorted(extensions())),
+        "host": _hosts(),
     }
     for kind in KINDS:
         names[f"component:{kind}"] = tuple(name for of, name in components if of == kind)

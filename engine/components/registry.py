@@ -16,11 +16,14 @@ from engine.errors import ComponentError
 ENTRY_POINT_GROUP = "modiff.components"
 
 # (kind, name) -> "module" or "module:object" of the provider
-_BUILTIN = {
+_FROM_FILES = {
     ("text_encoder", "umt5"): "engine.components.umt5",
     ("denoiser", "wan-dit"): "engine.components.wan_dit",
     ("vae", "wan-vae"): "engine.components.wan_vae",
+}
+_BUILTIN = _FROM_FILES | {
     ("text_encoder", "remote"): "engine.components.remote:text_encoder",
+    ("text_encoder", "llama.cpp"): "engine.components.llama_cpp",
     ("denoiser", "remote"): "engine.components.remote:denoiser",
     ("vae", "remote"): "engine.components.remote:vae",
 }
@@ -56,7 +59,7 @@ def is_builtin(kind: str, name: str) -> bool:
 
 def reads_weights(kind: str, name: str) -> bool:
     """Whether a component is one of ours that reads the weights which its spec names."""
-    return is_builtin(kind, name) and hasattr(provider(kind, name), "settle")
+    return (kind, name) in _FROM_FILES
 
 
 def provider(kind: str, name: str) -> Provider:

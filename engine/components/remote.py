@@ -47,11 +47,13 @@ if TYPE_CHECKING:
 OUTER_SEAMS = ("step", "guide", "model")
 """Where an extension can be put around a denoiser that is not here."""
 
-# For how long a server is taken at its word: a form plans at every key.
+# For how long a server is taken at its word, and one that is away for being that, where it is known what it was: a
+# form plans at every key.
 _FRESH_SECONDS = 2.0
+_AWAY_SECONDS = 30.0
 _ASK_SECONDS = 3.0
 
-_recent: dict[str, tuple[float, Fingerprint | ComponentError]] = {}
+_recent: dict[str, tuple[float, Fingerprint]] = {}
 
 R = TypeVar("R", bound="_Remote")
 
@@ -147,21 +149,20 @@ class Provider:
 
 def _fingerprint(host: Host, kind: str, index: Index) -> Fingerprint:
     """Of a host, or what it last was. Raises ComponentError where nobody knows."""
-    when, found = _recent.get(host.url, (0.0, None))
-    if found is None or time.monotonic() - when > _FRESH_SECONDS:
-        try:
-            found = host.fingerprint(_ASK_SECONDS)
-        except (Unanswered, Refused) as error:
-            found = error
-        _recent[host.url] = (time.monotonic(), found)
-    place = f"remote/{host.url}"
-    if isinstance(found, Fingerprint):
-        index.put(place, msgspec.json.encode(found))
+    until, found = _recent.get(host.url, (0.0, None))
+    if found is not None and time.monotonic() < until:
         return found
-    kept = index.get(place) if isinstance(found, Unanswered) else None
-    if kept is None:
-        raise ComponentError(str(found), key=f"components.{kind}")
-    return msgspec.json.decode(kept, type=Fingerprint)
+    place = f"remote/{host.url}"
+    try:
+        found, seconds = host.fingerprint(_ASK_SECONDS), _FRESH_SECONDS
+        index.put(place, msgspec.json.encode(found))
+    except (Unanswered, Refused) as error:
+        kept = index.get(place) if isinstance(error, Unanswered) else None
+        if kept is None:
+            raise ComponentError(str(error), key=f"components.{kind}") from None
+        found, seconds = msgspec.json.decode(kept, type=Fingerprint), _AWAY_SECONDS
+    _recent[host.url] = (time.monotonic() + seconds, found)
+    return found
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,6 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     import torch
 
     from engine.checkpoints.load import Weights, fill
-    from engine.checkpoints.names import from_original
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.text_encoders import t5
     from engine.prompt import load_tokenizer
@@ -122,7 +121,7 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     with torch.device("meta"):
-        model = t5.build(t5.config(**asdict(shape)))
+        model = t5.build(t5.UMT5Config(**asdict(shape)))
     with Weights(layout.entries) as weights:
         fill(
             model,
@@ -130,6 +129,5 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
             path=path,
             device=torch_device(spec.device),
             dtype=torch_dtype(spec.dtype),
-            rename=lambda name: from_original("text_encoder", "huggingface", name)[0],
         )
     return t5.UMT5(model, tokenize)

@@ -1,2 +1,1 @@
-"""The models, by component kind. They import nothing beyond torch, einops and safetensors
-(transformers inside the text and image encoders only)."""
+"""The models, by component kind. They import nothing beyond torch, einops and safetensors."""

@@ -16,11 +16,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Scale = tuple[int, str]
+"""How many times as large, and how: "nearest" or "lanczos"."""
+
+
 def to_uint8(video: Tensor) -> Tensor:
     """video fp32 [3,T,H,W] in [-1,1], which is not changed -> uint8 [T,H,W,3] on the CPU; truncated, not rounded, as
     published. Takes one more copy of its size, so that of a long video it is given one chunk after the other."""
     pixels = video.clamp(-1, 1).add_(1).mul_(127.5).byte()
     return pixels.permute(1, 2, 3, 0).cpu().contiguous()
+
+
+def enlarged(frames: Tensor, scale: Scale) -> Tensor:
+    """frames uint8 [...,H,W,3] on the CPU -> [...,H*n,W*n,3]."""
+    times, resample = scale
+    if times == 1:
+        return frames
+    if resample == "nearest":
+        return frames.repeat_interleave(times, -3).repeat_interleave(times, -2)
+    import numpy
+    import torch
+    from PIL import Image
+
+    height, width = frames.shape[-3] * times, frames.shape[-2] * times
+    made = [
+        numpy.asarray(
+            Image.fromarray(frame.numpy()).resize((width, height), Image.Resampling.LANCZOS)
+        )
+        for frame in frames.reshape(-1, *frames.shape[-3:])
+    ]
+    return torch.from_numpy(numpy.stack(made)).reshape(*frames.shape[:-3], height, width, 3)
 
 
 def encode_video(
@@ -29,47 +54,64 @@ def encode_video(
     format: str = DEFAULT,
     fps: int,
     size: tuple[int, int],
+    scale: Scale = (1, "nearest"),
     comment: str,
 ) -> bytes:
     """The bytes of a video file with `comment` in its metadata.
 
     frames: uint8 [t,H,W,3] each ([H,W,3] too, so a whole video is fine), on the CPU; they are encoded as they come,
-    and what making them raises is raised here. format: of `presets.output.formats.FORMATS`. size: (H, W), both even.
+    and what making them raises is raised here. format: of `presets.output.formats.FORMATS`. size: (H, W), both even,
+    of the frames as they come; scale makes them larger.
     Raises EngineError with the encoder's own last line where it fails, ValueError on frames of another size, OSError
     where there is no room.
     """
     with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
         part = Path(folder) / "video"
-        pixels = _pixels(frames, (*size, 3))
-        encode(part, pixels, format=format, size=size, fps=fps, comment=comment)
+        pixels = _pixels(frames, (*size, 3), scale)
+        written = (size[0] * scale[0], size[1] * scale[0])
+        encode(part, pixels, format=format, size=written, fps=fps, comment=comment)
         return part.read_bytes()
 
 
-def _pixels(frames: Iterable[Tensor], frame: tuple[int, int, int]) -> Iterator[memoryview]:
-    """The bytes of frames, each as `frame` says: height, width and 3."""
+def _pixels(
+    frames: Iterable[Tensor], frame: tuple[int, int, int], scale: Scale
+) -> Iterator[memoryview]:
+    """The bytes of frames, each as `frame` says (height, width and 3), enlarged."""
     for chunk in frames:
         if tuple(chunk.shape[-3:]) != frame:
             raise ValueError(
                 f"frames of shape {tuple(chunk.shape)}, expected [t,{frame[0]},{frame[1]},3]"
             )
-        yield chunk.contiguous().numpy().data.cast("B")
+        yield enlarged(chunk, scale).contiguous().numpy().data.cast("B")
 
 
 def write_video(
-    path: Path, frames: Tensor, *, format: str = DEFAULT, fps: int, comment: str
+    path: Path,
+    frames: Tensor,
+    *,
+    format: str = DEFAULT,
+    fps: int,
+    scale: Scale = (1, "nearest"),
+    comment: str,
 ) -> None:
     """A video of `encode_video` as a file; raises as it does, and OSError where the file cannot be placed."""
     _, height, width, _ = frames.shape
     size = (height, width)
-    write_bytes(path, encode_video([frames], format=format, fps=fps, size=size, comment=comment))
+    data = encode_video([frames], format=format, fps=fps, size=size, scale=scale, comment=comment)
+    write_bytes(path, data)
 
 
 def write_frames(
-    folder: Path, frames: Iterable[Tensor], *, replaces: bool = True, comment: str = ""
+    folder: Path,
+    frames: Iterable[Tensor],
+    *,
+    replaces: bool = True,
+    scale: Scale = (1, "nearest"),
+    comment: str = "",
 ) -> None:
-    """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, as they come. Frames of an earlier run
-    that were in the folder are removed at the end, anything else in it stays. comment: for each of them. Raises
-    FileExistsError where there is such a folder and it may not take it."""
+    """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, enlarged, as they come. Frames of an
+    earlier run that were in the folder are removed at the end, anything else in it stays. comment: for each of them.
+    Raises FileExistsError where there is such a folder and it may not take it."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -81,7 +123,8 @@ def write_frames(
     for chunk in frames:
         for frame in chunk.reshape(-1, *chunk.shape[-3:]):
             with written_whole(folder / f"{count:05d}.png") as part:
-                Image.fromarray(frame.numpy()).save(part, format="PNG", pnginfo=about)
+                pixels = enlarged(frame, scale).numpy()
+                Image.fromarray(pixels).save(part, format="PNG", pnginfo=about)
             count += 1
     for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
         if int(old.stem) >= count:

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Plain = str | int | bool | None
-S = TypeVar("S", bound=msgspec.Struct)
 Check = Callable[["Header"], None]
 
 _AGAIN = (429, 502, 503, 504)
@@ -146,6 +145,38 @@ class Host:
             )
         return request
 
+    def get_json(self, path: str, struct: type[T], seconds: float = 5.0) -> T:
+        """JSON of a server that speaks another contract, asked once. Raises Unanswered, Refused."""
+        return self._json(path, struct, seconds)
+
+    def post_json(self, path: str, data: object, struct: type[T], max_bytes: int) -> T:
+        """JSON for JSON, of such a server: a pure function of what is sent. Raises as `call` does."""
+        parts = [memoryview(msgspec.json.encode(data))]
+        headers = {
+            "Content-Type": JSON,
+            "Content-Length": str(len(parts[0])),
+            "Accept-Encoding": "identity",
+        }
+        request = _Request("POST", path, headers, parts, len(parts[0]))
+
+        async def exchange() -> T:
+            async with self._said(self._sent(request)) as response:
+                await self._check_status(response)
+                return self._decoded(await _limited(response, max_bytes), struct)
+
+        async def watched() -> T:
+            return await self._watched(asyncio.ensure_future(exchange()))
+
+        return self._repeated(lambda: _wait(watched(), self.check))
+
+    def _decoded(self, data: bytes, struct: type[T]) -> T:
+        try:
+            return msgspec.json.decode(data, type=struct)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(
+                f"{self.url} does not answer as it should: {one_line(str(error))}"
+            ) from None
+
     def _begun(self, request: _Request, check: Check) -> Iterator[Answer]:
         """The parts, once the first is there."""
         stream = self._parts(request, check)
@@ -179,22 +210,16 @@ class Host:
             self.check()
             time.sleep(min(left, _POLL_SECONDS))
 
-    def _json(self, path: str, struct: type[S], seconds: float) -> S:
-        async def asked() -> S:
+    def _json(self, path: str, struct: type[T], seconds: float) -> T:
+        async def asked() -> T:
             request = self._client().stream(
                 "GET", self.url + path, headers=self._authorization(), timeout=seconds
             )
             async with self._said(request) as response:
                 await self._check_status(response)
-                data = await _limited(response, MAX_JSON_BYTES)
-            try:
-                return msgspec.json.decode(data, type=struct)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise Refused(
-                    f"{self.url} is no server of components: {one_line(str(error))}"
-                ) from None
+                return self._decoded(await _limited(response, MAX_JSON_BYTES), struct)
 
-        async def in_time() -> S:
+        async def in_time() -> T:
             try:
                 return await asyncio.wait_for(asked(), seconds)
             except TimeoutError:
@@ -441,17 +466,30 @@ def _clients(pid: int, url: str, ca_file: str) -> httpx.AsyncClient:
 
 
 async def _limited(response: httpx.Response, limit: int) -> bytes:
-    data = b""
+    data = bytearray()
     async for chunk in response.aiter_raw():
         data += chunk
         if len(data) > limit:
             raise Refused(f"{response.url} answers with more than {limit} bytes")
-    return data
+    return bytes(data)
+
+
+class _Spoken(msgspec.Struct):
+    message: str
+
+
+class _OtherRefusal(msgspec.Struct):
+    """As OpenAI's servers and those like them word it."""
+
+    error: _Spoken
 
 
 def _refusal(data: bytes, status: int) -> Refusal:
     try:
-        return msgspec.json.decode(data, type=Refusal)
+        found = msgspec.json.decode(data, type=dict[str, Any])
+        if isinstance(found.get("error"), dict):
+            return Refusal(error=msgspec.convert(found, _OtherRefusal).error.message)
+        return msgspec.convert(found, Refusal)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Refusal(error=f"answered with status {status}")
 

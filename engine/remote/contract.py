@@ -200,8 +200,7 @@ OPERATIONS = (
         "denoise",
         "POST",
         "/denoise",
-        "Velocities at `x` fp32 [1,C,F,h,w] and `timestep` int64 or fp32 [1]: `velocity.0`, `velocity.1`, ... for each "
-        "call",
+        "Velocities at `x` fp32 [1,C,F,h,w] and `timestep` int64 or fp32 [1]: `velocity.0`, ... for each call",
         takes="tensors",
         metadata=Denoise,
         gives="tensors",

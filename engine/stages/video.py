@@ -38,6 +38,7 @@ def decode(job: Job) -> Iterator[Made]:
                 chunks,
                 format=node.params["format"],
                 fps=node.params["fps"],
+                scale=node.params.get("scale", (1, "nearest")),
                 size=(node.hints["height"], node.hints["width"]),
                 comment=f"modiff {job.digest(Ref(shown.node, 'latents'))}",
             )

@@ -85,7 +85,9 @@ def graph_of(
     is_whole = latents.node.hints["index"] + 1 == route.num_steps
     shown = latents if is_whole else Ref(latents.node, "clean", "key")
     size = {"height": spec.height, "width": spec.width}
-    written = {"fps": spec.fps, "format": format_of(spec.output)}
+    written: dict[str, Plain] = {"fps": spec.fps, "format": format_of(spec.output)}
+    if spec.output.scale != 1:
+        written["scale"] = [spec.output.scale, spec.output.resample]
     video = Node("video", VIDEO, {"latents": shown}, written, spec.components.vae, size)
     every = {"video": Ref(video, "video"), "frames": Ref(video, "frames"), "latents": latents}
     return {kind: ref for kind, ref in every.items() if kind in kinds}

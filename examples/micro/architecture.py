@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import UMT5EncoderModel
 
-from engine.checkpoints.names import to_original
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders import t5
@@ -68,9 +66,9 @@ def build_dit(shape: DiTShape) -> WanDiT:
     return dit
 
 
-def build_text_encoder(shape: TextShape) -> UMT5EncoderModel:
-    """A UMT5 encoder with unit-variance embeddings and no dropout."""
-    config = t5.config(
+def build_text_encoder(shape: TextShape) -> t5.UMT5Encoder:
+    """A UMT5 encoder as T5's are begun (transformers, `UMT5PreTrainedModel`), with unit-variance embeddings."""
+    config = t5.UMT5Config(
         vocab=shape.vocab_size,
         dim=shape.dim,
         ffn=shape.ffn_dim,
@@ -80,14 +78,23 @@ def build_text_encoder(shape: TextShape) -> UMT5EncoderModel:
         inner=shape.dim,
     )
     encoder = t5.build(config).requires_grad_()
-    nn.init.normal_(encoder.shared.weight)
+    nn.init.normal_(encoder.token_embedding.weight)
+    for block in encoder.blocks:
+        assert isinstance(block, t5.Block)
+        # there is no scale at the scores: it is in q
+        width = shape.dim // shape.num_heads
+        nn.init.normal_(block.attn.q.weight, std=(shape.dim * width) ** -0.5)
+        nn.init.normal_(block.ffn.fc2.weight, std=shape.ffn_dim**-0.5)
+        others = (block.attn.k, block.attn.v, block.attn.o, block.ffn.gate[0], block.ffn.fc1)
+        for module in (*others, block.pos_embedding.embedding):
+            nn.init.normal_(module.weight, std=shape.dim**-0.5)  # type: ignore[arg-type]
     return encoder
 
 
-def encode_text(encoder: UMT5EncoderModel, ids: Tensor, lengths: Tensor) -> Tensor:
+def encode_text(encoder: t5.UMT5Encoder, ids: Tensor, lengths: Tensor) -> Tensor:
     """Token ids [B, L] of `lengths` [B] real tokens -> context [B, L, dim], zero past the end."""
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    hidden: Tensor = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    hidden: Tensor = encoder(ids, mask)
     return hidden * mask.unsqueeze(-1).to(hidden.dtype)
 
 
@@ -117,11 +124,3 @@ def inflate(vae: WanVAE) -> None:
         else:
             module.weight[:, :, :2] = 0
             module.weight[:, :, 2] *= math.sqrt(3.0)
-
-
-def text_parameters(encoder: UMT5EncoderModel) -> dict[str, nn.Parameter]:
-    """The encoder's parameters under their published original names."""
-    named = {
-        to_original("text_encoder", "huggingface", n): p for n, p in encoder.named_parameters()
-    }
-    return {target[0]: parameter for target, parameter in named.items() if target is not None}

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import UMT5EncoderModel
 
 from engine.micro.grammar import (
     Attributes,
@@ -25,6 +24,7 @@ from engine.micro.grammar import (
     training_caption,
 )
 from engine.models.diffusion.wandit import WanDiT
+from engine.models.text_encoders.t5 import UMT5Encoder
 from examples.micro.architecture import (
     MAX_TOKENS,
     DiTShape,
@@ -32,7 +32,6 @@ from examples.micro.architecture import (
     build_dit,
     build_text_encoder,
     encode_text,
-    text_parameters,
 )
 from examples.micro.checkpoint import load_checkpoint, save_checkpoint
 from examples.micro.latents import LatentSet
@@ -94,7 +93,7 @@ class TextToLatents:
     """The networks under training and the statistics that normalise their latents, [z, 1, 1, 1]."""
 
     dit: WanDiT
-    text_encoder: UMT5EncoderModel
+    text_encoder: UMT5Encoder
     latent_mean: Tensor
     latent_std: Tensor
     encoder: str = ""  # digest of the VAE encoder whose latents these are
@@ -102,7 +101,7 @@ class TextToLatents:
     def parameters(self) -> dict[str, nn.Parameter]:
         """All parameters under original names, with `dit.` and `text.` in front."""
         named = {f"dit.{name}": p for name, p in self.dit.named_parameters()}
-        return named | {f"text.{n}": p for n, p in text_parameters(self.text_encoder).items()}
+        return named | {f"text.{n}": p for n, p in self.text_encoder.named_parameters()}
 
 
 def train_dit(
@@ -278,7 +277,7 @@ class _Loop:
             require_finite(raw, self.progress)
             content = {
                 "model": asdict(DiTShape(**_sizes(model.dit))),
-                "text": asdict(TextShape(vocab_size=model.text_encoder.config.vocab_size)),
+                "text": asdict(TextShape(vocab_size=model.text_encoder.config.vocab)),
                 "latent_mean": model.latent_mean.flatten().clone(),
                 "latent_std": model.latent_std.flatten().clone(),
                 "encoder": model.encoder,
@@ -351,9 +350,9 @@ def loss_weights(x0: Tensor, sigma: Tensor, settings: DiTTraining) -> Tensor:
     return weights / weights.mean((1, 2, 3, 4), keepdim=True)
 
 
-def warm_up_text(rank: Rank, encoder: UMT5EncoderModel, settings: DiTTraining) -> None:
+def warm_up_text(rank: Rank, encoder: UMT5Encoder, settings: DiTTraining) -> None:
     """Teaches the text encoder to tell the attributes apart; the classifiers are thrown away."""
-    heads = nn.ModuleList(nn.Linear(encoder.config.d_model, len(table)) for table in tables())
+    heads = nn.ModuleList(nn.Linear(encoder.config.dim, len(table)) for table in tables())
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=2e-3)
     tokenizer = build_tokenizer()
     rng = random.Random(settings.seed)

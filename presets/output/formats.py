@@ -14,17 +14,22 @@ DEFAULT = "h264"
 
 @dataclass(frozen=True, slots=True)
 class VideoFormat:
-    """ending: of the names of its files. max_fps: frames a second that players show."""
+    """ending: of the names of its files. max_fps: frames a second that players show. min_width: of its frames, in
+    pixels."""
 
     ending: str
     description: str
     max_fps: int = 120
+    min_width: int = 16
 
 
 # The first of several with one ending is the one that the ending stands for.
 FORMATS = {
     "h264": VideoFormat(".mp4", "H.264, 8 bits: plays everywhere"),
-    "h265": VideoFormat(".mp4", "H.265, 10 bits: smaller, no bands in smooth colours"),
+    # libx265 writes beyond its memory at 48 pixels: it crashes there, and 16 and 32 only seem to do
+    "h265": VideoFormat(
+        ".mp4", "H.265, 10 bits: smaller, no bands in smooth colours", min_width=64
+    ),
     "av1": VideoFormat(".mp4", "AV1, 10 bits: smallest, for players of today"),
     "x264rgb": VideoFormat(".mp4", "H.264 of RGB, lossless: for editors, few players show it"),
     "webm": VideoFormat(".webm", "AV1, 10 bits, in WebM: for web pages"),
@@ -32,6 +37,8 @@ FORMATS = {
     "gif": VideoFormat(".gif", "GIF, 256 colours, loops", max_fps=50),
     "webp": VideoFormat(".webp", "WebP, 8 bits, loops"),
 }
+# What every one of the encoders takes.
+MAX_SIDE = 8192
 ENDINGS = tuple(dict.fromkeys(each.ending for each in FORMATS.values()))
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from store.database.database import Lineage, immediate, rows
 from store.errors import StoreDamaged, UnknownRun
 from store.lineage.damage import RowDamaged, sound, tell
-from store.lineage.events import Event, StageFinished, Verified, decode_event, encode_event
+from store.lineage.events import (
+    CallAnswered,
+    Event,
+    StageFinished,
+    Verified,
+    decode_event,
+    encode_event,
+)
 from store.lineage.records import LogEntry, StageRecord
 
 if TYPE_CHECKING:
@@ -105,6 +112,17 @@ def last_verdict(lineage: Lineage, run_id: str) -> tuple[int, Verified] | None:
         if isinstance(event, Verified):
             return int(ns), event
     return None
+
+
+def calls(lineage: Lineage, run_id: str) -> list[CallAnswered]:
+    """What components that run elsewhere answered, in all attempts at a run."""
+    found = rows(
+        lineage,
+        """SELECT id, json FROM events WHERE run_id=? AND json LIKE '{"kind":"call_answered"%' ORDER BY id""",
+        (run_id,),
+    )
+    events = (_event(event_id, text) for event_id, text in found)
+    return [event for event in events if isinstance(event, CallAnswered)]
 
 
 def peak_memory(lineage: Lineage, run_id: str) -> tuple[int, int]:

@@ -3,8 +3,8 @@
     python -m tests.benchmark.storm --kills 200 --seed 1
 
 The same batch of runs is made twice: by an engine that is left alone, and by engines that are killed at moments that
-the seed decides, each followed by a resume of the run it worked on. Then all is compared: what each run ended with,
-each of its steps, its files, and what lies in the store.
+the seed decides (so many events after they began, and some milliseconds), each followed by a resume of the run it
+worked on. Then all is compared: what each run ended with, each of its steps, its files, and what lies in the store.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from tests.integration.chain_engine import Engines
 STEPS = 8
 SCHEDULERS = ("unipc", "dpm++", "euler")
 KEEPS = ((), (), ("keep.every=3",), ("keep.every=0", "keep.first=1", "keep.steps=[2,5]"))
-# An engine needs a third of a second to its first step, a run as long from there to its end.
-LONGEST_LIFE_SECONDS = 0.9
+# An engine is killed once it has told so many events at most, which is a run and a half, and this many seconds later.
+MOST_EVENTS = 24
+LONGEST_SECONDS_AFTER = 0.05
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _stormy_runs(
                 wanted.append(each)
                 ids.append(submit(store, folder, each, ids))
         engine = engines.start(store.root)
-        time.sleep(rng.uniform(0, LONGEST_LIFE_SECONDS))
+        _wait_for_events(store, engines, engine, rng.randrange(MOST_EVENTS))
+        time.sleep(rng.uniform(0, LONGEST_SECONDS_AFTER))
         code = engines.kill(engine)
         assert code in (0, -9), f"an engine ended with {code}"
         report.kills += code == -9
@@ -159,6 +161,18 @@ def _stormy_runs(
         report.computed += sum(event.source == "computed" for event in sources)
         report.reused += sum(event.source == "reused" for event in sources)
     return wanted, ids
+
+
+def _wait_for_events(store: Store, engines: Engines, engine: int, count: int) -> None:
+    """Until so many more events are on record, or the engine has ended."""
+
+    def told() -> int:
+        rows = store.lineage.db.conn.execute("SELECT count(*) FROM events").fetchall()
+        return int(rows[0][0])
+
+    last = told() + count
+    while told() < last and engines.is_alive(engine):
+        time.sleep(0.002)
 
 
 def _resume(store: Store, report: Report, kept: dict[str, int]) -> None:

@@ -1,14 +1,13 @@
 """Real engine processes for the tests of faults, each a fork of one process that has imported torch already.
 
-Run as a program it is that process: it reads a line of JSON for each engine that it is to fork and for each one whose
-end is waited for. Imported it has `Engines`, which starts it and talks to it. A forked child is the worker's own
-`main`, with the faults that the test names built into what it calls, so that no code of ours knows of tests.
+`Engines` starts them. A fork is the worker's own `main`, with the faults that the test names built into what it calls,
+so that no code of ours knows of tests.
 """
 
 from __future__ import annotations
 
 import builtins
-import contextlib
+import ctypes
 import errno
 import importlib
 import json
@@ -16,80 +15,72 @@ import os
 import resource
 import signal
 import subprocess
-import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[2]
-Fault = dict[str, Any]
-"""{"fault": name of a function of FAULTS, and its arguments}."""
+from tests.integration.forker import ROOT, Fault, Forked, forker
+
+__all__ = ["ROOT", "Fault"]
+
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
+_warm: list[Any] = []
 
 
 class Engines:
     """Starts and ends engines; use it in a `with`, at whose end none is left."""
 
-    def __init__(self, mount: str = "") -> None:
-        """mount: a shell command after which the engines see other file systems than this process does."""
-        command = [sys.executable, str(Path(__file__).resolve())]
+    def __init__(self) -> None:
+        self._alive: dict[int, Forked] = {}
+
+    def start(
+        self,
+        store: Path,
+        *faults: Fault,
+        idle_seconds: float = 0.0,
+        is_warm: bool = True,
+        mount: Sequence[str] = (),
+    ) -> int:
+        """Fork an engine for the store; returns its pid. It ends when nothing is queued for so long.
+
+        is_warm: it has the models of `micro` in memory already. mount: shell commands; after the first it sees other
+        file systems than this process does, the second is run in there after its end.
+        """
+        given = ["--store", str(store), "--idle-seconds", str(idle_seconds)]
+        all_faults = ({"fault": "warm_models"}, *faults) if is_warm else faults
         if mount:
-            command = ["unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            text=True,
-        )
-        self._alive: set[int] = set()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def start(self, store: Path, *faults: Fault, idle_seconds: float = 0.0) -> int:
-        """Fork an engine for the store; returns its pid. It ends when nothing is queued for so long."""
-        pid = self._ask({"store": str(store), "idle_seconds": idle_seconds, "faults": faults})
-        assert pid > 1, (
-            "an answer to an earlier question, whose test was ended: never a pid to signal"
-        )
-        self._alive.add(pid)
-        return pid
+            all_faults = ({"fault": "elsewhere", "commands": mount}, *all_faults)
+        engine = forker().start("engine.process.worker", *given, stderr=2, faults=all_faults)
+        self._alive[engine.pid] = engine
+        return engine.pid
 
     def wait(self, pid: int) -> int:
         """The exit code of an engine once it has ended, -N for signal N."""
-        code = self._ask({"wait": pid})
-        self._alive.discard(pid)
+        code = self._alive[pid].wait()
+        del self._alive[pid]
         return code
+
+    def is_alive(self, pid: int) -> bool:
+        return self._alive[pid].poll() is None
 
     def kill(self, pid: int) -> int:
         """Kill an engine and wait for it. Its pid is nobody else's before that."""
-        os.kill(pid, signal.SIGKILL)
+        self._alive[pid].kill()
         return self.wait(pid)
 
-    def serve(self, store: Path, *faults: Fault) -> int:
-        """Let an engine work off the queue; returns its exit code."""
-        return self.wait(self.start(store, *faults))
-
-    def _ask(self, request: dict[str, Any]) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, "the process that forks engines has ended"
-        return int(json.loads(answer))
+    def serve(self, store: Path, *faults: Fault, **options: Any) -> int:
+        """Let an engine work off the queue; returns its exit code. options: of `start`."""
+        return self.wait(self.start(store, *faults, **options))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for pid in self._alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.communicate()
+        for pid in [*self._alive]:
+            self.kill(pid)
 
 
 # Faults: each changes what this process calls, before it becomes an engine
@@ -217,14 +208,14 @@ def backward_clock(seconds: float) -> None:
 
 
 def wait_for_file(target: str, call: int, path: str) -> None:
-    """The `call`-th call of the target waits until the file is there, for a minute at most."""
+    """The `call`-th call of the target waits until the file is there, for ten minutes at most."""
     calls = 0
 
     def around(function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **named: Any) -> Any:
             nonlocal calls
             calls += 1
-            last = time.monotonic() + 60
+            last = time.monotonic() + 600
             while calls == call and not os.path.exists(path) and time.monotonic() < last:
                 time.sleep(0.005)
             return function(*arguments, **named)
@@ -263,6 +254,104 @@ def touch(target: str, path: str) -> None:
     _wrap(target, around)
 
 
+def warm_models() -> None:
+    """The runner has in memory what `warm` has loaded."""
+
+    def around(init: Callable[..., None]) -> Callable[..., None]:
+        return lambda runner, store: init(runner, store, _warm[0])
+
+    _wrap("engine.runner:Runner.__init__", around)
+
+
+def elsewhere(commands: Sequence[str]) -> None:
+    """This process sees other file systems, as the first shell command makes them; an engine runs the second at its
+    end."""
+    enter_own_mounts()
+    before, *after = commands
+    subprocess.run(["sh", "-c", before], check=True)
+
+    def around(main: Callable[..., int]) -> Callable[..., int]:
+        def called(*arguments: Any) -> int:
+            code = main(*arguments)
+            for command in after:
+                subprocess.run(["sh", "-c", command], check=True)
+            return code
+
+        return called
+
+    _wrap("engine.process.worker:main", around)
+
+
+def enter_own_mounts() -> None:
+    """What this process mounts from here on only it and its children see, as in `unshare -Urm`; OSError where a user
+    may not have that."""
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    own = Path("/proc/self")
+    (own / "setgroups").write_text("deny")
+    (own / "uid_map").write_text(f"0 {user} 1")
+    (own / "gid_map").write_text(f"0 {group} 1")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def forked_launch() -> None:
+    """The engine that this process launches is a fork of it, made now, before it has opened anything."""
+    from engine.process import launch
+
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(write)
+        _be_launched(read)
+    os.close(read)
+
+    def start(store: Any, command: Sequence[str], output: Any) -> Any:
+        wanted = {"store": str(store.root), "environment": launch._environment()}
+        with os.fdopen(write, "w") as stream:
+            json.dump(wanted, stream)
+        return Launched(pid)
+
+    launch._start = start
+
+
+class Launched:
+    """The part of `subprocess.Popen` that whoever launches an engine needs."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        threading.Thread(target=self.wait, daemon=True).start()
+
+    def wait(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        self.returncode = os.waitstatus_to_exitcode(status)
+
+
+def _be_launched(read: int) -> None:
+    """The engine that whoever writes to this pipe wants; nothing where it is closed. Does not return."""
+    from engine.process import worker
+
+    code = 0
+    try:
+        with os.fdopen(read) as stream:
+            told = stream.read()
+        if told:
+            wanted = json.loads(told)
+            os.setsid()
+            silence = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(silence, descriptor)
+            os.environ.clear()
+            os.environ.update(wanted["environment"])
+            os.chdir(wanted["store"])
+            code = worker.main(["--store", wanted["store"]])
+    finally:
+        os._exit(code)
+
+
 FAULTS: dict[str, Callable[..., None]] = {
     "kill": kill,
     "fail": fail,
@@ -274,6 +363,9 @@ FAULTS: dict[str, Callable[..., None]] = {
     "busy_seconds": busy_seconds,
     "writer_seconds": writer_seconds,
     "touch": touch,
+    "warm_models": warm_models,
+    "elsewhere": elsewhere,
+    "forked_launch": forked_launch,
 }
 
 
@@ -284,55 +376,12 @@ def _path_of(file: Any) -> str:
 # The process that forks
 
 
-def _be_engine(request: dict[str, Any]) -> int:
-    from engine.process.worker import main
+def warm() -> None:
+    """Compute a run of `micro`, and keep the models for the engines that are forked with `warm_models`."""
+    from store.store import open_store
+    from tests.integration.chain_runs import VIDEO, Here, spec_of
 
-    silence = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1):
-        os.dup2(silence, descriptor)
-    for fault in request["faults"]:
-        arguments = dict(fault)
-        FAULTS[arguments.pop("fault")](**arguments)
-    return main(["--store", request["store"], "--idle-seconds", str(request["idle_seconds"])])
-
-
-def _forked(request: dict[str, Any]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        code = _be_engine(request)
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _answers(lines: Iterator[str]) -> Iterator[int]:
-    for line in lines:
-        request = json.loads(line)
-        if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            yield os.waitstatus_to_exitcode(status)
-        else:
-            yield _forked(request)
-
-
-def main() -> None:
-    for name in (
-        "engine.process.worker",
-        "engine.execute",
-        "engine.components.residents",
-        "engine.models.text_encoders.t5",
-        "engine.prompt",
-        "imageio_ffmpeg",
-        "diskcache",
-    ):
-        importlib.import_module(name)
-    for answer in _answers(iter(sys.stdin)):
-        sys.stdout.write(f"{answer}\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder, open_store(Path(folder, "store")) as store:
+        here = Here(store)
+        here.make(spec_of("scheduler.steps=1", "frames=5", kinds=VIDEO))
+        _warm.append(here.watched.runner.residents())

@@ -15,8 +15,9 @@ from presets.errors import PresetError
 from store.errors import StoreFull
 from store.lineage.events import PlanMade
 from store.store import Store, open_store
+from tests.executing import SMALL
 
-STEPS = ["scheduler.steps=3"]
+SHORT = ["scheduler.steps=3", *SMALL]
 
 
 def plan_of(store: Store, run_id: str) -> PlanMade:
@@ -25,7 +26,7 @@ def plan_of(store: Store, run_id: str) -> PlanMade:
 
 
 def test_a_run_is_on_record_and_its_steps_are_not_computed_again(tmp_path: Path) -> None:
-    pipeline = TextToVideo.from_preset("micro", STEPS, store=tmp_path)
+    pipeline = TextToVideo.from_preset("micro", SHORT, store=tmp_path)
     first = pipeline("a red circle", seed=4)
     again = pipeline("a red circle", seed=4)
     other = pipeline("a red circle", seed=5)
@@ -48,7 +49,7 @@ def test_a_run_is_on_record_and_its_steps_are_not_computed_again(tmp_path: Path)
 
 
 def test_a_prompt_that_is_cut_is_warned_of(tmp_path: Path) -> None:
-    pipeline = TextToVideo.from_preset("micro", ["scheduler.steps=1"], store=tmp_path)
+    pipeline = TextToVideo.from_preset("micro", ["scheduler.steps=1", *SMALL], store=tmp_path)
     long = "a red circle " * 200 + "that\x1b[31m is not read"
     with pytest.warns(UserWarning, match=r"^the prompt has \d+ tokens, .* cut off: ") as told:
         pipeline(long)
@@ -62,7 +63,7 @@ def test_a_prompt_that_is_cut_is_warned_of(tmp_path: Path) -> None:
 def test_a_run_can_be_cancelled_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = TextToVideo.from_preset("micro", STEPS, store=tmp_path)
+    pipeline = TextToVideo.from_preset("micro", SHORT, store=tmp_path)
     use = Residents.use
 
     def cancelled_meanwhile(self, *arguments, **named):
@@ -82,7 +83,7 @@ def test_a_run_can_be_cancelled_from_elsewhere(
 def test_a_run_that_fails_is_recorded_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = TextToVideo.from_preset("micro", STEPS, store=tmp_path)
+    pipeline = TextToVideo.from_preset("micro", SHORT, store=tmp_path)
 
     def broken(self, *arguments, **named):
         raise OSError(5, "Input/output error", "weights")
@@ -98,7 +99,7 @@ def test_a_run_that_fails_is_recorded_as_failed(
 def test_a_video_is_not_lost_where_its_end_cannot_be_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = TextToVideo.from_preset("micro", STEPS, store=tmp_path)
+    pipeline = TextToVideo.from_preset("micro", SHORT, store=tmp_path)
 
     def full(self, *arguments, **named):
         raise StoreFull("no space left")
@@ -106,7 +107,7 @@ def test_a_video_is_not_lost_where_its_end_cannot_be_recorded(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "finish", full)
         video = pipeline()
-    assert len(video.frames) == 17
+    assert len(video.frames) == 5
     with open_store(tmp_path) as store:
         assert store.recover() == [video.run]
         assert store.run(video.run).status == "interrupted"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.process.launch import ensure_engine
 from presets.encoding import decode_spec
 from presets.library import load_preset
 from store.store import Store, open_store
+from tests.integration.forker import Forked, forker, launch_forks
 from tests.opened import opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
@@ -30,7 +32,35 @@ from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
 from tui.describe.runs.previews import step_told
 
-WAIT_SECONDS = 150.0
+WAIT_SECONDS = 240.0
+
+
+class ForkedCommand:
+    """`modiff` in a process of its own, as the app runs it for what needs torch."""
+
+    def __init__(self, process: Forked) -> None:
+        self.process = process
+        self.terminate = process.terminate
+
+    @classmethod
+    async def start(cls, *command: str, env: Mapping[str, str], **streams: Any) -> ForkedCommand:
+        python, safe, module, name, *arguments = command
+        assert (python, safe, module, name) == (sys.executable, "-P", "-m", "tui.cli")
+        return cls(
+            forker().start(
+                "tui.cli.main",
+                *arguments,
+                stdout=streams["stdout"],
+                stderr=streams["stderr"],
+                environment=env,
+                folder=Path.cwd(),
+                is_session=streams["start_new_session"],
+            )
+        )
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        out, err = await asyncio.to_thread(self.process.communicate)
+        return out.encode(), err.encode()
 
 
 @pytest.fixture
@@ -38,6 +68,8 @@ def store(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]
     """The engines of it end with the test."""
     monkeypatch.chdir(own_folders)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch_forks(monkeypatch)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", ForkedCommand.start)
     with open_store() as opened:
         yield opened
         for engine in opened.engines():

@@ -1,4 +1,7 @@
-"""Journeys of people in a terminal: the true command, the true engine, the micro model."""
+"""Journeys of people in a terminal: the true command, the true engine, the micro model.
+
+One of them launches its engine as a person's app does, from nothing; the others find one that was forked for them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import imageio_ffmpeg
 import pytest
 
 from store.store import Store, open_store
+from tests.integration.forker import Fault, Forked, forker
 from tests.sessions import Session, open_session, press_until, wait_for, wait_until
 
 __all__ = ["open_session"]  # a fixture
@@ -31,12 +36,30 @@ def store(own_folders: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def long_run(own_folders: Path) -> None:
-    """The app begins with a preset whose runs take a while."""
+def gate(own_folders: Path) -> Path:
+    """The file before which the runs of `engine_at_gate` do not go beyond their fifth step. The app begins with a
+    preset of 1000 steps."""
     presets = own_folders / "config" / "presets"
     presets.mkdir(parents=True)
     (presets / "long.toml").write_text('extends = "micro"\n[scheduler]\nsteps = 1000\n')
     (own_folders / "config" / "app.json").write_text(json.dumps({"preset": "long"}))
+    return own_folders / "gate"
+
+
+def engine_at_gate(store: Store, gate: Path) -> Forked:
+    target = "engine.stages.denoise:_check_finite"
+    wait = {"fault": "wait_for_file", "target": target, "call": 5, "path": str(gate)}
+    return ready_engine(store, wait)
+
+
+def ready_engine(store: Store, *faults: Fault) -> Forked:
+    """One that the app finds."""
+    engine = forker().start("engine.process.worker", "--store", str(store.root), faults=faults)
+    deadline = time.monotonic() + 60
+    while not store.engines():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return engine
 
 
 def is_done(screen: str) -> bool:
@@ -51,7 +74,11 @@ def wait_for_steps(session: Session) -> str:
     )
 
 
-def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path):
+def test_start_run_branch_quit(
+    request: pytest.FixtureRequest, open_session: Open, store: Store, tmp_path: Path
+):
+    if "tmux" in request.node.name:
+        ready_engine(store)
     session = open_session(tmp_path)
     wait_for(session, "Compose")
     wait_for(session, "0 of 20 steps")  # the plan is there
@@ -77,10 +104,10 @@ def test_start_run_branch_quit(open_session: Open, store: Store, tmp_path: Path)
 
 
 @PTY_ONLY
-@pytest.mark.usefixtures("long_run")
 def test_a_terminal_that_is_closed_leaves_the_run_live(
-    open_session: Open, store: Store, tmp_path: Path
+    open_session: Open, store: Store, gate: Path, tmp_path: Path
 ):
+    engine_at_gate(store, gate)
     session = open_session(tmp_path)
     wait_for(session, "0 of 1000 steps")
     press_until(session, "ctrl+r", "[2 Live]")
@@ -97,26 +124,27 @@ def test_a_terminal_that_is_closed_leaves_the_run_live(
     again.press("d")
     wait_until(again, lambda _screen: again.is_over())
     assert store.run(run.id).status == "running"
-    store.request_cancel(run.id)
 
 
 @PTY_ONLY
-@pytest.mark.usefixtures("long_run")
 def test_an_engine_that_is_killed_leaves_a_run_that_one_key_resumes(
-    open_session: Open, store: Store, tmp_path: Path
+    open_session: Open, store: Store, gate: Path, tmp_path: Path
 ):
+    engine = engine_at_gate(store, gate)
     session = open_session(tmp_path)
     wait_for(session, "0 of 1000 steps")
     press_until(session, "ctrl+r", "[2 Live]")
     wait_for_steps(session)
-    [engine] = store.engines()
-    os.kill(engine.pid, signal.SIGKILL)
+    engine.kill()
     wait_for(session, "▲ interrupted")
     wait_for(session, "r Resume")
-    press_until(session, "r", "not computed again: text")
+    engine_at_gate(store, gate)
+    press_until(session, "r", "reused: text")
     wait_for_steps(session)
     press_until(session, "x", "cancel the run")
     session.press("y")
+    wait_until(session, lambda _screen: store.cancel_requested(store.runs(limit=1)[0].id))
+    gate.touch()
     wait_until(session, lambda _screen: store.runs(limit=1)[0].status == "cancelled")
     wait_for(session, "engine idle")
     session.press("ctrl+q")

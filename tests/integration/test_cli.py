@@ -1,7 +1,8 @@
 """`modiff` as people use it: real processes, real signals, real files.
 
 Signals and deaths are tried against the scripted engine of engine_process.py, which is the real
-worker with a runner that does as the prompt says; the first tests use the real one.
+worker with a runner that does as the prompt says; the first tests use the real one. Processes are forks of one that has
+imported them already, unless how they begin is the subject.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
+from store.lineage.events import StepFinished
 from store.store import open_store
+from tests.integration.forker import ROOT, Fault, Forked, forker
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-P", "-m", "tui.cli")
-TEST_SECONDS = 180
+TEST_SECONDS = 300
 QUICK = ("--set", "scheduler.steps=2", "--set", "frames=5")
 
 
@@ -43,7 +45,10 @@ def _deadline():
 
 
 class Modiff:
-    """The command in a folder of its own, on a store of its own."""
+    """The command in a folder of its own, on a store of its own. launch: what is done to a fork that may launch an
+    engine; by default that is a fork too."""
+
+    launch: tuple[Fault, ...] = ({"fault": "forked_launch"},)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,10 +59,15 @@ class Modiff:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self, *arguments: str, **options) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **options) -> Forked:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen(
-            [*COMMAND, *arguments], text=True, cwd=self.folder, env=self.environment, **streams
+        return forker().start(
+            "tui.cli.main",
+            *arguments,
+            folder=self.folder,
+            environment=self.environment,
+            faults=self.launch,
+            **streams,
         )
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
@@ -65,6 +75,17 @@ class Modiff:
         process = self.start(*arguments)
         out, err = process.communicate()
         return process.returncode, out, err
+
+    def begin(self, *arguments: str) -> tuple[int, str, str]:
+        """As a call, in a process that was never anything else."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+        )
+        return done.returncode, done.stdout, done.stderr
 
     def data(self, *arguments: str):
         code, out, _ = self(*arguments, "--json")
@@ -89,23 +110,26 @@ def real(tmp_path_factory):
         yield modiff
 
 
+def forked_engine(modiff: Modiff) -> Forked:
+    program = "tests.integration.engine_process"
+    store = str(modiff.folder / "store")
+    return forker().start(program, "--store", store, environment=modiff.environment)
+
+
+def begun_engine(modiff: Modiff) -> subprocess.Popen[bytes]:
+    """Of whose environment the system can tell."""
+    script = str(Path(__file__).with_name("engine_process.py"))
+    named = ("--as", "engine.process.worker", "--store", str(modiff.folder / "store"))
+    return subprocess.Popen(
+        [sys.executable, script, *named], env=modiff.environment, stdin=subprocess.DEVNULL
+    )
+
+
 @pytest.fixture
-def modiff(tmp_path):
+def modiff(tmp_path, request):
     """With the scripted engine; `modiff.engine` is its process."""
     with modiff_in(tmp_path) as modiff:
-        script = Path(__file__).with_name("engine_process.py")
-        modiff.engine = subprocess.Popen(
-            [
-                sys.executable,
-                script,
-                "--as",
-                "engine.process.worker",
-                "--store",
-                tmp_path / "store",
-            ],
-            env=modiff.environment,
-            stdin=subprocess.DEVNULL,
-        )
+        modiff.engine = getattr(request, "param", forked_engine)(modiff)
         wait_for(modiff.store.engines)
         yield modiff
         modiff.engine.kill()
@@ -122,7 +146,7 @@ def wait_for(condition):
 def wait_for_running(modiff: Modiff) -> str:
     """Wait until a run has made a step; its id."""
     (run,) = wait_for(lambda: modiff.store.runs(limit=1, status="running"))
-    wait_for(lambda: "step_finished" in modiff.data("show", run.id)["events"]["counts"])
+    wait_for(lambda: any(isinstance(e, StepFinished) for _, e in modiff.store.events(run.id)))
     return run.id
 
 
@@ -151,7 +175,7 @@ def test_a_prompt_becomes_a_video_and_stdout_ends_with_one_object(real):
     assert told["seconds"] >= sum(stage["seconds"] for stage in told["stages"]) - 0.01
     frames, _ = imageio_ffmpeg.count_frames_and_secs(told["output"])
     assert frames == 5
-    assert "(cold engine): start " in err
+    assert "(cold engine): " in err
     assert "denoise: step 2/2" in err
     assert "\x1b" not in err
     assert real.data("show", told["run"][:8])["output"] == told["output"]
@@ -220,7 +244,7 @@ def test_an_output_that_exists_is_kept_unless_told_otherwise(real):
 
 
 def test_doctor_examines_this_machine(real):
-    code, out, err = real("doctor", "--json")
+    code, out, err = real.begin("doctor", "--json")
     told = json.loads(out)
     assert (code, err) == (0 if told["ok"] else 1, "")
     names = [section["name"] for section in told["sections"]]
@@ -326,6 +350,7 @@ def test_a_suspended_engine_is_ended_by_force(modiff):
     assert modiff.store.run(run_id).status == "interrupted"
 
 
+@pytest.mark.parametrize("modiff", [begun_engine], indirect=True, ids=[""])
 def test_a_run_on_an_engine_of_another_environment_says_so(modiff):
     code, _, err = modiff("run", "micro", "--prompt", "steps 1")
     assert code == 0
@@ -347,7 +372,7 @@ def test_nohup_keeps_the_viewer(modiff):
         "micro",
         "--prompt",
         "forever",
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        ignored=[signal.SIGHUP],
     )
     run_id = wait_for_running(modiff)
     viewer.send_signal(signal.SIGHUP)
@@ -378,7 +403,7 @@ def test_a_reader_that_leaves_is_no_error(modiff):
     viewer = modiff.start("runs", stdout=write)
     os.close(write)
     _, err = viewer.communicate()
-    assert (viewer.returncode, err) == (1, "")
+    assert (viewer.returncode, err) == (0, "")
 
 
 def test_a_prompt_in_any_script_is_shown_under_any_locale(modiff):
@@ -386,7 +411,7 @@ def test_a_prompt_in_any_script_is_shown_under_any_locale(modiff):
     _, out, _ = modiff(
         "run", "micro", "--prompt", "steps 1", "--set", "negative_prompt=星", "--json"
     )
-    code, shown, err = modiff("show", json.loads(out)["run"])
+    code, shown, err = modiff.begin("show", json.loads(out)["run"])
     assert (code, err) == (0, "")
     assert 'negative_prompt = "\\u661f"' in shown
 
@@ -432,6 +457,7 @@ def test_an_engine_that_cannot_start_leaves_nothing_queued(tmp_path):
     broken = "import sys\nif 'engine.process.worker' in sys.orig_argv:\n    raise SystemExit('no luck')\n"
     (tmp_path / "sitecustomize.py").write_text(broken)
     with modiff_in(tmp_path) as modiff:
+        modiff.launch = ()
         modiff.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
         for options in ((), ("--detach",)):
             code, out, err = modiff("run", "micro", "--json", *options)
@@ -446,19 +472,21 @@ def test_an_engine_that_cannot_start_leaves_nothing_queued(tmp_path):
 # On a terminal
 
 
-def on_terminal(modiff: Modiff, *arguments: str, act=None) -> tuple[int, str, str]:
-    """Exit code, stdout, and what the terminal on stderr received; `act` is called with the process."""
+def on_terminal(modiff: Modiff, *arguments: str, ends_at: str = "") -> tuple[int, str, str]:
+    """Exit code, stdout, and what the terminal on stderr received; the process is told to end once that has the text
+    `ends_at`."""
     master, slave = pty.openpty()
     modiff.environment |= {"TERM": "xterm-256color", "COLUMNS": "100"}
     viewer = modiff.start(*arguments, stderr=slave)
     os.close(slave)
-    if act:
-        act(viewer)
     shown = b""
     # Linux reports an error where others report the end, once nobody has the terminal open.
     with os.fdopen(master, "rb", buffering=0) as terminal, suppress(OSError):
         while chunk := terminal.read(65536):
             shown += chunk
+            if ends_at and ends_at.encode() in shown:
+                viewer.terminate()
+                ends_at = ""
     out, _ = viewer.communicate()
     return viewer.returncode, out, shown.decode()
 
@@ -487,12 +515,8 @@ def test_a_terminal_that_hangs_up_ends_the_viewer_only(modiff):
 
 
 def test_a_killed_viewer_gives_the_terminal_back(modiff):
-    def act(viewer):
-        wait_for_running(modiff)
-        viewer.terminate()
-
-    code, _, shown = on_terminal(modiff, "run", "micro", "--prompt", "forever", act=act)
+    forever = ("run", "micro", "--prompt", "forever")
+    code, _, shown = on_terminal(modiff, *forever, ends_at="denoise")
     assert code == 128 + signal.SIGTERM
-    assert "denoise" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert modiff.store.runs(limit=1)[0].status == "running"

@@ -27,6 +27,7 @@ from engine.tasks.wan import graph_of
 from presets.library import load_preset
 from store.index.index import open_index
 from store.paths import prepare
+from tests.executing import SMALL
 from tests.loaded import denoised
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -58,7 +59,7 @@ def test_the_component_of_the_page_makes_a_step(package, tmp_path, monkeypatch):
     package(example("components.md", "provider"))
     entry = EntryPoint("text_encoder.spelling", "my_package", components.ENTRY_POINT_GROUP)
     monkeypatch.setattr(components, "entry_points", lambda group: [entry])
-    spec = settle(load_preset("micro", ["components.text_encoder.name=spelling"]))
+    spec = settle(load_preset("micro", ["components.text_encoder.name=spelling", *SMALL]))
     (latents,) = denoised(spec, tmp_path, 1)
     assert bool(latents.isfinite().all())
 
@@ -70,7 +71,7 @@ def test_the_extension_of_the_page_changes_a_step(package, tmp_path, monkeypatch
     extensions.extensions.cache_clear()
     wanted = 'extensions=[{name="temperature", options={factor=%s}}]'
     results = [
-        denoised(settle(load_preset("micro", overrides)), tmp_path, 1)[0]
+        denoised(settle(load_preset("micro", [*SMALL, *overrides])), tmp_path, 1)[0]
         for overrides in ([], [wanted % "1.0"], [wanted % "1.5"])
     ]
     assert torch.equal(results[0], results[1])
@@ -80,7 +81,7 @@ def test_the_extension_of_the_page_changes_a_step(package, tmp_path, monkeypatch
 def test_the_stage_of_the_page_changes_the_video_and_is_found_again(package, tmp_path):
     package(example("stages.md", "stage"))
     code = importlib.import_module("my_package")
-    spec = settle(load_preset("micro", ["scheduler.steps=2"]))
+    spec = settle(load_preset("micro", ["scheduler.steps=2", *SMALL]))
     results, residents = MemoryResults(), Residents()
     prepare(tmp_path)
 

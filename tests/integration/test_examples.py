@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +21,12 @@ ROOT = Path(__file__).parents[2]
 PROMPT = "a small yellow star moves up over a dark blue background"
 
 
-def test_basic(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "basic.py")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == "star.mp4"
+def test_basic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "examples" / "basic.py"), run_name="__main__")
+    assert capsys.readouterr().out.strip() == "star.mp4"
     assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "star.mp4"))[0] == 17
 
 

@@ -13,9 +13,9 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.lineage.records import REUSED
 from store.store import Store, open_store
-from tests.executing import ENGINE, execute
+from tests.executing import ENGINE, SMALL, execute
 
-STEPS = 8
+STEPS = 6
 SLG = '{name="skip-layer-guidance", options={blocks="2", start=0.25}}'
 SWAP = '{name="block-swap", options={resident_blocks=%d}}'
 TEACACHE = '{name="teacache", options={threshold=%s}}'
@@ -44,6 +44,7 @@ def queued(store: Store, folder: Path, *extensions: str) -> str:
     overrides = [
         f"scheduler.steps={STEPS}",
         'output.kinds=["latents"]',
+        *SMALL,
         f"extensions=[{', '.join(extensions)}]",
     ]
     spec = settle(load_preset("micro", overrides))
@@ -59,7 +60,7 @@ def latents(store: Store, run_id: str) -> list[str]:
 @pytest.mark.parametrize(
     "extensions",
     [
-        pytest.param([TEACACHE % 0.1], id="teacache 0.1"),
+        pytest.param([TEACACHE % 0.2], id="teacache 0.2"),
         pytest.param([TEACACHE % 0.4], id="teacache 0.4"),
         pytest.param([TEACACHE % 2.0], id="teacache 2"),
         pytest.param([SLG, TEACACHE % 0.4, SWAP % 2], id="all three"),

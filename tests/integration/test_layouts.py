@@ -17,15 +17,16 @@ from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
 from tests import layouts
+from tests.executing import SMALL
 
-STEPS = ["scheduler.steps=3", "seed=5"]
+SHORT = ["scheduler.steps=2", "seed=5", *SMALL]
 KINDS = ("denoiser", "text_encoder", "vae")
 SUFFIX = {"comfyui": ".safetensors", "gguf": ".gguf", "original": ".pth"}
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Video:
-    return TextToVideo.from_preset("micro", STEPS, store=tmp_path_factory.mktemp("store"))()
+    return TextToVideo.from_preset("micro", SHORT, store=tmp_path_factory.mktemp("store"))()
 
 
 def video_of(paths: Mapping[str, Path]) -> Video:
@@ -33,7 +34,7 @@ def video_of(paths: Mapping[str, Path]) -> Video:
         f"components.text_encoder.tokenizer={paths.get('tokenizer', locate('tokenizer', 'builtin:micro'))}",
         *(f"components.{kind}.checkpoint={paths[kind]}" for kind in KINDS if kind in paths),
     ]
-    return TextToVideo.from_preset("micro", STEPS + overrides)()
+    return TextToVideo.from_preset("micro", SHORT + overrides)()
 
 
 def same(video: Video, other: Video) -> bool:
@@ -75,7 +76,7 @@ def test_a_whole_repository_is_named_by_its_folder(shipped: Video, tmp_path: Pat
     layouts.original_folder(folder)
     overrides = ["components.text_encoder.tokenizer="]
     overrides += [f"components.{kind}.checkpoint={folder}" for kind in KINDS]
-    assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
+    assert same(TextToVideo.from_preset("micro", SHORT + overrides)(), shipped)
 
 
 @pytest.mark.parametrize("layout", ["comfyui", "gguf", "diffusers"])
@@ -96,7 +97,7 @@ def test_prompts_are_read_by_the_vocabulary_that_goes_along_with_the_encoder(
         "components.text_encoder.tokenizer=",
         f"components.text_encoder.checkpoint={target}",
     ]
-    assert same(TextToVideo.from_preset("micro", STEPS + overrides)(), shipped)
+    assert same(TextToVideo.from_preset("micro", SHORT + overrides)(), shipped)
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,36 @@
-"""Engines as real processes for the tests of the worker: how one is started, and what is seen of it."""
+"""Engines as real processes for the tests of the worker: how one is started, and what is seen of it.
+
+An engine with the command ENGINE is a fork: what such a process does once it has begun is its own.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from engine.client import follow
 from engine.process.launch import ensure_engine
 from engine.process.logs import log_path
 from presets.encoding import encode_spec
 from presets.library import load_preset
+from tests.integration.forker import ROOT, forker
 
-ROOT = Path(__file__).resolve().parents[2]
 ENGINE = (
     sys.executable,
     str(Path(__file__).with_name("engine_process.py")),
     "--as",
     "engine.process.worker",
 )
-TEST_SECONDS = 90
+# The same as a process that was never anything else: the system knows its environment, and of what store it is.
+BEGUN = (ENGINE[0], "-u", *ENGINE[1:])
+TEST_SECONDS = 300
 
 
 def environment(**more):
@@ -40,8 +47,20 @@ def start(store, **options):
 
 
 def start_directly(processes, store, *arguments):
+    process = forker().start(
+        "tests.integration.engine_process",
+        *(*ENGINE[2:], "--store", str(store.root), *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    processes.append(process)
+    return process
+
+
+def begin_directly(processes, store):
+    """As `start_directly`, with the command BEGUN."""
     process = subprocess.Popen(
-        [*ENGINE, "--store", str(store.root), *arguments],
+        [*BEGUN, "--store", str(store.root)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,6 +68,12 @@ def start_directly(processes, store, *arguments):
     )
     processes.append(process)
     return process
+
+
+def suspend(process):
+    process.send_signal(signal.SIGSTOP)
+    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.005)
 
 
 def wait_registered(store, process):

@@ -17,9 +17,9 @@ from tests.fuzz import bundles, presets, requests, responses, running, weights
 from tests.fuzz.running import fuzz
 
 KINDS = {
-    "weights": (weights.make, 40),
-    "presets": (presets.make, 80),
-    "bundles": (bundles.make, 200),
+    "weights": (weights.make, 30),
+    "presets": (presets.make, 60),
+    "bundles": (bundles.make, 100),
     "requests": (requests.make, 200),
     "responses": (responses.make, 200),
 }

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
+    from textual.widget import Widget
 
     from tui.app.preferences import Preferences
     from tui.app.widgets.graphics import ImageMaker
@@ -54,6 +55,8 @@ LOOK_SECONDS = 0.25
 REMOTE_LOOK_SECONDS = 1.0
 # How long leaving waits for a last look.
 LEAVE_LOOK_SECONDS = 0.5
+# How long a screen that is to be made waits for the painting of its tab.
+PAINT_SECONDS = 0.25
 # How long an action of another screen waits for what it is for, and how often it looks.
 ACT_SECONDS = 3.0
 ACT_LOOK_SECONDS = 0.05
@@ -130,6 +133,7 @@ class ModiffApp(ModiffBase):
             show=False,
             priority=True,
         ),
+        Binding("f7", "jump", "Jump", id="app.jump", show=False, priority=True),
         Binding("ctrl+q", "leave", "Quit", id="app.quit", priority=True),
     ]
 
@@ -189,15 +193,54 @@ class ModiffApp(ModiffBase):
     def _remember_theme(self, _theme: object) -> None:
         self.preferences.theme = self.theme
 
-    def action_open(self, mode: str) -> None:
+    def action_change_theme(self) -> None:
+        self._pick_theme()
+
+    @work(exclusive=True, group="theme")
+    async def _pick_theme(self) -> None:
+        """Colours are shown while one moves through their names; esc takes the present ones back."""
+        from tui.app.dialogs.picker import Item, Picker
+
+        before = self.theme
+        names = sorted(
+            self.available_themes, key=lambda name: (not name.startswith("textual"), name)
+        )
+        picker = Picker(
+            "theme",
+            [Item(name) for name in names],
+            before,
+            on_move=partial(setattr, self, "theme"),
+        )
+        picked = await self.push_screen_wait(picker)
+        self.theme = picked or before
+
+    async def action_open(self, mode: str) -> None:
         """Open a screen of the top line."""
         self._part_from(mode)
+        await self._show_chosen(mode)
         self.switch_mode(mode)
 
-    def action_turn(self, by: int) -> None:
+    async def _show_chosen(self, mode: str) -> None:
+        """The first time its module is imported, which takes a moment: its tab is shown as chosen before that."""
+        try:
+            is_made = bool(self.get_screen_stack(mode))
+        except KeyError:
+            is_made = False
+        if is_made or self.screen_stack[0] is not self.screen:
+            return
+        painted = asyncio.Event()
+        for top in self.screen.query(TopLine):
+            top.choose(mode)
+        self.screen.call_after_refresh(painted.set)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(painted.wait(), PAINT_SECONDS)
+        for top in self.screen.query(TopLine):
+            top.choose(top.mode)  # seen when that screen is come back to
+
+    async def action_turn(self, by: int) -> None:
         """The screen after the present one in the top line, or the one before."""
         modes = list(TABS)
-        self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
+        await self.action_open(modes[(modes.index(self.current_mode) + by) % len(modes)])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("open", "turn"):
@@ -216,12 +259,27 @@ class ModiffApp(ModiffBase):
             self.copy_to_clipboard(self.last_error)
         self.notify("the error is copied" if self.last_error else "no error was told")
 
+    def action_jump(self) -> None:
+        """A letter on each panel and field, which goes there."""
+        from tui.app.dialogs.jump import Jump, targets_on
+
+        if isinstance(self.screen, Jump):
+            self.screen.dismiss(None)
+            return
+        below = self.screen
+
+        def go(chosen: Widget | None) -> None:
+            if chosen is not None and chosen.is_attached:
+                below.set_focus(chosen)
+
+        self.push_screen(Jump(targets_on(below)), go)
+
     def action_help_quit(self) -> None:
         """ctrl+c, where no text is selected that it could copy."""
         self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
 
-    def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
-        self.action_open(message.mode)
+    async def on_top_line_tab_chosen(self, message: TopLine.TabChosen) -> None:
+        await self.action_open(message.mode)
 
     # What is going on
 
@@ -238,7 +296,8 @@ class ModiffApp(ModiffBase):
     def watch_run(self, run_id: str) -> None:
         """Show a run on the live screen."""
         self.watched_run = run_id
-        self.action_open("live")
+        self._part_from("live")
+        self.switch_mode("live")
 
     @work(exclusive=True, group="compose")
     async def compose_with(self, message: ComposeWith) -> None:
@@ -415,4 +474,5 @@ class ModiffApp(ModiffBase):
         from tui.app.dialogs.help import Help
 
         if not isinstance(self.screen, Help):
+            self.clear_notifications()  # they would lie over it; f8 has the last error
             self.push_screen(Help(self.screen))

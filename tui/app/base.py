@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
 from textual import getters, work
-from textual.app import App
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
 
+from tui.app.key_order import KeysInOrder
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
@@ -46,7 +46,7 @@ TOLD_SECONDS = 10.0
 _MAX_EXPLAINED = 64
 
 
-class ModiffBase(App[int]):
+class ModiffBase(KeysInOrder):
     """The app below its screens."""
 
     def __init__(

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from textual.app import App
 
 _EDITORS = ("nano", "vim", "vi")
+# Those that take `+LINE` before a file's name, and those that take `NAME:LINE`.
+_PLUS_LINE = frozenset(
+    {
+        *("nano", "vim", "vi", "nvim", "view", "gvim", "emacs", "emacsclient", "kak", "joe", "jed"),
+        *("mg", "ne", "micro", "gedit", "kate", "pico", "mcedit"),
+    }
+)
+_COLON_LINE = frozenset({"hx", "helix", "subl", "zed"})
 # A starter that ends sooner with an error found no player; one that is still at work is the player.
 _FIRST_SECONDS = 2.0
 
@@ -32,12 +40,13 @@ class EditorFailed(Exception):
     """Why nothing was edited."""
 
 
-def edit_file(app: App[int], path: Path) -> None:
-    """Give the terminal to the editor until it is closed. Raises EditorFailed."""
+def edit_file(app: App[int], path: Path, line: int = 0) -> None:
+    """Give the terminal to the editor until it is closed. line: to begin at, from 0, where the editor can be told.
+    Raises EditorFailed."""
     command = _editor()
     try:
         with app.suspend():
-            done = subprocess.run([*command, str(path)], check=False)
+            done = subprocess.run([*command, *place(command[0], path, line)], check=False)
     except SuspendNotSupported:
         raise EditorFailed("this terminal cannot be given to an editor") from None
     except OSError as error:
@@ -59,6 +68,16 @@ def edit_text(app: App[int], text: str) -> str:
         raise EditorFailed(f"what was edited cannot be read: {error}") from None
     finally:
         path.unlink(missing_ok=True)
+
+
+def place(editor: str, path: Path, line: int) -> list[str]:
+    """A file at a line, as an editor takes it."""
+    name = os.path.basename(editor)
+    if line > 0 and name in _PLUS_LINE:
+        return [f"+{line + 1}", str(path)]
+    if line > 0 and name in ("code", "codium"):
+        return ["--goto", f"{path}:{line + 1}"]
+    return [f"{path}:{line + 1}" if line > 0 and name in _COLON_LINE else str(path)]
 
 
 def _editor() -> list[str]:

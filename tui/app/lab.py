@@ -29,6 +29,7 @@ from tui.describe.runs import run as runs
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
     from engine.compare.frames import Frame
+    from presets.errors import PresetError
     from presets.library import PresetInfo
     from presets.spec import RunSpec
     from store.index.index import Index
@@ -315,11 +316,11 @@ class Lab:
 
         return await asyncio.to_thread(read_preset_text, path)
 
-    async def check_preset_text(self, path: Path, text: str) -> RunSpec:
-        """The run that a preset's file would describe, if it held that text. Raises PresetError."""
-        from presets.library import load_preset
+    async def problems_of_preset(self, path: Path, text: str) -> list[PresetError]:
+        """What would be wrong with a preset's file, if it held that text."""
+        from presets.problems import preset_problems
 
-        return await asyncio.to_thread(load_preset, path, text=text)
+        return await asyncio.to_thread(preset_problems, path, text=text)
 
     async def write_preset_text(self, path: Path, text: str, expected: str) -> None:
         """Replace a preset's file as a whole. Raises PresetError where it cannot be, or does not hold what is

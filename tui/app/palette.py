@@ -159,6 +159,11 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
         "What it said, also when it is gone (key f8)",
         partial(app.run_action, "app.copy_error"),
     )
+    yield Command(
+        "app: Jump",
+        "A letter on each panel and field (key f7)",
+        partial(app.run_action, "app.jump"),
+    )
     yield Command("app: Theme", "Change the colours", app.action_change_theme)
     yield Command(
         "app: Quit",

@@ -32,7 +32,13 @@ _WIDE = 100
 class TopLine(Widget):
     """Tabs left, engine and queue right; a click on a tab opens it."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"topline--tab", "topline--active", "topline--trouble"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "topline--tab",
+        "topline--active",
+        "topline--trouble",
+        "topline--running",
+        "topline--idle",
+    }
 
     class TabChosen(Message):
         """A tab was clicked."""
@@ -44,6 +50,7 @@ class TopLine(Widget):
     def __init__(self, mode: str) -> None:
         super().__init__()
         self.mode = mode
+        self._chosen = mode
         self._status: Status | None = None
         self._trouble = ""
         self._job = ""
@@ -54,21 +61,34 @@ class TopLine(Widget):
             self._status, self._trouble, self._job = status, trouble, job
             self.refresh()
 
+    def choose(self, mode: str) -> None:
+        """Show a tab as the chosen one, whose screen is yet to be made."""
+        self._chosen = mode
+        self.refresh()
+
     def render(self) -> RenderResult:
         line = self._tabs()
         room = self.size.width - line.cell_len - 1
         right = next((text for text in self._right() if cell_len(text) <= room), "")
-        status = self._status
-        is_wrong = self._trouble or (status is not None and (status.is_full or status.is_stuck))
-        style = "topline--trouble" if is_wrong else "topline--tab"
         gap = " " * max(1, room + 1 - cell_len(right))
-        return Text.assemble(line, gap, (right, self.get_component_rich_style(style)))
+        style = self.get_component_rich_style(f"topline--{self.state}")
+        return Text.assemble(line, gap, (right, style))
+
+    @property
+    def state(self) -> str:
+        """Which colour what goes on has."""
+        status = self._status
+        if self._trouble or (status is not None and (status.is_full or status.is_stuck)):
+            return "trouble"
+        if status is None or not (status.running or status.engines):
+            return "tab"
+        return "running" if status.running else "idle"
 
     def _tabs(self) -> Text:
         line = Text(" modiff ", style="bold", no_wrap=True)
         for mode, (number, name, short) in TABS.items():
             label = name if self.size.width >= _WIDE else short
-            is_active = mode == self.mode
+            is_active = mode == self._chosen
             style = self.get_component_rich_style(
                 "topline--active" if is_active else "topline--tab"
             )

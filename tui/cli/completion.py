@@ -35,6 +35,29 @@ def complete_preset(
     ]
 
 
+def complete_setting(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The keys of a run's settings that begin so, with a = for the value; after it what that can be."""
+    from msgspec import inspect
+
+    from presets.fields import fields
+    from presets.spec import RunSpec
+
+    key, equals, value = incomplete.partition("=")
+    found = [field for field in fields(RunSpec) if field.key.startswith(key)]
+    if not equals:
+        return [CompletionItem(f"{field.key}=", help=field.description) for field in found]
+    types = [field.type for field in found if field.key == key]
+    words = [
+        str(word) for each in types if isinstance(each, inspect.LiteralType) for word in each.values
+    ]
+    words += [
+        word for each in types if isinstance(each, inspect.BoolType) for word in ("true", "false")
+    ]
+    return [CompletionItem(f"{key}={word}") for word in words if word.startswith(value)]
+
+
 def complete_run(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -66,6 +66,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tui.cli.commands.hosts:hosts",
         "Know the hosts that serve components, and how to ask them.",
     ),
+    "completion": (
+        "tui.cli.commands.completion:completion",
+        "Print what makes a shell complete modiff.",
+    ),
     "doctor": ("tui.cli.commands.doctor:doctor", "Check what works on this machine."),
 }
 
@@ -193,9 +197,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return _report(invocation, error.exit_code, error.format_message(), shown=True)
     except click.ClickException as error:
         return _report(invocation, error.exit_code, error.format_message())
-    except BrokenPipeError:
+    except BrokenPipeError:  # who reads has read enough, as `head` does
         close_output()
-        return FAILED
+        return 0
+    except SystemExit:  # which is what click makes of the same, and of nothing else here
+        close_output()
+        return 0
     except OSError as error:
         if not is_of_output(error):
             return _report(invocation, *explain(error))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tui.cli.completion import complete_preset, complete_run
+from tui.cli.completion import complete_preset, complete_run, complete_setting
 from tui.cli.prompts import prompt_option
 from tui.cli.seeds import seed_option
 
@@ -98,6 +98,7 @@ def set_option(command: F) -> F:
             "overrides",
             metavar="KEY=VALUE",
             multiple=True,
+            shell_complete=complete_setting,
             help="Change one setting, for example scheduler.steps=12. Repeatable, applied in order "
             "with --add and --remove; `modiff presets show --keys` lists the keys.",
         ),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.known.catalogue import decimal_size, file_runs
-from engine.checkpoints.library import download_command
 from tui.text import columns, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from engine.components.needed import Needed
 
@@ -33,16 +32,16 @@ def missing_size(parts: Sequence[Needed]) -> str:
     return ("" if is_exact else "about ") + decimal_size(missing_bytes(parts))
 
 
-def by_preset(names: Iterable[str]) -> dict[str, str]:
-    """The size of what is missing, for the presets of which something is."""
+def by_preset() -> dict[str, str]:
+    """What is to be downloaded, as `69.04 GB`, for the presets of which something is missing."""
     from engine.checkpoints.library import scan_places
     from engine.components.needed import needed
     from presets.errors import PresetError
-    from presets.library import load_preset
+    from presets.library import list_presets, load_preset
 
     among = scan_places()
     sizes: dict[str, str] = {}
-    for name in names:
+    for name in [info.name for info in list_presets() if not info.error]:
         try:
             parts = needed(load_preset(name).components, among)
         except PresetError:
@@ -83,11 +82,16 @@ def size_of(part: Needed) -> str:
 
 def commands(parts: Sequence[Needed]) -> list[str]:
     """What downloads them without modiff, a command for each model."""
-    return [
-        download_command(part.release, part.target)
+    lacks = [
+        (part.release, part.target)
         for part in absent(parts)
         if part.release is not None and part.target is not None
     ]
+    if not lacks:
+        return []
+    from engine.checkpoints.library import download_command  # reads all that models may be
+
+    return [download_command(*each) for each in lacks]
 
 
 def lines(parts: Sequence[Needed], preset: str = "") -> list[str]:

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from examples.micro import train_vae
+from examples.micro.tests import tiny
 from tests.conftest import own_folders, own_signals
 
 __all__ = ["one_thread", "own_folders", "own_signals"]
+
+
+@pytest.fixture
+def tiny_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VAE trains on few pixels: its convolutions are in bf16, slow on a CPU without an instruction for it."""
+    for name in ("CURRICULUM", "FINETUNE"):
+        monkeypatch.setattr(train_vae, name, tiny.cropped(getattr(train_vae, name)))
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -33,8 +33,9 @@ def test_every_command_has_help() -> None:
         assert "--" in result.output
 
 
+@pytest.mark.usefixtures("tiny_crops")
 def test_from_nothing_to_a_measured_export(folder: Path) -> None:
-    vae = ("train-vae", "--dim", 4, "--device", "cpu", "--check-clips", 1)
+    vae = ("train-vae", "--dim", 2, "--device", "cpu", "--check-clips", 1)
     assert invoke(*vae, "--steps", 1).exit_code == 0
     assert invoke(*vae, "--steps", 2, "--resume").exit_code == 0
     assert load_checkpoint(folder / "vae.pt", "vae")["progress"]["step"] == 2

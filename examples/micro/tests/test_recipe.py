@@ -28,6 +28,7 @@ RECIPE = Recipe(
 )
 
 
+@pytest.mark.usefixtures("tiny_crops")
 def test_the_recipe_stops_at_its_gate_goes_on_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from examples.micro import encode
+from examples.micro import train_vae as train_vae_module
 from examples.micro.checkpoint import encoder_digest, load_checkpoint
-from examples.micro.commands import narrate
 from examples.micro.encode import Encoding, encode_clips
 from examples.micro.latents import LatentSet
-from examples.micro.parallel import Rank, launch
+from examples.micro.parallel import Rank
 from examples.micro.tests import tiny
 from examples.micro.train_dit import train_dit
 from examples.micro.train_vae import (
@@ -72,10 +71,13 @@ def vae_training(phase: str, steps: int) -> VAETraining:
 @pytest.fixture(scope="module")
 def trained_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vae") / "vae.pt"
-    train_vae(Rank(), vae_training("curriculum", 2), path, shape=tiny.VAE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_vae_module, "CURRICULUM", tiny.cropped(CURRICULUM))
+        train_vae(Rank(), vae_training("curriculum", 2), path, shape=tiny.VAE)
     return path
 
 
+@pytest.mark.usefixtures("tiny_crops")
 @pytest.mark.parametrize(
     ("phase", "steps", "stop"), [("curriculum", 4, 2), ("joint", 3, 2), ("decoder", 3, 2)]
 )
@@ -96,6 +98,7 @@ def test_a_resumed_vae_training_equals_an_unbroken_one(
     assert [entry["phase"] for entry in content["history"]] == [*earlier, phase]
 
 
+@pytest.mark.usefixtures("tiny_crops")
 @pytest.mark.parametrize(("phase", "keeps"), [("joint", False), ("decoder", True)])
 def test_only_the_decoder_phase_keeps_latents_valid(
     phase: str, keeps: bool, trained_vae: Path, tmp_path: Path
@@ -117,6 +120,7 @@ def test_phases_that_do_not_fit_are_refused(trained_vae: Path, tmp_path: Path) -
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("tiny_crops")
 def test_a_training_that_diverges_keeps_its_last_checkpoint(
     trained_vae: Path, tmp_path: Path
 ) -> None:
@@ -230,22 +234,6 @@ def test_latents_of_two_encoders_never_mix(trained_vae: Path, tmp_path: Path) ->
         LatentSet(tmp_path).refresh()
     with pytest.raises(ValueError, match="no latent shards"):
         LatentSet(tmp_path / "nowhere").refresh()
-
-
-def test_two_ranks_train_on_twice_the_clips(tmp_path: Path) -> None:
-    latents, out = tiny.write_latents(tmp_path / "latents"), tmp_path / "dit.pt"
-    # `narrate` as the command line passes it: everything that a rank gets must be importable there
-    work = partial(
-        train_dit,
-        settings=tiny.dit_training(2),
-        latents=latents,
-        out=out,
-        shape=tiny.DIT,
-        log=narrate,
-    )
-    launch(work, ranks=2, device="cpu")
-    progress = load_checkpoint(out, "dit")["progress"]
-    assert (progress["step"], progress["samples"]) == (2, 2 * 2 * 4)
 
 
 def test_checkpoints_of_another_kind_are_refused(trained_vae: Path) -> None:

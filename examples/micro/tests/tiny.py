@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ from engine.micro.grammar import sample_training_attributes
 from examples.micro.architecture import DiTShape, VAEShape
 from examples.micro.latents import save_shard
 from examples.micro.train_dit import DiTTraining
+from examples.micro.train_vae import Schedule
 from examples.micro.training import Budget
 
-VAE = VAEShape(dim=4)
+VAE = VAEShape(dim=2)
 DIT = DiTShape(dim=32, ffn_dim=64, num_heads=1, num_layers=1)
+
+
+def cropped(schedule: Schedule) -> Schedule:
+    """The schedule with as many frames, but one clip a step and 16 pixels of it."""
+    return tuple(
+        (end, tuple(replace(crop, clips=1, window=16) for crop in crops)) for end, crops in schedule
+    )
 
 
 def dit_training(steps: int, **changes: Any) -> DiTTraining:

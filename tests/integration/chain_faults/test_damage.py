@@ -103,7 +103,8 @@ def test_a_damaged_step_is_computed_again(here, calm, damage):
     assert warnings(store, again) == []
 
 
-SOME = ("a bit in the middle", "cut short", "zeros", "deleted", "a link", "a folder")
+# A blob is read in one way, whatever it holds; above every damage of it was tried.
+SOME = ("a bit in the middle", "deleted", "a folder")
 
 
 @pytest.mark.parametrize("damage", SOME)

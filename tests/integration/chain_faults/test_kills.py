@@ -25,19 +25,13 @@ KILLS: list[tuple[str, int, str]] = [
     ("store.blobs.blobs:write_durably", 1, "before"),
     ("store.blobs.blobs:put", 1, "after"),
     *(
-        (point, NUM_TEXTS + 1, "after")
-        for point in ("store.blobs.blobs:put", "store.lineage.links:record")
-    ),
-    *(
         (point, NUM_TEXTS + 5, "after")
         for point in ("store.blobs.blobs:put", "store.lineage.links:record")
     ),
     ("store.blobs.files:_write_draft", NUM_TEXTS + 4, "after"),
     ("store.blobs.files:sync_folder", NUM_TEXTS + 6, "before"),
-    ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "before"),
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 1, "after"),
     ("store.lineage.queue:set_latents", 1, "after"),
-    ("engine.stages.video:decode", 1, "before"),
     ("engine.output.media:encode_video", 1, "after"),
     ("store.blobs.blobs:put", NUM_TEXTS + STEPS + 2, "after"),
     ("store.lineage.links:record", NUM_TEXTS + STEPS + 1, "after"),

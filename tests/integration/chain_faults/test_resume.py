@@ -46,10 +46,14 @@ def forget_all(store: Store) -> None:
         connection.execute("DELETE FROM links")
 
 
+# Of the solvers with a history the one with the longest; of all of them where that is empty, short, whole and over.
+STOPS = {"unipc": range(1, STEPS + 1), "dpm++": (1, 2, 5, STEPS), "euler": (1, 4, STEPS)}
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(here, calm, scheduler):
     store, spec = here.store, spec_of(f"scheduler.name={scheduler}")
-    for step in range(1, STEPS + 1):
+    for step in STOPS[scheduler]:
         forget_all(store)
         pauses = (step + SCHEDULERS.index(scheduler)) % 2 == 0
         run_id = enqueue(store, spec)
@@ -64,8 +68,14 @@ def test_a_run_stopped_after_any_step_goes_on_to_the_same_bits(here, calm, sched
     check_store(store)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize("keep", THINNED)
+@pytest.mark.parametrize(
+    ("scheduler", "keep"),
+    [
+        *(("unipc", keep) for keep in THINNED),
+        ("dpm++", "keep.every=0 keep.steps=[2,5]"),
+        ("euler", "keep.every=3"),
+    ],
+)
 def test_a_thinned_run_goes_on_from_the_nearest_keyframe(here, calm, scheduler, keep):
     """One run that is stopped again and again."""
     store = here.store
@@ -96,10 +106,10 @@ def test_a_branch_may_encode_the_same_prompt_elsewhere(here, calm):
 
 
 def test_a_sweep_computes_what_its_runs_share_once(here, calm):
-    """4 seeds x 3 scales of guidance that differ from step 10 on: 4 prefixes of 10 steps."""
+    """2 seeds x 3 scales of guidance that differ from step 10 on: 2 prefixes of 10 steps."""
     store, total, at = here.store, 12, 10
     runs = []
-    for seed, scale in itertools.product(range(4), (2.5, 4, 6)):
+    for seed, scale in itertools.product(range(2), (2.5, 4, 6)):
         base = spec_of(f"scheduler.steps={total}", f"seed={seed}")
         spec = spec_of(f"scheduler.steps={total}", f"seed={seed}", f"guidance.scale={scale}")
         segments = [Segment(at, encode_spec(base))]
@@ -107,7 +117,7 @@ def test_a_sweep_computes_what_its_runs_share_once(here, calm):
         runs.append((client.submit(store, spec, output=output, segments=segments), spec, segments))
     here.work()
     counts = [len(computed(store, run_id)) for run_id, _, _ in runs]
-    assert sum(counts) == 4 * at + 12 * (total - at)
-    assert sorted(counts) == [total - at] * 8 + [total] * 4
+    assert sum(counts) == 2 * at + 6 * (total - at)
+    assert sorted(counts) == [total - at] * 4 + [total] * 2
     for run_id, spec, segments in (runs[1], runs[-1]):
         assert_same(store, run_id, calm, spec, segments)

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from store.store import open_store
-from tests.integration.worker_runs import TEST_SECONDS
+from tests.integration.forker import launch_forks
+from tests.integration.worker_runs import ENGINE, TEST_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +35,14 @@ def store(tmp_path):
         with contextlib.suppress(psutil.Error):
             if str(tmp_path / "store") in process.cmdline():
                 process.kill()
+
+
+@pytest.fixture(autouse=True)
+def _forks(monkeypatch):
+    started = launch_forks(monkeypatch, "tests.integration.engine_process", command=ENGINE)
+    yield
+    for engine in started:
+        engine.kill()
 
 
 @pytest.fixture

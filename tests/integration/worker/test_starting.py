@@ -23,6 +23,7 @@ from store.lineage.events import (
     StepFinished,
 )
 from tests.integration.worker_runs import (
+    BEGUN,
     ENGINE,
     ROOT,
     ending,
@@ -164,7 +165,7 @@ def test_an_engine_refuses_a_damaged_store_and_its_starter_says_so(store):
 def test_who_finds_an_engine_is_told_where_its_environment_is_another(store, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setenv("TMPDIR", str(store.root))
-    engine = start(store)
+    engine = ensure_engine(store, command=BEGUN)
     assert other_variables(engine) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.delenv("TMPDIR")

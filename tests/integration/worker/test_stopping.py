@@ -30,12 +30,14 @@ from store.lineage.events import (
 from store.paths import prepare
 from store.store import open_store
 from tests.integration.worker_runs import (
+    begin_directly,
     ending,
     enqueue,
     environment,
     log_of,
     start,
     start_directly,
+    suspend,
     until,
     wait_registered,
 )
@@ -114,7 +116,7 @@ def test_a_suspended_engine_is_ended_by_force(store, processes):
     run_id = enqueue(store, "forever")
     process = wait_registered(store, start_directly(processes, store))
     until(follow(store, run_id, poll_seconds=0.01), StepFinished)
-    process.send_signal(signal.SIGSTOP)
+    suspend(process)
     assert [killed.pid for killed in kill_engines(store)] == [process.pid]
     assert process.wait() == -signal.SIGKILL
     assert store.run(run_id).status == "interrupted"
@@ -124,8 +126,7 @@ def test_a_suspended_engine_is_ended_by_force(store, processes):
 @pytest.mark.skipif(sys.platform != "linux", reason="tells who holds a lock")
 def test_a_suspended_engine_that_is_in_no_list_is_ended_by_force(store, processes):
     process = wait_registered(store, start_directly(processes, store))
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    suspend(process)
     store.retire_other_engines("newer")
     assert store.engines() == []
     with pytest.raises(EngineUnavailable, match=r"not ready after|has not left after"):
@@ -141,7 +142,7 @@ def test_a_process_that_is_not_the_engine_is_not_killed(store, processes, tmp_pa
     processes.append(sleeper)
     pids = [sleeper.pid]
     with open_store(tmp_path / "other" / "store") as other:
-        engine = start_directly(processes, other)
+        engine = begin_directly(processes, other)
         wait_registered(other, engine)
         if sys.platform == "linux":
             pids.append(engine.pid)
@@ -165,8 +166,7 @@ def silent(store, processes):
     process = wait_registered(store, start_directly(processes, store))
     until(follow(store, run_id, poll_seconds=0.01), StepFinished)
     assert client.held_up(store, run_id) == ""
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    suspend(process)
     with immediate(store.lineage) as connection:
         connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 15000000000")
     return process, run_id

@@ -29,7 +29,7 @@ from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, WeightFile
 from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.errors import CheckpointError
 
-EXAMPLES = 200
+EXAMPLES = 100
 # CPU seconds for one file, which takes two thousandths: only what never ends, or nearly so, gets there.
 MAX_SECONDS = 2.0
 READERS = (read_safetensors, read_pth, read_gguf, read_weight_file)

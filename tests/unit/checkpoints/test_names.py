@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import gguf
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
@@ -74,6 +75,7 @@ def test_every_published_name_there_and_back(model: str, naming: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "naming"), FEW)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_block_number_there_and_back(model: str, naming: str, data: st.DataObject) -> None:
     component, tensors = MODELS[model]
@@ -379,12 +381,19 @@ def test_what_is_none_of_them_is_unknown(names: list[str]) -> None:
     assert naming_of("unknown", names) == ""
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    ["model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "vae.",
-     "text_encoders.umt5xxl.transformer."],
+PREFIXES = (
+    "model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "vae.",
+    "text_encoders.umt5xxl.transformer.",
 )  # fmt: skip
-@pytest.mark.parametrize("model", MODELS)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "model"),
+    [
+        *((prefix, "wan2.1-vae") for prefix in PREFIXES),
+        *zip(itertools.cycle(PREFIXES), MODELS, strict=False),
+    ],
+)
 def test_a_prefix_counts_when_all_names_but_a_few_have_it(prefix: str, model: str) -> None:
     names = [prefix + name for name in spelt(model, "original")]
     assert prefix_of(names) == prefix

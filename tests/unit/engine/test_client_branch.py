@@ -32,7 +32,7 @@ from store.lineage.events import (
 from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
 from tests.delivered import streams
-from tests.executing import ENGINE, execute, plan_in
+from tests.executing import ENGINE, SMALL, execute, plan_in
 
 SEEDS = itertools.count(5000)
 STEPS = 4
@@ -73,7 +73,8 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store)
 
 def micro(*overrides: str) -> RunSpec:
     """A run of four steps that no other test has made."""
-    return load_preset("micro", [f"scheduler.steps={STEPS}", f"seed={next(SEEDS)}", *overrides])
+    own = [f"scheduler.steps={STEPS}", f"seed={next(SEEDS)}", *SMALL]
+    return load_preset("micro", [*own, *overrides])
 
 
 def submitted(store: Store, *overrides: str, stop_at: int | None = None) -> str:

@@ -22,6 +22,7 @@ from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.store import open_store
+from tests.executing import SMALL
 
 SEEDS = itertools.count(5000)
 
@@ -46,7 +47,7 @@ def poisoned(folder: Path, kind: str, name: str, value: float = math.nan) -> Pat
 
 
 def failure(runner: Runner, folder: Path, *overrides: str) -> str:
-    own = ["scheduler.steps=2", f"seed={next(SEEDS)}", "prompt=a red circle"]
+    own = ["scheduler.steps=2", f"seed={next(SEEDS)}", "prompt=a red circle", *SMALL]
     spec = load_preset("micro", [*own, *overrides])
     run_id = runner.store.enqueue(encode_spec(spec), preset="micro", output=str(folder / "v.mp4"))
     with pytest.raises(RunFailed) as told:
@@ -154,7 +155,7 @@ def test_no_weights_are_read_while_all_is_well(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.stages.finite.no_numbers", None)
-    spec = load_preset("micro", ["scheduler.steps=2", f"seed={next(SEEDS)}"])
+    spec = load_preset("micro", ["scheduler.steps=2", f"seed={next(SEEDS)}", *SMALL])
     run_id = runner.store.enqueue(encode_spec(spec), preset="micro", output=str(tmp_path / "v.mp4"))
     run = runner.store.run(run_id)
     assert runner.execute(run, spec, emit=lambda event: None, cancelled=lambda: False)
@@ -171,9 +172,8 @@ def test_a_cancel_ends_the_search(
         return broken(q, k, v)
 
     monkeypatch.setitem(attention.BACKENDS, "sdpa", breaks)
-    spec = load_preset(
-        "micro", [f"seed={next(SEEDS)}", "components.denoiser.attention=sdpa", "scheduler.steps=2"]
-    )
+    own = ["scheduler.steps=2", f"seed={next(SEEDS)}", *SMALL]
+    spec = load_preset("micro", ["components.denoiser.attention=sdpa", *own])
     run_id = runner.store.enqueue(encode_spec(spec), preset="micro", output=str(tmp_path / "v.mp4"))
     run = runner.store.run(run_id)
     with pytest.raises(RunCancelled):

@@ -32,6 +32,7 @@ from tests.chains import (
     record,
 )
 from tests.delivered import content
+from tests.executing import SMALL
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = SPEC.scheduler.steps
@@ -171,7 +172,7 @@ SEEDS = itertools.count(1000)
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     done=st.integers(0, STEPS),
@@ -365,7 +366,7 @@ with open_store(sys.argv[1]) as store:
 
 
 def test_a_run_that_is_stored_whole_is_executed_without_torch(store: Store, tmp_path: Path) -> None:
-    spec = load_preset("micro", ["scheduler.steps=2", 'output.kinds=["video", "latents"]'])
+    spec = load_preset("micro", ["scheduler.steps=2", 'output.kinds=["video", "latents"]', *SMALL])
 
     def queued(name: str) -> RunRecord:
         output = str(tmp_path / name)

@@ -157,9 +157,9 @@ def in_dtype(model: WanDiT, dtype: torch.dtype) -> WanDiT:
 
 
 def test_bf16_stays_close_to_fp32_and_closer_than_diffusers() -> None:
-    cfg = config(dim=384, num_heads=3, num_layers=6, ffn_dim=1024)
+    cfg = config(dim=256, num_heads=2, num_layers=4, ffn_dim=512)
     ours, theirs = dit_pair(cfg)
-    latents, timestep, context, _ = inputs(cfg, 1, (5, 16, 16), 60)
+    latents, timestep, context, _ = inputs(cfg, 1, (2, 8, 8), 20)
     exact = velocity(ours, latents, timestep, context)
     distance = relative_error(
         velocity(in_dtype(ours, torch.bfloat16), latents, timestep, context), exact

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from itertools import pairwise
 
@@ -143,26 +142,30 @@ def decoded_tile_by_tile(vae: WanVAE, latents: torch.Tensor, chunk_frames: int, 
     return video
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tiling", [{"size": 0, "overlap": 64}, {"size": 64, "overlap": 32}])
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def narrow(request: pytest.FixtureRequest) -> WanVAE:
+    """Two channels wide: convolutions in bf16 take minutes on a CPU that has no instruction for them."""
+    return vae_pair(WanVAEConfig(dim=2))[0].to(request.param)
+
+
+@pytest.mark.parametrize("tiling", [{"size": 0, "overlap": 64}, {"size": 16, "overlap": 8}])
 @pytest.mark.parametrize("chunk_frames", [1, 2, 0])
-def test_chunks_are_the_video_in_order(pair, chunk_frames: int, tiling, dtype) -> None:
-    ours = copy.deepcopy(pair[0]).to(dtype)
-    latents = random_latents(5, 8, 12)
+def test_chunks_are_the_video_in_order(narrow: WanVAE, chunk_frames: int, tiling) -> None:
+    latents = random_latents(5, 2, 3)
     options = {
         "chunk_frames": chunk_frames,
         "tile_size": tiling["size"],
         "tile_overlap": tiling["overlap"],
     }
-    chunks = list(ours.decode_chunks(latents, **options))
+    chunks = list(narrow.decode_chunks(latents, **options))
     assert [chunk.shape[2] for chunk in chunks] == {
         1: [1, 4, 4, 4, 4], 2: [5, 8, 4], 0: [17],
     }[chunk_frames]  # fmt: skip
     assert all(chunk.dtype == torch.float32 and chunk.is_contiguous() for chunk in chunks)
     with torch.no_grad():
-        expected = decoded_tile_by_tile(ours, latents, chunk_frames, **tiling)
+        expected = decoded_tile_by_tile(narrow, latents, chunk_frames, **tiling)
     assert torch.equal(torch.cat(chunks, dim=2), expected)
-    assert torch.equal(ours.decode(latents, **options), expected)
+    assert torch.equal(narrow.decode(latents, **options), expected)
 
 
 def test_no_earlier_chunk_is_held(pair) -> None:
@@ -216,7 +219,7 @@ def test_working_memory_does_not_grow_with_the_clip(pair) -> None:
 def test_16_bits_stay_close_to_fp32(dtype: torch.dtype) -> None:
     """The published range on [-1,1] for real weights in bf16 is 1.4e-2 relative."""
     ours, _ = vae_pair(WanVAEConfig(dim=16), seed=4)
-    latents = random_latents(2)
+    latents = random_latents(2, 2, 3)
     exact = ours.decode(latents)
     assert relative_error(ours.to(dtype).decode(latents), exact) < 4e-2
 

@@ -102,3 +102,28 @@ def test_an_output_that_is_moved_keeps_its_format_where_it_can(before, path, aft
 def test_a_branch_has_a_path_of_its_own(after, path, expected):
     found = of_branch(OutputSpec(path="a.gif"), OutputSpec(**after), path)
     assert (found.path, found.format) == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "scale", "words"),
+    [
+        (48, 1, "got 48; take another format, or output.scale=2"),
+        (16, 2, "got 32; take another format, or output.scale=4"),
+    ],
+)
+def test_a_video_too_narrow_for_its_encoder_is_refused(width, scale, words):
+    narrow = [f"width={width}", "height=32", f"output.scale={scale}"]
+    with pytest.raises(PresetError) as caught:
+        load_preset("micro", [*narrow, "output.format=h265"])
+    expected = "output.format: h265 needs frames of at least 64 pixels in width"
+    assert str(caught.value) == f"{expected}, {words}"
+    load_preset("micro", [*narrow, "output.format=h265", "output.scale=4"])
+    load_preset("micro", [*narrow, "output.format=av1"])
+    load_preset("micro", [*narrow, "output.format=h265", "output.kinds=['latents']"])
+
+
+def test_nothing_is_written_larger_than_encoders_take():
+    load_preset("micro", ["width=512", "output.scale=16"])
+    with pytest.raises(PresetError, match=r"^output.scale: expected at most 12, as 640 pixels"):
+        load_preset("micro", ["height=640", "output.scale=13"])
+    load_preset("micro", ["height=640", "output.scale=13", "output.kinds=['latents']"])

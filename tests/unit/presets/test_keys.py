@@ -20,7 +20,7 @@ from presets.sections import SECTIONS
 from presets.spec import ExtensionSpec, RunSpec
 from presets.validation import to_plain
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=30, deadline=None)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 paths = st.builds(
     lambda first, rest: (first, *rest),
@@ -64,7 +64,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(
         st.builds("{}{}={}".format, st.sampled_from(["", "+", "-"]), KEYS | texts, WORDS | texts)

@@ -175,7 +175,7 @@ def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
     assert err.count("\n") == 1
     assert main(["presets", "validate", "--json"]) == 2
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["micro"] == {"name": "micro", "ok": True, "error": ""}
+    assert rows["micro"] == {"name": "micro", "ok": True, "error": "", "errors": []}
     assert rows["bad"]["ok"] is False
     assert main(["presets", "validate", str(tmp_path / "absent.toml")]) == 2
 
@@ -241,3 +241,14 @@ def test_set_add_and_remove_are_applied_as_they_are_typed(capsys: Capture) -> No
     assert names(*swap, "--set", "extensions=[]") == []
     line = _refusal(capsys, "show", "micro", "--remove", "extensions[0]", *swap)
     assert line.endswith("extensions[0]: extensions has no item 0; it is empty")
+
+
+def test_all_that_is_wrong_with_a_preset_is_told(capsys: Capture, user_presets: Path) -> None:
+    (user_presets / "bad.toml").write_text("prmpt = 'a'\nseed = -3\n[guidance]\nscalee = 3\n")
+    assert main(["presets", "validate", "bad"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["prmpt", "seed", "guidance.scalee"]
+    assert main(["presets", "validate", "bad", "--json"]) == 2
+    (told,) = json.loads(capsys.readouterr().out)
+    assert [f"bad: {error}" for error in told["errors"]] == lines
+    assert told["error"] == told["errors"][0]

@@ -148,7 +148,7 @@ specs = st.builds(
     ),
 ).flatmap(with_a_scale_for_each_step)
 few = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

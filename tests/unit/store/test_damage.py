@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 
 import pytest
 
@@ -266,14 +267,22 @@ def places(data, text):
         at = data.find(text, at + 1)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_bit_is_flipped_nothing_ends_but_in_words(root, seed):
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory):
+    """The folder of a store that is closed."""
+    root = tmp_path_factory.mktemp("three") / "store"
     with open_store(root) as store:
         made = [make_run(store, name) for name in ("a", "b", "c")]
         for one in made:
             store.tag(one.id, ["keep"])
             store.note(one.id, "Ein Kreis")
         store.register_engine("engineaaaa", pid=os.getpid()).release()
+    return root
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_bit_is_flipped_nothing_ends_but_in_words(root, three_runs, seed):
+    shutil.copytree(three_runs, root)
     path = root / "lineage.db"
     data = bytearray(path.read_bytes())
     chance = random.Random(seed)

@@ -75,22 +75,23 @@ def test_a_store_opens_again_with_what_was_in_it(root):
 OPEN_TOGETHER = """
 import sys
 from store.store import open_store
-print("ready", flush=True)
-sys.stdin.readline()
-with open_store(sys.argv[1]) as store:
-    print(store.enqueue(b"{}", preset="p", output="o"), flush=True)
+for root in sys.argv[1:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with open_store(root) as store:
+        print(store.enqueue(b"{}", preset="p", output="o"), flush=True)
 """
 
 
 def test_processes_that_create_one_store_at_once_all_succeed(start, tmp_path):
-    for attempt in range(3):
-        root = tmp_path / f"store-{attempt}"
-        processes = [start(OPEN_TOGETHER, root) for _ in range(4)]
+    roots = [tmp_path / f"store-{attempt}" for attempt in range(3)]
+    processes = [start(OPEN_TOGETHER, *roots) for _ in range(4)]
+    for root in roots:
         for process in processes:
-            process.read()
+            assert process.read() == "ready"
         for process in processes:
             process.go()
-        enqueued = [line for process in processes for line in process.finish()]
+        enqueued = [process.read() for process in processes]
         with open_store(root) as store:
             assert sorted(run.id for run in store.runs(limit=99)) == sorted(enqueued)
             store.check()

@@ -70,49 +70,55 @@ def test_only_old_drafts_of_this_user_with_our_names_go(tmp_path, monkeypatch):
 
 CONVERTING = """
 import os, sys
+from contextlib import ExitStack
 from pathlib import Path
 from engine.checkpoints.convert.writers import whole_or_nothing
-with whole_or_nothing(Path(sys.argv[1])) as draft:
-    if sys.argv[2] == "folder":
-        draft.mkdir()
-        (draft / "model.safetensors").touch()
-    else:
-        draft.touch()
-    for each in draft.parent.rglob(".modiff-*/**/*"):
+
+def begin(drafts, folder):
+    file = drafts.enter_context(whole_or_nothing(folder / "model.safetensors"))
+    file.touch()
+    shards = drafts.enter_context(whole_or_nothing(folder / "model"))
+    shards.mkdir()
+    (shards / "model.safetensors").touch()
+    for each in [*folder.rglob(".modiff-*/**/*"), *folder.glob(".modiff-*")]:
         os.utime(each, (0, 0))
-    for each in draft.parent.glob(".modiff-*"):
-        os.utime(each, (0, 0))
-    print("written", flush=True)
+
+with ExitStack() as killed:
+    begin(killed, Path(sys.argv[1]))
+    with ExitStack() as done:
+        begin(done, Path(sys.argv[2]))
+        print("written", flush=True)
+        sys.stdin.readline()
+    print("done", flush=True)
     sys.stdin.readline()
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-@pytest.mark.parametrize("end", ["killed", "done"])
-def test_a_draft_is_kept_while_its_process_lives_however_old_it_is(tmp_path, kind, end):
-    target = tmp_path / "model.safetensors"
+def test_a_draft_is_kept_while_its_process_lives_however_old_it_is(tmp_path):
+    """A file's and a folder's, each with what says that it is in use."""
+    killed, done = tmp_path / "killed", tmp_path / "done"
+    for folder in (killed, done):
+        folder.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", CONVERTING, str(target), kind],
+        [sys.executable, "-c", CONVERTING, str(killed), str(done)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
         assert other.stdout.readline() == "written\n"
-        assert sweep_leavings(tmp_path) == 0
-        there = {path.name for path in tmp_path.iterdir()}
-        assert len(there) == 2
-        if end == "killed":
-            other.kill()
-        else:
-            other.stdin.write("\n")
-            other.stdin.flush()
+        there = {path.name for path in killed.iterdir()}
+        for folder in (killed, done):
+            assert sweep_leavings(folder) == 0
+            assert len(list(folder.iterdir())) == 4
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "done\n"
+        other.kill()
         other.wait()
-    if end == "done":
-        assert [path.name for path in tmp_path.iterdir()] == [target.name]
-        return
-    assert {path.name for path in tmp_path.iterdir()} == there
-    assert sweep_leavings(tmp_path) == 2
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in done.iterdir()} == {"model", "model.safetensors"}
+    assert {path.name for path in killed.iterdir()} == there
+    assert sweep_leavings(killed) == 4
+    assert list(killed.iterdir()) == []
 
 
 @pytest.fixture

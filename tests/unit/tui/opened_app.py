@@ -11,12 +11,11 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tests.opened import opened
+from tests.opened import WAIT_SECONDS, is_whole, opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 
 WIDE, NARROW = (120, 36), (80, 24)
-WAIT_SECONDS = 30.0
 
 
 def play(
@@ -41,7 +40,7 @@ def play(
 async def until(pilot: Pilot[int], condition: Callable[[], object], what: str = "") -> None:
     """Wait for what another thread or process brings about."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
+    while not condition() or not is_whole(pilot.app):
         assert time.monotonic() < deadline, f"never came: {what or condition}"
         await asyncio.sleep(0.02)
     await pilot.pause()

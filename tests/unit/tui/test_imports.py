@@ -9,53 +9,36 @@ from pathlib import Path
 
 import pytest
 
+from tests.imported import imported_by
 from tui.app.top_line import TABS
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "textual", "transformers", "numpy", "diffusers", "PIL")
 
-CODE = """
-import json, sys
-from tui.cli.main import main
-code = main(json.loads(sys.argv[1]))
-sys.stderr.write("\\n" + json.dumps([code, sorted(sys.modules)]))
-"""
-
-
-def modules_after(*arguments: str) -> set[str]:
-    """Top-level and dotted names of all that one command line imported; it must exit with 0."""
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
-    code, modules = json.loads(done.stderr.splitlines()[-1])
-    assert code == 0, done.stderr
-    return set(modules)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--help",),
-        ("--version",),
-        ("run", "--help"),
-        ("runs",),
-        ("engine", "status"),
-        ("presets", "list"),
-        ("presets", "show", "--keys"),
-        ("doctor", "--help"),
-    ],
-    ids=" ".join,
+COMMANDS = (
+    ("--help",),
+    ("--version",),
+    ("run", "--help"),
+    ("runs",),
+    ("engine", "status"),
+    ("presets", "list"),
+    ("presets", "show", "--keys"),
+    ("doctor", "--help"),
 )
-def test_nothing_heavy_is_imported(arguments):
-    assert not modules_after(*arguments) & set(HEAVY)
 
 
-def test_help_imports_no_command():
-    modules = modules_after("--help")
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    return imported_by(*COMMANDS)
+
+
+@pytest.mark.parametrize("command", [" ".join(words) for words in COMMANDS])
+def test_nothing_heavy_is_imported(imported, command):
+    assert not imported[command] & set(HEAVY)
+
+
+def test_help_imports_no_command(imported):
+    modules = imported["--help"]
     assert not {name for name in modules if name.startswith("tui.cli.commands.")}
     assert not modules & {"store", "presets", "rich", "msgspec", "sqlite3", "pysqlite3"}
 

@@ -46,13 +46,10 @@ def test_a_row_says_the_same(capsys, store):
     store.lineage.db.conn.commit()
     store.rate(early, 4)
     names = "id,status,rating,differs,preset,time,prompt"
-    head, *lines_told = told(capsys, "runs", "--columns", names).splitlines()
-    starts = [head.index(title) for title in head.split()]
+    _, *lines_told = told(capsys, "runs", "--columns", names).splitlines()
     in_app = rows_in_app(store)
     for line in lines_told:
-        run_id, status, *others = (
-            line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
-        )
+        run_id, status, *others = line.split("\t")
         cells = in_app[run_id]
         same = [cells[title] for title in ("STARS", "DIFFERS", "PRESET", "TIME", "PROMPT")]
         assert others == same

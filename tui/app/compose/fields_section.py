@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class FieldsSection(VerticalScroll, can_focus=False):
     """A row for each field. Another kind of section is another class with these methods."""
 
+    ID = "rows"
     KEYS = ""
     """What can be done here, in a line."""
 
     def __init__(self, section: Section, known: Mapping[str, Sequence[str]]) -> None:
         """known: by role, names that exist on this machine."""
-        super().__init__(id="rows")
+        super().__init__(id=self.ID)
         self.section = section
         self.known = known
         self.filling = asyncio.Lock()
@@ -37,6 +38,8 @@ class FieldsSection(VerticalScroll, can_focus=False):
         """With these rows, from nothing."""
         async with self.filling, self.batch():
             await self.remove_children()
+            if not self.is_attached:  # another section was opened meanwhile, or the app left
+                return
             await self.mount_all(RowEditor(row) for row in rows)
 
     def show(self, rows: Sequence[FormRow], source: str = "") -> None:

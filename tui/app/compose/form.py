@@ -31,6 +31,7 @@ from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_line
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import about_preset, list_of, rows, section_of
+from tui.app.compose.whole_form import PARTS, WHOLE_FROM, WholeForm
 from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
@@ -72,6 +73,7 @@ class FormScreen(ModiffScreen):
         self.info: PresetInfo | None = None
         self.section: Section = SECTIONS[0]
         self.view = FieldsSection(self.section, {})
+        self._whole: WholeForm | None = None  # where a list is shown in its place
         self.planned: Planned | None = None
         self._refused: tuple[tuple[str, str], ...] = ()
         self._missing: tuple[Needed, ...] = ()
@@ -149,6 +151,9 @@ class FormScreen(ModiffScreen):
             self._known = await self.app.lab.known_names()
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
             self.app.tell_error(error)
+            return
+        if isinstance(self.view, WholeForm) and self.focused_row is None:
+            self.call_next(self.show_section, self.section, anew=True)
 
     async def show_draft(
         self, draft: Draft | None, broken: tuple[str, PresetError] | None = None
@@ -312,34 +317,59 @@ class FormScreen(ModiffScreen):
 
     def _rows(self) -> tuple[FormRow, ...]:
         marked = self._marked()
-        if self.draft is None or marked is None or self.section.name == "prompt":
+        is_whole = isinstance(self.view, WholeForm)
+        if self.draft is None or marked is None or (self.section.name == "prompt" and not is_whole):
             return ()
-        return rows(self.section, self.draft, marked, self._known)
+        shown = PARTS if is_whole else (self.section,)
+        draft = self.draft
+        return tuple(row for each in shown for row in rows(each, draft, marked, self._known))
 
     async def show_section(self, section: Section, *, anew: bool = False) -> None:
         """Open one section of the form. anew: also where it is open."""
-        if section is self.section and not anew:
+        if (section is self.section and not anew) or not self.app.is_running:
             return
         self._gather()
         self.section = section
-        self.set_class(section.name == "prompt", "-prompt")
         form = self.query_one("#form")
-        form.border_title = section.title
-        about = section.about
+        is_whole = self._kind_of(section) is WholeForm
+        self.set_class(section.name == "prompt" and not is_whole, "-prompt")
+        form.border_title = "settings" if is_whole else section.title
+        about = "" if is_whole else section.about
         if section.name == "preset":
             name, error = self.name_and_error
             about = about_preset(name, self.info, error)
-        await self._open(section)
-        put(self.query_one("#about", Static), "\n".join(filter(None, (about, self.view.KEYS))))
+        if anew or not (is_whole and isinstance(self.view, WholeForm)):
+            await self._open(section)
+        told = "\n".join(filter(None, (about, self.view.KEYS)))
+        put(self.query_one("#about", Static), told)
+        self.query_one("#about").display = bool(told)
+        if isinstance(self.view, WholeForm) and not isinstance(self.focused_row, RowEditor):
+            self.view.go_to(section)
+
+    def _kind_of(self, section: Section) -> type[FieldsSection]:
+        """How a section is shown."""
+        if list_of(section):
+            return ListSection
+        is_large = self.size.width >= WHOLE_FROM[0] and self.size.height >= WHOLE_FROM[1]
+        return WholeForm if is_large else FieldsSection
 
     async def _open(self, section: Section) -> None:
         """The rows of a section anew, in the view of its kind."""
         async with self._opening, self.batch():
-            kind = ListSection if list_of(section) else FieldsSection
-            before = self.view
-            if type(before) is not kind or before.section is not section:
-                self.view = kind(section, self._known)
+            kind, before, kept = self._kind_of(section), self.view, self._whole
+            is_other = type(before) is not kind
+            if is_other and kind is WholeForm and kept is not None:
+                self.view, self._whole = kept, None
+                kept.display = True
                 await before.remove()
+                kept.show(self._rows())
+                return
+            if is_other or (kind is not WholeForm and before.section is not section):
+                self.view = kind(section, self._known)
+                if isinstance(before, WholeForm) and kind is ListSection:
+                    before.display, self._whole = False, before  # it is soon come back to
+                else:
+                    await before.remove()
                 await self.query_one("#form").mount(self.view, before="#help")
             await self.view.fill(self._rows())
         self._show_help()
@@ -365,10 +395,16 @@ class FormScreen(ModiffScreen):
         return parent if isinstance(parent, RowEditor) else None
 
     def on_descendant_focus(self) -> None:
+        row = self.focused_row
+        if row is not None and isinstance(self.view, WholeForm):
+            self.section = section_of(row.row.key)
+            self.query_one(Stages).highlighted = SECTIONS.index(self.section)
         self._show_help()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.show)
+        if type(self.view) is not self._kind_of(self.section):
+            self.call_next(self.show_section, self.section, anew=True)
 
     # Going about
 

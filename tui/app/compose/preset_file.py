@@ -71,19 +71,18 @@ class PresetFile(Dialog[bool]):
     async def _check(self, text: str) -> None:
         await asyncio.sleep(CHECK_SECONDS)
         try:
-            await self.app.lab.check_preset_text(self._path, text)
-        except PresetError as error:
-            # the file is named in the title
-            self._tell(f"✖ {str(error).removesuffix(f' (in {self._path})')}", is_error=True)
+            found = await self.app.lab.problems_of_preset(self._path, text)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
-        else:
-            self._tell("✓ a valid preset", is_error=False)
+            return
+        # the file is named in the title
+        told = [f"✖ {str(error).removesuffix(f' (in {self._path})')}" for error in found]
+        self._tell(*(told or ["✓ a valid preset"]), is_error=bool(told))
 
-    def _tell(self, text: str, *, is_error: bool) -> None:
+    def _tell(self, *lines: str, is_error: bool) -> None:
         with suppress(NoMatches):  # it was left meanwhile
             state = self.query_one("#state", Static)
-            state.update(printable(text))
+            state.update("\n".join(map(printable, lines)))
             state.set_class(is_error, "error")
 
     @work(group="save")  # apart from the checks, of which each ends the one before

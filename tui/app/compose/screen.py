@@ -11,9 +11,10 @@ from textual import work
 from textual.binding import Binding
 
 from presets.errors import PresetError
+from presets.library import read_preset_text
 from presets.sections import SECTIONS
 from presets.seeds import random_seed
-from tui.app.compose.draft import Draft, edited
+from tui.app.compose.draft import Draft, edited, line_of
 from tui.app.compose.field_row import FieldEdited
 from tui.app.compose.form import FormScreen
 from tui.app.compose.list_section import ListSection
@@ -370,10 +371,18 @@ class Compose(FormScreen):
             if isinstance(focused, PromptArea):
                 focused.fill(edit_text(self.app, focused.text))
             elif path is not None:
-                edit_file(self.app, path)
+                edit_file(self.app, path, self._line_of_error(path))
                 self._reopen()
         except EditorFailed as error:
             self.notify(str(error), severity="error", markup=False)
+
+    def _line_of_error(self, path: Path) -> int:
+        if not self.broken or not self.broken[1].key:
+            return 0
+        try:
+            return line_of(read_preset_text(path), self.broken[1].key)
+        except PresetError:  # the editor will say more
+            return 0
 
     def _reopen(self) -> None:
         name, _ = self.name_and_error

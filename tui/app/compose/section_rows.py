@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -126,7 +127,7 @@ def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
     lines = [name or "the settings of a run whose preset is gone"]
     if info is not None:
         lines += [info.description] if info.description else []
-        lines += ["shipped with modiff" if info.shipped else f"yours: {info.path}"]
+        lines += ["shipped with modiff" if info.shipped else f"yours: {_at_home(info.path)}"]
         lines += [f"extends {info.extends}"] if info.extends else []
     if error:
         lines += ["", f"✖ {error}", "", "e edits the file here, f4 in your editor"]
@@ -134,6 +135,12 @@ def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
         lines += ["", "ctrl+r makes this video", "enter picks another preset"]
         lines += ["↓ goes on to the prompt and the other stages"]
     return "\n".join(printable(line) for line in lines)
+
+
+def _at_home(path: PurePath) -> str:
+    """A path with ~ for the user's folder: a long one is broken in the middle of a name."""
+    home = os.path.expanduser("~")
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def stepped(field: Field, text: str, up: int) -> str:

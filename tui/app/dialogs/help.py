@@ -15,6 +15,8 @@ from tui.app.dialogs.base import Dialog
 from tui.app.top_line import TABS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import App, ComposeResult
     from textual.binding import BindingType
     from textual.dom import DOMNode
@@ -86,15 +88,13 @@ def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
             continue
         keys, _ = found.setdefault(node, {}).setdefault(binding.action, ([], _words(binding)))
         keys.append(shown_key(screen.app, binding))
-    nodes = sorted(found, key=lambda node: node is not screen)
-    told = [
-        (
-            "On this screen" if node is screen else f"In the {_name(node)}",
-            [(", ".join(dict.fromkeys(keys)), what) for keys, what in found[node].values()],
+    told: dict[str, list[tuple[str, str]]] = {}  # panels in one another may have one name
+    for node in sorted(found, key=lambda node: node is not screen):
+        title = "On this screen" if node is screen else f"In the {_name(node)}"
+        told.setdefault(title, []).extend(
+            (joined(keys), what) for keys, what in found[node].values()
         )
-        for node in nodes
-    ]
-    return [*told, ("Everywhere", _everywhere())]
+    return [*told.items(), ("Everywhere", _everywhere())]
 
 
 def shown_key(app: App[Any], binding: Binding) -> str:
@@ -115,10 +115,16 @@ def _everywhere() -> list[tuple[str, str]]:
         ("^c", "Copy the text that is selected with the mouse"),
         ("esc", "One step back; it never leaves modiff"),
         ("^p", "Every action by its name, every preset, the recent runs"),
+        ("f7", "A letter on each panel and field: it goes there"),
         ("f8", "Copy what the last error said"),
         ("?, f1", "This help"),
         ("^q", "Leave modiff; asks where a run is at work"),
     ]
+
+
+def joined(keys: Sequence[str]) -> str:
+    """Several keys for one thing, of which one may be the comma."""
+    return (" " if "," in keys else ", ").join(dict.fromkeys(keys))
 
 
 def _words(binding: Binding) -> str:

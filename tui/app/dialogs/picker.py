@@ -18,7 +18,7 @@ from tui.app.dialogs.base import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from rich.console import RenderableType
     from textual.app import ComposeResult
@@ -53,10 +53,12 @@ class Picker(Dialog[str | None]):
         items: Sequence[Item],
         chosen: str = "",
         later: Coroutine[Any, Any, Sequence[Item]] | None = None,
+        on_move: Callable[[str], None] | None = None,
     ) -> None:
         """chosen: the value that is highlighted first. later: the same items with more said of them, which takes a
-        while to find out."""
+        while to find out. on_move: is told each value that is highlighted, to show it before it is picked."""
         super().__init__()
+        self._on_move = on_move
         self._later = later
         self._title = title
         self._items = items
@@ -111,6 +113,11 @@ class Picker(Dialog[str | None]):
 
     def on_input_submitted(self) -> None:
         self._pick(self.query_one(OptionList).highlighted)
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        if self._on_move is not None and event.option_index < len(self._found):
+            self._on_move(self._found[event.option_index].value)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self._pick(event.option_index)

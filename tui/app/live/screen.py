@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.binding import Binding
-from textual.widgets import Static
 
 from store.errors import UnknownRun
 from tui.app.base import ModiffScreen
@@ -19,6 +18,7 @@ from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
+from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.describe.runs.run import RESUMABLE
 from tui.text import printable
@@ -47,7 +47,6 @@ class Live(ModiffScreen):
         "there. The run goes on when this app is left, and is found here again."
     )
     ALLOW_IN_MAXIMIZED_VIEW = "TopLine, Footer"
-    CSS_PATH = "live.tcss"
     FOR_A_RUN = frozenset({"pause", "resume", "open_output", "branch", "cancel", "copy"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause", id="live.pause"),
@@ -76,7 +75,7 @@ class Live(ModiffScreen):
 
     def compose(self) -> ComposeResult:
         yield TopLine("live")
-        yield Static(_EMPTY, id="empty", markup=False)
+        yield Empty(_EMPTY, id="empty")
         yield RunView()
         yield Footer()
 
@@ -92,6 +91,9 @@ class Live(ModiffScreen):
     def on_screen_suspend(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+        is_waiting = self._feed is not None and self._feed.state.status == "queued"
+        if is_waiting and self.app.current_mode != "live":  # else only a dialog has come over it
+            self.app.watched_run = ""  # who comes back wants to see the one at work
 
     @property
     def _is_reading(self) -> bool:

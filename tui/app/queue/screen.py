@@ -18,6 +18,7 @@ from tui.app.queue import text as queue_text
 from tui.app.refresher import Again
 from tui.app.run_view.follower import Follower
 from tui.app.top_line import TopLine
+from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
 
@@ -77,7 +78,7 @@ class Queue(ModiffScreen):
     def compose(self) -> ComposeResult:
         yield TopLine("queue")
         yield Static("", id="summary", markup=False)
-        yield Static(queue_text.EMPTY, id="nothing", classes="empty", markup=False)
+        yield Empty(queue_text.EMPTY, id="nothing")
         listing = Listing(queue_text.COLUMNS, id="waiting")
         listing.add_class("panel")
         listing.border_title = "queue"

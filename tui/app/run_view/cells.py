@@ -102,7 +102,7 @@ def _origin(record: RunRecord) -> str:
 
 
 def _hits(state: RunState) -> str:
-    """What was not computed again, because the store or the engine's memory has it; empty before there is a plan."""
+    """What is reused, because the store or the engine's memory has it; empty before there is a plan."""
     if not state.steps:
         return ""
     parts = [stage.name for stage in state.stages.values() if stage.status == "cached"]
@@ -110,9 +110,9 @@ def _hits(state: RunState) -> str:
         parts.append(f"{reused} of {len(state.steps)} steps")
     if not parts:
         is_known = any(step.status == "computed" for step in state.steps)
-        return "nothing of it was there before" if is_known else ""
+        return "all new" if is_known else ""
     saved = state.saved_seconds
-    line = f"not computed again: {', '.join(parts)}"
+    line = f"reused: {', '.join(parts)}"
     return f"{line}; ~{duration(saved)} saved" if saved else line
 
 
@@ -240,7 +240,8 @@ def _line(name: str, xs: Iterable[float], ys: Iterable[float]) -> Series:
 
 
 def latent_series(state: RunState) -> list[Series]:
-    """Standard deviation, mean and relative change |Δ| of the latents after each step; reused ones are gaps."""
+    """Standard deviation, mean and relative change |Δ| of the latents after each step; a gap where this run never
+    measured them."""
     steps = state.steps[: newest_step(state)]
     xs = range(1, len(steps) + 1)
     found = [

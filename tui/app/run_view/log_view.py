@@ -129,6 +129,11 @@ class LogView(ScrollView, can_focus=True):
     def on_mouse_scroll_up(self) -> None:
         self._follow(False)
 
+    def on_resize(self) -> None:
+        """Of another size, as when it is zoomed, it would begin at its top."""
+        if self.auto_scroll:
+            self.call_after_refresh(self.scroll_end, animate=False, x_axis=False)
+
     def _follow(self, is_on: bool) -> None:
         self.auto_scroll = is_on
         if is_on:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _PANEL_NS = 500_000_000
 # Below either, the panels under the head take turns as tabs of one area.
 _ALL_FROM = (100, 28)
+# From so many columns on what there is more is the preview's first.
+_LARGE_FROM = 140
 TABS = {"sigma": "σ", "latents": "latents", "memory": "memory", "preview": "preview", "log": "log"}
 
 
@@ -64,6 +66,7 @@ class RunView(Widget):
     RunView > #run { column-span: 2; }
     RunView > #preview { row-span: 2; }
     RunView > #log { column-span: 2; }
+    RunView.-large { grid-columns: 3fr 3fr 5fr; }
     RunView.-tabs { layout: vertical; }
     RunView.-tabs > .panel { display: none; height: 1fr; }
     RunView.-tabs > #run { display: block; height: 11; }
@@ -116,6 +119,7 @@ class RunView(Widget):
 
     def _fit(self, size: Size) -> None:
         is_small = size.width < _ALL_FROM[0] or size.height < _ALL_FROM[1]
+        self.set_class(not is_small and size.width >= _LARGE_FROM, "-large")
         if is_small != self.has_class("-tabs"):
             self.set_class(is_small, "-tabs")
             self._set_tab(self._tab)

@@ -19,7 +19,7 @@ from tui.app.dialogs.base import Dialog
 from tui.app.messages import Queued
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
-from tui.app.runs.branch_fields import FIELDS, overrides_of, shares, solvers, values_of
+from tui.app.runs.branch_fields import FIELDS, first_step, overrides_of, shares, solvers, values_of
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.tick import Tick
 from tui.describe.plan import shown
@@ -52,7 +52,7 @@ class Branch(Dialog[str | None]):
     ]
 
     def __init__(self, run_id: str, step: int | None = None) -> None:
-        """step: that the cursor begins at; the middle of the run where it is None."""
+        """step: that the cursor begins at; None: the stored one that is nearest to the middle of the run, before it."""
         super().__init__()
         self._run_id, self._step = run_id, step
         self._detail: Detail | None = None
@@ -119,7 +119,9 @@ class Branch(Dialog[str | None]):
                 self._input(key).value = value
         timeline = self.query_one(Timeline)
         timeline.show(cells)
-        timeline.cursor = self._total // 2 if self._step is None else self._step
+        timeline.cursor = (
+            first_step(detail.points, self._total) if self._step is None else self._step
+        )
         self._moved()
         if self._launch_asked is not None:
             self.action_launch(self._launch_asked)

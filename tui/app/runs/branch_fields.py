@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
@@ -64,6 +64,12 @@ def overrides_of(before: Mapping[str, str], typed: Mapping[str, str], more: str)
         elif value.strip():
             found.append(f"{key}={value.strip()}")
     return [*found, *shlex.split(more)]
+
+
+def first_step(points: Collection[int], total: int) -> int:
+    """The step to begin with: in the middle of a run of so many, or the last one before that is stored. points: after
+    which steps the state is stored."""
+    return max((point for point in points if point <= total // 2), default=0)
 
 
 def shares(at: At, total: int) -> str:

@@ -20,8 +20,9 @@ from textual.widgets import Static
 from engine.compare.settings import spec_differences
 from tui.app.base import ModiffScreen
 from tui.app.desktop import absolute, taken
-from tui.app.dialogs.ask import Ask
+from tui.app.dialogs.ask import Ask, Choose
 from tui.app.messages import BranchFrom
+from tui.app.run_view.player import play_or_tell
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
 from tui.app.top_line import TopLine
@@ -51,6 +52,7 @@ class Compare(ModiffScreen):
     AUTO_FOCUS = "Timeline"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Back", id="app.back"),
+        Binding("v", "play", "Play", id="compare.play", tooltip="Play the file of A or of B"),
         Binding("w", "write", "Write the video", id="compare.write", tooltip="Both side by side"),
         Binding("b", "branch", "Branch from B", id="runs.branch"),
     ]
@@ -180,6 +182,29 @@ class Compare(ModiffScreen):
     def action_branch(self) -> None:
         """Branch from the second run, at the step that is looked at."""
         self.post_message(BranchFrom(self._ids[1], self.query_one(Timeline).cursor))
+
+    @work(exclusive=True, group="play")
+    async def action_play(self) -> None:
+        """Play the file of one of them; where one alone has any, that one."""
+        made = [
+            (name, detail.record)
+            for name, detail in zip("AB", self._details, strict=False)
+            if detail.record.status == "done" and detail.record.output
+        ]
+        if not made:
+            self.notify("neither run has made a video yet")
+            return
+        number: int | None = 0
+        if len(made) > 1:
+            lines = [f"{name}  {printable(record.output)}" for name, record in made]
+            names = [name for name, _ in made]
+            number = await self.app.push_screen_wait(Choose("play", lines, names))
+        if number is None:
+            return
+        try:
+            await play_or_tell(self.app, made[number][1])
+        except Exception as error:  # noqa: BLE001  # told, whatever it is
+            self.app.tell_error(error)
 
     @work
     async def action_write(self) -> None:

@@ -18,12 +18,13 @@ from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.describe.runs import run as summary
-from tui.text import escaped
+from tui.text import escaped, printable
 
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult, RenderResult
 
+    from tui.describe.health import Status
     from tui.describe.runs.run import Detail, RunRow
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
@@ -43,6 +44,7 @@ class RunDetails(Vertical):
         super().__init__(id="details")
         self.detail: Detail | None = None
         self._row: RunRow | None = None
+        self._silence = ""
         self._feed: RunFeed | None = None
 
     def compose(self) -> ComposeResult:
@@ -102,6 +104,13 @@ class RunDetails(Vertical):
     def on_tabbed_content_tab_activated(self) -> None:
         self._follow()
 
+    def on_mount(self) -> None:
+        self.app.status_signal.subscribe(self, self._on_status)
+
+    def _on_status(self, status: Status | None) -> None:
+        if status is not None and status.silence != self._silence:
+            self.redraw()
+
     @work(exclusive=True, group="detail")
     async def _read(self) -> None:
         row = self._row
@@ -120,13 +129,16 @@ class RunDetails(Vertical):
             self._follow()
 
     def redraw(self) -> None:
-        """The same again: the ages that are told have grown."""
-        if self.detail is not None:
-            self.query_one("#summary-lines", Static).update(_table(self.detail))
+        """The same again: the ages that are told have grown, or the engine says nothing more."""
+        detail, status = self.detail, self.app.status
+        self._silence = status.silence if status is not None else ""
+        is_at_work = detail is not None and detail.record.status == "running"
+        silence = self._silence if is_at_work else ""
+        self.query_one("#summary-lines", Static).update(table(detail, silence) if detail else "")
 
     def _draw(self, detail: Detail | None) -> None:
         self.detail = detail
-        self.query_one("#summary-lines", Static).update(_table(detail) if detail else "")
+        self.redraw()
         self.query_one("#toml", Static).update(_toml(detail) if detail else "")
         self._show_picture()
 
@@ -179,6 +191,7 @@ class RunDetails(Vertical):
         try:
             await feed.begin()
             while feed is self._feed:
+                feed.silence = self.app.status.silence if self.app.status else ""
                 is_seen = self._can_be_seen()
                 is_full = await feed.turn() if is_seen else False
                 if is_seen and feed.is_over and not is_full:
@@ -207,12 +220,15 @@ class RunDetails(Vertical):
         return self.screen.is_active and bool(self.query_one(RunView).size)
 
 
-def _table(detail: Detail) -> RenderResult:
+def table(detail: Detail, silence: str) -> RenderResult:
+    """silence: what keeps the engine that is at it from giving a sign of life, if anything."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in summary.lines(detail):
         table.add_row(name, Text(value))
+        if name == "status" and silence:
+            table.add_row("engine", Text(f"▲ {printable(silence)}", style="bold"))
     return table
 
 

@@ -18,9 +18,11 @@ from tui.app.base import ModiffBase
 from tui.app.lab import RUN_LIMIT
 from tui.app.runs import gallery
 from tui.app.runs.tree import RunTree
+from tui.app.widgets.empty import Empty
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
 from tui.describe.runs import filter as searching
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.columns import cell, fitting, room
 from tui.describe.runs.families import mark_of
 from tui.describe.runs.run import PIN
@@ -72,6 +74,9 @@ def table(
         Column("RUN", 10),
         *(_column(name, cells[name], lacking if name == "differs" else 0) for name in names),
     ]
+    if "differs" in names:
+        width = columns[2 + names.index("differs")].width
+        cells["differs"][1:] = [values_within(row.differs, width) for row in shown]
     rows = [
         Row(
             row.record.id,
@@ -83,6 +88,8 @@ def table(
 
 
 def _cell(row: RunRow, name: str, now_ns: int) -> str:
+    if name == "differs":
+        return values_within(row.differs, _MOST_CELLS[name])
     text = cell(row, name, now_ns)
     return shorten(text, _MOST_CELLS[name]) if name in _MOST_CELLS else text
 
@@ -161,7 +168,7 @@ class RunList(Vertical):
             yield RunTable(table((), (), 0, 80)[0], id="table")
             yield RunTree()
             yield Thumbnails(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
-            yield Static(_NO_RUNS, id="empty")
+            yield Empty(_NO_RUNS, id="empty")
 
     # What is shown
 
@@ -216,7 +223,7 @@ class RunList(Vertical):
         view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
             line = self.query_one(Input).value.strip()
-            self.query_one("#empty", Static).update(_NONE_FIT if line else _NO_RUNS)
+            self.query_one("#empty", Empty).update(_NONE_FIT if line else _NO_RUNS)
             view = "empty"
         had_focus = self.query_one("#views").has_focus_within
         self.query_one(ContentSwitcher).current = view

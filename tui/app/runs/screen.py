@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # store open may tag a run.
 _LOOK_SECONDS = 0.5
 _REST_SECONDS = 2.0
+# An enter that is pressed twice, where the first one led here, is no wish to open a run.
+TWICE_SECONDS = 0.5
 
 
 class Runs(ModiffScreen):
@@ -97,6 +99,7 @@ class Runs(ModiffScreen):
         self._looked_at = 0.0
         self._trouble = ""
         self._minute = 0
+        self._led_here_at = -TWICE_SECONDS
         # the newest run when somebody went from here to another screen; None: nobody has
         self._left_at: str | None = None
         # by run that is seen, how it stood when its picture was asked for
@@ -218,6 +221,8 @@ class Runs(ModiffScreen):
         self.refresh_bindings()
 
     def on_run_list_opened(self) -> None:
+        if time.monotonic() - self._led_here_at < TWICE_SECONDS:
+            return
         self.add_class("-opened")
         self.details.focus_content()
 
@@ -225,6 +230,7 @@ class Runs(ModiffScreen):
 
     def show_gallery(self, line: str) -> None:
         """The runs that fit a filter, as pictures."""
+        self._led_here_at = time.monotonic()
         self.runs.fill_filter(line)
         if not self.runs.is_in_gallery:
             self.action_gallery()

@@ -19,6 +19,7 @@ from tui.app.store import text as store_text
 from tui.app.store.text import VIEWS
 from tui.app.store.usage import Usage
 from tui.app.top_line import TopLine
+from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
 from tui.describe.bundles import NO_TRUST, TRUST, imported_lines
@@ -80,7 +81,7 @@ class Store(ModiffScreen):
         yield Usage(id="usage")
         yield Static("", id="problem", markup=False)
         yield Tabs(*(Tab(_TABS[view], id=view) for view in VIEWS), id="views")
-        yield Static(store_text.EMPTY, id="nothing", classes="empty", markup=False)
+        yield Empty(store_text.EMPTY, id="nothing")
         listing = Listing(store_text.COLUMNS["run"], id="shares")
         listing.add_class("panel")
         yield listing

@@ -28,9 +28,12 @@ def exact_axis(low: float, high: float) -> Axis:
 def round_axis(low: float, high: float, *, binary: bool = False) -> Axis:
     """An axis around `low..high` that begins and ends at round numbers, its middle too if ticked.
 
-    Round: 1, 2, 2.5 or 5 times a power of ten, with `binary` a power of two (sizes in bytes).
+    Round: 1, 2, 2.5 or 5 times a power of ten, with `binary` a power of two (sizes in bytes). Sizes that hardly differ
+    are to look so: with `binary` the axis is at least an eighth of them.
     """
     low, high = _apart(low, high)
+    if binary:
+        low = min(low, high - abs(high) / 8)
     least = (high - low) / 4
     step = _round_step(max(least, _told_apart(high)) if binary else least, binary)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

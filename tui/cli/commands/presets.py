@@ -10,7 +10,6 @@ import click
 import msgspec
 
 from presets.encoding import preset_schema
-from presets.errors import PresetError
 from presets.fields import fields, item_fields
 from presets.library import (
     PresetInfo,
@@ -21,6 +20,7 @@ from presets.library import (
 )
 from presets.overrides import toml_value
 from presets.paths import user_preset_dir
+from presets.problems import preset_problems
 from presets.saving import extended_by, save_from
 from presets.spec import RunSpec
 from presets.validation import to_plain
@@ -107,19 +107,22 @@ def validate(
 ) -> None:
     """Check presets.
 
-    By name or by path; all of them when none is named. With --set as changed by it.
+    By name or by path; all of them when none is named. With --set as changed by it. All that is wrong with
+    one is told at once.
     """
-    if names or overrides:
-        chosen = names or tuple(info.name for info in list_presets())
-        errors = {name: _error_of(name, overrides) for name in chosen}
-    else:
-        errors = {info.name: info.error for info in list_presets()}
+    infos = {} if names else {info.name: info.error for info in list_presets()}
+    errors = {name: _errors_of(name, infos.get(name, ""), overrides) for name in names or infos}
     if as_json:
-        print_json([{"name": n, "ok": not e, "error": e} for n, e in errors.items()])
-    for name, error in errors.items():
-        if error:
+        print_json(
+            [
+                {"name": name, "ok": not found, "error": "".join(found[:1]), "errors": found}
+                for name, found in errors.items()
+            ]
+        )
+    for name, found in errors.items():
+        for error in found:
             click.echo(f"{printable(name)}: {error}", err=True)
-        elif not as_json:
+        if not found and not as_json:
             click.echo(f"{printable(name)}: ok")
     if any(errors.values()):
         ctx.exit(BAD_INPUT)
@@ -189,12 +192,10 @@ def _of_file(file: str, overrides: tuple[str, ...]) -> RunSpec:
     return override(settings_in(path_of(file)), overrides)
 
 
-def _error_of(name: str, overrides: tuple[str, ...]) -> str:
-    try:
-        load_preset(name, overrides)
-    except PresetError as error:
-        return str(error)
-    return ""
+def _errors_of(name: str, listed: str, overrides: tuple[str, ...]) -> list[str]:
+    """listed: what is wrong with its name in the list of presets."""
+    found = [str(error) for error in preset_problems(name, overrides)]
+    return [listed] if listed and listed not in found and not overrides else found
 
 
 def _row(info: PresetInfo) -> dict[str, Any]:

@@ -52,6 +52,12 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 )
 @overwrite_option
 @set_option
+@click.option(
+    "--stop-at",
+    type=click.IntRange(min=1),
+    metavar="STEP",
+    help="Do so many steps and show what they point to; `modiff finish` goes on.",
+)
 @result_json_option
 @detach_option
 @notify_option
@@ -66,6 +72,7 @@ def run(
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
+    stop_at: int | None,
     as_json: bool,
     detach: bool,
     notify: bool,
@@ -98,6 +105,6 @@ def run(
         return follow_queued(
             invocation,
             store,
-            lambda: submit(store, spec, preset=preset),
+            lambda: submit(store, spec, preset=preset, stop_at=stop_at),
             Manner(detach=detach, quiet=quiet, as_json=as_json, again=again, notify=notify),
         )

@@ -17,6 +17,7 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.columns import NAMES, cell, columns_of, fitting, titles, value
 from tui.describe.runs.filter import Search, search_of
 from tui.describe.runs.run import data, run_rows
@@ -114,7 +115,8 @@ def runs(
 ) -> None:
     """List runs, newest first.
 
-    DIFFERS tells the settings in which the listed runs of one preset differ.
+    DIFFERS tells the settings in which the listed runs of one preset differ. In a pipe or a file nothing is cut, and a
+    tab is between the columns.
     """
     search, wanted = search_of(filters), columns_of(columns_text)
     search = replace(
@@ -143,7 +145,7 @@ def runs(
         )
         click.echo(line, err=True)
         return
-    # On a terminal a line is a run; in a file or a pipe nothing is cut.
+    # On a terminal a line is a run; in a file or a pipe nothing is cut, and tabs are between the columns.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in table(rows, wanted, width, time.time_ns()):
         click.echo(line)
@@ -151,7 +153,7 @@ def runs(
 
 def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:
     """A line of titles and one for each run. wanted: columns; none of them: those that say something and have
-    room. width: of the terminal, 0 for none."""
+    room. width: of the terminal, 0 for none: then nothing is cut, and tabs are between the columns."""
     names = list(wanted or _COLUMNS)
     cells = {
         name: [title, *(cell(row, name, now_ns) for row in rows)]
@@ -162,11 +164,14 @@ def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int
     if width:
         for name in names[:-1]:
             cells[name] = [shorten(text, _MAX_CELLS) for text in cells[name]]
+            if name == "differs":
+                cells[name][1:] = [values_within(row.differs, _MAX_CELLS) for row in rows]
         least = () if wanted else _LEAST
         names = fitting(names, cells, width, least=least, min_cells=_MIN_PROMPT_CELLS)
-    lines = columns(list(zip(*(cells[name] for name in names), strict=True)))
+    rows_of_cells = list(zip(*(cells[name] for name in names), strict=True))
     if not width:
-        return lines
+        return ["\t".join(row_of_cells) for row_of_cells in rows_of_cells]
+    lines = columns(rows_of_cells)
     head, *told = [shorten(line, width) for line in lines]
     has_color = not os.environ.get("NO_COLOR")
     return [

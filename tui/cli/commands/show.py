@@ -91,6 +91,17 @@ def _details(known: Detail, row: RunRow, events: Sequence[Event]) -> dict[str, A
             {"name": stage.name, "seconds": round(stage.seconds, 3), "cached": stage.cached}
             for stage in known.stages
         ],
+        "elsewhere": [
+            {
+                "component": kind,
+                "host": each.host,
+                "calls": each.calls,
+                "sent_bytes": each.sent_bytes,
+                "received_bytes": each.received_bytes,
+                "seconds": round(each.seconds, 3),
+            }
+            for kind, each in known.elsewhere.items()
+        ],
         "steps": [
             {
                 "index": link.index,

@@ -11,6 +11,8 @@ from collections import Counter, defaultdict
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+
 from engine.compare.settings import Difference
 from presets.fields import fields
 from presets.settings import Settings, flatten
@@ -152,6 +154,21 @@ def _written(value: object) -> str | int:
 def values_told(values: Mapping[str, object]) -> str:
     """`seed 7, steps 400`."""
     return ", ".join(f"{short_name(key)} {value_told(value)}" for key, value in values.items())
+
+
+def values_within(values: Mapping[str, object], width: int) -> str:
+    """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`."""
+    parts = [f"{short_name(key)} {value_told(value)}" for key, value in values.items()]
+    if cell_len(whole := ", ".join(parts)) <= width:
+        return whole
+    more = len(f" +{len(parts)}")
+    shown: list[str] = []
+    for part in parts:
+        if cell_len(", ".join([*shown, part])) + more <= width:
+            shown.append(part)
+    told = ", ".join(shown) or shorten(parts[0], max(1, width - more))
+    left = len(parts) - max(1, len(shown))
+    return f"{told} +{left}" if left else told
 
 
 # Of the run that it was branched from

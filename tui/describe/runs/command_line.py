@@ -33,9 +33,11 @@ _OPTIONS = {
 _FALLBACK = "micro"
 
 
-def run_command(spec: RunSpec, preset: str, base: RunSpec) -> str:
-    """The command that makes this run from a preset, of which `base` is what it describes."""
-    return shlex.join(["modiff", "run", preset, *_changes(base, spec)])
+def run_command(spec: RunSpec, preset: str, base: RunSpec, stop_at: int | None = None) -> str:
+    """The command that makes this run from a preset, of which `base` is what it describes. stop_at: the step that it
+    is to stop at."""
+    stop = ["--stop-at", str(stop_at)] if stop_at is not None else []
+    return shlex.join(["modiff", "run", preset, *_changes(base, spec), *stop])
 
 
 def branch_command(spec: RunSpec, parent: str, at: int | str, base: RunSpec) -> str:
@@ -52,22 +54,22 @@ def command_of(store: Store, run_id: str) -> str:
         try:
             parent = store.run(record.parent)
         except UnknownRun:
-            return command_from_preset(spec, record.preset)
+            return command_from_preset(spec, record.preset, record.stop_at)
         base = decode_spec(parent.spec_json)
         step = record.parent_step or 0
         is_whole = step >= (parent.stop_at or base.scheduler.steps)
         return branch_command(spec, parent.id, "decode" if is_whole else step, base)
-    return command_from_preset(spec, record.preset)
+    return command_from_preset(spec, record.preset, record.stop_at)
 
 
-def command_from_preset(spec: RunSpec, preset: str) -> str:
+def command_from_preset(spec: RunSpec, preset: str, stop_at: int | None = None) -> str:
     """The command that makes this run from a preset as it is now, from another one where that is gone."""
     if preset:
         try:
-            return run_command(spec, preset, load_preset(preset))
+            return run_command(spec, preset, load_preset(preset), stop_at)
         except PresetError:
             pass
-    return run_command(spec, _FALLBACK, load_preset(_FALLBACK))
+    return run_command(spec, _FALLBACK, load_preset(_FALLBACK), stop_at)
 
 
 def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:

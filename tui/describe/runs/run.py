@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tui.describe.guidance import scale_told
 from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
+from tui.describe.runs.elsewhere import Elsewhere, elsewhere_of
 from tui.text import printable
 from tui.units import age, duration, moment
 
@@ -74,7 +75,8 @@ class Detail:
     """All about one run but its log. spec: of its last part, as plain data. points: after how many steps it can be
     branched with nothing computed again; has_output: whether its file is there; has_video: whether the store has it.
     changes: what it has otherwise than its preset, by key.
-    verdict: when (ns) it was last computed again to compare, and what came of that."""
+    verdict: when (ns) it was last computed again to compare, and what came of that. elsewhere: what components did at
+    other hosts, by their kinds."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -88,6 +90,7 @@ class Detail:
     has_video: bool
     changes: Mapping[str, object] = field(default_factory=dict)
     verdict: tuple[int, Verified] | None = None
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -213,6 +216,7 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
         ("tags", " ".join(detail.tags)),
         ("created", _moment(record.created_ns)),
         ("time", _times(detail)),
+        ("elsewhere", "; ".join(f"{kind} {each.words}" for kind, each in detail.elsewhere.items())),
         ("steps", _steps(detail)),
         ("branch at", branch_points(detail)),
         ("replay", _replay(detail)),
@@ -423,6 +427,7 @@ def detail(store: Store, run_id: str) -> Detail:
         ),
         changes=preset_changes(record, preset_settings(record.preset)),
         verdict=store.last_verdict(run_id),
+        elsewhere=elsewhere_of(store.calls(run_id)),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engine.tasks.stages import DECODE, DENOISE, TOLD, told
 from store.lineage.events import (
+    CallAnswered,
     ChunkDecoded,
     LatentsStored,
     LinkStored,
@@ -30,6 +31,7 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.lineage.records import COMPUTED, REUSED
+from tui.describe.runs.elsewhere import Elsewhere
 from tui.text import printable
 from tui.units import clock, duration
 
@@ -50,7 +52,8 @@ RATE_WINDOW = 9
 @dataclass(slots=True)
 class Step:
     """One denoising step. status: reused counts as done. seconds: 0 unless computed. mean, std: of the latents
-    after it; change: relative L2 change of the latents in it; NaN where nobody knows. key: of its link."""
+    after it; change: relative L2 change of the latents in it; NaN where nobody knows, of a step that an earlier attempt
+    of the run made as that measured them. key: of its link."""
 
     status: StepStatus = "todo"
     sigma: float = math.nan
@@ -108,6 +111,7 @@ class RunState:
     reused_steps: int = 0
     chunk: int = 0
     num_chunks: int = 0
+    elsewhere: dict[str, Elsewhere] = field(default_factory=dict)  # by kind of component
     latents: str = ""
     video: str = ""
     memory: list[MemorySample] = field(default_factory=list)
@@ -118,6 +122,7 @@ class RunState:
     last_id: int = 0
     last_ns: int = 0
     changes: int = 0
+    _measured: dict[int, Step] = field(default_factory=dict)  # the last computed, by number
     _memory_stride: int = 1
     _memory_seen: int = 0
     _num_done: int = 0  # of the steps before the first one that is not
@@ -156,6 +161,8 @@ class RunState:
                 self._store(entry.event)
             case ChunkDecoded(chunk, total, _):
                 self.chunk, self.num_chunks = chunk, total
+            case CallAnswered(component):
+                self.elsewhere.setdefault(component, Elsewhere()).add(entry.event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(entry.ns, rss_bytes, device_bytes)
             case LatentsStored(digest):
@@ -171,6 +178,7 @@ class RunState:
         self.stages = {name: Stage(stage.label) for name, stage in TOLD.items()}
         self.steps = []
         self.reused_steps = self.chunk = self.num_chunks = 0
+        self.elsewhere = {}
         self.memory = []
         self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
@@ -196,8 +204,10 @@ class RunState:
         stage.status = "done"
         if event.cached:
             stage.status = "skipped" if stage.planned == "skip" else "cached"
-        told = {"cached": "cached", "skipped": "not needed"}.get(stage.status)
-        self._say(ns, f"{stage.name} {told or duration(event.seconds)}")
+        words = {"cached": "cached", "skipped": "not needed"}.get(stage.status)
+        away = self.elsewhere.get(told(event.stage).component)
+        where = f" {away.words}" if away is not None and stage.status == "done" else ""
+        self._say(ns, f"{stage.name} {words or duration(event.seconds)}{where}")
 
     def _finish_step(self, event: StepFinished, ns: int) -> None:
         self._grow(event.total)
@@ -208,6 +218,10 @@ class RunState:
         step.sigma, step.timestep, step.seconds = event.sigma, event.timestep, event.seconds
         step.mean, step.std = event.mean, event.std
         step.change = event.change
+        if event.source == COMPUTED:
+            self._measured[event.step] = step
+        elif known := self._measured.get(event.step):
+            step.mean, step.std, step.change = known.mean, known.std, known.change
         self._mark_running()
         if event.source == COMPUTED:
             change = "" if math.isnan(event.change) else f"  change {event.change:.3f}"

@@ -19,17 +19,18 @@ from engine.models.vae.tiny_decoder import TinyDecoder
 from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.library import load_preset
-from presets.spec import RunSpec, VAESpec
+from presets.spec import RunSpec
 from store.blobs.tensors import get_tensors
 from store.index.index import open_index
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put_preview
 from store.lineage.events import Event, LinkStored, Message, StepFinished
 from store.lineage.records import COMPUTED, REUSED, LinkRecord
 from store.store import Store, open_store
-from tests.executing import ENGINE, execute, plan_in
+from tests.executing import ENGINE, SMALL, execute, plan_in
 
 SEEDS = itertools.count(3000)
-MICRO = VAESpec(checkpoint="builtin:micro")
+MICRO = {"latents_of": "micro", "latent_channels": 16}
+WAN = {"latents_of": "wan2.1", "latent_channels": 16}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 def spec(*overrides: str) -> RunSpec:
     """A run that no other test has made before, without its decoding."""
-    own = ["scheduler.steps=4", 'output.kinds=["latents"]', f"seed={next(SEEDS)}"]
+    own = ["scheduler.steps=4", 'output.kinds=["latents"]', f"seed={next(SEEDS)}", *SMALL]
     return load_preset("micro", [*own, *overrides])
 
 
@@ -80,27 +81,26 @@ def colours(preview: Preview | None) -> np.ndarray:
 
 def noise_of(wanted: RunSpec) -> torch.Tensor:
     generator = torch.Generator().manual_seed(wanted.seed)
-    return torch.randn(1, 16, 5, 8, 8, generator=generator).double()
+    return torch.randn(1, 16, 2, 4, 4, generator=generator).double()
 
 
 # Which latents
 
 
 def previewer() -> Callable[[torch.Tensor], Preview]:
-    found = previewer_of(MICRO, 16)
+    found = previewer_of(MICRO)
     assert found is not None
     return found
 
 
 def test_each_vae_has_its_own_previewer_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert previewer()(torch.randn(1, 16, 5, 8, 8)).width == 32
-    assert previewer_of(VAESpec(checkpoint="wan2.1-vae"), 16) is preview_of
-    assert previewer_of(VAESpec(checkpoint="/any/path.safetensors"), 16) is preview_of
-    assert previewer_of(VAESpec(checkpoint="wan2.1-vae"), 48) is None
-    assert previewer_of(MICRO, 48) is None
-    assert previewer_of(VAESpec(name="another", checkpoint="wan2.1-vae"), 16) is None
+    assert previewer_of(WAN) is preview_of
+    assert previewer_of(WAN | {"latent_channels": 48}) is None
+    assert previewer_of(MICRO | {"latent_channels": 48}) is None
+    assert previewer_of({"latent_channels": 16}) is None
     monkeypatch.setattr(previews, "FILE", "absent.safetensors")
-    assert previewer_of(MICRO, 16) is None
+    assert previewer_of(MICRO) is None
 
 
 def test_a_long_clip_of_a_tiny_decoder_is_cut_like_any_other() -> None:
@@ -263,7 +263,7 @@ def test_an_index_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> N
 
 
 def test_a_vae_that_nobody_can_show_gives_none(runner: Runner, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(previews, "previewer_of", lambda part, latent_channels: None)
+    monkeypatch.setattr(previews, "previewer_of", lambda facts: None)
     run_id, _ = finished(runner, spec(), tmp_path)
     assert previews_of(runner.store, step_keys(runner.store, run_id)) == [None] * 4
 
@@ -315,7 +315,7 @@ def test_a_video_has_one_before_anybody_is_told_of_it_and_a_copy_of_the_run_find
     assert plan_in(events).stages["decode"] == "stored"
     preview = preview_of_video(runner.store, first)
     assert preview is not None
-    assert (preview.num_frames, preview.height, preview.width) == (17, 64, 64)
+    assert (preview.num_frames, preview.height, preview.width) == (5, 32, 32)
     assert preview_of_video(runner.store, again) == preview
 
 

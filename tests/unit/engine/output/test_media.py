@@ -184,3 +184,34 @@ def test_old_frames_go_and_other_files_stay(frames: torch.Tensor, tmp_path: Path
     (tmp_path / "f" / "notes.txt").write_text("mine")
     media.write_frames(tmp_path / "f", frames[:2])
     assert sorted(os.listdir(tmp_path / "f")) == ["00000.png", "00001.png", "notes.txt"]
+
+
+def test_nearest_makes_a_square_of_each_pixel(frames: torch.Tensor) -> None:
+    large = media.enlarged(frames, (3, "nearest"))
+    expected = np.kron(frames.numpy(), np.ones((1, 3, 3, 1), np.uint8))
+    assert np.array_equal(large.numpy(), expected)
+    assert media.enlarged(frames, (1, "lanczos")) is frames
+
+
+def test_lanczos_is_that_of_ffmpeg(frames: torch.Tensor, tmp_path: Path) -> None:
+    """Two programs round otherwise, and ffmpeg's filter has other taps at the borders."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "80x48",
+        "-i", "pipe:", "-vf", "scale=160:96:flags=lanczos+accurate_rnd", "-f", "rawvideo", "-pix_fmt", "rgb24", "-",
+    ]  # fmt: skip
+    made = subprocess.run(command, input=frames.numpy().tobytes(), capture_output=True, check=True)
+    other = np.frombuffer(made.stdout, np.uint8).reshape(9, 96, 160, 3)
+    large = media.enlarged(frames, (2, "lanczos")).numpy()
+    inside = np.s_[:, 8:-8, 8:-8]
+    assert np.abs(large[inside].astype(int) - other[inside]).max() <= 2
+
+
+def test_a_video_and_its_frames_are_written_larger(frames: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "large.mkv"
+    media.write_video(path, frames, format="ffv1", fps=8, scale=(2, "nearest"), comment="")
+    reader = imageio_ffmpeg.read_frames(str(path))
+    assert next(reader)["size"] == (160, 96)
+    expected = media.enlarged(frames, (2, "nearest")).numpy()
+    assert np.frombuffer(next(reader), np.uint8).tobytes() == expected[0].tobytes()
+    media.write_frames(tmp_path / "shots", [frames[0]], scale=(2, "nearest"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "shots/00000.png")), expected[0])

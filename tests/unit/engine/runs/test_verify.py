@@ -26,7 +26,7 @@ from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import Event, StepFinished, Verified
 from store.store import Store, open_store
-from tests.executing import ENGINE, execute
+from tests.executing import ENGINE, SMALL, execute
 
 SEEDS = itertools.count(9000)
 STEPS = 3
@@ -48,7 +48,7 @@ def runner(store: Store) -> Runner:
 
 def made(runner: Runner, folder: Path, *overrides: str, stop_at: int | None = None) -> str:
     """A finished run of three steps that no other test has made."""
-    own = [f"scheduler.steps={STEPS}", f"seed={next(SEEDS)}", "output.kinds=['latents']"]
+    own = [f"scheduler.steps={STEPS}", f"seed={next(SEEDS)}", "output.kinds=['latents']", *SMALL]
     spec = load_preset("micro", [*own, *overrides])
     run_id = client.submit(
         runner.store, spec, output=str(folder / "{run}.safetensors"), stop_at=stop_at

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tui.app.desktop import EditorFailed, edit_text
+from tui.app.desktop import EditorFailed, edit_text, place
 
 
 class Terminal:
@@ -51,3 +51,18 @@ def test_what_goes_wrong_is_told_and_leaves_no_file(monkeypatch, tmp_path, edito
     with pytest.raises(EditorFailed, match=told):
         edit_text(Terminal(), "a prompt")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("editor", "arguments"),
+    [
+        ("/usr/bin/vim", ["+3", "a b.toml"]),
+        ("nano", ["+3", "a b.toml"]),
+        ("code", ["--goto", "a b.toml:3"]),
+        ("hx", ["a b.toml:3"]),
+        ("an editor", ["a b.toml"]),
+    ],
+)
+def test_a_file_is_opened_at_its_line(editor, arguments):
+    assert place(editor, Path("a b.toml"), 2) == arguments
+    assert place(editor, Path("a b.toml"), 0) == ["a b.toml"]

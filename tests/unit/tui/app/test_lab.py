@@ -60,7 +60,7 @@ def test_a_lane_that_is_at_work_keeps_no_other_waiting(store):
 
     def block(_store):
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         return "done"
 
     async def questions(lab):
@@ -92,7 +92,7 @@ def test_a_lane_answers_in_turn_in_one_thread_of_its_own(store):
 def test_the_loop_goes_on_while_a_lane_works(store):
     async def questions(lab):
         go_on = threading.Event()
-        slow = asyncio.create_task(lab._in("read", lambda _: go_on.wait(30)))
+        slow = asyncio.create_task(lab._in("read", lambda _: go_on.wait(120)))
         for _ in range(10):
             await asyncio.sleep(0)
         go_on.set()
@@ -480,7 +480,7 @@ def test_closing_does_not_wait_for_what_is_at_work(store):
 
     async def run():
         lab = Lab()
-        slow = asyncio.create_task(lab._in("work", lambda _: go_on.wait(30)))
+        slow = asyncio.create_task(lab._in("work", lambda _: go_on.wait(120)))
         await lab.status()
         lab.close()
         assert not slow.done()

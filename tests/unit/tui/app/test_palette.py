@@ -32,6 +32,7 @@ def engine_starts(monkeypatch):
 @pytest.fixture(autouse=True)
 def store(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tui.app.app.ACT_SECONDS", 120.0)  # on a busy machine
     with open_store() as opened:
         yield opened
 
@@ -56,6 +57,13 @@ def test_what_applies_now_and_nothing_else(store):
         assert not {"queue: Pause", "queue: Undo", "panel: Cursor up"} & set(told)
         assert {f"open: {name}" for _, name, _ in TABS.values()} <= set(told)
         assert told.index("queue: Remove") < told.index("open: Compose")
+        assert {  # what every screen does is found from anywhere
+            "runs: Branch",
+            "live: Cancel",
+            "store: Plan clean-up",
+            "components: Doctor",
+        } <= {*told}
+        assert not {"store: Pin", "runs: Mark", "components: Panel before"} & {*told}
         with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
             await until(pilot, lambda: "engine: Stop" in names(pilot.app))
             assert "engine: Start" not in names(pilot.app)
@@ -174,19 +182,6 @@ def test_a_preset_goes_into_the_form_and_a_run_into_the_list(store, monkeypatch)
     play("store", script)
 
 
-def test_a_run_is_shown_in_the_list_of_runs(store):
-    first = add(store)
-    add(store)
-
-    async def script(pilot):
-        pilot.app.show_run(first)
-        await until(pilot, lambda: pilot.app.current_mode == "runs")
-        runs = pilot.app.get_screen_stack("runs")[0].runs
-        await until(pilot, lambda: runs.current is not None and runs.current.record.id == first)
-
-    play("store", script)
-
-
 def command(name, help_text=""):
     return palette.Command(name, help_text, lambda: None)
 
@@ -204,20 +199,6 @@ def test_names_go_before_helps_and_scattered_letters_fit_nothing():
     assert palette.fit(["bundle", "runs"], export) > palette.fit(["undle"], export)
 
 
-def test_what_every_screen_does_is_found_from_anywhere(store):
-    async def script(pilot):
-        told = set(names(pilot.app))
-        assert {
-            "runs: Branch",
-            "live: Cancel",
-            "store: Plan clean-up",
-            "components: Doctor",
-        } <= told
-        assert not {"store: Pin", "runs: Mark", "components: Panel before"} & told
-
-    play("compose", script)
-
-
 def test_an_action_of_another_screen_asks_for_which_run(store):
     first, second = add(store), add(store)
 
@@ -227,6 +208,11 @@ def test_an_action_of_another_screen_asks_for_which_run(store):
         await pilot.press(*first[:6], "enter")
         await until(pilot, lambda: store.run(first).pinned)
         assert pilot.app.current_mode == "runs"
+        await pilot.app.switch_mode("store")
+        pilot.app.show_run(second)
+        await until(pilot, lambda: pilot.app.current_mode == "runs")
+        runs = pilot.app.get_screen_stack("runs")[0].runs
+        await until(pilot, lambda: runs.current is not None and runs.current.record.id == second)
 
     play("store", script)
     assert not store.run(second).pinned

@@ -18,6 +18,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from textual.pilot import Pilot
+from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
 from engine.checkpoints.library import Found
@@ -112,10 +113,10 @@ def live_run(store: Store) -> Iterator[str]:
 
 async def settled(pilot: Pilot[int], looks: int = 5) -> None:
     """Until what the screen asked for has come: it is the same for so many looks, a tenth of a second apart."""
-    before, unchanged = "", 0
-    for _ in range(600):
+    before, unchanged = [Strip([])], 0
+    for _ in range(1200):
         await pilot.pause(0.1)
-        now = pilot.app.export_screenshot()
+        now = pilot.app.screen._compositor.render_strips()
         unchanged = unchanged + 1 if now == before and not asked else 0
         if unchanged == looks:
             return
@@ -129,19 +130,15 @@ def drawn(
     *,
     size: tuple[int, int],
     theme: str,
-    keys: tuple[str, ...] = (),
     prepare: Callable[[ModiffApp], None] = lambda app: None,
     looks: int = 5,
 ) -> str:
-    """The screen as SVG, after some keys."""
+    """The screen as SVG."""
 
     async def draw() -> str:
         app = ModiffApp(store.root, preferences=Preferences(screen=mode, theme=theme))
         prepare(app)
         async with app.run_test(size=size) as pilot:
-            await settled(pilot, looks)
-            for key in keys:
-                await pilot.press(key)
             await settled(pilot, looks)
             return app.export_screenshot()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
-from tui.app.top_line import _at_work
+import pytest
+
+from tui.app.top_line import TopLine, _at_work
 from tui.describe.health import Status
 from tui.describe.runs.watch import Progress
 
@@ -24,3 +27,25 @@ def test_how_far_the_run_at_work_is():
     )
     assert _at_work(status(Progress(), 0))[0] == "▶ j4u4sdjyli "
     assert _at_work(status(None, 0))[0] == "▶ j4u4sdjyli "
+
+
+IDLE = Status((SimpleNamespace(id="e"),), (), 0, "", (), False)
+
+
+@pytest.mark.parametrize(
+    ("found", "trouble", "state"),
+    [
+        (None, "", "tab"),
+        (replace(IDLE, engines=()), "", "tab"),
+        (IDLE, "", "idle"),
+        (status(None), "", "running"),
+        (replace(IDLE, is_stuck=True), "", "trouble"),
+        (replace(status(None), is_full=True), "", "trouble"),
+        (IDLE, "the store is gone", "trouble"),
+    ],
+)
+def test_what_goes_on_has_a_colour(found, trouble, state):
+    line = TopLine("runs")
+    line.show(found, trouble)
+    assert line.state == state
+    assert f"topline--{state}" in TopLine.COMPONENT_CLASSES

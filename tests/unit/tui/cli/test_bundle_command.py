@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from store.bundle.exporting import STEPS as EXPORT_STEPS
 from store.store import open_store
 from tests import bundles
 from tests.bundles import forgery, make_run, manifest_of
+from tests.imported import imported_by
 from tui.cli.commands.store.bundle import STEPS
 from tui.cli.main import main
 
@@ -222,11 +221,6 @@ def test_a_run_of_the_same_id_is_told(modiff, run_id, path, elsewhere):
 
 
 def test_neither_command_imports_torch(run_id, path, tmp_path):
-    code = (
-        "import sys\n"
-        "from tui.cli.main import main\n"
-        "assert main(sys.argv[1:]) == 0\n"
-        "assert not {'torch', 'numpy', 'textual', 'transformers'} & set(sys.modules)"
-    )
-    for arguments in (("export", run_id, "--output", path), ("import", path)):
-        subprocess.run([sys.executable, "-c", code, "store", *arguments], cwd=ROOT, check=True)
+    found = imported_by(("store", "export", run_id, "--output", path), ("store", "import", path))
+    for command, modules in found.items():
+        assert not modules & {"torch", "numpy", "textual", "transformers"}, command

@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -33,9 +32,9 @@ from store.keys import derive_key
 from store.lineage.events import RunFinished, RunResumed, StageFinished, StageStarted, StepFinished
 from store.lineage.records import LinkRecord
 from store.store import open_store
+from tests.imported import imported_by
 from tui.cli import follow as following
 from tui.cli.main import main
-from tui.text import printable
 
 ROOT = Path(__file__).resolve().parents[4]
 VIDEO = b"of no format that could be given a comment"
@@ -846,16 +845,11 @@ def test_a_plan_of_what_cannot_be(capsys, store, arguments, words):
 def test_no_command_here_imports_torch(store, no_engine):
     run_id = done(store)
     waiting = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
-    code = (
-        "import json, sys\n"
+    first = (
         "import engine.process.launch, engine.client\n"
-        "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None\n"
-        "from tui.cli.main import main\n"
-        "code = main(sys.argv[1:])\n"
-        "heavy = {'torch', 'numpy', 'transformers', 'textual', 'PIL'} & set(sys.modules)\n"
-        "sys.exit(f'{code} {heavy}' if code or heavy else 0)\n"
+        "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None"
     )
-    for arguments in (
+    found = imported_by(
         ("replay", run_id),
         ("branch", run_id, "--at", "3", "--detach"),
         ("branch", run_id, "--at", "decode", "--set", "fps=9", "--detach"),
@@ -863,16 +857,10 @@ def test_no_command_here_imports_torch(store, no_engine):
         ("resume", waiting, "--detach"),
         ("sweep", "micro", "--over", "seed=1,2", "--detach"),
         ("plan", "micro"),
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            cwd=Path.cwd(),
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, (arguments, printable(ended.stderr))
+        first=first,
+    )
+    for command, modules in found.items():
+        assert not modules & {"torch", "numpy", "transformers", "textual", "PIL"}, command
 
 
 # prompts that are too long

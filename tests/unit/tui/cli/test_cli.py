@@ -144,8 +144,14 @@ def test_a_defect_is_one_line_and_a_log_with_the_trace(capsys, monkeypatch, own_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [["runs", "--json"], ["presets", "list"], ["--help"]])
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        (["runs", "--json"], ""),
+        (["presets", "list"], "1"),
+        (["--help"], ""),
+    ],
+)
 def test_output_that_cannot_be_written_is_no_defect(own_folders, arguments, unbuffered):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(

@@ -104,7 +104,6 @@ def modiff(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ("models add .", 2),
         ("doctor", 2),
         ("runs", 0),
-        ("presets list", 0),
     ],
 )
 def test_a_folder_that_was_removed_is_told(store, tmp_path, command, code):
@@ -113,7 +112,7 @@ def test_a_folder_that_was_removed_is_told(store, tmp_path, command, code):
     assert ("the current folder was removed" in ended.stderr) == (code == 2)
 
 
-@pytest.mark.parametrize("command", ["runs", "tree", "store info", "models list", "plan micro"])
+@pytest.mark.parametrize("command", ["runs", "models list", "plan micro"])
 def test_without_a_standard_output_nothing_is_a_defect(store, run_id, tmp_path, command):
     ended = modiff(f"modiff {command} >&-", tmp_path)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr

@@ -88,3 +88,11 @@ def test_a_branch_of_which_the_parent_is_gone(store):
     assert branch_command(spec, "p", 0, load_preset("micro")) == "modiff branch p --at 0 --seed 7"
     run_id = store.enqueue(encode_spec(spec), preset="micro", output="/v/{run}.mp4")
     assert command_of(store, run_id) == "modiff run micro --seed 7"
+
+
+def test_where_a_run_is_to_stop_is_said(store, parsed):
+    spec = load_preset("micro", ["seed=7"])
+    run_id = client.submit(store, spec, preset="micro", stop_at=5, is_checked=True)
+    line = command_of(store, run_id)
+    assert line == "modiff run micro --seed 7 --stop-at 5"
+    assert parsed(line) == (spec, {"preset": "micro", "stop_at": 5})

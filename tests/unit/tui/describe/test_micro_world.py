@@ -52,3 +52,9 @@ def test_with_a_run():
     assert prompt_warnings(load_preset("micro", values={"prompt": random_prompt(spec)})) == []
     assert random_sentence() != random_sentence() or random_sentence() != random_sentence()
     assert random_prompt(load_preset("wan2.1-t2v-1.3b")) == ""
+
+
+def test_a_prompt_that_is_too_long():
+    spec = load_preset("micro", values={"prompt": "a small red circle moves up " * 100})
+    told = "the prompt has 601 tokens, the text encoder reads 512; its last 89 words are cut off"
+    assert prompt_warnings(spec)[0].startswith(told)

@@ -106,6 +106,7 @@ def _print_list(found: Sequence[Found]) -> None:
         click.echo(
             f"  and {len(broken) - MAX_BROKEN} more; `modiff models list --json` has them all"
         )
+    click.echo("and builtin:micro, which comes with modiff", err=True)
     if num_others := len(found) - len(of_wan) - len(broken):
         click.echo(f"and {num_others} weight files that are no part of Wan", err=True)
     if not of_wan:
@@ -164,7 +165,8 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
         if lacks
         else ()
     ):
-        click.echo(printable(line), err=True)
+        # of a model that is absent: that, what there is of it to get, and where it may be
+        click.echo("\n  ".join(printable(line).split("; ")), err=True)
     if lacks:
         ctx.exit(FAILED)
 

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import CheckpointError, together
 from presets.errors import PresetError
 from presets.fields import fields
-from presets.library import load_preset
+from presets.library import PresetInfo, load_preset
 from presets.sections import SECTIONS
 from presets.spec import RunSpec
 from tui.app.compose.draft import (
@@ -26,7 +26,14 @@ from tui.app.compose.draft import (
     value_text,
 )
 from tui.app.compose.list_edits import Unmended, added, moved, removed
-from tui.app.compose.section_rows import keys_of, rows, section_of, stepped, summary
+from tui.app.compose.section_rows import (
+    about_preset,
+    keys_of,
+    rows,
+    section_of,
+    stepped,
+    summary,
+)
 
 
 @pytest.fixture
@@ -403,3 +410,9 @@ def test_an_extension_that_there_is_not_is_told_at_its_switch(listed):
     marked = replace(checked, errors={"extensions[1].name": line})
     found = rows(section_of("extensions"), listed, marked, {})
     assert [row.key for row in found if row.error == line] == ["extensions[1].enabled"]
+
+
+def test_a_preset_of_ones_own_is_told_by_its_place_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    info = PresetInfo("look", tmp_path / "presets" / "look.toml", False, "", "micro", "")
+    assert "yours: ~/presets/look.toml" in about_preset("look", info, "").splitlines()

@@ -27,25 +27,34 @@ async def settled(pilot):
     await pilot.pause(0.2)
 
 
-@pytest.mark.parametrize("mode", TABS)
-def test_nothing_that_works_is_hidden(mode):
+def test_nothing_that_works_is_hidden():
     async def script(pilot):
+        app = pilot.app
         await settled(pilot)
-        screen, app = pilot.app.screen, pilot.app
-        sections = help_screen.sections(screen)
-        told = {key for _, keys in sections for names, _ in keys for key in names.split(", ")}
-        everywhere = {*"123456", *(f"alt+{number}" for number in "123456")} | {
-            "tab",
-            "shift+tab",
-            "^c",
-            "super+c",
-        }
-        for node, binding, is_enabled, _ in screen.active_bindings.values():
-            if is_enabled and binding.description:
-                assert help_screen.shown_key(app, binding) in told | everywhere, (node, binding)
-        assert all(what for _, keys in sections for _, what in keys)
+        for mode in TABS:
+            await app.switch_mode(mode)
+            await settled(pilot)
+            screen = app.screen
+            sections = help_screen.sections(screen)
+            told = {
+                key
+                for _, keys in sections
+                for names, _ in keys
+                for key in names.replace(", ", " ").split(" ")
+            }
+            everywhere = {*"123456", *(f"alt+{number}" for number in "123456")} | {
+                "tab",
+                "shift+tab",
+                "^c",
+                "super+c",
+            }
+            for node, binding, is_enabled, _ in screen.active_bindings.values():
+                if is_enabled and binding.description:
+                    key = help_screen.shown_key(app, binding)
+                    assert key in told | everywhere, (mode, node, binding)
+            assert all(what for _, keys in sections for _, what in keys)
 
-    play(mode, script)
+    play("compose", script)
 
 
 def test_the_screen_comes_first_then_the_panel_then_everywhere():
@@ -64,18 +73,20 @@ def test_the_screen_comes_first_then_the_panel_then_everywhere():
     play("store", script)
 
 
-@pytest.mark.parametrize(
-    "keys", [("question_mark", "escape"), ("f1", "q"), ("question_mark", "question_mark")]
-)
-def test_opens_and_closes(keys):
+def test_opens_and_closes():
     async def script(pilot):
         await settled(pilot)
         screen = pilot.app.screen
-        await pilot.press(keys[0])
-        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
-        assert "Nothing is ever removed by itself" in shown(pilot.app.screen, "Static")
-        await pilot.press("down", "pagedown", keys[1])
-        await until(pilot, lambda: pilot.app.screen is screen)
+        for opens, closes in (
+            ("question_mark", "escape"),
+            ("f1", "q"),
+            ("question_mark", "question_mark"),
+        ):
+            await pilot.press(opens)
+            await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+            assert "Nothing is ever removed by itself" in shown(pilot.app.screen, "Static")
+            await pilot.press("down", "pagedown", closes)
+            await until(pilot, lambda: pilot.app.screen is screen)
 
     play("store", script, size=NARROW)
 
@@ -94,3 +105,8 @@ def test_what_a_key_does_stays_in_its_column():
         assert drawn[at].index("The prompt") == len(drawn[at + 1]) - len(drawn[at + 1].lstrip())
 
     play("compose", script)
+
+
+def test_the_comma_among_keys_is_told_from_what_parts_them():
+    assert help_screen.joined(["[", ","]) == "[ ,"
+    assert help_screen.joined(["]", "pgdn", "]"]) == "], pgdn"

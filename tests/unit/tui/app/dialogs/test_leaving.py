@@ -40,14 +40,13 @@ def test_nothing_goes_on():
     assert app.return_code == 0
 
 
-@pytest.mark.parametrize("keys", [("d",), ("enter",)], ids=" ".join)
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_left_to_itself(store, keys, size):
+@pytest.mark.parametrize(("key", "size"), [("d", WIDE), ("enter", NARROW)])
+def test_left_to_itself(store, key, size):
     run_id = add(store)
 
     async def script(pilot):
         await asked(pilot)
-        await pilot.press(*keys)
+        await pilot.press(key)
         await until(pilot, lambda: pilot.app._exit)
 
     app = play("queue", script, size=size)
@@ -74,32 +73,23 @@ def test_cancelled(store, keys):
     assert store.run(second).status == "cancelled"
 
 
-@pytest.mark.parametrize(
-    "keys", [("escape",), ("down", "down", "enter"), ("up", "enter")], ids=" ".join
-)
-def test_stayed(store, keys):
+def test_stayed_and_left_by_mouse(store):
     add(store)
 
     async def script(pilot):
+        for keys in (("escape",), ("down", "down", "enter"), ("up", "enter"), ("ctrl+q", "escape")):
+            await asked(pilot)
+            await pilot.press(*keys)  # the last: asked once
+            await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
         await asked(pilot)
-        await pilot.press(*keys)
+        await pilot.click(OptionList, offset=(10, 3))  # the third row: stay
         await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
         assert not pilot.app._exit
-
-    play("queue", script)
-
-
-def test_asked_once(store):
-    add(store)
-
-    async def script(pilot):
         await asked(pilot)
-        await pilot.press("ctrl+q")
-        await pilot.press("escape")
-        await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
-        assert not pilot.app._exit
+        await pilot.click(OptionList, offset=(10, 1))
+        await until(pilot, lambda: pilot.app._exit)
 
-    play("queue", script)
+    assert play("queue", script).return_code == 0
 
 
 def test_work_that_has_ended_since_the_last_look_is_not_asked_about(store, monkeypatch):
@@ -131,20 +121,6 @@ def test_leaving_does_not_wait_for_a_store_that_cannot_be_read(store, monkeypatc
         await asked(pilot)
 
     play("queue", script)
-
-
-def test_by_mouse(store):
-    add(store)
-
-    async def script(pilot):
-        await asked(pilot)
-        await pilot.click(OptionList, offset=(10, 3))  # the third row: stay
-        await until(pilot, lambda: not isinstance(pilot.app.screen, Leaving))
-        await asked(pilot)
-        await pilot.click(OptionList, offset=(10, 1))
-        await until(pilot, lambda: pilot.app._exit)
-
-    assert play("queue", script).return_code == 0
 
 
 def test_a_cancelling_that_fails_stays_and_is_told(store, monkeypatch):

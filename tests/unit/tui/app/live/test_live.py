@@ -23,7 +23,7 @@ from store.lineage.events import (
 )
 from store.lineage.records import LogEntry
 from store.store import open_store
-from tests.opened import opened
+from tests.opened import WAIT_SECONDS, is_whole, opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui.app import desktop as opening
 from tui.app.app import ModiffApp
@@ -36,8 +36,6 @@ from tui.app.run_view.log_view import LogView
 from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import Picture
-
-WAIT_SECONDS = 30.0
 
 
 class Watched:
@@ -69,10 +67,11 @@ class Watched:
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until it holds; what never does fails with what is on the screen."""
         end = time.monotonic() + WAIT_SECONDS
-        while not condition():
+        while not condition() or not is_whole(self.app):
             if time.monotonic() > end:
                 raise AssertionError(f"never: the head says\n{self.head}")
-            await self.pilot.pause(0.02)
+            await asyncio.sleep(0.02)
+        await self.pilot.pause()
 
     async def until_head(self, *words: str) -> None:
         await self.until(lambda: all(word in self.head for word in words))
@@ -128,7 +127,7 @@ def test_a_run_at_work_is_found_and_followed(tmp_path):
         await watched.until_head("running", "0 of 8 steps", "star")
         run.step(1)
         run.step(2)
-        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "not computed again: text")
+        await watched.until_head("2 of 8 steps", "2.00 it/s", "~0:0", "reused: text")
         await watched.until(lambda: watched.cursor == 2 and watched.shown == "step 2")
         assert watched.live.query_one("#run").border_title == run.id
         assert "|Δ| 0.100" in str(watched.live.query_one("#run").border_subtitle)
@@ -194,7 +193,7 @@ def test_the_cursor_shows_a_step_and_follows_again_at_the_newest(tmp_path):
         watch(tmp_path / "store", act)
 
 
-def test_a_step_without_a_picture_says_so(tmp_path):
+def test_a_step_without_a_picture_says_so_and_pictures_are_turned_off_and_on(tmp_path):
     async def act(watched: Watched) -> None:
         run.step(1, has_preview=False)
         run.step(2)
@@ -204,6 +203,13 @@ def test_a_step_without_a_picture_says_so(tmp_path):
         await watched.until(lambda: "step 1 has no preview" in _text(picture))
         await watched.pilot.press("home")
         await watched.until(lambda: "the noise" in _text(picture))
+        await watched.pilot.press("end")
+        await watched.until(lambda: watched.shown == "step 2")
+        await watched.pilot.press("P")
+        assert watched.shown == ""
+        assert "P shows them" in _text(picture)
+        await watched.pilot.press("P")
+        await watched.until(lambda: watched.shown == "step 2")
 
     with live_run(tmp_path / "store") as run:
         watch(tmp_path / "store", act)
@@ -215,31 +221,52 @@ def _text(picture: Picture) -> str:
 
 def test_pause_is_asked_for_and_told_until_it_happens(tmp_path):
     async def act(watched: Watched) -> None:
+        def actions() -> set[str]:
+            """Of the keys that are shown."""
+            return {
+                bound.binding.action
+                for bound in watched.live.active_bindings.values()
+                if bound.node is watched.live
+            }
+
         await watched.until_head("running")
+        await watched.until(lambda: "pause" in actions())
+        assert not actions() & {"resume", "open_output"}
         await watched.pilot.press("space")
         await watched.until_head("to be paused after this step")
         assert run.store.pause_requested(run.id)
         run.store.finish(run.id, "paused")
         await watched.until_head("paused", "r resumes it")
+        await watched.until(lambda: "resume" in actions())
+        assert not actions() & {"cancel", "open_output"}
 
     with live_run(tmp_path / "store") as run:
         watch(tmp_path / "store", act)
 
 
-@pytest.mark.parametrize("key", ["space", "r"])
-@pytest.mark.parametrize("status", ["paused", "interrupted", "failed", "cancelled"])
-def test_a_run_that_stopped_is_resumed_by_one_key(tmp_path, no_engine, status, key):
+def test_a_run_that_stopped_is_resumed_by_one_key(tmp_path, no_engine):
     async def act(watched: Watched) -> None:
-        run.step(1)
-        await watched.until_head("1 of 8")
-        run.store.finish(run.id, status, error="no \x1b[0m luck" if status == "failed" else "")
-        await watched.until_head(status, "luck" if status == "failed" else "r resumes it")
-        assert "\x1b" not in watched.head
-        await watched.pilot.press(key)
-        await watched.until_head("queued")
-        await watched.until(lambda: no_engine)
+        for status, key in (
+            ("paused", "space"),
+            ("interrupted", "r"),
+            ("failed", "space"),
+            ("cancelled", "r"),
+        ):
+            with run.leased():
+                await watched.until_head("running")
+                run.step(1)
+                await watched.until_head("1 of 8")
+                error = "no \x1b[0m luck" if status == "failed" else ""
+                run.store.finish(run.id, status, error=error)
+                await watched.until_head(status, "luck" if error else "r resumes it")
+                assert "\x1b" not in watched.head
+                no_engine.clear()
+                await watched.pilot.press(key)
+                await watched.until_head("queued")
+                await watched.until(lambda: no_engine)
 
-    with live_run(tmp_path / "store") as run:
+    with open_store(tmp_path / "store") as store:
+        run = LiveRun(store)
         watch(tmp_path / "store", act)
 
 
@@ -258,19 +285,10 @@ def test_a_dead_engine_makes_it_interrupted_and_a_new_one_is_seen(tmp_path, no_e
             await watched.until_head("running")
             run.step(1)
             await watched.until_head("1 of 8")
-
-    with open_store(tmp_path / "store") as store:
-        run = LiveRun(store)
-        watch(tmp_path / "store", act)
-
-
-def test_it_is_resumed_from_elsewhere(tmp_path):
-    async def act(watched: Watched) -> None:
-        with run.leased():
             run.store.finish(run.id, "paused")
             await watched.until_head("paused")
             await watched.until(lambda: not watched.live._is_reading)
-        run.store.resume(run.id)
+        run.store.resume(run.id)  # as from elsewhere
         with run.leased():
             await watched.until_head("running")
 
@@ -368,8 +386,7 @@ def test_a_run_that_was_removed_gives_way(tmp_path):
         watch(tmp_path / "store", act)
 
 
-@pytest.mark.parametrize("size", [(120, 36), (80, 24)])
-def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
+def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch):
     def open_file(path: str) -> None:
         opened.append(path)
         raise opening.CannotOpen("there is no display")
@@ -393,7 +410,7 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch, size):
     output = str(tmp_path / "out.mp4")
     with live_run(tmp_path / "store", output=output) as run:
         run.store.finish(run.id, "done")
-        watch(tmp_path / "store", act, size)
+        watch(tmp_path / "store", act, (80, 24))
 
 
 def test_the_video_takes_the_place_of_the_last_step_and_steps_can_be_gone_back_to(tmp_path):
@@ -435,20 +452,6 @@ def test_leaving_at_once_leaves_the_run_alone(tmp_path):
         watch(tmp_path / "store", come_again)
 
 
-def test_previews_are_turned_off_and_on(tmp_path):
-    async def act(watched: Watched) -> None:
-        run.step(1)
-        await watched.until(lambda: watched.shown == "step 1")
-        await watched.pilot.press("P")
-        assert watched.shown == ""
-        assert "P shows them" in _text(watched.live.query_one(Picture))
-        await watched.pilot.press("P")
-        await watched.until(lambda: watched.shown == "step 1")
-
-    with live_run(tmp_path / "store") as run:
-        watch(tmp_path / "store", act)
-
-
 def test_over_a_remote_link_previews_wait_to_be_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
 
@@ -472,12 +475,17 @@ def test_a_small_terminal_shows_the_panels_in_turns(tmp_path):
             return [panel.id for panel in watched.live.query(".panel") if panel.display]
 
         await watched.until(lambda: displayed() == ["run", "preview"])
+        run.say(*[Message("info", f"line {number}") for number in range(3000)])
+        await watched.until(lambda: watched.live._feed.state.num_lines > 3000)
+        log = watched.live.query_one(LogView)
+        assert not log.lines  # of a log that is hidden nothing is drawn, and nothing lost
         seen = []
         for _ in range(5):
             await watched.pilot.press("right_square_bracket")
             await watched.pilot.pause()
             seen += displayed()[1:]
         assert seen == ["log", "sigma", "latents", "memory", "preview"]
+        await watched.until(lambda: len(log.lines) >= 1900)
         await watched.pilot.press("left_square_bracket")
         assert displayed() == ["run", "memory"]
         assert "‹memory›" in str(watched.live.query_one("#memory").border_title)
@@ -487,37 +495,6 @@ def test_a_small_terminal_shows_the_panels_in_turns(tmp_path):
 
     with live_run(tmp_path / "store") as run:
         watch(tmp_path / "store", act, (80, 24))
-
-
-def test_the_log_keeps_nothing_back_while_it_is_hidden(tmp_path):
-    async def act(watched: Watched) -> None:
-        run.say(*[Message("info", f"line {number}") for number in range(3000)])
-        await watched.until(
-            lambda: watched.live._feed and watched.live._feed.state.num_lines > 3000
-        )
-        log = watched.live.query_one(LogView)
-        assert not log.lines
-        await watched.pilot.press("right_square_bracket")
-        await watched.until(lambda: len(log.lines) >= 1900)
-
-    with live_run(tmp_path / "store") as run:
-        watch(tmp_path / "store", act, (80, 24))
-
-
-def test_long_lines_of_the_log_are_whole_where_it_is_enlarged(tmp_path):
-    async def act(watched: Watched) -> None:
-        words = " ".join(f"w{number:02}" for number in range(24))
-        run.say(Message("error", words))
-        log = watched.live.query_one(LogView)
-        await watched.until(lambda: any("w00" in line for line in log.lines))
-        log.focus()
-        await watched.pilot.press("z")
-        await watched.until(
-            lambda: any(words in log.render_line(y).text for y in range(log.size.height))
-        )
-
-    with live_run(tmp_path / "store") as run:
-        watch(tmp_path / "store", act)
 
 
 def test_zoom_and_back(tmp_path):
@@ -533,26 +510,15 @@ def test_zoom_and_back(tmp_path):
         assert watched.live.query_one("#sigma").size.height > 25
         await watched.pilot.press("escape")
         assert watched.live.maximized is None
-
-    with live_run(tmp_path / "store"):
-        watch(tmp_path / "store", act)
-
-
-def test_only_keys_that_do_something_are_shown(tmp_path):
-    async def act(watched: Watched) -> None:
-        def actions() -> set[str]:
-            return {
-                bound.binding.action
-                for bound in watched.live.active_bindings.values()
-                if bound.node is watched.live
-            }
-
-        await watched.until_head("running")
-        await watched.until(lambda: "pause" in actions())
-        assert not actions() & {"resume", "open_output"}
-        run.store.finish(run.id, "done")
-        await watched.until(lambda: "open_output" in actions())
-        assert not actions() & {"pause", "cancel", "resume"}
+        words = " ".join(f"w{number:02}" for number in range(24))
+        run.say(Message("error", words))
+        log = watched.live.query_one(LogView)
+        await watched.until(lambda: any("w00" in line for line in log.lines))
+        log.focus()
+        await watched.pilot.press("z")  # in which long lines are whole
+        await watched.until(
+            lambda: any(words in log.render_line(y).text for y in range(log.size.height))
+        )
 
     with live_run(tmp_path / "store") as run:
         watch(tmp_path / "store", act)
@@ -613,3 +579,19 @@ def _long_log(run: LiveRun) -> None:
         run.say(*[MemorySampled(n << 20, 0) for n in range(500)])
         run.say(*[Message("info", f"line {n}") for n in range(500)])
     run.say(StageFinished("denoise", 100.0, False), StageStarted("mux"), RunFinished("done"))
+
+
+def test_a_run_that_waits_gives_way_to_the_one_at_work_when_one_comes_back(tmp_path):
+    async def act(watched: Watched) -> None:
+        await watched.until_head("running")
+        watched.app.watch_run(waiting.id)
+        await watched.until_head("queued")
+        await watched.pilot.press("question_mark", "escape")  # a dialog over it is no leaving
+        await watched.until(lambda: watched.app.screen is watched.live)
+        assert watched.app.watched_run == waiting.id
+        await watched.pilot.press("4", "2")
+        await watched.until_head("running")
+
+    with open_store(tmp_path / "store") as store, LiveRun(store).leased():
+        waiting = LiveRun(store)
+        watch(tmp_path / "store", act)

@@ -141,3 +141,20 @@ def test_any_size():
         assert len(log.lines) == 16
 
     with_log(body)
+
+
+def test_of_another_size_the_end_is_still_in_sight():
+    async def body(log, pilot):
+        log.add([("06:12:01", "info", f"line {number}") for number in range(100)])
+        for height in (30, 8, 20):
+            await pilot.resize_terminal(60, height)
+            await until(pilot, lambda: log.size.height == log.app.size.height - 2)
+            await until(pilot, lambda: log.scroll_offset.y == log.max_scroll_y)
+        log.action_scroll_home()
+        await until(pilot, lambda: log.scroll_offset.y == 0)
+        await pilot.resize_terminal(60, 12)
+        await until(pilot, lambda: log.size.height == log.app.size.height - 2)
+        await pilot.pause()
+        assert log.scroll_offset.y == 0
+
+    with_log(body)

@@ -108,7 +108,7 @@ def test_the_head_of_a_run_at_work():
     assert (head.symbol, head.status) == ("▶", "running")
     assert head.times == "0:10  ~0:04 left  2.00 it/s  3 of 6 steps  50%"
     assert head.origin == "micro · branch of m2a @2 · seed 7 · a \\x1b[2Jstar"
-    assert head.hits == "not computed again: text, 2 of 6 steps; ~1.00 s saved"
+    assert head.hits == "reused: text, 2 of 6 steps; ~1.00 s saved"
     assert head.message == "memory 5 MiB + 9.0 GiB device"
 
 
@@ -192,21 +192,20 @@ def test_latents_that_are_not_finite_are_found():
 # What is drawn
 
 
-@pytest.mark.parametrize(
-    "size", [(120, 34), (80, 22), (60, 20), (200, 60), (30, 10), (8, 3), (101, 28)]
-)
-@pytest.mark.parametrize("told", [(), HALF, (*HALF, events.RunFinished("done"))])
-def test_any_size(size, told):
+def test_any_size():
     async def act(view: RunView, pilot: Pilot[None]) -> None:
-        show(view, state_of(*told))
-        view.show_preview(picture(9), "step 3")
-        await pilot.pause()
-        for _ in range(5):
-            view.action_tab(1)
-            await pilot.pause()
-        assert all(len(line) <= size[0] for line in head_of(view))
+        for size in ((120, 34), (80, 22), (200, 60), (30, 10), (8, 3), (101, 28)):
+            await pilot.resize_terminal(*size)
+            for told in ((), HALF, (*HALF, events.RunFinished("done"))):
+                show(view, state_of(*told))
+                view.show_preview(picture(9), "step 3")
+                await pilot.pause()
+                for _ in range(5 if told == HALF else 0):
+                    view.action_tab(1)
+                    await pilot.pause()
+                assert all(len(line) <= size[0] for line in head_of(view))
 
-    viewed(act, size)
+    viewed(act)
 
 
 def test_all_panels_at_the_size_of_a_usual_terminal():

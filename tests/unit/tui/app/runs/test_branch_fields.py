@@ -8,7 +8,7 @@ import pytest
 
 from presets.encoding import encode_spec
 from presets.library import load_preset, override
-from tui.app.runs.branch_fields import FIELDS, overrides_of, shares, values_of
+from tui.app.runs.branch_fields import FIELDS, first_step, overrides_of, shares, values_of
 
 SPEC = load_preset("micro", ['prompt="a red circle"', "guidance.scale=2.5"])
 BEFORE = values_of(json.loads(encode_spec(SPEC)))
@@ -61,3 +61,11 @@ def test_guidance_that_changes_between_steps_is_shown_as_it_is_typed(scale):
     assert before["guidance.scale"] == scale
     changes = overrides_of(values_of(json.loads(encode_spec(SPEC))), before, "")
     assert override(SPEC, changes) == spec
+
+
+@pytest.mark.parametrize(
+    ("points", "total", "step"),
+    [(range(20), 20, 10), (range(4), 20, 3), ((0, 8, 16), 20, 8), ((), 900, 0), ((0,), 1, 0)],
+)
+def test_a_branch_begins_where_something_is_stored(points, total, step):
+    assert first_step(points, total) == step

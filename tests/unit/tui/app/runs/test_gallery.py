@@ -165,3 +165,23 @@ def test_the_shape_is_that_of_the_video(store):
     spec = {**json.loads(encode_spec(micro())), "width": "wide"}
     store.enqueue(json.dumps(spec).encode(), preset="", output="")
     assert gallery.aspect(run_rows(store, store.queued())[1:]) == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "is_opened"), [(1e9, False), (0.0, True)])
+def test_an_enter_that_led_to_the_gallery_opens_no_run_when_it_is_pressed_twice(
+    store, monkeypatch, seconds, is_opened
+):
+    monkeypatch.setattr("tui.app.runs.screen.TWICE_SECONDS", seconds)
+    (run_id,) = swept(store, 1)
+
+    async def script(pilot):
+        pilot.app.show_gallery(f"tag:{TAG}")
+        runs = pilot.app.screen_stack[0].query_one(RunList)
+        await until(pilot, lambda: runs.is_in_gallery and runs.current is not None)
+        await until(pilot, lambda: thumbnails(pilot).has_focus)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert pilot.app.screen.has_class("-opened") is is_opened
+        assert runs.current.record.id == run_id
+
+    play("runs", script)

@@ -11,13 +11,14 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from presets.encoding import decode_spec
-from store.lineage.records import Segment
+from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run, wave
+from tests.unit.tui.opened_app import NARROW, WIDE, until
 from tui.app.app import ModiffApp
 from tui.app.desktop import CannotOpen
-from tui.app.dialogs.ask import Ask, Confirm
+from tui.app.dialogs.ask import Ask, Choose, Confirm
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.run_view.player import Player
@@ -31,7 +32,6 @@ from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
 from tui.describe.runs.run import Detail
 
-WIDE, NARROW = (120, 36), (80, 24)
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
 
 Script = Callable[[Pilot[int]], Awaitable[None]]
@@ -81,16 +81,6 @@ def play(
     return preferences
 
 
-async def until(pilot: Pilot[int], is_so: Callable[[], Any]) -> None:
-    for _ in range(600):
-        await pilot.pause(0.02)
-        if is_so():
-            return
-    raise AssertionError(
-        f"did not come to be: {[str(n.message) for n in pilot.app._notifications]}"
-    )
-
-
 def list_of(pilot: Pilot[int]) -> RunList:
     return pilot.app.screen_stack[0].query_one(RunList)
 
@@ -130,7 +120,20 @@ def test_the_list_is_filtered_and_the_filter_remembered(store):
     async def script(pilot):
         runs = list_of(pilot)
         assert current(pilot) == circle
-        await pilot.press("slash", *"star")
+        await pilot.press("slash", *"pre")
+        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:")
+        await pilot.press("right", *"mi")
+        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:micro")
+        await pilot.press("right")
+        assert pilot.app.focused.value == "preset:micro"
+        await type_(pilot, "status:x")
+        problem = runs.query_one("#problem", Static)
+        await until(pilot, lambda: problem.display)
+        assert "none of queued" in str(problem.content)
+        assert current(pilot) == circle
+        await type_(pilot, "status:")
+        await until(pilot, lambda: not problem.display)
+        await type_(pilot, "star")
         await until(pilot, lambda: current(pilot) == star)
         assert str(runs.query_one("#found", Static).content).strip() == "1 run"
         await pilot.press("escape", "m")  # back in the list, letters are keys again
@@ -139,67 +142,22 @@ def test_the_list_is_filtered_and_the_filter_remembered(store):
     assert play(script).runs_filter == "star"
 
 
-def test_a_filter_that_means_nothing_says_so_and_changes_nothing(store):
-    run_id = record_run(store, micro()).id
-
-    async def script(pilot):
-        await pilot.press("slash", *"status:x")
-        problem = list_of(pilot).query_one("#problem", Static)
-        await until(pilot, lambda: problem.display)
-        assert "none of queued" in str(problem.content)
-        assert current(pilot) == run_id
-        await pilot.press("backspace")
-        await until(pilot, lambda: not problem.display)
-
-    play(script)
-
-
-def test_a_filter_of_the_last_time(store):
-    star = record_run(store, micro(STAR)).id
-    record_run(store, micro(CIRCLE))
-
-    async def script(pilot):
-        await until(pilot, lambda: current(pilot) == star)
-
-    play(script, runs_filter="star")
-
-
-def test_keys_are_suggested(store):
-    record_run(store, micro())
-
-    async def script(pilot):
-        await pilot.press("slash", *"pre")
-        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:")
-        await pilot.press("right", *"mi")
-        await until(pilot, lambda: pilot.app.focused._suggestion == "preset:micro")
-        await pilot.press("right")
-        assert pilot.app.focused.value == "preset:micro"
-
-    play(script)
-
-
-def test_the_tree_is_remembered_and_g_goes_to_its_first(store):
+def test_a_tree_of_the_last_time_and_g_goes_to_its_first(store):
     runs = [record_run(store, micro(STAR, f"seed={seed}")).id for seed in range(3)]
 
-    async def to_tree(pilot):
-        await pilot.press("end")
-        await until(pilot, lambda: list_of(pilot).current.record.id == runs[0])
-        await pilot.press("g")
-        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
-        await pilot.press("t")
-        assert list_of(pilot).is_in_tree
-
-    kept = play(to_tree)
-    assert kept.runs_view == "tree"
-
-    async def begins_in_it(pilot):
+    async def script(pilot):
         assert list_of(pilot).query_one(RunTree).display
         assert "branches" in str(list_of(pilot).border_title)
         list_of(pilot).focus_list()
-        await pilot.press("end", "g")
-        await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+        for _ in range(2):  # in the tree, and in the table
+            await pilot.press("end")
+            await until(pilot, lambda: list_of(pilot).current.record.id == runs[0])
+            await pilot.press("g")
+            await until(pilot, lambda: list_of(pilot).current.record.id == runs[-1])
+            await pilot.press("t")
+        assert list_of(pilot).is_in_tree
 
-    play(begins_in_it, runs_view=kept.runs_view)
+    assert play(script, runs_view="tree").runs_view == "tree"
 
 
 def test_what_keeps_the_list_from_being_read_goes_when_it_is_over(store, tmp_path):
@@ -245,7 +203,7 @@ def test_parents_that_do_not_fit_are_in_the_tree_only(store):
     store.tag(below.id, ["keep"])
 
     async def script(pilot):
-        assert current(pilot) == below.id
+        assert [row.key for row in table_of(pilot)] == [below.id]  # by the filter of the last time
         await pilot.press("k")
         assert current(pilot) == below.id
         await pilot.press("t", "k")
@@ -271,11 +229,11 @@ def test_the_cursor_stays_on_its_run_when_others_come(store):
 
 def test_no_runs(store):
     async def script(pilot):
-        assert "no runs yet" in str(list_of(pilot).query_one("#empty", Static).content)
+        assert "no runs yet" in str(list_of(pilot).query_one("#empty Static", Static).content)
         await pilot.press(*"tmdbrRoVpTnlXy", "delete", "enter", "escape")
         assert not told(pilot)
         await pilot.press("slash", "x")
-        empty = list_of(pilot).query_one("#empty", Static)
+        empty = list_of(pilot).query_one("#empty Static", Static)
         await until(pilot, lambda: "no run fits" in str(empty.content))
 
     play(script)
@@ -284,7 +242,7 @@ def test_no_runs(store):
 # The details
 
 
-def test_details_follow_the_cursor(store):
+def test_details_and_panels_follow_the_cursor(store):
     old, new = record_run(store, micro(STAR)).id, record_run(store, micro(CIRCLE)).id
 
     async def script(pilot):
@@ -293,18 +251,9 @@ def test_details_follow_the_cursor(store):
         await until(pilot, lambda: summary(pilot) == old)
         toml = pilot.app.screen.query_one("#toml", Static)
         assert 'prompt = "a red star"' in str(toml.content)
-
-    play(script)
-
-
-def test_panels_show_the_run_of_the_list(store):
-    run_id = record_run(store, micro(STAR)).id
-
-    async def script(pilot):
-        await until(pilot, lambda: summary(pilot) == run_id)
         await pilot.press("right_square_bracket")
         view = pilot.app.screen.query_one(RunView)
-        await until(pilot, lambda: view.query_one("#run").border_title == run_id)
+        await until(pilot, lambda: view.query_one("#run").border_title == old)
         await pilot.press("enter")
         assert isinstance(pilot.app.focused, Timeline)
 
@@ -332,38 +281,34 @@ def test_on_a_narrow_screen_enter_opens_and_esc_returns(store):
 # What is done with runs
 
 
-@pytest.mark.parametrize("status", ["interrupted", "paused", "cancelled", "failed"])
-def test_one_key_resumes(store, started, status):
-    run_id = record_run(store, micro(), status=status).id
-
-    async def script(pilot):
-        await pilot.press("r")
-        await until(pilot, lambda: started == ["engine"])
-        assert store.run(run_id).status == "queued"
-        assert pilot.app.watched_run == run_id
-
-    play(script)
-
-
-def test_what_is_done_is_not_resumed_and_what_is_not_done_not_replayed(store, started):
+def test_one_key_resumes_what_is_not_done_and_what_is_done_is_replayed(store, started):
     record_run(store, micro())
+    stopped = ("cancelled", "failed", "paused", "interrupted")
+    *_, last = (record_run(store, micro(), status=status).id for status in stopped)
+
+    def keys(pilot) -> set[str]:
+        return {"r", "R", "V", "o"} & set(pilot.app.screen.active_bindings)
 
     async def script(pilot):
-        keys = pilot.app.screen.active_bindings
-        assert "r" not in keys
-        assert {"R", "V", "o"} <= set(keys)
-        interrupted = record_run(store, micro(), status="interrupted").id
-        await until(pilot, lambda: interrupted in [r.record.id for r in list_of(pilot).rows])
-        await pilot.press("k")
-        await until(pilot, lambda: "r" in pilot.app.screen.active_bindings)
-        assert not {"R", "V", "o"} & set(pilot.app.screen.active_bindings)
+        for status in reversed(stopped):
+            await until(pilot, lambda status=status: list_of(pilot).current.record.status == status)
+            await until(pilot, lambda: keys(pilot) == {"r"})
+            await pilot.press("j")
+        await until(pilot, lambda: keys(pilot) == {"R", "V", "o"})
+        assert not started
+        await pilot.press("g", "r")
+        await until(pilot, lambda: started == ["engine"])
+        assert store.run(last).status == "queued"
+        assert pilot.app.watched_run == last
 
     play(script)
-    assert not started
 
 
-def test_pin_tags_and_note(store):
+def test_pin_tags_note_and_stars(store, monkeypatch):
     run_id = record_run(store, micro()).id
+
+    async def fail(_lab: Lab, *_: object) -> None:
+        raise RuntimeError("by the test")
 
     async def script(pilot):
         await pilot.press("p")
@@ -371,33 +316,34 @@ def test_pin_tags_and_note(store):
         await until(pilot, lambda: list_of(pilot).current.record.pinned)
         await pilot.press("p")
         await until(pilot, lambda: not store.run(run_id).pinned)
-        await pilot.press("T")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await type_(pilot, "keep, client/acme")
-        await pilot.press("enter")
+        for tags in ("a!b", "keep, client/acme"):
+            await pilot.press("T")
+            await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
+            await type_(pilot, tags)
+            await pilot.press("enter")
+            if tags == "a!b":  # is none
+                await until(pilot, lambda: "a!b" in told(pilot))
+                assert store.tags_of([run_id])[run_id] == ()
         await until(pilot, lambda: set(store.tags_of([run_id])[run_id]) == {"keep", "client/acme"})
         await pilot.press("n")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await type_(pilot, "too bright")
         await pilot.press("enter")
         await until(pilot, lambda: store.run(run_id).note == "too bright")
-
-    play(script)
-
-
-def test_stars_are_two_keys(store):
-    made = record_run(store, micro(STAR))
-
-    async def script(pilot):
         await pilot.press("*", "4")
-        await until(pilot, lambda: store.run(made.id).rating == 4)
+        await until(pilot, lambda: store.run(run_id).rating == 4)
         await until(pilot, lambda: any("★★★★" in row.cells for row in table_of(pilot)))
         assert pilot.app.current_mode == "runs"  # 4 is a screen elsewhere
         await pilot.press("*", "0")
-        await until(pilot, lambda: store.run(made.id).rating == 0)
+        await until(pilot, lambda: store.run(run_id).rating == 0)
         await pilot.press("*", "escape")
         await pilot.pause()
-        assert store.run(made.id).rating == 0
+        assert store.run(run_id).rating == 0
+        monkeypatch.setattr(Lab, "set_pinned", fail)
+        await pilot.press("p")
+        await until(pilot, lambda: "by the test" in told(pilot))
+        await pilot.press("m")  # the screen goes on
+        assert list_of(pilot).marks
 
     play(script)
 
@@ -446,20 +392,6 @@ def test_the_key_of_the_filter_twice_and_enter_on_what_is_offered(store):
     play(script)
 
 
-def test_a_tag_that_is_none_is_told(store):
-    run_id = record_run(store, micro()).id
-
-    async def script(pilot):
-        await pilot.press("T")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
-        await type_(pilot, "a!b")
-        await pilot.press("enter")
-        await until(pilot, lambda: "a!b" in told(pilot))
-        assert store.tags_of([run_id])[run_id] == ()
-
-    play(script)
-
-
 def test_marked_runs_are_removed_once_that_was_agreed_to(store):
     kept = record_run(store, micro()).id
     for _ in range(2):
@@ -481,7 +413,7 @@ def test_marked_runs_are_removed_once_that_was_agreed_to(store):
     play(script)
 
 
-def test_replay_verify_and_export_say_what_came_of_them(store, monkeypatch, tmp_path):
+def test_open_replay_verify_and_export_say_what_came_of_them(store, monkeypatch, tmp_path):
     run_id = record_run(store, micro()).id
     asked: list[tuple[str, ...]] = []
     answers: dict[str, Any] = {
@@ -500,9 +432,16 @@ def test_replay_verify_and_export_say_what_came_of_them(store, monkeypatch, tmp_
         asked.append(arguments)
         return answers["verify" if "--verify" in arguments else arguments[0]]
 
+    async def refuse(_lab: Lab, _path: str) -> None:
+        raise CannotOpen("there is no display")
+
+    monkeypatch.setattr(Lab, "open_file", refuse)
     monkeypatch.setattr(Lab, "command", command)
 
     async def script(pilot):
+        await pilot.press("o")
+        await until(pilot, lambda: "there is no display" in told(pilot))
+        assert store.run(run_id).output in told(pilot)
         await pilot.press("R")
         await until(pilot, lambda: "/v/again.mp4" in told(pilot))
         await pilot.press("V")
@@ -516,22 +455,6 @@ def test_replay_verify_and_export_say_what_came_of_them(store, monkeypatch, tmp_
     play(script)
     target = str(tmp_path / f"{run_id}.modiff")
     assert asked[-1] == ("store", "export", run_id, "--output", target)
-
-
-def test_without_a_display_the_path_is_told(store, monkeypatch):
-    run_id = record_run(store, micro()).id
-
-    async def refuse(_lab: Lab, _path: str) -> None:
-        raise CannotOpen("there is no display")
-
-    monkeypatch.setattr(Lab, "open_file", refuse)
-
-    async def script(pilot):
-        await pilot.press("o")
-        await until(pilot, lambda: "there is no display" in told(pilot))
-        assert store.run(run_id).output in told(pilot)
-
-    play(script)
 
 
 def test_a_video_plays_in_the_terminal_also_where_there_is_no_display(store, monkeypatch):
@@ -550,23 +473,6 @@ def test_a_video_plays_in_the_terminal_also_where_there_is_no_display(store, mon
             await until(pilot, lambda label=label: "of 3" in str(label.render()))
             await pilot.press("escape")
             await until(pilot, lambda: not isinstance(pilot.app.screen, Player))
-
-    play(script)
-
-
-def test_errors_of_actions_are_told_and_the_screen_goes_on(store, monkeypatch):
-    record_run(store, micro())
-
-    async def fail(_lab: Lab, *_: object) -> None:
-        raise RuntimeError("by the test")
-
-    monkeypatch.setattr(Lab, "set_pinned", fail)
-
-    async def script(pilot):
-        await pilot.press("p")
-        await until(pilot, lambda: "by the test" in told(pilot))
-        await pilot.press("m")
-        assert list_of(pilot).marks
 
     play(script)
 
@@ -697,17 +603,7 @@ def test_what_cannot_be_branched_is_said_at_its_field(store, started):
         assert isinstance(pilot.app.screen, Branch)
         await pilot.press("escape")
         assert not isinstance(pilot.app.screen, Branch)
-
-    play(script)
-    assert not started
-    assert not store.queued()
-
-
-def test_after_the_last_step_only_the_decoding_is_left(store):
-    run_id = record_run(store, micro(STAR)).id
-
-    async def script(pilot):
-        pilot.app.push_screen(Branch(run_id, 5))
+        pilot.app.push_screen(Branch(run_id, 5))  # after the last step only the decoding is left
         await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
         form = pilot.app.screen
         await until(pilot, lambda: form.query_one(Timeline).cursor == 5)
@@ -716,6 +612,8 @@ def test_after_the_last_step_only_the_decoding_is_left(store):
         assert form.at == 0
 
     play(script, size=NARROW)
+    assert not started
+    assert not store.queued()
 
 
 # Comparisons
@@ -765,7 +663,12 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
         asked.append(arguments)
         return COMPARISON
 
+    async def play_or_tell(_app: ModiffApp, record: RunRecord) -> None:
+        played.append(record.id)
+
+    played: list[str] = []
     monkeypatch.setattr(Lab, "command", command)
+    monkeypatch.setattr("tui.app.runs.compare.play_or_tell", play_or_tell)
 
     async def script(pilot):
         await pilot.press("j", "m", "k", "m", "d")
@@ -778,6 +681,10 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("enter")
         await until(pilot, lambda: "/v/side.png" in told(pilot))
+        await pilot.press("v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: played == [second.id])
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, Compare))
 

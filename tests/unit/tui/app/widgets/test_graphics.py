@@ -145,7 +145,7 @@ def terminal_output(answers: list[tuple[bytes, bytes]]) -> bytes:
                         answered += match.end()
                         os.write(leader, match.expand(answer))
                         found = True
-        assert process.wait(10) == 0, output
+        assert process.wait(120) == 0, output
     finally:
         process.kill()
         os.close(leader)

@@ -244,3 +244,12 @@ def test_a_canvas_joins_points_without_holes():
     canvas.line([(0, 0), (1, 1)], 0)
     assert all(text.strip() for row in range(4) for text, owner in canvas.runs(row) if owner == 0)
     assert sum(bits.bit_count() for row in canvas._dots for bits in row) >= 20
+
+
+def test_sizes_that_hardly_differ_look_so():
+    mib = 1 << 20
+    axis = round_axis(459 * mib, 460 * mib, binary=True)
+    assert axis.high - axis.low >= 460 * mib / 8
+    assert axis.low <= 459 * mib < 460 * mib <= axis.high
+    # what does differ has the axis to itself
+    assert round_axis(2 << 30, 40 << 30, binary=True).low == 0

@@ -11,7 +11,14 @@ from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
-from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
+from tui.describe.runs.changes import (
+    preset_changes,
+    settings_in,
+    value_told,
+    values_told,
+    values_within,
+    varying,
+)
 from tui.describe.runs.families import families, mark_of, told
 from tui.describe.runs.run import RunRow
 
@@ -181,3 +188,20 @@ def test_what_a_run_changes_of_its_preset(store):
     preset = settings_in(encode_spec(load_preset("micro")))
     assert values_told(preset_changes(run, preset)) == "vae.dtype bf16, seed 7, steps 5"
     assert preset_changes(run, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [
+        (30, "seed 7, width 48, guidance 2.5"),
+        (29, "seed 7, width 48 +1"),
+        (18, "seed 7 +2"),
+        (8, "seed… +2"),
+        (1, "… +2"),
+    ],
+)
+def test_of_values_that_have_no_room_the_number_is_told(width, told):
+    assert values_within({"seed": 7, "width": 48, "guidance.scale": 2.5}, width) == told
+    assert values_within({}, width) == ""
+    # one that is too long leaves the room to others
+    assert values_within({"seed": 2**63, "width": 48}, 16) == "width 48 +1"

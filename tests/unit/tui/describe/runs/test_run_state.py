@@ -337,3 +337,19 @@ def test_a_video_is_known_by_its_key_until_the_run_is_gone_on_with():
     assert (state.video, state.steps) == ("clip", [])
     state.take(entries(events.RunResumed("done"), first_id=9))
     assert state.video == ""
+
+
+def test_steps_of_an_earlier_attempt_are_told_as_it_measured_them():
+    state = taken(*BEGUN, events.StageStarted("denoise"), step(1), events.RunFinished("paused"))
+    (before, *_) = state.steps
+    again = (
+        events.RunResumed("paused"),
+        events.RunStarted("f", 8),
+        plan(2),
+        events.StepFinished(1, 5, 0.9, 900.0, 0.0, source="reused"),
+        events.StepFinished(2, 5, 0.8, 800.0, 0.0, source="reused"),
+    )
+    state.take(entries(*again, first_id=100))
+    first, second, *_ = state.steps
+    assert (first.status, first.mean, first.std) == ("reused", before.mean, before.std)
+    assert math.isnan(second.std)

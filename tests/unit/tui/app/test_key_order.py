@@ -1,0 +1,97 @@
+"""Keys that come in one burst act one after the other, each where the one before it has led."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+import pytest
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.events import Key, Paste
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from tui.app import key_order
+from tui.app.key_order import KeysInOrder
+
+
+class Over(ModalScreen[None]):
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "dismiss", "Leave")]
+
+    def compose(self) -> ComposeResult:
+        yield Input("over", id="over")
+
+
+class Form(Vertical):
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Input("123", select_on_focus=False)
+
+
+class Ordered(KeysInOrder):
+    BINDINGS: ClassVar[list[BindingType]] = [("f2", "over", "Over")]
+    over = ""
+
+    def compose(self) -> ComposeResult:
+        yield Form()
+
+    def action_over(self) -> None:
+        self.push_screen(Over())
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.input.id == "over":
+            self.over = event.value
+
+
+def after(app, *keys):
+    """What the field of the app holds after keys that came in one burst, the last of them `.`."""
+
+    async def run():
+        async with app.run_test() as pilot:
+            field = app.query_one(Input)
+            field.focus()
+            await pilot.pause()
+            for key in (*keys, "full_stop"):
+                app.post_message(
+                    Key(key, "." if key == "full_stop" else key if len(key) == 1 else None)
+                )
+            while "." not in field.value:
+                await pilot.pause(0.01)
+            return field.value
+
+    return asyncio.run(run())
+
+
+def test_what_is_typed_behind_a_key_that_deletes_stays():
+    assert after(Ordered(), "ctrl+u", "9", "7") == "97."
+
+
+def test_what_is_typed_behind_a_key_that_opens_a_dialog_goes_there():
+    app = Ordered()
+    assert after(app, "f2", "a", "b", "escape", "4") == "1234."
+    assert app.over == "ab"
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_keys_go_on_where_one_was_lost(monkeypatch, number):
+    monkeypatch.setattr(key_order, "LOST_SECONDS", 0.05)
+    monkeypatch.setattr(KeysInOrder, "on_came_round", lambda _app, _message: None)
+    keys = "456"[:number]
+    assert after(Ordered(), *keys) == f"123{keys}."
+
+
+def test_what_is_pasted_waits_too():
+    async def run():
+        app = Ordered()
+        async with app.run_test() as pilot:
+            field = app.query_one(Input)
+            field.focus()
+            await pilot.pause()
+            app.post_message(Key("ctrl+u", None))
+            app.post_message(Paste("pasted"))
+            while field.value != "pasted":
+                await pilot.pause(0.01)
+
+    asyncio.run(run())

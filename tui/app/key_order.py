@@ -1,0 +1,96 @@
+"""Keys act in the order in which they are pressed, each where the one before it has led.
+
+Textual hands a key to the widget that has the focus when it comes. Letters act there at once, while a key with a
+binding (ctrl+u, esc, 3) goes round by all parents to the app first: of `ctrl+u 9 7` in one burst the digits come first
+and are deleted then, and a key behind one that opens a dialog acts below the dialog. So the next key waits until the
+one before it has acted, and until a screen that this opened is composed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import App
+from textual.events import Key, Paste
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from textual.events import Event
+    from textual.message_pump import MessagePump
+    from textual.screen import Screen
+
+# A key that was lost with the widget that had it holds up the others so long.
+LOST_SECONDS = 1.0
+
+
+class CameRound(Message, bubble=True):
+    """Sent behind a key on its way: when it is back at the app, the key has acted, wherever it ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class KeysInOrder(App[int]):
+    """An app of which a key waits for the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: deque[Event] = deque()
+        self._under_way: Event | None = None
+        self._number = 0  # of the message that is waited for
+        self._key_screen: Screen[object] | None = None
+
+    async def on_event(self, event: Event) -> None:
+        if not isinstance(event, Key | Paste):
+            await super().on_event(event)
+        elif event.is_forwarded:
+            await super().on_event(event)
+            if event is self._under_way:
+                await self._end_key()
+        elif self._under_way is None:
+            await self._begin_key(event)
+        else:
+            self._held.append(event)
+            if len(self._held) == 1:
+                self._watch()
+
+    async def _begin_key(self, event: Event) -> None:
+        self._under_way, self._key_screen = event, self.screen
+        target = self.focused or self.screen
+        await super().on_event(event)
+        if event.is_forwarded:
+            self._wait_behind(target)
+        else:  # it was a key of the app alone
+            await self._end_key()
+
+    def _wait_behind(self, target: MessagePump) -> None:
+        self._number += 1
+        target.post_message(CameRound(self._number))
+        if self._held:
+            self._watch()
+
+    async def on_came_round(self, message: CameRound) -> None:
+        if message.number == self._number and self._under_way is not None:
+            await self._end_key()
+
+    async def _end_key(self) -> None:
+        """The key has acted. Where that opened a screen the next one waits for it too."""
+        if self._held and self.screen_stack and self.screen is not self._key_screen:
+            self._key_screen = self.screen
+            self._wait_behind(self.screen)
+            return
+        self._under_way = None
+        if self._held:
+            await self._begin_key(self._held.popleft())
+
+    def _watch(self) -> None:
+        self.set_timer(LOST_SECONDS, partial(self._give_up, self._number))
+
+    async def _give_up(self, number: int) -> None:
+        """What is waited for now was waited for a long while ago already."""
+        if number == self._number and self._under_way is not None:
+            self._key_screen = self.screen if self.screen_stack else None
+            await self._end_key()
