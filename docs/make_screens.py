@@ -18,8 +18,11 @@ STAR = "a small yellow star moves up over a dark blue background"
 
 
 async def make(folder: Path) -> None:
+    from engine import client
+    from engine.process.launch import stop_engine
     from presets.library import load_preset
     from tui.app.app import ModiffApp
+    from tui.app.base import start_engine
     from tui.app.preferences import Preferences
     from tui.app.run_view.follower import Follower
 
@@ -29,27 +32,28 @@ async def make(folder: Path) -> None:
 
         async def finished(run_id: str) -> str:
             for _ in range(1200):
-                if (await app.lab.run(run_id)).is_finished:
+                if (await app.lab.read(lambda store: store.run(run_id))).is_finished:
                     return run_id
                 await pilot.pause(0.1)
             raise TimeoutError(f"run {run_id} did not end")
 
-        await app.lab.start_engine()
+        async def branch(run_id: str, at: int, change: str) -> str:
+            return await app.lab.change(client.branch, run_id, at=at, overrides=[change])
+
+        await app.lab.engine(start_engine)
         spec = load_preset("micro", ["seed=7"], values={"prompt": STAR})
-        star = await finished(await app.lab.launch(spec, "micro"))
+        star = await finished(await app.lab.change(client.submit, spec, preset="micro"))
         for at, change in (
             (8, "guidance.scale=4"),
             (8, "guidance.scale=1.5"),
             (12, "scheduler.name='euler'"),
         ):
-            strong = await finished(await app.lab.branch(star, at, [change]))
-        await finished(
-            await app.lab.branch(strong, 16, ["prompt='a small yellow star moves down'"])
-        )
-        await app.lab.set_pinned(star, True)
-        await app.lab.set_tags(star, ["good"])
+            strong = await finished(await branch(star, at, change))
+        await finished(await branch(strong, 16, "prompt='a small yellow star moves down'"))
+        await app.lab.change(lambda store: store.pin(star))
+        await app.lab.change(lambda store: store.tag(star, ["good"]))
 
-        slow = await app.lab.branch(star, 8, ["scheduler.steps=400"])
+        slow = await branch(star, 8, "scheduler.steps=400")
         app.watch_run(slow)
         seen = Follower(app.lab, slow)
         while not seen.state.steps or seen.state.steps_done < 0.6 * len(seen.state.steps):
@@ -64,7 +68,7 @@ async def make(folder: Path) -> None:
         await pilot.press("t", "home", "down")
         await pilot.pause(3.0)
         save(app, "lineage.svg", folder)
-        await app.lab.stop_engine()
+        await app.lab.engine(stop_engine)
 
 
 def save(app, name: str, folder: Path) -> None:

@@ -13,8 +13,6 @@ editor it gets; `section` in which part of a form it stands, with all keys that 
 
 from __future__ import annotations
 
-import datetime
-import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from msgspec import inspect, structs
 
 from presets.errors import PresetError
 from presets.keys import key_of, parse_key, value_at
+from presets.wording import MAX_ECHO, did_you_mean, expected, nearest, refusal
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -33,10 +32,6 @@ _TABLES = (inspect.StructType, inspect.DictType)
 
 OPTIONS = "options:"
 """How the role of a table of options begins; the rest is the kind of what they are options of."""
-
-# Longer text is named by its size in messages, never echoed.
-_MAX_ECHO = 60
-
 
 Schemas = Callable[[str, str], type[msgspec.Struct] | None]
 """The options of a thing by its kind and name, such as "extension" and "teacache"; None where they are not known."""
@@ -197,7 +192,7 @@ def check_value(value: object, annotation: object, key: str, root: type[msgspec.
         raise
     node, _, extra = _unwrap(annotation)
     if not _keeps_extra_rules(value, node, extra):
-        raise _refusal(value, node, extra, key)
+        raise refusal(value, node, extra, key)
     _refuse_unstorable(value, key)
 
 
@@ -236,20 +231,6 @@ def unknown_key(key: str, struct: type[msgspec.Struct]) -> PresetError:
     )
 
 
-def did_you_mean(candidates: Sequence[str], *, quoted: bool = True) -> str:
-    """`, did you mean "a" or "b"?`, or nothing without candidates."""
-    if not candidates:
-        return ""
-    return f", did you mean {_either([quote(c) for c in candidates] if quoted else candidates)}?"
-
-
-def nearest(word: str, candidates: Sequence[str], *, cutoff: float = 0.6) -> list[str]:
-    """The candidate most like `word` regardless of case, as a list of at most one."""
-    by_lower = {candidate.lower(): candidate for candidate in candidates}
-    found = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=cutoff)
-    return [by_lower[match] for match in found]
-
-
 def nearest_keys(key: str, struct: type[msgspec.Struct]) -> list[str]:
     """The keys that a mistyped `key` most probably means, none when nothing is near.
 
@@ -269,29 +250,6 @@ def nearest_keys(key: str, struct: type[msgspec.Struct]) -> list[str]:
     return nearest(key, keys)
 
 
-def quote(value: object) -> str:
-    """`value` as TOML would show it, shortened to a description when it is long."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            if len(value) <= _MAX_ECHO:
-                return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-            return f"text of {len(value.encode('utf-8', 'surrogatepass'))} bytes"
-        case int():
-            digits = value.bit_length() * math.log10(2)
-            return str(value) if digits < _MAX_ECHO else f"an integer of about {digits:.0f} digits"
-        case float():
-            return repr(value)
-        case datetime.date() | datetime.time():
-            return f"the date or time {value}"
-        case Mapping():
-            return "a table"
-        case list() | tuple():
-            return f"an array of {len(value)}"
-    return f"a value of type {type(value).__name__}"
-
-
 @cache
 def _members(struct: type[msgspec.Struct]) -> tuple[_Member, ...]:
     found = []
@@ -301,7 +259,7 @@ def _members(struct: type[msgspec.Struct]) -> tuple[_Member, ...]:
         field = Field(
             key_of((info.encode_name,)),
             node,
-            _expected(node, extra),
+            expected(node, extra),
             description,
             default,
             extra,
@@ -355,7 +313,7 @@ def _tag_of(node: inspect.Type, key: str, tag: object, section: str) -> Field:
     """The field that says which of several structs there is."""
     variants = _variants(node) or _item_structs(node)
     kind = inspect.LiteralType(tuple(sorted(v.tag for v in variants if v.tag is not None)))
-    return Field(key, kind, _expected(kind, {}), "which kind", tag, {}, section)
+    return Field(key, kind, expected(kind, {}), "which kind", tag, {}, section)
 
 
 def _options(
@@ -377,7 +335,7 @@ def _options(
         if key not in known:  # to be told and taken out again
             about = "not an option of it"
             found.append(
-                Field(key, node, _expected(node, extra), about, None, extra, annotation=item)
+                Field(key, node, expected(node, extra), about, None, extra, annotation=item)
             )
     return found
 
@@ -454,7 +412,7 @@ def _explain(
             given = value.get(tag) if tag is not None else None
             if tag is not None and given not in {variant.tag for variant in tagged}:
                 field = _tag_of(node, _joined(key, tag), given, "")
-                return _refusal(given, field.type, {}, field.key)
+                return refusal(given, field.type, {}, field.key)
         option = _option_like(value, annotation)
         if option is not None:
             return _explain(value, option, key, root)
@@ -467,8 +425,8 @@ def _explain(
                 return _unknown_in(_joined(key, name), siblings, root)
         for name, info in known.items():
             if info.required and name not in value:
-                expected = _expected(*_unwrap(info.type)[::2])
-                return PresetError(f"missing, expected {expected}", key=_joined(key, name))
+                wanted = expected(*_unwrap(info.type)[::2])
+                return PresetError(f"missing, expected {wanted}", key=_joined(key, name))
         parts = ((value[n], info.type, _joined(key, n)) for n, info in known.items() if n in value)
     elif isinstance(node, inspect.VarTupleType) and isinstance(value, list | tuple):
         item = _arguments(annotation)[0]
@@ -477,13 +435,13 @@ def _explain(
         name_type, item = _arguments(annotation)
         for name in value:
             if not _converts(name, name_type):
-                expected = _expected(*_unwrap(name_type)[::2])
-                return PresetError(f"expected a name that is {expected}", key=_joined(key, name))
+                wanted = expected(*_unwrap(name_type)[::2])
+                return PresetError(f"expected a name that is {wanted}", key=_joined(key, name))
         parts = ((part, item, _joined(key, name)) for name, part in value.items())
     for part, part_annotation, part_key in parts:
         if not _converts(part, part_annotation):
             return _explain(part, part_annotation, part_key, root)
-    return _refusal(value, node, extra, key)
+    return refusal(value, node, extra, key)
 
 
 def _option_like(value: object, annotation: object) -> object | None:
@@ -517,30 +475,9 @@ def _converts(value: object, annotation: object) -> bool:
 
 def _joined(key: str, name: object) -> str:
     shown = str(name)
-    if len(shown) > _MAX_ECHO:
-        shown = shown[:_MAX_ECHO] + "..."
+    if len(shown) > MAX_ECHO:
+        shown = shown[:MAX_ECHO] + "..."
     return f"{key}.{shown}" if key else shown
-
-
-def _refusal(value: object, node: inspect.Type, extra: Mapping[str, Any], key: str) -> PresetError:
-    hint = ""
-    if isinstance(node, inspect.LiteralType) and isinstance(value, str):
-        hint = did_you_mean(nearest(value, [str(v) for v in node.values]))
-    elif isinstance(node, inspect.IntType) and type(value) is int:
-        hint = _nearest_on_grid(value, node, extra)
-    return PresetError(f"expected {_expected(node, extra)}, got {quote(value)}{hint}", key=key)
-
-
-def _nearest_on_grid(value: int, node: inspect.IntType, extra: Mapping[str, Any]) -> str:
-    """`; nearest valid: 816, 832` for an integer that keeps a step, nothing for others."""
-    step = extra.get("step") or node.multiple_of
-    if step is None or node.ge is None or node.le is None:
-        return ""
-    low = node.ge if "step" in extra else -(-node.ge // step) * step
-    high = low + (node.le - low) // step * step
-    below = min(max(low + (value - low) // step * step, low), high)
-    valid = sorted({below, min(below + step, high) if value > below else below})
-    return f"; nearest valid: {', '.join(map(str, valid))}"
 
 
 def _check_extra_rules(struct: msgspec.Struct, prefix: str) -> None:
@@ -553,7 +490,7 @@ def _check_extra_rules(struct: msgspec.Struct, prefix: str) -> None:
                 if isinstance(item, msgspec.Struct):
                     _check_extra_rules(item, f"{prefix}{field.key}[{index}].")
         elif not _keeps_extra_rules(value, field.type, field.extra):
-            raise _refusal(value, field.type, field.extra, prefix + field.key)
+            raise refusal(value, field.type, field.extra, prefix + field.key)
 
 
 def _keeps_extra_rules(value: object, node: inspect.Type, extra: Mapping[str, Any]) -> bool:
@@ -586,70 +523,6 @@ def _refuse_unstorable(value: object, key: str) -> None:
         case list() | tuple():
             for index, part in enumerate(value):
                 _refuse_unstorable(part, f"{key}[{index}]")
-
-
-def _expected(node: inspect.Type, extra: Mapping[str, Any]) -> str:
-    if "expected" in extra:
-        return str(extra["expected"])
-    match node:
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType():
-            kind = "an integer"
-            if "step" in extra:
-                kind = f"an integer {extra['step']}n+{node.ge}"
-            elif node.multiple_of is not None:
-                kind = f"a multiple of {node.multiple_of}"
-            return kind + _limits(node)
-        case inspect.FloatType():
-            return "a finite number" + _limits(node)
-        case inspect.StrType():
-            return _expected_text(node, extra)
-        case inspect.LiteralType():
-            return _either([quote(value) for value in node.values])
-        case inspect.VarTupleType():
-            return f"an array{_counts(node)}, each item {_expected(*_unwrap_node(node.item_type))}"
-        case inspect.UnionType():
-            return _either([_expected(*_unwrap_node(option)) for option in node.types])
-        case inspect.StructType() | inspect.DictType():
-            return "a table"
-    raise AssertionError(f"no words for {node}")
-
-
-def _unwrap_node(node: inspect.Type) -> tuple[inspect.Type, Mapping[str, Any]]:
-    return (node.type, node.extra or {}) if isinstance(node, inspect.Metadata) else (node, {})
-
-
-def _expected_text(node: inspect.StrType, extra: Mapping[str, Any]) -> str:
-    if "max_bytes" in extra:
-        return f"text of at most {extra['max_bytes']} bytes"
-    if node.max_length is None:
-        return "text"
-    if node.min_length:
-        return f"text of {node.min_length} to {node.max_length} characters"
-    return f"text of at most {node.max_length} characters"
-
-
-def _counts(node: inspect.VarTupleType) -> str:
-    limits = [
-        f"{word} {count}"
-        for word, count in (("at least", node.min_length), ("at most", node.max_length))
-        if count is not None
-    ]
-    return f" ({', '.join(limits)})" if limits else ""
-
-
-def _limits(node: inspect.IntType | inspect.FloatType) -> str:
-    limits = [
-        f" {sign} {limit:g}" if isinstance(limit, float) else f" {sign} {limit}"
-        for sign, limit in ((">=", node.ge), (">", node.gt), ("<=", node.le), ("<", node.lt))
-        if limit is not None
-    ]
-    return " and".join(limits)
-
-
-def _either(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _unknown_in(key: str, siblings: Sequence[str], root: type[msgspec.Struct]) -> PresetError:

@@ -25,11 +25,12 @@ import tomli_w
 
 from presets.encoding import check_format
 from presets.errors import PresetError
-from presets.fields import build, did_you_mean, groups, nearest
+from presets.fields import build, groups
 from presets.overrides import applied, changes_of, parse_changes, sets
 from presets.paths import user_preset_dir
 from presets.spec import FORMAT, PresetFile, RunSpec
 from presets.validation import settle_steps, to_plain, validate
+from presets.wording import did_you_mean, nearest
 
 # Two prompts of the largest size and 64 extensions fit many times; more is not a preset.
 MAX_FILE_BYTES = 256 * 1024

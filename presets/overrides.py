@@ -26,7 +26,6 @@ from presets.errors import PresetError
 from presets.fields import (
     annotation_at,
     check_value,
-    did_you_mean,
     fields,
     groups,
     is_list,
@@ -36,6 +35,7 @@ from presets.fields import (
 from presets.keys import Path, key_of, parse_key, split_key
 from presets.spec import PresetFile, RunSpec
 from presets.validation import to_plain
+from presets.wording import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -18,8 +18,9 @@ from engine.errors import ComponentError
 from engine.extensions.extension import Extension, Facts
 from engine.models.seams import SEAMS
 from presets.errors import PresetError
-from presets.fields import build, did_you_mean, fields, nearest
+from presets.fields import build, fields
 from presets.spec import ExtensionSpec
+from presets.wording import did_you_mean, nearest
 
 ENTRY_POINT_GROUP = "modiff.extensions"
 

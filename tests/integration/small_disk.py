@@ -27,6 +27,7 @@ from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 from tui.app.runs.screen import Runs
 from tui.app.top_line import TopLine
+from tui.describe.space import remove_by
 
 
 def fill(disk: Path) -> None:
@@ -83,7 +84,7 @@ async def in_app(disk: Path, *, cleans: bool = False) -> dict[str, Any]:
         screen = app.screen
         freed = 0
         if cleans:
-            freed = (await app.lab.remove_by(Policy(budget_bytes=0))).freed_bytes
+            freed = (await app.lab.work.cleaning(remove_by, Policy(budget_bytes=0))).freed_bytes
             (disk / "filling").unlink()
             await app.look_once()
         return {

@@ -14,12 +14,12 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.actions import parse
 from textual.await_complete import AwaitComplete
 from textual.binding import Binding
 from textual.screen import ModalScreen
 
+from tui.app.asking import asks
 from tui.app.base import ModiffBase, ModiffScreen
 from tui.app.contrast import readable_variables
 from tui.app.control_filter import Harmless
@@ -34,6 +34,7 @@ from tui.app.messages import (
 )
 from tui.app.preferences import load_preferences, save_preferences
 from tui.app.top_line import TABS, TopLine
+from tui.describe.health import MOST_RUNNING
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
 
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.driver import Driver
     from textual.events import Paste
     from textual.filter import LineFilter
     from textual.screen import Screen
     from textual.widget import Widget
 
+    from store.store import Store
     from tui.app.preferences import Preferences
     from tui.app.widgets.graphics import ImageMaker
 
@@ -73,6 +76,12 @@ def _make_screen(mode: str) -> Screen[Any]:
     """A screen's module is imported when the screen is first opened."""
     made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
     return made
+
+
+def _cancel_all(store: Store) -> None:
+    """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
+    going = [*store.runs(limit=MOST_RUNNING, status="running"), *store.queued()]
+    store.request_cancel_all([record.id for record in going])
 
 
 class ModiffApp(ModiffBase):
@@ -154,6 +163,14 @@ class ModiffApp(ModiffBase):
         if self.is_remote:
             self.animation_level = "none"
 
+    def get_driver_class(self) -> type[Driver]:
+        from textual.drivers.linux_driver import LinuxDriver
+
+        from tui.app.terminal import Terminal
+
+        found = super().get_driver_class()
+        return Terminal if found is LinuxDriver else found
+
     def on_mount(self) -> None:
         if self.preferences.theme in self.available_themes:
             self.theme = self.preferences.theme
@@ -196,7 +213,7 @@ class ModiffApp(ModiffBase):
     def action_change_theme(self) -> None:
         self._pick_theme()
 
-    @work(exclusive=True, group="theme")
+    @asks(exclusive=True, group="theme")
     async def _pick_theme(self) -> None:
         """Colours are shown while one moves through their names; esc takes the present ones back."""
         from tui.app.dialogs.picker import Item, Picker
@@ -274,6 +291,12 @@ class ModiffApp(ModiffBase):
 
         self.push_screen(Jump(targets_on(below)), go)
 
+    def action_command_palette(self) -> None:
+        from tui.app.palette import Palette
+
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_help_quit(self) -> None:
         """ctrl+c, where no text is selected that it could copy."""
         self.notify("ctrl+q leaves modiff; ctrl+c copies the text that is selected")
@@ -283,7 +306,7 @@ class ModiffApp(ModiffBase):
 
     # What is going on
 
-    @work(exclusive=True, group="look")
+    @asks(exclusive=True, group="look")
     async def _look(self) -> None:
         if self.DEFAULT_MODE == "compose":
             await asyncio.sleep(LOOK_SECONDS)  # its thread would slow the painting of the form
@@ -299,7 +322,7 @@ class ModiffApp(ModiffBase):
         self._part_from("live")
         self.switch_mode("live")
 
-    @work(exclusive=True, group="compose")
+    @asks(exclusive=True, group="compose")
     async def compose_with(self, message: ComposeWith) -> None:
         """Show the settings of a run in the form."""
         try:
@@ -310,14 +333,11 @@ class ModiffApp(ModiffBase):
             form = self.get_screen_stack("compose")[0]
             assert isinstance(form, Compose)
             form.load_run(message.spec, message.preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
             message.is_taken = True
         finally:
             message.answered.set()
 
-    @work(exclusive=True, group="runs")
+    @asks(exclusive=True, group="runs")
     async def show_run(self, run_id: str) -> None:
         """Show a run in the list of all runs, where its filter lets it through."""
         self._part_from("runs")
@@ -326,7 +346,7 @@ class ModiffApp(ModiffBase):
         assert isinstance(screen, ModiffScreen)
         await screen.choose_run(run_id)
 
-    @work(exclusive=True, group="act")
+    @asks(exclusive=True, group="act")
     async def act(self, message: Act) -> None:
         """Open the screen of an action, choose its run there, and carry it out once it applies."""
         self._part_from(message.mode)
@@ -351,7 +371,7 @@ class ModiffApp(ModiffBase):
     def on_act(self, message: Act) -> None:
         self.act(message)
 
-    @work(exclusive=True, group="runs")
+    @asks(exclusive=True, group="runs")
     async def show_gallery(self, line: str) -> None:
         """Show the runs that fit a filter as pictures."""
         self.preferences.screen = "runs"
@@ -399,16 +419,15 @@ class ModiffApp(ModiffBase):
         if path is not None and isinstance(self.screen, ModiffScreen):
             self._open_dropped(path)
 
-    @work(exclusive=True, group="dropped")
+    @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:
-        try:
-            if self.current_mode == "compose":
-                spec, preset = await self.lab.settings_of_file(path)
-                self.compose_with(ComposeWith(spec, preset))
-            else:
-                self.show_run(await self.lab.written_by(path))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
+        from tui.describe.runs import of_file
+
+        if self.current_mode == "compose":
+            spec, preset = await self.lab.work(of_file.settings_of_file, path)
+            self.compose_with(ComposeWith(spec, preset))
+        else:
+            self.show_run((await self.lab.work(of_file.written_by, path)).run_id)
 
     # Leaving
 
@@ -427,7 +446,7 @@ class ModiffApp(ModiffBase):
     def _has_work(self) -> bool:
         return self.status is not None and bool(self.status.running or self.status.num_queued)
 
-    @work(exclusive=True, group="leaving")
+    @asks(exclusive=True, group="leaving")
     async def _ask_leaving(self) -> None:
         """The work may have ended since the last look, which the person has seen on the live screen."""
         from tui.app.dialogs.leaving import Leaving
@@ -442,14 +461,10 @@ class ModiffApp(ModiffBase):
     async def action_quit(self) -> None:
         self.action_leave()
 
-    @work
+    @asks()
     async def _leave_cancelling(self) -> None:
-        try:
-            await self.lab.cancel_all()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.exit(0)
+        await self.lab.change(_cancel_all)
+        self.exit(0)
 
     def _leave(self, choice: str | None) -> None:
         if choice == "detach":

@@ -12,11 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
-from textual import getters, work
+from textual import getters
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
 
+from tui.app.asking import asks
 from tui.app.key_order import KeysInOrder
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from textual.notifications import Notify
 
     from presets.spec import RunSpec
-    from store.lineage.records import RunRecord
+    from store.lineage.records import EngineRecord, RunRecord
+    from store.store import Store
     from tui.app.lab import Lab
     from tui.app.widgets.graphics import ImageMaker
     from tui.describe.health import Status
@@ -255,38 +257,32 @@ class ModiffBase(KeysInOrder):
             line, title="modiff (f8 copies)", severity="error", timeout=TOLD_SECONDS, markup=False
         )
 
-    @work(group="launch")
+    @asks(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:
         """Queue a run, see to it that an engine lives, and show it."""
-        try:
-            run_id = await self.lab.launch(spec, preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-            return
+        from engine import client
+
+        run_id = await self.lab.change(client.submit, spec, preset=preset)
         self.preferences.remember_prompt(spec.prompt)
         self.post_message(Queued(run_id, watch=watch))
 
-    @work(exclusive=True, group="engine")
+    @asks(exclusive=True, group="engine")
     async def ensure_engine(self) -> None:
         """Start an engine if none lives; says so where that fails."""
-        try:
-            await self.lab.start_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
+        await self.lab.engine(start_engine)
 
-    @work(exclusive=True, group="engine")
+    @asks(exclusive=True, group="engine")
     async def stop_engine(self) -> None:
         """Stop the engine; the run at work becomes interrupted."""
-        try:
-            await self.lab.stop_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.notify("the engine has stopped")
+        from engine.process import launch
 
-    @work(group="force")
+        await self.lab.engine(launch.stop_engine)
+        self.notify("the engine has stopped")
+
+    @asks(group="force")
     async def force_engine(self) -> None:
         """End an engine that hears nothing, by force; asks first."""
+        from engine.process import launch
         from tui.app.dialogs.ask import Confirm
 
         lines = [
@@ -295,12 +291,17 @@ class ModiffBase(KeysInOrder):
         ]
         if not await self.push_screen_wait(Confirm("end the engine by force", lines, "End it")):
             return
-        try:
-            killed = await self.lab.kill_engines()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.tell_error(error)
-        else:
-            self.notify("the engine was ended" if killed else "no engine lives")
+        # not in the lane of the engine, where a request to stop may wait for it
+        killed = await self.lab.change(launch.kill_engines)
+        self.notify("the engine was ended" if killed else "no engine lives")
+
+
+def start_engine(store: Store) -> EngineRecord:
+    """The live engine, started if there is none. Raises EngineUnavailable."""
+    from engine.process.launch import ensure_engine
+
+    store.recover()
+    return ensure_engine(store)
 
 
 class ModiffScreen(Screen[None]):

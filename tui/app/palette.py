@@ -8,6 +8,7 @@ answered, and where it does not, the palette goes without them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from textual.actions import parse
 from textual.binding import Binding
-from textual.command import DiscoveryHit, Hit, Provider
+from textual.command import CommandPalette, DiscoveryHit, Hit, Provider
 from textual.content import Content
+from textual.css.query import NoMatches
 
+from presets.library import list_presets, load_preset
+from tui.app.asking import told
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
 from tui.describe.runs.filter import Search
+from tui.describe.runs.run import found_rows
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
     from textual.command import Hits
     from textual.screen import Screen
+    from textual.worker import Worker
 
     from tui.app.base import ModiffBase, ModiffScreen
     from tui.describe.runs.run import RunRow
@@ -46,6 +52,21 @@ class Command:
     name: str
     help: str
     run: Callable[[], Any]
+
+
+class Palette(CommandPalette):
+    """Textual's goes on gathering commands while it is being closed, and would end the app with what it then misses."""
+
+    def run_worker(self, *args: Any, **kwargs: Any) -> Worker[Any]:
+        return super().run_worker(*args, **{**kwargs, "exit_on_error": False})
+
+    async def _watch__show_busy(self) -> None:
+        with suppress(NoMatches):
+            await super()._watch__show_busy()
+
+    def _watch__list_visible(self) -> None:
+        with suppress(NoMatches):
+            super()._watch__list_visible()
 
 
 class Commands(Provider):
@@ -216,18 +237,14 @@ def _act_there(app: ModiffBase, mode: str, action: str, *, needs_run: bool) -> N
                 return
         app.post_message(Act(mode, action, run_id))
 
-    app.run_worker(act(), exclusive=False, group="palette")
+    app.run_worker(told(app, act()), exclusive=False, group="palette")
 
 
 async def _picked_run(app: ModiffBase) -> str:
     """The run that is picked of the recent ones, "" for none."""
     from tui.app.dialogs.picker import Item, Picker
 
-    try:
-        rows = await app.lab.runs(Search(), RECENT_RUNS)
-    except Exception as error:  # noqa: BLE001  # told, whatever it is
-        app.tell_error(error)
-        return ""
+    rows = await app.lab.read(found_rows, Search(), RECENT_RUNS)
     if not rows:
         app.notify("there are no runs yet")
         return ""
@@ -261,23 +278,16 @@ async def _presets(app: ModiffBase) -> list[Command]:
             printable(preset.description),
             partial(_use_preset, app, preset.name),
         )
-        for preset in await app.lab.presets()
+        for preset in await asyncio.to_thread(list_presets)
         if not preset.error
     ]
 
 
 def _use_preset(app: ModiffBase, name: str) -> None:
     async def use() -> None:
-        from presets.library import load_preset
+        app.post_message(ComposeWith(await asyncio.to_thread(load_preset, name), name))
 
-        try:
-            spec = await asyncio.to_thread(load_preset, name)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            app.tell_error(error)
-        else:
-            app.post_message(ComposeWith(spec, name))
-
-    app.run_worker(use(), exclusive=False, group="palette")
+    app.run_worker(told(app, use()), exclusive=False, group="palette")
 
 
 async def _runs(app: ModiffBase) -> list[Command]:
@@ -287,5 +297,5 @@ async def _runs(app: ModiffBase) -> list[Command]:
             _about(row),
             partial(app.post_message, ShowRun(row.record.id)),
         )
-        for row in await app.lab.runs(Search(), RECENT_RUNS)
+        for row in await app.lab.read(found_rows, Search(), RECENT_RUNS)
     ]

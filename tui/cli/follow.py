@@ -1,33 +1,37 @@
-"""Following what was just queued to its end: how `branch`, `resume`, `sweep` and their like end.
+"""Following what was just queued to its end: how `run`, `branch`, `resume`, `sweep` and their like end.
 
-stdout gets the output path, or one JSON object; all else goes to stderr. The promises about signals
-are those of tui.cli.watch.
+Several runs are followed one after another; all of them are queued or none. stdout gets the output path, or one JSON
+object; all else goes to stderr. The promises about signals are those of tui.cli.watch.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
+from tui.cli.progress import stage_told
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.state import RunState
 from tui.errors import CANCELLED, FAILED
-from tui.text import printable
+from tui.text import printable, shorten
 from tui.units import duration
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.cli.progress import Progress
     from tui.cli.watch import Signals, Watched
+
+_MAX_VALUE = 40
 
 _WORTH_TELLING_SECONDS = 0.1
 
@@ -44,43 +48,107 @@ class Manner:
     notify: bool = False
 
 
-def follow_queued(
-    invocation: Invocation, store: Store, queue: Callable[[], str], manner: Manner
-) -> int:
-    """Queue a run by calling `queue`, which returns its id, and follow it; returns the exit code."""
-    from tui.cli.progress import Progress
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A run to be queued: `queue` does it and returns its id. values: what tells it from the others."""
+
+    queue: Callable[[], str]
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How following ended. watched: of the last run that was. ended_by: the signal that told this process to end."""
+
+    run_ids: list[str]
+    watched: Watched
+    ended_by: int = 0
+
+
+def follow(
+    store: Store,
+    wanted: Sequence[Wanted],
+    manner: Manner,
+    *,
+    note: str = "",
+    on_end: Callable[[RunRecord], None] = lambda _: None,
+) -> Followed:
+    """Queue runs, and follow them in turn until all have ended, or until a signal says otherwise; a run that fails does
+    not keep the others from being made. With `detach` it ends once an engine has them in hand.
+
+    note: a line of narration once all are queued. on_end: called with each run that ended by itself.
+    """
     from tui.cli.watch import Signals, Watched
 
-    is_warm = bool(store.engines())
-    asked_ns = time.time_ns()
     with Signals() as signals:
-        run_id = invocation.run = queue()
+        run_ids = _queue_all(store, wanted, signals)
+        if note and not manner.quiet:
+            click.echo(note, err=True)
         if manner.detach:
-            return leave(store, run_id, signals, as_json=manner.as_json)
+            have_engine(store, run_ids)
+            if signals.interrupts:
+                store.request_cancel_all(run_ids)
+                raise click.Abort
+            return Followed(run_ids, Watched(RunState(run_ids[-1]), cancel_asked=False))
         try:
-            watched = watch_run(store, run_id, signals, quiet=manner.quiet)
+            watched = _watch_all(store, run_ids, wanted, signals, manner, on_end)
         except OSError:
             if not signals.ended_by:
                 raise
             close_output()  # the terminal that hung up takes no more
-            watched = Watched(Progress(), cancel_asked=bool(signals.interrupts))
-        if signals.ended_by:
-            part(store, run_id, watched, quiet=manner.quiet, as_json=manner.as_json)
-            return 128 + signals.ended_by
-    record, stages = store.run(run_id), latest_stages(store, run_id)
+            watched = Watched(RunState(run_ids[-1]), cancel_asked=bool(signals.interrupts))
+        if signals.ended_by and not watched.cancel_asked:
+            part(store, run_ids, quiet=manner.quiet)
+        return Followed(run_ids, watched, signals.ended_by)
+
+
+def follow_queued(
+    invocation: Invocation, store: Store, queue: Callable[[], str], manner: Manner
+) -> int:
+    """Queue a run by calling `queue`, which returns its id, and follow it; returns the exit code."""
+
+    def queue_it() -> str:
+        invocation.run = queue()
+        return invocation.run
+
+    is_warm = bool(store.engines())
+    asked_ns = time.time_ns()
+    followed = follow(store, [Wanted(queue_it)], manner)
+    (run_id,), watched = followed.run_ids, followed.watched
+    record = store.run(run_id)
+    if manner.detach:
+        if manner.as_json:
+            told = {"run": run_id, "status": record.status, "output": record.output}
+            print_json(told | {"seconds": 0.0, "stages": []})
+        else:
+            click.echo(run_id)
+        return 0
+    told = result(record, _stages(watched.state), watched.cancel_asked)
+    if followed.ended_by:
+        if manner.as_json:
+            tell_leaving(lambda: print_json(told))
+        return 128 + followed.ended_by
     if not manner.quiet:
-        spent = _split(record, stages, asked_ns, is_warm=is_warm)
+        spent = _split(record, _stages(watched.state), asked_ns, is_warm=is_warm)
         for line in _narration(store, record, watched, spent, again=manner.again):
             click.echo(line, err=True)
     elif record.error:
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:
-        print_json(result(record, stages, watched.cancel_asked))
+        print_json(told)
     elif record.status == "done":
         echo_path(record.output)
     if manner.notify:
         call(end_line(record))
     return exit_code(record, watched.cancel_asked)
+
+
+def tell_leaving(tell: Callable[[], object]) -> None:
+    """Say something to a terminal that may have hung up."""
+    try:
+        tell()
+    except OSError:
+        close_output()
 
 
 def call(line: str) -> None:
@@ -113,18 +181,13 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
     return told
 
 
-def latest_stages(store: Store, run_id: str) -> list[StageRecord]:
-    """The stages that ended since the run was last taken up; its rows also have earlier ones."""
-    from store.lineage.events import RunResumed, StageFinished
-
-    found: dict[str, StageRecord] = {}
-    for _, event in store.events(run_id):
-        if isinstance(event, RunResumed):
-            found.clear()
-        elif isinstance(event, StageFinished):
-            # components are loaded when they are needed: each time tells the seconds so far
-            found[event.stage] = StageRecord(event.stage, event.seconds, event.cached)
-    return list(found.values())
+def _stages(state: RunState) -> list[StageRecord]:
+    """The stages that ended since the run was last taken up."""
+    return [
+        StageRecord(name, stage.seconds, stage.status in ("cached", "skipped"))
+        for name, stage in state.stages.items()
+        if stage.seconds is not None
+    ]
 
 
 def reused_steps(store: Store, run_id: str) -> tuple[int, int]:
@@ -142,19 +205,76 @@ def exit_code(record: RunRecord, cancel_asked: bool) -> int:
     return FAILED
 
 
+def _queue_all(store: Store, wanted: Sequence[Wanted], signals: Signals) -> list[str]:
+    """All of them, or none where one of them is refused or a signal comes in between."""
+    run_ids: list[str] = []
+    try:
+        for each in wanted:
+            run_ids.append(each.queue())
+            if len(wanted) > 1 and (signals.interrupts or signals.ended_by):
+                raise click.Abort
+    except BaseException:
+        if run_ids:
+            _cancel(store, run_ids)
+        raise
+    return run_ids
+
+
+def _watch_all(
+    store: Store,
+    run_ids: Sequence[str],
+    wanted: Sequence[Wanted],
+    signals: Signals,
+    manner: Manner,
+    on_end: Callable[[RunRecord], None],
+) -> Watched:
+    """Follow each run in turn; how the last one ended. One interrupt cancels all that are left in the same moment."""
+    quiet, total = manner.quiet, len(run_ids)
+    for number, (run_id, each) in enumerate(zip(run_ids, wanted, strict=True)):
+        values = ", ".join(f"{key}={value_told(value)}" for key, value in each.values.items())
+        place = f" ({number + 1} of {total})" if total > 1 else _queue_note(store, run_id)
+        title = f"run {run_id}{place}{': ' if values else ''}{values}"
+        left = run_ids[number + 1 :]
+        watched = watch_run(store, run_id, signals, quiet=quiet, title=title, cancel_too=left)
+        if signals.ended_by:
+            break
+        if watched.cancel_asked:
+            _await_running(store, left, signals, quiet=quiet)
+            break
+        on_end(store.run(run_id))
+    return watched
+
+
+def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, quiet: bool) -> None:
+    """Wait for the end of one of these that the engine took up before it could be cancelled in the queue."""
+    for run_id in run_ids:
+        if signals.interrupts > 1 or signals.ended_by:
+            return
+        if not store.run(run_id).is_finished:
+            watch_run(store, run_id, signals, quiet=quiet, title=f"run {run_id}")
+
+
+def value_told(value: object) -> str:
+    """The value of a setting in a title or a table."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return shorten(printable(text), _MAX_VALUE)
+
+
 def watch_run(
     store: Store,
     run_id: str,
     signals: Signals,
     *,
     quiet: bool,
-    title: str = "",
+    title: str,
     cancel_too: Sequence[str] = (),
 ) -> Watched:
     """Show a run's progress until it ends or a signal says otherwise.
 
-    title: what the first line calls it. cancel_too: as `watch` takes it. A run that no engine can take is
-    withdrawn and the error raised.
+    title: what the first line calls it. cancel_too: as `watch` takes it. Runs that no engine can take are withdrawn and
+    the error raised.
     """
     from engine.errors import EngineUnavailable
     from store.errors import StoreError
@@ -163,12 +283,12 @@ def watch_run(
 
     with closing(open_display(quiet=quiet)) as display:
         try:
-            display.note(title or f"run {run_id}{_queue_note(store, run_id)}")
+            display.note(title)
             if not quiet and (line := _environment_note(store)):
                 display.note(line)
             return watch(store, run_id, display, signals, cancel_too=cancel_too)
         except (EngineUnavailable, StoreError):
-            withdraw(store, run_id)
+            withdraw(store, [run_id, *cancel_too])
             raise
 
 
@@ -185,32 +305,33 @@ def _environment_note(store: Store) -> str:
     )
 
 
-def withdraw(store: Store, *run_ids: str) -> None:
+def withdraw(store: Store, run_ids: Sequence[str]) -> None:
     """Cancel runs that are still queued: told that it failed, nobody expects them to start later."""
     from store.errors import StoreError
 
     with suppress(StoreError):  # the error that led here is the one to tell
-        for run_id in run_ids:
-            if store.run(run_id).status == "queued":
-                store.request_cancel(run_id)
+        _cancel(store, [run_id for run_id in run_ids if store.run(run_id).status == "queued"])
 
 
-def part(store: Store, run_id: str, watched: Watched, *, quiet: bool, as_json: bool) -> None:
-    """Leave, as a signal asked, a run that goes on: see that an engine has it, and say so."""
-    if store.run(run_id).status == "queued" and not watched.cancel_asked:
-        have_engine(store, run_id)
-    record = store.run(run_id)
-    try:
-        if not quiet and not record.is_finished and not watched.cancel_asked:
-            click.echo(f"run {run_id} goes on; modiff show {run_id}", err=True)
-        if as_json:
-            told = result(record, store.stages(run_id), watched.cancel_asked)
-            print_json(told)
-    except OSError:  # the terminal that hung up can be told nothing
-        close_output()
+def _cancel(store: Store, run_ids: Sequence[str]) -> None:
+    from store.errors import StoreError
+
+    with suppress(StoreError):  # what led here is the thing to tell
+        store.request_cancel_all(run_ids)
 
 
-def have_engine(store: Store, *run_ids: str) -> None:
+def part(store: Store, run_ids: Sequence[str], *, quiet: bool) -> None:
+    """Leave, as a signal asked, runs that go on: see that an engine has them, and say so."""
+    left = [run for run in map(store.run, run_ids) if not run.is_finished]
+    if any(run.status == "queued" for run in left):
+        have_engine(store, [run.id for run in left])
+    if left and not quiet:
+        one = f"run {left[0].id} goes on; modiff show {left[0].id}"
+        line = one if len(left) == 1 else f"{len(left)} runs go on; `modiff runs` tells how"
+        tell_leaving(lambda: click.echo(line, err=True))
+
+
+def have_engine(store: Store, run_ids: Sequence[str]) -> None:
     """See that an engine is there for these queued runs; where none can be, they are withdrawn."""
     from engine.errors import EngineUnavailable
     from engine.process.launch import ensure_engine
@@ -219,23 +340,8 @@ def have_engine(store: Store, *run_ids: str) -> None:
     try:
         ensure_engine(store)
     except (EngineUnavailable, StoreError):
-        withdraw(store, *run_ids)
+        withdraw(store, run_ids)
         raise
-
-
-def leave(store: Store, run_id: str, signals: Signals, *, as_json: bool) -> int:
-    """`--detach`: see that an engine has the run in hand, and print its id."""
-    have_engine(store, run_id)
-    if signals.interrupts:
-        store.request_cancel(run_id)
-        raise click.Abort
-    record = store.run(run_id)
-    if as_json:
-        told = {"run": run_id, "status": record.status, "output": record.output}
-        print_json(told | {"seconds": 0.0, "stages": []})
-    else:
-        click.echo(run_id)
-    return 0
 
 
 def _narration(
@@ -247,9 +353,9 @@ def _narration(
             late = "; it was done before it could be cancelled" if watched.cancel_asked else ""
             return [f"run {record.id} done in {spent}{_reuse(store, record)}{late}"]
         case "cancelled":
-            return [f"run {record.id} cancelled{_where(watched.progress)}"]
+            return [f"run {record.id} cancelled{_where(watched.state)}"]
         case "paused":
-            where = _where(watched.progress)
+            where = _where(watched.state)
             return [f"run {record.id} paused{where}; `modiff resume {record.id}` goes on"]
         case "interrupted":
             onwards = (
@@ -270,12 +376,13 @@ def _reuse(store: Store, record: RunRecord) -> str:
     return f"; {reused} of its {total} steps were stored" if reused else ""
 
 
-def _where(progress: Progress) -> str:
+def _where(state: RunState) -> str:
     """` in denoise, after step 12 of 20`, or nothing for a run that never started."""
-    if not progress.started:
+    if not state.started_ns:
         return " before it started"
-    steps = f", after step {progress.step} of {progress.total}" if progress.total else ""
-    return f" in {printable(progress.stage)}{steps}"
+    done, total = state.counted
+    steps = f", after step {done} of {total}" if total else ""
+    return f" in {stage_told(state)}{steps}"
 
 
 def _split(record: RunRecord, stages: list[StageRecord], asked_ns: int, *, is_warm: bool) -> str:

@@ -1,39 +1,30 @@
-"""Several runs queued at once, followed one after another, and told of in one table at the end.
-
-All of them are queued or none. A run that fails does not keep the others from being made; Ctrl-C
-cancels all that are left at once, and waits for the engine's word on the one that runs.
-"""
+"""Several runs that are followed together, told of in one table at the end."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.cli.follow import Manner, call, have_engine, reused_steps, watch_run
-from tui.cli.output import close_output, print_json
+from tui.cli.follow import (
+    Manner,
+    Wanted,
+    call,
+    follow,
+    reused_steps,
+    tell_leaving,
+    value_told,
+)
+from tui.cli.output import print_json
 from tui.describe.runs.notices import end_line
 from tui.errors import CANCELLED, FAILED
-from tui.text import columns, printable, shorten
+from tui.text import columns, printable
 from tui.units import duration
 
 if TYPE_CHECKING:
+    from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.cli.watch import Signals
-
-_MAX_VALUE = 40
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A run to be queued: `queue` does it and returns its id. values: what tells it from the others."""
-
-    queue: Callable[[], str]
-    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def follow_many(
@@ -50,30 +41,19 @@ def follow_many(
     note: a line of narration once all are queued. about: goes into the JSON object beside the runs. at_end: called
     with the ids once all have ended and none was cancelled from here; what it returns goes into that object too.
     """
-    from tui.cli.watch import Signals
-
-    about = about or {}
-    with Signals() as signals:
-        run_ids = _queue_all(store, wanted, signals)
-        if note and not manner.quiet:
-            click.echo(note, err=True)
-        if manner.detach:
-            have_engine(store, *run_ids)
-            _report(store, run_ids, wanted, about, as_json=manner.as_json, only_ids=True)
-            return 0
-        try:
-            is_cancelled = _watch_all(store, run_ids, wanted, signals, quiet=manner.quiet)
-        except OSError:
-            if not signals.ended_by:
-                raise
-            close_output()  # the terminal that hung up takes no more
-            is_cancelled = False
-        if signals.ended_by:
-            _part(store, run_ids, quiet=manner.quiet)
-            return 128 + signals.ended_by
+    extra = dict(about or {})
+    followed = follow(store, wanted, manner, note=note, on_end=_tell_failed)
+    run_ids, is_cancelled = followed.run_ids, followed.watched.cancel_asked
+    if followed.ended_by:
+        if manner.as_json:
+            tell_leaving(lambda: _report(store, run_ids, wanted, extra, as_json=True))
+        return 128 + followed.ended_by
+    if manner.detach:
+        _report(store, run_ids, wanted, extra, as_json=manner.as_json, only_ids=True)
+        return 0
     if at_end is not None and not is_cancelled:
-        about = {**about, **at_end(run_ids)}
-    _report(store, run_ids, wanted, about, as_json=manner.as_json)
+        extra |= at_end(run_ids)
+    _report(store, run_ids, wanted, extra, as_json=manner.as_json)
     if manner.notify:
         call(_end_line(store, run_ids))
     if is_cancelled:
@@ -81,84 +61,16 @@ def follow_many(
     return 0 if all(store.run(run_id).status == "done" for run_id in run_ids) else FAILED
 
 
+def _tell_failed(record: RunRecord) -> None:
+    if record.error:
+        click.echo(f"modiff: run {record.id} {record.status}: {printable(record.error)}", err=True)
+
+
 def _end_line(store: Store, run_ids: Sequence[str]) -> str:
     statuses = [store.run(run_id).status for run_id in run_ids]
     if len(run_ids) == 1:
         return end_line(store.run(run_ids[0]))
     return f"{statuses.count('done')} of {len(run_ids)} runs are done"
-
-
-def _queue_all(store: Store, wanted: Sequence[Wanted], signals: Signals) -> list[str]:
-    run_ids: list[str] = []
-    try:
-        for each in wanted:
-            run_ids.append(each.queue())
-            if signals.interrupts or signals.ended_by:
-                raise click.Abort
-    except BaseException:
-        _cancel(store, run_ids)
-        raise
-    return run_ids
-
-
-def _watch_all(
-    store: Store,
-    run_ids: Sequence[str],
-    wanted: Sequence[Wanted],
-    signals: Signals,
-    *,
-    quiet: bool,
-) -> bool:
-    """Follow each run in turn; returns whether they were cancelled from here."""
-    from engine.errors import EngineUnavailable
-    from store.errors import StoreError
-
-    for number, (run_id, each) in enumerate(zip(run_ids, wanted, strict=True)):
-        values = ", ".join(f"{key}={_shown(value)}" for key, value in each.values.items())
-        title = f"run {run_id} ({number + 1} of {len(run_ids)}){': ' if values else ''}{values}"
-        try:
-            left = run_ids[number + 1 :]
-            watched = watch_run(store, run_id, signals, quiet=quiet, title=title, cancel_too=left)
-        except (EngineUnavailable, StoreError):
-            _cancel(store, run_ids[number:])
-            raise
-        if signals.ended_by:
-            return False
-        if watched.cancel_asked:
-            _await_running(store, left, signals, quiet=quiet)
-            return True
-        record = store.run(run_id)
-        if record.error:
-            click.echo(f"modiff: run {run_id} {record.status}: {printable(record.error)}", err=True)
-    return False
-
-
-def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, quiet: bool) -> None:
-    """Wait for the end of one of these that the engine took up before it could be cancelled in the queue."""
-    for run_id in run_ids:
-        if signals.interrupts > 1 or signals.ended_by:
-            return
-        if not store.run(run_id).is_finished:
-            watch_run(store, run_id, signals, quiet=quiet)
-
-
-def _part(store: Store, run_ids: Sequence[str], *, quiet: bool) -> None:
-    """Leave, as a signal asked, runs that go on: see that an engine has them, and say so."""
-    left = [run_id for run_id in run_ids if not store.run(run_id).is_finished]
-    if not left:
-        return
-    have_engine(store, *left)
-    with suppress(OSError):  # the terminal that hung up can be told nothing
-        if not quiet:
-            count = "1 run goes" if len(left) == 1 else f"{len(left)} runs go"
-            click.echo(f"{count} on; `modiff runs` tells how", err=True)
-
-
-def _cancel(store: Store, run_ids: Sequence[str]) -> None:
-    from store.errors import StoreError
-
-    with suppress(StoreError):  # what led here is the thing to tell
-        store.request_cancel_all(run_ids)
 
 
 def _report(
@@ -184,7 +96,7 @@ def _report(
     rows += [
         (
             each["run"],
-            *(_shown(value) for value in each["values"].values()),
+            *(value_told(value) for value in each["values"].values()),
             each["status"],
             duration(each["seconds"]),
             f"{each['reused_steps']}/{each['steps']}",
@@ -209,10 +121,3 @@ def _result(store: Store, run_id: str, wanted: Wanted) -> dict[str, Any]:
         "output": record.output if record.status == "done" else None,
         "error": record.error,
     }
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return shorten(printable(text), _MAX_VALUE)

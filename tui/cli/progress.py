@@ -1,17 +1,10 @@
-"""Live progress of one run on stderr: what is known (`Progress`), and three ways to show it.
-
-`Progress` is built from the run's events alone, so it is the same for a live run and a replayed one.
-A display shows and decides nothing.
-"""
+"""Live progress of one run on stderr, in three ways. A display shows what the run's events say, and decides nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections import deque
-from dataclasses import dataclass, field
-from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -19,99 +12,49 @@ import click
 from store.lineage.events import (
     ChunkDecoded,
     Event,
-    MemorySampled,
     Message,
-    RunFinished,
     RunStarted,
     StageFinished,
     StageStarted,
     StepFinished,
 )
+from tui.describe.runs.state import rate_of
 from tui.text import printable
 from tui.units import clock, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# The rate is the median over so many last steps: a first step that compiles, or one in which the
-# machine was busy, should not bend the estimate.
-_RATE_WINDOW = 9
+    from tui.describe.runs.state import RunState
 
 # A bar takes eight cells at least, and the numbers beside it are worth more than it.
 _BAR_FROM_WIDTH = 60
 
 
-@dataclass(slots=True)
-class Progress:
-    """What the events so far say about a run."""
+def stage_told(state: RunState) -> str:
+    """What the run is at."""
+    return printable(state.stage or ("starting" if state.started_ns else "queued"))
 
-    stage: str = "queued"
-    step: int = 0
-    total: int = 0
-    rss_bytes: int = 0
-    device_bytes: int = 0
-    started: bool = False
-    finished: RunFinished | None = None
-    _step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW))
 
-    def apply(self, event: Event) -> None:
-        match event:
-            case RunStarted():
-                self.started = True
-                self.stage = "starting"
-            case StageStarted():
-                self.stage, self.step, self.total = event.stage, 0, 0
-                self._step_seconds.clear()
-            case StepFinished():
-                self.step, self.total = event.step, event.total
-                self._step_seconds.append(event.seconds)
-            case ChunkDecoded():
-                self.step, self.total = event.chunk, event.total
-                self._step_seconds.append(event.seconds)
-            case MemorySampled():
-                self.rss_bytes, self.device_bytes = event.rss_bytes, event.device_bytes
-            case RunFinished():
-                self.finished = event
-            case _:
-                pass
-
-    @property
-    def seconds_per_step(self) -> float:
-        """Median over the last steps; 0 while no step has ended."""
-        return median(self._step_seconds) if self._step_seconds else 0.0
-
-    @property
-    def rate(self) -> str:
-        """`3.4 it/s`, or `2.1 s/it` for steps longer than a second; empty before the first step."""
-        seconds = self.seconds_per_step
-        if seconds <= 0:
-            return ""
-        return f"{1 / seconds:.2f} it/s" if seconds < 1 else f"{seconds:.2f} s/it"
-
-    @property
-    def eta(self) -> str:
-        """Time to the end of this stage's steps; empty before the first step and after the last."""
-        left = self.total - self.step
-        return (
-            f"eta {clock(left * self.seconds_per_step)}" if left and self.seconds_per_step else ""
-        )
-
-    @property
-    def memory(self) -> str:
-        if not self.rss_bytes:
-            return ""
-        device = f" + {size(self.device_bytes)} device" if self.device_bytes else ""
-        return f"{size(self.rss_bytes)}{device}"
+def numbers(state: RunState) -> list[str]:
+    """Rate, time to the end of the present stage, memory: those that are known."""
+    done, total = state.counted
+    seconds = state.unit_seconds or 0.0
+    eta = f"eta {clock((total - done) * seconds)}" if total > done and seconds else ""
+    memory = size(state.rss_bytes) if state.rss_bytes else ""
+    if memory and state.device_bytes:
+        memory += f" + {size(state.device_bytes)} device"
+    return [part for part in (rate_of(seconds), eta, memory) if part]
 
 
 class Display(Protocol):
     """Where progress goes."""
 
-    def update(self, progress: Progress, event: Event) -> None:
-        """Called after `progress` took in `event`."""
+    def update(self, state: RunState, event: Event) -> None:
+        """Called after `state` took in `event`."""
         ...
 
-    def tick(self, progress: Progress) -> None:
+    def tick(self, state: RunState) -> None:
         """Called several times a second, events or none."""
         ...
 
@@ -136,10 +79,10 @@ def open_display(*, quiet: bool) -> Display:
 class SilentDisplay:
     """`--quiet`: nothing at all."""
 
-    def update(self, progress: Progress, event: Event) -> None:
+    def update(self, state: RunState, event: Event) -> None:
         return None
 
-    def tick(self, progress: Progress) -> None:
+    def tick(self, state: RunState) -> None:
         return None
 
     def note(self, line: str) -> None:
@@ -155,20 +98,20 @@ class LineDisplay:
     def __init__(self) -> None:
         self._last_step_line = float("-inf")
 
-    def update(self, progress: Progress, event: Event) -> None:
+    def update(self, state: RunState, event: Event) -> None:
         match event:
             case StageStarted():
                 self.note(printable(event.stage))
             case StepFinished():
-                self._step(progress, "step")
+                self._step(state, "step")
             case ChunkDecoded():
-                self._step(progress, "chunk")
+                self._step(state, "chunk")
             case Message() if event.level != "info":
                 self.note(message_line(event))
             case _:
                 pass
 
-    def tick(self, progress: Progress) -> None:
+    def tick(self, state: RunState) -> None:
         return None
 
     def note(self, line: str) -> None:
@@ -177,14 +120,14 @@ class LineDisplay:
     def close(self) -> None:
         return None
 
-    def _step(self, progress: Progress, what: str) -> None:
+    def _step(self, state: RunState, what: str) -> None:
         now = time.monotonic()
-        if now - self._last_step_line < 1.0 and progress.step < progress.total:
+        done, total = state.counted
+        if now - self._last_step_line < 1.0 and done < total:
             return
         self._last_step_line = now
-        count = f"{what} {progress.step}/{progress.total}"
-        parts = [count, progress.rate, progress.eta, progress.memory]
-        self.note(f"{printable(progress.stage)}: {', '.join(part for part in parts if part)}")
+        parts = [f"{what} {done}/{total}", *numbers(state)]
+        self.note(f"{stage_told(state)}: {', '.join(parts)}")
 
 
 class LiveDisplay:
@@ -213,7 +156,7 @@ class LiveDisplay:
         self._last_frame = float("-inf")
         self._stage_began = time.monotonic()
 
-    def update(self, progress: Progress, event: Event) -> None:
+    def update(self, state: RunState, event: Event) -> None:
         match event:
             case RunStarted() | StageStarted():
                 self._stage_began = time.monotonic()
@@ -225,12 +168,12 @@ class LiveDisplay:
             case _:
                 pass
 
-    def tick(self, progress: Progress) -> None:
+    def tick(self, state: RunState) -> None:
         now = time.monotonic()
         if now - self._last_frame < self._seconds_between_frames:
             return
         self._last_frame = now
-        self._live.update(self._line(progress, now - self._stage_began), refresh=True)
+        self._live.update(self._line(state, now - self._stage_began), refresh=True)
 
     def note(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)
@@ -242,23 +185,24 @@ class LiveDisplay:
         self._live.update(Text(""))
         self._live.stop()
 
-    def _line(self, progress: Progress, seconds: float) -> Table:
+    def _line(self, state: RunState, seconds: float) -> Table:
         """Stage, bar, count, rate, time left, memory: as many as fit, because a cut number misleads."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         width = self._console.width
-        count = f"{progress.step}/{progress.total}" if progress.total else clock(seconds)
-        stage = Text(f"  {printable(progress.stage):<12}", style="bold")
+        done, total = state.counted
+        count = f"{done}/{total}" if total else clock(seconds)
+        stage = Text(f"  {stage_told(state):<12}", style="bold")
         cells: list[Text | ProgressBar] = [stage]
         room = width - len(stage)
-        if progress.total and width >= _BAR_FROM_WIDTH:
+        if total and width >= _BAR_FROM_WIDTH:
             bar_width = min(32, width - _BAR_FROM_WIDTH + 8)
-            cells.append(ProgressBar(progress.total, progress.step, width=bar_width))
+            cells.append(ProgressBar(total, done, width=bar_width))
             room -= bar_width + 2
-        for part in (count, progress.rate, progress.eta, progress.memory):
-            if part and len(part) + 2 <= room:
+        for part in (count, *numbers(state)):
+            if len(part) + 2 <= room:
                 cells.append(Text(part))
                 room -= len(part) + 2
         line = Table.grid(padding=(0, 2, 0, 0))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 from engine.client import follow, held_up
 from store.errors import StoreError
 from store.store import open_store
-from tui.cli.progress import Progress
 from tui.describe.runs.stalling import stalled
+from tui.describe.runs.state import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,9 +63,9 @@ class Signals:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """How watching ended; `progress.finished` is None when the viewer left before the run ended."""
+    """How watching ended; `state` is not over when the viewer left before the run ended."""
 
-    progress: Progress
+    state: RunState
     cancel_asked: bool
 
 
@@ -81,12 +81,12 @@ def watch(
     arrived: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
     # A daemon: who leaves at once must not wait for an engine that is only starting.
     threading.Thread(target=_read, args=(store.root, run_id, arrived), daemon=True).start()
-    progress = Progress()
+    state = RunState(run_id)
     cancel_asked = False
     problem = ""
     looked = moved = time.monotonic()
     moved_ns = time.time_ns()
-    while progress.finished is None and not signals.ended_by:
+    while not state.is_over and not signals.ended_by:
         if signals.interrupts and not cancel_asked:
             cancel_asked = True
             store.request_cancel_all([run_id, *cancel_too])
@@ -101,14 +101,14 @@ def watch(
             if isinstance(event, Exception):
                 raise event
             moved, moved_ns = time.monotonic(), time.time_ns()
-            progress.apply(event)
-            display.update(progress, event)
-        display.tick(progress)
+            state.apply(event, moved_ns)
+            display.update(state, event)
+        display.tick(state)
         if time.monotonic() - looked >= LOOK_SECONDS:
             looked = time.monotonic()
-            stall = _stall(progress, moved_ns, looked - moved)
+            stall = _stall(state, moved_ns, looked - moved)
             problem = _note_problem(store, run_id, display, problem, stall)
-    return Watched(progress, cancel_asked)
+    return Watched(state, cancel_asked)
 
 
 def _note_problem(store: Store, run_id: str, display: Display, told: str, stall: str) -> str:
@@ -133,12 +133,13 @@ def _note_problem(store: Store, run_id: str, display: Display, told: str, stall:
     return problem
 
 
-def _stall(progress: Progress, since_ns: int, seconds: float) -> str:
-    if not progress.started:
+def _stall(state: RunState, since_ns: int, seconds: float) -> str:
+    if not state.started_ns:
         return ""
-    step = f"{progress.step} of {progress.total} done" if progress.total else ""
-    usual = progress.seconds_per_step
-    return stalled(progress.stage, step, since_ns=since_ns, seconds=seconds, usual_seconds=usual)
+    done, total = state.counted
+    step = f"{done} of {total} done" if total else ""
+    usual = state.unit_seconds or 0.0
+    return stalled(state.stage, step, since_ns=since_ns, seconds=seconds, usual_seconds=usual)
 
 
 def _read(root: Path, run_id: str, arrived: queue.SimpleQueue[Event | Exception]) -> None:

@@ -11,6 +11,8 @@ from engine.checkpoints.known.catalogue import decimal_size
 from tui.text import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.checkpoints.known.recognise import Recognition
     from engine.checkpoints.library import Found
 
@@ -46,6 +48,14 @@ def block(found: Found) -> list[str]:
         printable(str(found.path)),
         *(f"  {name:<13} {printable(value)}" for name, value in rows if value),
     ]
+
+
+def found_at(path: Path) -> list[Found]:
+    """What a weight file is, or all of those in a folder."""
+    from engine.checkpoints.library import look
+    from engine.checkpoints.source import sources_in
+
+    return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
 
 
 def table(found: Sequence[Found]) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from store.store import Store
-    from store.upkeep.removal import Plan
+    from store.upkeep.removal import Plan, Policy
     from store.upkeep.space import Overview, RunShare, Share
     from store.upkeep.verify import Verdict
 
@@ -255,6 +255,21 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
 
 def _label(name: str) -> str:
     return printable(LABELS.get(name) or AGES.get(name) or name)
+
+
+def planned_removal(store: Store, policy: Policy) -> Plan:
+    """What `remove_by` would do now."""
+    from store.upkeep.gc import preview
+
+    return preview(store.lineage, policy)
+
+
+def remove_by(store: Store, policy: Policy) -> Plan:
+    """Clean up; what was removed. Raises StoreBusy, with nothing done, while a run writes."""
+    from store.upkeep.gc import clean
+
+    store.recover_if_possible()
+    return clean(store.lineage, policy)
 
 
 def space(store: Store) -> Space:

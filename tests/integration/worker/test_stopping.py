@@ -204,7 +204,7 @@ def test_a_suspended_engine_is_ended_from_the_app(store, silent):
         lab = Lab(store.root)
         try:
             assert "is suspended; `kill -CONT" in (await lab.status()).silence
-            killed = await lab.kill_engines()
+            killed = await lab.change(kill_engines)
             return killed, await lab.status()
         finally:
             lab.close()

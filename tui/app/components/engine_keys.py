@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 
-from tui.app.base import ModiffScreen
+from tui.app.asking import asks
+from tui.app.base import ModiffScreen, start_engine
 from tui.describe.health import at_work_told
 
 if TYPE_CHECKING:
@@ -42,21 +42,20 @@ class EngineKeys(ModiffScreen):
         self.notify("the engine starts; that takes some seconds")
         self.app.ensure_engine()
 
-    @work(group="engine")
+    @asks(group="engine")
     async def action_stop(self) -> None:
         if await self._is_agreed("stop the engine", "Stop it"):
             self.app.stop_engine()
 
-    @work(group="engine")
+    @asks(group="engine")
     async def action_restart(self) -> None:
         if not await self._is_agreed("restart the engine", "Restart it"):
             return
         self.notify("the engine restarts; that takes some seconds")
-        try:
-            await self.app.lab.stop_engine()
-            await self.app.lab.start_engine()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        from engine.process.launch import stop_engine
+
+        await self.app.lab.engine(stop_engine)
+        await self.app.lab.engine(start_engine)
 
     def action_force(self) -> None:
         self.app.force_engine()
@@ -73,14 +72,10 @@ class EngineKeys(ModiffScreen):
         ]
         return await self.app.push_screen_wait(Confirm(title, lines, yes))
 
-    @work(exclusive=True, group="log")
+    @asks(exclusive=True, group="log")
     async def action_log(self) -> None:
         """The last lines of the engine's log."""
         from tui.app.dialogs.reader import Reader
 
-        try:
-            told = await self.app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        told = await self.app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
         self.app.push_screen(Reader(told["path"], told["lines"], at_end=True))

@@ -6,21 +6,23 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
+from tui.app.asking import Again, asks
 from tui.app.components import text
 from tui.app.components.engine_keys import EngineKeys
 from tui.app.desktop import absolute
-from tui.app.refresher import Again
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.hanging import Hanging
 from tui.app.widgets.listing import Listing
+from tui.describe.health import components
+from tui.describe.known_files import known_of
 from tui.describe.known_files import lines as known_lines
+from tui.describe.models import found_at
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ class Components(EngineKeys):
         self._look_at_models()
 
     async def _ask_parts(self) -> None:
-        self._parts = await self.app.lab.components()
+        self._parts = await self.app.lab.work(lambda _: components())
         await self._show_parts()
 
     async def _show_parts(self) -> None:
@@ -123,7 +125,9 @@ class Components(EngineKeys):
         self._retell()
 
     async def _ask_models(self) -> None:
-        found = await self.app.lab.models()
+        from engine.checkpoints.library import scan_places
+
+        found = await self.app.lab.work(lambda _: scan_places())
         # once, also where a place of models holds the built-in ones
         self._found = list({each.path: each for each in [*await self._built_in(), *found]}.values())
         listing = self.query_one("#models", Listing)
@@ -136,7 +140,21 @@ class Components(EngineKeys):
         from engine.checkpoints.locate import BUILTIN_MICRO, locate
 
         paths = [locate(kind, BUILTIN_MICRO) for kind in ("text_encoder", "denoiser", "vae")]
-        return [found for path in paths for found in await self.app.lab.inspect(path)]
+        return [found for path in paths for found in await self._at(path)]
+
+    async def _at(self, path: Path) -> list[Found]:
+        return await self.app.lab.work(lambda _: found_at(path))
+
+    async def _known_lines(self, found: Found) -> list[str]:
+        """What is remembered of a model's files; a large one is not read."""
+        recognition = found.recognition
+        if recognition is None:
+            return []
+        return known_lines(
+            await self.app.lab.work.indexed(
+                lambda _, index: known_of(index, found.files, recognition.file_bytes)
+            )
+        )
 
     def _show_problem(self, error: Exception) -> None:
         self._show_detail("cannot be told", [f"✖ {self.app.line_for(error)}"])
@@ -171,9 +189,7 @@ class Components(EngineKeys):
             if focused.current.removeprefix("broken ") == str(found.path):
                 title, lines = found.path.name, text.about_model(found)
                 self._show_detail(title, lines)
-                if found.recognition is not None:
-                    known = await self.app.lab.known_of(found)
-                    self._show_detail(title, [*lines, *known_lines(known)])
+                self._show_detail(title, [*lines, *await self._known_lines(found)])
                 return
 
     def _about(self, row: ComponentRow) -> list[str]:
@@ -188,19 +204,16 @@ class Components(EngineKeys):
     def on_data_table_row_selected(self) -> None:
         self.action_read()
 
-    @work(group="read")
+    @asks(group="read")
     async def action_read(self) -> None:
         """The detail over the whole screen."""
-        await self._tell_now()
-        from tui.app.dialogs.reader import Reader
-
-        self.app.push_screen(Reader(*self._detail))
-
-    async def _tell_now(self) -> None:
         try:
             await self._tell_of_current()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)
+        from tui.app.dialogs.reader import Reader
+
+        self.app.push_screen(Reader(*self._detail))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "panel":
@@ -227,7 +240,7 @@ class Components(EngineKeys):
 
     # Trying and inspecting
 
-    @work(exclusive=True, group="doctor")
+    @asks(exclusive=True, group="doctor")
     async def action_doctor(self) -> None:
         """Try what works here: some seconds, most of them the import of torch."""
         self._show_detail("doctor", ["… trying everything for real; this takes some seconds"])
@@ -248,7 +261,7 @@ class Components(EngineKeys):
         )
         self._show_detail("doctor", lines)
 
-    @work(exclusive=True, group="inspect")
+    @asks(exclusive=True, group="inspect")
     async def action_inspect(self) -> None:
         """Ask for a path, and say what lies there."""
         from tui.app.dialogs.ask import Ask
@@ -263,18 +276,11 @@ class Components(EngineKeys):
         )
         if not line or not line.strip():
             return
-        try:
-            path = Path(absolute(line))
-            found = await self.app.lab.inspect(path)
-            lines = (
-                [f"{path}: holds no weight file (safetensors, .pth or GGUF)"] if not found else []
-            )
-            for each in found:
-                lines += [*([""] if lines else []), *text.about_model(each)]
-                if each.recognition is not None:
-                    lines += known_lines(await self.app.lab.known_of(each))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        path = Path(absolute(line))
+        found = await self._at(path)
+        lines = [] if found else [f"{path}: holds no weight file (safetensors, .pth or GGUF)"]
+        for each in found:
+            lines += [*([""] if lines else []), *text.about_model(each)]
+            lines += await self._known_lines(each)
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))

@@ -6,12 +6,13 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from textual import work
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from presets import library
 from presets.errors import PresetError
 from presets.sections import SECTIONS
+from tui.app.asking import asks, is_there
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
     Draft,
@@ -37,6 +38,7 @@ from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.missing import commands
+from tui.describe.plan import planned
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -108,16 +110,16 @@ class FormScreen(ModiffScreen):
 
     # What the form holds
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def _begin(self) -> None:
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
         try:
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             kept, name = None, _FIRST_PRESET
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         self.app.preferences.preset = name
         draft = Draft(name, base)
         if kept is not None:
@@ -127,11 +129,11 @@ class FormScreen(ModiffScreen):
             self.notify(told, markup=False)
         await self.show_draft(draft)
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def open_run(self, spec: RunSpec, preset: str) -> None:
         """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
-            base = await self.app.lab.load_preset(preset)
+            base = await asyncio.to_thread(library.load_preset, preset)
         except PresetError:
             base = None
         except Exception as error:  # noqa: BLE001  # told, whatever it is
@@ -143,15 +145,11 @@ class FormScreen(ModiffScreen):
             self.replaced = before, self.draft
             self.notify("the run's settings are in the form; u takes back those before")
 
-    @work(exclusive=True, group="names")
+    @asks(exclusive=True, group="names")
     async def _learn_names(self) -> None:
         """The components that are installed, and the models that have names: for the sections that are opened from
         now on, since a field that is edited must not go from under its cursor."""
-        try:
-            self._known = await self.app.lab.known_names()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is; the names are typed then
-            self.app.tell_error(error)
-            return
+        self._known = await asyncio.to_thread(_known_names)
         if isinstance(self.view, WholeForm) and self.focused_row is None:
             self.call_next(self.show_section, self.section, anew=True)
 
@@ -162,7 +160,7 @@ class FormScreen(ModiffScreen):
         preset is read, but not while rows are mounted, which the screen does itself."""
         name = draft.preset if draft is not None else broken[0] if broken is not None else ""
         try:
-            info = await self.app.lab.preset_info(name)
+            info = await asyncio.to_thread(library.preset_info, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             info = None
             self.app.tell_error(error)
@@ -173,7 +171,7 @@ class FormScreen(ModiffScreen):
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
-        if not self.app.is_running:  # the panels are gone
+        if not is_there(self):  # the panels are gone
             return
         self.checked = None if self.draft is None else check(self.draft)
         self._refused = ()
@@ -235,7 +233,7 @@ class FormScreen(ModiffScreen):
 
     # The plan
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         spec = self.checked.spec if self.checked else None
         panel = self.query_one(PlanPanel)
@@ -246,16 +244,15 @@ class FormScreen(ModiffScreen):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = "; ".join(await self.app.lab.prompt_warnings(spec))
+        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec))
         try:
-            self.planned = await self.app.lab.plan(spec)
+            self.planned = await self.app.lab.work(planned, spec)
             self._missing = self.planned.missing
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
             self._refused = refusals(error, self.app.line_for(error))
-        if self.app.is_running:  # it may have been left meanwhile
-            panel.show(self.planned, "")
-            self.show()
+        panel.show(self.planned, "")
+        self.show()
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""
@@ -453,3 +450,16 @@ class FormScreen(ModiffScreen):
         """One level back: from a panel or a field to the stages."""
         self.remove_class("-side")
         self.query_one(Stages).focus()
+
+
+def _known_names() -> dict[str, tuple[str, ...]]:
+    """By role what a field can be set to here. Raises ComponentError where two packages claim one name."""
+    from engine.components.known_names import known_names
+
+    return known_names()
+
+
+def _prompt_warnings(spec: RunSpec) -> list[str]:
+    from tui.describe.prompt_warnings import prompt_warnings
+
+    return prompt_warnings(spec)

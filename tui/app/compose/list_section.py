@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 
 from presets.fields import item_fields
 from presets.keys import parse_key
 from presets.spec import RunSpec
+from tui.app.asking import asks
 from tui.app.compose.field_row import DraftEdited, RowEditor
 from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.list_edits import added, moved, removed
@@ -30,7 +30,7 @@ class ListSection(FieldsSection):
         Binding("ctrl+down,alt+down", "move(1)", "Move down", id="item.down", show=False),
     ]
 
-    @work(group="pick")
+    @asks(group="pick")
     async def add(self) -> None:
         """Pick one of those that are known, and add it at the end."""
         from tui.app.dialogs.picker import Item, Picker

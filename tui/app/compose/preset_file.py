@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.css.query import NoMatches
 from textual.widgets import Static, TextArea
 
+from presets import library
 from presets.errors import PresetError
+from presets.problems import preset_problems
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import line_of
 from tui.app.dialogs.base import Dialog
@@ -67,33 +68,28 @@ class PresetFile(Dialog[bool]):
     def on_text_area_changed(self) -> None:
         self._check(self.query_one(TextArea).text)
 
-    @work(exclusive=True)
+    @asks(exclusive=True)
     async def _check(self, text: str) -> None:
         await asyncio.sleep(CHECK_SECONDS)
-        try:
-            found = await self.app.lab.problems_of_preset(self._path, text)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        found = await asyncio.to_thread(preset_problems, self._path, text=text)
         # the file is named in the title
         told = [f"✖ {str(error).removesuffix(f' (in {self._path})')}" for error in found]
         self._tell(*(told or ["✓ a valid preset"]), is_error=bool(told))
 
     def _tell(self, *lines: str, is_error: bool) -> None:
-        with suppress(NoMatches):  # it was left meanwhile
-            state = self.query_one("#state", Static)
-            state.update("\n".join(map(printable, lines)))
-            state.set_class(is_error, "error")
+        state = self.query_one("#state", Static)
+        state.update("\n".join(map(printable, lines)))
+        state.set_class(is_error, "error")
 
-    @work(group="save")  # apart from the checks, of which each ends the one before
+    @asks(group="save")  # apart from the checks, of which each ends the one before
     async def action_save(self) -> None:
         """Also what is not valid yet: it can be mended in steps."""
         try:
             text = self.query_one(TextArea).text
-            await self.app.lab.write_preset_text(self._path, text, self._text)
+            await asyncio.to_thread(
+                library.write_preset_text, self._path, text, expected=self._text
+            )
         except PresetError as error:
             self._tell(f"✖ {error}", is_error=True)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
         else:
             self.dismiss(True)

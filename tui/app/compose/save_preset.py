@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, Static
 
 from presets.errors import PresetError
+from presets.saving import save_from
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
 from tui.app.widgets.choice_line import ChoiceLine
@@ -69,10 +72,11 @@ class SavePreset(Dialog[Path | None]):
     def action_save(self) -> None:
         self._save(self.query_one("#name", Input).value.strip())
 
-    @work(exclusive=True)
+    @asks(exclusive=True)
     async def _save(self, name: str) -> None:
         try:
-            path = await self.app.lab.save_preset(
+            path = await asyncio.to_thread(
+                save_from,
                 name,
                 self._spec,
                 parent=self._made_from,
@@ -81,7 +85,5 @@ class SavePreset(Dialog[Path | None]):
             )
         except PresetError as error:
             self.query_one("#wrong", Static).update(f"✖ {error}")
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
         else:
             self.dismiss(path)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 
+from presets import library
 from presets.errors import PresetError
 from presets.library import read_preset_text
 from presets.sections import SECTIONS
 from presets.seeds import random_seed
+from tui.app.asking import asks
 from tui.app.compose.draft import Draft, edited, line_of
 from tui.app.compose.field_row import FieldEdited
 from tui.app.compose.form import FormScreen
@@ -22,6 +23,7 @@ from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text
+from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ class Compose(FormScreen):
                 self.replaced = before, self.draft
                 self.notify("all is as the preset has it; u, on the stages, takes that back")
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def _restore(self, draft: Draft) -> None:
         await self.show_draft(draft)
 
@@ -253,7 +255,7 @@ class Compose(FormScreen):
 
         self.app.push_screen(Variants(spec, self.draft.preset))
 
-    @work(group="copy")
+    @asks(group="copy")
     async def action_copy(self) -> None:
         """The command line of what is in the form, or what is wrong where a list names that, into the clipboard."""
         if isinstance(self.focused, Problems) and self._problems():
@@ -274,32 +276,25 @@ class Compose(FormScreen):
 
     # Presets
 
-    @work(exclusive=True, group="preset")
+    @asks(exclusive=True, group="preset")
     async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
         """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
         try:
-            base = await self.app.lab.load_preset(name)
+            base = await asyncio.to_thread(library.load_preset, name)
         except PresetError as error:
             await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
             return
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
         self.app.preferences.preset = name
         await self.show_draft(edited(Draft(name, base), edits))
 
-    @work(group="pick")
+    @asks(group="pick")
     async def action_pick(self) -> None:
         """Pick another preset. What was changed of this one comes back with it."""
         from tui.app.dialogs.picker import Item, Picker
 
         self._start_asked = None  # which was of the one before
-        try:
-            presets = await self.app.lab.presets()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        presets = await asyncio.to_thread(library.list_presets)
         items = [
             Item(info.name, f"✖ {info.error}" if info.error else info.description)
             for info in presets
@@ -318,7 +313,7 @@ class Compose(FormScreen):
     async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
         """The presets, each with what is to be downloaded for it."""
         try:
-            sizes = await self.app.lab.missing_sizes()
+            sizes = await asyncio.to_thread(by_preset)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             sizes = {}
@@ -335,7 +330,7 @@ class Compose(FormScreen):
         if spec is not None and self.draft is not None:
             self._save_as(spec, self.draft)
 
-    @work(group="pick")
+    @asks(group="pick")
     async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
         from tui.app.compose.save_preset import SavePreset
 
@@ -346,7 +341,7 @@ class Compose(FormScreen):
             self.notify(f"saved {path}", markup=False)
             self.open_preset(path.stem, {})
 
-    @work(group="pick")
+    @asks(group="pick")
     async def action_edit_file(self) -> None:
         """The preset's file, here."""
         from tui.app.compose.preset_file import PresetFile
@@ -354,11 +349,7 @@ class Compose(FormScreen):
         path = self._file()
         if path is None:
             return
-        try:
-            text = await self.app.lab.preset_text(path)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        text = await asyncio.to_thread(library.read_preset_text, path)
         key = self.broken[1].key if self.broken else ""
         if await self.app.push_screen_wait(PresetFile(path, text, key)):
             self._reopen()
@@ -405,7 +396,7 @@ class Compose(FormScreen):
 
     # Prompts and known values
 
-    @work(group="pick")
+    @asks(group="pick")
     async def action_history(self) -> None:
         """A prompt of before, by searching."""
         from tui.app.compose.prompt_history import PromptHistory
@@ -419,7 +410,7 @@ class Compose(FormScreen):
             self.query_one(Prompts).area("prompt").fill(prompt)
             self.call_next(self.go_to, "prompt")
 
-    @work(group="pick")
+    @asks(group="pick")
     async def action_suggest(self) -> None:
         """What the focused field can be set to, where that is known."""
         from tui.app.dialogs.picker import Item, Picker

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
-from textual.css.query import NoMatches
 from textual.suggester import SuggestFromList
 from textual.widgets import Input, Label, Static
 
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS
 from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import QueuedRuns
-from tui.describe.runs.sweeps import sweep_lines
+from tui.describe.runs.sweeps import planned_variants, sweep_lines, variants
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
     from presets.spec import RunSpec
+    from store.store import Store
 
 # A plan is asked for when nothing has been typed for so long.
 _REST_SECONDS = 0.25
@@ -96,21 +98,22 @@ class Variants(Dialog[bool]):
         seeds, setting, other, stop = (self.query_one(f"#{name}", Input).value for name in _ROWS)
         return over_of(seeds, (setting, other), self._seeds), stop_of(stop)
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         await asyncio.sleep(_REST_SECONDS)
         told, wrong = "", ""
         try:
             over, stop_at = self._typed()
-            total, planned = await self.app.lab.plan_of_sweep(self._spec, over, stop_at)
+            total, planned = await self.app.lab.work(
+                planned_variants, self._spec, over, stop_at=stop_at
+            )
             told = f"{total} runs: too many to be planned while you type"
             if planned is not None:
                 told = "\n".join(sweep_lines(planned))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             wrong = f"✖ {self.app.line_for(error)}"
-        with suppress(NoMatches):  # the form was left meanwhile
-            self.query_one("#told", Static).update(told)
-            self.query_one("#wrong", Static).update(wrong)
+        self.query_one("#told", Static).update(told)
+        self.query_one("#wrong", Static).update(wrong)
 
     def action_launch(self) -> None:
         """Queue all of them, or none where one of them is refused."""
@@ -118,16 +121,30 @@ class Variants(Dialog[bool]):
             self._is_launching = True
             self._launch()
 
-    @work(group="launch")
+    @asks(group="launch")
     async def _launch(self) -> None:
         try:
             over, stop_at = self._typed()
-            tag, run_ids = await self.app.lab.launch_sweep(self._spec, self._preset, over, stop_at)
+            tag, run_ids = await self.app.lab.change(
+                _queue, self._spec, self._preset, over, stop_at
+            )
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            with suppress(NoMatches):
-                self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
             self._is_launching = False
+            self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
             return
         self.app.preferences.remember_prompt(self._spec.prompt)
         self.app.post_message(QueuedRuns(run_ids, tag))
         self.dismiss(True)
+
+
+def _queue(
+    store: Store, spec: RunSpec, preset: str, over: Sequence[str], stop_at: int | None
+) -> tuple[str, list[str]]:
+    """Queue variants of a run, all or none, as `modiff sweep` does; their tag and ids."""
+    from engine.process.launch import retire_other_engines
+    from engine.runs.sweep import new_tag, queue_members
+
+    members = variants(store, spec, over, stop_at=stop_at)
+    retire_other_engines(store)
+    tag = new_tag()
+    return tag, queue_members(store, members, preset=preset, stop_at=stop_at, tag=tag)

@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Input, Static
 
 from tui.app.dialogs.base import Dialog
+from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
     from textual.suggester import Suggester
+
+    from tui.describe.health import Status
 
 
 class Ask(Dialog[str | None]):
@@ -139,3 +142,14 @@ class Confirm(Dialog[bool]):
     def action_other(self) -> None:
         """The focus to the other of the two buttons."""
         self.focus_next(Button)
+
+
+def confirm_cancel(run_id: str, status: Status | None) -> Confirm:
+    """Whether a run is to be cancelled."""
+    lines = [
+        f"Run {run_id} stops when its present step ends.",
+        "Steps that are done stay in the store: r resumes it where it was.",
+    ]
+    if status is not None and status.silence:
+        lines.append(f"For now it hears nothing: {printable(status.silence)}.")
+    return Confirm("cancel the run", lines, "Cancel the run")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
-from textual import work
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from tui.app.asking import asks
 from tui.app.dialogs.base import Dialog
 from tui.text import printable
 
@@ -80,7 +80,7 @@ class Picker(Dialog[str | None]):
         if self._later is not None:
             self._await(self._later)
 
-    @work
+    @asks()
     async def _await(self, later: Coroutine[Any, Any, Sequence[Item]]) -> None:
         self._items = await later
         found, listed = {item.value: item for item in self._items}, self.query_one(OptionList)

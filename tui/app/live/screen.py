@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 
 from store.errors import UnknownRun
+from tui.app.asking import asks, told
 from tui.app.base import ModiffScreen
-from tui.app.dialogs.ask import Confirm
+from tui.app.dialogs.ask import confirm_cancel
 from tui.app.messages import BranchFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
@@ -200,7 +200,7 @@ class Live(ModiffScreen):
         if not self._is_reading:
             self._show_preview()
 
-    @work(exclusive=True, group="preview")
+    @asks(exclusive=True, group="preview")
     async def _show_preview(self) -> None:
         if self._feed is not None:
             await self._told(self._feed.show_preview())
@@ -233,44 +233,43 @@ class Live(ModiffScreen):
 
     async def _told(self, asked: Awaitable[object]) -> bool:
         """Whether it went well; if not, why is told, and a run that was removed is forgotten."""
-        try:
-            await asked
-        except UnknownRun as error:
-            self.app.tell_error(error)
-            self._forget()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is; the next look begins again
-            self.app.tell_error(error)
-        else:
-            return True
-        return False
 
-    @work(group="change")
+        async def ask() -> None:
+            try:
+                await asked
+            except UnknownRun:
+                self._forget()
+                raise
+
+        return await told(self, ask())
+
+    @asks(group="change")
     async def action_pause(self) -> None:
         """Pause a run: one at work stops when its present step ends, and resumes with the same bits."""
-        if self._feed is not None and await self._told(self.app.lab.pause(self._feed.run_id)):
+        run_id = self.chosen_run
+        if run_id and await self._told(
+            self.app.lab.change(lambda store: store.request_pause(run_id))
+        ):
             await self.app.look_once()
             self._watch()
 
-    @work(group="change")
+    @asks(group="change")
     async def action_resume(self) -> None:
-        if self._feed is not None and await self._told(self.app.lab.resume(self._feed.run_id)):
+        from engine import client
+
+        run_id = self.chosen_run
+        if run_id and await self._told(self.app.lab.change(client.resume, run_id)):
             self.app.ensure_engine()
             await self.app.look_once()
             self._watch()
 
-    @work(group="change")
+    @asks(group="change")
     async def action_cancel(self) -> None:
         feed = self._feed
         if feed is None:
             return
-        lines = [
-            f"Run {feed.run_id} stops when its present step ends.",
-            "Steps that are done stay in the store: r resumes it where it was.",
-        ]
-        if self.app.status is not None and self.app.status.silence:
-            lines.append(f"For now it hears nothing: {printable(self.app.status.silence)}.")
-        if await self.app.push_screen_wait(Confirm("cancel the run", lines, "Cancel the run")):
-            await self._told(self.app.lab.cancel(feed.run_id))
+        if await self.app.push_screen_wait(confirm_cancel(feed.run_id, self.app.status)):
+            await self._told(self.app.lab.change(lambda store: store.request_cancel(feed.run_id)))
             await self.app.look_once()
             self._watch()
 
@@ -315,13 +314,13 @@ class Live(ModiffScreen):
             self.app.copy_to_clipboard(text)
             self.notify(f"copied {printable(text)}", markup=False)
 
-    @work(exclusive=True, group="open")
+    @asks(exclusive=True, group="open")
     async def action_open_output(self) -> None:
         """Open the file in the desktop's player."""
         if self._feed is not None and self._feed.record is not None:
             await self._told(open_or_play(self.app, self._feed.record))
 
-    @work(exclusive=True, group="open")
+    @asks(exclusive=True, group="open")
     async def action_play(self) -> None:
         """Play the video in the terminal."""
         if self._feed is not None and self._feed.record is not None:

@@ -6,21 +6,21 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.widgets import Static
 
 from presets.encoding import decode_spec
 from store.errors import UnknownRun
+from tui.app.asking import Again, asks
 from tui.app.base import ModiffScreen
 from tui.app.messages import ComposeWith, Queued, WatchRun
 from tui.app.queue import text as queue_text
-from tui.app.refresher import Again
 from tui.app.run_view.follower import Follower
 from tui.app.top_line import TopLine
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
+from tui.describe.runs.run import queue_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from store.lineage.records import RunRecord
+    from store.store import Store
     from tui.describe.health import Status
     from tui.describe.runs.queued import Expected
     from tui.describe.runs.run import RunRow
@@ -111,7 +113,7 @@ class Queue(ModiffScreen):
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
-        rows = await self.app.lab.queue()
+        rows = await self.app.lab.read(queue_rows)
         self._problem = ""
         if not self._num_changes:  # else an older order would show for a moment
             self._rows = rows
@@ -138,7 +140,9 @@ class Queue(ModiffScreen):
 
     async def _ask_expectations(self) -> None:
         missing = [row.record for row in self._rows if row.record.id not in self._expected]
-        self._expected |= await self.app.lab.expectations(missing)
+        from tui.describe.runs.queued import expected
+
+        self._expected |= await self.app.lab.work(expected, missing)
         self._show()
 
     def _show_problem(self, error: Exception) -> None:
@@ -203,14 +207,12 @@ class Queue(ModiffScreen):
 
     # Changing
 
-    @work(group="change")
+    @asks(group="change")
     async def _change(self, doing: Awaitable[None]) -> None:
         """Wait for a change of the store; tell where it failed, and show what is so in the end."""
         self._num_changes += 1
         try:
             await doing
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
         finally:
             self._num_changes -= 1
             self._read()
@@ -228,7 +230,10 @@ class Queue(ModiffScreen):
         self._rows = [*(row for row in self._rows if row.record.status == "running"), *queued]
         self._show()
         after = queued[place + by + 1 :]
-        self._change(self.app.lab.reorder(row.record.id, after[0].record.id if after else None))
+        self._change(self._reorder(row.record.id, after[0].record.id if after else None))
+
+    async def _reorder(self, run_id: str, following: str | None) -> None:
+        await self.app.lab.change(lambda store: store.reorder(run_id, following))
 
     def action_drop(self) -> None:
         if (row := self._current) is not None:
@@ -236,7 +241,7 @@ class Queue(ModiffScreen):
 
     async def _drop(self, row: RunRow) -> None:
         run_id, following = row.record.id, self._following(row)
-        if (await self.app.lab.take_back(run_id)).status == "queued":
+        if (await self.app.lab.change(_take_back, run_id)).status == "queued":
             self._undo.append((run_id, following))
             self.notify(f"run {run_id} is out of the queue; u puts it back", markup=False)
         else:
@@ -253,16 +258,20 @@ class Queue(ModiffScreen):
             self._change(self._put_back(*self._undo.pop()))
 
     async def _put_back(self, run_id: str, following: str | None) -> None:
+        from engine import client
+
         try:
-            await self.app.lab.resume(run_id)
+            await self.app.lab.change(client.resume, run_id)
         except Exception:
             self._undo.append((run_id, following))
             raise
         queued = [
-            row.record.id for row in await self.app.lab.queue() if row.record.status == "queued"
+            row.record.id
+            for row in await self.app.lab.read(queue_rows)
+            if row.record.status == "queued"
         ]
         if following in queued and run_id in queued:
-            await self.app.lab.reorder(run_id, following)
+            await self._reorder(run_id, following)
 
     def action_edit(self) -> None:
         if (row := self._current) is not None:
@@ -284,7 +293,7 @@ class Queue(ModiffScreen):
         await message.answered.wait()
         if not message.is_taken:
             return  # another run has taken its place in the form, or the form could not show it
-        if (await self.app.lab.take_back(run_id)).status == "queued":
+        if (await self.app.lab.change(_take_back, run_id)).status == "queued":
             self._undo.append((run_id, following))
             self.notify(f"run {run_id} is out of the queue, to be edited", markup=False)
         else:
@@ -309,7 +318,9 @@ class Queue(ModiffScreen):
             self._change(self._resume(row))
 
     async def _resume(self, row: RunRow) -> None:
-        await self.app.lab.resume(row.record.id)
+        from engine import client
+
+        await self.app.lab.change(client.resume, row.record.id)
         self.post_message(Queued(row.record.id, watch=False))
 
     def action_start(self) -> None:
@@ -322,31 +333,35 @@ class Queue(ModiffScreen):
 
     async def _pause(self, row: RunRow) -> None:
         following = self._following(row)
-        await self.app.lab.pause(row.record.id)
+        await self.app.lab.change(lambda store: store.request_pause(row.record.id))
         self._undo.append((row.record.id, following))
         self.notify(
             f"run {row.record.id} pauses after its present step; r on it goes on", markup=False
         )
 
-    @work
+    @asks()
     async def action_cancel(self) -> None:
         """Ask, then cancel the run at work."""
-        from tui.app.dialogs.ask import Confirm
+        from tui.app.dialogs.ask import confirm_cancel
 
         row = self._at_work
         if row is None:
             return
-        lines = [
-            f"Run {row.record.id} stops after its present step.",
-            "Steps that are done stay in the store, and it can be taken up again.",
-        ]
-        if await self.app.push_screen_wait(Confirm("cancel the run at work", lines, "Cancel it")):
+        if await self.app.push_screen_wait(confirm_cancel(row.record.id, self._status)):
             self._change(self._cancel(row))
 
     async def _cancel(self, row: RunRow) -> None:
         following = self._following(row)
-        await self.app.lab.cancel(row.record.id)
+        await self.app.lab.change(lambda store: store.request_cancel(row.record.id))
         self._undo.append((row.record.id, following))
+
+
+def _take_back(store: Store, run_id: str) -> RunRecord:
+    """Take a queued run out of the queue, to be edited; its record as it was."""
+    record = store.run(run_id)
+    if record.status == "queued":
+        store.request_cancel(run_id)
+    return record
 
 
 def _gist(status: Status | None) -> object:

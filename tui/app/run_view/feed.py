@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tui.app.run_view.follower import Follower
+from tui.describe.plan import decode_seconds, sigmas
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
+from tui.describe.runs.run import detail as detail_of
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5
+# The next step's picture takes the place of this one, in which there is no more than a frame or two to be seen.
+PASSING_FPS = 2.0
 
 
 class RunFeed:
@@ -56,8 +60,8 @@ class RunFeed:
         self._shown, self._preview_due = (0, ""), 0.0
         if not self.shows_previews:
             self.hide_previews()
-        self.record = await self._lab.run(self.run_id)
-        self._sigmas = await self._lab.sigmas(self.run_id)
+        self.record = await self._lab.read(lambda store: store.run(self.run_id))
+        self._sigmas = await self._lab.read(sigmas, self.run_id)
         self._asked = asyncio.create_task(self._ask_decode_seconds())
 
     def end(self) -> None:
@@ -67,7 +71,7 @@ class RunFeed:
     async def _ask_decode_seconds(self) -> None:
         """It may wait behind long work, and only the time left is the worse without it."""
         with suppress(Exception):
-            self._decode_seconds = await self._lab.decode_seconds(self.run_id)
+            self._decode_seconds = await self._lab.work(decode_seconds, self.run_id)
 
     async def turn(self, *, now_ns: int | None = None) -> bool:
         """Read the next page of the log, draw; whether the page was full, so that there is more at once."""
@@ -95,7 +99,7 @@ class RunFeed:
 
     async def _ask_end(self) -> None:
         """What is true of a run at rest: where its file is, and what is still stored of its steps."""
-        detail = await self._lab.detail(self.run_id)
+        detail = await self._lab.read(detail_of, self.run_id)
         self.record, self._points, self._has_end = detail.record, frozenset(detail.points), True
         self._preview_due = 0.0  # the last picture must not wait for a turn that nobody takes
 
@@ -125,7 +129,8 @@ class RunFeed:
             preview = await self._follower.preview(step)
         if preview is not None:
             self._shown = (step, known[step - 1].key)
-            view.show_preview(preview, step_told(step))
+            is_passing = view.is_following and not self.is_over
+            view.show_preview(preview, step_told(step), fps=PASSING_FPS if is_passing else None)
         elif not view.is_following:
             self._shown = (step, "")
             view.show_preview(None, f"step {step} has no preview" if step else "the noise")

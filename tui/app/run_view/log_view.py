@@ -149,8 +149,15 @@ class LogView(ScrollView, can_focus=True):
         """Put the lines that the level lets through at the end."""
         shown = [line for line in lines if LEVELS.index(line.level) >= LEVELS.index(self.level)]
         self._shown.extend(shown)
-        widest = max((cell_len(str(line)) for line in shown), default=0)
-        self.virtual_size = Size(max(widest, self.virtual_size.width), len(self._shown))
+        before = self.virtual_size
+        widest = max((cell_len(str(line)) for line in shown), default=before.width)
+        extent = Size(max(widest, before.width), len(self._shown))
+        if extent.width == before.width and self.show_vertical_scrollbar:
+            # more to scroll, and nothing else: the layout of the whole screen stays as it is
+            self.set_reactive(LogView.virtual_size, extent)
+            self.vertical_scrollbar.window_virtual_size = extent.height
+        else:
+            self.virtual_size = extent
         if self.auto_scroll:
             self.scroll_end(animate=False, immediate=False, x_axis=False)
         self.refresh()

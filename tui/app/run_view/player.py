@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Label
 
+from tui.app import desktop
+from tui.app.asking import asks, told
 from tui.app.base import ModiffBase
-from tui.app.desktop import CannotOpen
 from tui.app.dialogs.base import Dialog
 from tui.app.widgets.picture import Picture
+from tui.describe.runs.of_file import video_path
 from tui.describe.runs.previews import video_fps
 from tui.text import printable
 
@@ -96,18 +99,13 @@ class Player(Dialog[None]):
     def on_unmount(self) -> None:
         self._is_left = True
 
-    @work(exclusive=True)
+    @asks(exclusive=True)
     async def _read(self) -> None:
-        try:
-            await self.app.lab.read_video(self._path, self._room(), self._take)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            if not self._is_left:
-                self.app.tell_error(error)
-                self.dismiss()
-            return
-        self._is_whole = True
-        if not self._is_left:
+        if await told(self, self.app.lab.read_video(self._path, self._room(), self._take)):
+            self._is_whole = True
             self._show()
+        else:
+            self.dismiss()
 
     def _room(self) -> tuple[int, int]:
         """Columns and rows of pixels that frames are to fit into."""
@@ -179,7 +177,7 @@ class Player(Dialog[None]):
 
 async def play(app: ModiffBase, record: RunRecord) -> bool:
     """Play a run's video in the terminal: its file, or what the store has of it; whether there was either."""
-    path = await app.lab.video_path(record.id)
+    path = await app.lab.read(video_path, record.id)
     if path is None:
         return False
     app.push_screen(Player(path, record.output or record.id, video_fps(record.spec_json)))
@@ -201,8 +199,8 @@ async def play_or_tell(app: ModiffBase, record: RunRecord) -> None:
 async def open_or_play(app: ModiffBase, record: RunRecord) -> None:
     """Open a run's file in the desktop's player; where there is none, play it here, else tell where the file is."""
     try:
-        await app.lab.open_file(record.output)
-    except CannotOpen as reason:
+        await asyncio.to_thread(desktop.open_file, record.output)
+    except desktop.CannotOpen as reason:
         if not await play(app, record):
             app.notify(
                 printable(record.output),

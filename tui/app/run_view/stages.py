@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,6 +24,7 @@ _SYMBOLS: dict[State, str] = {
     "skipped": "–",
     "failed": "✖",
 }
+_SEPARATOR = " │ "
 _WORDS: dict[State, str] = {"cached": "cached", "skipped": "skipped", "failed": "failed"}
 
 
@@ -38,7 +39,7 @@ class StageCell:
 
 
 class Stages(Drawn):
-    """Symbol, name and time of each stage; where there is no room the shortest times go first, and names last."""
+    """Symbol, name and time of each stage; where there is no room the times go first, and names last."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "stages--done",
@@ -66,84 +67,41 @@ class Stages(Drawn):
         self._cells: tuple[StageCell, ...] = ()
 
     def show(self, cells: Sequence[StageCell]) -> None:
-        """Draw these stages, on as many rows as the widget has, with as much text as they hold."""
+        """Draw these stages, with as much text as fits."""
         if (shown := tuple(cells)) != self._cells:
             self._cells = shown
             self.redraw()
 
     def draw(self, width: int, height: int) -> list[Strip]:
-        rows = _fitting(self._cells, width, height)
-        return [self.line(self._row(row), width) for row in rows[:height]]
-
-    def _row(self, row: Sequence[tuple[State, str]]) -> list[tuple[str, Style]]:
-        parts = []
-        for index, (state, text) in enumerate(row):
-            if index:
-                separator = " │ " if len(text) > 1 else " "
-                parts.append((separator, self.styled("stages--separator")))
-            parts.append((text, self.styled(f"stages--{state}")))
-        return parts
+        said = next((said for said in _ways(self._cells) if _cells_of(said) <= width), [])
+        parts: list[tuple[str, Style]] = []
+        for cell, text in zip(self._cells, said, strict=False):
+            separator = _SEPARATOR if len(text) > 1 else " "
+            parts += [(separator, self.styled("stages--separator"))] * bool(parts)
+            parts.append((text, self.styled(f"stages--{cell.state}")))
+        return [self.line(parts, width)]
 
 
-def _texts(cell: StageCell) -> tuple[str, ...]:
-    """What to say of a stage, from the longest text to its symbol alone."""
-    symbol, name = _SYMBOLS[cell.state], printable(cell.name)
-    word = (cell.detail and printable(cell.detail)) or _WORDS.get(cell.state, "")
-    time = "" if cell.seconds is None else span(cell.seconds)
-    full = " ".join(filter(None, (symbol, name, word, time)))
-    without_time = " ".join(filter(None, (symbol, name, word)))
-    named = f"{symbol} {name}"
-    if cell.state in ("running", "failed"):
-        return full, without_time, without_time, without_time, named, symbol
-    return full, without_time, named, symbol, symbol, symbol
+def _ways(cells: Sequence[StageCell]) -> Iterator[list[str]]:
+    """What to say of the stages, the most first: all of it, no times, only names but of what runs or failed, then
+    without the names, symbols."""
+    symbols = [_SYMBOLS[cell.state] for cell in cells]
+    names = [f"{_SYMBOLS[cell.state]} {printable(cell.name)}" for cell in cells]
+    told = [_text(cell) for cell in cells]
+    is_told = [cell.state in ("running", "failed") for cell in cells]
+    yield [_text(cell, has_time=True) for cell in cells]
+    yield told
+    for short in (names, symbols):
+        yield [a if is_a else b for a, b, is_a in zip(told, short, is_told, strict=True)]
+    yield symbols
 
 
-def _fitting(cells: Sequence[StageCell], width: int, height: int) -> list[list[tuple[State, str]]]:
-    """The stages in rows, with the longest texts that fit `width` by `height` cells.
-
-    What is shortened first: the times of the shortest stages, one by one, then details, then the names of stages that
-    are not running.
-    """
-    texts = [_texts(cell) for cell in cells]
-    timed = [number for number, cell in enumerate(cells) if cell.seconds is not None]
-    timed.sort(key=lambda number: cells[number].seconds or 0.0)
-    levels = [0] * len(cells)
-    rows = _at(cells, texts, levels, width)
-    for number in timed:
-        if _fits(rows, width, height):
-            return rows
-        levels[number] = 1
-        rows = _at(cells, texts, levels, width)
-    for level in range(1, 6):
-        if _fits(rows, width, height):
-            return rows
-        rows = _at(cells, texts, [level] * len(cells), width)
-    return rows
+def _text(cell: StageCell, *, has_time: bool = False) -> str:
+    word = printable(cell.detail) or _WORDS.get(cell.state, "")
+    time = span(cell.seconds) if has_time and cell.seconds is not None else ""
+    return " ".join(filter(None, (_SYMBOLS[cell.state], printable(cell.name), word, time)))
 
 
-def _at(
-    cells: Sequence[StageCell], texts: Sequence[Sequence[str]], levels: Sequence[int], width: int
-) -> list[list[tuple[State, str]]]:
-    items = [
-        (cell.state, text[level]) for cell, text, level in zip(cells, texts, levels, strict=True)
-    ]
-    return _wrapped(items, width)
-
-
-def _fits(rows: Sequence[Sequence[tuple[State, str]]], width: int, height: int) -> bool:
-    return len(rows) <= height and all(cell_len(text) <= width for row in rows for _, text in row)
-
-
-def _wrapped(items: Sequence[tuple[State, str]], width: int) -> list[list[tuple[State, str]]]:
-    """Items in rows of at most `width` cells, separators included, where single ones fit."""
-    rows: list[list[tuple[State, str]]] = []
-    used = 0
-    for state, text in items:
-        needed = cell_len(text) + (3 if len(text) > 1 else 1)
-        if rows and used + needed <= width:
-            rows[-1].append((state, text))
-            used += needed
-        else:
-            rows.append([(state, text)])
-            used = cell_len(text)
-    return rows
+def _cells_of(said: Sequence[str]) -> int:
+    separators = (len(_SEPARATOR) if len(text) > 1 else 1 for text in said[1:])
+    return sum(map(cell_len, said)) + sum(separators)

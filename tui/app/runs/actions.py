@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from store.store import Store
     from tui.app.base import ModiffBase
     from tui.describe.runs.run import RunRow
 
@@ -29,13 +30,16 @@ async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None
 
     watch: show it, where it is a single one.
     """
+    from engine import client
+
     ids: list[str] = []
     for row in rows:
         record = row.record
         if not summary.can_go_on(record):
             continue
         try:
-            await (app.lab.finish if record.status == "done" else app.lab.resume)(record.id)
+            again = client.finish if record.status == "done" else client.resume
+            await app.lab.change(again, record.id)
         except Exception as error:  # noqa: BLE001  # told, whatever it is; the others go on
             app.tell_error(error)
         else:
@@ -101,7 +105,8 @@ def verdict_told(verdict: Mapping[str, Any]) -> str:
 
 async def pin(app: ModiffBase, row: RunRow) -> None:
     """Pin a run, or take the pin off: what is pinned is never cleaned up."""
-    await app.lab.set_pinned(row.record.id, not row.record.pinned)
+    run = row.record
+    await app.lab.change(lambda store: (store.unpin if run.pinned else store.pin)(run.id))
 
 
 async def edit_tags(app: ModiffBase, row: RunRow) -> None:
@@ -115,7 +120,14 @@ async def edit_tags(app: ModiffBase, row: RunRow) -> None:
         )
     )
     if line is not None:
-        await app.lab.set_tags(run_id, list(dict.fromkeys(line.replace(",", " ").split())))
+        await app.lab.change(_set_tags, run_id, list(dict.fromkeys(line.replace(",", " ").split())))
+
+
+def _set_tags(store: Store, run_id: str, names: Sequence[str]) -> None:
+    """Give a run these tags and no others."""
+    before = store.tags_of([run_id])[run_id]
+    store.tag(run_id, [name for name in names if name not in before])
+    store.untag(run_id, [name for name in before if name not in names])
 
 
 async def edit_note(app: ModiffBase, row: RunRow) -> None:
@@ -125,7 +137,7 @@ async def edit_note(app: ModiffBase, row: RunRow) -> None:
         Ask("note", f"A note to run {run_id}; none takes it away.", value=row.record.note)
     )
     if line is not None:
-        await app.lab.set_note(run_id, line.strip())
+        await app.lab.change(lambda store: store.note(run_id, line.strip()))
 
 
 async def rate(app: ModiffBase, row: RunRow) -> None:
@@ -134,7 +146,7 @@ async def rate(app: ModiffBase, row: RunRow) -> None:
 
     rating = await app.push_screen_wait(Rate(row.record.id, row.record.rating))
     if rating is not None and rating != row.record.rating:
-        await app.lab.rate(row.record.id, rating)
+        await app.lab.change(lambda store: store.rate(row.record.id, rating))
 
 
 async def export(app: ModiffBase, rows: Sequence[RunRow]) -> None:
@@ -170,7 +182,7 @@ async def remove(app: ModiffBase, rows: Sequence[RunRow]) -> bool:
     ids = [row.record.id for row in rows]
     if not await app.push_screen_wait(Confirm(f"remove {_runs(ids)}?", lines, "Remove")):
         return False
-    await app.lab.remove(ids)
+    await app.lab.change(lambda store: store.remove(ids))
     app.notify(f"{_runs(ids)} removed")
     return True
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import getters, work
+from textual import getters
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.css.query import NoMatches
 from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from presets.errors import PresetError
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import Queued
@@ -22,14 +21,18 @@ from tui.app.run_view.timeline import Timeline
 from tui.app.runs.branch_fields import FIELDS, first_step, overrides_of, shares, solvers, values_of
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.tick import Tick
-from tui.describe.plan import shown
+from tui.describe.plan import planned, shown
+from tui.describe.runs.run import detail as detail_of
 from tui.text import columns
 from tui.units import clock, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from store.store import Store
     from tui.describe.plan import Planned
     from tui.describe.runs.run import At, Detail
 
@@ -99,16 +102,14 @@ class Branch(Dialog[str | None]):
     def on_mount(self) -> None:
         self._load()
 
-    @work
+    @asks()
     async def _load(self) -> None:
         try:
-            detail = await self.app.lab.detail(self._run_id)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+            detail = await self.app.lab.read(detail_of, self._run_id)
+        except Exception:
             self.dismiss(None)
-            return
-        with suppress(NoMatches):  # the form was left meanwhile
-            self._show(detail)
+            raise
+        self._show(detail)
 
     def _show(self, detail: Detail) -> None:
         self._detail, self._before = detail, values_of(detail.spec)
@@ -151,16 +152,12 @@ class Branch(Dialog[str | None]):
         self._show_preview(self.query_one(Timeline).cursor)
         self._plan()
 
-    @work(exclusive=True, group="preview")
+    @asks(exclusive=True, group="preview")
     async def _show_preview(self, step: int) -> None:
         detail, picture = self._detail, self.query_one(Picture)
         if detail is None:
             return
-        try:
-            (shown,) = await self.app.lab.shown([(detail, None if self.at == "decode" else step)])
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        (shown,) = await self.app.lab.shown([(detail, None if self.at == "decode" else step)])
         picture.fps = shown.fps or STEP_FPS
         picture.show(shown.preview, shown.told)
 
@@ -186,7 +183,7 @@ class Branch(Dialog[str | None]):
         typed = {key: self._input(key).value for key in FIELDS}
         return overrides_of(self._before, typed, self._input(_MORE).value)
 
-    @work(exclusive=True, group="plan")
+    @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
         await asyncio.sleep(_REST_SECONDS)
         if self._detail is None:
@@ -194,15 +191,14 @@ class Branch(Dialog[str | None]):
         told, wrong = "", None
         try:
             overrides = self._overrides()
-            plan = await self.app.lab.plan_of_branch(self._run_id, self.at, overrides)
+            plan = await self.app.lab.work(_planned, self._run_id, self.at, overrides)
             told = "\n".join([plan_told(plan), *plan.warnings])
             if not overrides:
                 told += "\nnothing is changed yet: it would be the same run again"
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             wrong = error
-        with suppress(NoMatches):  # the form was left meanwhile
-            self._tell(wrong)
-            self.query_one("#plan", Static).update(told)
+        self._tell(wrong)
+        self.query_one("#plan", Static).update(told)
 
     def _tell(self, error: Exception | None) -> None:
         """Say what is wrong at the field that it is about, and take away what was wrong before."""
@@ -234,8 +230,12 @@ class Branch(Dialog[str | None]):
         self.app.run_worker(self._launch(self.at, overrides, watch), group="launch")
 
     async def _launch(self, at: At, overrides: list[str], watch: bool) -> None:
+        from engine import client
+
         try:
-            run_id = await self.app.lab.branch(self._run_id, at, overrides)
+            run_id = await self.app.lab.change(
+                client.branch, self._run_id, at=at, overrides=overrides
+            )
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             if self.is_active:
                 self._tell(error)
@@ -246,6 +246,14 @@ class Branch(Dialog[str | None]):
             self._is_launching = False
         self.dismiss(run_id)
         self.app.post_message(Queued(run_id, watch=watch))
+
+
+def _planned(store: Store, run_id: str, at: At, overrides: Sequence[str]) -> Planned:
+    """What a branch would compute. Raises as `engine.client.branch` does."""
+    from engine import client
+
+    wanted = client.branched(store, run_id, at=at, overrides=overrides)
+    return planned(store, wanted.spec, segments=wanted.segments, stop_at=wanted.stop_at)
 
 
 def _id(key: str) -> str:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.css.query import NoMatches
 from textual.widgets import Static
 
 from engine.compare.settings import spec_differences
+from tui.app.asking import asks
 from tui.app.base import ModiffScreen
 from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Choose
@@ -30,6 +28,7 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot, Series
 from tui.describe import comparison
+from tui.describe.runs.run import detail as detail_of
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -88,14 +87,14 @@ class Compare(ModiffScreen):
         self.query_one("#picture-B", Picture).follow(self.query_one("#picture-A", Picture))
         self._load()
 
-    @work
+    @asks()
     async def _load(self) -> None:
         """Compare them, and again once one that was at work has ended."""
         lab = self.app.lab
         try:
             is_final = False
             while not is_final:
-                self._details = tuple([await lab.detail(run_id) for run_id in self._ids])
+                self._details = tuple([await lab.read(detail_of, run_id) for run_id in self._ids])
                 is_final = all(detail.record.is_finished for detail in self._details)
                 self._show_details()
                 with self.app.job("comparing"):
@@ -103,19 +102,16 @@ class Compare(ModiffScreen):
                 self._show_comparison(self._data)
                 if not is_final:
                     await self._until_at_rest()
-        except NoMatches:
-            return  # it was left meanwhile
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            with suppress(NoMatches):
-                self.query_one("#lines", Static).update(self.app.line_for(error))
+        except Exception as error:
+            self.query_one("#lines", Static).update(self.app.line_for(error))
+            raise
 
     async def _until_at_rest(self) -> None:
         for run_id in self._ids:
-            run = await self.app.lab.run(run_id)
+            run = (await self.app.lab.read(detail_of, run_id)).record
             while not run.is_finished:
                 await asyncio.sleep(_LOOK_SECONDS)
-                run = await self.app.lab.run(run_id)
+                run = (await self.app.lab.read(detail_of, run_id)).record
 
     # What is shown
 
@@ -155,7 +151,7 @@ class Compare(ModiffScreen):
                 plot.show([Series(name, *curve)], marker=float(step) if step else None)
         self._show_pictures(step)
 
-    @work(exclusive=True, group="pictures")
+    @asks(exclusive=True, group="pictures")
     async def _show_pictures(self, step: int) -> None:
         """The pictures after a step, of a run with fewer steps that of its last one; after the last step of B the
         videos of both."""
@@ -165,15 +161,9 @@ class Compare(ModiffScreen):
         wanted = [
             (detail, None if is_end else min(step, len(detail.steps))) for detail in self._details
         ]
-        try:
-            found = await self.app.lab.shown(wanted)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
-        pictures = self.query(Picture)
-        if not pictures:
-            return  # it was left meanwhile
-        for picture, shown in zip(pictures, found, strict=True):
+        found = await self.app.lab.shown(wanted)
+        for name, shown in zip("AB", found, strict=True):
+            picture = self.query_one(f"#picture-{name}", Picture)
             picture.fps = found[0].fps or STEP_FPS
             picture.show(shown.preview, shown.told)
 
@@ -183,7 +173,7 @@ class Compare(ModiffScreen):
         """Branch from the second run, at the step that is looked at."""
         self.post_message(BranchFrom(self._ids[1], self.query_one(Timeline).cursor))
 
-    @work(exclusive=True, group="play")
+    @asks(exclusive=True, group="play")
     async def action_play(self) -> None:
         """Play the file of one of them; where one alone has any, that one."""
         made = [
@@ -201,12 +191,9 @@ class Compare(ModiffScreen):
             number = await self.app.push_screen_wait(Choose("play", lines, names))
         if number is None:
             return
-        try:
-            await play_or_tell(self.app, made[number][1])
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        await play_or_tell(self.app, made[number][1])
 
-    @work
+    @asks()
     async def action_write(self) -> None:
         """Both as one video, and a contact sheet beside it."""
         line = await self.app.push_screen_wait(
@@ -220,11 +207,7 @@ class Compare(ModiffScreen):
         if not line or not line.strip():
             return
         self.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
-        try:
-            told = await self.app.lab.command("compare", *self._ids, "--output", absolute(line))
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        told = await self.app.lab.command("compare", *self._ids, "--output", absolute(line))
         self.notify(
             "\n".join(map(printable, told["output"])),
             title="written",

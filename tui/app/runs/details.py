@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
-from textual import getters, work
+from textual import getters
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane, Tabs
 
 from store.errors import UnknownRun
+from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.view import RunView
@@ -111,7 +112,7 @@ class RunDetails(Vertical):
         if status is not None and status.silence != self._silence:
             self.redraw()
 
-    @work(exclusive=True, group="detail")
+    @asks(exclusive=True, group="detail")
     async def _read(self) -> None:
         row = self._row
         if row is None:
@@ -120,11 +121,9 @@ class RunDetails(Vertical):
         if is_other:
             await asyncio.sleep(_REST_SECONDS)
         try:
-            self._draw(await self.app.lab.detail(row.record.id))
+            self._draw(await self.app.lab.read(summary.detail, row.record.id))
         except UnknownRun:
             self._draw(None)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
         else:
             self._follow()
 
@@ -142,18 +141,14 @@ class RunDetails(Vertical):
         self.query_one("#toml", Static).update(_toml(detail) if detail else "")
         self._show_picture()
 
-    @work(exclusive=True, group="picture")
+    @asks(exclusive=True, group="picture")
     async def _show_picture(self) -> None:
         """The video, or how far it has come."""
         detail, picture = self.detail, self._picture
         if detail is None or not picture.display:
             picture.show(None)
             return
-        try:
-            (shown,) = await self.app.lab.shown([(detail, None)])
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        (shown,) = await self.app.lab.shown([(detail, None)])
         if detail is self.detail:
             picture.fps = 0.0 if self.app.is_remote else shown.fps or STEP_FPS
             picture.show(shown.preview, shown.told if shown.preview else "")
@@ -185,7 +180,7 @@ class RunDetails(Vertical):
             self._feed.end()
             self._feed = None
 
-    @work(exclusive=True, group="feed")
+    @asks(exclusive=True, group="feed")
     async def _feed_panels(self, feed: RunFeed) -> None:
         """Until the run is over and its last page was drawn."""
         try:
@@ -197,24 +192,20 @@ class RunDetails(Vertical):
                 if is_seen and feed.is_over and not is_full:
                     return
                 await asyncio.sleep(0 if is_full else self.app.tick_seconds)
-        except UnknownRun:
-            pass
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-        if feed is self._feed:
-            self._end_feed()  # the next look begins again
+        except Exception as error:
+            if feed is self._feed:
+                self._end_feed()  # the next look begins again
+            if not isinstance(error, UnknownRun):
+                raise
 
     def on_run_view_preview_wanted(self) -> None:
         """A run at work shows it at its next turn."""
         if self._feed is not None and self._feed.is_over:
             self._show_preview(self._feed)
 
-    @work(exclusive=True, group="preview")
+    @asks(exclusive=True, group="preview")
     async def _show_preview(self, feed: RunFeed) -> None:
-        try:
-            await feed.show_preview()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        await feed.show_preview()
 
     def _can_be_seen(self) -> bool:
         return self.screen.is_active and bool(self.query_one(RunView).size)

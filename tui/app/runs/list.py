@@ -15,7 +15,6 @@ from textual.suggester import Suggester
 from textual.widgets import ContentSwitcher, Input, Static, Tree
 
 from tui.app.base import ModiffBase
-from tui.app.lab import RUN_LIMIT
 from tui.app.runs import gallery
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.empty import Empty
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from tui.describe.runs.families import Relative
     from tui.describe.runs.run import RunRow
 
+# The list ends with so many.
+RUN_LIMIT = 500
 _COLUMNS = (
     *("symbol", "preset", "rating", "differs", "progress", "time", "age", "tags", "pin", "prompt"),
 )

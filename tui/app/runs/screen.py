@@ -7,17 +7,17 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.containers import Horizontal
 from textual.worker import WorkerCancelled
 
+from tui.app.asking import asks, is_there, told
 from tui.app.base import ModiffScreen
 from tui.app.messages import BranchFrom
 from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.runs import actions as run_actions
 from tui.app.runs.details import RunDetails
-from tui.app.runs.list import RunList
+from tui.app.runs.list import RUN_LIMIT, RunList
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.describe.runs import filter as searching
@@ -154,7 +154,7 @@ class Runs(ModiffScreen):
         else:
             self._look_if_seen()
 
-    @work(exclusive=True, group="back")
+    @asks(exclusive=True, group="back")
     async def _come_back(self, left_at: str) -> None:
         """To the list, and there to the run that was made meanwhile."""
         self.remove_class("-opened")
@@ -182,13 +182,13 @@ class Runs(ModiffScreen):
             self._told = told
             self.look()
 
-    @work(exclusive=True, group="look")
+    @asks(exclusive=True, group="look")
     async def look(self) -> None:
         """Read the list again, and draw it where anything has changed."""
         self._looked_at = time.monotonic()
         try:
-            rows = await self.app.lab.runs(self._search)
-            ancestors = await self.app.lab.ancestors(rows)
+            rows = await self.app.lab.read(summary.found_rows, self._search, RUN_LIMIT)
+            ancestors = await self.app.lab.read(summary.ancestors, rows)
             minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
             known = (*rows, None, *ancestors, minute)
             if known != self._known:
@@ -201,7 +201,7 @@ class Runs(ModiffScreen):
             self._tell("")
             self._fetch_pictures()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            if self.app.is_running:  # else its widgets are gone, which is no error
+            if is_there(self):
                 self._tell(self.app.line_for(error))
 
     def _tell(self, trouble: str) -> None:
@@ -246,7 +246,7 @@ class Runs(ModiffScreen):
     def on_thumbnails_seen(self) -> None:
         self._fetch_pictures()
 
-    @work(exclusive=True, group="pictures")
+    @asks(exclusive=True, group="pictures")
     async def _fetch_pictures(self) -> None:
         """Those of the tiles that are seen, in one question: of runs that have none yet, that stand otherwise than
         before, and that are at work."""
@@ -264,11 +264,7 @@ class Runs(ModiffScreen):
         ]
         if not wanted:
             return
-        try:
-            pictures = await self.app.lab.thumbnails(wanted)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        pictures = await self.app.lab.read.indexed(summary.thumbnails, wanted)
         self._pictured = stands
         self.runs.thumbnails.show_pictures(pictures)
 
@@ -318,12 +314,9 @@ class Runs(ModiffScreen):
             return row is not None and bool(row.record.output) and row.record.status == "done"
         return True
 
-    @work(group="act")
+    @asks(group="act")
     async def _do(self, doing: Awaitable[Any]) -> None:
-        try:
-            await doing
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        await told(self, doing)
         self.look()
         self.details.show(self.runs.current)  # what came of it may be in no list
 
@@ -389,16 +382,14 @@ class Runs(ModiffScreen):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
 
-    @work(group="act")
+    @asks(group="act")
     async def action_copy(self) -> None:
         """The command that makes it again, into the clipboard."""
-        try:
-            line = await self.app.lab.command_line(self._current().record.id)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-        else:
-            self.app.copy_to_clipboard(line)
-            self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
+        from tui.describe.runs.command_line import command_of
+
+        line = await self.app.lab.read(command_of, self._current().record.id)
+        self.app.copy_to_clipboard(line)
+        self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
 
     def action_copy_id(self) -> None:
         """Its id into the clipboard."""

@@ -11,11 +11,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from store.upkeep.removal import Policy
+from tui.app.asking import Again
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
-from tui.app.refresher import Again
 from tui.app.widgets.tick import Tick
-from tui.describe.space import plan_lines
+from tui.describe.space import plan_lines, planned_removal
 from tui.units import read_age, read_size, size
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class CleanUp(Dialog[Planned | None]):
         except ValueError as error:
             problem.update(f"✖ {error}")
             return
-        plan = await self.app.lab.preview_removal(policy)
+        plan = await self.app.lab.work(planned_removal, policy)
         problem.update("")
         lines = plan_lines(plan, dry_run=True)
         if policy.budget_bytes is not None and plan.left_bytes > policy.budget_bytes:

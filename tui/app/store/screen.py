@@ -6,15 +6,14 @@ import os
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import work
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Static, Tab, Tabs
 
+from tui.app.asking import Again, asks
 from tui.app.base import ModiffScreen
 from tui.app.desktop import PathSuggester, absent, absolute
 from tui.app.messages import ShowRun
-from tui.app.refresher import Again
 from tui.app.store import text as store_text
 from tui.app.store.text import VIEWS
 from tui.app.store.usage import Usage
@@ -23,7 +22,8 @@ from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.listing import Listing
 from tui.describe.bundles import NO_TRUST, TRUST, imported_lines
-from tui.describe.space import plan_lines, verdict_lines
+from tui.describe.space import plan_lines, planned_removal, remove_by, verdict_lines
+from tui.describe.space import space as space_of
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Store(ModiffScreen):
         self._look()
 
     async def _ask(self) -> None:
-        space = await self.app.lab.space()
+        space = await self.app.lab.work(space_of)
         self._space = space
         self.query_one("#problem").display = False
         self.query_one(Usage).show(space.overview)
@@ -187,21 +187,23 @@ class Store(ModiffScreen):
         if (share := self._current) is not None:
             self.post_message(ShowRun(share.run.id))
 
-    @work(group="change")
+    @asks(group="change")
     async def action_pin(self) -> None:
         """Keep the run under the cursor, or no longer."""
         share = self._current
         if share is None:
             return
         try:
-            await self.app.lab.set_pinned(share.run.id, not share.run.is_pinned)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-        self._look()
+            pinned = share.run.is_pinned
+            await self.app.lab.change(
+                lambda store: (store.unpin if pinned else store.pin)(share.run.id)
+            )
+        finally:
+            self._look()
 
     # Bringing in
 
-    @work(group="import")
+    @asks(group="import")
     async def action_import_bundle(self) -> None:
         """Ask for a bundle and whether what is in it is to be trusted, and bring its runs in."""
         from tui.app.dialogs.ask import Ask, Choose
@@ -228,25 +230,22 @@ class Store(ModiffScreen):
         try:
             with self.app.job(f"importing {name}"):
                 done = await self.app.lab.command("store", "import", path, *options)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+        except Exception as error:
             self._report(f"{name} is not imported", [f"✖ {self.app.line_for(error)}"])
-            return
+            raise
         self._report(f"{name} is imported", imported_lines(done, is_trusted=trust == 1))
         self._look()
 
     # Cleaning up
 
-    @work(group="clean")
+    @asks(group="clean")
     async def action_plan(self) -> None:
         """Plan a clean-up; carry it out where that was asked for and agreed to."""
         from tui.app.store.clean_up import CleanUp
 
-        try:
-            space = self._space or await self.app.lab.space()
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        space = self._space
+        if space is None:
+            space = await self.app.lab.work(space_of)
         planned: Planned | None = await self.app.push_screen_wait(
             CleanUp(space.overview.budget_bytes)
         )
@@ -258,17 +257,13 @@ class Store(ModiffScreen):
         if planned.is_wanted:
             await self._clean(planned.policy, planned.plan)
 
-    @work(group="clean")
+    @asks(group="clean")
     async def action_apply(self) -> None:
         """Carry out the last plan, looked at again."""
         policy = self._policy
         if policy is None:
             return
-        try:
-            plan = await self.app.lab.preview_removal(policy)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            return
+        plan = await self.app.lab.work(planned_removal, policy)
         if not plan.is_empty:
             await self._clean(policy, plan)
         else:
@@ -281,11 +276,10 @@ class Store(ModiffScreen):
         if not await self.app.push_screen_wait(Confirm("clean up", lines, "Remove")):
             return
         try:
-            removed = await self.app.lab.remove_by(policy)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
+            removed = await self.app.lab.work.cleaning(remove_by, policy)
+        except Exception as error:
             self._report("not cleaned up", [f"✖ {self.app.line_for(error)}"])
-            return
+            raise
         self._policy = None
         self._report("cleaned up", plan_lines(removed, dry_run=False))
         self._look()
@@ -300,14 +294,18 @@ class Store(ModiffScreen):
         else:
             self._is_stopping = True
 
-    @work(group="verify")
+    @asks(group="verify")
     async def _verify(self) -> None:
+        from store.upkeep.verify import verify
+
         timer = self.set_interval(PROGRESS_SECONDS, self._show_progress)
         self._show_progress()
         started = time.monotonic()
         try:
             with self.app.job("verifying the store"):
-                verdict = await self.app.lab.verify_store(self._note_progress)
+                verdict = await self.app.lab.check(
+                    lambda store: verify(store.lineage, on_progress=self._note_progress)
+                )
         except _Stopped:
             self._report("stopped", ["Not everything was read; nothing is known to be wrong."])
         except Exception as error:  # noqa: BLE001  # told, whatever it is

@@ -15,12 +15,14 @@ from textual.widget import Widget
 
 from tui.app.widgets.drawn import Drawn
 from tui.app.widgets.graphics import ImageMaker
-from tui.app.widgets.halfblocks import fitted, half_blocks, letters, scaled
+from tui.app.widgets.halfblocks import fitted, half_blocks, scaled
 
 STEP_FPS = 6.0
 """Frames of a step stand for several of the video each; nobody knows their time."""
 _IMAGE_SECONDS = 0.5
 """Least time between two images of real pixels: each is some hundred kB for the terminal."""
+_PLAY_SECONDS = 20.0
+"""Each frame costs the terminal and its machine, also when nobody looks any more."""
 
 
 class Frames(Protocol):
@@ -37,11 +39,10 @@ class Frames(Protocol):
 
 
 class Picture(Drawn):
-    """Loops frames at `fps` (0: the middle one stands still) while somebody can see it.
+    """Loops frames at `fps` (0: the middle one stands still) for some seconds once somebody can see it.
 
-    Never larger than the widget, in the middle of it, with its aspect kept. Without colour, or
-    with `use_letters`, brightness becomes letters. The caption is the last line, where there are
-    four or more; without frames it is all there is. One that follows another has no time of its own.
+    Never larger than the widget, in the middle of it, with its aspect kept. The caption is the last line, where there
+    are four or more; without frames it is all there is. One that follows another has no time of its own.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"picture--caption"}
@@ -57,7 +58,6 @@ class Picture(Drawn):
         *,
         fps: float = STEP_FPS,
         graphics: ImageMaker | None = None,
-        use_letters: bool = False,
         image_seconds: float = _IMAGE_SECONDS,
         name: str | None = None,
         id: str | None = None,
@@ -65,13 +65,14 @@ class Picture(Drawn):
     ) -> None:
         super().__init__(name=name, id=id, classes=classes)
         self.set_reactive(Picture.fps, fps)
-        self._graphics, self._use_letters = graphics, use_letters
+        self._graphics = graphics
         self._image_seconds = image_seconds
         self._frames: Frames | None = None
         self._caption = ""
         self._index = 0
         self._is_shown = False
         self._timer: Timer | None = None
+        self._rests_at = 0.0
         self._lead: Picture | None = None
         self._followers: list[Picture] = []
         self._drawings: dict[int, list[Strip]] = {}  # by frame, for `_drawn_for`
@@ -89,9 +90,9 @@ class Picture(Drawn):
             self._frames = frames
             self._drawings.clear()
             self._index = self._first_index()
+            self._begin()
         self._caption = caption
         self.redraw()
-        self._settle()
         self._show_image()
 
     def follow(self, lead: Picture) -> None:
@@ -106,12 +107,8 @@ class Picture(Drawn):
         return self._timer is not None
 
     @property
-    def _has_letters(self) -> bool:
-        return self._use_letters or self.app.no_color
-
-    @property
     def _uses_image(self) -> bool:
-        return self._graphics is not None and not self._has_letters
+        return self._graphics is not None and not self.app.no_color
 
     def _rate(self) -> float:
         """Frames per second, 0 for none. Sixel stands still: its pictures flicker when replaced."""
@@ -135,7 +132,7 @@ class Picture(Drawn):
 
     def on_show(self) -> None:
         self._is_shown = True
-        self._settle()
+        self._begin()
         self._show_image()
 
     def on_hide(self) -> None:
@@ -143,7 +140,7 @@ class Picture(Drawn):
         self._settle()
 
     def _on_screen_change(self, _screen: Screen[object]) -> None:
-        self._settle()
+        self._begin()
         self._show_image()
 
     def watch_fps(self) -> None:
@@ -152,9 +149,15 @@ class Picture(Drawn):
     def _is_visible(self) -> bool:
         return self._is_shown and self.is_attached and self.screen.is_active
 
+    def _begin(self) -> None:
+        """Play from now on, for as long as pictures are looked at."""
+        self._rests_at = monotonic() + _PLAY_SECONDS
+        self._settle()
+
     def _settle(self, *, restart: bool = False) -> None:
         """Run a timer if there is something to move and somebody to see it, else none."""
-        rate = self._rate() if self._is_visible() and not self._is_led else 0.0
+        is_wanted = self._is_visible() and not self._is_led and monotonic() < self._rests_at
+        rate = self._rate() if is_wanted else 0.0
         if self._timer is not None and (restart or not rate):
             self._timer.stop()
             self._timer = None
@@ -177,6 +180,8 @@ class Picture(Drawn):
                 follower._go_to(
                     self._index * follower._frames.num_frames // self._frames.num_frames
                 )
+        if monotonic() >= self._rests_at:
+            self._settle()
 
     def _go_to(self, index: int) -> None:
         if index == self._index or not self.is_in_view:
@@ -187,7 +192,7 @@ class Picture(Drawn):
         else:
             self.redraw()
 
-    # Half blocks and letters
+    # Half blocks
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -216,12 +221,9 @@ class Picture(Drawn):
             self._drawn_for = (width, rows)
             self._drawings.clear()
         if self._index not in self._drawings:
-            self._drawings[self._index] = self._first_drawing(frames, width, rows)
+            lines = frame_lines(frames, self._index, width, rows, self.plain)
+            self._drawings[self._index] = lines
         return self._drawings[self._index]
-
-    def _first_drawing(self, frames: Frames, width: int, rows: int) -> list[Strip]:
-        is_dark = self.app.current_theme.dark if self._has_letters else None
-        return frame_lines(frames, self._index, width, rows, self.plain, letters_on_dark=is_dark)
 
     # Real pixels
 
@@ -279,30 +281,14 @@ def _frame(frames: Frames, index: int) -> memoryview:
     return memoryview(frames.pixels)[num_bytes * index : num_bytes * (index + 1)]
 
 
-def frame_lines(
-    frames: Frames,
-    index: int,
-    width: int,
-    rows: int,
-    plain: Style,
-    *,
-    letters_on_dark: bool | None = None,
-) -> list[Strip]:
-    """One frame as `rows` lines of `width` cells, in the middle of them with its aspect kept.
-
-    plain: what is around it. letters_on_dark: letters instead of half blocks, on a dark ground or a bright one.
-    """
+def frame_lines(frames: Frames, index: int, width: int, rows: int, plain: Style) -> list[Strip]:
+    """One frame as `rows` lines of `width` cells, in the middle of them with its aspect kept. plain: what is around
+    it."""
     columns, lines = fitted(frames.width, frames.height, width, rows)
-    per_cell = 2 if letters_on_dark is None else 1
-    small = scaled(_frame(frames, index), frames.width, frames.height, columns, lines * per_cell)
-    drawn: list[list[Segment]]
-    if letters_on_dark is not None:
-        drawn = [[Segment(line, plain)] for line in letters(small, is_dark=letters_on_dark)]
-    else:
-        drawn = half_blocks(small)
+    small = scaled(_frame(frames, index), frames.width, frames.height, columns, 2 * lines)
     left, top = (width - columns) // 2, (rows - lines) // 2
     before = Segment(" " * left, plain)
     after = Segment(" " * (width - columns - left), plain)
     blank = Strip.blank(width, plain)
-    middle = [Strip([before, *line, after], width) for line in drawn]
+    middle = [Strip([before, *line, after], width) for line in half_blocks(small, columns)]
     return [blank] * top + middle + [blank] * (rows - lines - top)

@@ -337,8 +337,5 @@ class Thumbnails(Drawn, can_focus=True):
             self._drawings.clear()
         index = self._frame % frames.num_frames if self._fps > 0 else frames.num_frames // 2
         if (key, index) not in self._drawings:
-            is_dark = self.app.current_theme.dark if self.app.no_color else None
-            self._drawings[key, index] = frame_lines(
-                frames, index, width, rows, self.plain, letters_on_dark=is_dark
-            )
+            self._drawings[key, index] = frame_lines(frames, index, width, rows, self.plain)
         return self._drawings[key, index]

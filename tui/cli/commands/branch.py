@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from presets.output.formats import choice_of_endings
 from presets.overrides import text_override
-from tui.cli.commands.runs import silence_of
+from tui.cli.commands.runs import stop
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -22,13 +22,9 @@ from tui.cli.options import (
     runs_argument,
     set_option,
 )
-from tui.cli.output import Invocation, print_json
+from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
-from tui.errors import FAILED
-
-if TYPE_CHECKING:
-    pass
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -141,23 +137,11 @@ def pause(run: str, as_json: bool) -> int:
     when its present step ends; `modiff resume RUN` goes on from there. With an engine that does not answer
     it stops when that answers again. Exit code 1 when the run is already at rest.
     """
-    from store.store import open_store
-
-    with open_store() as store:
-        run_id = resolve_run(store, run)
-        status = store.request_pause(run_id)
-        silence = silence_of(store, run_id, status)
-    if as_json:
-        print_json({"run": run_id, "status": status})
-    elif status == "running":
-        click.echo(f"run {run_id} pauses when its present step ends", err=True)
-    elif status == "paused":
-        click.echo(f"run {run_id} is paused; `modiff resume {run_id}` goes on", err=True)
-    else:
-        click.echo(f"run {run_id} is already {status}; there is nothing to pause", err=True)
-    if silence:
-        click.echo(silence, err=True)
-    return 0 if status in ("running", "paused") else FAILED
+    told = {
+        "running": "pauses when its present step ends",
+        "paused": "is paused; `modiff resume {run}` goes on",
+    }
+    return stop(run, lambda store, run_id: store.request_pause(run_id), "pause", told, as_json)
 
 
 @click.command(epilog=_RESUME_EPILOG)
@@ -214,8 +198,8 @@ def finish(
     """
     from engine import client
     from store.store import open_store
-    from tui.cli.follow import Manner
-    from tui.cli.many import Wanted, follow_many
+    from tui.cli.follow import Manner, Wanted
+    from tui.cli.many import follow_many
 
     with open_store() as store:
         store.recover()

@@ -26,7 +26,7 @@ from tui.text import columns, shorten
 from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from store.lineage.records import RunRecord
     from store.store import Store
@@ -201,26 +201,32 @@ def cancel(run: str, as_json: bool) -> int:
     when its present step ends. With an engine that does not answer it stops when that answers again, or
     is ended by `modiff engine stop --force`. Exit code 1 when the run has already ended in another way.
     """
+    told = {"running": "stops when its present step ends", "cancelled": "is cancelled"}
+    return stop(run, lambda store, run_id: store.request_cancel(run_id), "cancel", told, as_json)
+
+
+def stop(
+    run: str, ask: Callable[[Store, str], str], verb: str, told: Mapping[str, str], as_json: bool
+) -> int:
+    """Ask a run to stop; returns the exit code. ask: returns the status that it then has. told: what is said of the
+    statuses that were asked for; {run} in it becomes the id."""
     from store.store import open_store
 
     with open_store() as store:
         run_id = resolve_run(store, run)
-        status = store.request_cancel(run_id)
-        silence = silence_of(store, run_id, status)
+        status = ask(store, run_id)
+        silence = _silence_of(store, run_id, status)
     if as_json:
         print_json({"run": run_id, "status": status})
-    elif status == "running":
-        click.echo(f"run {run_id} stops when its present step ends", err=True)
-    elif status == "cancelled":
-        click.echo(f"run {run_id} is cancelled", err=True)
     else:
-        click.echo(f"run {run_id} is already {status}; there is nothing to cancel", err=True)
+        already = f"is already {status}; there is nothing to {verb}"
+        click.echo(f"run {run_id} {told.get(status, already).replace('{run}', run_id)}", err=True)
     if silence:
         click.echo(silence, err=True)
-    return 0 if status in ("running", "cancelled") else FAILED
+    return 0 if status in told else FAILED
 
 
-def silence_of(store: Store, run_id: str, status: str) -> str:
+def _silence_of(store: Store, run_id: str, status: str) -> str:
     """Why the engine of a run at work may not hear for now what it was just asked, and what to type; or nothing."""
     from engine.client import held_up
 

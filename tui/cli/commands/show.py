@@ -14,6 +14,7 @@ from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe.runs import of_file as run_of_file
 from tui.describe.runs.run import COMMAND_LINE, data, detail, lines, run_rows
+from tui.describe.runs.state import state_of
 from tui.text import escaped, printable
 from tui.units import size
 
@@ -135,32 +136,22 @@ def _link(link: RunLink) -> dict[str, Any]:
 
 def _event_summary(events: Sequence[Event]) -> dict[str, Any]:
     """What the event log says beyond the stages: counts by kind, last step, memory, latents."""
-    from store.lineage.events import LatentsStored, MemorySampled, Message, StepFinished
+    from store.lineage.events import Message
 
-    found: dict[str, Any] = {
+    state = state_of("", events)
+    return {
         "counts": dict(Counter(type(event).__struct_config__.tag for event in events)),
-        "step": 0,
-        "total_steps": 0,
-        "peak_rss_bytes": 0,
-        "peak_device_bytes": 0,
-        "latents": None,
-        "messages": [],
+        "step": state.steps_done,
+        "total_steps": len(state.steps),
+        "peak_rss_bytes": state.peak_rss_bytes,
+        "peak_device_bytes": state.peak_device_bytes,
+        "latents": state.latents or None,
+        "messages": [
+            {"level": event.level, "text": event.text}
+            for event in events
+            if isinstance(event, Message)
+        ],
     }
-    for event in events:
-        match event:
-            case StepFinished():
-                found["step"], found["total_steps"] = event.step, event.total
-            case MemorySampled():
-                for name in ("rss_bytes", "device_bytes"):
-                    peak = f"peak_{name}"
-                    found[peak] = max(found[peak], getattr(event, name))
-            case LatentsStored():
-                found["latents"] = event.digest
-            case Message():
-                found["messages"].append({"level": event.level, "text": event.text})
-            case _:
-                pass
-    return found
 
 
 def _lines(known: Detail, events: Sequence[Event]) -> list[tuple[str, str]]:

@@ -117,8 +117,8 @@ def sweep(
     from engine.runs.sweep import count, new_tag, parse_axes, queue_member
     from presets.library import load_preset
     from store.store import open_store
-    from tui.cli.follow import Manner
-    from tui.cli.many import Wanted, follow_many
+    from tui.cli.follow import Manner, Wanted
+    from tui.cli.many import follow_many
     from tui.cli.prompts import warn_of_prompts
     from tui.describe.runs.sweeps import checked_members
 

@@ -106,6 +106,22 @@ def written_by(store: Store, path: Path) -> WrittenBy:
     raise RunElsewhere(_elsewhere(path, mark), path, mark)
 
 
+def video_path(store: Store, run_id: str) -> Path | None:
+    """Where a run's video can be read: its file, else the store's; None where neither is there (any more)."""
+    from engine.output.reading import container
+    from engine.results import is_stored
+    from store.blobs.blobs import blob_path
+
+    record = store.run(run_id)
+    output = Path(record.output)
+    if record.output and container(output):
+        return output
+    for link in store.links_of(run_id):
+        if link.stage == "video" and is_stored(store, link.digest):
+            return Path(blob_path(store.root, link.digest))
+    return None
+
+
 def mark_in(path: Path) -> Mark:
     """What a file says of its run. Raises UnknownRun where it says nothing, or nothing that can be read."""
     from engine.output.mark import read_mark

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from tui.describe.guidance import scale_told
+from tui.describe.health import MOST_RUNNING
 from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
 from tui.describe.runs.elsewhere import Elsewhere, elsewhere_of
 from tui.text import printable
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from store.lineage.events import Verified
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
+    from tui.describe.runs.filter import Search
 
 At = int | Literal["decode"]
 
+MOST_PAUSED = 100
 SYMBOLS = {
     "queued": "○",
     "running": "▶",
@@ -362,6 +365,18 @@ def run_rows(
         )
         for record in records
     ]
+
+
+def found_rows(store: Store, search: Search, limit: int) -> list[RunRow]:
+    """The runs that fit, newest first."""
+    return run_rows(store, search.find(store, limit))
+
+
+def queue_rows(store: Store) -> list[RunRow]:
+    """The runs at work first, then the queued ones in their order, then those that were paused, the newest first."""
+    running = store.runs(limit=MOST_RUNNING, status="running")
+    paused = store.runs(limit=MOST_PAUSED, status="paused")
+    return run_rows(store, [*reversed(running), *store.queued(), *paused])
 
 
 def preset_settings(name: str) -> Settings:

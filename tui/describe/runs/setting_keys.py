@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from presets.fields import did_you_mean, fields, groups, nearest, nearest_keys
+from presets.fields import fields, groups, nearest_keys
 from presets.spec import RunSpec
+from presets.wording import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

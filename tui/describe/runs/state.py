@@ -38,6 +38,7 @@ from tui.units import clock, duration
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from store.lineage.events import Event
     from store.lineage.records import LogEntry
 
 StepStatus = Literal["todo", "running", "computed", "reused"]
@@ -45,7 +46,8 @@ StageStatus = Literal["todo", "running", "done", "cached", "skipped", "failed"]
 
 MAX_LINES = 2000
 MAX_SAMPLES = 512
-# The rate is the median over so many last computed steps, as on the command line.
+# The rate is the median over so many last computed steps or chunks: a first one that compiles, or one in which the
+# machine was busy, should not bend the estimate.
 RATE_WINDOW = 9
 
 
@@ -97,8 +99,9 @@ class Line:
 
 @dataclass(slots=True)
 class RunState:
-    """Everything that panels draw of one run. video: the key of its video, once that is made. changes: goes up with
-    every entry, so that who draws knows whether anything is new."""
+    """Everything that is shown of one run. stage: the one that began last. video: the key of the run's video, once that
+    is made. peak_rss_bytes, peak_device_bytes: over all attempts. changes: goes up with every event, so that who draws
+    knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
@@ -107,6 +110,7 @@ class RunState:
     stages: dict[str, Stage] = field(
         default_factory=lambda: {name: Stage(stage.label) for name, stage in TOLD.items()}
     )
+    stage: str = ""
     steps: list[Step] = field(default_factory=list)
     reused_steps: int = 0
     chunk: int = 0
@@ -115,6 +119,10 @@ class RunState:
     latents: str = ""
     video: str = ""
     memory: list[MemorySample] = field(default_factory=list)
+    rss_bytes: int = 0
+    device_bytes: int = 0
+    peak_rss_bytes: int = 0
+    peak_device_bytes: int = 0
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     num_lines: int = 0
     started_ns: int = 0
@@ -126,52 +134,56 @@ class RunState:
     _memory_stride: int = 1
     _memory_seen: int = 0
     _num_done: int = 0  # of the steps before the first one that is not
+    _chunk_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
     def take(self, entries: Iterable[LogEntry]) -> None:
         """Take in log entries, in their order; those that were seen are passed over."""
         for entry in entries:
             if entry.id <= self.last_id:
                 continue
-            self.last_id, self.last_ns = entry.id, entry.ns
-            self.changes += 1
-            self._apply(entry)
+            self.last_id = entry.id
+            self.apply(entry.event, entry.ns)
 
-    def _apply(self, entry: LogEntry) -> None:
-        match entry.event:
+    def apply(self, event: Event, ns: int) -> None:
+        """Take in the next event, which was logged at `ns`."""
+        self.last_ns = ns
+        self.changes += 1
+        match event:
             case RunQueued():
                 self.status = "queued"
-                self._say(entry.ns, "queued")
+                self._say(ns, "queued")
             case RunResumed(status):
                 self._begin_anew()
-                self._say(entry.ns, f"resumed; it was {status}")
+                self._say(ns, f"resumed; it was {status}")
             case RunStarted(engine, pid):
-                self.status, self.engine_pid, self.started_ns = "running", pid, entry.ns
-                self._say(entry.ns, f"engine {engine} (process {pid}) took the run")
+                self.status, self.engine_pid, self.started_ns = "running", pid, ns
+                self._say(ns, f"engine {engine} (process {pid}) took the run")
             case RunPaused():
                 pass  # RunFinished("paused") follows
             case PlanMade():
-                self._plan(entry.event, entry.ns)
+                self._plan(event, ns)
             case StageStarted(name):
-                self._start_stage(name, entry.ns)
+                self._start_stage(name, ns)
             case StageFinished():
-                self._finish_stage(entry.event, entry.ns)
+                self._finish_stage(event, ns)
             case StepFinished():
-                self._finish_step(entry.event, entry.ns)
+                self._finish_step(event, ns)
             case LinkStored():
-                self._store(entry.event)
-            case ChunkDecoded(chunk, total, _):
+                self._store(event)
+            case ChunkDecoded(chunk, total, seconds):
                 self.chunk, self.num_chunks = chunk, total
+                self._chunk_seconds.append(seconds)
             case CallAnswered(component):
-                self.elsewhere.setdefault(component, Elsewhere()).add(entry.event)
+                self.elsewhere.setdefault(component, Elsewhere()).add(event)
             case MemorySampled(rss_bytes, device_bytes):
-                self._sample(entry.ns, rss_bytes, device_bytes)
+                self._sample(ns, rss_bytes, device_bytes)
             case LatentsStored(digest):
                 self.latents = digest
-                self._say(entry.ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
+                self._say(ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
             case RunFinished():
-                self._end(entry.event, entry.ns)
+                self._end(event, ns)
             case Message(level, text):
-                self._say(entry.ns, text, level)
+                self._say(ns, text, level)
 
     def _begin_anew(self) -> None:
         """A resumed run has a new attempt; what the earlier one stored shows as reused steps of this one."""
@@ -180,7 +192,8 @@ class RunState:
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.elsewhere = {}
         self.memory = []
-        self.error = self.video = ""
+        self._chunk_seconds.clear()
+        self.stage = self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
         self._memory_stride, self._memory_seen = 1, 0
         self._num_done = 0
@@ -196,6 +209,7 @@ class RunState:
     def _start_stage(self, name: str, ns: int) -> None:
         stage = self.stages.setdefault(name, Stage(name))
         stage.status, stage.started_ns = "running", ns
+        self.stage = name
         self._mark_running()
 
     def _finish_stage(self, event: StageFinished, ns: int) -> None:
@@ -253,6 +267,9 @@ class RunState:
 
     def _sample(self, ns: int, rss_bytes: int, device_bytes: int) -> None:
         """Every sample at first; every second one of all once there are too many, and so on."""
+        self.rss_bytes, self.device_bytes = rss_bytes, device_bytes
+        self.peak_rss_bytes = max(self.peak_rss_bytes, rss_bytes)
+        self.peak_device_bytes = max(self.peak_device_bytes, device_bytes)
         self._memory_seen += 1
         if self._memory_seen % self._memory_stride:
             return
@@ -301,11 +318,30 @@ class RunState:
 
     @property
     def rate(self) -> str:
-        """`3.4 it/s`, or `2.1 s/it` for steps longer than a second; empty before the first computed step."""
-        seconds = self.step_seconds
-        if not seconds:
-            return ""
-        return f"{1 / seconds:.2f} it/s" if seconds < 1 else f"{seconds:.2f} s/it"
+        """Of the denoising, as of `rate_of`."""
+        return rate_of(self.step_seconds)
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """How many of the steps or chunks that the present stage counts are done, and of how many; (0, 0): of none."""
+        match told(self.stage).unit:
+            case "step":
+                return self.steps_done, len(self.steps)
+            case "chunk":
+                return self.chunk, self.num_chunks
+            case _:
+                return 0, 0
+
+    @property
+    def unit_seconds(self) -> float | None:
+        """Median over the last steps or chunks of the present stage; None before the first."""
+        match told(self.stage).unit:
+            case "step":
+                return self.step_seconds
+            case "chunk" if self._chunk_seconds:
+                return median(self._chunk_seconds)
+            case _:
+                return None
 
     @property
     def saved_seconds(self) -> float | None:
@@ -349,6 +385,21 @@ class RunState:
         """`~0:15 left`, or nothing."""
         left = self.eta_seconds(decode_seconds)
         return "" if left is None else f"~{clock(left)} left"
+
+
+def rate_of(seconds: float | None) -> str:
+    """`3.4 it/s`, or `2.1 s/it` for what takes longer than a second; empty where nothing was computed yet."""
+    if not seconds:
+        return ""
+    return f"{1 / seconds:.2f} it/s" if seconds < 1 else f"{seconds:.2f} s/it"
+
+
+def state_of(run_id: str, events: Iterable[Event]) -> RunState:
+    """What all events of a run say, when each of them came aside."""
+    state = RunState(run_id)
+    for event in events:
+        state.apply(event, 0)
+    return state
 
 
 def _told(plan: PlanMade) -> str:

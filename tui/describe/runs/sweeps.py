@@ -91,6 +91,18 @@ def variants(
     return checked_members(store, axes, load, stop_at=stop_at, pattern=spec.output.path)
 
 
+def planned_variants(
+    store: Store, spec: RunSpec, over: Sequence[str], *, stop_at: int | None
+) -> tuple[int, PlannedSweep | None]:
+    """How many variants of a run there would be, and what they would compute together; None where they are too many to
+    be planned while somebody types. Raises as `variants` does."""
+    total = num_variants(over)
+    if total > MAX_PLANNED:
+        return total, None
+    members = variants(store, spec, over, stop_at=stop_at)
+    return total, planned_sweep(store, members, stop_at=stop_at)
+
+
 def planned_sweep(
     store: Store, members: Sequence[Member], *, stop_at: int | None = None
 ) -> PlannedSweep:

@@ -13,18 +13,30 @@ from pathlib import Path
 import psutil
 import pytest
 
+from engine import client
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.library import load_preset
 from store.errors import StoreError, UnknownRun
 from store.lineage.events import Message
-from store.store import open_store
+from store.store import Store, open_store
+from store.upkeep.verify import verify
 from tests.made_stores import make_run
 from tests.recorded_runs import micro, record_run, wave
 from tui.app import lab as lab_module
+from tui.app.app import _cancel_all
+from tui.app.base import start_engine
 from tui.app.lab import CommandFailed, Lab
+from tui.app.queue.screen import _take_back
+from tui.app.runs.actions import _set_tags
+from tui.describe import health
+from tui.describe import space as spaces
 from tui.describe.health import at_work_told
+from tui.describe.models import found_at
+from tui.describe.runs import run as runs
 from tui.describe.runs.filter import Search
+from tui.describe.runs.of_file import video_path
+from tui.describe.runs.queued import expected
 
 
 @pytest.fixture
@@ -47,6 +59,10 @@ def ask(questions):
     return asyncio.run(run())
 
 
+def read_everything(store, on_progress=lambda done, total: None):
+    return verify(store.lineage, on_progress=on_progress)
+
+
 def add(store, *overrides, **more):
     spec = load_preset("micro", overrides, values={"prompt": "a red circle"})
     return store.enqueue(encode_spec(spec), preset="micro", output="/v/{run}.mp4", **more)
@@ -64,11 +80,11 @@ def test_a_lane_that_is_at_work_keeps_no_other_waiting(store):
         return "done"
 
     async def questions(lab):
-        slow = asyncio.create_task(lab._in("work", block))
-        checking = asyncio.create_task(lab.verify_store(lambda done, total: None))
+        slow = asyncio.create_task(lab.work(block))
+        checking = asyncio.create_task(lab.check(read_everything))
         await asyncio.to_thread(begun.wait)
         await lab.status()
-        await lab.queue()
+        await lab.read(runs.queue_rows)
         assert (await checking).problems == ()
         assert not slow.done()
         go_on.set()
@@ -80,8 +96,8 @@ def test_a_lane_that_is_at_work_keeps_no_other_waiting(store):
 def test_a_lane_answers_in_turn_in_one_thread_of_its_own(store):
     async def questions(lab):
         return await asyncio.gather(
-            *(lab._in("change", lambda _: threading.get_ident()) for _ in range(5)),
-            lab._in("read", lambda _: threading.get_ident()),
+            *(lab.change(lambda _: threading.get_ident()) for _ in range(5)),
+            lab.read(lambda _: threading.get_ident()),
         )
 
     *changes, read = ask(questions)
@@ -92,7 +108,7 @@ def test_a_lane_answers_in_turn_in_one_thread_of_its_own(store):
 def test_the_loop_goes_on_while_a_lane_works(store):
     async def questions(lab):
         go_on = threading.Event()
-        slow = asyncio.create_task(lab._in("read", lambda _: go_on.wait(120)))
+        slow = asyncio.create_task(lab.read(lambda _: go_on.wait(120)))
         for _ in range(10):
             await asyncio.sleep(0)
         go_on.set()
@@ -107,14 +123,14 @@ def test_the_loop_goes_on_while_a_lane_works(store):
 def test_errors_come_out_of_await_as_they_are(store):
     async def questions(lab):
         with pytest.raises(UnknownRun):
-            await lab.run("nothing")
+            await lab.read(Store.run, "nothing")
         with pytest.raises(UnknownRun):
-            await lab.detail("nothing")
+            await lab.read(runs.detail, "nothing")
         with pytest.raises(StoreError, match="only queued runs"):
-            await lab.reorder(made.id, None)
+            await lab.change(Store.reorder, made.id, None)
         with pytest.raises(ZeroDivisionError):
-            await lab._in("read", lambda _: 1 // 0)
-        return await lab.queue()  # and the lane goes on
+            await lab.read(lambda _: 1 // 0)
+        return await lab.read(runs.queue_rows)  # and the lane goes on
 
     made = make_run(store, "micro")
     assert ask(questions) == []
@@ -127,7 +143,7 @@ def test_a_store_that_is_removed_under_the_app_is_told_and_not_made_again(store)
         with pytest.raises(StoreError, match="no longer at"):
             await lab.status()
         with pytest.raises(StoreError, match="no longer at"):
-            await lab.queue()
+            await lab.read(runs.queue_rows)
         assert not store.root.exists()
 
     ask(questions)
@@ -137,7 +153,7 @@ def test_no_lane_founds_a_store_where_the_app_had_another(store):
     async def questions(lab):
         await lab.status()  # in the lane for reading; those for changes have not opened it yet
         shutil.rmtree(store.root)
-        for ask_it in (lab.cancel_all(), lab.launch(load_preset("micro"), "micro")):
+        for ask_it in (lab.change(_cancel_all), lab.engine(start_engine)):
             with pytest.raises(StoreError, match="no longer at"):
                 await ask_it
         assert not store.root.exists()
@@ -155,7 +171,9 @@ def test_a_store_that_comes_back_is_read_again(store, tmp_path):
         with pytest.raises(StoreError):
             await lab.status()
         away.rename(store.root)
-        return (await lab.status()).num_queued, [row.record.id for row in await lab.queue()]
+        return (await lab.status()).num_queued, [
+            row.record.id for row in await lab.read(runs.queue_rows)
+        ]
 
     assert ask(questions) == (1, [run_id])
 
@@ -232,8 +250,8 @@ def test_runs_of_several_engines_are_all_at_work_and_all_cancelled(store):
         store.lease("engine2")
 
         async def questions(lab):
-            status, rows = await lab.status(), await lab.queue()
-            await lab.cancel_all()
+            status, rows = await lab.status(), await lab.read(runs.queue_rows)
+            await lab.change(_cancel_all)
             return status, [row.record.id for row in rows]
 
         status, queue = ask(questions)
@@ -254,14 +272,14 @@ def test_the_queue_taken_back_put_back_and_reordered(store):
 
     async def questions(lab):
         async def order():
-            return [row.record.id for row in await lab.queue()]
+            return [row.record.id for row in await lab.read(runs.queue_rows)]
 
         assert await order() == [first, second]
-        assert (await lab.take_back(first)).status == "queued"
+        assert (await lab.change(_take_back, first)).status == "queued"
         assert await order() == [second]
-        await lab.resume(first)
+        await lab.change(client.resume, first)
         assert await order() == [second, first]
-        await lab.reorder(first, second)
+        await lab.change(Store.reorder, first, second)
         return await order()
 
     assert ask(questions) == [first, second]
@@ -271,7 +289,7 @@ def test_a_run_that_has_begun_is_not_taken_back(store):
     run_id = add(store)
     with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
         store.lease("engine1")
-        assert ask(lambda lab: lab.take_back(run_id)).status == "running"
+        assert ask(lambda lab: lab.change(_take_back, run_id)).status == "running"
         assert not store.run(run_id).cancel_requested
 
 
@@ -280,7 +298,7 @@ def test_expectations_say_what_differs(store):
     broken = store.enqueue(b"{}", preset="gone", output="o")
 
     async def questions(lab):
-        return await lab.expectations([row.record for row in await lab.queue()])
+        return await lab.work(expected, [row.record for row in await lab.read(runs.queue_rows)])
 
     told = ask(questions)
     assert told[run_id].changes == "seed 5, guidance 3"
@@ -296,15 +314,15 @@ def test_marks_on_runs_and_the_log(store):
     store.append(made.id, [Message("info", f"line {i}") for i in range(1500)])
 
     async def questions(lab):
-        await lab.set_tags(made.id, ["good", "first"])
-        await lab.set_tags(made.id, ["good"])
-        await lab.set_note(made.id, "look at this")
-        await lab.set_pinned(made.id, True)
-        [row] = await lab.runs(Search(words=("look",)))
+        await lab.change(_set_tags, made.id, ["good", "first"])
+        await lab.change(_set_tags, made.id, ["good"])
+        await lab.change(Store.note, made.id, "look at this")
+        await lab.change(Store.pin, made.id)
+        [row] = await lab.read(runs.found_rows, Search(words=("look",)), 9)
         pages = [await lab.log(made.id, 0)]
         while pages[-1]:
             pages.append(await lab.log(made.id, pages[-1][-1].id))
-        detail = await lab.detail(made.id)
+        detail = await lab.read(runs.detail, made.id)
         return row, [len(page) for page in pages], detail
 
     row, pages, detail = ask(questions)
@@ -322,9 +340,9 @@ def test_a_clean_up_previewed_and_done(store):
     policy = Policy(budget_bytes=0)
 
     async def questions(lab):
-        planned = await lab.preview_removal(policy)
-        done = await lab.remove_by(policy)
-        return planned.freed_bytes, done.freed_bytes, await lab.space()
+        planned = await lab.work(spaces.planned_removal, policy)
+        done = await lab.work.cleaning(spaces.remove_by, policy)
+        return planned.freed_bytes, done.freed_bytes, await lab.work(spaces.space)
 
     planned, done, space = ask(questions)
     assert planned == done > 0
@@ -343,8 +361,8 @@ def test_what_reading_everything_raises_ends_it(store):
 
     async def questions(lab):
         with pytest.raises(Stopped):
-            await lab.verify_store(stop)
-        return await lab.verify_store(lambda done, total: None)
+            await lab.check(read_everything, stop)
+        return await lab.check(read_everything)
 
     assert not ask(questions).problems
 
@@ -359,13 +377,17 @@ def test_what_is_known_of_files_costs_no_reading_of_large_ones(store, monkeypatc
     path = locate("vae", BUILTIN_MICRO)
 
     async def questions(lab):
-        [found] = await lab.inspect(path)
+        [found] = await lab.work(lambda _: found_at(path))
+
+        def known(_store, index):
+            return remembered.known_of(index, found.files, found.recognition.file_bytes)
+
         monkeypatch.setattr(remembered, "CHEAP_BYTES", 1000)
-        before = await lab.known_of(found)
+        before = await lab.work.indexed(known)
         monkeypatch.setattr(remembered, "CHEAP_BYTES", 1 << 30)
-        sampled = await lab.known_of(found)
+        sampled = await lab.work.indexed(known)
         monkeypatch.setattr(remembered, "CHEAP_BYTES", 1000)
-        return before, sampled, await lab.known_of(found)
+        return before, sampled, await lab.work.indexed(known)
 
     before, sampled, after = ask(questions)
     assert before.fingerprint == ""
@@ -380,9 +402,9 @@ def test_components_and_a_path_that_is_no_model(store, tmp_path):
 
     async def questions(lab):
         return (
-            await lab.components(),
-            await lab.inspect(tmp_path / "x.safetensors"),
-            await lab.inspect(tmp_path),
+            await lab.work(lambda _: health.components()),
+            await lab.work(lambda _: found_at(tmp_path / "x.safetensors")),
+            await lab.work(lambda _: found_at(tmp_path)),
         )
 
     rows, [broken], in_folder = ask(questions)
@@ -480,7 +502,7 @@ def test_closing_does_not_wait_for_what_is_at_work(store):
 
     async def run():
         lab = Lab()
-        slow = asyncio.create_task(lab._in("work", lambda _: go_on.wait(120)))
+        slow = asyncio.create_task(lab.work(lambda _: go_on.wait(120)))
         await lab.status()
         lab.close()
         assert not slow.done()
@@ -496,7 +518,7 @@ def test_a_video_is_read_from_its_file_else_from_the_store(store, tmp_path):
     bare = record_run(store, micro("fps=8"))
 
     async def path_of(lab):
-        return await lab.video_path(run.id), await lab.video_path(bare.id)
+        return await lab.read(video_path, run.id), await lab.read(video_path, bare.id)
 
     in_store, nothing = ask(path_of)
     assert in_store.is_relative_to(store.root)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import threading
 
 import pytest
 from textual.command import CommandPalette
+from textual.css.query import NoMatches
 from textual.events import Key
 from textual.widgets import Input, OptionList
 
@@ -18,7 +19,6 @@ from tests.unit.tui.opened_app import play, until
 from tui.app import palette
 from tui.app.app import ModiffApp
 from tui.app.dialogs.picker import Picker
-from tui.app.lab import Lab
 from tui.app.top_line import TABS
 
 
@@ -115,23 +115,20 @@ def test_enter_again_and_again(store):
 
 
 def test_a_store_that_does_not_answer_costs_runs_not_presets(monkeypatch):
-    async def hangs(lab, search, limit):
-        await asyncio.sleep(60)
+    go_on = threading.Event()
 
-    monkeypatch.setattr(Lab, "runs", hangs)
+    async def presets(_app):
+        return [palette.Command("compose: use preset micro", "", lambda: None)]
+
+    monkeypatch.setattr(palette, "found_rows", lambda *_: go_on.wait(60))
     monkeypatch.setattr(palette, "WAIT_SECONDS", 0.5)
-
-    async def presets(lab):
-        from presets.library import list_presets
-
-        return list_presets()
-
-    monkeypatch.setattr(Lab, "presets", presets)
+    monkeypatch.setattr(palette, "_presets", presets)
 
     async def script(pilot):
         told = [each.name for each in await palette.found_commands(pilot.app)]
         assert "compose: use preset micro" in told
         assert not [name for name in told if name.startswith("runs:")]
+        go_on.set()
 
     play("store", script)
 
@@ -216,3 +213,26 @@ def test_an_action_of_another_screen_asks_for_which_run(store):
 
     play("store", script)
     assert not store.run(second).pinned
+
+
+def test_a_palette_that_fails_while_it_is_closed_ends_nothing(store, monkeypatch):
+    missed = []
+
+    def miss(*_):
+        missed.append(1)
+        raise NoMatches("it is being closed")
+
+    monkeypatch.setattr(palette.Palette, "_refresh_command_list", miss)
+
+    async def script(pilot):
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(pilot.app.screen, palette.Palette))
+        await until(pilot, lambda: missed)
+        closed = pilot.app.screen
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(pilot.app.screen, palette.Palette))
+        await until(pilot, lambda: not closed.is_attached)
+        closed._show_busy = closed._list_visible = True  # as a search does that goes on
+        await closed._watch__show_busy()
+
+    play("queue", script)

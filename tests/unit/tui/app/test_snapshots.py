@@ -21,13 +21,12 @@ from textual.pilot import Pilot
 from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
-from engine.checkpoints.library import Found
 from engine.process.version import installed_version
 from store.database.database import immediate
 from store.store import Store
 from tests import recorded_store
 from tui.app.app import ModiffApp
-from tui.app.lab import Lab, _Lane
+from tui.app.lab import Lane
 from tui.app.preferences import Preferences
 from tui.app.widgets.picture import Picture
 
@@ -62,8 +61,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     for kind in (Input, TextArea):
         monkeypatch.setattr(kind, "cursor_blink", False)
     monkeypatch.setattr(Picture, "_rate", lambda _self: 0.0)
-    monkeypatch.setattr(Lab, "models", _no_models)
-    monkeypatch.setattr(_Lane, "ask", counted(_Lane.ask))
+    # where they lie differs from machine to machine
+    monkeypatch.setattr("engine.checkpoints.library.scan_places", list)
+    monkeypatch.setattr(Lane, "_in_turn", counted(Lane._in_turn))
     monkeypatch.setattr(asyncio, "to_thread", counted(asyncio.to_thread))
     with recorded_store.play(tmp_path / "store") as played:
         yield played
@@ -81,11 +81,6 @@ def counted(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]
             asked.remove(question)
 
     return counting
-
-
-async def _no_models(_lab: Lab) -> list[Found]:
-    """Where they lie differs from machine to machine."""
-    return []
 
 
 @pytest.fixture

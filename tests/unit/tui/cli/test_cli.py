@@ -23,8 +23,6 @@ from store.lineage.events import LatentsStored, MemorySampled, Message, StageFin
 from store.store import open_store
 from tui.cli.follow import part, result
 from tui.cli.main import COMMANDS, cli, main
-from tui.cli.progress import Progress
-from tui.cli.watch import Watched
 from tui.errors import explain
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -250,12 +248,9 @@ def test_who_leaves_a_queued_run_starts_its_engine_first(capsys, store, monkeypa
     monkeypatch.setattr(
         "engine.process.launch.ensure_engine", lambda store: started.append(store.root)
     )
-    watched = Watched(Progress(), cancel_asked=False)
-    part(store, run_id, watched, quiet=False, as_json=True)
-    out, err = capsys.readouterr()
+    part(store, [run_id], quiet=False)
     assert started == [store.root]
-    assert json.loads(out)["status"] == "queued"
-    assert err == f"run {run_id} goes on; modiff show {run_id}\n"
+    assert capsys.readouterr().err == f"run {run_id} goes on; modiff show {run_id}\n"
 
 
 def test_a_package_of_the_same_name_is_refused(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from store.lineage.events import (
+    ChunkDecoded,
     MemorySampled,
     Message,
-    RunFinished,
     RunQueued,
     RunStarted,
     StageFinished,
@@ -19,54 +19,61 @@ from store.lineage.events import (
     StepFinished,
 )
 from tui.cli import progress as progress_module
-from tui.cli.progress import LineDisplay, LiveDisplay, Progress, SilentDisplay, open_display
+from tui.cli.progress import (
+    LineDisplay,
+    LiveDisplay,
+    SilentDisplay,
+    numbers,
+    open_display,
+    stage_told,
+)
+from tui.describe.runs.state import RunState
 
 
 def step(number: int, total: int, seconds: float) -> StepFinished:
     return StepFinished(number, total, 0.5, 500.0, seconds)
 
 
-def applied(*events) -> Progress:
-    progress = Progress()
+def applied(*events) -> RunState:
+    state = RunState("run")
     for event in events:
-        progress.apply(event)
-    return progress
+        state.apply(event, 1)
+    return state
 
 
 def test_a_run_goes_from_queued_through_its_stages_to_its_end():
-    progress = applied(RunQueued())
-    assert (progress.stage, progress.started) == ("queued", False)
-    progress.apply(RunStarted("engine", 1))
-    assert (progress.stage, progress.started) == ("starting", True)
-    progress.apply(StageStarted("denoise"))
-    progress.apply(step(3, 20, 0.1))
-    assert (progress.stage, progress.step, progress.total) == ("denoise", 3, 20)
-    progress.apply(StageStarted("decode"))
-    assert (progress.step, progress.total, progress.rate, progress.eta) == (0, 0, "", "")
-    assert progress.finished is None
-    progress.apply(RunFinished("done"))
-    assert progress.finished == RunFinished("done")
+    state = applied(RunQueued())
+    assert stage_told(state) == "queued"
+    state.apply(RunStarted("engine", 1), 1)
+    assert stage_told(state) == "starting"
+    state.apply(StageStarted("denoise"), 1)
+    state.apply(step(3, 20, 0.1), 1)
+    assert (stage_told(state), state.counted) == ("denoise", (1, 20))
+    state.apply(StageStarted("decode"), 1)
+    assert (stage_told(state), state.counted, numbers(state)) == ("decode", (0, 0), [])
+    state.apply(ChunkDecoded(1, 4, 0.5), 1)
+    assert (state.counted, numbers(state)) == ((1, 4), ["2.00 it/s", "eta 0:02"])
 
 
 def test_rate_and_eta_follow_the_median_step_and_not_a_slow_first_one():
     seconds = [30.0, 0.5, 0.5, 0.5]
-    progress = applied(*(step(i + 1, 24, each) for i, each in enumerate(seconds)))
-    assert progress.rate == "2.00 it/s"
-    assert progress.eta == "eta 0:10"
+    steps = (step(i + 1, 24, each) for i, each in enumerate(seconds))
+    assert numbers(applied(StageStarted("denoise"), *steps)) == ["2.00 it/s", "eta 0:10"]
 
 
 def test_steps_longer_than_a_second_are_told_in_seconds():
-    progress = applied(step(1, 61, 61.0))
-    assert (progress.rate, progress.eta) == ("61.00 s/it", "eta 1:01:00")
+    state = applied(StageStarted("denoise"), step(1, 61, 61.0))
+    assert numbers(state) == ["61.00 s/it", "eta 1:01:00"]
 
 
 def test_after_the_last_step_nothing_is_left():
-    assert applied(step(2, 2, 0.1)).eta == ""
+    steps = (step(number, 2, 0.1) for number in (1, 2))
+    assert numbers(applied(StageStarted("denoise"), *steps)) == ["10.00 it/s"]
 
 
 def test_memory_names_the_device_only_where_there_is_one():
-    assert applied(MemorySampled(300 << 20, 0)).memory == "300 MiB"
-    assert applied(MemorySampled(3 << 30, 11 << 30)).memory == "3.0 GiB + 11.0 GiB device"
+    assert numbers(applied(MemorySampled(300 << 20, 0))) == ["300 MiB"]
+    assert numbers(applied(MemorySampled(3 << 30, 11 << 30))) == ["3.0 GiB + 11.0 GiB device"]
 
 
 @pytest.fixture
@@ -78,11 +85,11 @@ def clock(monkeypatch):
 
 
 def test_lines_one_for_a_stage_and_at_most_one_a_second_for_steps(capsys, clock):
-    display, progress = LineDisplay(), Progress()
+    display, state = LineDisplay(), RunState("run")
     events = [StageStarted("denoise"), *(step(i, 30, 0.1) for i in range(1, 31))]
     for event in [*events, StageFinished("denoise", 3.0, False), StageStarted("decode")]:
-        progress.apply(event)
-        display.update(progress, event)
+        state.apply(event, 1)
+        display.update(state, event)
         if isinstance(event, StepFinished):
             clock[0] += 0.125
     lines = capsys.readouterr().err.splitlines()
@@ -99,8 +106,8 @@ def test_lines_one_for_a_stage_and_at_most_one_a_second_for_steps(capsys, clock)
 
 def test_messages_of_the_engine_are_shown_harmless_and_only_when_they_matter(capsys):
     display = LineDisplay()
-    display.update(Progress(), Message("info", "loaded the vae"))
-    display.update(Progress(), Message("warning", "bad \x1b[31mthings\nhere"))
+    display.update(RunState("run"), Message("info", "loaded the vae"))
+    display.update(RunState("run"), Message("warning", "bad \x1b[31mthings\nhere"))
     assert capsys.readouterr().err == "warning: bad \\x1b[31mthings here\n"
 
 
@@ -109,7 +116,8 @@ def test_the_live_line_fits_the_terminal_whole(width, clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     display = LiveDisplay()
     try:
-        events = [StageStarted("text_encode"), MemorySampled(1 << 34, 1 << 36), step(7, 1000, 12.5)]
+        events = [StageStarted("denoise"), MemorySampled(1 << 34, 1 << 36)]
+        events += [step(number, 1000, 12.5) for number in range(1, 8)]
         line = display._line(applied(*events), 3.0)
     finally:
         display.close()
@@ -118,7 +126,7 @@ def test_the_live_line_fits_the_terminal_whole(width, clock, monkeypatch):
     text = console.export_text().rstrip("\n")
     assert "\n" not in text
     assert "…" not in text
-    assert text.startswith("  text_encode")
+    assert text.startswith("  denoise")
     if width >= 40:
         assert "7/1000" in text
     if width >= 80:

@@ -39,7 +39,7 @@ def test_two_interrupts_at_once_leave_and_still_cancel(store):
     signals = Signals()
     signals.interrupts = 2
     watched = watch(store, run.id, SilentDisplay(), signals)
-    assert (watched.cancel_asked, watched.progress.finished) == (True, None)
+    assert (watched.cancel_asked, watched.state.is_over) == (True, False)
     assert store.cancel_requested(run.id)
 
 

@@ -234,11 +234,11 @@ def test_stopping_a_busy_engine_asks(store, engine):
 def test_an_engine_that_hangs_is_ended_by_force_once_that_was_agreed(store, monkeypatch):
     asked = []
 
-    async def kill(lab):
+    def kill(_store):
         asked.append("kill")
         return []
 
-    monkeypatch.setattr(Lab, "kill_engines", kill)
+    monkeypatch.setattr("engine.process.launch.kill_engines", kill)
 
     async def script(pilot):
         lines = lambda: shown(pilot.app.screen, "#engine_lines")  # noqa: E731
@@ -261,15 +261,15 @@ def test_an_engine_that_hangs_is_ended_by_force_once_that_was_agreed(store, monk
 def test_restart_stops_and_starts(store, monkeypatch):
     asked = []
 
-    async def stop(lab):
+    def stop(_store):
         asked.append("stop")
 
-    async def start(lab):
+    def start(_store):
         asked.append("start")
         raise OSError("no room")
 
-    monkeypatch.setattr(Lab, "stop_engine", stop)
-    monkeypatch.setattr(Lab, "start_engine", start)
+    monkeypatch.setattr("engine.process.launch.stop_engine", stop)
+    monkeypatch.setattr("engine.process.launch.ensure_engine", start)
 
     async def script(pilot):
         with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
@@ -303,10 +303,10 @@ def test_the_log_and_its_absence(store, monkeypatch):
 def test_two_packages_that_claim_one_name_are_told(store, monkeypatch):
     from engine.errors import ComponentError
 
-    async def components(lab):
+    def components():
         raise ComponentError("a adds the vae 'x', which b provides already")
 
-    monkeypatch.setattr(Lab, "components", components)
+    monkeypatch.setattr("tui.app.components.screen.components", components)
 
     async def script(pilot):
         await until(pilot, lambda: "a adds the vae" in detail(pilot))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.events import Paste
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
+from engine import client
+from presets import library
 from presets.encoding import decode_spec
 from presets.library import load_preset, save_preset
 from presets.paths import user_preset_dir
@@ -30,7 +34,6 @@ from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
 from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.picker import Picker
-from tui.app.lab import Lab
 from tui.app.messages import ComposeWith
 from tui.app.preferences import Preferences, load_preferences
 
@@ -129,17 +132,17 @@ def no_engine(monkeypatch):
 
 @pytest.mark.parametrize("keys", [("ctrl+t",), ("down", "enter", "p", "f4", "ctrl+t")])
 def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
-    keys: tuple[str, ...],
+    keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
         app = ModiffApp(preferences=Preferences())
-        load, may_read = app.lab.load_preset, asyncio.Event()
+        load, may_read = library.load_preset, threading.Event()
 
-        async def load_late(name: str) -> RunSpec:
-            await may_read.wait()
-            return await load(name)
+        def load_late(name: str) -> RunSpec:
+            assert may_read.wait(60)
+            return load(name)
 
-        app.lab.load_preset = load_late  # type: ignore[method-assign]
+        monkeypatch.setattr(library, "load_preset", load_late)
         async with app.run_test(size=(120, 36)) as pilot:
             shown = Shown(app, pilot)
             await shown.press(*keys)  # the first of them comes before the screen itself
@@ -154,14 +157,14 @@ def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
 
 
 def test_a_key_that_is_pressed_twice_in_one_moment_queues_one_run(monkeypatch):
-    may_queue = asyncio.Event()
-    queue = Lab.launch
+    may_queue = threading.Event()
+    queue = client.submit
 
-    async def slow(lab: Lab, spec: RunSpec, preset: str) -> str:
-        await may_queue.wait()
-        return await queue(lab, spec, preset)
+    def slow(*given: Any, **options: Any) -> str:
+        assert may_queue.wait(60)
+        return queue(*given, **options)
 
-    monkeypatch.setattr(Lab, "launch", slow)
+    monkeypatch.setattr(client, "submit", slow)
 
     async def act(shown):
         await shown.press("ctrl+t", "ctrl+t", "ctrl+r")
@@ -575,20 +578,20 @@ def test_a_broken_preset_of_the_last_time_is_no_obstacle():
 
 def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
     broken_preset()
-    asked, may_read = asyncio.Event(), asyncio.Event()
-    read = Lab.preset_info
+    asked, may_read = threading.Event(), threading.Event()
+    read = library.preset_info
 
-    async def slow(lab, name):
+    def slow(name):
         if name == "mine":
             asked.set()
-            await may_read.wait()
-        return await read(lab, name)
+            assert may_read.wait(60)
+        return read(name)
 
-    monkeypatch.setattr(Lab, "preset_info", slow)
+    monkeypatch.setattr(library, "preset_info", slow)
 
     async def act(shown):
         shown.screen.open_preset("mine", {})
-        await asked.wait()
+        await shown.until(asked.is_set)
         assert shown.screen.broken is None
         may_read.set()
         await shown.until(lambda: shown.screen.broken)
@@ -600,15 +603,15 @@ def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
 
 def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch):
     broken_preset()
-    saving, may_save = asyncio.Event(), asyncio.Event()
-    write = Lab.write_preset_text
+    saving, may_save = threading.Event(), threading.Event()
+    write = library.write_preset_text
 
-    async def slow(lab, *given):
+    def slow(*given, **options):
         saving.set()
-        await may_save.wait()
-        await write(lab, *given)
+        assert may_save.wait(60)
+        write(*given, **options)
 
-    monkeypatch.setattr(Lab, "write_preset_text", slow)
+    monkeypatch.setattr(library, "write_preset_text", slow)
 
     async def act(shown):
         shown.screen.open_preset("mine", {})
@@ -618,7 +621,7 @@ def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch
         area = shown.app.screen.query_one(TextArea)
         area.text = area.text.replace("steps = 0", "steps = 7")
         await shown.press("ctrl+s")
-        await saving.wait()
+        await shown.until(saving.is_set)
         await shown.press("x")
         may_save.set()
         await shown.until(lambda: shown.screen.draft)

@@ -9,7 +9,7 @@ import pytest
 from textual.widgets import OptionList
 
 from engine.process.version import installed_version
-from store.store import open_store
+from store.store import Store, open_store
 from tests.unit.tui.opened_app import NARROW, WIDE, play, shown, until
 from tui.app.dialogs.leaving import Leaving
 
@@ -124,14 +124,12 @@ def test_leaving_does_not_wait_for_a_store_that_cannot_be_read(store, monkeypatc
 
 
 def test_a_cancelling_that_fails_stays_and_is_told(store, monkeypatch):
-    from tui.app.lab import Lab
-
     add(store)
 
-    async def fails(lab):
+    def fails(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Lab, "cancel_all", fails)
+    monkeypatch.setattr(Store, "request_cancel_all", fails)
 
     async def script(pilot):
         await asked(pilot)

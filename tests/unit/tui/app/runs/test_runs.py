@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from engine import client
 from presets.encoding import decode_spec
 from store.lineage.records import RunRecord, Segment
-from store.store import open_store
+from store.store import Store, open_store
 from tests.opened import opened
 from tests.recorded_runs import Recorded, micro, record_run, wave
 from tests.unit.tui.opened_app import NARROW, WIDE, until
@@ -30,7 +32,7 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
-from tui.describe.runs.run import Detail
+from tui.describe.runs.run import Detail, detail
 
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
 
@@ -307,7 +309,7 @@ def test_one_key_resumes_what_is_not_done_and_what_is_done_is_replayed(store, st
 def test_pin_tags_note_and_stars(store, monkeypatch):
     run_id = record_run(store, micro()).id
 
-    async def fail(_lab: Lab, *_: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("by the test")
 
     async def script(pilot):
@@ -339,7 +341,7 @@ def test_pin_tags_note_and_stars(store, monkeypatch):
         await pilot.press("*", "escape")
         await pilot.pause()
         assert store.run(run_id).rating == 0
-        monkeypatch.setattr(Lab, "set_pinned", fail)
+        monkeypatch.setattr(Store, "pin", fail)
         await pilot.press("p")
         await until(pilot, lambda: "by the test" in told(pilot))
         await pilot.press("m")  # the screen goes on
@@ -432,10 +434,10 @@ def test_open_replay_verify_and_export_say_what_came_of_them(store, monkeypatch,
         asked.append(arguments)
         return answers["verify" if "--verify" in arguments else arguments[0]]
 
-    async def refuse(_lab: Lab, _path: str) -> None:
+    def refuse(_path: str) -> None:
         raise CannotOpen("there is no display")
 
-    monkeypatch.setattr(Lab, "open_file", refuse)
+    monkeypatch.setattr("tui.app.desktop.open_file", refuse)
     monkeypatch.setattr(Lab, "command", command)
 
     async def script(pilot):
@@ -460,10 +462,10 @@ def test_open_replay_verify_and_export_say_what_came_of_them(store, monkeypatch,
 def test_a_video_plays_in_the_terminal_also_where_there_is_no_display(store, monkeypatch):
     record_run(store, micro(), frames=wave(3, 16, 16))
 
-    async def refuse(_lab: Lab, _path: str) -> None:
+    def refuse(_path: str) -> None:
         raise CannotOpen("there is no display")
 
-    monkeypatch.setattr(Lab, "open_file", refuse)
+    monkeypatch.setattr("tui.app.desktop.open_file", refuse)
 
     async def script(pilot):
         for key in ("v", "o"):
@@ -529,14 +531,14 @@ def test_a_branch_is_queued_once_and_started_also_where_the_form_is_left(
     store, started, monkeypatch
 ):
     run_id = record_run(store, micro(STAR)).id
-    may_queue = asyncio.Event()
-    queue = Lab.branch
+    may_queue = threading.Event()
+    queue = client.branch
 
-    async def slow(lab: Lab, *arguments: Any) -> str:
-        await may_queue.wait()
-        return await queue(lab, *arguments)
+    def slow(*arguments: Any, **options: Any) -> str:
+        assert may_queue.wait(60)
+        return queue(*arguments, **options)
 
-    monkeypatch.setattr(Lab, "branch", slow)
+    monkeypatch.setattr(client, "branch", slow)
 
     async def script(pilot):
         pilot.app.push_screen(Branch(run_id, 1))
@@ -556,15 +558,14 @@ def test_a_branch_that_is_asked_for_before_the_run_is_read_starts_once_it_is(
     store, started, monkeypatch
 ):
     run_id = record_run(store, micro(STAR)).id
-    may_read = asyncio.Event()
-    read = Lab.detail
+    may_read = threading.Event()
 
-    async def slow(lab: Lab, *arguments: Any) -> Detail:
-        await may_read.wait()
-        return await read(lab, *arguments)
+    def slow(store: Store, run_id: str) -> Detail:
+        assert may_read.wait(60)
+        return detail(store, run_id)
 
     async def script(pilot):
-        monkeypatch.setattr(Lab, "detail", slow)
+        monkeypatch.setattr("tui.app.runs.branch.detail_of", slow)
         pilot.app.push_screen(Branch(run_id, 2))
         await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
         await pilot.press("ctrl+r", "ctrl+r")

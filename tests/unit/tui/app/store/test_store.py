@@ -188,17 +188,14 @@ def test_verifying_goes_on_beside_everything_else_and_stops_when_asked(store, mo
     make_run(store, "micro")
     at_work, go_on = threading.Event(), threading.Event()
 
-    async def verify_store(lab, on_progress):
-        def ask(_store):
-            on_progress(1, 100)
-            at_work.set()
-            assert go_on.wait(120)
-            on_progress(2, 100)
-            raise AssertionError("it was not stopped")
+    def verify(_lineage, on_progress):
+        on_progress(1, 100)
+        at_work.set()
+        assert go_on.wait(120)
+        on_progress(2, 100)
+        raise AssertionError("it was not stopped")
 
-        return await lab._in("check", ask)
-
-    monkeypatch.setattr(Lab, "verify_store", verify_store)
+    monkeypatch.setattr("store.upkeep.verify.verify", verify)
 
     async def script(pilot):
         await filled(pilot)
@@ -218,18 +215,15 @@ def test_leaving_stops_the_verifying(store, monkeypatch):
     make_run(store, "micro")
     at_work, ended = threading.Event(), threading.Event()
 
-    async def verify_store(lab, on_progress):
-        def ask(_store):
-            at_work.set()
-            try:
-                while not ended.wait(0.01):
-                    on_progress(1, 100)
-            finally:
-                ended.set()
+    def verify(_lineage, on_progress):
+        at_work.set()
+        try:
+            while not ended.wait(0.01):
+                on_progress(1, 100)
+        finally:
+            ended.set()
 
-        return await lab._in("check", ask)
-
-    monkeypatch.setattr(Lab, "verify_store", verify_store)
+    monkeypatch.setattr("store.upkeep.verify.verify", verify)
 
     async def script(pilot):
         await filled(pilot)
@@ -253,12 +247,12 @@ def test_an_empty_store_teaches(store):
 def test_what_keeps_it_from_being_read_is_said(store, monkeypatch):
     make_run(store, "micro")
 
-    async def fails(lab):
+    def fails(_store):
         raise OSError(28, "No space left on device")
 
     async def script(pilot):
         await filled(pilot)
-        monkeypatch.setattr(Lab, "space", fails)
+        monkeypatch.setattr("tui.app.store.screen.space_of", fails)
         await pilot.press("r")
         await until(pilot, lambda: "No space left" in shown(pilot.app.screen, "#problem"))
         monkeypatch.undo()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from store.lineage.events import Verified
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
-from tui.app.lab import Lab
 from tui.describe.runs import run as summary
 from tui.describe.runs.run import Detail, points_told
 
@@ -25,11 +23,8 @@ def store():
 
 
 def detail_of(run_id: str) -> Detail:
-    lab = Lab()
-    try:
-        return asyncio.run(lab.detail(run_id))
-    finally:
-        lab.close()
+    with open_store() as store:
+        return summary.detail(store, run_id)
 
 
 def lines(detail: Detail) -> dict[str, str]:
