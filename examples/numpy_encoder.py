@@ -37,7 +37,6 @@ class Encoder:
         self.tokenizer.enable_truncation(MAX_TOKENS)
         files = hashlib.sha256(data + (folder / "tokenizer.json").read_bytes()).hexdigest()
         self.identity = {"name": "numpy-umt5", "version": 1, "files": files}
-        self.dim = self.weights["token_embedding.weight"].shape[1]
 
     def encode(self, prompt: str) -> np.ndarray:
         w = self.weights
@@ -85,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
     turn, places = threading.Lock(), threading.BoundedSemaphore(8)
 
     def do_GET(self) -> None:
-        facts = {"text_dim": self.encoder.dim}
+        facts = {"text_dim": len(self.encoder.weights["norm.weight"])}
         of = json.dumps([self.encoder.identity, facts], sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(of.encode()).hexdigest()
         has = {"identity": self.encoder.identity, "facts": facts, "dtype": "F32", "digest": digest}
@@ -134,8 +133,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(status, json.dumps({"error": why}).encode())
 
     def answer(self, status: int, data: bytes, content_type: str = "application/json") -> None:
-        self.close_connection = status >= 400 or self.close_connection
         self.send_response(status)
+        if status >= 400:  # of which the body was perhaps not read
+            self.send_header("Connection", "close")
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

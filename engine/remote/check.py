@@ -85,7 +85,12 @@ def check(url: str, seconds: float = WAIT_SECONDS) -> list[Finding]:
 
     async def run() -> list[Finding]:
         async with httpx.AsyncClient(
-            verify=verify, trust_env=False, follow_redirects=False, timeout=seconds
+            verify=verify,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=seconds,
+            # a server may close a connection after each answer: that is not what is checked
+            limits=httpx.Limits(max_keepalive_connections=0),
         ) as client:
             return await _Server(url, client, token).findings()
 
