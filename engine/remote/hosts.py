@@ -116,15 +116,8 @@ def remove(name: str) -> KnownHost:
 def warnings_of(host: KnownHost) -> list[str]:
     """What whoever uses a host should know: a line each."""
     found = []
-    if host.token_file:
-        try:
-            is_open = Path(host.token_file).stat().st_mode & 0o077
-        except OSError:
-            is_open = 0
-        if is_open:
-            found.append(
-                f"others on this machine can read {host.token_file}; `chmod 600` makes it yours alone"
-            )
+    if host.token_file and (warning := readable_by_others(Path(host.token_file))):
+        found.append(warning)
     if host.token_env and not os.environ.get(host.token_env):
         found.append(f"${host.token_env} is not set here; runs need it where the engine is started")
     if host.url.startswith("http:") and not is_loopback(str(urlsplit(host.url).hostname)):
@@ -134,6 +127,16 @@ def warnings_of(host: KnownHost) -> list[str]:
             "an SSH tunnel does too"
         )
     return found
+
+
+def readable_by_others(path: Path) -> str:
+    """The line that warns of a token file that others can read, "" for one that they cannot."""
+    try:
+        is_open = path.stat().st_mode & 0o077
+    except OSError:
+        return ""
+    warning = f"others on this machine can read {path}; `chmod 600` makes it yours alone"
+    return warning if is_open else ""
 
 
 def address_of(text: str, key: str) -> str:

@@ -89,6 +89,7 @@ def test_the_commands_of_the_page(tmp_path, capsys, monkeypatch):
 def test_one_line_of_json_once_it_answers(tmp_path):
     secret = "0123456789abcdef"
     (tmp_path / "token").write_text(secret)
+    (tmp_path / "token").chmod(0o644)
     arguments = ("--host", "0.0.0.0", "--token-file", "token", "--json")
     server = started(tmp_path, *COMMAND, "serve", "vae", *arguments)
     assert server.stdout is not None
@@ -102,6 +103,8 @@ def test_one_line_of_json_once_it_answers(tmp_path):
     out, err = server.communicate()
     assert (server.returncode, out) == (0, "")
     assert secret not in err
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert [line.split()[1] for line in warnings] == ["others", "what"]
 
 
 STUCK = """

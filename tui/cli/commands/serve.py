@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tui.cli.completion import complete_host
+from tui.cli.completion import complete_host, complete_preset
 from tui.cli.options import json_option, set_option
 from tui.cli.output import flush_output, print_json
 from tui.errors import BAD_INPUT, FAILED
@@ -29,7 +29,13 @@ In a run: --set components.text_encoder.name=remote --set components.text_encode
 
 @click.command(epilog=_EPILOG)
 @click.argument("kinds", metavar="KIND...", nargs=-1, type=click.Choice(_KINDS))
-@click.option("--preset", default="micro", show_default=True, help="Whose components.")
+@click.option(
+    "--preset",
+    default="micro",
+    show_default=True,
+    help="Whose components.",
+    shell_complete=complete_preset,
+)
 @set_option
 @click.option(
     "--host",
@@ -91,6 +97,7 @@ def serve(
         if kinds:
             raise click.UsageError("--check serves nothing; leave KIND out")
         return _check(checked, as_json=as_json)
+    from engine.remote.hosts import is_loopback, readable_by_others
     from engine.serve.server import Address, check_tls, checked_token, listen
     from engine.serve.server import serve as serve_until_asked
     from store.index.index import open_index
@@ -105,6 +112,14 @@ def serve(
     address = Address(host, port, tls)
     check_tls(address)
     token = checked_token(address, token_file, os.environ)
+    if token_file is not None and (warning := readable_by_others(token_file)):
+        click.echo(f"warning: {printable(warning)}", err=True)
+    if token and tls is None and not is_loopback(host):
+        click.echo(
+            "warning: what goes over the network is not encrypted, the token neither; --tls-cert and --tls-key, or "
+            "an SSH tunnel to 127.0.0.1, are safer",
+            err=True,
+        )
     spec, _ = load_settings(preset, overrides)
     names = [kind.replace("-", "_") for kind in dict.fromkeys(kinds)]
 
