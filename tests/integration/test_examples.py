@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import subprocess
 import sys
@@ -30,17 +29,15 @@ def test_basic(
     assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "star.mp4"))[0] == 17
 
 
-def test_both_sides_of_a_remote_encoder(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "remote_encoder.py")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.strip() == "star.mp4"
-    assert '"POST /encode-text HTTP/1.1" 200' in run.stderr
+def test_both_sides_of_a_remote_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    runpy.run_path(str(ROOT / "examples" / "remote_encoder.py"), run_name="__main__")
+    out, err = capfd.readouterr()
+    assert out.strip() == "star.mp4"
+    assert '"POST /encode-text HTTP/1.1" 200' in err
 
 
 WITHOUT_TORCH = """
