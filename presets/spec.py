@@ -96,7 +96,7 @@ Url = Annotated[
     str,
     Meta(
         max_length=1024,
-        description="of a remote component: the address of its server, as `modiff serve` prints it",
+        description="of a remote component: the address that `modiff serve` printed, or the name of a known host",
         extra={"place": True, "role": "host"},
     ),
 ]

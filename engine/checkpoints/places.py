@@ -6,36 +6,23 @@ ever touches a file of a model.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import tempfile
-import tomllib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import platformdirs
-import tomli_w
 
 from engine.checkpoints import elsewhere
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
+from engine.config_file import only_writer, read_table, write_table
 from engine.errors import CheckpointError
 from presets.paths import user_preset_dir
-from store import locks
-from store.blobs.leavings import sweep_leavings
-from store.errors import StoreBusy, StoreError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MODELS, ADDED, HUGGING_FACE, COMFYUI = "models folder", "added", "Hugging Face cache", "ComfyUI"
 TOKENIZER = "tokenizer.json"
-MAX_LIST_BYTES = 256 * 1024
-LOCK_SECONDS = 10.0
 
-_DRAFT = re.compile(r"\.models-\w{8}\.tmp")
-_NOTE = "# Where modiff looks for models beyond its own folder; `modiff models add` and `remove` write it.\n"
+_NOTE = "Where modiff looks for models beyond its own folder; `modiff models add` and `remove` write it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +64,8 @@ def list_file() -> Path:
 def added_paths() -> list[Path]:
     """What people added, absolute. Raises CheckpointError where the list cannot be read."""
     file = list_file()
-    if not os.path.lexists(file):
-        return []
     correct_it = "correct it, or delete it and add the folders again"
-    try:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: not a regular file; {correct_it}")
-        with file.open("rb") as stream:
-            data = stream.read(MAX_LIST_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from None
-    if len(data) > MAX_LIST_BYTES:
-        raise CheckpointError(f"{file}: more than {MAX_LIST_BYTES:,} bytes; {correct_it}")
-    try:
-        table = tomllib.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not valid TOML ({error}); {correct_it}") from None
+    table = read_table(file, CheckpointError, correct_it)
     if unknown := sorted(table.keys() - {"paths"}):
         raise CheckpointError(
             f"{file}: unknown key {unknown[0][:80]!r}, expected paths; {correct_it}"
@@ -164,46 +137,11 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-@contextlib.contextmanager
-def _only_writer() -> Iterator[None]:
-    """From the reading of the list to its writing, so that no other process changes it in between.
-
-    Where no lock can be made, the writing will say why. Raises CheckpointError where another holds it for too long.
-    """
-    file = list_file()
-    with contextlib.ExitStack() as held:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = locks.acquire(file.with_name(f".{file.name}.lock"), timeout_seconds=LOCK_SECONDS)
-            held.enter_context(lock)
-        except StoreBusy as error:
-            raise CheckpointError(
-                f"{file}: is being written by another process ({error})"
-            ) from None
-        except (OSError, StoreError):
-            pass
-        yield
+def _only_writer() -> AbstractContextManager[None]:
+    """Raises CheckpointError where another process holds the list for too long."""
+    return only_writer(list_file(), CheckpointError)
 
 
 def _write(paths: list[Path]) -> None:
-    """The whole list in one step: a reader sees the old one or the new one."""
-    file = list_file()
-    data = _NOTE + tomli_w.dumps({"paths": [str(path) for path in dict.fromkeys(paths)]})
-    temporary = ""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sweep_leavings(file.parent, _DRAFT)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".models-", suffix=".tmp")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except (
-        OSError,
-        UnicodeEncodeError,
-    ) as error:  # a name that is not UTF-8 cannot be written as TOML
-        if temporary:
-            os.unlink(temporary)
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{file}: cannot be written ({reason})") from None
+    table = {"paths": [str(path) for path in dict.fromkeys(paths)]}
+    write_table(list_file(), table, _NOTE, CheckpointError)

@@ -30,8 +30,8 @@ def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
 
 def _hosts() -> tuple[str, ...]:
     try:
-        return tuple(host.url for host in known_hosts())
-    except ComponentError:  # whoever asks one of them is told
+        return tuple(host.name for host in known_hosts())
+    except ComponentError:  # whoever names one is told
         return ()
 
 

@@ -20,7 +20,7 @@ from engine.components.protocols import Description
 from engine.components.umt5 import tokenizer_file
 from engine.errors import ComponentError
 from engine.remote.client import Host, Refused, Unanswered
-from engine.remote.hosts import checked_url
+from engine.remote.hosts import address_of
 from presets.errors import PresetError
 from presets.fields import build
 from presets.spec import TextEncoderSpec
@@ -200,7 +200,7 @@ def _host(spec: TextEncoderSpec) -> tuple[Host, Options]:
         options = build(spec.options, Options)
     except PresetError as error:
         raise PresetError(error.problem, key=f"{KEY}.options.{error.key}") from None
-    return Host(checked_url(spec.url, f"{KEY}.url"), options.timeout, options.retries), options
+    return Host(address_of(spec.url, f"{KEY}.url"), options.timeout, options.retries), options
 
 
 def _seen(host: Host, index: Index) -> _Seen:

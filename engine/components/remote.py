@@ -28,9 +28,10 @@ from engine.remote.contract import (
     Progress,
     Prompt,
     Told,
-    digest_of,
+    one_line,
+    wrong_in,
 )
-from engine.remote.hosts import checked_url
+from engine.remote.hosts import address_of
 from presets.errors import PresetError
 from presets.fields import build
 from store.lineage.events import CallAnswered
@@ -102,15 +103,16 @@ class Provider:
         """Raises ComponentError where the server is away, or serves something else by now."""
         host = self._host(spec)
         try:
-            told = self._told(host, host.fingerprint(_ASK_SECONDS))
-        except Unanswered as error:
+            fingerprint = host.fingerprint(_ASK_SECONDS)
+            told = self._told(host, fingerprint)
+        except (Unanswered, Refused) as error:
             raise ComponentError(str(error), key=f"components.{self.kind}") from None
         if dict(told.identity) != dict(about.identity):
             raise ComponentError(
                 f"{host.url} serves other weights or settings than this run was planned with; run again to use those",
                 key=f"components.{self.kind}",
             )
-        return self.make(self.kind, host, told)
+        return self.make(self.kind, replace(host, max_bytes=fingerprint.max_body_bytes), told)
 
     def _host(self, spec: Any) -> Host:
         key = f"components.{self.kind}"
@@ -124,7 +126,7 @@ class Provider:
             options = build(spec.options, Options)
         except PresetError as error:
             raise PresetError(error.problem, key=f"{key}.options.{error.key}") from None
-        return Host(checked_url(spec.url, f"{key}.url"), options.timeout, options.retries)
+        return Host(address_of(spec.url, f"{key}.url"), options.timeout, options.retries)
 
     def _told(self, host: Host, fingerprint: Fingerprint) -> Told:
         key = f"components.{self.kind}"
@@ -136,10 +138,12 @@ class Provider:
             )
         told = fingerprint.components.get(self.kind)
         if told is None:
-            served = ", ".join(sorted(fingerprint.components)) or "nothing"
+            served = one_line(", ".join(sorted(fingerprint.components))) or "nothing"
             raise ComponentError(f"{host.url} serves {served}, not a {self.kind}", key=key)
-        if told.digest != digest_of(told.identity, told.facts):
-            raise ComponentError(f"what {host.url} tells of itself contradicts itself", key=key)
+        if wrong := wrong_in(self.kind, told):
+            raise ComponentError(
+                f"what {host.url} tells of its {self.kind} is wrong: {wrong}", key=key
+            )
         return told
 
 
@@ -275,14 +279,19 @@ class RemoteDenoiser(_Remote):
             answer = self._call("denoise", data=data, check=check)
         except Refused as error:
             self._send(error, conditions)
-            with self._blamed():
+            try:
                 answer = self._call("denoise", data=data, check=check)
+            except Refused:
+                raise ComponentError(
+                    f"{self.host.url} has not the conditions that it was just sent",
+                    key=f"components.{self.kind}",
+                ) from None
         assert answer.body is not None
         return [self._finite(answer.body.tensors[name], "velocities") for name in names]
 
     def _send(self, refusal: Refused, conditions: Mapping[str, _Named]) -> None:
         known = {each.digest: each for named in conditions.values() for each in named.values()}
-        for digest in refusal.missing:
+        for digest in dict.fromkeys(refusal.missing):
             if digest not in known:
                 raise ComponentError(
                     f"{self.host.url} asks for a condition that this run has not",
@@ -373,6 +382,8 @@ class RemoteVAE(_Remote):
                 if progress.done > done:
                     done = progress.done
                     on_chunk(done, progress.total)
+                elif not (answer.body.tensors or progress.is_last):
+                    raise Refused(f"{self.host.url} sent a part with nothing in it")
                 if "frames" in answer.body.tensors:
                     frames = answer.body.tensors["frames"]
                     left -= frames.shape[2]

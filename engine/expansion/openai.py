@@ -24,8 +24,9 @@ from msgspec import Meta, Struct
 from engine.components.protocols import Description
 from engine.errors import ComponentError
 from engine.expansion.answer import KEY, Answer, Asked
+from engine.remote.contract import one_line
 from engine.remote.hosts import checked_url
-from engine.remote.waiting import AGAIN, Again, repeated, retry_after, shortened, wait
+from engine.remote.waiting import AGAIN, Again, repeated, retry_after, wait
 from presets.errors import PresetError
 from presets.fields import build
 from presets.spec import PromptExpanderSpec
@@ -179,7 +180,7 @@ class Chat:
                 )
             )
         if told.refusal:
-            raise self._refused(f"refuses: {shortened(told.refusal)}")
+            raise self._refused(f"refuses: {one_line(told.refusal)}")
         if told.reason == "content_filter":
             raise self._refused("withholds the answer (content_filter)")
         # a server of one model takes any name, and says by its list what it has
@@ -258,10 +259,10 @@ class Chat:
         try:
             part = msgspec.json.decode(data, type=_Part)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            shown = shortened(data[:200].decode(errors="replace"))
+            shown = one_line(data[:200].decode(errors="replace"))
             raise self._refused(f"answers with what is no completion: {shown}") from None
         if part.error is not None:
-            raise self._refused(f"says: {shortened(_message_of(part.error))}")
+            raise self._refused(f"says: {one_line(_message_of(part.error))}")
         told.model = part.model or told.model
         for choice in part.choices[:1]:
             said = choice.delta or choice.message
@@ -296,7 +297,7 @@ class Chat:
                 f"has said nothing for {self.timeout:g} s; look there, or raise {KEY}.options.timeout"
             ) from None
         except httpx.TransportError as error:
-            reason = shortened(str(error)) or type(error).__name__
+            reason = one_line(str(error)) or type(error).__name__
             raise Again(self._refused(f"does not answer ({reason}); start it there")) from None
 
     async def _check_status(self, response: httpx.Response) -> None:
@@ -316,7 +317,7 @@ class Chat:
             raise self._refused(
                 f"wants a key (status {status}); name the environment variable that holds it in {KEY}.api_key_env"
             )
-        said = shortened(_said_in(data))
+        said = one_line(_said_in(data))
         error = self._refused(f"answers with status {status}" + (f": {said}" if said else ""))
         if status == 500 or status in AGAIN:
             raise Again(error, retry_after(response.headers.get("Retry-After", "")))

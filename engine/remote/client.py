@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import ssl
 import time
 from collections.abc import (
     AsyncGenerator,
@@ -38,19 +37,23 @@ from engine.remote.contract import (
     Fingerprint,
     Health,
     Refusal,
+    one_line,
     path_of,
 )
-from engine.remote.hosts import host_at, token_of
-from engine.remote.waiting import AGAIN, Again, repeated, retry_after, shortened, wait
+from engine.remote.hosts import certificates, host_at, token_of
+from engine.remote.waiting import AGAIN, Again, repeated, retry_after, wait
+from store.keys import canonical
 
 if TYPE_CHECKING:
     from engine.remote.wire import Body
     from store.blobs.tensors import Header
 
 T = TypeVar("T")
+Plain = str | int | bool | None
 Check = Callable[["Header"], None]
 
 _CONNECT_SECONDS = 5.0
+_MAX_ENVIRONMENT = 4096
 
 
 class Unanswered(ComponentError):
@@ -79,11 +82,12 @@ class Answer:
 @dataclass(frozen=True)
 class Host:
     """A server at one address. timeout: seconds without a sign of life before it counts as gone. retries: how often a
-    call is made again that could not be answered."""
+    call is made again that could not be answered. max_bytes: of a body that it takes."""
 
     url: str
     timeout: float = 60.0
     retries: int = 3
+    max_bytes: int = MAX_BODY_BYTES
     check: Callable[[], None] = field(default=lambda: None, compare=False)
 
     def fingerprint(self, seconds: float = 5.0) -> Fingerprint:
@@ -109,7 +113,7 @@ class Host:
 
         Raises Unanswered, Refused; whatever `Host.check` raises.
         """
-        request = _Request.of(name, expects, data, small, values)
+        request = self._checked(_Request.of(name, expects, data, small, values))
         return repeated(
             lambda: wait(self._answered(request, check), self.check), self.retries, self.check
         )
@@ -125,9 +129,17 @@ class Host:
     ) -> Iterator[Answer]:
         """An operation whose answer comes in parts, which are given as they come. Raises as `call` does, without
         another try once a part was there."""
-        request = _Request.of(name, expects, data, small, None)
+        request = self._checked(_Request.of(name, expects, data, small, None))
         parts = repeated(lambda: self._begun(request, check), self.retries, self.check)
         yield from parts
+
+    def _checked(self, request: _Request) -> _Request:
+        if request.num_bytes > self.max_bytes:
+            raise Refused(
+                f"{self.url} takes bodies of at most {self.max_bytes:,} bytes, this one has {request.num_bytes:,}; "
+                "make fewer frames or smaller ones"
+            )
+        return request
 
     def get_json(self, path: str, struct: type[T], seconds: float = 5.0) -> T:
         """JSON of a server that speaks another contract, asked once. Raises Unanswered, Refused."""
@@ -156,8 +168,10 @@ class Host:
     def _decoded(self, data: bytes, struct: type[T]) -> T:
         try:
             return msgspec.json.decode(data, type=struct)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Refused(f"{self.url} does not answer as it should: {error}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(
+                f"{self.url} does not answer as it should: {one_line(str(error))}"
+            ) from None
 
     def _begun(self, request: _Request, check: Check) -> Iterator[Answer]:
         """The parts, once the first is there."""
@@ -204,20 +218,21 @@ class Host:
             async with self._said(self._sent(request)) as response:
                 await self._check_status(response)
                 if check is None:
+                    await _limited(response, MAX_JSON_BYTES)
                     return Answer(None, "", request.num_bytes, 0, time.perf_counter() - begun)
                 reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
                 body = await reader.body(check)
                 if body is None:
                     raise BadBody("it has no body")
                 await reader.ended()
-                environment = response.headers.get(ENVIRONMENT, "")[:4096]
+                environment = self._environment(response)
             seconds = time.perf_counter() - begun
             return Answer(body, environment, request.num_bytes, body.num_bytes, seconds)
 
         try:
             return await self._watched(asyncio.ensure_future(exchange()))
         except BadBody as error:
-            raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+            raise self._unusable(error) from None
 
     async def _parts(self, request: _Request, check: Check) -> AsyncGenerator[Answer, None]:
         from engine.remote.contract import Progress
@@ -228,7 +243,7 @@ class Host:
         async with self._said(self._sent(request)) as response:
             await self._check_status(response)
             reader = Reader(response.aiter_raw(), MAX_BODY_BYTES)
-            environment = response.headers.get(ENVIRONMENT, "")[:4096]
+            environment = self._environment(response)
             while True:
                 try:
                     reading = asyncio.ensure_future(reader.body(check))
@@ -236,10 +251,12 @@ class Host:
                     if body is None:
                         raise Again(self._broken("the answer ends before its last part"))
                     progress = body.metadata(Progress)
+                    if progress.is_last:
+                        await self._watched(asyncio.ensure_future(reader.ended()))
                 except BadBody as error:
-                    raise Refused(f"the answer of {self.url} cannot be used: {error}") from None
+                    raise self._unusable(error) from None
                 if progress.error:
-                    raise Refused(f"{self.url}: {shortened(progress.error)}")
+                    raise Refused(f"{self.url}: {one_line(progress.error)}")
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
@@ -254,10 +271,7 @@ class Host:
                 if done:
                     return task.result()
                 # answered beside the work by a server that lives
-                asked = self._client().get(
-                    self.url + path_of("health"), headers=self._authorization(), timeout=half
-                )
-                await asyncio.wait_for(asked, half)
+                await asyncio.wait_for(self._lives(half), half)
         except (TimeoutError, httpx.HTTPError):
             if task.done():
                 return task.result()
@@ -266,6 +280,27 @@ class Host:
             ) from None
         finally:
             task.cancel()
+
+    async def _lives(self, seconds: float) -> None:
+        request = self._client().stream(
+            "GET", self.url + path_of("health"), headers=self._authorization(), timeout=seconds
+        )
+        async with request as response:
+            await _limited(response, MAX_JSON_BYTES)
+
+    def _environment(self, response: httpx.Response) -> str:
+        """What is told of what the result depends on, as it may be stored."""
+        text = response.headers.get(ENVIRONMENT, "")
+        try:
+            facts = msgspec.json.decode(text[:_MAX_ENVIRONMENT] or "{}", type=dict[str, Plain])
+            told = canonical(facts).decode() if facts else ""
+            if not told.isprintable():
+                raise ValueError
+            return told
+        except (ValueError, RecursionError):  # msgspec's errors are ones
+            raise Refused(
+                f"{self.url} tells of its environment what is no JSON object of texts and numbers"
+            ) from None
 
     @asynccontextmanager
     async def _said(self, request: Any) -> AsyncIterator[httpx.Response]:
@@ -279,8 +314,11 @@ class Host:
             reason = str(error) or type(error).__name__
             raise Again(self._broken(reason)) from None
 
+    def _unusable(self, error: Exception) -> Refused:
+        return Refused(f"the answer of {self.url} cannot be used: {one_line(str(error))}")
+
     def _broken(self, reason: str) -> Unanswered:
-        return Unanswered(f"{self.url} does not answer ({shortened(reason)}); start it there")
+        return Unanswered(f"{self.url} does not answer ({one_line(reason)}); start it there")
 
     def _sent(self, request: _Request) -> Any:
         async def chunks() -> AsyncIterator[bytes]:
@@ -303,13 +341,14 @@ class Host:
             return
         data = await _limited(response, MAX_JSON_BYTES)
         refusal = _refusal(data, response.status_code)
-        error = Refused(f"{self.url}: {shortened(refusal.error)}", refusal.missing)
+        error = Refused(f"{self.url}: {one_line(refusal.error)}", refusal.missing)
         if response.status_code in AGAIN:
             raise Again(error, retry_after(response.headers.get("Retry-After", "")))
         raise error
 
     def _client(self) -> httpx.AsyncClient:
-        return _clients(os.getpid(), self.url)
+        known = host_at(self.url)
+        return _clients(os.getpid(), self.url, known.ca_file if known else "")
 
     def _authorization(self) -> dict[str, str]:
         token = token_of(host_at(self.url))
@@ -360,11 +399,10 @@ async def _next(stream: AsyncIterator[Answer]) -> Answer | None:
 
 
 @functools.cache
-def _clients(pid: int, url: str) -> httpx.AsyncClient:
-    known = host_at(url)
+def _clients(pid: int, url: str, ca_file: str) -> httpx.AsyncClient:
     verify: Any = True
-    if known is not None and known.ca_file:
-        verify = ssl.create_default_context(cafile=os.path.expanduser(known.ca_file))
+    if ca_file:
+        verify = certificates(ca_file)
     return httpx.AsyncClient(
         verify=verify,
         trust_env=False,  # no passwords out of a .netrc, and no proxy sees a tensor
@@ -397,5 +435,5 @@ def _refusal(data: bytes, status: int) -> Refusal:
         if isinstance(found.get("error"), dict):
             return Refusal(error=msgspec.convert(found, _OtherRefusal).error.message)
         return msgspec.convert(found, Refusal)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Refusal(error=f"answered with status {status}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, ValidationError, convert, field
 
 from store.keys import canonical
 
@@ -34,6 +34,47 @@ SERVED = ("text_encoder", "denoiser", "vae")
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+_Size = Annotated[int, Meta(ge=1, le=1_000_000)]
+_Steps = Annotated[list[Annotated[int, Meta(ge=1, le=64)]], Meta(min_length=3, max_length=3)]
+
+
+class TextEncoderFacts(Struct, frozen=True, kw_only=True):
+    """What others must agree with. text_dim: width of its token states."""
+
+    text_dim: _Size
+
+
+class DenoiserFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """patch_size: what frames, rows and columns of latents are multiples of. takes: names of its conditions.
+    num_blocks, dim, model: of what is inside, "" for the name of one that is not published."""
+
+    text_dim: _Size
+    latent_channels: _Size
+    patch_size: _Steps = field(default_factory=lambda: [1, 1, 1])
+    takes: Annotated[list[Name], Meta(min_length=1, max_length=8)] = field(
+        default_factory=lambda: ["text"]
+    )
+    num_blocks: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    dim: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    model: Annotated[str, Meta(max_length=64)] = ""
+
+
+class VAEFacts(Struct, frozen=True, kw_only=True):
+    """latent_stride: frames, rows and columns of video to one of its latents, [4, 8, 8]; of the frames 1 more.
+    latents_of: whose colours its latents have, "micro" or "wan2.1", for previews."""
+
+    latent_channels: _Size
+    latent_stride: _Steps
+    latents_of: Annotated[str, Meta(max_length=64)] = ""
+
+
+FACTS: dict[str, type[Struct]] = {
+    "text_encoder": TextEncoderFacts,
+    "denoiser": DenoiserFacts,
+    "vae": VAEFacts,
+}
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -184,6 +225,22 @@ OPERATIONS = (
         component="vae",
     ),
 )
+
+
+def wrong_in(kind: str, told: Told) -> str:
+    """What is wrong with what a server tells of a component, in one line, "" for nothing."""
+    try:
+        digest = digest_of(told.identity, told.facts)
+        convert(told.facts, FACTS[kind])
+    except (ValueError, ValidationError) as error:
+        return f"its identity and facts cannot be used: {one_line(str(error))}"
+    return "" if digest == told.digest else "its digest is not that of its identity and facts"
+
+
+def one_line(text: str, most: int = 400) -> str:
+    """Words of somebody else for people: one line without control characters, cut to so many characters."""
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return line if len(line) <= most else line[:most] + "..."
 
 
 def path_of(name: str) -> str:

@@ -24,7 +24,6 @@ AGAIN = (429, 502, 503, 504)
 
 _POLL_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 30.0
-_MAX_ERROR_CHARACTERS = 400
 
 
 class Again(Exception):
@@ -38,7 +37,9 @@ class Again(Exception):
 
 def wait(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
     """What a coroutine gives, run in the thread for that; gives up where `check` raises."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop(os.getpid()))
+    with _first:  # of several threads that ask at once, one makes the loop
+        loop = _loop(os.getpid())
+    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         while True:
             concurrent.futures.wait([future], timeout=_POLL_SECONDS)
@@ -69,18 +70,14 @@ def retry_after(text: str) -> float:
         return 0.0
 
 
-def shortened(text: str) -> str:
-    """What somebody else said, as a line that can be told."""
-    line = " ".join(text.split())
-    line = "".join(c for c in line if c.isprintable())
-    return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."
-
-
 def _pause(jitter: float, after: float, check: Callable[[], None]) -> None:
     until = time.monotonic() + min(after, _MAX_PAUSE_SECONDS) + jitter
     while (left := until - time.monotonic()) > 0:
         check()
         time.sleep(min(left, _POLL_SECONDS))
+
+
+_first = threading.Lock()
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def metadata_of(header: Header, struct: type[S]) -> S:
     """What a body says beside its tensors. Raises BadBody."""
     try:
         return msgspec.json.decode(header.metadata.get(_METADATA, "{}"), type=struct)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"the metadata {_METADATA} of the body: {error}") from None
 
 
@@ -114,8 +114,7 @@ class Reader:
         if num_bytes is not None and num_bytes != total:
             raise BadBody(f"a body of {num_bytes} bytes, but its header tells of {total}")
         check(header)
-        # nobody fills it with zeros first
-        data = torch.empty(header.num_bytes, dtype=torch.uint8).numpy().data
+        data = _memory(header.num_bytes)
         await self._fill(data)
         return Body(unpack(header, data, shared=True), header, total)
 
@@ -148,6 +147,11 @@ class Reader:
                 self._rest = memoryview(chunk)
                 return True
         return False
+
+
+def _memory(num_bytes: int) -> memoryview:
+    """That nobody fills with zeros first."""
+    return torch.empty(num_bytes, dtype=torch.uint8).numpy().data
 
 
 def _listed(names: Mapping[str, object]) -> str:

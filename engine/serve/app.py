@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,6 +31,7 @@ from engine.remote.contract import (
     JSON,
     MAX_CONDITIONS,
     MAX_JSON_BYTES,
+    MAX_TOKENS,
     OPERATIONS,
     SMALL,
     TENSORS,
@@ -40,33 +41,34 @@ from engine.remote.contract import (
     Progress,
     Prompt,
     Refusal,
+    one_line,
 )
 from engine.remote.wire import BadBody, Body, Reader, encoded, expect
+from engine.serve.guard import Guard
+from engine.serve.incoming import CHUNK_SECONDS, Incoming, Slow
 from engine.serve.metrics import Metrics
 from engine.serve.openapi import openapi
 from engine.serve.served import Busy, Gone, Served, refusal_of
 from store.blobs.tensors import Header
 
-# Of a request that has begun: how long its next bytes may take.
-CHUNK_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+# Of a streamed answer: parts that wait for whoever asked to take them.
+_PARTS_AHEAD = 2
 _FLOATS = ("F32", "F16", "BF16")
 
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Incoming], Awaitable[Response]]
+Part = list[memoryview] | Exception | None
 
 
 class Refused(Exception):
-    """status, and what is wrong. missing: digests of conditions; after: seconds until another try makes sense."""
+    """status, and what is wrong. missing: digests of conditions."""
 
-    def __init__(
-        self, status: int, text: str, *, missing: tuple[str, ...] = (), after: int = 0
-    ) -> None:
+    def __init__(self, status: int, text: str, *, missing: tuple[str, ...] = ()) -> None:
         super().__init__(text)
         self.status = status
         self.missing = missing
-        self.after = after
 
 
 class Server:
@@ -89,15 +91,25 @@ class Server:
     def app(self) -> Starlette:
         """The ASGI app: the operations whose component is served."""
         routes = [
-            Route(each.path, self._told(getattr(self, f"_{each.name}")), methods=[each.method])
+            Route(
+                each.path,
+                self._told(each.path, getattr(self, f"_{each.name}")),
+                methods=[each.method],
+            )
             for each in OPERATIONS
             if not each.component or each.component in self.served
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _no_route})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app.router.redirect_slashes = False
+        return app
+
+    def guarded(self, token: str, host: str) -> Guard:
+        """The same behind its guard, as `Guard` says."""
+        return Guard(self.app(), token, host, lambda status: self.metrics.answered("", status, 0.0))
 
     # Operations
 
-    async def _health(self, request: Request) -> Response:
+    async def _health(self, request: Request, incoming: Incoming) -> Response:
         return _json(
             Health(
                 contract=CONTRACT,
@@ -106,7 +118,7 @@ class Server:
             )
         )
 
-    async def _fingerprint(self, request: Request) -> Response:
+    async def _fingerprint(self, request: Request, incoming: Incoming) -> Response:
         return _json(
             Fingerprint(
                 contract=CONTRACT,
@@ -115,187 +127,169 @@ class Server:
             )
         )
 
-    async def _openapi(self, request: Request) -> Response:
+    async def _openapi(self, request: Request, incoming: Incoming) -> Response:
         return JSONResponse(openapi())
 
-    async def _metrics(self, request: Request) -> Response:
+    async def _metrics(self, request: Request, incoming: Incoming) -> Response:
         return Response(self.metrics.text(self.served), media_type="text/plain; version=0.0.4")
 
-    async def _condition(self, request: Request) -> Response:
-        self._expected(request, "denoiser")
-        body = await self._tensors(
-            request, lambda header: _expect_floats(header, {"condition": (None, None)})
-        )
+    async def _condition(self, request: Request, incoming: Incoming) -> Response:
+        served = self._expected(request, "denoiser")
+        width = served.about.facts["text_dim"]
+
+        def check(header: Header) -> None:
+            expect(header, {"condition": (_FLOATS, (None, width))})
+            num_rows = header.tensors["condition"].shape[0]
+            if num_rows > MAX_TOKENS:
+                raise BadBody(f"condition has {num_rows} rows, expected at most {MAX_TOKENS}")
+
         digest = hashlib.sha256()
-        for part in encoded({"condition": body.tensors["condition"]}):
-            digest.update(part)
+
+        async def hashed() -> AsyncIterator[bytes]:
+            async for chunk in incoming:
+                digest.update(chunk)
+                yield chunk
+
+        with served.place():
+            body = await self._tensors(request, hashed(), check)
+        condition = _finite(body, "condition")
         if digest.hexdigest() != request.path_params["digest"]:
             raise Refused(
                 400, f"the body has the digest {digest.hexdigest()}, not that of its path"
             )
-        self._conditions[digest.hexdigest()] = body.tensors["condition"]
+        self._conditions[digest.hexdigest()] = condition
+        self._conditions.move_to_end(digest.hexdigest())
         while len(self._conditions) > MAX_CONDITIONS:
             self._conditions.popitem(last=False)
         return Response(status_code=204)
 
-    async def _encode_text(self, request: Request) -> Response:
+    async def _encode_text(self, request: Request, incoming: Incoming) -> Response:
         served = self._expected(request, "text_encoder")
-        prompt = (await self._struct(request, Prompt)).prompt
-        return await self._answer(
-            request, served, lambda component, gone: {"states": component.encode(prompt)}
-        )
+        with served.place():
+            prompt = (await self._struct(request, incoming, Prompt)).prompt
+            return await self._answer(
+                request, served, lambda component: {"states": component.encode(prompt)}
+            )
 
-    async def _denoise(self, request: Request) -> Response:
+    async def _denoise(self, request: Request, incoming: Incoming) -> Response:
         served = self._expected(request, "denoiser")
         channels = served.about.facts["latent_channels"]
-        body = await self._tensors(
-            request,
-            lambda header: expect(
-                header,
-                {
-                    "x": (("F32",), (1, channels, None, None, None)),
-                    "timestep": (("I64", "F32"), (1,)),
-                },
-            ),
-        )
-        asked = body.metadata(Denoise)
-        branches = self._branches(asked, served)
-        ats = [
-            At(
-                call.step,
-                call.total,
-                call.sigma,
-                call.branch,
-                None if call.window is None else tuple(call.window),
+        patch = served.about.facts.get("patch_size", (1, 1, 1))
+
+        def check(header: Header) -> None:
+            shape = (1, channels, None, None, None)
+            expect(header, {"x": (("F32",), shape), "timestep": (("I64", "F32"), (1,))})
+            size = header.tensors["x"].shape[2:]
+            if any(length % step for length, step in zip(size, patch, strict=True)):
+                raise BadBody(f"x is {size} large, expected a multiple of {list(patch)}")
+
+        with served.place():
+            body = await self._tensors(request, incoming, check)
+            asked = body.metadata(Denoise)
+            branches = self._branches(asked, served)
+            ats = [
+                At(
+                    call.step,
+                    call.total,
+                    call.sigma,
+                    call.branch,
+                    None if call.window is None else tuple(call.window),
+                )
+                for call in asked.calls
+            ]
+
+            def velocities(component: Any) -> dict[str, Tensor]:
+                x, timestep = _finite(body, "x"), _finite(body, "timestep")
+                with component.begin(branches) as predict:
+                    found = predict(x, timestep, ats)
+                return {
+                    f"velocity.{index}": velocity.to(torch.float32)
+                    for index, velocity in enumerate(found)
+                }
+
+            return await self._answer(request, served, velocities)
+
+    async def _vae_encode(self, request: Request, incoming: Incoming) -> Response:
+        served = self._expected(request, "vae")
+        stride = served.about.facts["latent_stride"]
+
+        def check(header: Header) -> None:
+            expect(header, {"video": (("F32",), (None, 3, None, None, None))})
+            frames, rows, columns = header.tensors["video"].shape[2:]
+            if (frames - 1) % stride[0] or rows % stride[1] or columns % stride[2]:
+                raise BadBody(
+                    f"video has {frames} frames of {columns} x {rows}, expected 1 more than a multiple of {stride[0]} "
+                    f"of a multiple of {stride[2]} x {stride[1]}"
+                )
+
+        with served.place():
+            body = await self._tensors(request, incoming, check)
+            return await self._answer(
+                request,
+                served,
+                lambda component: {"latents": component.encode(_finite(body, "video"))},
             )
-            for call in asked.calls
-        ]
 
-        def velocities(component: Any, gone: threading.Event) -> dict[str, Tensor]:
-            with component.begin(branches) as predict:
-                found = predict(body.tensors["x"], body.tensors["timestep"], ats)
-            return {
-                f"velocity.{index}": velocity.to(torch.float32)
-                for index, velocity in enumerate(found)
-            }
-
-        return await self._answer(request, served, velocities)
-
-    async def _vae_encode(self, request: Request) -> Response:
+    async def _vae_decode(self, request: Request, incoming: Incoming) -> Response:
         served = self._expected(request, "vae")
-        body = await self._tensors(
-            request,
-            lambda header: expect(header, {"video": (("F32",), (None, 3, None, None, None))}),
-        )
-        return await self._answer(
-            request,
-            served,
-            lambda component, gone: {"latents": component.encode(body.tensors["video"])},
-        )
-
-    async def _vae_decode(self, request: Request) -> Response:
-        served = self._expected(request, "vae")
-        channels = served.about.facts["latent_channels"]
-        body = await self._tensors(
-            request,
-            lambda header: expect(header, {"latents": (("F32",), (1, channels, None, None, None))}),
-        )
-        is_small = SMALL in request.headers
-        parts: asyncio.Queue[list[memoryview] | Exception | None] = asyncio.Queue(2)
-        gone = threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def put(part: list[memoryview] | Exception | None) -> None:
-            """From the component's thread; waits while the other side is slow."""
-            waiting = asyncio.run_coroutine_threadsafe(parts.put(part), loop)
-            while not waiting.done():
-                if gone.is_set():
-                    waiting.cancel()
-                    raise Gone
-                with suppress(TimeoutError):
-                    waiting.exception(_POLL_SECONDS)
-
-        def decode(gone: threading.Event) -> None:
-            def on_chunk(done: int, total: int) -> None:
-                if gone.is_set():
-                    raise Gone
-                put(encoded({}, Progress(done=done, total=total)))
-
-            set_few_threads(is_small)
-            with out_of_memory_explained("decode"), torch.no_grad():
-                for frames in served.component.decode(body.tensors["latents"], on_chunk=on_chunk):
-                    put(encoded({"frames": frames}, Progress()))
-            put(encoded({}, Progress(is_last=True)))
-
-        async def worked() -> None:
+        shape = (1, served.about.facts["latent_channels"], None, None, None)
+        with ExitStack() as stack:
+            stack.enter_context(served.place())
+            body = await self._tensors(
+                request, incoming, lambda header: expect(header, {"latents": (("F32",), shape)})
+            )
+            is_small = SMALL in request.headers
+            # the place is held until the work ends
+            parts = _Parts(
+                served, lambda put: _decode(served, body, is_small, put), stack.pop_all()
+            )
+        async with _watched(request, parts.leave):
+            # the first part before the status is said, so that what fails at once has one of its own
             try:
-                await served.work(decode, gone)
-            except Gone:
-                pass
-            except Exception as error:  # noqa: BLE001  # whatever it is, the other side is told
-                await parts.put(error)
-            finally:
-                await parts.put(None)
-
-        # the first part before the status is said, so that what fails at once has one of its own
-        working = asyncio.create_task(worked())
-        try:
-            async with self._watched(request, gone):
-                first = await parts.get()
-            if isinstance(first, Exception):
-                raise first
-        except BaseException:
-            gone.set()
-            raise
-
-        async def stream() -> AsyncIterator[bytes]:
-            part: list[memoryview] | Exception | None = first
-            try:
-                while part is not None:
-                    if isinstance(part, Exception):
-                        part = encoded({}, Progress(error=refusal_of(part), is_last=True))
-                    for piece in _pieces(part):
-                        self.metrics.sent(len(piece))
-                        yield piece
-                    part = await parts.get()
-                await working
-            finally:
-                gone.set()
-                while not working.done():  # it may wait for room
-                    with suppress(asyncio.QueueEmpty):
-                        parts.get_nowait()
-                    await asyncio.sleep(0.01)
-
-        return StreamingResponse(
-            stream(), media_type=TENSORS, headers={ENVIRONMENT: environment(_device(served))}
-        )
+                first = await parts.next()
+            except BaseException:
+                parts.leave()
+                raise
+        if first is None:
+            raise Gone
+        if isinstance(first, Exception):
+            raise first
+        headers = {ENVIRONMENT: environment(_device(served))}
+        return _Streamed(parts, first, self.metrics.sent, headers)
 
     # What they share
 
-    def _told(self, handler: Handler) -> Handler:
+    def _told(self, path: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """With every refusal as JSON, and counted."""
 
         async def told(request: Request) -> Response:
             begun = time.perf_counter()
+            incoming = Incoming(
+                request, chunk_seconds=self._chunk_seconds, received=self.metrics.received
+            )
             try:
-                response = await handler(request)
-            except Refused as error:
-                response = _refusal(error.status, str(error), error.missing, error.after)
-            except BadBody as error:
-                response = _refusal(error.status, str(error))
-            except Busy:
-                response = _refusal(429, "too many requests wait; try again", after=2)
-            except (Gone, ClientDisconnect):
-                response = _refusal(499, "the connection was closed")
-            except EngineError as error:
-                response = _refusal(500, str(error))
+                response = await handler(request, incoming)
             except Exception as error:  # noqa: BLE001  # no stack trace reaches a user
-                response = _refusal(500, refusal_of(error))
-            seconds = time.perf_counter() - begun
-            self.metrics.answered(request, response.status_code, seconds)
+                response = _refusal_of(error)
+                if response.status_code not in (408, 413, 499):
+                    await incoming.thrown_away(self._max_body_bytes)
+            if not incoming.is_whole:
+                # what of the body was not read is not taken for the next request
+                response.headers["Connection"] = "close"
+            self.metrics.answered(path, response.status_code, time.perf_counter() - begun)
             return response
 
         return told
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        response = _refusal(
+            status, "there is no such operation here; GET /openapi.json lists those that there are"
+        )
+        if not Incoming(request).is_whole:
+            response.headers["Connection"] = "close"
+        self.metrics.answered("", status, 0.0)
+        return response
 
     def _expected(self, request: Request, kind: str) -> Served:
         served = self.served[kind]
@@ -308,23 +302,28 @@ class Server:
         return served
 
     async def _answer(
-        self,
-        request: Request,
-        served: Served,
-        do: Callable[[Any, threading.Event], Mapping[str, Tensor]],
+        self, request: Request, served: Served, do: Callable[[Any], Mapping[str, Tensor]]
     ) -> Response:
         is_small = SMALL in request.headers
         gone = threading.Event()
 
-        def work(gone: threading.Event) -> tuple[list[memoryview], str]:
+        def work() -> tuple[list[memoryview], str]:
             set_few_threads(is_small)
             with out_of_memory_explained(served.kind), torch.no_grad():
-                tensors = do(served.component, gone)
-                where = environment(_device(served))
-                return encoded(tensors), where
+                tensors = do(served.component)
+                return encoded(tensors), environment(_device(served))
 
-        async with self._watched(request, gone):
-            parts, where = await served.work(work, gone)
+        working = asyncio.create_task(served.work(work, gone))
+
+        def leave() -> None:
+            gone.set()
+            working.cancel()
+
+        async with _watched(request, leave):
+            await asyncio.wait({working})
+        if working.cancelled():
+            raise Gone
+        parts, where = working.result()
         num_bytes = sum(map(len, parts))
         self.metrics.sent(num_bytes)
 
@@ -334,24 +333,6 @@ class Server:
 
         headers = {ENVIRONMENT: where, "Content-Length": str(num_bytes)}
         return StreamingResponse(pieces(), media_type=TENSORS, headers=headers)
-
-    @asynccontextmanager
-    async def _watched(self, request: Request, gone: threading.Event) -> AsyncIterator[None]:
-        """Sets `gone` once the connection is closed."""
-
-        async def watch() -> None:
-            # the body was read whole: what comes is the end
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            gone.set()
-
-        watching = asyncio.create_task(watch())
-        try:
-            yield
-        finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
 
     def _branches(self, asked: Denoise, served: Served) -> dict[str, dict[str, Tensor]]:
         wanted = {digest for named in asked.branches.values() for digest in named.values()}
@@ -363,7 +344,9 @@ class Server:
                 raise Refused(
                     400, f"a call is for the branch {call.branch!r}, which has no conditions"
                 )
-        takes, width = served.about.facts.get("takes", ["text"]), served.about.facts["text_dim"]
+            if call.step >= call.total:
+                raise Refused(400, f"a call is for step {call.step} of {call.total}")
+        takes = served.about.facts.get("takes", ["text"])
         for digest in sorted(wanted):
             self._conditions.move_to_end(digest)
         branches = {
@@ -373,77 +356,196 @@ class Server:
         for branch, named in branches.items():
             if named.keys() != set(takes):
                 raise Refused(400, f"{branch} has the conditions {sorted(named)}, expected {takes}")
-            if named["text"].shape[1] != width:
-                raise Refused(
-                    400, f"{branch}.text has rows of {named['text'].shape[1]}, expected {width}"
-                )
         return branches
 
-    async def _struct(self, request: Request, struct: type[S]) -> S:
+    async def _struct(self, request: Request, incoming: Incoming, struct: type[S]) -> S:
         _check_type(request, JSON)
+        _check_length(request, MAX_JSON_BYTES)
         data = b""
-        async for chunk in self._chunks(request):
+        async for chunk in incoming:
             data += chunk
             if len(data) > MAX_JSON_BYTES:
-                raise Refused(413, f"more than {MAX_JSON_BYTES} bytes of JSON")
+                raise Refused(413, f"a body of more than {MAX_JSON_BYTES} bytes")
         try:
             return msgspec.json.decode(data, type=struct)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, str(error)) from None
 
-    async def _tensors(self, request: Request, check: Callable[[Header], None]) -> Body:
+    async def _tensors(
+        self, request: Request, chunks: AsyncIterator[bytes], check: Callable[[Header], None]
+    ) -> Body:
         _check_type(request, TENSORS)
         length = request.headers.get("content-length")
         if length is None or not length.isdigit():
             raise Refused(411, "a body of tensors needs its Content-Length")
-        if int(length) > self._max_body_bytes:
-            raise Refused(413, f"a body of {length} bytes, expected at most {self._max_body_bytes}")
-        reader = Reader(self._chunks(request), self._max_body_bytes)
+        _check_length(request, self._max_body_bytes)
+        reader = Reader(chunks, self._max_body_bytes)
         body = await reader.body(check, int(length))
         if body is None:
             raise Refused(400, "there is no body")
         await reader.ended()
         return body
 
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
-        stream = request.stream()
-        while True:
+
+class _Parts:
+    """What a component gives part by part, taken as fast as whoever asked takes it. None is the end."""
+
+    def __init__(
+        self,
+        served: Served,
+        do: Callable[[Callable[[list[memoryview]], None]], None],
+        place: ExitStack,
+    ) -> None:
+        self._parts: asyncio.Queue[Part] = asyncio.Queue()
+        self._room = threading.Semaphore(_PARTS_AHEAD)
+        self._gone = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._working = asyncio.create_task(self._work(served, do, place))
+
+    async def next(self) -> Part:
+        part = await self._parts.get()
+        self._room.release()
+        return part
+
+    def leave(self) -> None:
+        """Nobody takes any more of it."""
+        self._gone.set()
+        self._working.cancel()
+
+    async def _work(
+        self,
+        served: Served,
+        do: Callable[[Callable[[list[memoryview]], None]], None],
+        place: ExitStack,
+    ) -> None:
+        with place:
             try:
-                chunk = await asyncio.wait_for(anext(stream, None), self._chunk_seconds)
-            except TimeoutError:
-                raise Refused(408, "the body comes too slowly") from None
-            if chunk is None:
-                return
-            self.metrics.received(len(chunk))
-            yield chunk
+                await served.work(lambda: do(self._put), self._gone)
+            except Gone:
+                pass
+            except Exception as error:  # noqa: BLE001  # whatever it is, the other side is told
+                self._parts.put_nowait(error)
+            finally:
+                self._parts.put_nowait(None)
+
+    def _put(self, part: list[memoryview]) -> None:
+        """From the component's thread. Raises Gone."""
+        while not self._room.acquire(timeout=_POLL_SECONDS):
+            if self._gone.is_set():
+                break
+        if self._gone.is_set():
+            raise Gone
+        self._loop.call_soon_threadsafe(self._parts.put_nowait, part)
+
+
+class _Streamed(StreamingResponse):
+    """Parts as they come. sent: called with how many bytes of it are."""
+
+    def __init__(
+        self,
+        parts: _Parts,
+        first: Part,
+        sent: Callable[[int], None],
+        headers: Mapping[str, str],
+    ) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            part = first
+            while part is not None:
+                if isinstance(part, Exception):
+                    part = encoded({}, Progress(error=refusal_of(part), is_last=True))
+                for piece in _pieces(part):
+                    sent(len(piece))
+                    yield piece
+                part = await parts.next()
+
+        super().__init__(pieces(), media_type=TENSORS, headers=headers)
+        self._parts = parts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # also of an answer that nobody began to take
+            self._parts.leave()
+
+
+def _decode(
+    served: Served, body: Body, is_small: bool, put: Callable[[list[memoryview]], None]
+) -> None:
+    def on_chunk(done: int, total: int) -> None:
+        put(encoded({}, Progress(done=done, total=total)))
+
+    set_few_threads(is_small)
+    with out_of_memory_explained("decode"), torch.no_grad():
+        for frames in served.component.decode(_finite(body, "latents"), on_chunk=on_chunk):
+            put(encoded({"frames": frames}, Progress()))
+    put(encoded({}, Progress(is_last=True)))
+
+
+@asynccontextmanager
+async def _watched(request: Request, leave: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls `leave` once the connection is closed, or the work for it is not waited for any more."""
+
+    async def watch() -> None:
+        # the body was read whole: what comes is the end
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        leave()
+        raise
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+def _finite(body: Body, name: str) -> Tensor:
+    tensor = body.tensors[name]
+    if not bool(tensor.isfinite().all()):
+        raise BadBody(f"{name} has numbers that are not finite")
+    return tensor
 
 
 def _json(struct: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(struct), media_type=JSON)
 
 
+def _refusal_of(error: Exception) -> Response:
+    match error:
+        case Refused():
+            return _refusal(error.status, str(error), error.missing)
+        case BadBody():
+            return _refusal(error.status, str(error))
+        case Slow():
+            return _refusal(408, "the body comes too slowly")
+        case Busy():
+            return _refusal(429, "too many requests wait; try again", after=2)
+        case Gone() | ClientDisconnect():
+            return _refusal(499, "the connection was closed")
+        case EngineError():
+            return _refusal(500, str(error))
+    return _refusal(500, refusal_of(error))
+
+
 def _refusal(status: int, text: str, missing: tuple[str, ...] = (), after: int = 0) -> Response:
-    data = msgspec.json.encode(Refusal(error=text, missing=list(missing)))
-    # what of the body was not read is not taken for the next request
-    headers = {"Connection": "close"} if status in (408, 411, 413) else {}
-    if after:
-        headers["Retry-After"] = str(after)
-    return Response(data, status, headers, JSON)
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return _refusal(status, "there is no such operation here; GET /openapi.json lists them")
+    data = msgspec.json.encode(Refusal(error=one_line(text), missing=list(missing)))
+    return Response(data, status, {"Retry-After": str(after)} if after else {}, JSON)
 
 
 def _check_type(request: Request, wanted: str) -> None:
-    given = request.headers.get("content-type", "").partition(";")[0].strip()
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != wanted:
         raise Refused(415, f"the body is {given[:80] or 'of no type'}, expected {wanted}")
 
 
-def _expect_floats(header: Header, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
-    expect(header, {name: (_FLOATS, shape) for name, shape in shapes.items()})
+def _check_length(request: Request, most: int) -> None:
+    """Before anything of a body is read, where it is announced how long it is."""
+    length = request.headers.get("content-length", "0")
+    if len(length) > 19 or int(length) > most:
+        raise Refused(413, f"a body of {length[:40]} bytes, expected at most {most}")
 
 
 def _pieces(parts: list[memoryview]) -> Iterator[bytes]:

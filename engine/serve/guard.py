@@ -7,7 +7,6 @@ lead here. So requests must name this machine as their Host, unless a token tell
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +23,12 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 @dataclass(frozen=True)
 class Guard:
     """An ASGI app in front of another. token: that must be sent, empty for none; host: that is listened at.
-    refused: called with what was refused and why."""
+    refused: called with the status."""
 
     app: App
     token: str
     host: str
-    refused: Callable[[Scope, int, str], None] = lambda scope, status, why: None
+    refused: Callable[[int], None] = lambda status: None
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -40,8 +39,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
         status, why = refusal
-        self.refused(scope, status, why)
-        await JSONResponse({"error": why}, status, _headers(status))(scope, receive, send)
+        self.refused(status)
+        # nothing of the body is read, not even to be thrown away
+        headers = {"Connection": "close"}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        await JSONResponse({"error": why}, status, headers)(scope, receive, send)
 
     def _refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
         if "origin" in headers:
@@ -60,22 +63,9 @@ class Guard:
         return None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def hostname(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """The name in a Host header, without its port, in small letters."""
+    host = host.lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.rpartition(":")[0] if ":" in host else host
-
-
-def _headers(status: int) -> dict[str, str]:
-    return {"WWW-Authenticate": "Bearer"} if status == 401 else {}

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 
 import psutil
-from starlette.requests import Request
 
 from engine.serve.served import Served
 
@@ -20,10 +19,8 @@ class Metrics:
         self._received = 0
         self._sent = 0
 
-    def answered(self, request: Request, status: int, seconds: float) -> None:
-        # by the route, of which there are few, not by what was asked for
-        route = request.scope.get("route")
-        path = getattr(route, "path", "")
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """path: of the operation, of which there are few; "" where what was asked for is none."""
         self._answers[path, status] += 1
         self._seconds[path] += seconds  # type: ignore[assignment]
 
@@ -48,7 +45,7 @@ class Metrics:
             ("busy", "gauge", "Whether a component works.", [
                 ({"component": kind}, int(each.busy)) for kind, each in served.items()
             ]),
-            ("waiting", "gauge", "Requests at a component, the one it works at among them.", [
+            ("waiting", "gauge", "Requests that wait for a component.", [
                 ({"component": kind}, each.waiting) for kind, each in served.items()
             ]),
             ("work_seconds_total", "counter", "Seconds that a component has worked.", [

@@ -48,7 +48,7 @@ class Served:
     describe: Descriptions
     max_waiting: int
     executor: ThreadPoolExecutor
-    waiting: int = 0
+    places: int = 0
     busy: bool = False
     answered: int = 0
     seconds: float = 0.0
@@ -62,38 +62,48 @@ class Served:
         return Told(identity=identity, facts=facts, dtype=dtype, digest=digest_of(identity, facts))
 
     @property
+    def waiting(self) -> int:
+        return max(0, self.places - self.busy)
+
+    @property
     def load(self) -> Load:
         return Load(
             busy=self.busy, waiting=self.waiting, answered=self.answered, seconds=self.seconds
         )
 
-    async def work(self, do: Callable[[threading.Event], T], gone: threading.Event) -> T:
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Among those who wait, before anything of what they ask is read. Raises Busy where there is none."""
+        if self.places > self.max_waiting:
+            raise Busy
+        self.places += 1
+        try:
+            yield
+        finally:
+            self.places -= 1
+
+    async def work(self, do: Callable[[], T], gone: threading.Event) -> T:
         """What `do` gives, in the component's own thread, once it is its turn. gone: set once nobody waits for it.
 
-        Raises Busy, Gone, and what `do` raises.
+        Raises Gone, and what `do` raises. Once it is cancelled, it ends when the thread is free.
         """
-        if self.waiting > self.max_waiting:
-            raise Busy
-        self.waiting += 1
-        try:
-            async with self.turn:
-                if gone.is_set():
-                    raise Gone
-                return await self._done(do, gone)
-        finally:
-            self.waiting -= 1
+        async with self.turn:
+            if gone.is_set():
+                raise Gone
+            return await self._done(do, gone)
 
-    async def _done(self, do: Callable[[threading.Event], T], gone: threading.Event) -> T:
+    async def _done(self, do: Callable[[], T], gone: threading.Event) -> T:
         self.describe.check_unchanged(self.kind, self.part)
         self.busy, begun = True, time.perf_counter()
         try:
-            running = asyncio.get_running_loop().run_in_executor(self.executor, do, gone)
+            running = asyncio.get_running_loop().run_in_executor(self.executor, do)
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
                 # the turn is over only once the thread is free
                 gone.set()
                 await asyncio.wait([running])
+                running.exception()  # that nobody waits for
                 raise
         finally:
             self.busy = False

@@ -115,7 +115,7 @@ def read_header(text: bytes | bytearray | memoryview) -> Header:
         fields: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
         metadata = msgspec.convert(fields.pop(_METADATA, {}), dict[str, str])
         entries = msgspec.convert(fields, dict[str, Entry])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"not a tensor file: its header is not valid ({error})") from error
     if len(entries) > MAX_TENSORS:
         raise StoreError(f"a tensor file of {len(entries)} tensors; expected at most {MAX_TENSORS}")

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz weights|presets|bundles --minutes 10 --seed 1`; exit code 1 where a fault was found.
+"""`python -m tests.fuzz requests --minutes 10 --seed 1`; exit code 1 where a fault was found.
 
 A case is made by its seed and number alone: `--case N` repeats it.
 """
@@ -15,10 +15,16 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz import bundles, presets, weights
+from tests.fuzz import bundles, presets, requests, responses, weights
 from tests.fuzz.running import fuzz
 
-KINDS = {"weights": weights.make, "presets": presets.make, "bundles": bundles.make}
+KINDS = {
+    "weights": weights.make,
+    "presets": presets.make,
+    "bundles": bundles.make,
+    "requests": requests.make,
+    "responses": responses.make,
+}
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -11,10 +12,17 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import bundles, presets, running, weights
+from engine.remote import client, wire
+from tests.fuzz import bundles, presets, requests, responses, running, weights
 from tests.fuzz.running import fuzz
 
-KINDS = {"weights": (weights.make, 30), "presets": (presets.make, 60), "bundles": (bundles.make, 100)}  # fmt: skip
+KINDS = {
+    "weights": (weights.make, 30),
+    "presets": (presets.make, 60),
+    "bundles": (bundles.make, 100),
+    "requests": (requests.make, 200),
+    "responses": (responses.make, 200),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -22,6 +30,13 @@ def test_whatever_is_in_a_file_it_is_taken_or_refused_in_one_line(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # what the fuzzers of requests and responses put in the place of the network, taken back afterwards
+    for holder, name in (
+        (wire, "_memory"),
+        (client, "_clients"),
+        (logging.root.manager, "disable"),
+    ):
+        monkeypatch.setattr(holder, name, getattr(holder, name))
     make, num_cases = KINDS[kind]
     done = fuzz(make, tmp_path, seed=0, cases=range(num_cases))
     assert not done.faults, "\n".join(trace for _, trace in done.faults.values())

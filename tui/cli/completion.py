@@ -1,4 +1,4 @@
-"""What the shell offers for a preset or a run: names from the library, ids from the store.
+"""What the shell offers: presets and hosts from the config folder, presets of the library, ids of runs from the store.
 
 Completion must never make a store, start an engine or print an error.
 """
@@ -77,4 +77,22 @@ def complete_run(
         return []
     return [
         CompletionItem(record.id, help=f"{record.status}, {record.preset}") for record in records
+    ]
+
+
+def complete_host(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Known hosts whose names begin so, with their addresses."""
+    from engine.errors import ComponentError
+    from engine.remote.hosts import known_hosts
+
+    try:
+        hosts = known_hosts()
+    except ComponentError:
+        return []
+    return [
+        CompletionItem(host.name, help=host.url)
+        for host in hosts
+        if host.name.startswith(incomplete)
     ]

@@ -62,7 +62,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "tui.cli.commands.review:review",
         "Read the expanded prompt of a run, and let it go on.",
     ),
-    "serve": ("tui.cli.commands.serve:serve", "Serve components to runs of other machines."),
+    "serve": (
+        "tui.cli.commands.serve:serve",
+        "Serve components to runs of this machine or of others.",
+    ),
+    "hosts": (
+        "tui.cli.commands.hosts:hosts",
+        "Know the hosts that serve components, and how to ask them.",
+    ),
     "completion": (
         "tui.cli.commands.completion:completion",
         "Print what makes a shell complete modiff.",

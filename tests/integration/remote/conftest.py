@@ -49,7 +49,7 @@ def everything(servers: Servers, root: Path) -> str:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No server is taken at its word of an earlier moment, and pauses between two calls are short."""
     remote._recent.clear()
-    monkeypatch.setattr("engine.remote.client.random.uniform", lambda low, high: 0.01)
+    monkeypatch.setattr("engine.remote.waiting.random.uniform", lambda low, high: 0.01)
 
 
 @dataclass

@@ -267,7 +267,7 @@ def test_of_changes_at_the_same_time_none_is_lost(tmp_path, monkeypatch):
 
 
 def test_who_holds_the_list_for_too_long_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(places_module, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr("engine.config_file.LOCK_SECONDS", 0.0)
     list_file().parent.mkdir(parents=True, exist_ok=True)
     with (
         locks.acquire(list_file().with_name(".models.toml.lock"), timeout_seconds=0),

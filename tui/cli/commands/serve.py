@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from tui.cli.completion import complete_host, complete_preset
 from tui.cli.options import json_option, set_option
 from tui.cli.output import flush_output, print_json
-from tui.errors import BAD_INPUT
+from tui.errors import BAD_INPUT, FAILED
 from tui.text import printable
 
 # as on the command line; the names of `engine.remote.contract.SERVED`
@@ -28,7 +29,13 @@ In a run: --set components.text_encoder.name=remote --set components.text_encode
 
 @click.command(epilog=_EPILOG)
 @click.argument("kinds", metavar="KIND...", nargs=-1, type=click.Choice(_KINDS))
-@click.option("--preset", default="micro", show_default=True, help="Whose components.")
+@click.option(
+    "--preset",
+    default="micro",
+    show_default=True,
+    help="Whose components.",
+    shell_complete=complete_preset,
+)
 @set_option
 @click.option(
     "--host",
@@ -58,6 +65,13 @@ In a run: --set components.text_encoder.name=remote --set components.text_encode
     show_default=True,
     help="How many requests may wait for each component.",
 )
+@click.option(
+    "--check",
+    "checked",
+    metavar="URL",
+    help="Serve nothing: check that the server at this address, or of this known host, speaks the contract.",
+    shell_complete=complete_host,
+)
 @json_option
 def serve(
     kinds: tuple[str, ...],
@@ -69,14 +83,22 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     max_waiting: int,
+    checked: str | None,
     as_json: bool,
 ) -> int:
     """Serve components to runs of this machine or of others.
 
     KIND is text-encoder, denoiser or vae; several are served side by side. The address is printed on stdout once it
     answers; requests are logged on stderr. It serves until Ctrl-C or SIGTERM.
+
+    With --check, one line for each thing that a server must do; exit code 1 where it does not.
     """
-    from engine.serve.server import Address, checked_token, listen
+    if checked is not None:
+        if kinds:
+            raise click.UsageError("--check serves nothing; leave KIND out")
+        return _check(checked, as_json=as_json)
+    from engine.remote.hosts import is_loopback, readable_by_others
+    from engine.serve.server import Address, check_tls, checked_token, listen
     from engine.serve.server import serve as serve_until_asked
     from store.index.index import open_index
     from store.store import open_store
@@ -88,7 +110,16 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key go together")
     tls = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
     address = Address(host, port, tls)
+    check_tls(address)
     token = checked_token(address, token_file, os.environ)
+    if token_file is not None and (warning := readable_by_others(token_file)):
+        click.echo(f"warning: {printable(warning)}", err=True)
+    if token and tls is None and not is_loopback(host):
+        click.echo(
+            "warning: what goes over the network is not encrypted, the token neither; --tls-cert and --tls-key, or "
+            "an SSH tunnel to 127.0.0.1, are safer",
+            err=True,
+        )
     spec, _ = load_settings(preset, overrides)
     names = [kind.replace("-", "_") for kind in dict.fromkeys(kinds)]
 
@@ -98,6 +129,8 @@ def serve(
         else:
             click.echo(url)
         click.echo(f"serving {', '.join(kinds)} of {preset}; Ctrl-C ends it", err=True)
+        if host in ("0.0.0.0", "::"):
+            click.echo("others write this machine's own name or address in its place", err=True)
         flush_output()  # a program that started this waits for the address
 
     try:
@@ -115,3 +148,24 @@ def serve(
             listener, address, spec, names, index, token=token, max_waiting=max_waiting, ready=ready
         )
     return 0
+
+
+def _check(url: str, *, as_json: bool) -> int:
+    from engine.remote.check import check
+    from engine.remote.hosts import address_of
+
+    address = address_of(url, "")
+    found = check(address)
+    wrong = [each for each in found if each.wrong]
+    if as_json:
+        told = [{"name": each.name, "wrong": each.wrong} for each in found]
+        print_json({"url": address, "passed": not wrong, "checks": told})
+    else:
+        for each in found:
+            click.echo(
+                printable(
+                    f"wrong  {each.name}: {each.wrong}" if each.wrong else f"ok     {each.name}"
+                )
+            )
+        click.echo(f"{len(found) - len(wrong)} of {len(found)} checks passed", err=True)
+    return FAILED if wrong else 0
