@@ -209,7 +209,7 @@ def test_the_list_tells_who_answers(capsys, token):
         code, out, err = modiff(capsys, "list")
         assert (code, err) == (0, "")
         lines = {line.split()[0]: line for line in out.splitlines()}
-        assert lines["open"].endswith(" ms  denoiser, text-encoder, vae")
+        assert lines["open"].endswith(" ms  idle  denoiser, text-encoder, vae")
         assert "this server needs its token" in lines["closed"]
         assert "does not answer" in lines["away"]
         told = {each["name"]: each for each in json.loads(modiff(capsys, "list", "--json")[1])}

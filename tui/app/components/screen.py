@@ -20,6 +20,8 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.hanging import Hanging
 from tui.app.widgets.listing import Listing
 from tui.describe.health import components
+from tui.describe.hosts import about as host_lines
+from tui.describe.hosts import check_lines
 from tui.describe.known_files import known_of
 from tui.describe.known_files import lines as known_lines
 from tui.describe.models import found_at
@@ -33,11 +35,20 @@ if TYPE_CHECKING:
     from textual.widgets import DataTable
 
     from engine.checkpoints.library import Found
+    from engine.remote.asking import Asked
     from tui.describe.health import ComponentRow, Status
 
 # What is under the cursor is told once the cursor has stayed for so long.
 REST_SECONDS = 0.15
-PANELS = {"parts": "components", "models": "models", "engines": "engines", "detail": "detail"}
+PANELS = {
+    "parts": "components",
+    "models": "models",
+    "hosts": "hosts",
+    "engines": "engines",
+    "detail": "detail",
+}
+# Hosts are asked again while the screen is looked at.
+HOSTS_SECONDS = 5.0
 _PANELS = Binding.Group("Panel", compact=True)
 
 
@@ -47,12 +58,13 @@ class Components(EngineKeys):
     CSS_PATH = "components.tcss"
     NEAR_ONLY = frozenset({"read", "panel"})
     HELP = (
-        "Components that a run can name, the models on this machine, the engine that executes runs, and what works "
-        "here. Models are looked at, never copied or changed, and never read as a whole."
+        "Components that a run can name, the models on this machine, hosts that serve components, the engine that "
+        "executes runs, and what works here. Models are looked at, never copied or changed, and never read as a whole."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "doctor", "Doctor", id="health.doctor", tooltip="Try what works here, in a process of its own"),
         Binding("i", "inspect", "Inspect", id="health.inspect", tooltip="Say what a weight file or folder is"),
+        Binding("t", "test", "Test host", id="health.test", tooltip="Ask a host for all that it is to do"),
         Binding("o", "read", "Open", id="health.open", show=False, tooltip="The detail over the screen; also enter"),
         Binding("r", "look", "Look again", id="health.look", show=False, tooltip="Look for all of it again"),
         Binding("left_square_bracket", "panel(-1)", "Panel before", id="panel.prev", group=_PANELS, key_display="["),
@@ -63,11 +75,13 @@ class Components(EngineKeys):
         super().__init__()
         self._parts: list[ComponentRow] = []
         self._found: list[Found] = []
+        self._hosts: list[Asked] = []
         self._report: Mapping[str, Any] = {"ok": True, "sections": []}
         self._detail: tuple[str, list[str]] = ("detail", [])
         self._told_of = ""
         self._look_at_parts = Again(self, self._ask_parts, self._show_problem)
         self._look_at_models = Again(self, self._ask_models, self._show_problem)
+        self._look_at_hosts = Again(self, self._ask_hosts, self._show_problem)
         self._tell = Again(self, self._tell_of_current, self._show_problem)
 
     def compose(self) -> ComposeResult:
@@ -77,6 +91,7 @@ class Components(EngineKeys):
             with Vertical(id="left"):
                 yield self._listing("parts", Listing(text.PARTS, id="parts"))
                 yield self._listing("models", Listing(text.MODELS, id="models"))
+                yield self._listing("hosts", Listing(text.HOSTS, id="hosts"))
             with Vertical(id="right"):
                 with VerticalScroll(id="engines", classes="panel") as engines:
                     engines.border_title = "engines"
@@ -97,6 +112,7 @@ class Components(EngineKeys):
         self._take(self.app.status)
         self.query_one("#parts").focus()
         self.action_look()
+        self.set_interval(HOSTS_SECONDS, self._look_again_at_hosts)
 
     # Looking
 
@@ -113,6 +129,19 @@ class Components(EngineKeys):
     def action_look(self) -> None:
         self._look_at_parts()
         self._look_at_models()
+        self._look_at_hosts()
+
+    def _look_again_at_hosts(self) -> None:
+        if self.is_current and self._hosts:
+            self._look_at_hosts()
+
+    async def _ask_hosts(self) -> None:
+        self._hosts = await asyncio.to_thread(_asked)
+        listing = self.query_one("#hosts", Listing)
+        listing.show(text.hosts(self._hosts))
+        listing.border_subtitle = "" if self._hosts else "modiff hosts add NAME URL"
+        if self._detail[0] in [each.host.name for each in self._hosts]:  # what was found out stays
+            self._retell()
 
     async def _ask_parts(self) -> None:
         self._parts = await self.app.lab.work(lambda _: components())
@@ -185,6 +214,11 @@ class Components(EngineKeys):
                         f"{text.KINDS.get(row.kind, row.kind)} {row.name}", self._about(row)
                     )
             return
+        if focused.id == "hosts":
+            for asked in self._hosts:
+                if asked.host.name == focused.current:
+                    self._show_detail(asked.host.name, host_lines(asked))
+            return
         for found in self._found:
             if focused.current.removeprefix("broken ") == str(found.path):
                 title, lines = found.path.name, text.about_model(found)
@@ -235,7 +269,7 @@ class Components(EngineKeys):
     def _show_panel(self, shown: str) -> None:
         for panel in PANELS:
             self.query_one(f"#{panel}").set_class(panel == shown, "-shown")
-        self.query_one("#left").set_class(shown in ("parts", "models"), "-shown")
+        self.query_one("#left").set_class(shown in ("parts", "models", "hosts"), "-shown")
         self.query_one("#right").set_class(shown in ("engines", "detail"), "-shown")
 
     # Trying and inspecting
@@ -261,6 +295,26 @@ class Components(EngineKeys):
         )
         self._show_detail("doctor", lines)
 
+    @asks(exclusive=True, group="test")
+    async def action_test(self) -> None:
+        """Ask the chosen host for all that it is to do, and say what is wrong: of a large model that takes a while."""
+        name = self.query_one("#hosts", Listing).current
+        found = next((each for each in self._hosts if each.host.name == name), None)
+        if found is None:
+            self.notify("no host is known; `modiff hosts add NAME URL` makes one known")
+            return
+        title = f"test of {name}"
+        self._show_detail(title, [f"… asking {printable(found.host.url)} for all that it is to do"])
+        if self.has_class("-narrow"):
+            self.query_one(Tabs).active = "detail"
+        try:
+            with self.app.job(title):
+                told = await self.app.lab.command("serve", "--check", found.host.url)
+        except Exception as error:  # noqa: BLE001  # told where its result would be
+            self._show_problem(error)
+            return
+        self._show_detail(title, check_lines(told))
+
     @asks(exclusive=True, group="inspect")
     async def action_inspect(self) -> None:
         """Ask for a path, and say what lies there."""
@@ -284,3 +338,14 @@ class Components(EngineKeys):
             lines += await self._known_lines(each)
         self._show_detail(f"inspect {path.name}", lines)
         self.app.push_screen(Reader(f"inspect {path.name}", lines))
+
+
+def _asked() -> list[Asked]:
+    from engine.remote.hosts import known_hosts
+
+    hosts = known_hosts()
+    if not hosts:
+        return []
+    from engine.remote.asking import ask  # the network's libraries come with it
+
+    return ask(hosts)

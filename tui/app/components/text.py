@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tui.app.widgets.listing import Column, Row
+from tui.describe.hosts import rows as host_rows
 from tui.describe.models import block, table
 from tui.text import columns, printable
 from tui.units import duration
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.checkpoints.library import Found
+    from engine.remote.asking import Asked
     from store.lineage.records import EngineRecord
     from tui.describe.health import ComponentRow, Status
 
@@ -30,6 +32,14 @@ KINDS = {
 }
 # names of components that another process runs
 ELSEWHERE = ("remote", "openai", "llama.cpp")
+HOSTS = (
+    Column("", 1),
+    Column("HOST", 10),
+    Column("ADDRESS", 0),
+    Column("TIME", 7, is_number=True),
+    Column("LOAD", 12, from_width=70),
+    Column("SERVES", 0),
+)
 PARTS = (
     Column("KIND", 12),
     Column("NAME", 14),
@@ -98,6 +108,14 @@ def health(row: ComponentRow, findings: Findings) -> str:
     except (ImportError, ValueError):
         is_there = False
     return "✓ installed" if is_there else "✖ is gone"
+
+
+def hosts(asked: Sequence[Asked]) -> list[Row]:
+    """A row's key is the name of the host."""
+    return [
+        Row(each.host.name, ("✖" if each.error else "✓", *cells))
+        for each, cells in zip(asked, host_rows(asked), strict=True)
+    ]
 
 
 def about_part(

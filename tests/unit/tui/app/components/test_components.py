@@ -11,6 +11,9 @@ from textual.widgets._tabs import Underline
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.process.version import installed_version
+from engine.remote.asking import Asked
+from engine.remote.contract import Load
+from engine.remote.hosts import KnownHost, add, known_hosts
 from store.database.database import immediate
 from store.lineage.records import EngineRecord
 from store.store import open_store
@@ -337,5 +340,33 @@ def test_no_size_breaks_it(store):
         for size in ((20, 5), (8, 3), (200, 60)):
             await pilot.resize_terminal(*size)
             await pilot.pause()
+
+    play("components", script)
+
+
+def test_hosts_are_told_and_one_is_tested_on_a_key(monkeypatch):
+    add("box", "http://127.0.0.1:9")
+    load = {"vae": Load(busy=True, waiting=3, answered=7, seconds=1.5)}
+    answers = [
+        Asked(known_hosts()[0], ("vae",), 0.004, load=load),
+        Asked(KnownHost(name="away", url="http://mac:1"), error="does not answer"),
+    ]
+    monkeypatch.setattr("engine.remote.asking.ask", lambda hosts: answers)
+    found = {"checks": [{"name": "health", "wrong": ""}, {"name": "frames", "wrong": "too few"}]}
+    asked = commands(monkeypatch, {"serve": found})
+
+    async def script(pilot):
+        await until(pilot, lambda: rows(pilot, "hosts"))
+        assert rows(pilot, "hosts") == {
+            "box": ("✓", "box", "http://127.0.0.1:9", "4 ms", "busy, 2 wait", "vae"),
+            "away": ("✖", "away", "http://mac:1", "", "", "does not answer"),
+        }
+        await pilot.press("tab", "tab")
+        await until(pilot, lambda: "components.vae.url = box" in shown(pilot.app.screen, "#lines"))
+        assert "7 answered in 1.50 s" in shown(pilot.app.screen, "#lines")
+        await pilot.press("t")
+        await until(pilot, lambda: "1 of 2 checks passed" in shown(pilot.app.screen, "#lines"))
+        assert "✖ frames: too few" in shown(pilot.app.screen, "#lines")
+        assert asked == [("serve", "--check", "http://127.0.0.1:9")]
 
     play("components", script)
