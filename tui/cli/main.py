@@ -204,8 +204,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has read enough, as `head` does
         close_output()
         return 0
-    except SystemExit:  # which is what click makes of the same, and of nothing else here
-        close_output()
+    except SystemExit as error:
+        if error.code == 0:  # what a shell asked for to complete a line
+            flush_output()
+        else:  # which is what click makes of the same, and of nothing else here
+            close_output()
         return 0
     except OSError as error:
         if not is_of_output(error):

@@ -18,6 +18,7 @@ from engine.components.remote import RemoteDenoiser, RemoteTextEncoder, RemoteVA
 from engine.errors import ComponentError
 from engine.models.seams import At
 from engine.remote import client as client_module
+from engine.remote import waiting
 from engine.remote.client import Host, Refused, Unanswered
 from engine.remote.contract import MAX_JSON_BYTES, Progress, Told, digest_of
 from engine.remote.wire import encoded
@@ -51,7 +52,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
     client = httpx.AsyncClient(transport=network, trust_env=False, follow_redirects=False)
     monkeypatch.setattr(client_module, "_clients", lambda pid, url, ca_file: client)
-    monkeypatch.setattr(client_module.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(waiting.random, "uniform", lambda low, high: 0.0)
     return network
 
 
@@ -279,7 +280,7 @@ def test_who_gives_up_is_not_waited_for(network):
 
 def test_threads_that_ask_at_once_share_one_loop(monkeypatch):
     """Or connections would belong to a loop that is not the one they are used in."""
-    client_module._loop.cache_clear()
+    waiting._loop.cache_clear()
     client_module._clients.cache_clear()
     made, begun = [], threading.Barrier(8, timeout=60)
     new = asyncio.new_event_loop
@@ -289,7 +290,7 @@ def test_threads_that_ask_at_once_share_one_loop(monkeypatch):
         made.append(new())
         return made[-1]
 
-    monkeypatch.setattr(client_module.asyncio, "new_event_loop", slowly)
+    monkeypatch.setattr(waiting.asyncio, "new_event_loop", slowly)
 
     def ask(number: int) -> None:
         begun.wait()

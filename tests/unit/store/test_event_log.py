@@ -12,6 +12,7 @@ from store.database.database import immediate
 from store.errors import StoreDamaged, UnknownRun
 from store.lineage import damage
 from store.lineage.events import (
+    CallAnswered,
     ChunkDecoded,
     Event,
     LatentsStored,
@@ -45,6 +46,7 @@ EXAMPLES = [
     LinkStored("denoise", 2, "k1:" + "0" * 64, "sha256:" + "1" * 64, "", "computed"),
     MemorySampled(1 << 40, 0),
     ChunkDecoded(1, 5, 0.5),
+    CallAnswered("vae", "http://mac:8765", 1, 2, 0.5),
     LatentsStored("sha256:" + "0" * 64),
     Verified(False, "step 3", 0.125, {"torch": ["2.6", "2.7"], "cuda": [None, "12"]}, 21),
     RunFinished("failed", 'a "quoted" line, ünïcode'),

@@ -20,7 +20,7 @@ from engine.checkpoints.locate import locate
 from engine.components.descriptions import Descriptions
 from engine.graph import Given, Node, key_of, ordered
 from engine.tasks.route import course_of, route_of
-from engine.tasks.wan import NOISE, STAGES, STEP, TEXT, VIDEO
+from engine.tasks.wan import NOISE, STEP, TEXT, VIDEO
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.fields import fields
@@ -33,7 +33,7 @@ from store.store import Store, open_store
 from tests import numerics
 from tests.chains import SPEC, describe, fake_digest, graph, planned
 
-KINDS = tuple(stage.name for stage in STAGES)
+KINDS = tuple(stage.name for stage in (TEXT, NOISE, STEP, VIDEO))
 
 DOCS = Path(__file__).parents[4] / "docs"
 
@@ -418,7 +418,12 @@ CHANGES: dict[str, str] = {
     "keep.steps": "[3]",
     "keep.budget_mb": "1",
 }
-UNCHANGEABLE = {"task"}  # it has one value
+# it has one value; and what an expanded prompt is made of (tests/unit/engine/expansion)
+UNCHANGEABLE = {"task"} | {
+    field.key
+    for field in fields(RunSpec)
+    if field.key.startswith(("components.prompt_expander.", "expansion."))
+}
 CONDITION = re.compile(r"(in|through) (if|unless) `([a-z_.]+)` is `(.+)`")
 
 

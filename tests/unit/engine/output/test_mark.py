@@ -127,6 +127,8 @@ def test_nothing_of_this_machine_travels():
         "path": "",
         "kinds": [],
         "format": "gif",
+        "scale": 1,
+        "resample": "nearest",
         "overwrite": False,
     }
     assert (told["preset"], told["branched"]) == ("my.toml", [3])

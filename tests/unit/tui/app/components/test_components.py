@@ -112,12 +112,12 @@ def test_enter_opens_the_detail_over_a_narrow_screen(store):
         await until(pilot, lambda: isinstance(pilot.app.screen, Reader))
         assert "components.text_encoder" in shown(pilot.app.screen, "Static")
         await pilot.press("j", "G", "g", "k", "y", "escape")
-        for panel in ("models", "engines", "detail"):
+        for panel in ("models", "hosts", "engines", "detail"):
             await pilot.press("]")
             await pilot.pause()
             assert pilot.app.screen.query_one(f"#{panel}").has_class("-shown")
             assert pilot.app.screen.query_one(f"#{panel}").has_focus
-        await pilot.press("[", "[", "[")
+        await pilot.press(*"[[[[")
         await pilot.pause()
         assert pilot.app.screen.query_one("#parts").has_focus
 
