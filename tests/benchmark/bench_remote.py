@@ -114,13 +114,27 @@ class Relay:
         await asyncio.gather(self._passed(reader, there[1]), self._passed(there[0], writer))
 
     async def _passed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+        leaving = asyncio.create_task(self._left(under_way, writer))
         free_at = time.monotonic()
-        while data := await reader.read(64 * 1024):
+        while data := await reader.read(256 * 1024):
             free_at = max(free_at, time.monotonic()) + len(data) / self._rate
-            await asyncio.sleep(max(0.0, free_at + LATE_SECONDS - time.monotonic()))
+            await under_way.put((free_at + LATE_SECONDS, data))
+        await under_way.put((free_at + LATE_SECONDS, b""))
+        await leaving
+
+    async def _left(
+        self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        """Each piece when its last bit has come, which later ones do not wait for."""
+        while True:
+            due, data = await under_way.get()
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if not data:
+                writer.close()
+                return
             writer.write(data)
             await writer.drain()
-        writer.close()
 
 
 def step(denoiser: Any) -> None:
