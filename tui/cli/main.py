@@ -25,26 +25,38 @@ if TYPE_CHECKING:
 
 # name: (where the command lives, its line in `modiff --help`, held to its own by a test)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("tui.cli.commands.run:run", "Make a video from a preset."),
-    "sweep": ("tui.cli.commands.sweep:sweep", "Make a run for every combination of values."),
-    "plan": ("tui.cli.commands.plan:plan", "Tell what a run would compute, before it does."),
-    "runs": ("tui.cli.commands.runs:runs", "List runs, newest first."),
-    "show": ("tui.cli.commands.show:show", "Show all that is known about one run."),
-    "tree": ("tui.cli.commands.tree:tree", "Show which run was branched from which."),
-    "compare": ("tui.cli.commands.compare:compare", "Compare two runs, from settings to frames."),
-    "sheet": ("tui.cli.commands.sheet:sheet", "Draw a contact sheet of runs."),
-    "replay": ("tui.cli.commands.replay:replay", "Make the output of a run again, from the store."),
-    "branch": ("tui.cli.commands.branch:branch", "Go on from a step of a run with other settings."),
-    "cancel": ("tui.cli.commands.runs:cancel", "Cancel a run that is queued or running."),
-    "pause": ("tui.cli.commands.branch:pause", "Pause a run that is queued or running."),
-    "resume": ("tui.cli.commands.branch:resume", "Go on with a run that stopped before its end."),
-    "finish": ("tui.cli.commands.branch:finish", "Take runs that stopped early to their end."),
-    "tag": ("tui.cli.commands.label:tag", "Give a run tags, or take them off."),
-    "note": ("tui.cli.commands.label:note", "Write a note on a run; an empty one removes it."),
-    "rate": ("tui.cli.commands.label:rate", "Give a run 1 to 5 stars; 0 takes them off."),
-    "pin": ("tui.cli.commands.label:pin", "Keep what a run made from every clean-up."),
+    "run": ("tui.cli.commands.runs.run:run", "Make a video from a preset."),
+    "sweep": ("tui.cli.commands.runs.sweep:sweep", "Make a run for every combination of values."),
+    "plan": ("tui.cli.commands.runs.plan:plan", "Tell what a run would compute, before it does."),
+    "runs": ("tui.cli.commands.runs.list:runs", "List runs, newest first."),
+    "show": ("tui.cli.commands.runs.show:show", "Show all that is known about one run."),
+    "tree": ("tui.cli.commands.runs.tree:tree", "Show which run was branched from which."),
+    "compare": (
+        "tui.cli.commands.runs.compare:compare",
+        "Compare two runs, from settings to frames.",
+    ),
+    "sheet": ("tui.cli.commands.runs.sheet:sheet", "Draw a contact sheet of runs."),
+    "replay": (
+        "tui.cli.commands.runs.replay:replay",
+        "Make the output of a run again, from the store.",
+    ),
+    "branch": (
+        "tui.cli.commands.runs.branch:branch",
+        "Go on from a step of a run with other settings.",
+    ),
+    "cancel": ("tui.cli.commands.runs.list:cancel", "Cancel a run that is queued or running."),
+    "pause": ("tui.cli.commands.runs.branch:pause", "Pause a run that is queued or running."),
+    "resume": (
+        "tui.cli.commands.runs.branch:resume",
+        "Go on with a run that stopped before its end.",
+    ),
+    "finish": ("tui.cli.commands.runs.branch:finish", "Take runs that stopped early to their end."),
+    "tag": ("tui.cli.commands.runs.label:tag", "Give a run tags, or take them off."),
+    "note": ("tui.cli.commands.runs.label:note", "Write a note on a run; an empty one removes it."),
+    "rate": ("tui.cli.commands.runs.label:rate", "Give a run 1 to 5 stars; 0 takes them off."),
+    "pin": ("tui.cli.commands.runs.label:pin", "Keep what a run made from every clean-up."),
     "rm": (
-        "tui.cli.commands.label:rm",
+        "tui.cli.commands.runs.label:rm",
         "Remove runs from the list; the files that they wrote stay.",
     ),
     "models": (
@@ -59,7 +71,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("tui.cli.commands.engine:engine", "Look after the background engine process."),
     "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
     "review": (
-        "tui.cli.commands.review:review",
+        "tui.cli.commands.runs.review:review",
         "Read the expanded prompt of a run, and let it go on.",
     ),
     "serve": (

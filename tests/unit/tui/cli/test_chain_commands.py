@@ -590,7 +590,7 @@ def test_a_sheet_that_cannot_be_is_said_and_the_runs_are_told_of(
     def fail(*_given, **_named):
         raise EngineError("cannot write grid.png: No space left on device")
 
-    monkeypatch.setattr("tui.cli.commands.sheet.make_sheet", fail)
+    monkeypatch.setattr("tui.cli.commands.runs.sheet.make_sheet", fail)
     arguments = ("sweep", "micro", "--over", "seed=8,9", "--sheet", "grid.png", "--json")
     out, err = told(capsys, *arguments)
     assert "no sheet was drawn: cannot write grid.png" in err
@@ -750,7 +750,7 @@ def test_a_sweep_with_a_fault_queues_nothing(capsys, store, no_engine, arguments
 
 
 def test_more_than_a_thousand_runs_are_queued_when_told_so(capsys, store, monkeypatch, no_engine):
-    monkeypatch.setattr("tui.cli.commands.sweep.MAX_UNASKED", 3)
+    monkeypatch.setattr("tui.cli.commands.runs.sweep.MAX_UNASKED", 3)
     assert "add --yes" in refused(capsys, "sweep", "micro", "--over", "seed=1..4")
     out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..4", "--yes", "--detach", "-q")
     assert len(out.split()) == 4

@@ -24,8 +24,8 @@ from store.keys import derive_key
 from store.lineage.records import LinkRecord, Segment
 from store.store import open_store
 from tests.imported import imported_by
-from tui.cli.commands.runs import table
-from tui.cli.commands.tree import _leads
+from tui.cli.commands.runs.list import table
+from tui.cli.commands.runs.tree import _leads
 from tui.cli.completion import complete_run
 from tui.cli.main import main
 from tui.describe.runs.run import run_rows
@@ -42,7 +42,7 @@ def store():
 
 @pytest.fixture(autouse=True)
 def utf8(monkeypatch):
-    monkeypatch.setattr("tui.cli.commands.tree.has_boxes", lambda: True)
+    monkeypatch.setattr("tui.cli.commands.runs.tree.has_boxes", lambda: True)
 
 
 def enqueue(store, *, output="/videos/{run}.mp4", preset="micro", **options) -> str:
@@ -295,7 +295,7 @@ def test_a_family_is_drawn_with_what_each_branch_changed(capsys, store):
 
 def test_a_family_is_drawn_in_ascii_where_the_locale_is(capsys, store, monkeypatch):
     _, first, below, second = family(store)
-    monkeypatch.setattr("tui.cli.commands.tree.has_boxes", lambda: False)
+    monkeypatch.setattr("tui.cli.commands.runs.tree.has_boxes", lambda: False)
     out = told(capsys, "tree", first).out
     assert out.isascii()
     starts = [line.split()[0:3] for line in out.splitlines()]

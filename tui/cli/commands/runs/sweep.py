@@ -159,7 +159,7 @@ def sweep(
 
 def _sheet_target(sheet: str | None, sweep_id: str, total: int, *, detach: bool) -> Path | None:
     """Where the contact sheet goes; what is wrong with it is said before anything is queued."""
-    from tui.cli.commands.sheet import NUM_FRAMES, check_sheet_size, sheet_target
+    from tui.cli.commands.runs.sheet import NUM_FRAMES, check_sheet_size, sheet_target
 
     if sheet is None:
         return None
@@ -177,7 +177,7 @@ def _draw_sheet(
     """The contact sheet at a sweep's end, or how to have one. That it cannot be written takes nothing from the
     runs, which are told of next."""
     from engine.errors import EngineError
-    from tui.cli.commands.sheet import NUM_FRAMES, make_sheet
+    from tui.cli.commands.runs.sheet import NUM_FRAMES, make_sheet
 
     if target is None:
         if not quiet:

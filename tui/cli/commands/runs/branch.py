@@ -9,7 +9,7 @@ import click
 
 from presets.output.formats import choice_of_endings
 from presets.overrides import text_override
-from tui.cli.commands.runs import stop
+from tui.cli.commands.runs.list import stop
 from tui.cli.options import (
     detach_option,
     json_option,

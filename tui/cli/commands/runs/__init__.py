@@ -1,0 +1,1 @@
+"""Commands that make runs, show them and change what is known of them."""
