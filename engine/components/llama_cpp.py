@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 KEY = "components.text_encoder"
 _ASK_SECONDS = 3.0
-# A number of JSON takes at most 16 characters or so: 512 rows of 4096 are 25 to 45 MB.
-_MAX_BYTES = 128 << 20
+# What a number of JSON takes at most, with what stands between two of them.
+_NUMBER_BYTES = 26
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,7 +165,8 @@ class LlamaCppEncoder:
 
         ids = self.tokenize(prompt)
         try:
-            found = self.host.post_json("/embeddings", {"input": ids}, list[_Rows], _MAX_BYTES)
+            max_bytes = 4096 + len(ids) * (self.width * _NUMBER_BYTES + 64)
+            found = self.host.post_json("/embeddings", {"input": ids}, list[_Rows], max_bytes)
         except (Refused, Unanswered) as error:
             raise ComponentError(f"{error}{_advice(str(error))}", key=KEY) from None
         rows = found[0].embedding if len(found) == 1 else []
