@@ -1,20 +1,23 @@
 """Makes the README's pictures of the app, from real runs of the micro model: `python docs/make_screens.py`.
 
-A run that is at work, in the middle of its steps, and the lineage of some branches.
+A run at its end, the lineage of some branches, and a hunt for a seed as a table and as a gallery.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import tempfile
 from pathlib import Path
 
 IMAGES = Path(__file__).parent / "images"
 SIZE = (120, 36)
+WIDE = (144, 36)
 # as long as the name of a temporary folder, so that nothing moves
 SHOWN_FOLDER = "/home/ada/videos"
 STAR = "a small yellow star moves up over a dark blue background"
+HUNTED = "a star moves to the right"
 
 
 async def make(folder: Path) -> None:
@@ -24,7 +27,6 @@ async def make(folder: Path) -> None:
     from tui.app.app import ModiffApp
     from tui.app.base import start_engine
     from tui.app.preferences import Preferences
-    from tui.app.run_view.follower import Follower
 
     os.chdir(folder)  # where the videos go
     app = ModiffApp(folder / "store", preferences=Preferences(theme="textual-dark"))
@@ -37,12 +39,20 @@ async def make(folder: Path) -> None:
                 await pilot.pause(0.1)
             raise TimeoutError(f"run {run_id} did not end")
 
+        async def submit(prompt: str, settings: list[str]) -> str:
+            spec = load_preset("micro", settings, values={"prompt": prompt})
+            return await finished(await app.lab.change(client.submit, spec, preset="micro"))
+
         async def branch(run_id: str, at: int, change: str) -> str:
             return await app.lab.change(client.branch, run_id, at=at, overrides=[change])
 
         await app.lab.engine(start_engine)
-        spec = load_preset("micro", ["seed=7"], values={"prompt": STAR})
-        star = await finished(await app.lab.change(client.submit, spec, preset="micro"))
+        hunted = []
+        for seed, scale in itertools.product((1, 2, 3, 4), (2, 4)):
+            settings = [f"seed={seed}", f"guidance.scale={scale}"]
+            hunted.append(await submit(HUNTED, settings))
+            await app.lab.change(lambda store, run=hunted[-1]: store.tag(run, ["hunt"]))
+        star = await submit(STAR, ["seed=7"])
         for at, change in (
             (8, "guidance.scale=4"),
             (8, "guidance.scale=1.5"),
@@ -50,24 +60,32 @@ async def make(folder: Path) -> None:
         ):
             strong = await finished(await branch(star, at, change))
         await finished(await branch(strong, 16, "prompt='a small yellow star moves down'"))
+        for run, stars in zip(hunted[2:6], (3, 2, 5, 4), strict=True):
+            await app.lab.change(lambda store, run=run, stars=stars: store.rate(run, stars))
         await app.lab.change(lambda store: store.pin(star))
         await app.lab.change(lambda store: store.tag(star, ["good"]))
 
         slow = await branch(star, 8, "scheduler.steps=400")
         app.watch_run(slow)
-        seen = Follower(app.lab, slow)
-        while not seen.state.steps or seen.state.steps_done < 0.6 * len(seen.state.steps):
-            await seen.read()
-            await pilot.pause(0.05)
-        await pilot.pause(0.5)
-        save(app, "live.svg", folder)
         await finished(slow)
+        await pilot.pause(3.0)  # the video in the preview
+        save(app, "live.svg", folder)
 
-        app.action_open("runs")
+        await app.action_open("runs")
         await pilot.pause(1.0)
         await pilot.press("t", "home", "down")
         await pilot.pause(3.0)
         save(app, "lineage.svg", folder)
+        await pilot.press("t", "slash", *"tag:hunt", "enter")
+        await pilot.resize_terminal(*WIDE)
+        await pilot.pause(1.0)
+        await pilot.press("home", *["down"] * 3)
+        await pilot.pause(3.0)
+        save(app, "runs.svg", folder)
+        await pilot.resize_terminal(*SIZE)
+        await pilot.press("G")
+        await pilot.pause(3.0)
+        save(app, "gallery.svg", folder)
         await app.lab.engine(stop_engine)
 
 

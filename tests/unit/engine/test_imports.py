@@ -29,8 +29,6 @@ FILES = sorted([*(ENGINE / "models").rglob("*.py"), *(ENGINE / "schedulers").rgl
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ENGINE)))
 def test_imports_nothing_else(file: Path) -> None:
     allowed = set(ALLOWED)
-    if "encoders" in file.parent.name:
-        allowed.add("transformers")
     if file.name == "attention.py":
         allowed.add("sageattention")  # optional, imported where it is asked for
     foreign = {
