@@ -235,7 +235,9 @@ class RunList(Vertical):
         else:
             shown = [self._rows[run_id] for run_id in self._fitting]
             listing = self.query_one(Listing)
-            columns, rows = table(shown, self.marks, time.time_ns(), listing.size.width or 80)
+            # before it is shown it has no width of its own
+            width = listing.size.width or self.size.width or 80
+            columns, rows = table(shown, self.marks, time.time_ns(), width)
             listing.show(rows, columns=columns)
         if had_focus and view != "empty":
             self._view.focus()
