@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
+    from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
     from tui.app.widgets.graphics import ImageMaker
@@ -472,10 +473,10 @@ class ModiffApp(ModiffBase):
         elif choice == "cancel":
             self._leave_cancelling()
 
-    def where_shown(self, run_id: str) -> str:
-        if self.current_mode == "live" and self.watched_run == run_id:
-            return "o opens the video"
-        return "3 lists all runs" if self.current_mode != "runs" else ""
+    def where_shown(self, run: RunRecord) -> str:
+        if self.current_mode == "live" and self.watched_run == run.id:
+            return {"done": "o opens the video", "failed": "r resumes it"}.get(run.status, "")
+        return "3 opens Runs" if self.current_mode != "runs" else ""
 
     def on_unmount(self) -> None:
         self.restore_title()

@@ -147,7 +147,7 @@ class ModiffBase(KeysInOrder):
         if len(ended) > 1:
             line = f"{len(ended)} runs have ended; {line}"
         is_bad = last.status == "failed"
-        where = "" if is_to_review(last) else self.where_shown(last.id)
+        where = "" if is_to_review(last) else self.where_shown(last)
         self.notify(
             f"{line}; {where}" if where else line,
             severity="error" if is_bad else "information",
@@ -156,8 +156,8 @@ class ModiffBase(KeysInOrder):
         )
         self._call_over(line)
 
-    def where_shown(self, run_id: str) -> str:
-        """Which keys lead to what a run made, "" for none."""
+    def where_shown(self, run: RunRecord) -> str:
+        """Which keys lead to what a run made, or to what is left of it; "" for none."""
         return ""
 
     def _call_over(self, line: str) -> None:

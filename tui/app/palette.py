@@ -182,7 +182,7 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
     )
     yield Command(
         "app: Jump",
-        "A letter on each panel and field (key f7)",
+        "A letter on each panel and field (key f9)",
         partial(app.run_action, "app.jump"),
     )
     yield Command("app: Theme", "Change the colours", app.action_change_theme)

@@ -373,7 +373,10 @@ def _narration(
             )
             return [f"modiff: {printable(record.error)}", onwards]
         case "failed":
-            return [f"modiff: run {record.id} failed: {printable(record.error)}"]
+            return [
+                f"modiff: run {record.id} failed: {printable(record.error)}",
+                f"`modiff resume {record.id}` goes on from what is stored, once that is mended",
+            ]
         case _:
             return [f"left run {record.id} before it stopped; `modiff show {record.id}` tells when"]
 

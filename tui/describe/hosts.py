@@ -21,10 +21,15 @@ def rows(asked: Sequence[Asked]) -> list[list[str]]:
             printable(each.host.url),
             "" if each.seconds is None else f"{each.seconds * 1000:.0f} ms",
             load_words(each),
-            printable(each.error or ", ".join(each.kinds).replace("_", "-") or "serves nothing"),
+            printable(_why(each) or ", ".join(each.kinds).replace("_", "-") or "serves nothing"),
         ]
         for each in asked
     ]
+
+
+def _why(asked: Asked) -> str:
+    """What is wrong with it, without the address, which stands beside it."""
+    return asked.error.removeprefix(f"{asked.host.url} ")
 
 
 def load_words(asked: Asked) -> str:

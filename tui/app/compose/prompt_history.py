@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+def in_order(remembered: Sequence[str], ran: Sequence[str]) -> list[str]:
+    """Each prompt once, newest last. remembered: by the app. ran: of the runs, also of those that were started
+    elsewhere; they are the newer ones."""
+    newest_first = dict.fromkeys(reversed([*remembered, *ran]))
+    return [prompt for prompt in reversed(newest_first) if prompt.strip()]
+
+
 class PromptHistory(Picker):
     """Ends with a prompt, or None."""
 

@@ -399,9 +399,13 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_history(self) -> None:
         """A prompt of before, by searching."""
-        from tui.app.compose.prompt_history import PromptHistory
+        from tui.app.compose.prompt_history import PromptHistory, in_order
+        from tui.app.preferences import MAX_PROMPTS
+        from tui.describe.runs.filter import Search
+        from tui.describe.runs.run import found_rows
 
-        prompts = self.app.preferences.prompts
+        rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)
+        prompts = in_order(self.app.preferences.prompts, [row.prompt for row in reversed(rows)])
         if not prompts:
             self.notify("no prompts yet: each run's is remembered")
             return

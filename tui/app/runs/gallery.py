@@ -33,10 +33,11 @@ def titles(rows: Sequence[RunRow]) -> dict[str, str]:
 
 
 def line(record: RunRecord) -> str:
-    """`◐ 5/20  k3fq7a2mzd` for one that was to stop early, `▶ running  k3fq7a2mzd`."""
+    """`◐ 5/20  k3fq7a2mzd` for one that was to stop early, `✓ done  ★4  k3fq7a2mzd` for one with stars."""
     is_early = record.status == "done" and record.stop_at is not None
     told = f"◐ {steps_told(record)}" if is_early else status_word(record)
-    return f"{told}  {record.id}"
+    stars = f"★{record.rating}  " if record.rating else ""
+    return f"{told}  {stars}{record.id}"
 
 
 def aspect(rows: Sequence[RunRow]) -> float:

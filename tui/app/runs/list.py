@@ -76,8 +76,9 @@ def table(
         *(_column(name, cells[name], lacking if name == "differs" else 0) for name in names),
     ]
     if "differs" in names:
-        width = columns[2 + names.index("differs")].width
-        cells["differs"][1:] = [values_within(row.differs, width) for row in shown]
+        at = 2 + names.index("differs")
+        cells["differs"][1:] = [values_within(row.differs, columns[at].width) for row in shown]
+        columns[at] = _column("differs", cells["differs"], 0)  # what was left out needs no room
     rows = [
         Row(
             row.record.id,
@@ -235,8 +236,8 @@ class RunList(Vertical):
         else:
             shown = [self._rows[run_id] for run_id in self._fitting]
             listing = self.query_one(Listing)
-            # before it is shown it has no width of its own
-            width = listing.size.width or self.size.width or 80
+            # the table itself has no width yet where it was hidden
+            width = self.query_one(ContentSwitcher).size.width or 80
             columns, rows = table(shown, self.marks, time.time_ns(), width)
             listing.show(rows, columns=columns)
         if had_focus and view != "empty":

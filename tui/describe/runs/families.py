@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tui.describe.runs.changes import branch_changes, change_told
+from tui.describe.runs.changes import branch_changes, change_told, values_within
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tui.describe.runs.run import RunRow
 
 MARKS = "AB"
+# that what differs may take before a prompt
+_MOST_CELLS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,11 @@ def _first_of(row: RunRow, known: Mapping[str, RunRow]) -> RunRow:
 
 
 def told(relative: Relative) -> str:
-    """What a branch is: `@8 guidance.scale 2.5→4`; of a first run its prompt."""
+    """What a branch is: `@8 guidance.scale 2.5→4`; of a first run what tells it from the others, and its prompt:
+    `seed 7 · a red circle`."""
     run = relative.row.record
+    if not relative.depth and relative.row.differs:
+        return f"{values_within(relative.row.differs, _MOST_CELLS)} · {changes_told(relative)}"
     at = "" if run.parent_step is None or not run.parent else f"@{run.parent_step} "
     return at + changes_told(relative)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -91,7 +92,7 @@ def test_the_end_of_a_run_and_what_the_app_is_at_are_told(monkeypatch):
                 app.post_message(AppFocus() if is_seen else AppBlur())
                 written.clear()
                 store.finish(run.id, "failed", error="no room")
-                line = f"run {run.id} failed: no room; 3 lists all runs"
+                line = f"run {run.id} failed: no room; 3 opens Runs"
                 await until(pilot, partial(is_told, app, line))
                 calls = [text for text in written if "]2;" not in text]
                 assert bool(calls) is not is_seen
@@ -102,6 +103,21 @@ def test_the_end_of_a_run_and_what_the_app_is_at_are_told(monkeypatch):
 
     play("queue", script)
     assert written[-1] == TAKE_TITLE_BACK
+
+
+@pytest.mark.parametrize(
+    ("status", "keys"),
+    [("done", "o opens the video"), ("failed", "r resumes it"), ("cancelled", "")],
+)
+def test_the_notice_on_the_live_screen_offers_what_there_is(status, keys):
+    with open_store() as store:
+        run = store.run(store.enqueue(b'{"prompt": "a"}', preset="micro", output="/v/{run}.mp4"))
+
+    async def script(pilot):
+        pilot.app.watched_run = run.id
+        assert pilot.app.where_shown(replace(run, status=status)) == keys
+
+    play("live", script)
 
 
 def test_no_theme_takes_the_app_down(monkeypatch):

@@ -7,6 +7,7 @@ import gc
 from collections import Counter
 from typing import ClassVar
 
+import pytest
 from textual import widgets
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -124,3 +125,29 @@ def test_the_keys_at_the_foot_are_those_of_the_screen():
         assert "Start engine" not in shown()
 
     play("runs", act)
+
+
+@pytest.mark.parametrize("mode", ["compose", "runs", "components"])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_where_there_is_no_room_for_all_keys_each_is_whole_and_help_is_there(mode, width):
+    async def act(pilot):
+        await pilot.resize_terminal(width, 24)
+        footer = pilot.app.screen.query_one(Footer)
+
+        def keys() -> dict[str, FooterKey]:
+            shown = [key for key in footer.query(FooterKey) if key.display and key.parent.display]
+            return {key.action: key for key in shown}
+
+        def are_whole() -> bool:
+            palette = [key for key in keys().values() if key.has_class("-command-palette")]
+            edge = palette[0].region.x if palette else width
+            others = [key for key in keys().values() if key not in palette]
+            return (
+                {"leave", "help"} <= keys().keys()
+                and len(others) > 2
+                and all(0 < key.region.right <= edge for key in others)
+            )
+
+        await until(pilot, are_whole)
+
+    play(mode, act)

@@ -101,6 +101,16 @@ def test_what_people_wrote_is_no_markup(store):
     play("store", script)
 
 
+def test_keys_of_the_app_are_told_as_they_are(store):
+    async def script(pilot):
+        told = {each.name: each.help for each in palette.actions(pilot.app, pilot.app.screen)}
+        keys = {each.id: each.key for each in ModiffApp.BINDINGS}
+        assert told["app: Jump"].endswith(f"(key {keys['app.jump']})")
+        assert told["app: Copy the last error"].endswith(f"(key {keys['app.copy_error']})")
+
+    play("store", script)
+
+
 def test_enter_again_and_again(store):
     async def script(pilot):
         await pilot.press("ctrl+p")

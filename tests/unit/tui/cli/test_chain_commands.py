@@ -408,6 +408,7 @@ def test_a_branch_that_fails_is_told_in_words_and_in_json(capsys, store, engine)
     assert (result["status"], result["output"]) == ("failed", None)
     assert result["error"] == "out of \x1b[31m memory"
     assert f"run {result['run']} failed: out of \\x1b[31m memory" in err
+    assert f"`modiff resume {result['run']}` goes on" in err
     _, err = told(capsys, "branch", run_id, "--at", "3", "--quiet", code=1)
     assert err == "modiff: out of \\x1b[31m memory\n"
 

@@ -349,7 +349,7 @@ def test_hosts_are_told_and_one_is_tested_on_a_key(monkeypatch):
     load = {"vae": Load(busy=True, waiting=3, answered=7, seconds=1.5)}
     answers = [
         Asked(known_hosts()[0], ("vae",), 0.004, load=load),
-        Asked(KnownHost(name="away", url="http://mac:1"), error="does not answer"),
+        Asked(KnownHost(name="away", url="http://mac:1"), error="http://mac:1 does not answer"),
     ]
     monkeypatch.setattr("engine.remote.asking.ask", lambda hosts: answers)
     found = {"checks": [{"name": "health", "wrong": ""}, {"name": "frames", "wrong": "too few"}]}

@@ -167,6 +167,13 @@ def test_the_shape_is_that_of_the_video(store):
     assert gallery.aspect(run_rows(store, store.queued())[1:]) == 1.0
 
 
+def test_a_tile_has_the_stars_of_its_run(store):
+    first, second = swept(store, 2)
+    store.rate(first, 4)
+    assert gallery.line(store.run(first)) == f"◐ 3/5  ★4  {first}"
+    assert gallery.line(store.run(second)) == f"◐ 3/5  {second}"
+
+
 @pytest.mark.parametrize(("seconds", "is_opened"), [(1e9, False), (0.0, True)])
 def test_an_enter_that_led_to_the_gallery_opens_no_run_when_it_is_pressed_twice(
     store, monkeypatch, seconds, is_opened

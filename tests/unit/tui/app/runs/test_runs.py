@@ -29,7 +29,7 @@ from tui.app.run_view.view import RunView
 from tui.app.runs.branch import Branch
 from tui.app.runs.compare import Compare
 from tui.app.runs.details import RunDetails
-from tui.app.runs.list import RunList
+from tui.app.runs.list import RunList, table
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
 from tui.describe.runs.run import Detail, detail
@@ -197,6 +197,23 @@ def test_table_and_tree_have_one_cursor(store):
         assert isinstance(pilot.app.focused, Listing)
 
     play(script)
+
+
+def test_a_table_that_was_hidden_has_the_columns_of_its_width(store):
+    record_run(store, micro("seed=1", "guidance.scale=4"))
+    record_run(store, micro("seed=2"))
+
+    async def script(pilot):
+        listing = list_of(pilot).query_one(Listing)
+        await until(pilot, lambda: current(pilot))
+        await pilot.press("t")
+        await until(pilot, lambda: list_of(pilot).query_one("#table").size.width > 0)
+        await pilot.pause()
+        shown = [list_of(pilot)._rows[run_id] for run_id in list_of(pilot)._fitting]
+        columns, _ = table(shown, (), 0, listing.size.width)
+        assert tuple(listing._wanted) == tuple(columns)
+
+    play(script, size=(150, 40), runs_view="tree")
 
 
 def test_parents_that_do_not_fit_are_in_the_tree_only(store):
