@@ -293,17 +293,8 @@ def plan(
         targets = targets_of(route, describe, stop_at)
         made = make_plan(StoreRecords(store), targets, describe)
     if made.state(EXPAND.name) == "compute":
-        _check_can_ask(spec)
+        choice.check_can_ask([(EXPAND.component, spec.components.prompt_expander)])
     return made
-
-
-def _check_can_ask(spec: RunSpec) -> None:
-    from engine.components import registry
-
-    expander = spec.components.prompt_expander
-    check = getattr(registry.provider(EXPAND.component, expander.name), "check_can_ask", None)
-    if check is not None:
-        check(expander)
 
 
 def is_warm(store: Store, made: Plan) -> bool:

@@ -102,6 +102,16 @@ class Plan:
         return 4 * math.prod(next(shapes, [0]))
 
     @property
+    def parts(self) -> list[tuple[str, Any]]:
+        """Kind and spec of every component that something is to be computed on."""
+        found = {
+            (node.stage.component, id(node.part)): node.part
+            for node in self.order
+            if self.states[node] == "compute" and node.part is not None
+        }
+        return [(kind, part) for (kind, _), part in found.items()]
+
+    @property
     def needs(self) -> dict[str, Any]:
         """kind -> spec of the components to load, in the order of use; the first of a kind."""
         found: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
+from engine.components.choice import check_can_ask
 from engine.components.descriptions import Descriptions
 from engine.errors import (
     CheckpointError,
@@ -168,6 +169,7 @@ class Runner:
         if "video" in targets and plan.state("decode") == "compute":
             encoders.check(format_of(route.spec.output))  # here, not when all is computed
         if plan.job():
+            check_can_ask(plan.parts)  # not when all before it is computed
             self._set_threads(route.spec, describe)
         execution.run(plan)
         if run.stop_at == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -92,6 +92,24 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
         )
     check_extensions(spec.extensions, about["denoiser"].facts)
     return about
+
+
+def check_can_ask(parts: Iterable[tuple[str, Any]]) -> None:
+    """Refuses components, by kind and spec, that ask somebody who is not there. Raises ComponentError."""
+    for kind, part in parts:
+        check = getattr(registry.provider(kind, part.name), "check_can_ask", None)
+        if check is not None:
+            check(part)
+
+
+def absences(parts: Iterable[tuple[str, Any]]) -> list[str]:
+    """A line for each of these components whose server could not be asked when it was described."""
+    found = []
+    for kind, part in parts:
+        away = getattr(registry.provider(kind, part.name), "away", None)
+        if away is not None and (line := away(part)):
+            found.append(f"components.{kind}: {line}")
+    return found
 
 
 def _check_place(kind: str, part: Any) -> None:

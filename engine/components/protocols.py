@@ -103,8 +103,9 @@ class Provider(Protocol):
     have been started in another folder. `use(loaded, spec) -> component` makes the component of what `load` gave,
     where two specs that share what is loaded use it differently; without it that is the component.
 
-    One of a prompt expander may have `check_can_ask(spec)`, which raises ComponentError, before anything is queued,
-    where there is nobody to ask; `describe` is asked for what is stored too.
+    One whose component asks somebody else may have `check_can_ask(spec)`, which raises ComponentError where there is
+    nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
+    `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
 
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
     which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:

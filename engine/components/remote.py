@@ -53,7 +53,8 @@ _FRESH_SECONDS = 2.0
 _AWAY_SECONDS = 30.0
 _ASK_SECONDS = 3.0
 
-_recent: dict[str, tuple[float, Fingerprint]] = {}
+# until when, what it serves, and why that is remembered and not asked
+_recent: dict[str, tuple[float, Fingerprint, str]] = {}
 
 R = TypeVar("R", bound="_Remote")
 
@@ -98,6 +99,17 @@ class Provider:
             else told.facts,
             resident=f"{host.url} {told.digest} {told.dtype}",
         )
+
+    def check_can_ask(self, spec: Any) -> None:
+        """Raises ComponentError where its server is away."""
+        try:
+            self._host(spec).fingerprint(_ASK_SECONDS)
+        except (Unanswered, Refused) as error:
+            raise ComponentError(str(error), key=f"components.{self.kind}") from None
+
+    def away(self, spec: Any) -> str:
+        """Why its server could not be asked when it was last described, "" where it could."""
+        return _recent.get(self._host(spec).url, (0.0, None, ""))[2]
 
     def load(self, spec: Any, about: Description) -> Any:
         """Raises ComponentError where the server is away, or serves something else by now."""
@@ -149,19 +161,20 @@ class Provider:
 
 def _fingerprint(host: Host, kind: str, index: Index) -> Fingerprint:
     """Of a host, or what it last was. Raises ComponentError where nobody knows."""
-    until, found = _recent.get(host.url, (0.0, None))
+    until, found, away = _recent.get(host.url, (0.0, None, ""))
     if found is not None and time.monotonic() < until:
         return found
     place = f"remote/{host.url}"
     try:
-        found, seconds = host.fingerprint(_ASK_SECONDS), _FRESH_SECONDS
+        found, seconds, away = host.fingerprint(_ASK_SECONDS), _FRESH_SECONDS, ""
         index.put(place, msgspec.json.encode(found))
     except (Unanswered, Refused) as error:
         kept = index.get(place) if isinstance(error, Unanswered) else None
         if kept is None:
             raise ComponentError(str(error), key=f"components.{kind}") from None
         found, seconds = msgspec.json.decode(kept, type=Fingerprint), _AWAY_SECONDS
-    _recent[host.url] = (time.monotonic() + seconds, found)
+        away = str(error)
+    _recent[host.url] = (time.monotonic() + seconds, found, away)
     return found
 
 

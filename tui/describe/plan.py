@@ -66,6 +66,7 @@ def planned(
     """The plan of a run, its published models here or not. Nothing is queued, loaded or written. Raises as
     `engine.client.submit` does, but for a model that can be downloaded."""
     from engine import client
+    from engine.components.choice import absences
     from engine.components.needed import ModelsAbsent
     from engine.output.taken import check_output
     from tui.describe.expansion import expansion_notes
@@ -91,7 +92,7 @@ def planned(
         bytes=sum(row.bytes for row in rows),
         memory_bytes=past.memory_bytes,
         device_bytes=past.device_bytes,
-        warnings=tuple(prompt_warnings(spec)),
+        warnings=(*prompt_warnings(spec), *absences(made.parts)),
         notes=tuple(expansion_notes(spec)) if made.state(EXPAND.name) == "compute" else (),
         missing=missing,
         weights=weights,

@@ -8,16 +8,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.components import remote
 from engine.components.choice import check
 from engine.components.descriptions import Descriptions
 from engine.errors import ComponentError
 from presets.encoding import encode_spec
 from presets.library import override
 from store.index.index import open_index
-from store.lineage.events import CallAnswered, ChunkDecoded, PlanMade
+from store.lineage.events import CallAnswered, ChunkDecoded, PlanMade, StepFinished
 from store.lineage.records import Segment
 from tests.integration.remote.conftest import Lab, error_of, spec_of
 from tests.integration.remote.serving import ALL, Servers, free_port
+from tui.describe.plan import planned
 
 
 @pytest.mark.parametrize("kinds", [("text_encoder",), ("denoiser",), ("vae",), ALL], ids="+".join)
@@ -147,3 +149,20 @@ def test_a_place_is_in_no_key(everything: str) -> None:
     assert msgspec.structs.replace(
         spec.components.vae, url="", options={}
     ) == msgspec.structs.replace(moved.components.vae, url="", options={})
+
+
+def test_a_server_that_is_away_is_told_before_anything_is_computed(
+    lab: Lab, servers: Servers, root: Path
+) -> None:
+    url = servers.start("vae", root=root)
+    spec = spec_of({"vae": url})
+    lab.make(spec)
+    assert planned(lab.store, override(spec, ["seed=1"])).warnings == ()
+    servers.kill(url)
+    other = override(spec, ["seed=2"])
+    told = error_of(lambda: lab.make(other))
+    assert told.startswith(f"components.vae: {url} does not answer (")
+    assert not lab.told(StepFinished)
+    remote._recent.clear()
+    (warning,) = planned(lab.store, other).warnings
+    assert warning == told
