@@ -108,11 +108,14 @@ def preset_changes(record: RunRecord, preset: Mapping[str, Any]) -> dict[str, An
 
 # Among each other
 
+# From so many runs on, what more than this share of them have is not told of each.
+_SEVERAL, _NEARLY_ALL = 5, 0.7
+
 
 def varying(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
     """By run the settings in which the runs of its preset differ: those first that most others have otherwise, then
-    those of the most values; {} for the only one of a preset. Presets are told apart by their names, and prompts by
-    themselves."""
+    those of the most values; {} for the only one of a preset. What nearly all of several runs have in common is told of
+    the others alone. Presets are told apart by their names, and prompts by themselves."""
     return _varying(tuple((record.id, record.preset, record.spec_json) for record in records))
 
 
@@ -126,17 +129,23 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
         specs = [settings for _, settings in members]
         keys = _keys_that_vary(specs)
         usual = {key: _usual([spec.get(key) for spec in specs]) for key in keys}
+        common = {key: _usual([spec.get(key) for spec in specs], _NEARLY_ALL) for key in keys}
         for run_id, settings in members:
             values = {key: settings.get(key) for key in keys}
-            in_order = sorted(keys, key=lambda key: _written(values[key]) == usual[key])
+            told = [
+                key
+                for key in keys
+                if len(members) < _SEVERAL or _written(values[key]) != common[key]
+            ]
+            in_order = sorted(told, key=lambda key: _written(values[key]) == usual[key])
             found[run_id] = {key: values[key] for key in in_order}
     return found
 
 
-def _usual(values: Sequence[object]) -> str | int | None:
-    """What more than half of the runs have, as `_written` has it."""
+def _usual(values: Sequence[object], share: float = 0.5) -> str | int | None:
+    """What more than this share of the runs have, as `_written` has it."""
     [(value, number)] = Counter(map(_written, values)).most_common(1)
-    return value if 2 * number > len(values) else None
+    return value if number > share * len(values) else None
 
 
 def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:

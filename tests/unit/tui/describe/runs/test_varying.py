@@ -6,7 +6,8 @@ import pytest
 
 from presets.encoding import encode_spec
 from presets.library import load_preset
-from tui.describe.runs.changes import values_told, varying_in
+from store.store import Store
+from tui.describe.runs.changes import values_told, varying, varying_in
 
 
 def spec(*overrides: str) -> bytes:
@@ -38,3 +39,11 @@ def test_a_scale_that_changes_is_one_value():
     found = varying_in([spec(), spec("guidance.scale=[{from=0.0, to=0.4, scale=6.0}]")])
     assert [list(each) for each in found] == [["guidance.scale"]] * 2
     assert values_told(found[1]) == "guidance 6 in 0–0.4"
+
+
+def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
+    settings = [[f"seed={number}"] for number in range(7)] + [["seed=7", "guidance.scale=4"]]
+    runs = [store.enqueue(spec(*each), preset="micro", output="x.mp4") for each in settings]
+    found = varying([store.run(run_id) for run_id in runs])
+    assert found[runs[3]] == {"seed": 3}
+    assert found[runs[7]] == {"guidance.scale": 4.0, "seed": 7}
