@@ -139,7 +139,7 @@ def load(spec: TextEncoderSpec, about: Description) -> LlamaCppEncoder:
         raise ComponentError(str(error), key=KEY) from None
     if (seen.model, seen.build) != (about.identity["model"], about.identity["build"]):
         raise ComponentError(
-            f"{host.url} has the model {seen.model} of llama.cpp {seen.build} by now; run again to use that",
+            f"{host.told} has the model {seen.model} of llama.cpp {seen.build} by now; run again to use that",
             key=KEY,
         )
     try:
@@ -173,13 +173,13 @@ class LlamaCppEncoder:
         if len(rows) != len(ids) or any(len(row) != self.width for row in rows):
             sizes = f"{len(rows)} rows of {len(rows[0])}" if rows else f"{len(found)} embeddings"
             raise ComponentError(
-                f"{self.host.url} answers with {sizes}, expected {len(ids)} rows of {self.width}; start it with "
+                f"{self.host.told} answers with {sizes}, expected {len(ids)} rows of {self.width}; start it with "
                 "--embeddings --pooling none",
                 key=KEY,
             )
         states = torch.tensor(rows, dtype=torch.float32)
         if not bool(states.isfinite().all()):
-            raise ComponentError(f"{self.host.url} sent token states that are not finite", key=KEY)
+            raise ComponentError(f"{self.host.told} sent token states that are not finite", key=KEY)
         return states
 
 
@@ -225,7 +225,9 @@ def _asked(host: Host) -> _Seen:
         raise ComponentError(f"{error}; is it a server of llama.cpp?", key=KEY) from None
     meta = models.data[0].meta if models.data else None
     if meta is None:
-        raise ComponentError(f"{host.url} does not tell the width of its model; update it", key=KEY)
+        raise ComponentError(
+            f"{host.told} does not tell the width of its model; update it", key=KEY
+        )
     name = props.model_path.replace("\\", "/").rpartition("/")[2]
     return _Seen(name, props.build_info, meta.n_embd, meta.n_params)
 

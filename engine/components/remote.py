@@ -121,7 +121,7 @@ class Provider:
             raise ComponentError(str(error), key=f"components.{self.kind}") from None
         if dict(told.identity) != dict(about.identity):
             raise ComponentError(
-                f"{host.url} serves other weights or settings than this run was planned with; run again to use those",
+                f"{host.told} serves other weights or settings than this run was planned with; run again to use those",
                 key=f"components.{self.kind}",
             )
         return self.make(self.kind, replace(host, max_bytes=fingerprint.max_body_bytes), told)
@@ -144,17 +144,17 @@ class Provider:
         key = f"components.{self.kind}"
         if fingerprint.contract != CONTRACT:
             raise ComponentError(
-                f"{host.url} speaks version {fingerprint.contract} of the contract, this is version {CONTRACT}; "
+                f"{host.told} speaks version {fingerprint.contract} of the contract, this is version {CONTRACT}; "
                 "update the older side",
                 key=key,
             )
         told = fingerprint.components.get(self.kind)
         if told is None:
             served = one_line(", ".join(sorted(fingerprint.components))) or "nothing"
-            raise ComponentError(f"{host.url} serves {served}, not a {self.kind}", key=key)
+            raise ComponentError(f"{host.told} serves {served}, not a {self.kind}", key=key)
         if wrong := wrong_in(self.kind, told):
             raise ComponentError(
-                f"what {host.url} tells of its {self.kind} is wrong: {wrong}", key=key
+                f"what {host.told} tells of its {self.kind} is wrong: {wrong}", key=key
             )
         return told
 
@@ -229,7 +229,7 @@ class _Remote:
     def _finite(self, tensor: Tensor, what: str) -> Tensor:
         if not bool(tensor.isfinite().all()):
             raise ComponentError(
-                f"{self.host.url} sent {what} that are not finite", key=f"components.{self.kind}"
+                f"{self.host.told} sent {what} that are not finite", key=f"components.{self.kind}"
             )
         return tensor
 
@@ -296,7 +296,7 @@ class RemoteDenoiser(_Remote):
                 answer = self._call("denoise", data=data, check=check)
             except Refused:
                 raise ComponentError(
-                    f"{self.host.url} has not the conditions that it was just sent",
+                    f"{self.host.told} has not the conditions that it was just sent",
                     key=f"components.{self.kind}",
                 ) from None
         assert answer.body is not None
@@ -307,7 +307,7 @@ class RemoteDenoiser(_Remote):
         for digest in dict.fromkeys(refusal.missing):
             if digest not in known:
                 raise ComponentError(
-                    f"{self.host.url} asks for a condition that this run has not",
+                    f"{self.host.told} asks for a condition that this run has not",
                     key=f"components.{self.kind}",
                 )
             self._call("condition", data=known[digest].parts, check=None, values={"digest": digest})
@@ -396,14 +396,14 @@ class RemoteVAE(_Remote):
                     done = progress.done
                     on_chunk(done, progress.total)
                 elif not (answer.body.tensors or progress.is_last):
-                    raise Refused(f"{self.host.url} sent a part with nothing in it")
+                    raise Refused(f"{self.host.told} sent a part with nothing in it")
                 if "frames" in answer.body.tensors:
                     frames = answer.body.tensors["frames"]
                     left -= frames.shape[2]
                     yield self._finite(frames, "frames")
         if left:
             raise ComponentError(
-                f"{self.host.url} sent {left} frames too few", key=f"components.{self.kind}"
+                f"{self.host.told} sent {left} frames too few", key=f"components.{self.kind}"
             )
 
 

@@ -90,6 +90,12 @@ class Host:
     max_bytes: int = MAX_BODY_BYTES
     check: Callable[[], None] = field(default=lambda: None, compare=False)
 
+    @property
+    def told(self) -> str:
+        """What it is called in errors: also by the name that it is known by."""
+        known = host_at(self.url)
+        return f"{known.name} ({self.url})" if known is not None else self.url
+
     def fingerprint(self, seconds: float = 5.0) -> Fingerprint:
         """What it serves, asked once. Raises Unanswered, Refused."""
         return self._json(path_of("fingerprint"), Fingerprint, seconds)
@@ -136,7 +142,7 @@ class Host:
     def _checked(self, request: _Request) -> _Request:
         if request.num_bytes > self.max_bytes:
             raise Refused(
-                f"{self.url} takes bodies of at most {self.max_bytes:,} bytes, this one has {request.num_bytes:,}; "
+                f"{self.told} takes bodies of at most {self.max_bytes:,} bytes, this one has {request.num_bytes:,}; "
                 "make fewer frames or smaller ones"
             )
         return request
@@ -170,7 +176,7 @@ class Host:
             return msgspec.json.decode(data, type=struct)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(
-                f"{self.url} does not answer as it should: {one_line(str(error))}"
+                f"{self.told} does not answer as it should: {one_line(str(error))}"
             ) from None
 
     def _begun(self, request: _Request, check: Check) -> Iterator[Answer]:
@@ -203,7 +209,7 @@ class Host:
             try:
                 return await asyncio.wait_for(asked(), seconds)
             except TimeoutError:
-                raise Unanswered(f"{self.url} gave no answer in {seconds:g} s") from None
+                raise Unanswered(f"{self.told} gave no answer in {seconds:g} s") from None
 
         try:
             return wait(in_time(), self.check)
@@ -256,7 +262,7 @@ class Host:
                 except BadBody as error:
                     raise self._unusable(error) from None
                 if progress.error:
-                    raise Refused(f"{self.url}: {one_line(progress.error)}")
+                    raise Refused(f"{self.told}: {one_line(progress.error)}")
                 yield Answer(body, environment, sent, body.num_bytes, time.perf_counter() - begun)
                 sent, begun = 0, time.perf_counter()
                 if progress.is_last:
@@ -276,7 +282,7 @@ class Host:
             if task.done():
                 return task.result()
             raise Unanswered(
-                f"{self.url} has given no sign of life for {self.timeout:g} s; start it again there"
+                f"{self.told} has given no sign of life for {self.timeout:g} s; start it again there"
             ) from None
         finally:
             task.cancel()
@@ -299,7 +305,7 @@ class Host:
             return told
         except (ValueError, RecursionError):  # msgspec's errors are ones
             raise Refused(
-                f"{self.url} tells of its environment what is no JSON object of texts and numbers"
+                f"{self.told} tells of its environment what is no JSON object of texts and numbers"
             ) from None
 
     @asynccontextmanager
@@ -309,16 +315,16 @@ class Host:
             async with request as response:
                 yield response
         except httpx.TimeoutException:
-            raise Again(Unanswered(f"{self.url} does not answer; start it there")) from None
+            raise Again(Unanswered(f"{self.told} does not answer; start it there")) from None
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise Again(self._broken(reason)) from None
 
     def _unusable(self, error: Exception) -> Refused:
-        return Refused(f"the answer of {self.url} cannot be used: {one_line(str(error))}")
+        return Refused(f"the answer of {self.told} cannot be used: {one_line(str(error))}")
 
     def _broken(self, reason: str) -> Unanswered:
-        return Unanswered(f"{self.url} does not answer ({one_line(reason)}); start it there")
+        return Unanswered(f"{self.told} does not answer ({one_line(reason)}); start it there")
 
     def _sent(self, request: _Request) -> Any:
         async def chunks() -> AsyncIterator[bytes]:
@@ -336,12 +342,12 @@ class Host:
 
     async def _check_status(self, response: httpx.Response) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise Refused(f"the answer of {self.url} is compressed, which nobody asked for")
+            raise Refused(f"the answer of {self.told} is compressed, which nobody asked for")
         if response.status_code in (200, 204):
             return
         data = await _limited(response, MAX_JSON_BYTES)
         refusal = _refusal(data, response.status_code)
-        error = Refused(f"{self.url}: {one_line(refusal.error)}", refusal.missing)
+        error = Refused(f"{self.told}: {one_line(refusal.error)}", refusal.missing)
         if response.status_code in AGAIN:
             raise Again(error, retry_after(response.headers.get("Retry-After", "")))
         raise error

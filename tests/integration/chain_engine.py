@@ -196,6 +196,8 @@ def full_database(pages: int) -> None:
 
 def backward_clock(seconds: float) -> None:
     """A clock that was years ahead and goes back by so much at each look."""
+    # to it all that lies in the system's folder is old: what others of this machine encode there is not its to sweep
+    tempfile.tempdir = tempfile.mkdtemp()
     now = time.time_ns() + 10 * 365 * 24 * 3600 * 10**9
 
     def back() -> int:
