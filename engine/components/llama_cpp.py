@@ -21,6 +21,7 @@ from engine.components.umt5 import tokenizer_file
 from engine.errors import ComponentError
 from engine.remote.client import Host, Refused, Unanswered
 from engine.remote.hosts import address_of
+from engine.remote.options import Retries, Timeout
 from presets.errors import PresetError
 from presets.fields import build
 from presets.spec import TextEncoderSpec
@@ -47,24 +48,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"neutral": ""},
         ),
     ] = ""
-    timeout: Annotated[
-        float,
-        Meta(
-            ge=1,
-            le=86400,
-            description="seconds without a sign of life before the host counts as gone",
-            extra={"place": True},
-        ),
-    ] = 120.0
-    retries: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=100,
-            description="how often a call is made again that was not answered",
-            extra={"place": True},
-        ),
-    ] = 3
+    timeout: Timeout = 120.0
+    retries: Retries = 3
 
 
 class _Props(Struct, frozen=True):

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
@@ -32,6 +32,7 @@ from engine.remote.contract import (
     wrong_in,
 )
 from engine.remote.hosts import address_of
+from engine.remote.options import Retries, Timeout
 from presets.errors import PresetError
 from presets.fields import build
 from store.lineage.events import CallAnswered
@@ -60,24 +61,8 @@ R = TypeVar("R", bound="_Remote")
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    timeout: Annotated[
-        float,
-        Meta(
-            ge=1,
-            le=86400,
-            description="seconds without a sign of life before the host counts as gone",
-            extra={"place": True},
-        ),
-    ] = 60.0
-    retries: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=100,
-            description="how often a call is made again that was not answered",
-            extra={"place": True},
-        ),
-    ] = 3
+    timeout: Timeout = 60.0
+    retries: Retries = 3
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from engine.errors import ComponentError
 from engine.expansion.answer import KEY, Answer, Asked
 from engine.remote.contract import one_line
 from engine.remote.hosts import checked_url
+from engine.remote.options import Retries
 from engine.remote.waiting import AGAIN, Again, repeated, retry_after, wait
 from presets.errors import PresetError
 from presets.fields import build
@@ -56,15 +57,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"place": True},
         ),
     ] = 300.0
-    retries: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=100,
-            description="how often it is asked again where it is away, busy or fails",
-            extra={"place": True},
-        ),
-    ] = 3
+    retries: Retries = 3
 
 
 def describe(spec: PromptExpanderSpec, index: Index) -> Description:

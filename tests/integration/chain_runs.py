@@ -25,7 +25,7 @@ from store.lineage.events import (
 from store.lineage.records import RunRecord, Segment
 from store.store import Store
 from tests.delivered import content
-from tests.integration.chain_engine import ROOT, Fault
+from tests.integration.forker import ROOT, Fault
 
 TEST_SECONDS = 300
 STEPS = 8

@@ -20,8 +20,8 @@ import click
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.cli.progress import stage_told
+from tui.describe.expansion import is_to_review
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
-from tui.describe.runs.run import is_to_review
 from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten

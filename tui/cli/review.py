@@ -12,8 +12,7 @@ import click
 from tui.cli.follow import Manner, exit_code, follow_queued, latest_stages, result
 from tui.cli.output import Invocation, print_json
 from tui.cli.prompts import warn
-from tui.describe.expansion import waiting_prompt
-from tui.describe.runs.run import is_to_review
+from tui.describe.expansion import is_to_review, waiting_prompt
 from tui.errors import CANCELLED
 from tui.text import escaped
 

@@ -13,6 +13,7 @@ from tui.text import printable
 if TYPE_CHECKING:
     from engine.runs.expanded import Expanded
     from presets.spec import RunSpec
+    from store.lineage.records import RunRecord
     from store.store import Store
 
 
@@ -27,12 +28,16 @@ class Waiting:
     warnings: tuple[str, ...]
 
 
+def is_to_review(record: RunRecord) -> bool:
+    """Whether a run waits for somebody to read its expanded prompt."""
+    return record.status == "done" and record.stop_at == 0
+
+
 def waiting_prompt(store: Store, run_id: str) -> Waiting | None:
     """None for a run that does not wait for it. Raises UnknownRun, PresetError."""
     from engine.runs.expanded import expanded_prompt
     from presets.encoding import decode_spec
     from tui.describe.prompt_warnings import prompt_warnings
-    from tui.describe.runs.run import is_to_review
 
     record = store.run(run_id)
     if not is_to_review(record):

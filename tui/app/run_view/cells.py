@@ -12,7 +12,8 @@ from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.describe.runs.run import SYMBOLS, is_to_review, status_words
+from tui.describe.expansion import is_to_review
+from tui.describe.runs.run import SYMBOLS, status_words
 from tui.describe.runs.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size

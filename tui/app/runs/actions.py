@@ -10,6 +10,7 @@ from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.lab import CommandFailed
 from tui.app.messages import ComposeWith, Queued, QueuedRuns
 from tui.app.run_view.review import review
+from tui.describe.expansion import is_to_review
 from tui.describe.runs import run as summary
 from tui.text import printable, shorten
 from tui.units import size
@@ -38,7 +39,7 @@ async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None
         record = row.record
         if not summary.can_go_on(record):
             continue
-        if summary.is_to_review(record):
+        if is_to_review(record):
             await review(app, record.id)
             continue
         try:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from tui.describe.expansion import written_by
+from tui.describe.expansion import is_to_review, written_by
 from tui.describe.guidance import scale_told
 from tui.describe.health import MOST_RUNNING
 from tui.describe.runs.changes import preset_changes, settings_in, value_told, values_told, varying
@@ -132,11 +132,6 @@ def status_word(record: RunRecord) -> str:
 def is_early(record: RunRecord) -> bool:
     """Whether it is done, up to a step that was asked for."""
     return record.status == "done" and record.stop_at is not None
-
-
-def is_to_review(record: RunRecord) -> bool:
-    """Whether it waits for somebody to read its expanded prompt."""
-    return record.status == "done" and record.stop_at == 0
 
 
 def can_go_on(record: RunRecord) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from textual.pilot import Pilot
 
 from store.lineage import events
 from store.lineage.records import LogEntry, RunRecord
+from tests.opened import WAIT_SECONDS
 from tests.unit.tui.live_run import picture
 from tui.app.run_view import cells as run_cells
 from tui.app.run_view.head import RunHead
@@ -98,6 +100,14 @@ def show(view: RunView, state: RunState, **known: object) -> None:
 def head_of(view: RunView) -> list[str]:
     head = view.query_one(RunHead)
     return [head.render_line(y).text.rstrip() for y in range(head.size.height)]
+
+
+async def fits(view: RunView, pilot: Pilot[None], width: int) -> None:
+    """Once the screen is laid out anew, no line of the head is wider than it."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not all(len(line) <= width for line in head_of(view)):
+        assert time.monotonic() < end, (width, head_of(view))
+        await pilot.pause(0.02)
 
 
 # What is told
@@ -203,7 +213,7 @@ def test_any_size():
                 for _ in range(5 if told == HALF else 0):
                     view.action_tab(1)
                     await pilot.pause()
-                assert all(len(line) <= size[0] for line in head_of(view))
+                await fits(view, pilot, size[0])
 
     viewed(act)
 
