@@ -45,6 +45,10 @@ class DownloadFailed(EngineError):
     """A file could not be downloaded, or is not what it was to be."""
 
 
+class InputError(EngineError):
+    """A picture or a video that was given cannot be read, or does not fit the run."""
+
+
 class ComponentError(EngineError):
     """A component is unknown, cannot be imported, or cannot do what the run asks of it."""
 

@@ -1,4 +1,4 @@
-"""The three networks of the micro model: their sizes, how they are built, and how fresh weights start.
+"""The networks of the micro model: their sizes, how they are built, and how fresh weights start.
 
 The networks are the engine's own; only sizes and initialisation are chosen here. Text runs on the real tokens of
 every prompt; rows past a prompt's end are zeroed, as the published pipeline does.
@@ -7,18 +7,21 @@ every prompt; rows past a prompt's end are zeroed, as the published pipeline doe
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from engine.models.diffusion.config import WanDiTConfig
-from engine.models.diffusion.wandit import WanDiT
+from engine.models.diffusion.wandit import Block, WanDiT
+from engine.models.image_encoders.clip import CLIP, CLIPConfig
 from engine.models.text_encoders import t5
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 
 MAX_TOKENS = 23  # the longest sentence of the grammar has 21 tokens with its </s>
 TEXT_DIM = 128
+IMAGE_DIM = 80
+GIVEN_CHANNELS = 20  # masks of four frames, and their latents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,15 @@ class VAEShape:
     dim: int = 12
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CLIPShape:
+    """Size of the image encoder; one attention head, since heads of CLIP ViT-H have 80 channels."""
+
+    width: int = IMAGE_DIM
+    layers: int = 4
+    mlp: int = 320
+
+
 def dit_config(shape: DiTShape) -> WanDiTConfig:
     """The published configuration of a transformer of this size."""
     return WanDiTConfig(text_dim=TEXT_DIM, **asdict(shape))
@@ -64,6 +76,39 @@ def build_dit(shape: DiTShape) -> WanDiT:
     nn.init.zeros_(dit.head.head.weight)
     nn.init.zeros_(dit.head.head.bias)
     return dit
+
+
+def build_picture_dit(dit: WanDiT, shape: DiTShape) -> WanDiT:
+    """The image-to-video sibling of a trained text-to-video transformer: the same function of text and latents until
+    it is trained, with an image branch, and channels for given frames that do nothing yet."""
+    config = replace(
+        dit_config(shape), model_type="i2v", in_dim=GIVEN_CHANNELS + 16, image_dim=IMAGE_DIM
+    )
+    sibling = WanDiT(config)
+    for block in sibling.blocks:
+        assert isinstance(block, Block)
+        layer = block.cross_attn
+        nn.init.xavier_uniform_(layer.k_img.weight)
+        for tensor in (layer.k_img.bias, layer.v_img.weight, layer.v_img.bias):
+            nn.init.zeros_(tensor)
+    with torch.no_grad():
+        weights = sibling.state_dict()
+        for name, tensor in dit.state_dict().items():
+            if name == "patch_embedding.weight":
+                weights[name].zero_()[:, : tensor.shape[1]] = tensor
+            else:
+                weights[name].copy_(tensor)
+    return sibling
+
+
+def build_image_encoder(shape: CLIPShape) -> CLIP:
+    """A CLIP vision tower as transformers begins them: small normal weights."""
+    encoder = CLIP(CLIPConfig(**asdict(shape)))
+    for name, parameter in encoder.named_parameters():
+        if parameter.dim() > 1:
+            fan_in = parameter[0].numel() if "embedding" not in name else shape.width
+            nn.init.normal_(parameter, std=fan_in**-0.5)
+    return encoder
 
 
 def build_text_encoder(shape: TextShape) -> t5.UMT5Encoder:

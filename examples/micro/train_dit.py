@@ -217,7 +217,7 @@ class _Loop:
                 self.data.refresh()
             rng, noise_rng = step_randomness(settings.seed, self.rank, progress.step)
             clips, attributes = self.data.sample(settings.batch, rng)
-            ids, lengths = tokenize(tokenizer, _captions(attributes, rng), MAX_TOKENS)
+            ids, lengths = tokenize(tokenizer, captions(attributes, rng), MAX_TOKENS)
             device = self.rank.device
             ids, lengths = ids.to(device), lengths.to(device)
             x0 = (clips.to(device) - mean) / std
@@ -308,7 +308,7 @@ def _velocity(dit: WanDiT, *, compiled: bool) -> Callable[[Tensor, Tensor, Tenso
     return torch.compile(velocity, dynamic=False) if compiled else velocity
 
 
-def _captions(attributes: Sequence[Attributes], rng: random.Random) -> list[str]:
+def captions(attributes: Sequence[Attributes], rng: random.Random) -> list[str]:
     return [_caption(a, rng) for a in attributes]
 
 

@@ -26,6 +26,8 @@ SPIN_ANGLE = 0.6 * math.pi
 COLOUR_JITTER = 0.04
 STAR_SCALE = 1.25  # thin arms need more pixels than the other shapes to survive the VAE
 STAR_INNER = 0.45
+# of clips that begin anywhere, in half frames: of a centre, of radii, and how much larger what grows gets
+FARTHEST, LARGEST, SMALLEST, GROWTH = 0.85, 0.9, 0.25, 1.86
 
 SignedDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -91,19 +93,38 @@ def render(
     num_frames: int = NUM_FRAMES,
     size: int = FRAME_SIZE,
     window: int = 0,
+    anywhere: float = 0.0,
 ) -> Tensor:
     """Clips of the given attributes with random offsets, speeds and colour shades.
 
     Returns [len(clips), 3, num_frames, size, size] in [-1, 1]. With `window`, only a square of
-    that many pixels near the object is rendered, for training on crops.
+    that many pixels near the object is rendered, for training on crops. `anywhere` is the share of
+    clips whose object begins anywhere and not where it has room, as it does in somebody's picture.
     """
-    return torch.stack([_render_clip(clip, rng, num_frames, size, window) for clip in clips])
+    return torch.stack(
+        [
+            _render_clip(
+                clip,
+                rng,
+                _somewhere if rng.random() < anywhere else _track,
+                num_frames,
+                size,
+                window,
+            )
+            for clip in clips
+        ]
+    )
 
 
 def _render_clip(
-    clip: Attributes, rng: random.Random, num_frames: int, size: int, window: int
+    clip: Attributes,
+    rng: random.Random,
+    track: Callable[[Attributes, random.Random, int], tuple[Tensor, Tensor, Tensor, Tensor]],
+    num_frames: int,
+    size: int,
+    window: int,
 ) -> Tensor:
-    centre_x, centre_y, radius, angle = _track(clip, rng, num_frames)
+    centre_x, centre_y, radius, angle = track(clip, rng, num_frames)
     foreground = _shade(FOREGROUNDS[clip.foreground], rng)
     background = _shade(BACKGROUNDS[clip.background], rng)
     x, y = _grid(size, window, centre_x, centre_y, rng)
@@ -138,6 +159,32 @@ def _track(
         radius = scale * (1.3 - 0.6 * time)
     elif clip.motion == "spin":
         angle = time * SPIN_ANGLE * rng.uniform(0.9, 1.1)
+    return centre_x, centre_y, radius, angle
+
+
+def _somewhere(
+    clip: Attributes, rng: random.Random, num_frames: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_track`, from any place on: what moves stops near the edge, what grows fills the frame at most."""
+    time = torch.linspace(0, 1, num_frames)
+    scale = RADII[clip.size] * rng.uniform(0.85, 1.1)
+    starts = [rng.uniform(-0.5, 0.5) for _ in range(2)]
+    radius, angle = torch.full_like(time, scale), torch.zeros_like(time)
+    steps = DIRECTIONS.get(clip.motion, (0, 0))
+    reach = rng.uniform(0.64, 0.84)
+    ends = [
+        min(max(start + step * reach, -FARTHEST), FARTHEST) if step else start
+        for start, step in zip(starts, steps, strict=True)
+    ]
+    if clip.motion == "grow":
+        radius = torch.lerp(radius, (radius * GROWTH).clamp(max=LARGEST), time)
+    elif clip.motion == "shrink":
+        radius = torch.lerp(radius, (radius / GROWTH).clamp(min=SMALLEST), time)
+    elif clip.motion == "spin":
+        angle = time * SPIN_ANGLE * rng.uniform(0.9, 1.1)
+    centre_x, centre_y = (
+        start + (end - start) * time for start, end in zip(starts, ends, strict=True)
+    )
     return centre_x, centre_y, radius, angle
 
 

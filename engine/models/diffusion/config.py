@@ -71,6 +71,11 @@ class WanDiTConfig:
         return self.dim // self.num_heads
 
     @property
+    def num_given_channels(self) -> int:
+        """Channels beside the noisy latents: masks and latents of given frames."""
+        return self.in_dim - self.out_dim
+
+    @property
     def has_image_branch(self) -> bool:
         return self.model_type != "t2v"
 

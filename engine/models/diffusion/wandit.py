@@ -27,7 +27,9 @@ from engine.models.diffusion.padding import collapse_padding
 from engine.models.seams import At, Tokens, around
 
 Conditions = Mapping[str, Tensor]
-"""What a run is conditioned on, by name: "text" [B, L, text_dim] and, for i2v and flf2v, "image"."""
+"""What a run is conditioned on, by name: "text" [B, L, text_dim]; for i2v and flf2v also "image" [B, 257 or 514,
+image_dim], the image encoder's tokens of one or two pictures, and "latents" [B, in_dim - out_dim, F, H, W], the masks and
+latents of the given frames."""
 
 _ONE_CALL = At(step=0, total=1, sigma=1.0)  # a call that belongs to no run
 
@@ -37,12 +39,14 @@ class Conditioning:
     """What a run's conditions contribute to every step, per block.
 
     text: (keys, values), each [B, heads, L, head_dim]; bias [B, 1, 1, L] added to the scores of the text
-    keys, or None; image: (keys, values) or None.
+    keys, or None; image: (keys, values) or None; latents: [B, in_dim - out_dim, F, H, W] in the compute dtype, which
+    the noisy latents are concatenated with, or None.
     """
 
     text: tuple[tuple[Tensor, Tensor], ...]
     bias: Tensor | None
     image: tuple[tuple[Tensor, Tensor], ...] | None = None
+    latents: Tensor | None = None
 
     def attend(self, q: Tensor, i: int) -> Tensor:
         """Cross-attention of block i: q [B, heads, N, head_dim] over the text, plus that over the image."""
@@ -220,9 +224,8 @@ class WanDiT(nn.Module):
     def prepare(self, conditions: Conditions, *, lengths: Tensor | None = None) -> Conditioning:
         """Everything that the conditions contribute, once per run.
 
-        conditions: "text" [B, L, text_dim], L <= text_len: the text encoder's output; all-zero rows at the end of
-        a prompt and the rows missing up to text_len are padding, which the published model attends to (see
-        `padding`). For i2v "image" [B, 257, image_dim], for flf2v [B, 514, image_dim].
+        conditions: as of `Conditions`. Of the text, L <= text_len, all-zero rows at the end of a prompt and the rows
+        missing up to text_len are padding, which the published model attends to (see `padding`).
         lengths: [B] int64, real rows per prompt where the caller knows them (then nothing is inspected).
         Raises ValueError on conditions that are missing, unknown or do not fit.
         """
@@ -235,7 +238,10 @@ class WanDiT(nn.Module):
         if config.has_image_branch:
             tokens = self.img_emb(conditions["image"], dtype)
             image = tuple(layer.image_keys_values(tokens) for layer in layers)
-        return Conditioning(tuple(layer.keys_values(text) for layer in layers), bias, image)
+        latents = conditions["latents"].to(dtype) if "latents" in conditions else None
+        return Conditioning(
+            tuple(layer.keys_values(text) for layer in layers), bias, image, latents
+        )
 
     def forward(
         self,
@@ -249,16 +255,27 @@ class WanDiT(nn.Module):
     ) -> Tensor:
         """The velocity of noisy latents.
 
-        latents: [B, in_dim, F, H, W], H and W multiples of the patch size (i2v: noise, mask and image latents
-        concatenated by the caller). timestep: [B] or [1], in [0, 1000]. conditioning: what `prepare` made.
+        latents: [B, out_dim, F, H, W], H and W multiples of the patch size. timestep: [B] or [1], in [0, 1000].
+        conditioning: what `prepare` made.
         attention: the self-attention backend (see `engine.models.attention`). extensions: what is put around the
         seams from `blocks` inwards (see `engine.models.seams`), the first outermost. at: which call of a run this
         is, for them. Returns fp32 [B, out_dim, F, H, W]. Raises ValueError on shapes that do not fit.
         """
-        patch = self.config.patch_size
-        if latents.dim() != 5 or latents.shape[1] != self.config.in_dim:
+        patch, dtype = self.config.patch_size, self.patch_embedding.weight.dtype
+        given = conditioning.latents
+        channels = self.config.in_dim - (0 if given is None else given.shape[1])
+        if latents.dim() != 5 or latents.shape[1] != channels:
             raise ValueError(
-                f"latents have shape {tuple(latents.shape)}, expected [B,{self.config.in_dim},F,H,W]"
+                f"latents have shape {tuple(latents.shape)}, expected [B,{channels},F,H,W]"
+            )
+        if given is not None:
+            if given.shape[2:] != latents.shape[2:]:
+                raise ValueError(
+                    f"the condition 'latents' has size {tuple(given.shape[2:])}, expected that of the noisy ones, "
+                    f"{tuple(latents.shape[2:])}"
+                )
+            latents = torch.cat(
+                [latents.to(dtype), given.expand(len(latents), *given.shape[1:])], dim=1
             )
         grid = [size // p for size, p in zip(latents.shape[2:], patch, strict=True)]
         if [g * p for g, p in zip(grid, patch, strict=True)] != list(latents.shape[2:]):
@@ -266,7 +283,6 @@ class WanDiT(nn.Module):
                 f"latents of size {tuple(latents.shape[2:])} are not a multiple of the patch {patch}"
             )
 
-        dtype = self.patch_embedding.weight.dtype
         pt, ph, pw = patch
         x = rearrange(
             latents.to(dtype), "b c (f p) (h q) (w r) -> b (f h w) (c p q r)", p=pt, q=ph, r=pw
@@ -318,7 +334,11 @@ class WanDiT(nn.Module):
 
 
 def _check_conditions(conditions: Conditions, config: WanDiTConfig) -> None:
-    wanted = {"text", "image"} if config.has_image_branch else {"text"}
+    wanted = {"text"}
+    if config.has_image_branch:
+        wanted.add("image")
+    if config.num_given_channels:
+        wanted.add("latents")
     for name in sorted(wanted ^ conditions.keys()):
         verb = "needs the" if name in wanted else "takes no"
         raise ValueError(f"model type {config.model_type} {verb} condition {name!r}")

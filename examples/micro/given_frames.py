@@ -1,0 +1,135 @@
+"""Training data of image to video: clips as latents, with what is given of them (their first and last frames).
+
+Shard n of a seed always holds the same clips, as in `encode`. Latents are normalised: the VAE is one that ships.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.micro.grammar import (
+    Attributes,
+    attribute_indices,
+    attributes_from_indices,
+    sample_training_attributes,
+)
+from engine.models.image_encoders.clip import CLIP
+from engine.models.vae.wanvae import WanVAE
+from examples.micro.checkpoint import load_checkpoint, save_checkpoint
+from examples.micro.train_clip import tokens_of
+from examples.micro.world import render
+
+CLIPS_PER_SHARD, CLIPS_PER_PASS = 256, 8
+ANYWHERE = 0.6  # share of clips whose object begins anywhere
+PARTS = ("latents", "first", "last", "first_tokens", "last_tokens")
+
+
+@dataclass(frozen=True)
+class Given:
+    """A batch. latents, first, last: normalised [B,16,F,h,w], of the clips, of their first frames followed by grey, and
+    of those with their last frames at the end. first_tokens, last_tokens: [B,257,width]."""
+
+    latents: Tensor
+    first: Tensor
+    last: Tensor
+    first_tokens: Tensor
+    last_tokens: Tensor
+    attributes: Sequence[Attributes]
+
+
+def encode_given(
+    vae: WanVAE,
+    clip: CLIP,
+    folder: Path,
+    *,
+    shards: int,
+    begin: int = 0,
+    seed: int = 11,
+    log: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Writes the missing shards of a folder, from number `begin` on."""
+    for number in range(begin, shards):
+        path = folder / f"{seed:03d}-{number:04d}.pt"
+        if path.exists():
+            continue
+        rng = random.Random(f"{seed}/{number}")
+        found: dict[str, list[Tensor]] = {name: [] for name in PARTS}
+        attributes: list[Attributes] = []
+        for _ in range(CLIPS_PER_SHARD // CLIPS_PER_PASS):
+            wanted = [sample_training_attributes(rng) for _ in range(CLIPS_PER_PASS)]
+            for name, part in _encoded(vae, clip, render(wanted, rng, anywhere=ANYWHERE)).items():
+                found[name].append(part.half())
+            attributes += wanted
+        content = {name: torch.cat(parts) for name, parts in found.items()}
+        content["attributes"] = torch.tensor([attribute_indices(each) for each in attributes])
+        save_checkpoint(path, "given", content)
+        log(f"{path.name}: {CLIPS_PER_SHARD} clips")
+
+
+@torch.no_grad()
+def _encoded(vae: WanVAE, clip: CLIP, videos: Tensor) -> dict[str, Tensor]:
+    first = given_video(videos, has_last=False)
+    last = given_video(videos, has_last=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = [vae.encode(each, chunk_frames=0) for each in (videos, first, last)]
+    tokens = [tokens_of(clip, videos[:, :, at]) for at in (0, -1)]
+    return dict(zip(PARTS, (*latents, *tokens), strict=True))
+
+
+def given_video(videos: Tensor, *, has_last: bool) -> Tensor:
+    """Videos [B,3,T,S,S] of which all but the first frame, and the last where it is given, is grey."""
+    given = torch.zeros_like(videos)
+    given[:, :, 0] = videos[:, :, 0]
+    if has_last:
+        given[:, :, -1] = videos[:, :, -1]
+    return given
+
+
+def masks(frames: int, rows: int, columns: int, *, has_last: bool) -> Tensor:
+    """[4, latent frames, rows, columns], 1 where a frame is given: the published layout, in which the first frame fills
+    all four places of the first latent frame."""
+    given = torch.zeros(4, frames, rows, columns)
+    given[:, 0] = 1
+    if has_last:
+        given[3, -1] = 1
+    return given
+
+
+@dataclass(slots=True)
+class GivenSet:
+    """All shards of a folder; `refresh` picks up those that were added since."""
+
+    folder: Path
+    attributes: list[Attributes] = field(default_factory=list)
+    shards: list[dict[str, Tensor]] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def refresh(self) -> None:
+        """Reads new shards; ValueError where there is none."""
+        for path in sorted(self.folder.glob("*.pt")):
+            if path.name in self._seen:
+                continue
+            shard = load_checkpoint(path, "given")
+            self.attributes += [
+                attributes_from_indices(row) for row in shard["attributes"].tolist()
+            ]
+            self.shards.append({name: shard[name] for name in PARTS})
+            self._seen.add(path.name)
+        if not self._seen:
+            raise ValueError(f"{self.folder}: no shards; run `encode-given` first")
+
+    def sample(self, count: int, rng: random.Random) -> Given:
+        """`count` clips with replacement."""
+        picks = [divmod(rng.randrange(len(self.attributes)), CLIPS_PER_SHARD) for _ in range(count)]
+        parts = (
+            torch.stack([self.shards[shard][name][row] for shard, row in picks]).float()
+            for name in PARTS
+        )
+        named = [self.attributes[shard * CLIPS_PER_SHARD + row] for shard, row in picks]
+        return Given(*parts, named)
