@@ -28,6 +28,13 @@ OTHER_WAYS = (
 )
 
 
+_TASKS = {
+    "t2v": "text to video",
+    "i2v": "image to video",
+    "flf2v": "first and last frame to video",
+}
+
+
 def chosen(spec: RunSpec) -> dict[str, Any]:
     """kind -> the spec of its component, for the kinds that a run has."""
     parts = spec.components
@@ -83,11 +90,11 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
         _check_place(kind, part)
     about = {kind: _described(describe, kind, part) for kind, part in chosen(spec).items()}
     check_fit(about)
-    unmet = set(about["denoiser"].facts.get("takes", ())) - {"text"}
-    if unmet:
+    task = about["denoiser"].facts.get("task", spec.task)
+    if task != spec.task:
         raise ComponentError(
-            f"{spec.components.denoiser.checkpoint} is an image-to-video model "
-            f"(it takes {', '.join(sorted(unmet))} too); the task {spec.task} needs one of text alone",
+            f"{spec.components.denoiser.checkpoint} is a model of {_TASKS.get(task, task)}, and the task is {spec.task}; "
+            f"set task={task}, or choose another model",
             key="components.denoiser.checkpoint",
         )
     check_extensions(spec.extensions, about["denoiser"].facts)

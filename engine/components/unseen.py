@@ -74,7 +74,7 @@ def _shapes_and_facts(
         "text_dim": shape.text_dim,
         "latent_channels": shape.out_dim,
         "patch_size": list(shape.patch_size),
-        "takes": ["text", "image"] if shape.image_branch else ["text"],
+        "task": shape.model_type,
         "num_blocks": shape.num_layers,
         "dim": shape.dim,
         "model": model.variants[-1],

@@ -48,7 +48,7 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         "text_dim": config.text_dim,
         "latent_channels": config.out_dim,
         "patch_size": list(config.patch_size),
-        "takes": ["text", "image"] if config.has_image_branch else ["text"],
+        "task": config.model_type,
         "num_blocks": config.num_layers,
         "dim": config.dim,
         "model": "micro"
@@ -169,8 +169,13 @@ def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Co
     import torch
 
     # rows of zeros are what the published pipeline pads prompts with
-    batch = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
-    return denoiser.model.prepare({"text": batch.to(denoiser.device)})
+    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
+    others = branches[0].keys() - {"text"}
+    stacked = {name: torch.stack([each[name] for each in branches]) for name in others}
+    conditions = {"text": text, **stacked}
+    return denoiser.model.prepare(
+        {name: tensor.to(denoiser.device) for name, tensor in conditions.items()}
+    )
 
 
 def _check_attention(name: str) -> None:
