@@ -75,6 +75,7 @@ def _shapes_and_facts(
         "latent_channels": shape.out_dim,
         "patch_size": list(shape.patch_size),
         "task": shape.model_type,
+        "takes": ["text", "image", "latents"] if shape.image_branch else ["text"],
         "num_blocks": shape.num_layers,
         "dim": shape.dim,
         "model": model.variants[-1],

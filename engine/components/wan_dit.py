@@ -19,6 +19,7 @@ from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls, placed
+from engine.models.diffusion.config import conditions_of
 from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         "latent_channels": config.out_dim,
         "patch_size": list(config.patch_size),
         "task": config.model_type,
+        "takes": list(conditions_of(config)),
         "num_blocks": config.num_layers,
         "dim": config.dim,
         "model": "micro"

@@ -80,6 +80,12 @@ class WanDiTConfig:
         return self.model_type != "t2v"
 
 
+def conditions_of(config: WanDiTConfig) -> tuple[str, ...]:
+    """The names of what a transformer is conditioned on."""
+    image = ("image",) if config.has_image_branch else ()
+    return ("text", *image, *(("latents",) if config.num_given_channels else ()))
+
+
 def keeps_fp32(name: str) -> bool:
     """Whether the published code computes with this parameter in fp32 whatever the model's dtype."""
     return name.startswith(_FP32_PREFIXES) or name.endswith("modulation") or ".norm" in name
