@@ -93,8 +93,8 @@ Size = Annotated[
 Digest = Annotated[
     str,
     Meta(
-        pattern=r"^([0-9a-f]{64})?$(?!\n)",
-        extra={"setting": False, "expected": "a SHA-256 in hexadecimal"},
+        pattern=r"^(sha256:[0-9a-f]{64})?$(?!\n)",
+        extra={"setting": False, "expected": "sha256: and 64 hexadecimal digits"},
     ),
 ]
 OptionName = Annotated[str, Meta(min_length=1, max_length=64)]

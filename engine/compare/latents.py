@@ -154,9 +154,7 @@ def rebuilt_latents(
             yield step.index, tensors[LATENTS]
 
 
-def _first_latents(
-    store: Store, run: RunRecord, root: Node, device: torch.device
-) -> Tensor | None:
+def _first_latents(store: Store, run: RunRecord, root: Node, device: torch.device) -> Tensor | None:
     """What the steps of a run began with; None where that was a clip, and is no longer stored."""
     if root.stage is NOISE:
         return noise(root, device)

@@ -52,10 +52,10 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of size and pixels: the same picture in another file has the same digest."""
+        """ "sha256:..." of size and pixels: the same picture in another file has the same digest."""
         hashed = hashlib.sha256(struct.pack("<QQ", self.width, self.height))
         hashed.update(self.rgb)
-        return hashed.hexdigest()
+        return f"sha256:{hashed.hexdigest()}"
 
 
 def read_picture(path: Path, background: str = "#000000", *, key: str = "image.path") -> Picture:
@@ -153,7 +153,9 @@ def _read(file: IO[bytes], background: str) -> Picture:
         if data is not None:
             _check_all_decoded(image, data)
         rgb = _over(image, background, depth, notes)
-        turned = rgb if format == "TIFF" else _turned(image, rgb, notes)  # Pillow turns TIFFs itself
+        turned = (
+            rgb if format == "TIFF" else _turned(image, rgb, notes)
+        )  # Pillow turns TIFFs itself
         _count_frames(image, notes)
         return Picture(*turned.size, turned.tobytes(), tuple(notes))
 
@@ -177,7 +179,9 @@ def _told(format: str) -> Iterator[None]:
 def _damaged(format: str, reason: str) -> _Refusal:
     if "truncated" in reason:
         return _Refusal(f"is a truncated {format}, its end is missing; save or download it again")
-    return _Refusal(f"is a {format} that cannot be read ({reason[:_MAX_REASON]}); save it again as PNG")
+    return _Refusal(
+        f"is a {format} that cannot be read ({reason[:_MAX_REASON]}); save it again as PNG"
+    )
 
 
 # Where a header has width and height, as far as Pillow says no more than "not identified" of zeros.
@@ -191,7 +195,10 @@ def _check_header(format: str, head: bytes) -> None:
 
 
 def _check_size(size: tuple[int, ...]) -> None:
-    width, height = size[0], abs(size[1])  # a BMP has its rows from the top where it says a negative height
+    width, height = (
+        size[0],
+        abs(size[1]),
+    )  # a BMP has its rows from the top where it says a negative height
     if not width or not height:
         raise _Refusal(f"has no pixels ({width}x{height}); save or download it again")
     if width * height > MAX_PIXELS:
@@ -340,7 +347,9 @@ def _check_tiff(image: Image.Image, notes: list[str]) -> int:
         )
     if not bits <= {1, 2, 4, 8, 16}:
         told = ", ".join(map(str, sorted(bits)))
-        raise _Refusal(f"is a TIFF of {told} bits a channel, expected 1 to 8, or 16; save it as PNG")
+        raise _Refusal(
+            f"is a TIFF of {told} bits a channel, expected 1 to 8, or 16; save it as PNG"
+        )
     if _number(tags.get(ExifTags.Base.NewSubfileType)) & 1:
         raise _Refusal(
             "is a photo as the camera's sensor saw it, with a small preview; develop it and save it as PNG"

@@ -16,11 +16,12 @@ import msgspec
 
 from engine.errors import InputError
 from engine.graph import key_of
-from engine.inputs.clips import clip_digest, count_frames, examine_clip
+from engine.inputs.clips import clip_digest, examine_clip, read_clip
 from engine.inputs.pictures import read_picture
 from engine.inputs.sizes import size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
+from presets.spec import SIZE_STEP
 from presets.validation import PICTURES, validate
 
 if TYPE_CHECKING:
@@ -135,9 +136,13 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     key = "video.path"
     about = examine_clip(path, key=key)
     found = _remembered(path, "file", ClipDigest, lambda: ClipDigest(clip_digest(path)), index)
+
     def count() -> ClipLength:
-        frames, resampled = count_frames(path, fps=spec.fps, frames=spec.frames, key=key)
-        return ClipLength(frames, resampled.notes)
+        # as small as they get: only what is there, and what becomes of it, matters here
+        frames, resampled = read_clip(
+            path, fps=spec.fps, frames=spec.frames, width=SIZE_STEP, height=SIZE_STEP, key=key
+        )
+        return ClipLength(len(frames), resampled.notes)
 
     what = f"clip {spec.fps} {spec.frames}"
     length = _remembered(path, what, ClipLength, count, index)

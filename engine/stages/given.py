@@ -78,9 +78,7 @@ def encode_frames(job: Job) -> Iterator[Made]:
     latents, seconds, environment = _encoded(job, video)
     mask = given_mask(frames, *latents.shape[2:], has_last=has_last)
     conditioning = torch.cat([mask, latents.cpu()])
-    yield Made(
-        node, {"latents": {"latents": conditioning}}, seconds, environment=environment
-    )
+    yield Made(node, {"latents": {"latents": conditioning}}, seconds, environment=environment)
 
 
 def encode_clip(job: Job) -> Iterator[Made]:
@@ -133,7 +131,9 @@ def fitted(picture: Tensor, height: int, width: int, area: int) -> Tensor:
     return covering[0, :, top : top + height, left : left + width]
 
 
-def given_mask(frames: int, latent_frames: int, rows: int, columns: int, *, has_last: bool) -> Tensor:
+def given_mask(
+    frames: int, latent_frames: int, rows: int, columns: int, *, has_last: bool
+) -> Tensor:
     """[4, latent frames, rows, columns], 1 where a frame is given; the first frame fills all four places of the first
     latent frame, as published."""
     given = torch.zeros(frames, rows, columns)

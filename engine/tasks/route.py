@@ -47,7 +47,9 @@ def course_of(spec: RunSpec) -> Course:
     skipped = num_skipped(whole, spec)
     if skipped == whole.num_steps:
         levels = f"{whole.sigmas[0]:.4g} to {whole.sigmas[-2]:.4g}"
-        key, value = ("sigma", spec.video.sigma) if spec.video.sigma else ("strength", spec.video.strength)
+        key, value = (
+            ("sigma", spec.video.sigma) if spec.video.sigma else ("strength", spec.video.strength)
+        )
         raise PresetError(
             f"{value} leaves none of the {whole.num_steps} steps (sigmas from {levels}); expected at least "
             + (f"{whole.sigmas[-2]:.4g}" if key == "sigma" else f"{1 / whole.num_steps:.4g}"),

@@ -84,7 +84,7 @@ START = Stage(
     ("latents", "state"),
     derived={"state": ("latents",)},
     derive="engine.stages.latents:derive",
-    title=DENOISE.name,
+    title=ENCODE.name,
     keep="cache",
 )
 STEP = Stage(

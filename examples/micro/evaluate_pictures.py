@@ -48,7 +48,7 @@ def heldout_pictures(count: int, seed: int = PICTURE_SEED, anywhere: float = ANY
 def conditions_of(
     truth: Tensor, vae: WanVAE, encoder: CLIP, *, has_last: bool
 ) -> dict[str, Tensor]:
-    """"image" and "latents" of clips whose first, and last, frames are given, as of `WanDiT.prepare`."""
+    """ "image" and "latents" of clips whose first, and last, frames are given, as of `WanDiT.prepare`."""
     tokens = [tokens_of(encoder, truth[:, :, at]) for at in ((0, -1) if has_last else (0,))]
     latents = vae.encode(given_video(truth, has_last=has_last), chunk_frames=0)
     mask = masks(*latents.shape[2:], has_last=has_last).expand(len(truth), -1, -1, -1, -1)

@@ -86,9 +86,7 @@ def _encoded(vae: WanVAE, clip: CLIP, videos: Tensor) -> dict[str, Tensor]:
 
 
 def _normalised(means: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(values).view(-1, 1, 1, 1) for values in (LATENTS_MEAN, LATENTS_STD)
-    )
+    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (LATENTS_MEAN, LATENTS_STD))
     return (means.float() - mean) / std
 
 

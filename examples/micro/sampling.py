@@ -82,7 +82,9 @@ def sample_latents(
     wanted = [model.text_encoder.encode(prompt) for prompt in prompts]
     unwanted = [model.text_encoder.encode(settings.negative_prompt)] * len(prompts)
     context = pad_sequence([*wanted, *unwanted], batch_first=True)
-    both_halves = {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in given.items()}
+    both_halves = {
+        name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in given.items()
+    }
     conditioning = model.dit.prepare({"text": context.to(device), **both_halves})
     shape = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_SIZE // 8, FRAME_SIZE // 8)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
