@@ -13,7 +13,7 @@ import msgspec
 
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Conditions, Description
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from engine.checkpoints.known.expected import DiTShape
     from engine.checkpoints.library import Found
     from engine.models.attention import Attention
+    from engine.models.diffusion.config import WanDiTConfig
     from engine.models.diffusion.wandit import Conditioning, WanDiT
     from engine.models.seams import At
     from store.index.index import Index
@@ -48,14 +50,26 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         "text_dim": config.text_dim,
         "latent_channels": config.out_dim,
         "patch_size": list(config.patch_size),
-        "takes": ["text", "image"] if config.has_image_branch else ["text"],
+        "takes": takes(config),
+        "model_type": config.model_type,
         "num_blocks": config.num_layers,
         "dim": config.dim,
         "model": "micro"
-        if spec.checkpoint == BUILTIN_MICRO
+        if is_builtin(spec.checkpoint)
         else recognise(source, layout).variant or "",
     }
+    if config.has_image_branch:
+        facts["image_dim"] = config.image_dim
     return description(spec, index, layout, files, facts)
+
+
+def takes(sizes: WanDiTConfig | DiTShape) -> list[str]:
+    """The names of a model's conditions."""
+    return [
+        "text",
+        *(["image"] if sizes.model_type != "t2v" else []),
+        *(["latents"] if sizes.in_dim > sizes.out_dim else []),
+    ]
 
 
 def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserSpec:
