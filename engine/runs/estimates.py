@@ -89,11 +89,14 @@ def _likeness(spec: Mapping[str, Any]) -> str:
     ]
     # a run of before there were options, or addresses, is like one that has none
     absent: tuple[tuple[str, object], ...] = (("options", {}), ("url", ""))
-    is_expanded = spec.get("expansion", {}).get("enabled", False)
+    used = {
+        "prompt_expander": spec.get("expansion", {}).get("enabled", False),
+        "image_encoder": spec.get("task", "t2v") != "t2v",
+    }
     parts = {
         kind: {name: value for name, value in part.items() if (name, value) not in absent}
         for kind, part in spec.get("components", {}).items()
-        if is_expanded or kind != "prompt_expander"
+        if used.get(kind, True)
     }
     return json.dumps(
         [parts, extensions, *(spec.get(name) for name in names), _guided(spec)], sort_keys=True
