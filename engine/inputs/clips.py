@@ -386,8 +386,8 @@ def _told_of(
         first = part.partition("\n")[0]
         if re.match(r"\d+[^:]*: Video:", part) and "(attached pic)" not in first:
             return seconds, _stream(path, part, key), has_audio
-    what = "has sound and no pictures" if has_audio else "has no video in it"
-    raise _refused(path, f"{what}; give a video", key)
+    what = "has sound and no pictures" if has_audio else "has no video in it that can be read"
+    raise _refused(path, f"{what}; give another file", key)
 
 
 def _unreadable(path: Path, told: str, key: str) -> InputError:
@@ -433,7 +433,7 @@ def _short(reason: str) -> str:
         return "its index (moov) is missing, it was cut off or is still being written"
     if any(words in reason for words in _CUT_WORDS):
         return "it ends within a frame"
-    line = _printable(reason) or "ffmpeg finds nothing in it"
+    line = _printable(reason.removeprefix("Error opening input: ")) or "ffmpeg finds nothing in it"
     return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 3]}..."
 
 
@@ -454,7 +454,8 @@ def _command(path: Path, facts: ClipFacts, stream: _Stream, filters: list[str]) 
     return [
         ffmpeg.program(), "-hide_banner", "-loglevel", "level+info", "-nostats", "-nostdin", *decoder,
         *_input(path, facts.container), "-map", f"0:{stream.number}", "-fps_mode", "passthrough",
-        "-vf", ",".join(filters), "-pix_fmt", "rgb24", "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1",
+        "-vf", ",".join(filters), "-enc_time_base", "1/1000",
+        "-pix_fmt", "rgb24", "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1",
     ]  # fmt: skip
 
 
@@ -468,12 +469,14 @@ def _filters(path: Path, stream: _Stream, size: tuple[int, int], fit: str, key: 
             path, f"is {shown}, too long for {width}x{height}; crop it first, or stretch it", key
         )
     to_rgb = f"flags={_SCALING}{_matrix(stream)}"
-    filters = ["showinfo=checksum=0"]
+    # what comes out is counted, as equal times would be complained of
+    filters = ["showinfo=checksum=0", "settb=1/1000", "setpts=N"]
     if stream.is_wide:
         filters += _to_bt709(stream)
         to_rgb = f"flags={_SCALING}"
     if stream.has_alpha:
-        filters += [f"scale={to_rgb}", "format=gbrap", "premultiply=inplace=1"]
+        # of 8 bits it would not leave alone what is opaque
+        filters += [f"scale={to_rgb}", "format=gbrap16le", "premultiply=inplace=1"]
         to_rgb = f"flags={_SCALING}"
     filters.append(f"scale={covering[0]}:{covering[1]}:{to_rgb}")
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2

@@ -73,7 +73,8 @@ def damage_in(line: str) -> str:
         return ""
     level, text = found.groups()
     cut = level == "warning" and text.startswith("Packet corrupt")
-    return text.strip() if level in ("error", "fatal", "panic") or cut else ""
+    is_damage = level in ("error", "fatal", "panic") and "to muxer" not in text
+    return text.strip() if is_damage or cut else ""
 
 
 def words(command: Sequence[str], seconds: float) -> str:
