@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_a_variable_rate(tmp_path: Path) -> None:
     assert whole[:11] == [1, 1, 1, 4, 4, 4, 4, 4, 4, 4, 5]
     assert found == whole[: len(found)]
     assert came.cut == len(whole) - len(found)
-    assert (came.read, came.dropped) == (6, 3)
+    assert (came.read, came.dropped, came.told) == (6, 3, ())
 
 
 @pytest.mark.parametrize(("frames", "num"), [(1, 1), (4, 1), (5, 5), (7, 5), (9, 9), (13, 9)])
@@ -237,7 +238,7 @@ def test_what_a_run_wrote_comes_back_as_the_comparison_sees_it(tmp_path: Path, f
     expected = b"".join(frame.pixels for frame in read_frames(path))
     assert (came.read, came.dropped, came.doubled, came.cut) == (5, 0, 0, 0)
     # Pillow has its own way from YUV to RGB
-    close = 3 if format == "webp" else 0
+    close = 8 if format == "webp" else 0
     difference = pixels.astype(int) - np.frombuffer(expected, np.uint8).reshape(pixels.shape)
     assert np.abs(difference).max() <= close
 
@@ -326,15 +327,31 @@ def test_hdr_is_brought_to_an_ordinary_screen(tmp_path: Path, transfer: str) -> 
     )
 
 
-def test_wide_colours_are_brought_to_an_ordinary_screen(tmp_path: Path) -> None:
+WIDE_TOLD = "its wide colours are brought to those of an ordinary screen (BT.709)"
+
+
+@pytest.mark.parametrize("wide", ["p=bt2020:m=bt2020nc:r=limited", "p=smpte432:m=bt709:r=limited"])
+def test_wide_colours_are_brought_to_an_ordinary_screen(tmp_path: Path, wide: str) -> None:
     path = tmp_path / "in.mkv"
     ffmpeg(
         "-f", "lavfi", "-i", "color=0xc04020:s=65x49:r=10:d=0.1", "-vf",
-        f"{TAGGED},zscale=t=bt709:p=bt2020:m=bt2020nc:r=limited,format=yuv444p10le", "-c:v", "ffv1", path,
+        f"{TAGGED},zscale=t=bt709:{wide},format=yuv444p10le", "-c:v", "ffv1", path,
     )  # fmt: skip
     pixels, came = read(path)
     assert pixels[0, 20, 20].tolist() == pytest.approx([192, 64, 32], abs=3)
-    assert came.told == ("its wide colours are brought to those of an ordinary screen (BT.709)",)
+    assert came.told == (WIDE_TOLD,)
+
+
+def test_wide_and_transparent(tmp_path: Path) -> None:
+    path = tmp_path / "in.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=0xffffff@0.5:s=64x48:r=10:d=0.1,format=rgba", "-vf",
+        "format=yuva444p10le,setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=bt2020-10",
+        "-c:v", "ffv1", path,
+    )  # fmt: skip
+    pixels, came = read(path)
+    assert pixels[0, 20, 20].tolist() == pytest.approx([128, 128, 128], abs=3)
+    assert came.told == ("what is transparent in it is shown over black", WIDE_TOLD)
 
 
 @pytest.mark.parametrize("tag", ["colorspace=ycgco", "color_trc=log100"])
@@ -343,6 +360,17 @@ def test_colours_that_are_not_read_are_named(tmp_path: Path, tag: str) -> None:
     ffmpeg("-i", y4m(tmp_path / "in.y4m", [YUV]), "-vf", f"setparams={tag}", "-c:v", "ffv1", path)
     name = tag.partition("=")[2]
     assert refused(path) == f"has colours that are not read ({name}); convert it to bt709 first"
+
+
+def test_dolby_vision_without_other_colours_is_named() -> None:
+    told = (
+        "0[0x1](und): Video: hevc (Main 10) (dvh1 / 0x31687664), yuv420p10le(pc), 64x48, 24 fps, 24 tbr (default)\n"
+        "[info]     Side data:\n"
+        "[info]       DOVI configuration record: version: 1.0, profile: 5, level: 4, rpu flag: 1\n"
+    )
+    stream = clips._stream(Path("in.mp4"), told, "video.path")
+    with pytest.raises(InputError, match=r"colours that are not read \(dolby-vision-5\)"):
+        clips._check_colours(Path("in.mp4"), stream, "video.path")
 
 
 def test_interlaced_lines_are_left_and_told(tmp_path: Path) -> None:
@@ -393,13 +421,14 @@ def test_containers(tmp_path: Path) -> None:
     made = numbered(tmp_path / "in.y4m", 6, rate=25)
     outputs: list[object] = []
     for name, (_, codec) in kinds.items():
-        outputs += ["-c:v", encoder.get(codec, codec), tmp_path / name]
+        exact = ["-lossless", 1] if codec == "webp" else []
+        outputs += ["-c:v", encoder.get(codec, codec), *exact, tmp_path / name]
     ffmpeg("-i", made, *outputs)
     for name, (container, codec) in kinds.items():
         facts = clips.examine_clip(tmp_path / name)
         assert (facts.width, facts.height, facts.container) == (64, 48, container), name
         assert facts.codec.startswith(codec)
-        assert facts.fps == pytest.approx(25, abs=0.1) or name == "a.webp"
+        assert facts.fps == pytest.approx(25, abs=0.1), name
         assert facts.seconds == pytest.approx(0.24, abs=0.05) or name in ("a.mpg", "a.webp")
         assert not facts.has_audio
     assert clips.examine_clip(made).container == "y4m"
@@ -524,7 +553,9 @@ def test_too_large_and_too_long(tmp_path: Path) -> None:
     large = tmp_path / "large.gif"
     frame = b"\x2c\0\0\0\0" + b"\xff\xff\xff\xff" + b"\0\2\2\x44\1\0"
     large.write_bytes(b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + frame + b"\x3b")
-    assert "8192x8192" in refused(large) or "no frame" in refused(large)
+    assert refused(large) == "is 65535x65535, at most 8192x8192 pixels are read; scale it first"
+    larger = y4m(tmp_path / "larger.y4m", [], (9000, 9000))
+    assert refused(larger) == "is 9000x9000, at most 8192x8192 pixels are read; scale it first"
     path = y4m(tmp_path / "in.y4m", [YUV], (2000, 4))
     assert refused(path) == "is 2000x4, too long for 64x48; crop it first, or stretch it"
     assert read(path, fit="stretch")[0].shape == (1, 48, 64, 3)
@@ -663,3 +694,37 @@ def test_one_that_says_a_lot_is_not_waited_for(tmp_path: Path, scripted) -> None
     scripted('case "$*" in *encoders*) exec "$FFMPEG" "$@";; esac\nyes "a line" >&2')
     path = numbered(tmp_path / "in.y4m", 5)
     assert refused(path).startswith("cannot be read as a video: ")
+
+
+def test_one_that_does_not_tell_the_times_does_not_fill_the_memory() -> None:
+    told = decoding.Told()
+    command = ["sh", "-c", "exec cat /dev/zero"]
+    assert list(decoding.decoded(command, 100, told, lambda: None)) == []
+    assert told.damage == "ffmpeg does not tell when its frames are shown"
+
+
+def test_one_without_a_reader(tmp_path: Path, scripted) -> None:
+    scripted('exec "$FFMPEG" $(printf "%s " "$@" | sed s/yuv4mpegpipe/absent/g)')
+    path = numbered(tmp_path / "in.y4m", 5)
+    assert "this ffmpeg has no reader for it, another may" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[Parsed_showinfo_0 @ 0x5] n:   3 pts:     90 pts_time:3       pos:   48 fmt:yuv420p sar:1/1 s:64x48 i:P ",
+        "[Parsed_showinfo_0 @ 0x5] [info] n:   3 pts:     90 pts_time:3       duration:      6 duration_time:0.2     "
+        "fmt:yuv420p cl:left sar:1/1 s:64x48 i:P iskey:1 type:I ",
+        "  Stream #0:0: Video: rawvideon:   3 pts:     90 pts_time:3       duration:      6 duration_time:0.2     "
+        "fmt:yuv420p cl:left sar:1/1 s:64x48 i:P iskey:1 type:I ",
+    ],
+    ids=["of version 4", "of version 9", "two threads at once"],
+)  # fmt: skip
+def test_times_as_they_are_told(line: str) -> None:
+    told = decoding.Told()
+    told.add(
+        b"[x @ 0x5] [info] config in time_base: 1/30, frame_rate: 5/1\n" + line.encode() + b"\n"
+    )
+    assert list(told.frames) == [(3, Fraction(1, 5), "64x48 1/1")]
+    told.add(b"[x @ 0x5] [info] n:   4 pts: NOPTS pts_time:NOPTS   fmt:gray sar:1/1 s:64x48 i:P \n")
+    assert told.frames[1] == (Fraction(16, 5), Fraction(1, 5), "64x48 1/1")
