@@ -113,7 +113,8 @@ def _otherwise(head: bytes) -> str:
         return _as_picture("a drawing (SVG)")
     if not what and _is_text(head):
         what = "text"
-    return f"is {what or 'no picture that is known'}, expected JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM; name a picture"
+    what = what or "no picture that is known"
+    return f"is {what}, expected JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM; name a picture"
 
 
 def _as_picture(what: str) -> str:

@@ -134,6 +134,27 @@ def _strict_pillow() -> Iterator[None]:
             log.setLevel(held[2])
 
 
+@contextmanager
+def _quiet(format: str) -> Iterator[None]:
+    """libtiff writes to standard error, which may be the app's screen, and Pillow has no switch for that."""
+    if format != "TIFF":
+        yield
+        return
+    try:
+        held = os.dup(2)
+    except OSError:  # a process without
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(held, 2)
+        os.close(held)
+        os.close(nowhere)
+
+
 def _read(file: IO[bytes], background: str) -> Picture:
     head = file.read(HEAD_BYTES)
     try:
@@ -141,11 +162,11 @@ def _read(file: IO[bytes], background: str) -> Picture:
     except UnreadKind as error:
         raise _Refusal(str(error)) from None
     _check_header(format, head)
-    depth = _check_png(file) if format == "PNG" else 8
+    notes: list[str] = []
+    depth = _check_png(file, notes) if format == "PNG" else 8
     data = _whole_jpeg(file) if format == "JPEG" else None
     file.seek(0)
-    notes: list[str] = []
-    with _told(format), Image.open(data or file, formats=[format]) as image:
+    with _told(format), _quiet(format), Image.open(data or file, formats=[format]) as image:
         _check_size(image.size)
         if format == "TIFF":
             depth = _check_tiff(image, notes)
@@ -153,7 +174,9 @@ def _read(file: IO[bytes], background: str) -> Picture:
         if data is not None:
             _check_all_decoded(image, data)
         rgb = _over(image, background, depth, notes)
-        turned = rgb if format == "TIFF" else _turned(image, rgb, notes)  # Pillow turns TIFFs itself
+        turned = (
+            rgb if format == "TIFF" else _turned(image, rgb, notes)
+        )  # Pillow turns TIFFs itself
         _count_frames(image, notes)
         return Picture(*turned.size, turned.tobytes(), tuple(notes))
 
@@ -177,7 +200,9 @@ def _told(format: str) -> Iterator[None]:
 def _damaged(format: str, reason: str) -> _Refusal:
     if "truncated" in reason:
         return _Refusal(f"is a truncated {format}, its end is missing; save or download it again")
-    return _Refusal(f"is a {format} that cannot be read ({reason[:_MAX_REASON]}); save it again as PNG")
+    return _Refusal(
+        f"is a {format} that cannot be read ({reason[:_MAX_REASON]}); save it again as PNG"
+    )
 
 
 # Where a header has width and height, as far as Pillow says no more than "not identified" of zeros.
@@ -191,7 +216,10 @@ def _check_header(format: str, head: bytes) -> None:
 
 
 def _check_size(size: tuple[int, ...]) -> None:
-    width, height = size[0], abs(size[1])  # a BMP has its rows from the top where it says a negative height
+    width, height = (
+        size[0],
+        abs(size[1]),
+    )  # a BMP has its rows from the top where it says a negative height
     if not width or not height:
         raise _Refusal(f"has no pixels ({width}x{height}); save or download it again")
     if width * height > MAX_PIXELS:
@@ -203,8 +231,9 @@ def _check_size(size: tuple[int, ...]) -> None:
 # PNG: Pillow checks no sums of the pixels' chunks, and leaves rows black that are not there
 
 
-def _check_png(file: IO[bytes]) -> int:
-    """Bits of a channel. Raises _Refusal where not every row is there, or another chunk is too large."""
+def _check_png(file: IO[bytes], notes: list[str]) -> int:
+    """Bits of a channel. Notes colours that Pillow does not know of. Raises _Refusal where a row is not there, or
+    another chunk is too large."""
     file.seek(8)
     depth, left = 8, -1
     inflating = zlib.decompressobj()
@@ -220,6 +249,10 @@ def _check_png(file: IO[bytes]) -> int:
             if len(header) != 13 or left >= 0:
                 raise _damaged("PNG", "its header is damaged")
             depth, left = header[8], _raw_bytes(header)
+        elif name == b"cICP":
+            if _exactly(file, size) != _CICP_OF_SRGB:
+                notes.append("its colours by cICP were taken for sRGB")
+            _exactly(file, 4)
         else:
             end = file.seek(size + 4, os.SEEK_CUR)
             if end > os.fstat(file.fileno()).st_size:
@@ -256,6 +289,7 @@ def _inflated(file: IO[bytes], size: int, inflating: zlib._Decompress, left: int
     return left
 
 
+_CICP_OF_SRGB = b"\x01\x0d\x00\x01"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _WHOLE = ((0, 0, 1, 1),)
 _ADAM7 = (
@@ -340,7 +374,9 @@ def _check_tiff(image: Image.Image, notes: list[str]) -> int:
         )
     if not bits <= {1, 2, 4, 8, 16}:
         told = ", ".join(map(str, sorted(bits)))
-        raise _Refusal(f"is a TIFF of {told} bits a channel, expected 1 to 8, or 16; save it as PNG")
+        raise _Refusal(
+            f"is a TIFF of {told} bits a channel, expected 1 to 8, or 16; save it as PNG"
+        )
     if _number(tags.get(ExifTags.Base.NewSubfileType)) & 1:
         raise _Refusal(
             "is a photo as the camera's sensor saw it, with a small preview; develop it and save it as PNG"
@@ -480,6 +516,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
     if image.mode == "CMYK":
         notes.append("CMYK to RGB")
     if not profile:
+        _note_gamma(image, notes)
         return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -490,7 +527,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             notes.append(f"its colour profile is not one of {image.mode} and was ignored")
             return image.convert("RGB")
         transform = _transform(source, mode)
-        name = " ".join(_printable(ImageCms.getProfileDescription(source)).split())[:60]
+        name = _printable(" ".join(ImageCms.getProfileDescription(source).split())[:60])
     except Exception:  # noqa: BLE001  # lcms has no words of its own for it
         notes.append("its colour profile is damaged and was ignored")
         return image.convert("RGB")
@@ -498,6 +535,13 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
         return image.convert("RGB")
     notes.append(f"from {name or 'a profile without a name'} to sRGB")
     return transform.apply(image)
+
+
+def _note_gamma(image: Image.Image, notes: list[str]) -> None:
+    """Of a PNG that says it without a profile: mostly it is that of sRGB, and else mostly wrong."""
+    gamma = image.info.get("gamma")
+    if gamma and "srgb" not in image.info and abs(gamma - 1 / 2.2) > 0.01:
+        notes.append(f"its gamma of {gamma:g} was not applied")
 
 
 def _transform(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
