@@ -177,8 +177,9 @@ def _read(file: IO[bytes], background: str) -> Picture:
         turned = (
             rgb if format == "TIFF" else _turned(image, rgb, notes)
         )  # Pillow turns TIFFs itself
+        pixels = turned.tobytes()  # before another frame may take their place
         _count_frames(image, notes)
-        return Picture(*turned.size, turned.tobytes(), tuple(notes))
+        return Picture(*turned.size, pixels, tuple(notes))
 
 
 @contextmanager
@@ -517,7 +518,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
         notes.append("CMYK to RGB")
     if not profile:
         _note_gamma(image, notes)
-        return image.convert("RGB")
+        return _as_rgb(image)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _SPACES.get(source.profile.xcolor_space.strip(), "")
@@ -525,16 +526,20 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             image = image.convert("RGB")
         if mode != image.mode:
             notes.append(f"its colour profile is not one of {image.mode} and was ignored")
-            return image.convert("RGB")
+            return _as_rgb(image)
         transform = _transform(source, mode)
         name = _printable(" ".join(ImageCms.getProfileDescription(source).split())[:60])
     except Exception:  # noqa: BLE001  # lcms has no words of its own for it
         notes.append("its colour profile is damaged and was ignored")
-        return image.convert("RGB")
+        return _as_rgb(image)
     if mode in ("L", "RGB") and _is_srgb(transform, mode):
-        return image.convert("RGB")
+        return _as_rgb(image)
     notes.append(f"from {name or 'a profile without a name'} to sRGB")
     return transform.apply(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
 def _note_gamma(image: Image.Image, notes: list[str]) -> None:
