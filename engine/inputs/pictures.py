@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
 
 from engine.errors import InputError
 from engine.inputs.kinds import HEAD_BYTES, UnreadKind, format_of
@@ -174,9 +174,9 @@ def _read(file: IO[bytes], background: str) -> Picture:
         if data is not None:
             _check_all_decoded(image, data)
         rgb = _over(image, background, depth, notes)
-        turned = (
-            rgb if format == "TIFF" else _turned(image, rgb, notes)
-        )  # Pillow turns TIFFs itself
+        turned = _turned(
+            image, rgb, notes
+        )  # nothing is left to turn of a TIFF: Pillow did that itself
         pixels = turned.tobytes()  # before another frame may take their place
         _count_frames(image, notes)
         return Picture(*turned.size, pixels, tuple(notes))
@@ -193,7 +193,7 @@ def _told(format: str) -> Iterator[None]:
         raise _Refusal("needs more memory than there is; save it smaller") from None
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "its header is damaged, or of a kind that Pillow does not know"
         raise _damaged(format, reason) from None
 
@@ -405,7 +405,7 @@ _TURNS = {
 
 def _turned(image: Image.Image, rgb: Image.Image, notes: list[str]) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(_number(image.getexif().get(ExifTags.Base.Orientation)))
     except Exception:  # noqa: BLE001  # a damaged EXIF says nothing of how to turn, and viewers look over it
         return rgb
     if turn is None:
@@ -564,8 +564,8 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
         steps = [*range(0, 256, 15)]
         colours = bytes(value for r in steps for g in steps for b in steps for value in (r, g, b))
         probe = Image.frombytes("RGB", (len(steps), len(steps) ** 2), colours)
-    changes = ImageChops.difference(transform.apply(probe), probe.convert("RGB")).getextrema()
-    return max(most for _, most in changes) <= 2
+    changes = ImageChops.difference(transform.apply(probe), probe.convert("RGB"))
+    return max(changes.tobytes()) <= 2
 
 
 def _printable(text: str) -> str:

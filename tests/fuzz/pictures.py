@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -45,6 +46,7 @@ MAX_BYTES = 40_000
 def make(folder: Path) -> Callable[[Random, Path], str]:
     paths = [case.make(_new(folder)) for case in (*GOOD.values(), *(BAD[name] for name in _LIKE))]
     contents = [path.read_bytes() for path in paths if path.stat().st_size < MAX_BYTES]
+    shutil.rmtree(folder)  # which is looked through after each case
 
     def attempt(random: Random, place: Path) -> str:
         content = random.choice(contents)

@@ -26,10 +26,12 @@ from tests.given_pictures import (
     RGB,
     Bad,
     boxes,
+    chunk,
     encoded,
     jpeg,
     png_of,
     saved,
+    tiff_of,
     with_alpha,
 )
 
@@ -129,11 +131,16 @@ def test_libtiff_writes_nothing_to_the_terminal(
     assert capfd.readouterr() == ("", "standard error is there again")
 
 
-def test_no_warning_comes_out(tmp_path: Path) -> None:
+def test_no_warning_comes_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "animated.png"
+    path.write_bytes(png_of(RGB, 2, before=chunk(b"acTL", bytes(8))))  # of 0 frames
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_picture(GOOD["png palette with alphas"].make(tmp_path))
-        told(BAD["png huge"].make(tmp_path))
+        assert read_picture(path).notes == ()
+    many_samples = tmp_path / "many.tif"
+    many_samples.write_bytes(tiff_of(RGB, 2, tags={277: 200}))
+    assert "is a TIFF that cannot be read" in told(many_samples)
+    assert caplog.records == []
 
 
 # One picture, many files
