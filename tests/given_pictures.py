@@ -460,7 +460,7 @@ GOOD: dict[str, Good] = {
     "jpeg CMYK": Good(
         saved(Image.fromarray(CMYK, "CMYK"), "JPEG", quality=100, subsampling=0), of_cmyk(CMYK), ("CMYK to RGB",), 8
     ),
-    "jpeg of two pictures": Good(animated("MPO", quality=95, subsampling=0), RGB, ("first of 3 frames",), 12),
+    "jpeg of three pictures": Good(animated("MPO", quality=95, subsampling=0), RGB, ("first of 3 frames",), 12),
     **{
         f"jpeg orientation {turn}": Good(
             written("a.jpg", jpeg(exif=oriented(turn))), TURNS[turn](RGB), TURNED if turn > 1 else (), 12
@@ -524,7 +524,7 @@ GOOD: dict[str, Good] = {
     ),
     "a link": Good(linked, RGB),
 }  # fmt: skip
-if features.check("avif"):
+if "avif" in features.modules and features.check("avif"):
     GOOD |= {
         "avif": Good(saved(RGB, "AVIF", quality=100), RGB, (), 12),
         "avif alpha": Good(
@@ -568,6 +568,7 @@ BAD: dict[str, Bad] = {
     "eps": Bad(saved(RGB, "EPS"), "a PostScript file, which is not read"),
     "tga": Bad(saved(RGB, "TGA"), "no picture that is known"),
     "canon raw": Bad(written("a.cr2", b"II*\0\x10\0\0\0CR\2\0" + bytes(99)), "as the camera's sensor saw it"),
+    "olympus raw": Bad(written("a.orf", b"IIRO" + bytes(99)), "as the camera's sensor saw it, which is not read"),
     "raw with a preview": Bad(written("a.dng", tiff_of(RGB, 2, tags={254: 1})), "as the camera's sensor saw it"),
     "png cut": Bad(written("a.png", encoded(Image.fromarray(RGB), "PNG")[:-20]), "is a truncated PNG"),
     "png with an end and yet cut": Bad(
@@ -585,8 +586,8 @@ BAD: dict[str, Bad] = {
         written("a.png", _HUGE_PNG), "has 60000x60000 pixels, 3,600,000,000 in all, expected at most 100,000,000"
     ),
     "png of other bits": Bad(written("a.png", png(WIDTH, HEIGHT, 5, 2, rows_of(RGB))), "is a PNG that cannot be read"),
-    "png zTXt bomb": Bad(written("a.png", text_bomb(b"zTXt")), "is a PNG that cannot be read .*too large"),
-    "png iTXt bomb": Bad(written("a.png", text_bomb(b"iTXt")), "is a PNG that cannot be read .*too large"),
+    "png zTXt bomb": Bad(written("a.png", text_bomb(b"zTXt")), "is a PNG that cannot be read .*(?i:too large)"),
+    "png iTXt bomb": Bad(written("a.png", text_bomb(b"iTXt")), "is a PNG that cannot be read .*(?i:too large)"),
     "png large chunk": Bad(
         written("a.png", png_of(RGB, 2, before=chunk(b"tEXt", b"a\0" + bytes(33 << 20)))),
         "a chunk of 34,603,010 bytes beside the pixels"
