@@ -318,9 +318,10 @@ def of_screen(content: bytes, side: int) -> bytes:
 
 
 def large_webp() -> bytes:
-    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16382).to_bytes(3, "little") * 2
-    body = b"WEBP" + extended + encoded(Image.fromarray(RGB), "WEBP", lossless=True)[12:]
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    """Animated: a large canvas with small frames."""
+    first, *others = frames(3)
+    content = encoded(first, "WEBP", save_all=True, append_images=others)
+    return content[:24] + (16382).to_bytes(3, "little") * 2 + content[30:]
 
 
 def boxes(brand: bytes) -> bytes:
@@ -623,8 +624,12 @@ BAD: dict[str, Bad] = {
     "jpeg of 100 scans": Bad(written("a.jpg", many_scans()), "is a JPEG that cannot be read .more than 64 scans"),
     "jpeg marker alone": Bad(written("a.jpg", b"\xff\xd8\xff"), "is a truncated JPEG"),
     "jpeg of nothing": Bad(written("a.jpg", b"\xff\xd8\xff\xd9"), "is a JPEG that cannot be read"),
-    "webp cut": Bad(written("a.webp", encoded(Image.fromarray(noise()), "WEBP")[:500]), "WEBP"),
-    "webp huge": Bad(written("a.webp", large_webp()), "has 16383x16383 pixels|WEBP that cannot be read"),
+    "webp cut": Bad(written("a.webp", encoded(Image.fromarray(noise()), "WEBP")[:500]), "truncated WebP"),
+    "webp damaged": Bad(
+        written("a.webp", encoded(Image.fromarray(noise()), "WEBP").replace(b"VP8 ", b"VP9 ")),
+        "is a WebP that cannot be read"
+    ),
+    "webp huge": Bad(written("a.webp", large_webp()), "has 16383x16383 pixels"),
     "gif cut": Bad(written("a.gif", encoded(paletted(), "GIF")[:-20]), "truncated GIF"),
     "gif huge": Bad(written("a.gif", of_screen(encoded(paletted(), "GIF"), 65535)), "has 65535x65535 pixels"),
     "gif of a huge frame": Bad(

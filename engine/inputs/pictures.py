@@ -123,6 +123,8 @@ def _read(file: IO[bytes], background: str) -> Picture:
             depth = check_png(file, notes)
         elif format == "JPEG":
             data = whole_jpeg(file)
+        elif format == "WEBP" and file.seek(0, 2) < int.from_bytes(head[4:8], "little"):
+            raise damaged(format, "truncated")
         file.seek(0)
         with Image.open(data or file, formats=[format]) as image:
             _check_size(image.size)

@@ -11,6 +11,7 @@ class Refusal(Exception):
 
 def damaged(format: str, reason: str) -> Refusal:
     """Of a file of a format that is read. reason: in the words of who reads it."""
+    format = format.replace("WEBP", "WebP")
     if "truncated" in reason:
         return Refusal(f"is a truncated {format}, its end is missing; save or download it again")
     return Refusal(
