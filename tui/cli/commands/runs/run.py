@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from presets.output.formats import choice_of_endings
+from tui.cli.media import check_media, media_options
 from tui.cli.options import (
     detach_option,
     expand_option,
@@ -27,11 +29,16 @@ from tui.cli.options import (
 from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _EPILOG = """\b
 Examples:
   modiff run micro
   modiff run micro --prompt "a small yellow star moves up over a black background" --seed 7
   modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --set frames=33 --output clip.mp4
+  modiff run micro-i2v --image examples/pictures/red-circle.png
+  modiff run micro --video clip.mp4 --strength 0.6 --prompt "a large blue circle moves left"
   modiff run micro --output clip.gif
   modiff run micro --set output.format=h265 --output clip.mp4
   modiff run micro --detach
@@ -47,6 +54,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @click.command(epilog=_EPILOG)
 @preset_argument
 @prompt_options
+@media_options
 @expand_option
 @click.option(
     "--review",
@@ -80,6 +88,7 @@ def run(
     review: bool,
     negative_prompt: str | None,
     seed: int | str | None,
+    media: Mapping[str, object],
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
@@ -99,9 +108,10 @@ def run(
     from presets.expansion import expands
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import warn_of_prompts
+    from tui.cli.prompts import tell, warn_of_prompts
     from tui.cli.review import check_can_ask, run_reviewed
     from tui.cli.run_of_file import load_settings
+    from tui.describe.inputs import looked_at
 
     if review:
         check_can_ask(detach=detach)
@@ -113,7 +123,9 @@ def run(
         output__path=output,
         output__overwrite=overwrite,
     )
+    values |= media
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
+    check_media(media, spec)
     if review and stop_at is not None:
         raise click.UsageError(
             "--review stops before the first step; leave out --stop-at, or --review"
@@ -125,7 +137,9 @@ def run(
     with open_store() as store:
         if not quiet:
             warn_of_prompts([spec])
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
+        spec, notes = looked_at(store, spec)
+        tell(notes, quiet=quiet)
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
         if review:
             return run_reviewed(
                 invocation, store, lambda: submit(store, spec, preset=preset, stop_at=0), manner
