@@ -29,7 +29,8 @@ from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
 from presets.settings import changed_keys, settings_of
-from presets.validation import PICTURES, validate
+from presets.tasks import PICTURES
+from presets.validation import validate
 from store.blobs.blobs import is_stored as is_blob_stored
 from store.errors import StoreError
 from store.lineage.events import RunFinished, RunResumed

@@ -167,6 +167,40 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
     ] = {}
 
 
+class ImageEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who looks at a run's pictures: used only where it has some."""
+
+    name: Annotated[
+        ComponentName,
+        Meta(description="which image encoder", extra={"role": "component:image_encoder"}),
+    ] = "clip"
+    checkpoint: Annotated[
+        FilePath,
+        Meta(description=_CHECKPOINT, extra={"place": True, "role": "model:image_encoder"}),
+    ] = ""
+    device: Device = "auto"
+    # As its file and diffusers have it; the published code runs it in fp16, which costs CPUs more time, not less. It
+    # runs once a picture, so that the memory is lent for a moment.
+    dtype: DType = "fp32"
+    fit: Annotated[
+        Literal["stretch", "crop"],
+        Meta(
+            description="how a picture becomes its square: stretch as published, crop its middle as diffusers and "
+            "ComfyUI do",
+            extra={"neutral": "stretch"},
+        ),
+    ] = "stretch"
+    url: Url = ""
+    options: Annotated[
+        Options,
+        Meta(
+            max_length=64,
+            description=_OPTIONS,
+            extra={"neutral": {}, "role": "options:image_encoder"},
+        ),
+    ] = {}
+
+
 class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[
         ComponentName, Meta(description="which denoiser", extra={"role": "component:denoiser"})
@@ -296,6 +330,9 @@ class PromptExpanderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknow
 
 class Components(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text_encoder: Annotated[TextEncoderSpec, Meta(extra={"section": "encoder"})] = TextEncoderSpec()
+    image_encoder: Annotated[ImageEncoderSpec, Meta(extra={"section": "encoder"})] = (
+        ImageEncoderSpec()
+    )
     denoiser: Annotated[DenoiserSpec, Meta(extra={"section": "denoiser"})] = DenoiserSpec()
     vae: Annotated[VAESpec, Meta(extra={"section": "decode"})] = VAESpec()
     prompt_expander: Annotated[PromptExpanderSpec, Meta(extra={"section": "expansion"})] = (

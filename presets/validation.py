@@ -15,21 +15,16 @@ from presets.guidance import scales
 from presets.output.formats import AUTO, FORMATS, MAX_SIDE, misfit
 from presets.output.rules import format_of
 from presets.spec import SIZE_STEP, GuidancePiece, RunSpec
+from presets.tasks import PICTURES
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
 
 
-# task -> the pictures that it takes, in the order of the models' inputs
-PICTURES: Mapping[str, tuple[str, ...]] = {
-    "t2v": (),
-    "i2v": ("image",),
-    "flf2v": ("image", "last_image"),
-}
 _TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
 _OTHER = {
-    "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to begin "
-    "from",
+    "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to "
+    "begin from",
     "last_image": "take a preset of first and last frame to video, such as wan2.1-flf2v-14b",
 }
 
@@ -93,7 +88,7 @@ def _check_task(spec: RunSpec) -> None:
     for name, size in (("width", spec.width), ("height", spec.height)):
         if not size and not PICTURES[spec.task] and not spec.video.path:
             raise PresetError(
-                f"expected at least {SIZE_STEP} pixels, got 0, which leaves the size to a picture or clip that is given",
+                f"expected at least {SIZE_STEP} pixels, got 0, which leaves the size to a picture or clip",
                 key=name,
             )
 

@@ -15,12 +15,18 @@ from engine.errors import CheckpointError
 
 BUILTIN = "builtin:"
 BUILTIN_MICRO = f"{BUILTIN}micro"
-_MICRO_FOLDER = Path(__file__).parent.parent / "micro" / "weights"
-_MICRO_FILES = {
-    "text_encoder": "text_encoder.safetensors",
-    "tokenizer": "tokenizer.json",
-    "denoiser": "dit.safetensors",
-    "vae": "vae.safetensors",
+_BUILTIN_FOLDER = Path(__file__).parent.parent / "micro" / "weights"
+# what is built in -> kind -> file; the text encoder's tokenizer last
+_BUILTIN_FILES = {
+    BUILTIN_MICRO: {
+        "text_encoder": "text_encoder.safetensors",
+        "image_encoder": "image_encoder.safetensors",
+        "denoiser": "dit.safetensors",
+        "vae": "vae.safetensors",
+        "tokenizer": "tokenizer.json",
+    },
+    f"{BUILTIN_MICRO}-i2v": {"denoiser": "i2v/dit.safetensors"},
+    f"{BUILTIN_MICRO}-flf2v": {"denoiser": "flf2v/dit.safetensors"},
 }
 # Where the publishers of the text encoder put its tokenizer, seen from the encoder's own folder.
 _TOKENIZER_FOLDERS = ("", "google/umt5-xxl", "umt5-xxl", "tokenizer", "../tokenizer")
@@ -28,13 +34,13 @@ SPIECE_FILE = "spiece.model"
 
 
 def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | None = None) -> Path:
-    """The weights of a component kind (`text_encoder`, `denoiser`, `vae`), as `open_source` takes them: a file, or
-    the index of shards; of `tokenizer` the file that holds it.
+    """The weights of a component kind (`text_encoder`, `image_encoder`, `denoiser`, `vae`), as `open_source` takes
+    them: a file, or the index of shards; of `tokenizer` the file that holds it.
 
     checkpoint: the name of a published model, which the library finds wherever it is; an absolute path, a path
     under the home directory (`~/...`), a path relative to the models folder, each to a file or to a folder that
-    holds one such component; or `builtin:micro`. scan: what lies in the library's places, where whoever asks for
-    several files has one look for all.
+    holds one such component; or what is built in, such as `builtin:micro`. scan: what lies in the library's places,
+    where whoever asks for several files has one look for all.
 
     Raises CheckpointError where there is none, naming the key to set, or what to download and where to put it.
     """
@@ -45,8 +51,13 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
             f"example --set components.{key}=/path/to/file",
             key=f"components.{key}",
         )
-    if checkpoint == BUILTIN_MICRO:
-        return _MICRO_FOLDER / _MICRO_FILES[kind]
+    if is_builtin(checkpoint):
+        if kind not in _BUILTIN_FILES[checkpoint]:
+            raise CheckpointError(
+                f"{checkpoint} has no {kind.replace('_', ' ')}; {' and '.join(builtin_names(kind))} has one",
+                key=f"components.{key}",
+            )
+        return _BUILTIN_FOLDER / _BUILTIN_FILES[checkpoint][kind]
     if catalogue.model(checkpoint, kind) is not None:
         among = (scan or scan_places)()
         found = find(kind, checkpoint, among)
@@ -75,10 +86,21 @@ def locate(kind: str, checkpoint: str, scan: Callable[[], Sequence[Found]] | Non
 def builtin_files(name: str) -> list[Path]:
     """The files that a name such as `builtin:micro` stands for: the weights of its components, then its tokenizer.
     Raises CheckpointError where nothing built in has that name."""
-    if name != BUILTIN_MICRO:
-        raise CheckpointError(f"{name}: nothing built in is named so; there is {BUILTIN_MICRO}")
-    weights = [file for kind, file in _MICRO_FILES.items() if kind != "tokenizer"]
-    return [_MICRO_FOLDER / file for file in [*weights, _MICRO_FILES["tokenizer"]]]
+    if not is_builtin(name):
+        known = ", ".join(_BUILTIN_FILES)
+        raise CheckpointError(f"{name}: nothing built in is named so; there is {known}")
+    files = [_BUILTIN_FOLDER / file for file in _BUILTIN_FILES[name].values()]
+    return [file for file in files if file.is_file()]
+
+
+def builtin_names(kind: str) -> tuple[str, ...]:
+    """What is built in that has a component of that kind."""
+    return tuple(name for name, files in _BUILTIN_FILES.items() if kind in files)
+
+
+def is_builtin(checkpoint: str) -> bool:
+    """Whether a checkpoint is one that comes with modiff, of its micro world."""
+    return checkpoint in _BUILTIN_FILES
 
 
 def tokenizer_in(folder: Path, name: str = TOKENIZER) -> Path | None:

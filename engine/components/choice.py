@@ -19,6 +19,7 @@ from engine.extensions.registry import check as check_extensions
 from presets.expansion import expands
 from presets.expansion import settled as settled_expansion
 from presets.spec import RunSpec
+from presets.tasks import has_pictures
 
 Describe = Callable[[str, Any], Description]
 
@@ -28,20 +29,11 @@ OTHER_WAYS = (
 )
 
 
-_TASKS = {
-    "t2v": "text to video",
-    "i2v": "image to video",
-    "flf2v": "first and last frame to video",
-}
-
-
 def chosen(spec: RunSpec) -> dict[str, Any]:
     """kind -> the spec of its component, for the kinds that a run has."""
     parts = spec.components
-    unused = set() if expands(spec) else {"prompt_expander"}
-    return {
-        kind: getattr(parts, kind) for kind in KINDS if hasattr(parts, kind) and kind not in unused
-    }
+    used = {"prompt_expander": expands(spec), "image_encoder": has_pictures(spec)}
+    return {kind: getattr(parts, kind) for kind in KINDS if used.get(kind, True)}
 
 
 def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
@@ -66,7 +58,7 @@ def settle(spec: RunSpec, scan: Callable[[], Any] | None = None) -> RunSpec:
         refused = together(absent, OTHER_WAYS if is_known else "")
         from engine.components.needed import needed
 
-        every = needed(spec.components, scan())
+        every = needed(spec, scan())
         if any(part.release is not None for part in every):
             raise ModelsAbsent(refused, every)
         raise refused
@@ -90,15 +82,28 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
         _check_place(kind, part)
     about = {kind: _described(describe, kind, part) for kind, part in chosen(spec).items()}
     check_fit(about)
-    task = about["denoiser"].facts.get("task", spec.task)
-    if task != spec.task:
-        raise ComponentError(
-            f"{spec.components.denoiser.checkpoint} is a model of {_TASKS.get(task, task)}, and the task is {spec.task}; "
-            f"set task={task}, or choose another model",
-            key="components.denoiser.checkpoint",
-        )
+    _check_task(spec, about["denoiser"].facts)
     check_extensions(spec.extensions, about["denoiser"].facts)
     return about
+
+
+def _check_task(spec: RunSpec, facts: Mapping[str, Any]) -> None:
+    """Refuses a denoiser that is not for the task."""
+    checkpoint, takes = spec.components.denoiser.checkpoint, {*facts.get("takes", ())} - {"text"}
+    if takes and not has_pictures(spec):
+        problem = (
+            f"{checkpoint} is an image-to-video model (it takes {', '.join(sorted(takes))} too); "
+            f"the task {spec.task} needs one of text alone"
+        )
+    elif not takes and has_pictures(spec):
+        problem = (
+            f"{checkpoint} takes text alone; the task {spec.task} needs an image-to-video model"
+        )
+    elif facts.get("model_type", spec.task) != spec.task:
+        problem = f"{checkpoint} is a model of the task {facts['model_type']}, not of {spec.task}"
+    else:
+        return
+    raise ComponentError(problem, key="components.denoiser.checkpoint")
 
 
 def check_can_ask(parts: Iterable[tuple[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import facts_at
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Layout
-from engine.checkpoints.locate import BUILTIN_MICRO
+from engine.checkpoints.locate import is_builtin
 from engine.checkpoints.opened import layout_at
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
@@ -82,7 +82,7 @@ def description(
 def absolute(given: str, find: Callable[[], Path]) -> str:
     """A path that means the same in every folder; what is built in stays as it is."""
     found = find()
-    return given if given == BUILTIN_MICRO else str(found.absolute())
+    return given if is_builtin(given) else str(found.absolute())
 
 
 def _shapes(layout: Layout) -> list[tuple[int, ...]]:

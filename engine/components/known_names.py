@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.checkpoints.known.catalogue import MODELS
-from engine.checkpoints.locate import BUILTIN_MICRO
+from engine.checkpoints.locate import builtin_names
 from engine.components import registry
 from engine.components.protocols import KINDS
 from engine.components.wan_dit import ATTENTION_BACKENDS
@@ -46,7 +46,6 @@ def known_names() -> dict[str, tuple[str, ...]]:
     for kind in KINDS:
         names[f"component:{kind}"] = tuple(name for of, name in components if of == kind)
         models = (model.name for model in MODELS if model.kind == kind)
-        names[f"model:{kind}"] = (BUILTIN_MICRO, *models)
-    names["model:prompt_expander"] = ()  # a server knows its own
+        names[f"model:{kind}"] = (*builtin_names(kind), *models)
     names["template"] = tuple(template.name for template in list_templates())
     return names

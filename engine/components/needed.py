@@ -13,10 +13,11 @@ from engine.checkpoints.locate import locate
 from engine.components.registry import reads_weights
 from engine.components.umt5 import tokenizer_file
 from engine.errors import CheckpointError
+from presets.tasks import has_pictures
 
 if TYPE_CHECKING:
     from engine.checkpoints.known.catalogue import Release
-    from presets.spec import Components
+    from presets.spec import Components, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,11 @@ class Needed:
         return "text_encoder.tokenizer" if self.kind == "tokenizer" else f"{self.kind}.checkpoint"
 
 
-def needed(components: Components, among: Sequence[Found]) -> list[Needed]:
+def needed(spec: RunSpec, among: Sequence[Found]) -> list[Needed]:
     """Every model of a run that is read here, absent or not. among: as of `library.scan_places`."""
-    found = []
-    for kind in ("text_encoder", "denoiser", "vae"):
+    found, components = [], spec.components
+    pictures = ("image_encoder",) if has_pictures(spec) else ()
+    for kind in ("text_encoder", *pictures, "denoiser", "vae"):
         part = getattr(components, kind)
         if not reads_weights(kind, part.name):
             continue  # they are where it runs

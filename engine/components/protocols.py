@@ -24,13 +24,21 @@ if TYPE_CHECKING:
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae", "prompt_expander")
 
 Conditions = Mapping[str, "Tensor"]
-"""What a denoiser is told beside the latents, by name: "text" [L, text_dim], real tokens only."""
+"""What a denoiser is told beside the latents, by name: "text" [L, text_dim], real tokens only; "image" [tokens,
+image_dim], of all its pictures; "latents" [C,F,h,w], masks and latents of the frames that are given."""
 
 
 class TextEncoder(Protocol):
     def encode(self, prompt: str) -> Tensor:
         """A cleaned prompt (`engine.prompt.clean_prompt`) -> token states [L, text_dim], real tokens only, in the
         encoder's dtype."""
+        ...
+
+
+class ImageEncoder(Protocol):
+    def encode(self, pictures: Sequence[Tensor]) -> Tensor:
+        """pictures: [3,H,W] float in [-1,1] each, at their own sizes, on the CPU -> tokens [sum of tokens, image_dim],
+        in their order, in the encoder's dtype."""
         ...
 
 
@@ -83,8 +91,8 @@ class Description:
     """What a component is.
 
     identity: all that its numbers depend on; with the kind it enters the keys of what it makes.
-    facts: what others must agree with ("text_dim", "latent_channels"): components that tell a fact of one name fit
-    where they tell the same value. What only one kind tells is its own affair.
+    facts: what others must agree with ("text_dim", "image_dim", "latent_channels"): components that tell a fact of one
+    name fit where they tell the same value. What only one kind tells is its own affair.
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
     """

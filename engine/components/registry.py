@@ -18,6 +18,7 @@ ENTRY_POINT_GROUP = "modiff.components"
 # (kind, name) -> "module" or "module:object" of the provider
 _FROM_FILES = {
     ("text_encoder", "umt5"): "engine.components.umt5",
+    ("image_encoder", "clip"): "engine.components.clip",
     ("denoiser", "wan-dit"): "engine.components.wan_dit",
     ("vae", "wan-vae"): "engine.components.wan_vae",
 }

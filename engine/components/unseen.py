@@ -10,6 +10,7 @@ from engine.checkpoints.known import catalogue, expected
 from engine.components.files import BYTES
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
+from engine.models.diffusion.config import conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,8 @@ def _shapes_and_facts(
 ) -> tuple[Shapes, Mapping[str, Plain]] | None:
     if kind == "text_encoder":
         return expected.umt5(expected.UMT5Shape()), {"text_dim": expected.UMT5Shape().dim}
+    if kind == "image_encoder":
+        return expected.clip(expected.CLIPShape()), {"image_dim": expected.CLIPShape().width}
     if kind == "vae":
         return expected.vae(), {
             "latent_channels": 16,
@@ -70,14 +73,16 @@ def _shapes_and_facts(
     shape = expected.PUBLISHED.get(model.variants[-1]) if kind == "denoiser" else None
     if shape is None:
         return None
-    facts = {
+    facts: dict[str, Plain] = {
         "text_dim": shape.text_dim,
         "latent_channels": shape.out_dim,
         "patch_size": list(shape.patch_size),
-        "task": shape.model_type,
-        "takes": ["text", "image", "latents"] if shape.image_branch else ["text"],
+        "takes": list(conditions_of(shape.model_type, shape.in_dim, shape.out_dim)),
+        "model_type": shape.model_type,
         "num_blocks": shape.num_layers,
         "dim": shape.dim,
         "model": model.variants[-1],
     }
+    if shape.image_branch:
+        facts["image_dim"] = shape.image_dim
     return expected.dit(shape), facts

@@ -13,7 +13,7 @@ import msgspec
 
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Conditions, Description
@@ -49,14 +49,16 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         "text_dim": config.text_dim,
         "latent_channels": config.out_dim,
         "patch_size": list(config.patch_size),
-        "task": config.model_type,
-        "takes": list(conditions_of(config)),
+        "takes": list(conditions_of(config.model_type, config.in_dim, config.out_dim)),
+        "model_type": config.model_type,
         "num_blocks": config.num_layers,
         "dim": config.dim,
         "model": "micro"
-        if spec.checkpoint == BUILTIN_MICRO
+        if is_builtin(spec.checkpoint)
         else recognise(source, layout).variant or "",
     }
+    if config.has_image_branch:
+        facts["image_dim"] = config.image_dim
     return description(spec, index, layout, files, facts)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.checkpoints.known.expected import vae_dim
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
@@ -34,7 +34,7 @@ def describe(spec: VAESpec, index: Index) -> Description:
         "latent_channels": layout.entries["conv2.weight"].shape[0],
         "latent_stride": [4, 8, 8],
         # whose colours its latents have, for previews
-        "latents_of": "micro" if spec.checkpoint == BUILTIN_MICRO else "wan2.1",
+        "latents_of": "micro" if is_builtin(spec.checkpoint) else "wan2.1",
     }
     return description(spec, index, layout, source.files, facts)
 

@@ -22,7 +22,8 @@ from engine.inputs.sizes import size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
 from presets.spec import SIZE_STEP
-from presets.validation import PICTURES, validate
+from presets.tasks import PICTURES
+from presets.validation import validate
 
 if TYPE_CHECKING:
     from engine.graph import Node

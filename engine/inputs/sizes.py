@@ -34,7 +34,7 @@ def size_of(
         width = SIZE_STEP * round(height * given_width / given_height / SIZE_STEP)
     elif not height:
         height = SIZE_STEP * round(width * given_height / given_width / SIZE_STEP)
-    if not (SIZE_STEP <= min(width, height) and max(width, height) <= MAX_SIDE):
+    if not (min(width, height) >= SIZE_STEP and max(width, height) <= MAX_SIDE):
         raise InputError(
             f"of {given_width}x{given_height} pixels, would make a video of {width}x{height}; expected sides from "
             f"{SIZE_STEP} to {MAX_SIDE}: cut it, or give width and height",

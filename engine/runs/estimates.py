@@ -19,7 +19,7 @@ from engine.tasks.stages import (
     TEXT_ENCODE,
 )
 from presets.expansion import expands
-from presets.validation import PICTURES
+from presets.tasks import PICTURES
 from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _likeness(spec: Mapping[str, Any]) -> str:
     absent: tuple[tuple[str, object], ...] = (("options", {}), ("url", ""))
     used = {
         "prompt_expander": spec.get("expansion", {}).get("enabled", False),
-        "image_encoder": bool(PICTURES.get(spec.get("task", "t2v"))),
+        "image_encoder": spec.get("task", "t2v") != "t2v",
     }
     parts = {
         kind: {name: value for name, value in part.items() if (name, value) not in absent}

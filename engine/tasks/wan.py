@@ -25,7 +25,7 @@ from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
 from presets.spec import RunSpec
-from presets.validation import PICTURES
+from presets.tasks import PICTURES
 
 EXPAND_PROMPT = Stage(
     "expand",

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import Block, WanDiT
-from engine.models.image_encoders.clip import CLIP, CLIPConfig
+from engine.models.image_encoders.clip import CLIP
+from engine.models.image_encoders.config import CLIPConfig
 from engine.models.text_encoders import t5
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 

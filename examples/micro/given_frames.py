@@ -135,9 +135,9 @@ class GivenSet:
     def sample(self, count: int, rng: random.Random) -> Given:
         """`count` clips with replacement."""
         picks = [divmod(rng.randrange(len(self.attributes)), CLIPS_PER_SHARD) for _ in range(count)]
-        parts = (
-            torch.stack([self.shards[shard][name][row] for shard, row in picks]).float()
+        parts = {
+            name: torch.stack([self.shards[shard][name][row] for shard, row in picks]).float()
             for name in PARTS
-        )
+        }
         named = [self.attributes[shard * CLIPS_PER_SHARD + row] for shard, row in picks]
-        return Given(*parts, named)
+        return Given(**parts, attributes=named)

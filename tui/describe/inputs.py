@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from engine.tasks.route import course_of, num_skipped, whole_course
-from presets.validation import PICTURES
+from presets.tasks import PICTURES
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec

@@ -43,7 +43,7 @@ def by_preset() -> dict[str, str]:
     sizes: dict[str, str] = {}
     for name in [info.name for info in list_presets() if not info.error]:
         try:
-            parts = needed(load_preset(name).components, among)
+            parts = needed(load_preset(name), among)
         except PresetError:
             continue  # told as broken
         if absent(parts):

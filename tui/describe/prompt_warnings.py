@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.checkpoints.locate import BUILTIN_MICRO
+from engine.checkpoints.locate import is_builtin
 from engine.cut_prompts import cut_line, cut_prompts, read_prompts
 from engine.micro.grammar import unknown_words
 from presets.expansion import expands, known_prompt
@@ -27,7 +27,7 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
         cut_line(name, cut, shorten(printable(cut.text), _CELLS_SHOWN))
         for name, cut in cut_prompts(spec).items()
     ]
-    if spec.components.denoiser.checkpoint == BUILTIN_MICRO:
+    if is_builtin(spec.components.denoiser.checkpoint):
         found.append(
             _unknown_words_warning(read_prompts(spec).values())
             or ("" if expands(spec) else combination_warning(known_prompt(spec)))
@@ -37,7 +37,7 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
 
 def random_prompt(spec: RunSpec) -> str:
     """A sentence that the model of a run was trained to understand, "" for one that takes any."""
-    is_micro = spec.components.denoiser.checkpoint == BUILTIN_MICRO
+    is_micro = is_builtin(spec.components.denoiser.checkpoint)
     return random_sentence() if is_micro else ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from engine.checkpoints.formats.reading import refusal
@@ -12,6 +12,7 @@ from engine.checkpoints.layout import Layout
 from engine.checkpoints.source import Source, read_config
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import WanDiTConfig
+from engine.models.image_encoders.config import CLIPConfig
 
 _PUBLISHED_WIDTHS = {shape.dim for shape in expected.PUBLISHED.values()}
 _HEAD_DIM = 128  # of every published DiT
@@ -74,6 +75,12 @@ def dit_config(source: Source, layout: Layout) -> WanDiTConfig:
         return WanDiTConfig(**sizes, num_heads=shape.dim // _HEAD_DIM)
     except ValueError as error:
         raise refusal(source.path, f"not a Wan DiT: {error}") from None
+
+
+def clip_config(shapes: expected.Shapes) -> CLIPConfig:
+    """The configuration of an image encoder. Raises ValueError where its tensors are not those of CLIP's tower, or
+    do not fit each other."""
+    return CLIPConfig(**asdict(expected.clip_shape(shapes)))
 
 
 def _original_fields(config: Mapping[str, Any]) -> dict[str, Any]:

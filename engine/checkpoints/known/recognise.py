@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from engine.checkpoints.known import expected
-from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.known.configure import clip_config, dit_config
 from engine.checkpoints.layout import Entry, Layout, lay_out, quantisation
 from engine.checkpoints.names import components_in, lora_family
 from engine.checkpoints.source import Source, read_json
@@ -191,15 +191,11 @@ def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape],
             is_published = umt5 == expected.UMT5Shape()
             return "umt5-xxl" if is_published else "umt5 (custom)", expected.umt5(umt5), "", True
         if layout.component == "image_encoder":
+            clip_config(shapes)
             clip = expected.clip_shape(shapes)
             is_published = clip == expected.CLIPShape()
             name = "clip-vit-h-14" if is_published else "clip (custom)"
-            return (
-                name,
-                expected.clip(clip),
-                "image to video, which reads it, is not there yet",
-                True,
-            )
+            return name, expected.clip(clip), "", True
     except ValueError as error:
         return "", {}, str(error), False
     if layout.component == "lora":
@@ -256,8 +252,7 @@ def _identify_dit(
         return variant, wanted, f"Wan 2.2 is {_NOT_YET}", False
     if "vace" in variant:
         return variant, wanted, f"VACE is {_NOT_YET}", False
-    note = "" if "-t2v-" in variant else "image to video is not there yet"
-    return variant, wanted, note, True
+    return variant, wanted, "", True
 
 
 def _identify_custom(
@@ -275,8 +270,11 @@ def _identify_custom(
             f"takes {shape.in_dim} channels without an image branch, {_NOT_YET}",
             False,
         )
-    note = "" if shape.model_type == "t2v" else "image to video is not there yet"
-    return f"wan2.1-{shape.model_type} (custom)", wanted, note, True
+    given = shape.in_dim - shape.out_dim
+    if given != (4 + shape.out_dim if shape.image_branch else 0):
+        note = f"takes {given} channels of given frames, {_NOT_YET}"
+        return f"wan2.1-{shape.model_type} (custom)", wanted, note, False
+    return f"wan2.1-{shape.model_type} (custom)", wanted, "", True
 
 
 def _fun(shape: expected.DiTShape, shapes: Mapping[str, Shape]) -> str:
@@ -322,14 +320,10 @@ def _tell_sizes_apart(
     path: Path, wanted: Mapping[str, Shape]
 ) -> tuple[str, Mapping[str, Shape], str]:
     sizes = sorted(set(re.findall(r"480p|720p", _around(path))))
-    note = "image to video is not there yet"
     if len(sizes) == 1:
-        return (
-            f"wan2.1-i2v-14b-{sizes[0]}",
-            wanted,
-            f"{sizes[0].upper()} by the names around it; {note}",
-        )
-    return "wan2.1-i2v-14b", wanted, f"480P and 720P have the same tensors; {note}"
+        note = f"{sizes[0].upper()} by the names around it"
+        return f"wan2.1-i2v-14b-{sizes[0]}", wanted, note
+    return "wan2.1-i2v-14b", wanted, "480P and 720P have the same tensors"
 
 
 def _around(path: Path) -> str:

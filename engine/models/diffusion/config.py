@@ -80,10 +80,10 @@ class WanDiTConfig:
         return self.model_type != "t2v"
 
 
-def conditions_of(config: WanDiTConfig) -> tuple[str, ...]:
-    """The names of what a transformer is conditioned on."""
-    image = ("image",) if config.has_image_branch else ()
-    return ("text", *image, *(("latents",) if config.num_given_channels else ()))
+def conditions_of(model_type: str, in_dim: int, out_dim: int) -> tuple[str, ...]:
+    """The names of what a transformer of these sizes is conditioned on."""
+    image = ("image",) if model_type != "t2v" else ()
+    return ("text", *image, *(("latents",) if in_dim > out_dim else ()))
 
 
 def keeps_fp32(name: str) -> bool:

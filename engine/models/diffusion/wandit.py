@@ -28,8 +28,8 @@ from engine.models.seams import At, Tokens, around
 
 Conditions = Mapping[str, Tensor]
 """What a run is conditioned on, by name: "text" [B, L, text_dim]; for i2v and flf2v also "image" [B, 257 or 514,
-image_dim], the image encoder's tokens of one or two pictures, and "latents" [B, in_dim - out_dim, F, H, W], the masks and
-latents of the given frames."""
+image_dim], the image encoder's tokens of one or two pictures, and "latents" [B, in_dim - out_dim, F, H, W], the masks
+and latents of the given frames."""
 
 _ONE_CALL = At(step=0, total=1, sigma=1.0)  # a call that belongs to no run
 
@@ -334,7 +334,7 @@ class WanDiT(nn.Module):
 
 
 def _check_conditions(conditions: Conditions, config: WanDiTConfig) -> None:
-    wanted = {*conditions_of(config)}
+    wanted = {*conditions_of(config.model_type, config.in_dim, config.out_dim)}
     for name in sorted(wanted ^ conditions.keys()):
         verb = "needs the" if name in wanted else "takes no"
         raise ValueError(f"model type {config.model_type} {verb} condition {name!r}")

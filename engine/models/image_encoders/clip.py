@@ -8,40 +8,16 @@ the tests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEAD_DIM = 80
-"""Channels of an attention head, in the published model and in any other: nothing in a file tells them."""
+from engine.models.image_encoders.config import HEAD_DIM, CLIPConfig
+
 EPS = 1e-5
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CLIPConfig:
-    """Sizes, those of the published ViT-H/14 by default. tokens: patches and one for the class; layers: as in the file,
-    of which the last is not run."""
-
-    width: int = 1280
-    layers: int = 32
-    mlp: int = 5120
-    patch: int = 14
-    tokens: int = 257
-
-    @property
-    def side(self) -> int:
-        """Pixels a side of the square that is looked at. Raises ValueError where the tokens make no square."""
-        patches = round((self.tokens - 1) ** 0.5)
-        if patches * patches + 1 != self.tokens or self.width % HEAD_DIM:
-            raise ValueError(
-                f"a CLIP vision tower of width {self.width} with {self.tokens} tokens, expected a multiple of "
-                f"{HEAD_DIM} and a square number plus 1"
-            )
-        return patches * self.patch
 
 
 class Attention(nn.Module):
@@ -89,7 +65,7 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_embedding.expand(len(patches), -1, -1), patches], dim=1)
         x = self.pre_norm(x + self.pos_embedding)
-        for block in self.transformer[:-1]:
+        for block in list(self.transformer)[:-1]:
             x = block(x)
         return x
 

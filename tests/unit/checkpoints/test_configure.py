@@ -14,9 +14,11 @@ from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.expected import DiTShape
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import lay_out
+from engine.checkpoints.names import from_original
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import WanDiTConfig
+from tests import synthetic
 from tests.model_files import write_safetensors
 
 CUSTOM = DiTShape(dim=64, ffn_dim=128, num_layers=2, text_dim=32)
@@ -151,3 +153,44 @@ def test_odd_tensors_are_an_error_not_a_crash(tmp_path: Path) -> None:
     found = recognise(open_source(dit_file(tmp_path, shape)))
     assert not found.supported
     assert "freq_dim is 3, expected an even number" in found.note
+
+
+IMAGE_SHAPES = {
+    "i2v": dataclasses.replace(expected.PUBLISHED["wan2.1-i2v-14b"], num_layers=1),
+    "flf2v": dataclasses.replace(expected.PUBLISHED["wan2.1-flf2v-14b"], num_layers=1),
+}
+
+
+def in_diffusers(folder: Path, shape: DiTShape) -> Path:
+    tensors = {
+        name: ("BF16", axes)
+        for original_name, axes in expected.dit(shape).items()
+        for name in from_original("denoiser", "diffusers", original_name)
+    }
+    return write_safetensors(folder / "dit.safetensors", tensors)
+
+
+def in_comfyui(folder: Path, shape: DiTShape) -> Path:
+    shapes = synthetic.prefixed("model.diffusion_model.", expected.dit(shape))
+    return write_safetensors(folder / "dit.safetensors", synthetic.typed(shapes, "F16"))
+
+
+def in_fp8(folder: Path, shape: DiTShape) -> Path:
+    shapes = expected.dit(shape)
+    table = synthetic.squeezed(shapes, "F8_E4M3", "F16", scales=("scale_weight",), marker=0)
+    return write_safetensors(folder / "dit.safetensors", table)
+
+
+def in_gguf(folder: Path, shape: DiTShape) -> Path:
+    table = synthetic.typed(expected.dit(shape), "F16")
+    return synthetic.write_gguf(folder / "dit.gguf", table, architecture="wan", metadata={})
+
+
+@pytest.mark.parametrize("write", [dit_file, in_diffusers, in_comfyui, in_fp8, in_gguf])
+@pytest.mark.parametrize("task", IMAGE_SHAPES)
+def test_what_image_to_video_models_take(tmp_path: Path, task: str, write) -> None:
+    path = write(tmp_path, IMAGE_SHAPES[task])
+    found = configured(path)
+    assert (found.model_type, found.in_dim, found.image_dim) == (task, 36, 1280)
+    assert (found.num_given_channels, found.num_heads) == (20, 40)
+    assert recognise(open_source(path)).supported

@@ -217,3 +217,14 @@ def test_the_vocabulary_inside_is_part_of_what_the_encoder_is(tmp_path: Path) ->
     beside = described(tmp_path, checkpoint=str(one), tokenizer=str(spiece))
     assert "vocabulary" not in beside.identity
     assert len({a.identity["weights"] for a in (about, named, beside)}) == 3
+
+
+def test_what_is_built_in_has_some_components() -> None:
+    assert locate("denoiser", "builtin:micro-i2v").parts[-2:] == ("i2v", "dit.safetensors")
+    assert locate("denoiser", "builtin:micro-flf2v").parts[-2:] == ("flf2v", "dit.safetensors")
+    assert locate("image_encoder", "builtin:micro").name == "image_encoder.safetensors"
+    with pytest.raises(CheckpointError) as told:
+        locate("vae", "builtin:micro-i2v")
+    assert str(told.value) == (
+        "components.vae.checkpoint: builtin:micro-i2v has no vae; builtin:micro has one"
+    )

@@ -346,13 +346,25 @@ def test_control_models_of_fun_are_told_whatever_their_size(
         assert "Wan-Fun control model, not supported yet" in found.note
 
 
-def test_a_model_of_another_size_says_what_does_not_run_yet(tmp_path: Path) -> None:
-    shape = DiTShape(dim=1536, ffn_dim=64, num_layers=2, in_dim=36, image_branch=True)
+@pytest.mark.parametrize(
+    ("in_dim", "emb_pos", "variant", "note"),
+    [
+        (36, False, "wan2.1-i2v (custom)", ""),
+        (36, True, "wan2.1-flf2v (custom)", ""),
+        (20, False, "wan2.1-i2v (custom)", "takes 4 channels of given frames, not supported yet"),
+        (16, False, "wan2.1-i2v (custom)", "takes 0 channels of given frames, not supported yet"),
+    ],
+)
+def test_a_model_of_another_size_with_an_image_branch(
+    tmp_path: Path, in_dim: int, emb_pos: bool, variant: str, note: str
+) -> None:
+    shape = DiTShape(
+        dim=1536, ffn_dim=64, num_layers=2, in_dim=in_dim, image_branch=True, emb_pos=emb_pos
+    )
     found = told(
         write_safetensors(tmp_path / "inp.safetensors", typed(expected.dit(shape), "BF16"))
     )
-    assert found.variant == "wan2.1-i2v (custom)"
-    assert "image to video is not there yet" in found.note
+    assert (found.variant, found.note, found.supported) == (variant, note, not note)
 
 
 def test_everything_in_one_file_is_called_that(tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from engine import client
-from engine.checkpoints.known.expected import UMT5Shape, umt5, vae, vae22
+from engine.checkpoints.known.expected import CLIPShape, UMT5Shape, clip, umt5, vae, vae22
 from engine.components import registry, wan_dit
-from engine.components.choice import check
+from engine.components.choice import check, chosen
 from engine.components.descriptions import Descriptions
+from engine.components.needed import needed
 from engine.components.protocols import Description
+from engine.components.unseen import Published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
 from presets.errors import PresetError
@@ -103,7 +106,7 @@ def test_what_is_no_provider_is_refused_by_name(monkeypatch) -> None:
 
 
 def test_the_kinds_that_stages_will_come_for_are_open(monkeypatch) -> None:
-    _entries(monkeypatch, ("prompt_expander.echo", "m:p"), ("image_encoder.clip", "m:q"))
+    _entries(monkeypatch, ("prompt_expander.echo", "m:p"), ("image_encoder.dino", "m:q"))
     assert registry.components()["prompt_expander", "echo"] == "m:p"
 
 
@@ -251,3 +254,60 @@ def test_a_backend_that_does_not_run_here_is_refused_before_weights_are_read() -
     spec = load_preset("micro", ["components.denoiser.attention=sage"]).components.denoiser
     with pytest.raises(ComponentError, match=r"'sage' does not work on .*`modiff doctor` lists"):
         wan_dit.load(spec)
+
+
+# Runs with pictures
+
+
+def with_pictures(task: str, *overrides: str) -> RunSpec:
+    encoder = "components.image_encoder.checkpoint=clip-vit-h-14"
+    return msgspec.structs.replace(load_preset("wan2.1-t2v-14b", [encoder, *overrides]), task=task)
+
+
+def checked_before_it_is_here(spec: RunSpec):
+    with open_index(ROOT) as index:
+        return check(spec, Published(Descriptions(index)))
+
+
+@pytest.mark.parametrize(("task", "model"), [("i2v", "i2v-14b-480p"), ("flf2v", "flf2v-14b")])
+def test_a_run_with_a_picture_has_an_image_encoder(task: str, model: str) -> None:
+    spec = with_pictures(task, f"components.denoiser.checkpoint=wan2.1-{model}")
+    assert list(chosen(spec)) == ["text_encoder", "image_encoder", "denoiser", "vae"]
+    about = checked_before_it_is_here(spec)
+    assert about["image_encoder"].facts == {"image_dim": 1280}
+    assert about["denoiser"].facts["takes"] == ["text", "image", "latents"]
+    kinds = [part.kind for part in needed(spec, [])]
+    assert kinds == ["text_encoder", "tokenizer", "image_encoder", "denoiser", "vae"]
+
+
+def test_a_run_without_has_none() -> None:
+    spec = load_preset("micro")  # whose image encoder has no checkpoint
+    assert "image_encoder" not in chosen(spec)
+    assert "image_encoder" not in {part.kind for part in needed(spec, [])}
+    assert "image_encoder" not in checked(spec)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "words"),
+    [
+        ("t2v", "i2v-14b-480p", "is an image-to-video model (it takes image, latents too); the task t2v"),
+        ("i2v", "t2v-14b", "takes text alone; the task i2v needs an image-to-video model"),
+        ("i2v", "flf2v-14b", "is a model of the task flf2v, not of i2v"),
+        ("flf2v", "i2v-14b-720p", "is a model of the task i2v, not of flf2v"),
+    ],
+)  # fmt: skip
+def test_a_denoiser_is_for_one_task(task: str, model: str, words: str) -> None:
+    spec = with_pictures(task, f"components.denoiser.checkpoint=wan2.1-{model}")
+    with pytest.raises(ComponentError) as told:
+        checked_before_it_is_here(spec)
+    assert (words in str(told.value), told.value.key) == (True, "components.denoiser.checkpoint")
+
+
+def test_an_image_encoder_of_another_width_does_not_fit(tmp_path) -> None:
+    shape = CLIPShape(width=160, layers=2, mlp=8, patch=2, tokens=5)
+    path = tmp_path / "clip.safetensors"
+    save_file({name: torch.zeros(size) for name, size in clip(shape).items()}, path)
+    model = "components.denoiser.checkpoint=wan2.1-i2v-14b-480p"
+    spec = with_pictures("i2v", model, f"components.image_encoder.checkpoint={path}")
+    with pytest.raises(ComponentError, match=r"its image_dim is 1280, but .*image_encoder is 160"):
+        checked_before_it_is_here(spec)

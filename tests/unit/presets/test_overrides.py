@@ -126,8 +126,8 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
         ("negative-prompt=x", "negative-prompt: unknown key, did you mean negative_prompt?"),
         (
             "dtype=fp32",
-            "dtype: unknown key, did you mean components.text_encoder.dtype, components.denoiser.dtype, "
-            "components.vae.dtype or components.prompt_expander.dtype?",
+            "dtype: unknown key, did you mean components.text_encoder.dtype, components.image_encoder.dtype, "
+            "components.denoiser.dtype, components.vae.dtype or components.prompt_expander.dtype?",
         ),
         ("qqqq=3", "qqqq: unknown key"),
         ("scheduler=3", "scheduler: holds other keys; set one of scheduler.name, scheduler.steps,"),

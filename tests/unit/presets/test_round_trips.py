@@ -24,6 +24,7 @@ from presets.spec import (
     ExtensionSpec,
     GuidancePiece,
     GuidanceSpec,
+    ImageEncoderSpec,
     OutputSpec,
     PromptExpanderSpec,
     RunSpec,
@@ -128,6 +129,15 @@ specs = st.builds(
             tokenizer=texts,
             device=devices,
             dtype=dtypes,
+            options=options,
+        ),
+        image_encoder=st.builds(
+            ImageEncoderSpec,
+            name=names,
+            checkpoint=texts,
+            device=devices,
+            dtype=dtypes,
+            fit=st.sampled_from(["stretch", "crop"]),
             options=options,
         ),
         denoiser=st.builds(

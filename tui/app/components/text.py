@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = {
     "text_encoder": "text encoder",
+    "image_encoder": "image encoder",
     "denoiser": "denoiser",
     "vae": "VAE",
     "prompt_expander": "expander",
@@ -63,6 +64,7 @@ NO_ENGINE = (
 )
 _WHAT = {
     "text_encoder": "Turns the prompt into the token states that the denoiser reads.",
+    "image_encoder": "Turns the pictures of a run into the tokens that the denoiser of image to video reads.",
     "denoiser": "The diffusion transformer: says at every step how the latents should move.",
     "vae": "Turns latents into frames.",
     "prompt_expander": "Writes a short prompt out before the text is encoded.",

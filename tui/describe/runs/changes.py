@@ -59,7 +59,7 @@ def settings_in(spec_json: bytes) -> Settings:
 @cache
 def _neutral() -> Settings:
     """What came to be settings when there were runs already, at the values at which they do nothing."""
-    later = ("expansion.", "components.prompt_expander.")
+    later = ("expansion.", "components.prompt_expander.", "components.image_encoder.")
     return {
         key: value
         for key, value in settings_of(RunSpec()).items()

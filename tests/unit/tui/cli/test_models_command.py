@@ -81,7 +81,10 @@ def test_inspect_takes_the_name_of_what_is_built_in(capsys):
     assert [row["component"] for row in rows] == components
     code, out, err = modiff(capsys, "inspect", "builtin:nano")
     assert (code, out) == (2, "")
-    assert err == "modiff: builtin:nano: nothing built in is named so; there is builtin:micro\n"
+    assert err == (
+        "modiff: builtin:nano: nothing built in is named so; "
+        "there is builtin:micro, builtin:micro-i2v, builtin:micro-flf2v\n"
+    )
 
 
 def test_inspect_names_the_first_tensors_that_are_missing_or_too_many(capsys, tmp_path):

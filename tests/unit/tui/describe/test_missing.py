@@ -17,7 +17,7 @@ from tui.text import columns
 
 
 def parts(preset: str = "wan2.1-t2v-14b") -> list[Needed]:
-    return needed(load_preset(preset).components, [])
+    return needed(load_preset(preset), [])
 
 
 def test_every_file_has_a_row_and_all_of_them_a_total():

@@ -104,7 +104,7 @@ def _needed(names: Sequence[str], among: Sequence[Found], home: Path | None) -> 
     found: dict[tuple[str, str], Needed] = {}
     for name in names:
         if name.endswith(".toml") or name in presets:
-            parts = needed(load_preset(name).components, among)
+            parts = needed(load_preset(name), among)
         elif models := [model for model in MODELS if model.name == name]:
             parts = [named(model.kind, model.name, among) for model in models]
         else:

@@ -216,7 +216,7 @@ def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[
     is_preset = name.endswith(".toml") or any(info.name == name for info in list_presets())
     if not is_named_so and not is_preset:
         wanted("", name)
-    return needed(load_preset(name).components, among)
+    return needed(load_preset(name), among)
 
 
 def _print_table(found: Sequence[Found], indent: str = "") -> None:
