@@ -6,8 +6,8 @@ import os
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from engine.tasks.route import course_of, num_skipped, whole_course
 from presets.tasks import PICTURES
+from tui.describe.media import strength_line
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -29,15 +29,10 @@ def looked_at(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
 
 def strength_told(spec: RunSpec) -> str:
     """`strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82`. Raises PresetError where that leaves no step."""
-    whole, clip, scheduler = whole_course(spec), spec.video, spec.scheduler
+    clip, scheduler = spec.video, spec.scheduler
     given = f"sigma {clip.sigma:g}" if clip.sigma else f"strength {clip.strength:g}"
     course = "own sigmas" if scheduler.sigmas else f"shift {scheduler.shift:g}"
-    left = course_of(spec)
-    assert left.num_steps == whole.num_steps - num_skipped(whole, spec)
-    return (
-        f"{given} at {course}: {left.num_steps} of {whole.num_steps} steps, "
-        f"from sigma {left.sigmas[0]:.2f}"
-    )
+    return f"{given} at {course}: {strength_line(spec)}"
 
 
 def inputs_of(spec: RunSpec) -> dict[str, str]:
