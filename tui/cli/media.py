@@ -13,6 +13,7 @@ from tui.cli.completion import complete_file
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
+    from store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,6 +84,32 @@ def check_media(media: Mapping[str, object], spec: RunSpec) -> None:
             raise click.UsageError(
                 f"--{name} says how much of a video is made anew; give one with --video"
             )
+
+
+def check_continued(continued: str | None, media: Mapping[str, object], spec: RunSpec) -> None:
+    """Raises UsageError where a run cannot begin from the last frame of another."""
+    from presets.tasks import PICTURES
+
+    if continued is None:
+        return
+    if media.get("image.path"):
+        raise click.UsageError("--continue is the picture to begin from; leave out --image")
+    if "image" not in PICTURES[spec.task]:
+        raise click.UsageError(
+            "--continue begins from a picture; take a preset of image to video, such as micro-i2v or "
+            "wan2.1-i2v-14b-480p"
+        )
+
+
+def going_on(store: Store, run: str, spec: RunSpec) -> tuple[RunSpec, str]:
+    """The settings with the last frame of a run as their first picture, and the id of that. Raises InputError,
+    UnknownRun."""
+    from engine.inputs.last_frame import last_frame
+    from presets.library import override
+    from tui.cli.run_of_file import resolve_run
+
+    run_id = resolve_run(store, run)
+    return override(spec, values={"image.path": str(last_frame(store, run_id))}), run_id
 
 
 def media_overrides(media: Mapping[str, object]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from engine.runs.estimates import experience_with
 from engine.tasks.stages import DECODE, ENCODE, EXPAND, IMAGE_ENCODE, LOAD, READ, told
 from tui.describe.inputs import file_name, inputs_of, looked_at
-from tui.text import printable
 from tui.units import duration, size
 
 if TYPE_CHECKING:
@@ -104,13 +103,12 @@ def planned(
     )
 
 
-def shown(row: Row) -> tuple[str, str, str, str, str, str]:
-    """Stage, steps, state, time, disk and what it is about as text."""
+def shown(row: Row) -> tuple[str, str, str, str, str]:
+    """Stage, steps, state, time and disk as text."""
     steps = "" if row.first is None else f"{row.first}-{row.last}"
     seconds = "?" if row.seconds is None else duration(row.seconds) if row.seconds else ""
     state = {"compute": "to compute", "skip": "not needed"}.get(row.state, row.state)
-    disk = size(row.bytes) if row.bytes else ""
-    return row.stage, steps, state, seconds, disk, printable(row.about)
+    return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
 
 
 def memory_estimate(planned: Planned) -> str:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.output.encoders import encode
-from presets.encoding import decode_spec
+from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from tui.cli.main import main
 from tui.describe.inputs import looked_at
@@ -140,6 +140,33 @@ def test_a_branch_keeps_its_clip_but_at_the_noise(capsys, store):
     spec, told = queued(capsys, store, "branch", run_id, "--at", "0", "--video", "other.mp4")
     assert spec.video.path == str(Path("other.mp4").absolute())
     assert told[0].startswith("video: other.mp4, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["micro", "--continue", "k3f"], "such as micro-i2v"),
+        (["micro-i2v", "--continue", "k3f", "--image", "cat.png"], "leave out --image"),
+        (["micro-i2v", "--continue", "nothing"], "no run"),
+    ],
+)
+def test_what_does_not_go_on_from_a_run(capsys, store, arguments, words):
+    assert main(["run", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert store.runs(limit=1) == []
+
+
+def test_a_run_goes_on_from_the_last_frame_of_another(capsys, store, monkeypatch):
+    before = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
+    Image.new("RGB", (64, 64), "red").save("v-last.png")
+    monkeypatch.setattr(
+        "engine.inputs.last_frame.last_frame", lambda store, run_id: Path("v-last.png")
+    )
+    monkeypatch.setattr("engine.client.check", lambda store, spec: None)
+    spec, told = queued(capsys, store, "run", "micro-i2v", "--continue", before[:6])
+    assert spec.image.path == str(Path("v-last.png").absolute())
+    assert told[-1] == "image: v-last.png, 64x64"
+    assert store.runs(limit=1)[0].note == f"goes on from the last frame of {before}"
 
 
 def test_a_picture_is_told_with_the_size_that_the_video_gets(capsys, store):

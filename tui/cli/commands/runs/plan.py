@@ -107,7 +107,8 @@ def plan(
     warn(made.warnings)
     for note in made.notes:
         click.echo(printable(note), err=True)
-    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *map(shown, made.rows)]):
+    rows = [(*shown(row), printable(row.about)) for row in made.rows]
+    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *rows]):
         click.echo(line.rstrip())
     if made.missing:
         click.echo(

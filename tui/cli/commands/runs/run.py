@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from presets.output.formats import choice_of_endings
-from tui.cli.media import check_media, media_options
+from tui.cli.completion import complete_run
+from tui.cli.media import check_continued, check_media, going_on, media_options
 from tui.cli.options import (
     detach_option,
     expand_option,
@@ -38,6 +39,7 @@ Examples:
   modiff run micro --prompt "a small yellow star moves up over a black background" --seed 7
   modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --set frames=33 --output clip.mp4
   modiff run micro-i2v --image examples/pictures/red-circle.png
+  modiff run micro-i2v --continue k3f --prompt "... moves up"
   modiff run micro --video clip.mp4 --strength 0.6 --prompt "a large blue circle moves left"
   modiff run micro --output clip.gif
   modiff run micro --set output.format=h265 --output clip.mp4
@@ -55,6 +57,13 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @preset_argument
 @prompt_options
 @media_options
+@click.option(
+    "--continue",
+    "continued",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Begin from the last frame of a run, in the place of --image: so a video of several parts is made.",
+)
 @expand_option
 @click.option(
     "--review",
@@ -89,6 +98,7 @@ def run(
     negative_prompt: str | None,
     seed: int | str | None,
     media: Mapping[str, object],
+    continued: str | None,
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
@@ -126,6 +136,7 @@ def run(
     values |= media
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
     check_media(media, spec)
+    check_continued(continued, media, spec)
     if review and stop_at is not None:
         raise click.UsageError(
             "--review stops before the first step; leave out --stop-at, or --review"
@@ -135,19 +146,27 @@ def run(
             "--review shows an expanded prompt, and this run has none; add --expand"
         )
     with open_store() as store:
+        before = ""
+        if continued is not None:
+            spec, before = going_on(store, continued, spec)
         if not quiet:
             warn_of_prompts([spec])
         spec, notes = looked_at(store, spec)
         tell(notes, quiet=quiet)
         manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
+
+        def queue(stop_at: int | None) -> str:
+            run_id = submit(store, spec, preset=preset, stop_at=stop_at)
+            if before:
+                store.note(run_id, f"goes on from the last frame of {before}")
+            return run_id
+
         if review:
-            return run_reviewed(
-                invocation, store, lambda: submit(store, spec, preset=preset, stop_at=0), manner
-            )
+            return run_reviewed(invocation, store, lambda: queue(0), manner)
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,
             store,
-            lambda: submit(store, spec, preset=preset, stop_at=stop_at),
+            lambda: queue(stop_at),
             replace(manner, again=again),
         )
