@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engine.errors import EngineError
-from presets.validation import PICTURES
+from presets.errors import PresetError
+from presets.tasks import PICTURES
+from tui.describe.media import strength_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,9 +120,17 @@ def look_at(spec: RunSpec, name: str, index: Index | None = None) -> Look:
         known = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
         if GIVEN[name] == "picture":
             return _picture(path, given.background, known, _wanted(spec), spec.max_area)
-        return _clip(path, known, _wanted(spec), spec.fps, spec.frames, spec.max_area)
+        look = _clip(path, known, _wanted(spec), spec.fps, spec.frames, spec.max_area)
+        return replace(look, lines=(*look.lines, *_strength(spec)))
     except (OSError, ValueError, EngineError):
         return _stored(spec, name, index)
+
+
+def _strength(spec: RunSpec) -> Iterator[str]:
+    try:
+        yield strength_line(spec)
+    except PresetError:  # told with its field
+        return
 
 
 def _wanted(spec: RunSpec) -> tuple[int, int]:

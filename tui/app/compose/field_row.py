@@ -229,24 +229,21 @@ class RowEditor(Widget):
         style = "error" if row.error else "changed" if row.is_changed else "label"
         line = Text(no_wrap=True)
         line.append(f"{mark} {row.label}"[: LABEL_CELLS - 1], self._style(style))
-        note = self._note()
-        if note:
+        if row.is_changed and (note := self._note()):
             line.pad_right(max(0, self.size.width - line.cell_len - cell_len(note)))
             line.append(note, self._style("note"))
         lines = [line, *self._error_lines(self.size.width)]
         return Text("\n").join(lines)
 
     def _note(self) -> str:
-        """What the value means, or what the preset says, where the editor leaves room for it."""
-        if not (self.row.told or self.row.is_changed):
-            return ""
+        """What the preset says, where the editor leaves room for it."""
         if self.row.kind not in ("number", "choice", "switch"):
             return ""
         room = self.size.width - LABEL_CELLS - SHORT_CELLS - 1
         editor = self.editor
         if isinstance(editor, ChoiceLine):
             room = self.size.width - LABEL_CELLS - editor.cells - 1
-        note = self.row.told or printable(f"preset {self.row.base_text}")
+        note = printable(f"preset {self.row.base_text}")
         return shorten(note, room) if room >= len("preset 1") else ""
 
     def _error_lines(self, width: int) -> list[Text]:

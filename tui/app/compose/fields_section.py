@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from textual.containers import VerticalScroll
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
 
 def widgets_of(rows: Sequence[FormRow]) -> Iterator[Widget]:
     """The fields, and below those of a picture or a clip a look at it."""
-    names = [row.key.partition(".")[0] for row in rows]
-    for row, name, following in zip(rows, names, [*names[1:], ""], strict=True):
-        yield RowEditor(row)
-        if name in GIVEN and name != following:
+    for name, own in groupby(rows, key=lambda row: row.key.partition(".")[0]):
+        yield from map(RowEditor, own)
+        if name in GIVEN:
             yield GivenView(name)
 
 

@@ -51,8 +51,11 @@ if TYPE_CHECKING:
     from presets.library import PresetInfo
     from presets.sections import Section
     from presets.spec import RunSpec
+    from store.index.index import Index
+    from store.store import Store
     from tui.app.compose.draft import Checked
     from tui.app.compose.section_rows import FormRow
+    from tui.describe.given import Look
     from tui.describe.health import Status
     from tui.describe.plan import Planned
 
@@ -324,17 +327,15 @@ class FormScreen(ModiffScreen):
         if self.checked is None:
             return
         spec = self.checked.shown
-        size = (spec.width, spec.height, spec.max_area, spec.fps, spec.frames)
+        rest = (spec.width, spec.height, spec.max_area, spec.fps, spec.frames, spec.scheduler)
         for view in self.view.query(GivenView):
-            wanted = (getattr(spec, view.given).path, getattr(spec, view.given), size)
-            if wanted == view.wanted or not view.is_attached:
+            given = getattr(spec, view.given)
+            if (given, rest) == view.wanted or not view.is_attached:
                 continue
-            if wanted[0]:
+            if given.path:
                 await asyncio.sleep(LOOK_SECONDS)
-            look = await self.app.lab.files.indexed(
-                lambda _, index, name=view.given: look_at(spec, name, index)  # type: ignore[misc]
-            )
-            view.wanted = wanted
+            look = await self.app.lab.files.indexed(_look, spec, view.given)
+            view.wanted = given, rest
             view.show(look)
 
     def _rows(self) -> tuple[FormRow, ...]:
@@ -497,6 +498,10 @@ def _known_names() -> dict[str, tuple[str, ...]]:
     from engine.components.known_names import known_names
 
     return known_names()
+
+
+def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
+    return look_at(spec, name, index)
 
 
 def _prompt_warnings(spec: RunSpec) -> list[str]:

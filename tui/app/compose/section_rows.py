@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import inspect
 
-from presets.errors import PresetError
 from presets.keys import parse_key, value_at
 from presets.sections import SECTIONS
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
 from tui.describe.given import GIVEN, about_given, given_told, is_shown
 from tui.describe.guidance import scale_told
-from tui.describe.media import strength_line
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ _FILES = ("model", "file", "folder", "picture", "clip", "lora")
 class FormRow:
     """A field as it is shown. choices: what it can be, where that is known to the end; of a list, its items.
     suggestions: some of what it can be. error: whole line, or nothing. is_shown: whether it matters to the run as it
-    is. told: what the value means for the run, in a few words."""
+    is."""
 
     field: Field
     label: str
@@ -51,7 +49,6 @@ class FormRow:
     is_changed: bool
     error: str
     is_shown: bool = True
-    told: str = ""
 
     @property
     def key(self) -> str:
@@ -203,18 +200,7 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
         is_changed=key in checked.changed,
         error=error,
         is_shown=field.section != "media" or bool(error) or is_shown(checked.shown, key),
-        told=_told(key, checked.shown),
     )
-
-
-def _told(key: str, spec: RunSpec) -> str:
-    is_clip = bool(spec.video.path) and key == (
-        "video.sigma" if spec.video.sigma else "video.strength"
-    )
-    try:
-        return strength_line(spec) if is_clip else ""
-    except PresetError:  # told as what is wrong
-        return ""
 
 
 def _error(field: Field, checked: Checked) -> str:

@@ -37,6 +37,8 @@ MAX_LISTED = 1000
 _REST_SECONDS = 0.15
 _TITLES = {"picture": "a picture", "clip": "a video", "file": "a file"}
 _FOLDER_CELLS = 60
+# What a path begins with, which leads to a folder; all else is a part of a name.
+_PATHS = ("/", "~", "./", "../")
 
 
 class Folder(DirectoryTree):
@@ -152,7 +154,8 @@ class FilePicker(Dialog[Path | None]):
     async def _read(self) -> None:
         shown = shorten_front(printable(str(self.folder)), _FOLDER_CELLS)
         self.query_one("#up", Static).update(f"↰ {shown}")
-        words = self.query_one(Input).value.lower().split()
+        text = self.query_one(Input).value.strip()
+        words = [self._name.lower()] if text.startswith(_PATHS) else text.lower().split()
         tree, told = self.query_one(Folder), self.query_one("#told", Static)
         told.update("…")
         await tree.open(self.folder, words, self._name)
@@ -163,21 +166,20 @@ class FilePicker(Dialog[Path | None]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
-        path = _path_in(event.value)
-        if path is None:
-            self._read()
-        elif event.value.endswith("/") and path.is_dir():
-            self._open(path)
+        text = event.value.strip()
+        if text.startswith(_PATHS):
+            head, _, self._name = text.rpartition("/")
+            folder = Path(os.path.abspath(os.path.expanduser(f"{head}/")))
+            if folder.is_dir():
+                self.folder = folder
+        elif (dropped := dropped_path(text)) is not None:
+            self.dismiss(dropped)
+            return
+        self._read()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        path = _path_in(event.value)
-        if path is None:
-            self.query_one(Folder).action_select_cursor()
-        elif path.is_dir():
-            self._open(path)
-        elif path.is_file():
-            self.dismiss(path)
+        self.query_one(Folder).action_select_cursor()
 
     def on_key(self, event: events.Key) -> None:
         if event.key == "backspace" and not self.query_one(Input).value:
@@ -236,13 +238,3 @@ class FilePicker(Dialog[Path | None]):
         picture.show(look.pixels if look else None)
         lines = "\n".join(map(printable, look.lines)) if look else printable(told)
         self.query_one("#lines", Static).update(lines)
-
-
-def _path_in(text: str) -> Path | None:
-    """The path that is typed; None for a part of a name."""
-    text = text.strip()
-    if (dropped := dropped_path(text)) is not None:
-        return dropped
-    if not text.startswith(("/", "~", "./", "../")):
-        return None
-    return Path(os.path.abspath(os.path.expanduser(text)))
