@@ -412,8 +412,8 @@ class ModiffApp(ModiffBase):
         self.compose_with(message)
 
     def on_paste(self, event: Paste) -> None:
-        """A file that a run wrote, dropped on the terminal or pasted where no text is typed: in Compose its settings,
-        elsewhere the run."""
+        """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,
+        or the settings of the run that wrote it; elsewhere that run."""
         from tui.describe.runs.of_file import dropped_path
 
         path = dropped_path(event.text)
@@ -425,10 +425,40 @@ class ModiffApp(ModiffBase):
         from tui.describe.runs import of_file
 
         if self.current_mode == "compose":
-            spec, preset = await self.lab.work(of_file.settings_of_file, path)
-            self.compose_with(ComposeWith(spec, preset))
+            await self._compose_from(path)
         else:
             self.show_run((await self.lab.work(of_file.written_by, path)).run_id)
+
+    async def _compose_from(self, path: Path) -> None:
+        """A file into the form; where it may be meant in two ways, which one is asked."""
+        from store.errors import UnknownRun
+        from tui.app.compose.screen import Compose
+        from tui.app.dialogs.ask import Choose
+        from tui.describe.given import kind_of
+        from tui.describe.runs import of_file
+
+        kind = kind_of(path)
+        try:
+            spec, preset = await self.lab.work(of_file.settings_of_file, path)
+        except UnknownRun:
+            if not kind:
+                raise
+        else:
+            lines = [
+                f"{printable(path.name)} was made by a run.",
+                "Begin from it, or take the settings that made it?",
+            ]
+            buttons = ["Begin from it", "Its settings"]
+            answer = 1
+            if kind:
+                answer = await self.push_screen_wait(Choose("a file", lines, buttons))
+            if answer == 1:
+                self.compose_with(ComposeWith(spec, preset))
+            if answer != 0:
+                return
+        form = self.get_screen_stack("compose")[0]
+        if kind and isinstance(form, Compose):
+            await form.begin_from(path, kind)
 
     # Leaving
 

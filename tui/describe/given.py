@@ -75,6 +75,14 @@ def kind_of(path: Path) -> Literal["picture", "clip", ""]:
     return "clip" if ending in CLIP_ENDINGS else ""
 
 
+def field_for(spec: RunSpec, kind: Literal["picture", "clip"]) -> str:
+    """The name of the setting that such a file is for: the first picture, then the last one; "" for none."""
+    if kind == "clip":
+        return "video"
+    names = PICTURES[spec.task]
+    return next((name for name in names if not getattr(spec, name).path), names[0] if names else "")
+
+
 def is_shown(spec: RunSpec, key: str) -> bool:
     """Whether a run's task has a use for a setting of what is given: the path, and the rest once there is one."""
     name, _, part = key.partition(".")

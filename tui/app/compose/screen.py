@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding
 
@@ -23,6 +23,7 @@ from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
+from tui.describe.given import field_for, picture_preset
 from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
@@ -126,6 +127,27 @@ class Compose(FormScreen):
         if self._start_asked is not None:
             self.call_next(self._start, watch=self._start_asked)
             self._start_asked = None
+
+    async def begin_from(self, path: Path, kind: Literal["picture", "clip"]) -> None:
+        """Fill the field that a file fits; where the run's task takes no picture, with the preset of its family that
+        does."""
+        if self.draft is None or self.checked is None:
+            return
+        spec = self.checked.shown
+        name = field_for(spec, kind)
+        if name:
+            self._change(self.draft.typed(f"{name}.path", str(path)))
+            await self.go_to(f"{name}.path")
+            return
+        preset, present = picture_preset(spec), self.draft.preset
+        self._left[present] = self.draft.edits
+        edits = {key: text for key, text in self.draft.edits.items() if key in _TAKEN_ALONG}
+        self.notify(
+            f"preset {preset} makes a video from a picture; ctrl+o goes back to {printable(present)}",
+            markup=False,
+        )
+        await self.open_preset(preset, {**edits, "image.path": str(path)}).wait()
+        self.call_next(self.go_to, "image.path")
 
     # Changing and starting
 
