@@ -27,6 +27,7 @@ from tui.app.messages import (
     Act,
     BranchFrom,
     ComposeWith,
+    ContinueFrom,
     Queued,
     QueuedRuns,
     ShowRun,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
+    from presets.spec import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
@@ -77,6 +79,16 @@ def _make_screen(mode: str) -> Screen[Any]:
     """A screen's module is imported when the screen is first opened."""
     made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
     return made
+
+
+def _continued(store: Store, run_id: str) -> tuple[RunSpec, str]:
+    """What begins with the last frame of a run, and its preset. Raises UnknownRun, EngineError, PresetError."""
+    from engine.inputs.last_frame import last_frame
+    from presets.encoding import decode_spec
+    from tui.describe.given import continued
+
+    record = store.run(run_id)
+    return continued(decode_spec(record.spec_json), record.preset, last_frame(store, run_id))
 
 
 def _cancel_all(store: Store) -> None:
@@ -333,7 +345,7 @@ class ModiffApp(ModiffBase):
 
             form = self.get_screen_stack("compose")[0]
             assert isinstance(form, Compose)
-            form.load_run(message.spec, message.preset)
+            form.load_run(message.spec, message.preset, message.field)
             message.is_taken = True
         finally:
             message.answered.set()
@@ -410,6 +422,15 @@ class ModiffApp(ModiffBase):
 
     def on_compose_with(self, message: ComposeWith) -> None:
         self.compose_with(message)
+
+    def on_continue_from(self, message: ContinueFrom) -> None:
+        self._continue_from(message.run_id)
+
+    @asks(exclusive=True, group="dropped")
+    async def _continue_from(self, run_id: str) -> None:
+        with self.job(f"the last frame of {run_id}"):
+            spec, preset = await self.lab.work(_continued, run_id)
+        self.compose_with(ComposeWith(spec, preset, "image.path"))
 
     def on_paste(self, event: Paste) -> None:
         """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,

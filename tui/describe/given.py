@@ -8,8 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from engine.errors import EngineError
 from presets.errors import PresetError
+from presets.library import load_preset
+from presets.spec import ClipSpec, PictureSpec
 from presets.tasks import PICTURES
 from tui.describe.media import strength_line
 
@@ -114,6 +118,23 @@ def picture_preset(spec: RunSpec) -> str:
         return "micro-i2v"
     is_large = spec.width * spec.height > 600_000
     return "wan2.1-i2v-14b-720p" if is_large else "wan2.1-i2v-14b-480p"
+
+
+def continued(spec: RunSpec, preset: str, frame: Path) -> tuple[RunSpec, str]:
+    """The run that begins with the last frame of another one, and its preset: that one's own where it takes a picture.
+    Raises PresetError where the preset cannot be read."""
+    if PICTURES[spec.task]:
+        base = msgspec.structs.replace(
+            spec,
+            output=msgspec.structs.replace(spec.output, path=""),
+            last_image=PictureSpec(),
+            video=ClipSpec(),
+        )
+    else:
+        preset = picture_preset(spec)
+        names = ("prompt", "seed", "width", "height", "frames", "fps")
+        base = load_preset(preset, values={name: getattr(spec, name) for name in names})
+    return msgspec.structs.replace(base, image=PictureSpec(path=str(frame))), preset
 
 
 def look_at(spec: RunSpec, name: str, index: Index | None = None) -> Look:

@@ -114,10 +114,13 @@ class Compose(FormScreen):
         self._start_asked: bool | None = None
         self._launch: Worker[None] | None = None
 
-    def load_run(self, spec: RunSpec, preset: str) -> None:
-        """Put the settings of a run into the form, as changes of the preset that they came from."""
+    def load_run(self, spec: RunSpec, preset: str, field: str = "") -> None:
+        """Put the settings of a run into the form, as changes of the preset that they came from. field: to go to."""
         self._start_asked = None  # which was of what is in the form now
-        self.query_one(Stages).focus()  # where u takes back what they replace
+        stages = self.query_one(Stages)
+        stages.focus()  # where u takes back what they replace
+        if field:
+            stages.highlighted = SECTIONS.index(section_of(field))
         self.open_run(spec, preset)
 
     async def show_draft(
