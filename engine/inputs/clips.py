@@ -162,11 +162,11 @@ class _OtherSize(Exception):
 def examine_clip(path: Path, *, key: str = "video.path") -> ClipFacts:
     """Raises InputError, under `key`, where the file is no video that can be read, ComponentError where ffmpeg does
     not work."""
-    return _examined(path, key)[0]
+    return _examined(path, key, lambda: None)[0]
 
 
 def clip_digest(path: Path, *, key: str = "video.path") -> str:
-    """ "sha256:..." of the file's bytes. Raises InputError where it cannot be read, or changes meanwhile."""
+    """Of the file's bytes, as "sha256:...". Raises InputError where it cannot be read, or changes meanwhile."""
     before = _identity(path, key)
     try:
         with path.open("rb") as file:
@@ -209,7 +209,7 @@ def read_clip(
     import numpy
 
     before = _identity(path, key)
-    facts, stream = _examined(path, key)
+    facts, stream = _examined(path, key, stop)
     wanted = num_frames(frames)
 
     def read(stream: _Stream) -> _Read:
@@ -312,14 +312,14 @@ def _container(path: Path, key: str) -> str:
 # --- what ffmpeg tells of it
 
 
-def _examined(path: Path, key: str) -> tuple[ClipFacts, _Stream]:
+def _examined(path: Path, key: str, stop: Callable[[], None]) -> tuple[ClipFacts, _Stream]:
     container = _container(path, key)
-    seconds, stream, has_audio = _told_of(path, container, (), key)
+    seconds, stream, has_audio = _told_of(path, container, (), key, stop)
     if stream.hidden_alpha and stream.codec in _ALPHA_DECODERS:
-        stream = _told_of(path, container, ("-c:v", _ALPHA_DECODERS[stream.codec]), key)[1]
+        decoder = ("-c:v", _ALPHA_DECODERS[stream.codec])
+        stream = _told_of(path, container, decoder, key, stop)[1]
     if stream.size[0] * stream.size[1] > MAX_PIXELS:
-        size = "x".join(map(str, stream.size))
-        raise _refused(path, f"is {size}, at most 8192x8192 pixels are read; scale it first", key)
+        raise _too_large(path, "x".join(map(str, stream.size)), key)
     facts = ClipFacts(
         *stream.shown,
         fps=stream.fps,
@@ -361,22 +361,24 @@ def _check_colours(path: Path, stream: _Stream, key: str) -> None:
 
 
 def _told_of(
-    path: Path, container: str, options: tuple[str, ...], key: str
+    path: Path, container: str, options: tuple[str, ...], key: str, stop: Callable[[], None]
 ) -> tuple[float, _Stream, bool]:
     """Seconds of the file, its stream that is shown, whether it has sound. Raises InputError."""
     command = [
         ffmpeg.program(), "-hide_banner", "-loglevel", "level+info", "-nostdin", *options, *_input(path, container),
     ]  # fmt: skip
     try:
-        told = words(command, _ANSWER_SECONDS)
+        told = words(command, _ANSWER_SECONDS, stop)
     except TimeoutError:
         raise _refused(
             path, f"cannot be read: ffmpeg did not answer in {_ANSWER_SECONDS:.0f} s", key
         ) from None
     before, begun, about = told.partition("[info] Input #0")
+    if large := re.search(r"\[error\] Picture size (\d+x\d+) is invalid", before):
+        raise _too_large(path, large[1], key)
     if not begun:
         raise _unreadable(path, before, key)
-    duration = re.search(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", about)
+    duration = re.search(r"^\[info\] +Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", about, re.MULTILINE)
     seconds = 0.0
     if duration:
         seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3])
@@ -386,8 +388,12 @@ def _told_of(
         first = part.partition("\n")[0]
         if re.match(r"\d+[^:]*: Video:", part) and "(attached pic)" not in first:
             return seconds, _stream(path, part, key), has_audio
-    what = "has sound and no pictures" if has_audio else "has no video in it"
-    raise _refused(path, f"{what}; give a video", key)
+    what = "has sound and no pictures" if has_audio else "has no video in it that can be read"
+    raise _refused(path, f"{what}; give another file", key)
+
+
+def _too_large(path: Path, size: str, key: str) -> InputError:
+    return _refused(path, f"is {size}, at most 8192x8192 pixels are read; scale it first", key)
 
 
 def _unreadable(path: Path, told: str, key: str) -> InputError:
@@ -410,7 +416,9 @@ def _stream(path: Path, told: str, key: str) -> _Stream:
     triple = (colours.split("/") * 3)[:3]
     sars = re.findall(r"SAR (\d+):(\d+)", line)
     sar = Fraction(int(sars[-1][0]), int(sars[-1][1])) if sars and int(sars[-1][1]) else Fraction(1)
-    turn = re.search(r"display ?matrix: rotation of (-?\d+(?:\.\d+)?)", told, re.IGNORECASE)
+    turn = _line_of(told, r"display ?matrix: rotation of (-?\d+(?:\.\d+)?)")
+    if _line_of(told, r"DOVI configuration record:.* profile: 5\b"):
+        triple = ["dolby-vision-5"] * 3  # it has no other colours beside its own
     rate = re.search(r"([\d.]+)(k?) fps", line) or re.search(r"([\d.]+)(k?) tbr", line)
     return _Stream(
         number=int(named[1]),
@@ -420,20 +428,27 @@ def _stream(path: Path, told: str, key: str) -> _Stream:
         pixels=form[1],
         colours=(triple[0], triple[1], triple[2]),
         interlaced=any(" first" in each for each in traits),
-        hidden_alpha=bool(re.search(r"alpha_mode +: 1", told)),
+        hidden_alpha=bool(_line_of(told, r"alpha_mode *: 1\s*$")),
         # it is told counterclockwise
         rotation=-round(float(turn[1])) % 360 if turn else 0,
         fps=float(rate[1]) * (1000 if rate[2] else 1) if rate else 0.0,
     )
 
 
+def _line_of(told: str, pattern: str) -> re.Match[str] | None:
+    """The line of its own that what ffmpeg says has for a thing."""
+    return re.search(rf"^\[info\] +{pattern}", told, re.IGNORECASE | re.MULTILINE)
+
+
 def _short(reason: str) -> str:
     """What ffmpeg says, as far as it fits into a line."""
     if "moov atom not found" in reason:
         return "its index (moov) is missing, it was cut off or is still being written"
+    if "Unknown input format" in reason:
+        return "this ffmpeg has no reader for it, another may (IMAGEIO_FFMPEG_EXE)"
     if any(words in reason for words in _CUT_WORDS):
         return "it ends within a frame"
-    line = _printable(reason) or "ffmpeg finds nothing in it"
+    line = _printable(reason.removeprefix("Error opening input: ")) or "ffmpeg finds nothing in it"
     return line if len(line) <= _MAX_REASON else f"{line[: _MAX_REASON - 3]}..."
 
 
@@ -454,7 +469,8 @@ def _command(path: Path, facts: ClipFacts, stream: _Stream, filters: list[str]) 
     return [
         ffmpeg.program(), "-hide_banner", "-loglevel", "level+info", "-nostats", "-nostdin", *decoder,
         *_input(path, facts.container), "-map", f"0:{stream.number}", "-fps_mode", "passthrough",
-        "-vf", ",".join(filters), "-pix_fmt", "rgb24", "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1",
+        "-vf", ",".join(filters), "-enc_time_base", "1/1000",
+        "-pix_fmt", "rgb24", "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1",
     ]  # fmt: skip
 
 
@@ -468,12 +484,14 @@ def _filters(path: Path, stream: _Stream, size: tuple[int, int], fit: str, key: 
             path, f"is {shown}, too long for {width}x{height}; crop it first, or stretch it", key
         )
     to_rgb = f"flags={_SCALING}{_matrix(stream)}"
-    filters = ["showinfo=checksum=0"]
+    # what comes out is counted, as equal times would be complained of
+    filters = ["showinfo=checksum=0", "settb=1/1000", "setpts=N"]
+    if stream.has_alpha:
+        # of 8 bits it would not leave alone what is opaque
+        filters += [f"scale={to_rgb}", "format=gbrap16le", "premultiply=inplace=1"]
+        to_rgb = f"flags={_SCALING}"
     if stream.is_wide:
         filters += _to_bt709(stream)
-        to_rgb = f"flags={_SCALING}"
-    if stream.has_alpha:
-        filters += [f"scale={to_rgb}", "format=gbrap", "premultiply=inplace=1"]
         to_rgb = f"flags={_SCALING}"
     filters.append(f"scale={covering[0]}:{covering[1]}:{to_rgb}")
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
@@ -490,24 +508,22 @@ def _matrix(stream: _Stream) -> str:
     """How YUV is told to become RGB where the video does not say so itself: by its size, as players do."""
     if stream.colours[0] not in ("unknown", "reserved") or stream.pixels.startswith(_RGB):
         return ""
+    if stream.is_wide:
+        return ":in_color_matrix=bt2020"
     is_high = stream.size[0] >= 1280 or stream.size[1] > 576
     return f":in_color_matrix={'bt709' if is_high and stream.codec != 'mjpeg' else 'bt601'}"
 
 
 def _to_bt709(stream: _Stream) -> list[str]:
-    """To RGB of BT.709, HDR through linear light."""
+    """To RGB of BT.709, HDR through linear light. What was transparent is RGB before."""
     matrix, primaries, transfer = stream.colours
+    is_rgb = stream.has_alpha or stream.pixels.startswith(_RGB)
     known = [
-        f"{name}={value}"
-        for name, value in (
-            ("min", "bt2020nc" if matrix == "unknown" else ""),
-            ("pin", "bt2020" if primaries == "unknown" else ""),
-            ("tin", "bt709" if transfer == "unknown" else ""),
-        )
-        if value
+        *(["min=bt2020nc"] if matrix == "unknown" and not is_rgb else []),
+        *(["pin=bt2020"] if primaries == "unknown" else []),
+        *(["tin=bt709"] if transfer == "unknown" else []),
     ]
-    is_rgb = stream.pixels.startswith(_RGB)
-    start = [f"scale=flags={_SCALING}", "format=gbrp10le" if is_rgb else "format=yuv444p10le"]
+    start = [f"scale=flags={_SCALING}", "format=gbrp16le" if is_rgb else "format=yuv444p10le"]
     if transfer not in _HDR:
         return [*start, ":".join(["zscale=m=gbr:p=bt709:t=bt709:r=full", *known]), "format=gbrp"]
     return [
@@ -570,7 +586,6 @@ def _check_whole(
         raise _refused(
             path,
             f"is damaged or cut off ({reason}): {len(ends)} frames of it can be read, {num} at {fps} a second, and "
-            f"{wanted} are wanted; repair it, or ask for at most "
-            f"{num_frames(num)}",
+            f"{wanted} are wanted; repair it, or ask for at most {num_frames(num)}",
             key,
         )

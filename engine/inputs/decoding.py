@@ -20,10 +20,12 @@ _PIECE_BYTES = 1 << 16
 _ASKED_SECONDS = 0.1
 _MAX_WORDS_BYTES = 1 << 20
 _MAX_LINE_BYTES = 1 << 16
+_MAX_UNTOLD_BYTES = 1 << 24
 
 _CONFIG = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
+# Several threads write: it may follow half a line of another's.
 _FRAME = re.compile(
-    r"\bn: *\d+ pts: *(-?\d+|NOPTS) +pts_time:\S+ +(?:duration: *(\d+) )?.*? sar:(\d+/\d+) s:(\d+x\d+) "
+    r"n: *\d+ pts: *(-?\d+|NOPTS) +pts_time:\S+ +(?:duration: *(\d+) )?.*? sar:(\d+/\d+) s:(\d+x\d+) "
 )
 _LEVEL = re.compile(r"^(?:\[[^]]* @ [^]]*\] )*\[(\w+)\] ?(.*)$")
 
@@ -73,16 +75,17 @@ def damage_in(line: str) -> str:
         return ""
     level, text = found.groups()
     cut = level == "warning" and text.startswith("Packet corrupt")
-    return text.strip() if level in ("error", "fatal", "panic") or cut else ""
+    is_damage = level in ("error", "fatal", "panic") and "to muxer" not in text
+    return text.strip() if is_damage or cut else ""
 
 
-def words(command: Sequence[str], seconds: float) -> str:
+def words(command: Sequence[str], seconds: float, stop: Callable[[], None]) -> str:
     """What a program says on its error output, at most the first MiB of it. Raises ComponentError where it cannot be
-    started, TimeoutError where it does not end."""
+    started, TimeoutError where it does not end, and what `stop` raises, which is asked all the time."""
     data = bytearray()
     with _started(command) as process:
         assert process.stderr is not None
-        for piece in _pieces(process, _limit(seconds)):
+        for piece in _pieces(process, _limit(seconds, stop)):
             if piece[0] == "words":
                 data += piece[1]
             if len(data) > _MAX_WORDS_BYTES:
@@ -110,6 +113,9 @@ def decoded(
                 del pixels[:num_bytes]
                 start, seconds, shape = told.frames.popleft()
                 yield SourceFrame(start, seconds, frame, shape)
+            if len(pixels) > num_bytes + _MAX_UNTOLD_BYTES:
+                told.damage = told.damage or "ffmpeg does not tell when its frames are shown"
+                return
         told.add(b"\n")
 
 
@@ -149,10 +155,11 @@ def _pieces(
                     selector.unregister(key.fileobj)
 
 
-def _limit(seconds: float) -> Callable[[], None]:
+def _limit(seconds: float, stop: Callable[[], None]) -> Callable[[], None]:
     end = time.monotonic() + seconds
 
     def check() -> None:
+        stop()
         if time.monotonic() > end:
             raise TimeoutError
 

@@ -24,6 +24,7 @@ _READ = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
+_RAW = "a photo as the camera's sensor saw it"
 _PICTURES = (
     (b"\xff\x0a", "a JPEG XL picture"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
@@ -35,7 +36,9 @@ _PICTURES = (
     (b"qoif", "a QOI picture"),
     (b"DDS ", "a DDS texture"),
     (b"\0\0\1\0", "an icon"),
-    (b"FUJIFILMCCD-RAW", "a photo as the camera's sensor saw it"),
+    (b"FUJIFILMCCD-RAW", _RAW),
+    (b"IIRO", _RAW),
+    (b"IIU\0", _RAW),
     (b"%PDF", "a PDF"),
     (b"%!PS", "a PostScript file"),
 )
@@ -72,7 +75,7 @@ def format_of(head: bytes) -> str:
 
 def _not_raw(head: bytes, format: str) -> str:
     if format == "TIFF" and head[8:10] == b"CR":  # Canon's, of which Pillow reads the preview
-        raise UnreadKind(_as_picture("a photo as the camera's sensor saw it"))
+        raise UnreadKind(_as_picture(_RAW))
     return format
 
 
@@ -83,7 +86,7 @@ def _of_boxes(head: bytes) -> str:
     if brands & {b"avif", b"avis"}:
         return _avif()
     if head[8:12] == b"crx ":
-        raise UnreadKind(_as_picture("a photo as the camera's sensor saw it"))
+        raise UnreadKind(_as_picture(_RAW))
     if brands & _HEIF:
         raise UnreadKind(_as_picture("a HEIC picture"))
     raise UnreadKind(_as_video())
@@ -113,7 +116,8 @@ def _otherwise(head: bytes) -> str:
         return _as_picture("a drawing (SVG)")
     if not what and _is_text(head):
         what = "text"
-    return f"is {what or 'no picture that is known'}, expected JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM; name a picture"
+    what = what or "no picture that is known"
+    return f"is {what}, expected JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF or PPM; name a picture"
 
 
 def _as_picture(what: str) -> str:

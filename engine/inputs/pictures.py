@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, UnidentifiedImageError
 
 from engine.errors import InputError
 from engine.inputs.kinds import HEAD_BYTES, UnreadKind, format_of
@@ -52,7 +52,7 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """ "sha256:..." of size and pixels: the same picture in another file has the same digest."""
+        """Of size and pixels, `sha256:<hex>`: the same picture in another file has the same digest."""
         hashed = hashlib.sha256(struct.pack("<QQ", self.width, self.height))
         hashed.update(self.rgb)
         return f"sha256:{hashed.hexdigest()}"
@@ -134,6 +134,27 @@ def _strict_pillow() -> Iterator[None]:
             log.setLevel(held[2])
 
 
+@contextmanager
+def _quiet(format: str) -> Iterator[None]:
+    """libtiff writes to standard error, which may be the app's screen, and Pillow has no switch for that."""
+    if format != "TIFF":
+        yield
+        return
+    try:
+        held = os.dup(2)
+    except OSError:  # a process without
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(held, 2)
+        os.close(held)
+        os.close(nowhere)
+
+
 def _read(file: IO[bytes], background: str) -> Picture:
     head = file.read(HEAD_BYTES)
     try:
@@ -141,11 +162,11 @@ def _read(file: IO[bytes], background: str) -> Picture:
     except UnreadKind as error:
         raise _Refusal(str(error)) from None
     _check_header(format, head)
-    depth = _check_png(file) if format == "PNG" else 8
+    notes: list[str] = []
+    depth = _check_png(file, notes) if format == "PNG" else 8
     data = _whole_jpeg(file) if format == "JPEG" else None
     file.seek(0)
-    notes: list[str] = []
-    with _told(format), Image.open(data or file, formats=[format]) as image:
+    with _told(format), _quiet(format), Image.open(data or file, formats=[format]) as image:
         _check_size(image.size)
         if format == "TIFF":
             depth = _check_tiff(image, notes)
@@ -153,11 +174,12 @@ def _read(file: IO[bytes], background: str) -> Picture:
         if data is not None:
             _check_all_decoded(image, data)
         rgb = _over(image, background, depth, notes)
-        turned = (
-            rgb if format == "TIFF" else _turned(image, rgb, notes)
-        )  # Pillow turns TIFFs itself
+        turned = _turned(
+            image, rgb, notes
+        )  # nothing is left to turn of a TIFF: Pillow did that itself
+        pixels = turned.tobytes()  # before another frame may take their place
         _count_frames(image, notes)
-        return Picture(*turned.size, turned.tobytes(), tuple(notes))
+        return Picture(*turned.size, pixels, tuple(notes))
 
 
 @contextmanager
@@ -171,7 +193,7 @@ def _told(format: str) -> Iterator[None]:
         raise _Refusal("needs more memory than there is; save it smaller") from None
     except Exception as error:  # noqa: BLE001
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "its header is damaged, or of a kind that Pillow does not know"
         raise _damaged(format, reason) from None
 
@@ -210,8 +232,9 @@ def _check_size(size: tuple[int, ...]) -> None:
 # PNG: Pillow checks no sums of the pixels' chunks, and leaves rows black that are not there
 
 
-def _check_png(file: IO[bytes]) -> int:
-    """Bits of a channel. Raises _Refusal where not every row is there, or another chunk is too large."""
+def _check_png(file: IO[bytes], notes: list[str]) -> int:
+    """Bits of a channel. Notes colours that Pillow does not know of. Raises _Refusal where a row is not there, or
+    another chunk is too large."""
     file.seek(8)
     depth, left = 8, -1
     inflating = zlib.decompressobj()
@@ -227,6 +250,10 @@ def _check_png(file: IO[bytes]) -> int:
             if len(header) != 13 or left >= 0:
                 raise _damaged("PNG", "its header is damaged")
             depth, left = header[8], _raw_bytes(header)
+        elif name == b"cICP":
+            if _exactly(file, size) != _CICP_OF_SRGB:
+                notes.append("its colours by cICP were taken for sRGB")
+            _exactly(file, 4)
         else:
             end = file.seek(size + 4, os.SEEK_CUR)
             if end > os.fstat(file.fileno()).st_size:
@@ -263,6 +290,7 @@ def _inflated(file: IO[bytes], size: int, inflating: zlib._Decompress, left: int
     return left
 
 
+_CICP_OF_SRGB = b"\x01\x0d\x00\x01"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _WHOLE = ((0, 0, 1, 1),)
 _ADAM7 = (
@@ -377,7 +405,7 @@ _TURNS = {
 
 def _turned(image: Image.Image, rgb: Image.Image, notes: list[str]) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(_number(image.getexif().get(ExifTags.Base.Orientation)))
     except Exception:  # noqa: BLE001  # a damaged EXIF says nothing of how to turn, and viewers look over it
         return rgb
     if turn is None:
@@ -489,7 +517,8 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
     if image.mode == "CMYK":
         notes.append("CMYK to RGB")
     if not profile:
-        return image.convert("RGB")
+        _note_gamma(image, notes)
+        return _as_rgb(image)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = _SPACES.get(source.profile.xcolor_space.strip(), "")
@@ -497,16 +526,27 @@ def _in_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             image = image.convert("RGB")
         if mode != image.mode:
             notes.append(f"its colour profile is not one of {image.mode} and was ignored")
-            return image.convert("RGB")
+            return _as_rgb(image)
         transform = _transform(source, mode)
-        name = " ".join(_printable(ImageCms.getProfileDescription(source)).split())[:60]
+        name = _printable(" ".join(ImageCms.getProfileDescription(source).split())[:60])
     except Exception:  # noqa: BLE001  # lcms has no words of its own for it
         notes.append("its colour profile is damaged and was ignored")
-        return image.convert("RGB")
+        return _as_rgb(image)
     if mode in ("L", "RGB") and _is_srgb(transform, mode):
-        return image.convert("RGB")
+        return _as_rgb(image)
     notes.append(f"from {name or 'a profile without a name'} to sRGB")
     return transform.apply(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
+
+
+def _note_gamma(image: Image.Image, notes: list[str]) -> None:
+    """Of a PNG that says it without a profile: mostly it is that of sRGB, and else mostly wrong."""
+    gamma = image.info.get("gamma")
+    if gamma and "srgb" not in image.info and abs(gamma - 1 / 2.2) > 0.01:
+        notes.append(f"its gamma of {gamma:g} was not applied")
 
 
 def _transform(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
@@ -524,8 +564,8 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
         steps = [*range(0, 256, 15)]
         colours = bytes(value for r in steps for g in steps for b in steps for value in (r, g, b))
         probe = Image.frombytes("RGB", (len(steps), len(steps) ** 2), colours)
-    changes = ImageChops.difference(transform.apply(probe), probe.convert("RGB")).getextrema()
-    return max(most for _, most in changes) <= 2
+    changes = ImageChops.difference(transform.apply(probe), probe.convert("RGB"))
+    return max(changes.tobytes()) <= 2
 
 
 def _printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A run's pictures and clip looked at, once, when it is planned or queued: their digests, and the size that they decide.
+"""A run's pictures and clip, looked at once, when it is planned or queued: digests, and the size that they decide.
 
 Torch-free. What was found out of a file is remembered in the store's index as long as the file stays the same.
 """

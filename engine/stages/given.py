@@ -79,7 +79,7 @@ def encode_frames(job: Job) -> Iterator[Made]:
             picture = to_floats(_pixels(job, slot))
             video[0, :, at] = fitted(picture, height, width, params["area"])
     latents, seconds, environment = _encoded(job, video)
-    mask = given_mask(frames, *latents.shape[2:], has_last=has_last)
+    mask = given_mask(frames, *latents.shape[1:], has_last=has_last)
     conditioning = torch.cat([mask, latents.cpu()])
     yield Made(node, {"latents": {"latents": conditioning}}, seconds, environment=environment)
 
