@@ -95,7 +95,7 @@ class PathInput(Input):
             compact=True,
             select_on_focus=False,
             suggester=PathSuggester(endings_of(kind)),
-            placeholder="enter walks through folders",
+            placeholder="" if kind == "file" else "enter walks through folders",
         )
         self.kind = kind
 

@@ -27,8 +27,6 @@ class GivenView(Horizontal):
     GivenView { height: auto; margin: 0 0 1 2; }
     GivenView > Picture { width: 22; height: 9; margin-right: 2; }
     GivenView > Static { width: 1fr; height: auto; color: $text-muted; }
-    .-short GivenView > Picture { width: 16; height: 6; }
-    WholeForm GivenView > Picture { width: 40; height: 14; }
     """
 
     def __init__(self, name: str) -> None:

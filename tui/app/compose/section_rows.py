@@ -12,6 +12,7 @@ from msgspec import inspect
 
 from presets.keys import parse_key, value_at
 from presets.sections import SECTIONS
+from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
 from tui.describe.given import GIVEN, about_given, given_told, is_shown
@@ -29,6 +30,7 @@ Kind = Literal["text", "choice", "switch", "number", "list", "path"]
 
 # What a device field is most often set to; others are typed.
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+_IMAGE_ENCODER = "components.image_encoder."
 # The roles of what lies in a file.
 _FILES = ("model", "file", "folder", "picture", "clip", "lora")
 
@@ -199,8 +201,15 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
         base_text=draft.before(key),
         is_changed=key in checked.changed,
         error=error,
-        is_shown=field.section != "media" or bool(error) or is_shown(checked.shown, key),
+        is_shown=bool(error) or _matters(key, checked.shown),
     )
+
+
+def _matters(key: str, spec: RunSpec) -> bool:
+    """Whether the run as it is has a use for a field, of those that not every run has."""
+    if key.startswith(_IMAGE_ENCODER):
+        return has_pictures(spec)
+    return key.partition(".")[0] not in GIVEN or is_shown(spec, key)
 
 
 def _error(field: Field, checked: Checked) -> str:
@@ -216,6 +225,9 @@ def _label(field: Field, spec: RunSpec) -> str:
     name, _, part = field.key.partition(".")
     if name in GIVEN:
         return name.replace("_", " ") if part == "path" else f" {field.title}"
+    if field.key.startswith(_IMAGE_ENCODER):
+        is_name = field.key == f"{_IMAGE_ENCODER}name"
+        return "image encoder" if is_name else f" {field.title}"
     if "[" not in field.key:
         return field.title
     path = parse_key(field.key) or ()

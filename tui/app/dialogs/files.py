@@ -228,7 +228,7 @@ class FilePicker(Dialog[Path | None]):
         try:
             self._show(await self._look_at(path, kind))
         except Exception as error:  # noqa: BLE001  # told beside the file, whatever it is
-            told = str(error).removeprefix(f"{path} ")
+            told = str(error).rpartition(f"{path} ")[2]
             self._show(None, f"✖ {told}")
 
     def _show(self, look: Look | None, told: str = "") -> None:
