@@ -299,7 +299,7 @@ class Runs(ModiffScreen):
         self.app.preferences.runs_view = "tree" if self.runs.is_in_tree else "table"
 
     def action_back(self) -> None:
-        """One level back: from the details or the filter to the list, from marks to none."""
+        """One level back: from the details or the filter to the list, from marks to none, from some runs to all."""
         if self.has_class("-opened") or not self.runs.has_list_focus:
             self.remove_class("-opened")
             self.runs.focus_list()
@@ -308,6 +308,9 @@ class Runs(ModiffScreen):
         elif self.runs.marks:
             self.runs.clear_marks()
             self.notify("no run is marked any more")
+        elif self.app.preferences.runs_filter:
+            self.runs.fill_filter("")
+            self.notify("all runs are shown again")
 
     def action_tab(self, by: int) -> None:
         """The next tab of the details."""
