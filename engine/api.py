@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
+from engine.client import settled
 from engine.components import choice
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
@@ -110,6 +111,8 @@ class TextToVideo:
         if seed is not None:
             spec = msgspec.structs.replace(spec, seed=seed)
         spec = validate(spec)
+        with open_store(self.store) as store:
+            spec = settled(store, spec).spec
         for name, cut in cut_prompts(spec).items():
             warnings.warn(cut_line(name, cut, _shown(cut.text)), stacklevel=2)
         breaker = Breaker(BUSY_SECONDS)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from engine.inputs.settle import Settled
+from engine.inputs.settle import settle as settle_inputs
 from engine.output import encoders, ffmpeg
 from engine.output.paths import default_output
 from engine.output.taken import check_output, output_path
@@ -27,7 +29,9 @@ from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
 from presets.settings import changed_keys
+from presets.tasks import PICTURES
 from presets.validation import validate
+from store.blobs.blobs import is_stored as is_blob_stored
 from store.errors import StoreError
 from store.lineage.events import RunFinished, RunResumed
 from store.lineage.records import LATE_SECONDS, QUEUED, RUNNING, Segment
@@ -73,7 +77,7 @@ def submit(
         check_output(store, spec)
     path = output_path(spec.output.path or default_output(spec.output), spec.output.kinds)
     _check_encoder(spec)
-    spec = settle(spec)  # the engine may have been started with other folders
+    spec = settled(store, settle(spec)).spec  # the engine may have been started with other folders
     if not is_checked:
         check(store, spec)
         is_expansion_new(store, spec)  # which raises where nobody could be asked
@@ -251,6 +255,21 @@ def check(store: Store, spec: RunSpec) -> None:
         choice.check(spec, Descriptions(index))
 
 
+def settled(store: Store, spec: RunSpec) -> Settled:
+    """A run with the pictures and the clip that it begins from looked at, and its size; lines for people about them.
+    Raises PresetError, InputError."""
+    if not (PICTURES[spec.task] or spec.video.path):
+        return Settled(spec)
+    from store.index.index import open_index
+
+    def is_stored(key: str) -> bool:
+        link = store.find_links([key]).get(key)
+        return link is not None and is_blob_stored(store.root, link.digest)
+
+    with open_index(store.root) as index:
+        return settle_inputs(spec, index, is_stored)
+
+
 def verify(store: Store, run_id: str) -> str:
     """Queue a verification: the run computed once more, nothing reused, and held against what is on record. The
     last but one event of its log is the verdict (`Verified`). Returns its id; it is no run of the user's.
@@ -284,7 +303,7 @@ def plan(
     from engine.runner import targets_of
     from store.index.index import open_index
 
-    spec = choice.settle(validate(spec))
+    spec = settled(store, choice.settle(validate(spec))).spec
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     with open_index(store.root) as index:
@@ -329,7 +348,7 @@ def plan_unseen(
     from engine.runner import targets_of
     from store.index.index import open_index
 
-    spec = validate(spec)
+    spec = settled(store, validate(spec)).spec
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
     with open_index(store.root) as index:

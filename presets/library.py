@@ -41,9 +41,14 @@ STALE_SECONDS = 3600.0
 
 # of the texts in a run's expansion, what decides them
 _MADE_BY = {
-    "instructions": ("expansion.template",),
-    "text": ("prompt", "expansion.template", "expansion.instructions", "expansion.seed"),
-}
+    "expansion.instructions": ("expansion.template",),
+    "expansion.text": (
+        "prompt", "expansion.template", "expansion.instructions", "expansion.seed",
+    ),
+    "image.digest": ("image.path", "image.background"),
+    "last_image.digest": ("last_image.path", "last_image.background"),
+    "video.digest": ("video.path",),
+}  # fmt: skip
 
 _SHIPPED = Path(__file__).parent / "shipped"
 _DRAFT = re.compile(r"\.[A-Za-z0-9][A-Za-z0-9._+-]{0,63}-\w{8}\.tmp")
@@ -359,8 +364,8 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any], prefix: str = "") -
 def _changed(
     settings: Mapping[str, Any], overrides: Iterable[str], values: Mapping[str, object] | None
 ) -> dict[str, Any]:
-    """`settings` with overrides, then values; where either sets sigmas and no steps, the sigmas set them. Of what was
-    expanded, that holds no longer which another prompt, template or seed makes."""
+    """`settings` with overrides, then values; where either sets sigmas and no steps, the sigmas set them. What was made
+    of a setting that changes holds no longer: an expanded prompt, the digest of a picture."""
     changed = dict(settings)
     both = (parse_changes(overrides), changes_of(values or {}))
     for changes in both:
@@ -369,8 +374,9 @@ def _changed(
             changed = settle_steps(changed, anew=True)
     for key, makers in _MADE_BY.items():
         every = [change for changes in both for change in changes]
-        if any(sets(every, maker) for maker in makers) and not sets(every, f"expansion.{key}"):
-            changed = applied(changed, changes_of({f"expansion.{key}": ""}))
+        if any(sets(every, maker) for maker in makers) and not sets(every, key):
+            table, _, name = key.partition(".")
+            changed = {**changed, table: {**changed.get(table, {}), name: ""}}
     return changed
 
 

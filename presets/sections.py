@@ -20,6 +20,7 @@ class Section:
 SECTIONS = (
     Section("preset", "preset", "Where the settings start from."),
     Section("prompt", "prompt", "What to show, in words."),
+    Section("media", "pictures & clips", "What to begin from, beside words."),
     Section("expansion", "expansion", "Has the prompt written out by a language model first."),
     Section(
         "encoder", "text encoder", "Turns the prompt into numbers that the denoiser understands."

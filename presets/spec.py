@@ -77,7 +77,26 @@ Prompt = Annotated[
         extra={"max_bytes": MAX_PROMPT_BYTES, "role": "prompt", "section": "prompt"},
     ),
 ]
-Size = Annotated[int, Meta(ge=SIZE_STEP, le=MAX_SIDE, multiple_of=SIZE_STEP)]
+Size = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=MAX_SIDE,
+        multiple_of=SIZE_STEP,
+        description="pixels; 0 where a picture or a clip that is given decides",
+        extra={
+            "section": "size",
+            "expected": f"a multiple of {SIZE_STEP} from {SIZE_STEP} to {MAX_SIDE}, or 0 where a picture decides",
+        },
+    ),
+]
+Digest = Annotated[
+    str,
+    Meta(
+        pattern=r"^(sha256:[0-9a-f]{64})?$(?!\n)",
+        extra={"setting": False, "expected": "sha256: and 64 hexadecimal digits"},
+    ),
+]
 OptionName = Annotated[str, Meta(min_length=1, max_length=64)]
 OptionValue = Annotated[
     bool
@@ -469,6 +488,53 @@ class ExtensionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = {}
 
 
+class PictureSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A picture that is given. digest: of its pixels, once the run is queued: whatever becomes of the file."""
+
+    path: Annotated[
+        FilePath, Meta(description="a picture of any size", extra={"role": "picture"})
+    ] = ""
+    background: Annotated[
+        str,
+        Meta(
+            pattern=r"^#[0-9a-fA-F]{6}$(?!\n)",
+            description="the colour behind its transparent parts",
+            extra={"expected": 'a colour such as "#000000"'},
+        ),
+    ] = "#000000"
+    digest: Digest = ""
+
+
+class ClipSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video that is given to begin from. digest: of its file, once the run is queued."""
+
+    path: Annotated[
+        FilePath,
+        Meta(
+            description="a video to begin from; taken at `fps`, cut to the size and at most `frames`",
+            extra={"role": "clip"},
+        ),
+    ] = ""
+    strength: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="share of the steps that are done on it: more of them keep less of the clip",
+        ),
+    ] = 0.6
+    sigma: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="the noise level to begin at, instead of a strength: the first of the schedule that is not "
+            "above it; 0 goes by strength",
+        ),
+    ] = 0.0
+    digest: Digest = ""
+
+
 class OutputSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: Annotated[
         FilePath,
@@ -543,9 +609,10 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = FORMAT
     task: Annotated[
-        Literal["t2v"],
+        Literal["t2v", "i2v", "flf2v"],
         Meta(
-            description="t2v: text to video, and with one frame text to image",
+            description="t2v: text to video, and with one frame text to image; i2v: from a first picture on; flf2v: "
+            "from a first to a last one",
             extra={"section": "preset"},
         ),
     ] = "t2v"
@@ -555,8 +622,20 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Prompt, Meta(description="what to steer away from; unused without guidance")
     ] = ""
     expansion: Annotated[ExpansionSpec, Meta(extra={"section": "expansion"})] = ExpansionSpec()
-    width: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 832
-    height: Annotated[Size, Meta(description="pixels", extra={"section": "size"})] = 480
+    image: Annotated[PictureSpec, Meta(extra={"section": "media"})] = PictureSpec()
+    last_image: Annotated[PictureSpec, Meta(extra={"section": "media"})] = PictureSpec()
+    video: Annotated[ClipSpec, Meta(extra={"section": "media"})] = ClipSpec()
+    width: Size = 832
+    height: Size = 480
+    max_area: Annotated[
+        int,
+        Meta(
+            ge=SIZE_STEP**2,
+            le=MAX_SIDE**2,
+            description="pixels of a frame where a picture decides its size: 399360 is 480p, 921600 is 720p",
+            extra={"section": "size"},
+        ),
+    ] = 399360
     frames: Annotated[
         int,
         Meta(

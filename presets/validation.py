@@ -14,10 +14,19 @@ from presets.fields import build
 from presets.guidance import scales
 from presets.output.formats import AUTO, FORMATS, MAX_SIDE, misfit
 from presets.output.rules import format_of
-from presets.spec import GuidancePiece, RunSpec
+from presets.spec import SIZE_STEP, GuidancePiece, RunSpec
+from presets.tasks import PICTURES
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
+
+
+_TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
+_OTHER = {
+    "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to "
+    "begin from",
+    "last_image": "take a preset of first and last frame to video, such as wan2.1-flf2v-14b",
+}
 
 
 def validate(spec: RunSpec) -> RunSpec:
@@ -27,6 +36,7 @@ def validate(spec: RunSpec) -> RunSpec:
     checked on the way.
     """
     spec = build(to_plain(spec), type(spec))
+    _check_task(spec)
     _check_sigmas(spec)
     _check_grid(spec)
     _check_guidance(spec)
@@ -64,6 +74,23 @@ def settle_steps(values: Mapping[str, Any], *, anew: bool = False) -> dict[str, 
     if not isinstance(sigmas, list | tuple) or not sigmas:
         return dict(values)
     return {**values, "scheduler": {**scheduler, "steps": len(sigmas)}}
+
+
+def _check_task(spec: RunSpec) -> None:
+    """What is given must be what the task takes. That nothing is given is no fault of a preset: a run refuses it."""
+    given = {"image": spec.image.path, "last_image": spec.last_image.path}
+    for name, path in given.items():
+        if path and name not in PICTURES[spec.task]:
+            raise PresetError(
+                f"the task {spec.task} takes {_TAKEN[spec.task]}, got {path}; {_OTHER[name]}",
+                key=f"{name}.path",
+            )
+    for name, size in (("width", spec.width), ("height", spec.height)):
+        if not size and not PICTURES[spec.task] and not spec.video.path:
+            raise PresetError(
+                f"expected at least {SIZE_STEP} pixels, got 0, which leaves the size to a picture or clip",
+                key=name,
+            )
 
 
 def _check_sigmas(spec: RunSpec) -> None:
@@ -144,7 +171,7 @@ def _check_kinds(spec: RunSpec) -> None:
 
 def _check_scale(spec: RunSpec) -> None:
     side, scale = max(spec.width, spec.height), spec.output.scale
-    if side * scale > MAX_SIDE and set(spec.output.kinds) - {"latents"}:
+    if side and side * scale > MAX_SIDE and set(spec.output.kinds) - {"latents"}:
         raise PresetError(
             f"expected at most {MAX_SIDE // side}, as {side} pixels become {MAX_SIDE} at most, got {scale}",
             key="output.scale",
@@ -164,7 +191,7 @@ def _check_format(spec: RunSpec) -> None:
             key="fps",
         )
     least, width = FORMATS[name].min_width, spec.width * output.scale
-    if width < least:
+    if spec.width and width < least:
         raise PresetError(
             f"{name} needs frames of at least {least} pixels in width, got {width}; take another format, or "
             f"output.scale={-(-least // spec.width)}",

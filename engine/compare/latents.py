@@ -23,7 +23,7 @@ from engine.graph import Node, Ref
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.latents import noise
 from engine.tasks.route import Route, route_of_run
-from engine.tasks.wan import latents_of
+from engine.tasks.wan import NOISE, latents_of
 from presets.errors import PresetError
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors
@@ -141,7 +141,8 @@ def rebuilt_latents(
             return
         node = chain[step.index]
         if velocity is not None and step.index == 0:
-            state = scheduler.start(noise(node.before, device))
+            first = _first_latents(store, run, node.before, device)
+            state = None if first is None else scheduler.start(first)
         if velocity is not None and state is not None and state.step == step.index:
             state = advanced(scheduler, node, state, velocity.to(device), step.latents)
             yield step.index, state.latents.cpu()
@@ -151,6 +152,15 @@ def rebuilt_latents(
         state = _keyframe(scheduler, node, tensors, step, device)
         if LATENTS in tensors:
             yield step.index, tensors[LATENTS]
+
+
+def _first_latents(store: Store, run: RunRecord, root: Node, device: torch.device) -> Tensor | None:
+    """What the steps of a run began with; None where that was a clip, and is no longer stored."""
+    if root.stage is NOISE:
+        return noise(root, device)
+    digests = (link.digest for link in store.links_of(run.id) if link.stage == root.stage.name)
+    found = stored(store.root, next(digests, ""), LATENTS)
+    return None if found is None else found.to(device)
 
 
 def stored(root: Path, digest: str, name: str) -> Tensor | None:

@@ -19,6 +19,7 @@ from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls, placed
+from engine.models.diffusion.config import conditions_of
 from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -65,15 +66,13 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
 
 def facts_of_pictures(sizes: WanDiTConfig | DiTShape) -> dict[str, Plain]:
     """What a model takes beside text: its task, and the sizes of the conditions that this adds."""
-    takes: list[Plain] = ["text"]
-    facts: dict[str, Plain] = {"takes": takes, "model_type": sizes.model_type}
-    if sizes.model_type != "t2v":
-        takes.append("image")
+    takes = conditions_of(sizes.model_type, sizes.in_dim, sizes.out_dim)
+    facts: dict[str, Plain] = {"takes": list(takes), "model_type": sizes.model_type}
+    if "image" in takes:
         facts["image_dim"] = sizes.image_dim
     if sizes.model_type == "flf2v":
         facts["image_tokens"] = TOKENS_A_PICTURE
-    if sizes.in_dim > sizes.out_dim:
-        takes.append("latents")
+    if "latents" in takes:
         facts["given_channels"] = sizes.in_dim - sizes.out_dim
     return facts
 
@@ -189,8 +188,13 @@ def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Co
     import torch
 
     # rows of zeros are what the published pipeline pads prompts with
-    batch = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
-    return denoiser.model.prepare({"text": batch.to(denoiser.device)})
+    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
+    others = branches[0].keys() - {"text"}
+    stacked = {name: torch.stack([each[name] for each in branches]) for name in others}
+    conditions = {"text": text, **stacked}
+    return denoiser.model.prepare(
+        {name: tensor.to(denoiser.device) for name, tensor in conditions.items()}
+    )
 
 
 def _check_attention(name: str) -> None:

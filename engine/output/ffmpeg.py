@@ -54,10 +54,14 @@ def _told(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = getattr(error, "strerror", None) or f"no answer in {_ANSWER_SECONDS:.0f} s"
     if reason:
-        raise ComponentError(
-            f"ffmpeg, which writes videos, cannot be started ({command[0]}: {reason}); {_mend()}"
-        )
+        raise unusable(command[0], reason)
     return ended.stdout.decode(errors="replace")
+
+
+def unusable(path: str, reason: str) -> ComponentError:
+    return ComponentError(
+        f"ffmpeg, which writes videos, cannot be started ({path}: {reason}); {_mend()}"
+    )
 
 
 def _mend() -> str:

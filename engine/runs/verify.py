@@ -17,7 +17,7 @@ from engine.execute import Execution, Keeping
 from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of_run
-from engine.tasks.wan import EXPAND_PROMPT, EXPANDED, latents_of
+from engine.tasks.wan import CLIP, CONDITION, EXPAND_PROMPT, EXPANDED, IMAGE, PICTURE, latents_of
 from store.blobs import blobs
 from store.errors import StoreError
 from store.lineage.events import Verified
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-TOLD_BY_MODELS = (EXPAND_PROMPT.name, EXPANDED.name)
+# what a language model said once is not said again; a picture that was given may be anywhere by now
+TAKEN = (EXPAND_PROMPT.name, EXPANDED.name, PICTURE.name, CLIP.name)
+# compared by content: inputs that come to the same bytes have one link
+BY_CONTENT = ("text", IMAGE.name, CONDITION.name)
 
 
 class _Differs(Exception):
@@ -50,7 +53,10 @@ def verify(
     steps = [link for (stage, _), link in seen.items() if stage == "step"]
     if not steps:
         raise StoreError(f"run {run.id} has no steps on record; there is nothing to compare with")
-    texts = {link.digest for (stage, _), link in seen.items() if stage == "text"}
+    known_bytes = {
+        name: {link.digest for (stage, _), link in seen.items() if stage == name}
+        for name in BY_CONTENT
+    }
     recorded = _recorded_environment(store, run, steps)
     changed: dict[str, list[str | None]] = {}
     checked = 0
@@ -60,9 +66,8 @@ def verify(
         nonlocal checked, changed, verdict
         changed = changed or _changed(recorded, link.environment)
         known = seen.get((stage, index))
-        if stage == "text" and texts:
-            # by content: prompts that clean to the same text, or encoders that differ in their device, have one link
-            is_same, far = link.digest in texts, None
+        if known_bytes.get(stage):
+            is_same, far = link.digest in known_bytes[stage], None
         elif stage == "step" and known is not None and known.latents and latents is not None:
             is_same, far = link.latents == known.latents, None
             if not is_same:
@@ -76,8 +81,7 @@ def verify(
 
     results = MemoryResults(compare)
     for link in store.find_links([each.key for each in seen.values()]).values():
-        if link.kind in TOLD_BY_MODELS:
-            # what a language model said once is not said again
+        if link.kind in TAKEN:
             results.take(link, blobs.get(store.root, link.digest))
     route = route_of_run(run)
     total = 1 + max(map(_index, steps))

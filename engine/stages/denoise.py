@@ -34,7 +34,7 @@ from engine.models.seams import At, around
 from engine.reports import Made
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.finite import not_finite
-from engine.stages.latents import device_of, noise
+from engine.stages.latents import first_latents
 from store.errors import BlobCorrupt, BlobMissing
 from store.lineage.events import StepFinished
 
@@ -179,7 +179,7 @@ def _made(
 def _state_after(job: Job, chain: Sequence[Node], scheduler: Scheduler) -> SolverState:
     if not chain:
         root = chain_of(job.nodes[0])[0].before
-        return scheduler.start(noise(root, device_of(root)))
+        return scheduler.start(first_latents(job, root))
     last = _replay(job, chain, scheduler)
     assert last is not None
     return last.state
@@ -189,7 +189,7 @@ def _replay(job: Job, chain: Sequence[Node], scheduler: Scheduler) -> Replayed |
     """The last step of a chain, replayed from what is stored. Raises Unfaithful."""
     root = chain[0].before
     last = None
-    for step in replayed(chain, job.link, job.stored, scheduler, noise(root, device_of(root))):
+    for step in replayed(chain, job.link, job.stored, scheduler, first_latents(job, root)):
         last = step
         job.check()
     if last is None or last.node is not chain[-1]:

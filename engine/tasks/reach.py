@@ -11,7 +11,7 @@ from typing import Literal
 Reach = Literal["noise", "steps", "end"]
 
 # What the initial latents and their size are made from; and what the video and the files alone are made from.
-_NOISE = ("task", "width", "height", "frames", "seed", "noise")
+_NOISE = ("task", "width", "height", "max_area", "frames", "seed", "noise", "video")
 _END = ("fps", "components.vae", "output", "keep")
 
 ORDER: tuple[Reach, ...] = ("noise", "steps", "end")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.schedulers.course import Course, make_course, redirected
+from engine.schedulers.course import Course, course_from, make_course, redirected
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from presets.spec import RunSpec
@@ -39,7 +39,27 @@ class Route:
 
 
 def course_of(spec: RunSpec) -> Course:
-    """The course of a run that was never branched."""
+    """The course of a run that was never branched; one from a clip on begins at a later step of it, on the same levels.
+
+    Raises PresetError where that leaves no step.
+    """
+    whole = whole_course(spec)
+    skipped = num_skipped(whole, spec)
+    if skipped == whole.num_steps:
+        levels = f"{whole.sigmas[0]:.4g} to {whole.sigmas[-2]:.4g}"
+        key, value = (
+            ("sigma", spec.video.sigma) if spec.video.sigma else ("strength", spec.video.strength)
+        )
+        raise PresetError(
+            f"{value} leaves none of the {whole.num_steps} steps (sigmas from {levels}); expected at least "
+            + (f"{whole.sigmas[-2]:.4g}" if key == "sigma" else f"{1 / whole.num_steps:.4g}"),
+            key=f"video.{key}",
+        )
+    return course_from(whole, skipped)
+
+
+def whole_course(spec: RunSpec) -> Course:
+    """The course of a run's scheduler, from pure noise on."""
     wanted = spec.scheduler
     return make_course(
         wanted.name,
@@ -48,6 +68,17 @@ def course_of(spec: RunSpec) -> Course:
         grid=wanted.grid,
         sigmas=wanted.sigmas or None,
     )
+
+
+def num_skipped(whole: Course, spec: RunSpec) -> int:
+    """How many steps of its scheduler a run from a clip on leaves out: by strength as diffusers counts them
+    (`pipeline_wan_video2video.py`), or those that begin above `video.sigma`."""
+    clip = spec.video
+    if not clip.path:
+        return 0
+    if clip.sigma:
+        return sum(sigma > clip.sigma for sigma in whole.sigmas[:-1])
+    return whole.num_steps - min(int(whole.num_steps * clip.strength), whole.num_steps)
 
 
 def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:

@@ -23,11 +23,17 @@ class ToldStage:
 LOAD = ToldStage("load", "load")
 EXPAND = ToldStage("expand", "expand", component="prompt_expander")
 TEXT_ENCODE = ToldStage("text_encode", "text", component="text_encoder")
+READ = ToldStage("read", "read")
+IMAGE_ENCODE = ToldStage("image_encode", "image", component="image_encoder")
+ENCODE = ToldStage("encode", "encode", component="vae")
 DENOISE = ToldStage("denoise", "denoise", "step", "denoiser")
 DECODE = ToldStage("decode", "decode", "chunk", "vae")
 MUX = ToldStage("mux", "mux")
 
-TOLD = {stage.name: stage for stage in (LOAD, EXPAND, TEXT_ENCODE, DENOISE, DECODE, MUX)}
+TOLD = {
+    stage.name: stage
+    for stage in (LOAD, EXPAND, TEXT_ENCODE, READ, IMAGE_ENCODE, ENCODE, DENOISE, DECODE, MUX)
+}
 
 
 def told(name: str) -> ToldStage:

@@ -1,4 +1,4 @@
-"""Wan 2.1's text to video as a graph. Torch-free.
+"""Wan 2.1 as a graph: text, pictures and clips to video. Torch-free.
 
 Conditions enter a step by content, the step before it by key; the solver is there as the weights of its step, which
 is all that it does to the latents.
@@ -18,13 +18,14 @@ from engine.graph import Given, Identity, Node, Plain, Ref, Stage, Targets
 from engine.prompt import clean_prompt
 from engine.schedulers.schedule import to_float32
 from engine.schedulers.update import Update, history_lengths
-from engine.tasks.route import Part, Route
-from engine.tasks.stages import DECODE, DENOISE, EXPAND, TEXT_ENCODE
+from engine.tasks.route import Part, Route, course_of, num_skipped, whole_course
+from engine.tasks.stages import DECODE, DENOISE, ENCODE, EXPAND, IMAGE_ENCODE, READ, TEXT_ENCODE
 from presets.errors import PresetError
 from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
 from presets.spec import RunSpec
+from presets.tasks import PICTURES
 
 EXPAND_PROMPT = Stage(
     "expand",
@@ -43,6 +44,31 @@ TEXT = Stage(
     component=TEXT_ENCODE.component,
     title=TEXT_ENCODE.name,
 )
+PICTURE = Stage("picture", 1, "engine.stages.given:read_picture_file", ("pixels",), title=READ.name)
+IMAGE = Stage(
+    "image",
+    1,
+    "engine.stages.given:encode_pictures",
+    ("states",),
+    component=IMAGE_ENCODE.component,
+    title=IMAGE_ENCODE.name,
+)
+CONDITION = Stage(
+    "condition",
+    1,
+    "engine.stages.given:encode_frames",
+    ("latents",),
+    component=ENCODE.component,
+    title=ENCODE.name,
+)
+CLIP = Stage(
+    "clip",
+    1,
+    "engine.stages.given:encode_clip",
+    ("latents",),
+    component=ENCODE.component,
+    title=ENCODE.name,
+)
 NOISE = Stage(
     "noise",
     1,
@@ -50,6 +76,16 @@ NOISE = Stage(
     ("latents", "state"),
     derived={"latents": (), "state": ()},
     derive="engine.stages.latents:derive",
+)
+START = Stage(
+    "start",
+    1,
+    "engine.stages.latents:start",
+    ("latents", "state"),
+    derived={"state": ("latents",)},
+    derive="engine.stages.latents:derive",
+    title=ENCODE.name,
+    keep="cache",
 )
 STEP = Stage(
     "step",
@@ -76,7 +112,9 @@ VIDEO = Stage(
     keep="output",
     title=DECODE.name,
 )
-STAGES = (EXPAND_PROMPT, EXPANDED, TEXT, NOISE, STEP, VIDEO)
+STAGES = (
+    EXPAND_PROMPT, EXPANDED, TEXT, PICTURE, IMAGE, CONDITION, CLIP, NOISE, START, STEP, VIDEO,
+)  # fmt: skip
 
 Describe = Callable[[str, Any], Description]
 
@@ -139,12 +177,15 @@ def num_tokens(spec: RunSpec, about: Mapping[str, Description]) -> int:
 
 def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> Node:
     """The node of the last of the `total` first steps."""
-    node = _noise(route.parts[0].spec, describe, noise_device)
+    node = _begun(route.parts[0].spec, describe, noise_device)
     texts: dict[tuple[bytes, Ref | str], Node] = {}
     expansions: dict[tuple[bytes, str], Ref] = {}
+    given: dict[bytes, dict[str, Ref]] = {}
     lengths = history_lengths(route.course.updates)
     for part in route.parts:
-        scale_of = scales(part.spec.guidance, part.total)
+        skipped = num_skipped(whole_course(part.spec), part.spec)
+        scale_of = scales(part.spec.guidance, part.total + skipped)[skipped:]
+        shown = _shown(part.spec, describe, given)
         changing = _changing(part.spec, describe)
         for index in range(part.start, min(part.stop, total)):
             branches: dict[str, Ref | str] = {"positive": known_prompt(part.spec)}
@@ -152,10 +193,10 @@ def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> N
                 branches["positive"] = _expanded(part.spec, expansions)
             if scale_of[index] != 1:
                 branches["negative"] = part.spec.negative_prompt
-            conditions = {
-                f"{name}.text": Ref(_text(part.spec, prompt, name, texts), "states")
-                for name, prompt in branches.items()
-            }
+            conditions = {}
+            for name, prompt in branches.items():
+                conditions[f"{name}.text"] = Ref(_text(part.spec, prompt, name, texts), "states")
+                conditions |= {f"{name}.{what}": ref for what, ref in shown.items()}
             active = tuple(
                 identity
                 for identity, extension in changing
@@ -163,6 +204,77 @@ def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> N
             )
             node = _step(route, part, index, scale_of[index], node, conditions, active, lengths)
     return node
+
+
+def _begun(spec: RunSpec, describe: Describe, device: str) -> Node:
+    """What the first step goes on from: noise, or a clip under noise."""
+    noise = _noise(spec, describe, device)
+    if not spec.video.path:
+        return noise
+    params: dict[str, Plain] = {
+        "file": given_digest(spec, "video"),
+        "fps": spec.fps,
+        "frames": spec.frames,
+        "size": [spec.height, spec.width],
+    }
+    hints = {"path": spec.video.path}
+    clip = Node("clip", CLIP, {}, params, spec.components.vae, hints)
+    level = to_float32(course_of(spec).sigmas[0])
+    return Node(
+        "start",
+        START,
+        {"clip": Ref(clip, "latents")},
+        {**noise.params, "sigma": level},
+        hints=noise.hints,
+    )
+
+
+def _shown(spec: RunSpec, describe: Describe, known: dict[bytes, dict[str, Ref]]) -> dict[str, Ref]:
+    """The conditions of a run's pictures, by name; none of a run without."""
+    names = PICTURES[spec.task]
+    if not names:
+        return {}
+    parts = spec.components
+    place = msgspec.json.encode(
+        [spec.image, spec.last_image, parts.vae, parts.image_encoder, spec.frames, names]
+    )
+    if place not in known:
+        pictures = {
+            slot: Ref(picture_node(spec, name), "pixels")
+            for slot, name in zip(("first", "last"), names, strict=False)
+        }
+        image = Node("image", IMAGE, pictures, {}, parts.image_encoder)
+        params: dict[str, Plain] = {
+            "size": [spec.height, spec.width],
+            "frames": spec.frames,
+            "area": spec.max_area,
+            "stride": describe("vae", parts.vae).facts["latent_stride"],
+        }
+        condition = Node("condition", CONDITION, pictures, params, parts.vae)
+        known[place] = {"image": Ref(image, "states"), "latents": Ref(condition, "latents")}
+    return known[place]
+
+
+def picture_node(spec: RunSpec, name: str) -> Node:
+    """The node of a picture that is given, by the name of its setting."""
+    picture = getattr(spec, name)
+    hints = {"path": picture.path, "background": picture.background, "setting": name}
+    return Node(name, PICTURE, {}, {"pixels": given_digest(spec, name)}, hints=hints)
+
+
+def given_digest(spec: RunSpec, name: str) -> str:
+    """What a picture or a clip is known by. Raises PresetError where none is given."""
+    given = getattr(spec, name)
+    if not given.path:
+        option = f"--{name.replace('_', '-')}"
+        raise PresetError(
+            f"is empty, and the task {spec.task} begins from it; give a file with {option}",
+            key=f"{name}.path",
+        )
+    found: str = given.digest
+    if not found:
+        raise ValueError(f"{name} was not looked at: a run is settled before its graph is made")
+    return found
 
 
 def _noise(spec: RunSpec, describe: Describe, device: str) -> Node:

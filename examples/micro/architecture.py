@@ -67,6 +67,14 @@ def dit_config(shape: DiTShape) -> WanDiTConfig:
     return WanDiTConfig(text_dim=TEXT_DIM, **asdict(shape))
 
 
+def picture_config(shape: DiTShape, model_type: str) -> WanDiTConfig:
+    """That of its image-to-video sibling."""
+    config = dit_config(shape)
+    return replace(
+        config, model_type=model_type, in_dim=config.in_dim + GIVEN_CHANNELS, image_dim=IMAGE_DIM
+    )
+
+
 def build_dit(shape: DiTShape) -> WanDiT:
     """A transformer with Xavier blocks and a zero head, so that it starts by predicting nothing."""
     dit = WanDiT(dit_config(shape))
@@ -82,10 +90,7 @@ def build_dit(shape: DiTShape) -> WanDiT:
 def build_picture_dit(dit: WanDiT, shape: DiTShape) -> WanDiT:
     """The image-to-video sibling of a trained text-to-video transformer: the same function of text and latents until
     it is trained, with an image branch, and channels for given frames that do nothing yet."""
-    config = replace(
-        dit_config(shape), model_type="i2v", in_dim=GIVEN_CHANNELS + 16, image_dim=IMAGE_DIM
-    )
-    sibling = WanDiT(config)
+    sibling = WanDiT(picture_config(shape, "i2v"))
     for block in sibling.blocks:
         assert isinstance(block, Block)
         layer = block.cross_attn

@@ -16,6 +16,7 @@ from engine.models.vae.tiny_decoder import FILE as TINY_DECODER_FILE
 from examples.micro.architecture import DiTShape, VAEShape
 from examples.micro.checkpoint import load_checkpoint
 from examples.micro.checks import DevelopmentCheck, RoundTripCheck
+from examples.micro.draw_pictures import draw_pictures
 from examples.micro.encode import Encoding, encode_clips
 from examples.micro.evaluate import evaluate
 from examples.micro.export import export_weights
@@ -269,3 +270,11 @@ def tiny_decoder_command(weights: Path | None, clips: int, seed: int) -> None:
     path = folder / TINY_DECODER_FILE
     write_tiny_decoder(path, fit, clips=clips, seed=seed)
     narrate(f"{path}: explains {fit.r_squared:.3f} of the variance")
+
+
+@main.command("pictures")
+@click.option("--out", type=FOLDER, default=Path("examples/pictures"), help="Folder for the PNGs.")
+def pictures_command(out: Path) -> None:
+    """Draw the example pictures that the image-to-video models begin from."""
+    for path in draw_pictures(out):
+        narrate(str(path))

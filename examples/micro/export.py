@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from engine.models.diffusion.config import WanDiTConfig
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD
 from examples.micro.architecture import DiTShape, dit_config
 from examples.micro.model_card import model_card
@@ -69,8 +70,21 @@ def shipped_weights(vae: Mapping[str, Any], dit: Mapping[str, Any]) -> dict[str,
 
 def published_config(shape: DiTShape) -> dict[str, Any]:
     """The transformer's config.json: the published field names and nothing else."""
-    config = asdict(dit_config(shape))
-    return {"_class_name": "WanModel", **{name: config[name] for name in PUBLISHED_FIELDS}}
+    return config_of(dit_config(shape))
+
+
+def config_of(config: WanDiTConfig) -> dict[str, Any]:
+    """A configuration by the published names."""
+    values = asdict(config)
+    return {"_class_name": "WanModel", **{name: values[name] for name in PUBLISHED_FIELDS}}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file: all of it or nothing, with the permissions of any new file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def export_weights(
@@ -105,10 +119,6 @@ def export_weights(
         notes=notes,
     )
     files[CARD_FILE] = card.encode()
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        # whole or not at all, with the permissions of any new file
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
+        write_whole(folder / name, content)
     return size

@@ -20,7 +20,7 @@ from engine.micro.grammar import (
     sample_training_attributes,
 )
 from engine.models.image_encoders.clip import CLIP
-from engine.models.vae.wanvae import WanVAE
+from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, History, WanVAE
 from examples.micro.checkpoint import load_checkpoint, save_checkpoint
 from examples.micro.train_clip import tokens_of
 from examples.micro.world import render
@@ -74,12 +74,20 @@ def encode_given(
 
 @torch.no_grad()
 def _encoded(vae: WanVAE, clip: CLIP, videos: Tensor) -> dict[str, Tensor]:
-    first = given_video(videos, has_last=False)
-    last = given_video(videos, has_last=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = [vae.encode(each, chunk_frames=0) for each in (videos, first, last)]
+    latents = _normalised(vae.encode_moments(videos)[0])
+    # what only the last frame tells apart is encoded once up to its last latent frame
+    history: History = {}
+    first, last = (given_video(videos, has_last=has_last) for has_last in (False, True))
+    begun, _ = vae.encode_moments(first[:, :, :-4], history)
+    ends = [vae.encode_moments(each[:, :, -4:], dict(history))[0] for each in (first, last)]
+    given = [_normalised(torch.cat([begun, end], 2)) for end in ends]
     tokens = [tokens_of(clip, videos[:, :, at]) for at in (0, -1)]
-    return dict(zip(PARTS, (*latents, *tokens), strict=True))
+    return dict(zip(PARTS, (latents, *given, *tokens), strict=True))
+
+
+def _normalised(means: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (LATENTS_MEAN, LATENTS_STD))
+    return (means.float() - mean) / std
 
 
 def given_video(videos: Tensor, *, has_last: bool) -> Tensor:
@@ -127,9 +135,9 @@ class GivenSet:
     def sample(self, count: int, rng: random.Random) -> Given:
         """`count` clips with replacement."""
         picks = [divmod(rng.randrange(len(self.attributes)), CLIPS_PER_SHARD) for _ in range(count)]
-        parts = (
-            torch.stack([self.shards[shard][name][row] for shard, row in picks]).float()
+        parts = {
+            name: torch.stack([self.shards[shard][name][row] for shard, row in picks]).float()
             for name in PARTS
-        )
+        }
         named = [self.attributes[shard * CLIPS_PER_SHARD + row] for shard, row in picks]
-        return Given(*parts, named)
+        return Given(**parts, attributes=named)

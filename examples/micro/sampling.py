@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -67,14 +68,24 @@ def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
 
 @torch.no_grad()
 def sample_latents(
-    model: MicroModel, prompts: Sequence[str], seeds: Sequence[int], settings: Sampling
+    model: MicroModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: Sampling,
+    given: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Tensor:
-    """Normalised latents [len(prompts), 16, f, h, w] of prompts with a seed each, in one batch."""
+    """Normalised latents [len(prompts), 16, f, h, w] of prompts with a seed each, in one batch.
+
+    given: what else they are conditioned on, "image" and "latents", a row for each prompt.
+    """
     device = model.dit.patch_embedding.weight.device
     wanted = [model.text_encoder.encode(prompt) for prompt in prompts]
     unwanted = [model.text_encoder.encode(settings.negative_prompt)] * len(prompts)
     context = pad_sequence([*wanted, *unwanted], batch_first=True)
-    conditioning = model.dit.prepare({"text": context.to(device)})
+    both_halves = {
+        name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in given.items()
+    }
+    conditioning = model.dit.prepare({"text": context.to(device), **both_halves})
     shape = (16, 1 + (NUM_FRAMES - 1) // 4, FRAME_SIZE // 8, FRAME_SIZE // 8)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     scheduler = create_scheduler(settings.scheduler, num_steps=settings.steps, shift=settings.shift)

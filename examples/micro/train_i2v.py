@@ -148,7 +148,7 @@ def train_i2v(
         for optimizer in optimizers:
             optimizer.step()
         average.update(progress.step + WARM_STEPS)
-        losses.append((float(error.mean()), has_last))
+        losses.append((float(error.detach().mean()), has_last))
         if progress.step < clocked + 2:  # compilation, of either kind of step, is not training time
             progress.start_clock()
         progress.tick(settings.batch)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz import bundles, presets, requests, responses, weights
+from tests.fuzz import bundles, pictures, presets, requests, responses, weights
 from tests.fuzz.running import fuzz
 
 KINDS = {
@@ -24,6 +24,7 @@ KINDS = {
     "bundles": bundles.make,
     "requests": requests.make,
     "responses": responses.make,
+    "pictures": pictures.make,
 }
 
 

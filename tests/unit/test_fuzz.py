@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from engine.remote import client, wire
-from tests.fuzz import bundles, presets, requests, responses, running, weights
+from tests.fuzz import bundles, pictures, presets, requests, responses, running, weights
 from tests.fuzz.running import fuzz
 
 KINDS = {
@@ -22,6 +22,7 @@ KINDS = {
     "bundles": (bundles.make, 100),
     "requests": (requests.make, 200),
     "responses": (responses.make, 200),
+    "pictures": (pictures.make, 400),
 }
 
 

@@ -80,6 +80,12 @@ class WanDiTConfig:
         return self.model_type != "t2v"
 
 
+def conditions_of(model_type: str, in_dim: int, out_dim: int) -> tuple[str, ...]:
+    """The names of what a transformer of these sizes is conditioned on."""
+    image = ("image",) if model_type != "t2v" else ()
+    return ("text", *image, *(("latents",) if in_dim > out_dim else ()))
+
+
 def keeps_fp32(name: str) -> bool:
     """Whether the published code computes with this parameter in fp32 whatever the model's dtype."""
     return name.startswith(_FP32_PREFIXES) or name.endswith("modulation") or ".norm" in name

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from engine.models.attention import Attention, biased, sdpa
-from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.config import WanDiTConfig, conditions_of
 from engine.models.diffusion.padding import collapse_padding
 from engine.models.seams import At, Tokens, around
 
@@ -334,11 +334,7 @@ class WanDiT(nn.Module):
 
 
 def _check_conditions(conditions: Conditions, config: WanDiTConfig) -> None:
-    wanted = {"text"}
-    if config.has_image_branch:
-        wanted.add("image")
-    if config.num_given_channels:
-        wanted.add("latents")
+    wanted = {*conditions_of(config.model_type, config.in_dim, config.out_dim)}
     for name in sorted(wanted ^ conditions.keys()):
         verb = "needs the" if name in wanted else "takes no"
         raise ValueError(f"model type {config.model_type} {verb} condition {name!r}")

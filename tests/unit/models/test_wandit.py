@@ -44,8 +44,14 @@ def inputs(cfg: WanDiTConfig, batch: int, size: tuple[int, int, int], length: in
 
 
 def velocity(model: WanDiT, latents, timestep, text, image=None) -> torch.Tensor:
-    conditions = {"text": text} if image is None else {"text": text, "image": image}
-    return model(latents, timestep, model.prepare(conditions))
+    """latents: noisy ones, and the given frames' behind them where the model takes such."""
+    noisy, given = (
+        latents.split([16, latents.shape[1] - 16], 1) if image is not None else (latents, None)
+    )
+    conditions = (
+        {"text": text} if image is None else {"text": text, "image": image, "latents": given}
+    )
+    return model(noisy, timestep, model.prepare(conditions))
 
 
 def reference(theirs, latents, timestep, context, image):
@@ -266,6 +272,18 @@ def test_refuses_context_that_does_not_fit() -> None:
         model.prepare({"text": torch.zeros(1, 3, 48), "image": torch.zeros(1, 257, 1280)})
     with pytest.raises(ValueError, match="needs the condition 'image'"):
         WanDiT(config("i2v")).prepare({"text": torch.zeros(1, 3, 48)})
+
+
+def test_refuses_given_frames_of_another_size() -> None:
+    model = WanDiT(config("i2v"))
+    conditions = {"text": torch.zeros(1, 3, 48), "image": torch.zeros(1, 257, 1280)}
+    with pytest.raises(ValueError, match="needs the condition 'latents'"):
+        model.prepare(conditions)
+    given = model.prepare({**conditions, "latents": torch.zeros(1, 20, 1, 4, 6)})
+    with pytest.raises(
+        ValueError, match=r"'latents' has size \(1, 4, 6\), expected .* \(1, 4, 4\)"
+    ):
+        model(torch.zeros(1, 16, 1, 4, 4), torch.tensor([1]), given)
 
 
 def test_refuses_a_config_that_does_not_fit() -> None:

@@ -58,6 +58,7 @@ def inputs(model: WanDiT) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.T
     conditions = {"text": text}
     if config.has_image_branch:
         conditions["image"] = randn(2, 257, config.image_dim)
+        latents, conditions["latents"] = latents.split([16, 20], 1)
     return latents, torch.tensor([637]), conditions
 
 

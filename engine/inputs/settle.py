@@ -1,0 +1,203 @@
+"""A run's pictures and clip, looked at once, when it is planned or queued: digests, and the size that they decide.
+
+Torch-free. What was found out of a file is remembered in the store's index as long as the file stays the same.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from engine.errors import InputError
+from engine.graph import key_of
+from engine.inputs.clips import clip_digest, examine_clip, read_clip
+from engine.inputs.pictures import read_picture
+from engine.inputs.sizes import size_of
+from engine.tasks.wan import picture_node
+from presets.errors import PresetError
+from presets.spec import SIZE_STEP
+from presets.tasks import PICTURES
+from presets.validation import validate
+
+if TYPE_CHECKING:
+    from engine.graph import Node
+    from presets.spec import RunSpec
+    from store.index.index import Index
+
+IsStored = Callable[[str], bool]
+"""Whether the result of a key is stored."""
+
+_VERSION = 1  # of what is remembered
+
+
+class PictureFacts(msgspec.Struct, frozen=True):
+    """width, height: in pixels, upright. notes: what was done to the file's pixels, for people."""
+
+    digest: str
+    width: int
+    height: int
+    notes: tuple[str, ...]
+
+
+class ClipLength(msgspec.Struct, frozen=True):
+    """frames: how many a run takes of it. notes: what became of the others."""
+
+    frames: int
+    notes: tuple[str, ...]
+
+
+class ClipDigest(msgspec.Struct, frozen=True):
+    digest: str
+
+
+_Found = TypeVar("_Found", PictureFacts, ClipLength, ClipDigest)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """notes: lines for people on what was given and what becomes of it."""
+
+    spec: RunSpec
+    notes: tuple[str, ...] = ()
+
+
+def settle(spec: RunSpec, index: Index, is_stored: IsStored) -> Settled:
+    """The same run with what it begins from by absolute path and digest, and with its size.
+
+    A picture whose digest is known already and that is stored is not looked at again, wherever its file is by now.
+    Raises PresetError where what the task begins from is missing, InputError for a file that cannot be used.
+    """
+    notes: list[str] = []
+    for name in PICTURES[spec.task]:
+        spec = _with_picture(spec, name, index, is_stored, notes)
+    if spec.video.path:
+        spec = _with_clip(spec, index, notes)
+    return Settled(validate(spec), tuple(notes))
+
+
+def picture_facts(path: Path, background: str, index: Index, *, key: str) -> PictureFacts:
+    """What a file holds. Raises InputError."""
+
+    def look() -> PictureFacts:
+        picture = read_picture(path, background, key=key)
+        return PictureFacts(picture.digest, picture.width, picture.height, picture.notes)
+
+    return _remembered(path, f"picture {background}", PictureFacts, look, index)
+
+
+def _with_picture(
+    spec: RunSpec, name: str, index: Index, is_stored: IsStored, notes: list[str]
+) -> RunSpec:
+    picture = getattr(spec, name)
+    if not picture.path:
+        option = f"--{name.replace('_', '-')}"
+        raise PresetError(
+            f"is empty, and the task {spec.task} begins from a picture; give a file with {option}",
+            key=f"{name}.path",
+        )
+    is_sized = bool(spec.width and spec.height)
+    if picture.digest and is_sized and is_stored(_key(picture_node(spec, name))):
+        return spec
+    path = _absolute(picture.path)
+    facts = picture_facts(path, picture.background, index, key=f"{name}.path")
+    if picture.digest not in ("", facts.digest):
+        raise InputError(
+            f"{path} holds another picture than the one of this run, which is no longer stored; set {name}.path anew "
+            "to take it",
+            key=f"{name}.path",
+        )
+    settled = msgspec.structs.replace(picture, path=str(path), digest=facts.digest)
+    told = "; ".join((f"{facts.width}x{facts.height}", *facts.notes))
+    changed: dict[str, Any] = {name: settled}
+    if not is_sized:
+        width, height = size_of(
+            spec.width,
+            spec.height,
+            (facts.width, facts.height),
+            spec.max_area,
+            key=f"{name}.path",
+        )
+        changed |= {"width": width, "height": height}
+        told += f"; the video gets {width}x{height}"
+    notes.append(f"{name}: {path.name}, {told}")
+    return msgspec.structs.replace(spec, **changed)
+
+
+def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
+    clip = spec.video
+    if clip.digest and spec.width and spec.height:
+        return spec  # what reads the file holds it to its digest
+    path = _absolute(clip.path)
+    key = "video.path"
+    about = examine_clip(path, key=key)
+    found = _remembered(path, "file", ClipDigest, lambda: ClipDigest(clip_digest(path)), index)
+
+    def count() -> ClipLength:
+        # as small as they get: only what is there, and what becomes of it, matters here
+        frames, resampled = read_clip(
+            path, fps=spec.fps, frames=spec.frames, width=SIZE_STEP, height=SIZE_STEP, key=key
+        )
+        return ClipLength(len(frames), resampled.notes)
+
+    what = f"clip {spec.fps} {spec.frames}"
+    length = _remembered(path, what, ClipLength, count, index)
+    width, height = spec.width, spec.height
+    if not (width and height):
+        shown = (about.width, about.height)
+        width, height = size_of(width, height, shown, spec.max_area, key=key)
+    told = [f"{about.width}x{about.height}", f"{length.frames} frames at {spec.fps} a second"]
+    told += length.notes
+    if (width, height) != (about.width, about.height):
+        told.append(f"made to cover {width}x{height} and cut in the middle")
+    notes.append(f"video: {path.name}, {'; '.join(told)}")
+    return msgspec.structs.replace(
+        spec,
+        video=msgspec.structs.replace(clip, path=str(path), digest=found.digest),
+        width=width,
+        height=height,
+        frames=length.frames,
+    )
+
+
+def _key(node: Node) -> str:
+    return key_of(node, {}, None)
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def _remembered(
+    path: Path, what: str, kind: type[_Found], look: Callable[[], _Found], index: Index
+) -> _Found:
+    """What `look` finds out of a file, or found once while the file was the same."""
+    facts = _facts(path)
+    place = f"given/{_VERSION}/{what}/{path}"
+    if facts is not None and (known := index.get(place)) is not None:
+        try:
+            before, found = msgspec.msgpack.decode(known, type=tuple[tuple[int, ...], kind])  # type: ignore[valid-type]
+        except msgspec.MsgspecError:
+            before = ()
+        if before == facts:
+            return found  # type: ignore[no-any-return]
+    found = look()
+    if facts is not None and _facts(path) == facts:
+        index.put(place, msgspec.msgpack.encode((facts, found)))
+    return found
+
+
+def _facts(path: Path) -> tuple[int, ...] | None:
+    """What changes with every write to a file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,107 @@
+"""Measures the image-to-video sibling by pixels: are the given frames kept, and does what was asked happen to them?"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.micro.grammar import Attributes, heldout_prompts
+from engine.models.image_encoders.clip import CLIP
+from engine.models.vae.wanvae import WanVAE
+from examples.micro.evaluate import Gate, Measurement
+from examples.micro.given_frames import ANYWHERE, given_video, masks
+from examples.micro.meter import read_clip
+from examples.micro.sampling import BATCH, MicroModel, Sampling, sample_latents
+from examples.micro.sheets import write_sheet
+from examples.micro.train_clip import tokens_of
+from examples.micro.world import render
+
+PICTURE_SEED = 9009
+SHEET_CLIPS = 24
+GATES = {"foreground": 0.97, "background": 0.97, "motion": 0.92, "shape": 0.85}
+FIRST_PSNR, LAST_PSNR = 24.0, 22.0
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Cases: what is asked for, in words, and clips in which it happens, [N,3,T,S,S], whose frames are given."""
+
+    wanted: tuple[Attributes, ...]
+    prompts: tuple[str, ...]
+    truth: Tensor
+
+
+def heldout_pictures(count: int, seed: int = PICTURE_SEED, anywhere: float = ANYWHERE) -> Pictures:
+    """Combinations that training has not seen, with pictures of them."""
+    prompts = heldout_prompts(count, seed)
+    wanted = tuple(attributes for attributes, _ in prompts)
+    truth = render(wanted, random.Random(seed), anywhere=anywhere)
+    return Pictures(wanted, tuple(text for _, text in prompts), truth)
+
+
+@torch.no_grad()
+def conditions_of(
+    truth: Tensor, vae: WanVAE, encoder: CLIP, *, has_last: bool
+) -> dict[str, Tensor]:
+    """ "image" and "latents" of clips whose first, and last, frames are given, as of `WanDiT.prepare`."""
+    tokens = [tokens_of(encoder, truth[:, :, at]) for at in ((0, -1) if has_last else (0,))]
+    latents = vae.encode(given_video(truth, has_last=has_last), chunk_frames=0)
+    mask = masks(*latents.shape[2:], has_last=has_last).expand(len(truth), -1, -1, -1, -1)
+    return {"image": torch.cat(tokens, 1), "latents": torch.cat([mask, latents], 1)}
+
+
+def measure_pictures(
+    model: MicroModel,
+    pictures: Pictures,
+    given: dict[str, Tensor],
+    *,
+    name: str,
+    settings: Sampling,
+    seed: int = 1000,
+    sheet: Path | None = None,
+) -> tuple[Measurement, float, float]:
+    """(what the clips show, mean PSNR in dB of their first frames against the given pictures, and of their last ones).
+
+    given: as of `conditions_of`, or from a training. The sheet shows the truth beside each clip.
+    """
+    clips = []
+    for start in range(0, len(pictures.prompts), BATCH):
+        part = slice(start, start + BATCH)
+        prompts = pictures.prompts[part]
+        seeds = range(seed + start, seed + start + len(prompts))
+        rows = {key: tensor[part] for key, tensor in given.items()}
+        latents = sample_latents(model, prompts, seeds, settings, rows)
+        clips += [model.vae.decode(each, chunk_frames=0) for each in latents.split(4)]
+    made = torch.cat(clips)
+    measurement = Measurement(
+        name, pictures.wanted, tuple(read_clip(clip) for clip in made), float("nan")
+    )
+    if sheet is not None:
+        shown = SHEET_CLIPS // 2
+        pairs = torch.stack([pictures.truth[:shown], made[:shown]], 1).flatten(0, 1)
+        captions = [c for text in pictures.prompts[:shown] for c in ("given: " + text, "made")]
+        write_sheet(sheet, pairs, captions)
+    first, last = (psnr(made[:, :, at], pictures.truth[:, :, at]) for at in (0, -1))
+    return measurement, first, last
+
+
+def psnr(made: Tensor, truth: Tensor) -> float:
+    """Mean over pictures [N,3,S,S] in [-1,1] of their PSNR in dB."""
+    errors = (made - truth).div(2).square().mean((1, 2, 3))
+    return float((-10 * errors.log10()).mean())
+
+
+def picture_gates(measurement: Measurement, first: float, last: float | None) -> Sequence[Gate]:
+    """last: of the frames that were given as last, where they were."""
+    table = measurement.scores()
+    name = "first and last" if last is not None else "first"
+    gates = [Gate(f"{name}: {key}", table[key], least) for key, least in GATES.items()]
+    gates.append(Gate(f"{name}: PSNR of the first frame", first, FIRST_PSNR))
+    if last is not None:
+        gates.append(Gate(f"{name}: PSNR of the last frame", last, LAST_PSNR))
+    return gates
