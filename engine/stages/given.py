@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.chain.previews import Thumbnails
 from engine.environment import environment_of
 from engine.errors import InputError
 from engine.inputs.clips import clip_digest, read_clip
@@ -22,6 +23,7 @@ from store.lineage.events import Message
 
 if TYPE_CHECKING:
     from engine.execute import Job
+    from store.index.previews import Preview
 
 
 def read_picture_file(job: Job) -> Iterator[Made]:
@@ -38,7 +40,8 @@ def read_picture_file(job: Job) -> Iterator[Made]:
         )
     rows = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
     pixels = rows.view(picture.height, picture.width, 3)
-    yield Made(node, {"pixels": {"pixels": pixels}}, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    yield Made(node, {"pixels": {"pixels": pixels}}, seconds, preview=_preview_of(pixels[None]))
 
 
 def encode_pictures(job: Job) -> Iterator[Made]:
@@ -104,7 +107,20 @@ def encode_clip(job: Job) -> Iterator[Made]:
         job.tell(Message(level="info", text=note))
     video = to_floats(torch.from_numpy(frames).flatten(1, 2)).unflatten(2, (height, width))
     latents, seconds, environment = _encoded(job, video[None])
-    yield Made(node, {"latents": {"latents": latents[None]}}, seconds, environment=environment)
+    yield Made(
+        node,
+        {"latents": {"latents": latents[None]}},
+        seconds,
+        environment=environment,
+        preview=_preview_of(torch.from_numpy(frames)),
+    )
+
+
+def _preview_of(frames: Tensor) -> Callable[[], Preview]:
+    """frames: uint8 [T,H,W,3]."""
+    thumbnails = Thumbnails()
+    thumbnails.add(frames)
+    return thumbnails.preview
 
 
 def to_floats(pixels: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from tui.app.messages import (
     Act,
     BranchFrom,
     ComposeWith,
+    ContinueFrom,
     Queued,
     QueuedRuns,
     ShowRun,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
+    from presets.spec import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
@@ -77,6 +79,16 @@ def _make_screen(mode: str) -> Screen[Any]:
     """A screen's module is imported when the screen is first opened."""
     made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
     return made
+
+
+def _continued(store: Store, run_id: str) -> tuple[RunSpec, str]:
+    """What begins with the last frame of a run, and its preset. Raises UnknownRun, EngineError, PresetError."""
+    from engine.inputs.last_frame import last_frame
+    from presets.encoding import decode_spec
+    from tui.describe.given import continued
+
+    record = store.run(run_id)
+    return continued(decode_spec(record.spec_json), record.preset, last_frame(store, run_id))
 
 
 def _cancel_all(store: Store) -> None:
@@ -333,7 +345,7 @@ class ModiffApp(ModiffBase):
 
             form = self.get_screen_stack("compose")[0]
             assert isinstance(form, Compose)
-            form.load_run(message.spec, message.preset)
+            form.load_run(message.spec, message.preset, message.field)
             message.is_taken = True
         finally:
             message.answered.set()
@@ -411,9 +423,18 @@ class ModiffApp(ModiffBase):
     def on_compose_with(self, message: ComposeWith) -> None:
         self.compose_with(message)
 
+    def on_continue_from(self, message: ContinueFrom) -> None:
+        self._continue_from(message.run_id)
+
+    @asks(exclusive=True, group="dropped")
+    async def _continue_from(self, run_id: str) -> None:
+        with self.job(f"the last frame of {run_id}"):
+            spec, preset = await self.lab.work(_continued, run_id)
+        self.compose_with(ComposeWith(spec, preset, "image.path"))
+
     def on_paste(self, event: Paste) -> None:
-        """A file that a run wrote, dropped on the terminal or pasted where no text is typed: in Compose its settings,
-        elsewhere the run."""
+        """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,
+        or the settings of the run that wrote it; elsewhere that run."""
         from tui.describe.runs.of_file import dropped_path
 
         path = dropped_path(event.text)
@@ -425,10 +446,40 @@ class ModiffApp(ModiffBase):
         from tui.describe.runs import of_file
 
         if self.current_mode == "compose":
-            spec, preset = await self.lab.work(of_file.settings_of_file, path)
-            self.compose_with(ComposeWith(spec, preset))
+            await self._compose_from(path)
         else:
             self.show_run((await self.lab.work(of_file.written_by, path)).run_id)
+
+    async def _compose_from(self, path: Path) -> None:
+        """A file into the form; where it may be meant in two ways, which one is asked."""
+        from store.errors import UnknownRun
+        from tui.app.compose.screen import Compose
+        from tui.app.dialogs.ask import Choose
+        from tui.describe.given import kind_of
+        from tui.describe.runs import of_file
+
+        kind = kind_of(path)
+        try:
+            spec, preset = await self.lab.work(of_file.settings_of_file, path)
+        except UnknownRun:
+            if not kind:
+                raise
+        else:
+            lines = [
+                f"{printable(path.name)} was made by a run.",
+                "Begin from it, or take the settings that made it?",
+            ]
+            buttons = ["Begin from it", "Its settings"]
+            answer = 1
+            if kind:
+                answer = await self.push_screen_wait(Choose("a file", lines, buttons))
+            if answer == 1:
+                self.compose_with(ComposeWith(spec, preset))
+            if answer != 0:
+                return
+        form = self.get_screen_stack("compose")[0]
+        if kind and isinstance(form, Compose):
+            await form.begin_from(path, kind)
 
     # Leaving
 

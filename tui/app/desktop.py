@@ -19,7 +19,7 @@ from textual.suggester import Suggester
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from textual.app import App
 
@@ -140,11 +140,12 @@ def absent(line: str) -> str:
 
 
 class PathSuggester(Suggester):
-    """Completes a path as it is typed: the first name that goes on so, of a folder or with this ending."""
+    """Completes a path as it is typed: the first name that goes on so, of a folder or with one of these endings."""
 
-    def __init__(self, suffix: str) -> None:
+    def __init__(self, endings: Collection[str]) -> None:
+        """endings: in small letters; none for any."""
         super().__init__(use_cache=False, case_sensitive=True)
-        self._suffix = suffix
+        self._endings = tuple(endings) or ("",)
 
     async def get_suggestion(self, value: str) -> str | None:
         return await asyncio.to_thread(self._suggestion, value)
@@ -159,11 +160,20 @@ class PathSuggester(Suggester):
                     for entry in entries
                     if entry.name.startswith(begun)
                     and (begun or not entry.name.startswith("."))
-                    and (entry.is_dir() or entry.name.endswith(self._suffix))
+                    and (entry.is_dir() or entry.name.lower().endswith(self._endings))
                 )
         except OSError:
             return None
         return value.removesuffix(begun) + found[0] if begun and found else None
+
+
+def start_of(line: str, before: str) -> Path:
+    """Where one begins to look for a file: the one that a line names, its folder, the folder of `before`, else the
+    present one."""
+    for each in (line, os.path.dirname(line), before):
+        if each.strip() and os.path.exists(absolute(each)):
+            return Path(absolute(each))
+    return Path.cwd()
 
 
 def taken(line: str) -> str:

@@ -49,15 +49,18 @@ class Lab:
     """The store at `root` (the user's own by default) and the lanes that it is asked in; close it in the end.
 
     read: quick looks. change: what alters the store. work: what may take a while. check: a reading of everything.
-    engine: what waits for an engine to start or stop. None of them keeps another waiting.
+    engine: what waits for an engine to start or stop. files: looks at pictures and clips of people. None of them keeps
+    another waiting.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         opened: list[Store] = []
         alone = threading.Lock()
-        self.read, self.change, self.work, self.check, self.engine = self._lanes = tuple(
-            Lane(name, root, opened, alone)
-            for name in ("read", "change", "work", "check", "engine")
+        self.read, self.change, self.work, self.check, self.engine, self.files = self._lanes = (
+            tuple(
+                Lane(name, root, opened, alone)
+                for name in ("read", "change", "work", "check", "engine", "files")
+            )
         )
         self._watch: Watch | None = None  # of the lane that reads
 

@@ -38,16 +38,25 @@ class BranchFrom(Message):
 
 
 class ComposeWith(Message):
-    """Show the settings of a run in the form, to be changed and started. preset: the one that it came from.
+    """Show the settings of a run in the form, to be changed and started. preset: the one that it came from. field: to
+    go to, "" for none.
 
     answered: set when the form has taken them (`is_taken`), or another run has taken its place there.
     """
 
-    def __init__(self, spec: RunSpec, preset: str) -> None:
+    def __init__(self, spec: RunSpec, preset: str, field: str = "") -> None:
         super().__init__()
-        self.spec, self.preset = spec, preset
+        self.spec, self.preset, self.field = spec, preset, field
         self.answered = asyncio.Event()
         self.is_taken = False
+
+
+class ContinueFrom(Message):
+    """Compose what begins with the last frame of a run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
 
 
 class QueuedRuns(Message):

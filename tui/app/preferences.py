@@ -36,7 +36,8 @@ class KeptDraft(msgspec.Struct, frozen=True):
 class Preferences(msgspec.Struct, kw_only=True):
     """theme: a name of Textual's. images: auto, half or off. notices: what is told at the end of a run: on the screen,
     by bell, desktop and title of the terminal (all), on the screen only (screen), or nothing (off). prompts: newest
-    last. draft: what the form held when the app was left, None for a preset as it is."""
+    last. folder: where a picture or a clip was picked last. draft: what the form held when the app was left, None for a
+    preset as it is."""
 
     screen: str = "compose"
     preset: str = "micro"
@@ -46,6 +47,7 @@ class Preferences(msgspec.Struct, kw_only=True):
     runs_filter: str = ""
     runs_view: Literal["table", "tree"] = "table"
     prompts: list[str] = []
+    folder: str = ""
     draft: KeptDraft | None = None
 
     def remember_prompt(self, prompt: str) -> None:

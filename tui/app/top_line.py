@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 from textual.message import Message
 from textual.widget import Widget
+from textual.widgets import Input, TextArea
 
 from tui.describe.health import at_work_told
 
@@ -54,6 +55,17 @@ class TopLine(Widget):
         self._status: Status | None = None
         self._trouble = ""
         self._job = ""
+        self._is_typing = False
+
+    def on_mount(self) -> None:
+        self.watch(self.screen, "focused", self._on_focus)
+
+    def _on_focus(self, focused: Widget | None) -> None:
+        """Where a digit is text, the screens have theirs with alt."""
+        is_typing = isinstance(focused, Input | TextArea)
+        if is_typing != self._is_typing:
+            self._is_typing = is_typing
+            self.refresh()
 
     def show(self, status: Status | None, trouble: str, job: str = "") -> None:
         """trouble: what keeps the store from being read, job: what the app itself is at, or nothing."""
@@ -85,7 +97,7 @@ class TopLine(Widget):
         return "running" if status.running else "idle"
 
     def _tabs(self) -> Text:
-        line = Text(" modiff ", style="bold", no_wrap=True)
+        line = Text(" modiff " if not self._is_typing else "   alt+ ", style="bold", no_wrap=True)
         for mode, (number, name, short) in TABS.items():
             label = name if self.size.width >= _WIDE else short
             is_active = mode == self._chosen

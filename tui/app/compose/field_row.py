@@ -14,11 +14,14 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from tui.app.compose.section_rows import stepped, takes_number
+from tui.app.desktop import PathSuggester
 from tui.app.widgets.choice_line import ChoiceLine
+from tui.describe.given import endings_of
+from tui.describe.runs.of_file import dropped_path
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rich.style import Style
     from textual import events
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
     from presets.fields import Field
     from tui.app.compose.draft import Checked, Draft
     from tui.app.compose.section_rows import FormRow
+    from tui.describe.given import Kind
 
 # Where the editor of a row begins, and how wide one is whose values are short.
 LABEL_CELLS = 16
 SHORT_CELLS = 20
+# Roles of fields that hold the path of a file, and what lies there.
+PATH_ROLES: Mapping[str, Kind] = {"picture": "picture", "clip": "clip", "file": "file"}
 
 
 class FieldEdited(Message):
@@ -80,6 +86,30 @@ class NumberInput(Input):
         self.cursor_position = len(self.value)
 
 
+class PathInput(Input):
+    """The path of a file: completed as it is typed; one that is pasted or dropped takes the place of what was there."""
+
+    def __init__(self, value: str, kind: Kind) -> None:
+        super().__init__(
+            value,
+            compact=True,
+            select_on_focus=False,
+            suggester=PathSuggester(endings_of(kind)),
+            placeholder="" if kind == "file" else "enter walks through folders",
+        )
+        self.kind = kind
+
+    def _on_paste(self, event: events.Paste) -> None:
+        path = dropped_path(event.text)
+        if path is None:
+            super()._on_paste(event)
+        else:
+            self.value = str(path)
+            self.cursor_position = len(self.value)
+        event.prevent_default()
+        event.stop()
+
+
 class RowEditor(Widget):
     """Draws the name and the notes itself, around its one child: a form of many rows stays cheap."""
 
@@ -107,6 +137,7 @@ class RowEditor(Widget):
     def __init__(self, row: FormRow) -> None:
         super().__init__()
         self.row = row
+        self.display = row.is_shown
 
     def compose(self) -> ComposeResult:
         row = self.row
@@ -116,6 +147,8 @@ class RowEditor(Widget):
             editor = NumberInput(row.field, row.text)
             editor.set_class(row.kind != "number", "-long")
             yield editor
+        elif row.field.role in PATH_ROLES:
+            yield PathInput(row.text, PATH_ROLES[row.field.role])
         else:
             suggester = SuggestFromList(row.suggestions) if row.suggestions else None
             yield Input(row.text, compact=True, select_on_focus=False, suggester=suggester)
@@ -154,6 +187,7 @@ class RowEditor(Widget):
                 editor.show(row.choices, self._chosen())
         if self.is_filled and isinstance(self.editor, NumberInput):
             self.editor.set_class(row.kind != "number", "-long")
+        self.display = row.is_shown
         self.refresh(layout=True)
 
     def put(self, text: str) -> None:

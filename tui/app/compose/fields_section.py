@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from textual.containers import VerticalScroll
 
 from tui.app.compose.field_row import RowEditor
+from tui.app.compose.given_view import GivenView
+from tui.describe.given import GIVEN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from textual.widget import Widget
 
     from presets.sections import Section
     from tui.app.compose.section_rows import FormRow
+
+
+def widgets_of(rows: Sequence[FormRow]) -> Iterator[Widget]:
+    """The fields, and below those of a picture or a clip a look at it."""
+    for name, own in groupby(rows, key=lambda row: row.key.partition(".")[0]):
+        yield from map(RowEditor, own)
+        if name in GIVEN:
+            yield GivenView(name)
 
 
 class FieldsSection(VerticalScroll, can_focus=False):
@@ -40,7 +53,7 @@ class FieldsSection(VerticalScroll, can_focus=False):
             await self.remove_children()
             if not self.is_attached:  # another section was opened meanwhile, or the app left
                 return
-            await self.mount_all(RowEditor(row) for row in rows)
+            await self.mount_all(widgets_of(rows))
 
     def show(self, rows: Sequence[FormRow], source: str = "") -> None:
         """The rows as they are now. source: the key of the field that was typed in just now."""

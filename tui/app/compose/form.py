@@ -25,18 +25,20 @@ from tui.app.compose.draft import (
     refusals,
     text_of,
 )
-from tui.app.compose.field_row import DraftEdited, FieldEdited, RowEditor
+from tui.app.compose.field_row import DraftEdited, FieldEdited, PathInput, RowEditor
 from tui.app.compose.fields_section import FieldsSection
+from tui.app.compose.given_view import GivenView
 from tui.app.compose.list_edits import Unmended
 from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_line
 from tui.app.compose.prompts import PromptArea, Prompts
-from tui.app.compose.section_rows import about_preset, list_of, rows, section_of
+from tui.app.compose.section_rows import about_preset, about_section, list_of, rows, section_of
 from tui.app.compose.whole_form import PARTS, WHOLE_FROM, WholeForm
 from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
+from tui.describe.given import about_given, look_at
 from tui.describe.missing import commands
 from tui.describe.plan import planned
 from tui.text import printable
@@ -49,8 +51,11 @@ if TYPE_CHECKING:
     from presets.library import PresetInfo
     from presets.sections import Section
     from presets.spec import RunSpec
+    from store.index.index import Index
+    from store.store import Store
     from tui.app.compose.draft import Checked
     from tui.app.compose.section_rows import FormRow
+    from tui.describe.given import Look
     from tui.describe.health import Status
     from tui.describe.plan import Planned
 
@@ -58,6 +63,8 @@ if TYPE_CHECKING:
 NAMES_SECONDS = 0.4
 # After the last change, before the plan is made again.
 PLAN_SECONDS = 0.2
+# And before a picture or a clip is looked at: a path that is typed names many files on its way.
+LOOK_SECONDS = 0.15
 _FIRST_PRESET = "micro"
 
 
@@ -300,6 +307,8 @@ class FormScreen(ModiffScreen):
         put(self.query_one("#summary", Static), f" {line}  (p)")
         shown = self._rows()
         self.view.show(shown, source)
+        self._show_about()
+        self._look_at_given()
         is_list = isinstance(self.view, ListSection) and not self._opening.locked()
         if is_list and [row.key for row in shown] != [each.row.key for each in self.view.editors()]:
             self.call_next(self._open, self.section)
@@ -311,6 +320,23 @@ class FormScreen(ModiffScreen):
             prompts.warn(wrong or self._warning, is_error=bool(wrong))
         self.query_one(Prompts).disabled = draft is None
         self._show_help()
+
+    @asks(exclusive=True, group="given")
+    async def _look_at_given(self) -> None:
+        """At the pictures and the clip of the form, as far as they are shown and others than before."""
+        if self.checked is None:
+            return
+        spec = self.checked.shown
+        rest = (spec.width, spec.height, spec.max_area, spec.fps, spec.frames, spec.scheduler)
+        for view in self.view.query(GivenView):
+            given = getattr(spec, view.given)
+            if (given, rest) == view.wanted or not view.is_attached:
+                continue
+            if given.path:
+                await asyncio.sleep(LOOK_SECONDS)
+            look = await self.app.lab.files.indexed(_look, spec, view.given)
+            view.wanted = given, rest
+            view.show(look)
 
     def _rows(self) -> tuple[FormRow, ...]:
         marked = self._marked()
@@ -331,17 +357,26 @@ class FormScreen(ModiffScreen):
         is_whole = self._kind_of(section) is WholeForm
         self.set_class(section.name == "prompt" and not is_whole, "-prompt")
         form.border_title = "settings" if is_whole else section.title
-        about = "" if is_whole else section.about
-        if section.name == "preset":
-            name, error = self.name_and_error
-            about = about_preset(name, self.info, error)
         if anew or not (is_whole and isinstance(self.view, WholeForm)):
             await self._open(section)
+        self._show_about()
+        if isinstance(self.view, WholeForm) and not isinstance(self.focused_row, RowEditor):
+            self.view.go_to(section)
+
+    def _show_about(self) -> None:
+        """What the section is, above its fields; of all of them each has its heading."""
+        if isinstance(self.view, WholeForm):
+            about = ""
+            if self.checked is not None:
+                self.view.tell(section_of("image.path"), about_given(self.checked.shown))
+        elif self.section.name == "preset":
+            name, error = self.name_and_error
+            about = about_preset(name, self.info, error)
+        else:
+            about = about_section(self.section, self.checked)
         told = "\n".join(filter(None, (about, self.view.KEYS)))
         put(self.query_one("#about", Static), told)
         self.query_one("#about").display = bool(told)
-        if isinstance(self.view, WholeForm) and not isinstance(self.focused_row, RowEditor):
-            self.view.go_to(section)
 
     def _kind_of(self, section: Section) -> type[FieldsSection]:
         """How a section is shown."""
@@ -369,6 +404,7 @@ class FormScreen(ModiffScreen):
                     await before.remove()
                 await self.query_one("#form").mount(self.view, before="#help")
             await self.view.fill(self._rows())
+        self._look_at_given()
         self._show_help()
 
     def _show_help(self) -> None:
@@ -376,12 +412,17 @@ class FormScreen(ModiffScreen):
         text = ""
         if editor is not None:
             row = editor.row
-            text = f"{row.field.description}\ntakes {row.field.expected}"
-            if row.is_changed:
+            is_path = isinstance(editor.editor, PathInput)
+            text = row.field.description
+            if not is_path:
+                text += f"\ntakes {row.field.expected}"
+            if row.is_changed and not (is_path and not row.base_text):
                 text += f"\npreset: {row.base_text or '(empty)'}"
             if row.key == "seed":
                 text += "\nr draws one, and so does -1"
-            if row.suggestions:
+            if is_path:
+                text += "\nenter picks one, → takes what is offered; a file can be dropped here"
+            elif row.suggestions:
                 text += "\nf2 lists what is known, → takes what is offered"
         put(self.query_one("#help", Static), text)
 
@@ -457,6 +498,10 @@ def _known_names() -> dict[str, tuple[str, ...]]:
     from engine.components.known_names import known_names
 
     return known_names()
+
+
+def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
+    return look_at(spec, name, index)
 
 
 def _prompt_warnings(spec: RunSpec) -> list[str]:

@@ -12,11 +12,14 @@ from textual.widgets import Static, TextArea
 from tui.app.base import ModiffBase
 from tui.app.compose.field_row import FieldEdited
 from tui.app.widgets.list_panel import put
+from tui.describe.given import kind_of
+from tui.describe.runs.of_file import dropped_path
 from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from textual import events
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
@@ -70,6 +73,14 @@ class PromptArea(TextArea):
         self._shown = ""
         self._walk: PromptHistory | None = None
         self._walked = ""
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        """The path of a picture or a clip is what to begin from, not what to show; the app takes it."""
+        event.prevent_default()
+        path = dropped_path(event.text)
+        if path is None or not kind_of(path):
+            event.stop()
+            await super()._on_paste(event)
 
     def show(self, text: str, *, is_source: bool = False) -> None:
         """What the field holds now. is_source: this editor told it, and may be ahead of it by now."""

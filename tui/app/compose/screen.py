@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding
 
@@ -16,13 +16,14 @@ from presets.sections import SECTIONS
 from presets.seeds import random_seed
 from tui.app.asking import asks
 from tui.app.compose.draft import Draft, edited, line_of
-from tui.app.compose.field_row import FieldEdited
+from tui.app.compose.field_row import FieldEdited, PathInput
 from tui.app.compose.form import FormScreen
 from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, Problems, Stages
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
-from tui.app.desktop import EditorFailed, edit_file, edit_text
+from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
+from tui.describe.given import field_for, picture_preset
 from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from textual.binding import BindingType
-    from textual.widgets import OptionList
+    from textual.widgets import Input, OptionList
     from textual.worker import Worker
 
     from presets.spec import RunSpec
     from tui.app.dialogs.picker import Item
+    from tui.describe.given import Kind, Look
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
 _TAKEN_ALONG = ("prompt", "seed")
@@ -112,10 +114,13 @@ class Compose(FormScreen):
         self._start_asked: bool | None = None
         self._launch: Worker[None] | None = None
 
-    def load_run(self, spec: RunSpec, preset: str) -> None:
-        """Put the settings of a run into the form, as changes of the preset that they came from."""
+    def load_run(self, spec: RunSpec, preset: str, field: str = "") -> None:
+        """Put the settings of a run into the form, as changes of the preset that they came from. field: to go to."""
         self._start_asked = None  # which was of what is in the form now
-        self.query_one(Stages).focus()  # where u takes back what they replace
+        stages = self.query_one(Stages)
+        stages.focus()  # where u takes back what they replace
+        if field:
+            stages.highlighted = SECTIONS.index(section_of(field))
         self.open_run(spec, preset)
 
     async def show_draft(
@@ -125,6 +130,27 @@ class Compose(FormScreen):
         if self._start_asked is not None:
             self.call_next(self._start, watch=self._start_asked)
             self._start_asked = None
+
+    async def begin_from(self, path: Path, kind: Literal["picture", "clip"]) -> None:
+        """Fill the field that a file fits; where the run's task takes no picture, with the preset of its family that
+        does."""
+        if self.draft is None or self.checked is None:
+            return
+        spec = self.checked.shown
+        name = field_for(spec, kind)
+        if name:
+            self._change(self.draft.typed(f"{name}.path", str(path)))
+            await self.go_to(f"{name}.path")
+            return
+        preset, present = picture_preset(spec), self.draft.preset
+        self._left[present] = self.draft.edits
+        edits = {key: text for key, text in self.draft.edits.items() if key in _TAKEN_ALONG}
+        self.notify(
+            f"preset {preset} makes a video from a picture; ctrl+o goes back to {printable(present)}",
+            markup=False,
+        )
+        await self.open_preset(preset, {**edits, "image.path": str(path)}).wait()
+        self.call_next(self.go_to, "image.path")
 
     # Changing and starting
 
@@ -136,7 +162,9 @@ class Compose(FormScreen):
             elif isinstance(self.view, ListSection) and not self.view.editors():
                 self.action_add()
             else:
-                await self.go_to(keys_of(self.section)[0])
+                shown = (row for row in self._rows() if row.is_shown)
+                own = (row.key for row in shown if row.field.section == self.section.name)
+                await self.go_to(next(own, keys_of(self.section)[0]))
         elif self.broken:
             self.action_edit_file()
         elif isinstance(event.option_list, Problems | Changes) and event.option_list.key:
@@ -414,6 +442,28 @@ class Compose(FormScreen):
             self.query_one(Prompts).area("prompt").fill(prompt)
             self.call_next(self.go_to, "prompt")
 
+    async def _picked_file(self, field: PathInput) -> Path | None:
+        """Picked by walking, from where the field points or the last one was picked."""
+        from tui.app.dialogs.files import FilePicker
+        from tui.describe.given import look_at_file
+
+        async def look(path: Path, kind: Kind) -> Look:
+            return await self.app.lab.files(lambda _: look_at_file(path, kind))
+
+        preferences = self.app.preferences
+        start = await asyncio.to_thread(start_of, field.value, preferences.folder)
+        graphics = self.app.graphics
+        picked = await self.app.push_screen_wait(FilePicker(field.kind, start, look, graphics))
+        if picked is not None:
+            preferences.folder = str(picked.parent)
+        return picked
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Enter in the path of a file."""
+        if isinstance(event.input, PathInput):
+            event.stop()
+            self.action_suggest()
+
     @asks(group="pick")
     async def action_suggest(self) -> None:
         """What the focused field can be set to, where that is known."""
@@ -421,6 +471,11 @@ class Compose(FormScreen):
 
         editor = self.focused_row
         if editor is None:
+            return
+        if isinstance(editor.editor, PathInput):
+            path = await self._picked_file(editor.editor)
+            if path is not None:
+                editor.put(str(path))
             return
         values = editor.row.suggestions or editor.row.choices
         if not values:

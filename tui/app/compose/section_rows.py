@@ -12,8 +12,10 @@ from msgspec import inspect
 
 from presets.keys import parse_key, value_at
 from presets.sections import SECTIONS
+from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
+from tui.describe.given import GIVEN, about_given, given_told, is_shown
 from tui.describe.guidance import scale_told
 from tui.text import printable
 
@@ -28,14 +30,16 @@ Kind = Literal["text", "choice", "switch", "number", "list", "path"]
 
 # What a device field is most often set to; others are typed.
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+_IMAGE_ENCODER = "components.image_encoder."
 # The roles of what lies in a file.
-_FILES = ("model", "file", "folder", "image", "video", "lora")
+_FILES = ("model", "file", "folder", "picture", "clip", "lora")
 
 
 @dataclass(frozen=True, slots=True)
 class FormRow:
     """A field as it is shown. choices: what it can be, where that is known to the end; of a list, its items.
-    suggestions: some of what it can be. error: whole line, or nothing."""
+    suggestions: some of what it can be. error: whole line, or nothing. is_shown: whether it matters to the run as it
+    is."""
 
     field: Field
     label: str
@@ -46,6 +50,7 @@ class FormRow:
     base_text: str
     is_changed: bool
     error: str
+    is_shown: bool = True
 
     @property
     def key(self) -> str:
@@ -101,6 +106,8 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             return printable(draft.preset) or "none: settings of a run"
         case "prompt":
             return printable(spec.prompt) or "(empty)"
+        case "media":
+            return printable(given_told(spec))
         case "expansion":
             return _expansion(spec)
         case "encoder":
@@ -117,12 +124,19 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             names = (each.name if each.enabled else f"({each.name})" for each in spec.extensions)
             return printable(", ".join(names)) or "none"
         case "size":
-            return f"{spec.width}x{spec.height}x{spec.frames}, seed {spec.seed}"
+            size = f"{spec.width}x{spec.height}" if spec.width and spec.height else "size as given"
+            return f"{size}x{spec.frames}, seed {spec.seed}"
         case "keep":
             return _kept(spec)
         case _:
             path = f" to {spec.output.path}" if spec.output.path else ""
             return printable(f"{', '.join(spec.output.kinds)}{path}")
+
+
+def about_section(section: Section, checked: Checked | None) -> str:
+    """What a section does, in a line."""
+    is_given = section.name == "media" and checked is not None
+    return about_given(checked.shown) if is_given and checked else section.about
 
 
 def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
@@ -176,6 +190,7 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
     kind, choices = _kind(field, known, text)
     if kind == "choice" and text not in choices:
         choices = (text, *choices)
+    error = _error(field, checked)
     return FormRow(
         field=field,
         label=_label(field, checked.shown),
@@ -185,8 +200,16 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
         text=text,
         base_text=draft.before(key),
         is_changed=key in checked.changed,
-        error=_error(field, checked),
+        error=error,
+        is_shown=bool(error) or _matters(key, checked.shown),
     )
+
+
+def _matters(key: str, spec: RunSpec) -> bool:
+    """Whether the run as it is has a use for a field, of those that not every run has."""
+    if key.startswith(_IMAGE_ENCODER):
+        return has_pictures(spec)
+    return key.partition(".")[0] not in GIVEN or is_shown(spec, key)
 
 
 def _error(field: Field, checked: Checked) -> str:
@@ -199,6 +222,12 @@ def _error(field: Field, checked: Checked) -> str:
 
 def _label(field: Field, spec: RunSpec) -> str:
     """The name of a field; of the switch of an item in a list the item's."""
+    name, _, part = field.key.partition(".")
+    if name in GIVEN:
+        return name.replace("_", " ") if part == "path" else f" {field.title}"
+    if field.key.startswith(_IMAGE_ENCODER):
+        is_name = field.key == f"{_IMAGE_ENCODER}name"
+        return "image encoder" if is_name else f" {field.title}"
     if "[" not in field.key:
         return field.title
     path = parse_key(field.key) or ()

@@ -8,9 +8,9 @@ from rich.text import Text
 from textual.widgets import Static
 
 from presets.sections import SECTIONS
-from tui.app.compose.field_row import RowEditor
-from tui.app.compose.fields_section import FieldsSection
+from tui.app.compose.fields_section import FieldsSection, widgets_of
 from tui.app.compose.section_rows import list_of
+from tui.app.widgets.list_panel import put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,10 +41,16 @@ class WholeForm(FieldsSection):
             for section in PARTS if self.is_attached else ():
                 heading = Text.assemble((section.title, "bold"), f"  {section.about}")
                 classes = "heading -first" if section is PARTS[0] else "heading"
+                own = [row for row in rows if row.field.section == section.name]
                 await self.mount(
                     Static(heading, id=f"heading-{section.name}", classes=classes),
-                    *(RowEditor(row) for row in rows if row.field.section == section.name),
+                    *widgets_of(own),
                 )
+
+    def tell(self, section: Section, about: str) -> None:
+        """What a section does, where that follows from the settings."""
+        heading = self.query_one(f"#heading-{section.name}", Static)
+        put(heading, Text.assemble((section.title, "bold"), f"  {about}"))
 
     def go_to(self, section: Section) -> None:
         """Scroll there, where a section is not in sight as it is."""

@@ -12,7 +12,7 @@ from store.errors import UnknownRun
 from tui.app.asking import asks, told
 from tui.app.base import ModiffScreen
 from tui.app.dialogs.ask import confirm_cancel
-from tui.app.messages import BranchFrom
+from tui.app.messages import BranchFrom, ContinueFrom
 from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.player import open_or_play, play_or_tell
@@ -50,13 +50,19 @@ class Live(ModiffScreen):
         "there. The run goes on when this app is left, and is found here again."
     )
     ALLOW_IN_MAXIMIZED_VIEW = "TopLine, Footer"
-    FOR_A_RUN = frozenset({"pause", "resume", "open_output", "branch", "cancel", "copy"})
+    FOR_A_RUN = frozenset(
+        {"pause", "resume", "open_output", "branch", "continue", "cancel", "copy"}
+    )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause", id="live.pause"),
         Binding("space,r", "resume", "Resume", id="live.resume", key_display="r"),
         Binding("v", "play", "Play", id="live.play"),
         Binding("o,enter", "open_output", "Open", id="live.open", key_display="o"),
         Binding("b", "branch", "Branch here", id="live.branch"),
+        Binding(
+            "c", "continue", "Continue", id="run.continue",
+            tooltip="a video that begins with its last frame",
+        ),
         Binding("x", "cancel", "Cancel", id="live.cancel"),
         Binding("ctrl+d", "detach", "Detach", id="app.detach"),
         Binding("z", "zoom", "Zoom", id="app.zoom"),
@@ -64,7 +70,7 @@ class Live(ModiffScreen):
         Binding("n", "next", "Next run: go on to it or stay", id="live.next", show=False),
         Binding("l", "level", "Level of the log", id="live.log_level", show=False),
         Binding("y", "copy", "Copy the path or the id", id="app.copy", show=False),
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +230,7 @@ class Live(ModiffScreen):
                 return status in ("queued", "running")
             case "resume":
                 return status in RESUMABLE or self._is_to_review
-            case "open_output" | "play":
+            case "open_output" | "play" | "continue":
                 return bool(self._output())
             case "branch":
                 return bool(self._feed and self._feed.state.steps)
@@ -300,6 +306,11 @@ class Live(ModiffScreen):
         """Branch after the step under the cursor."""
         if self._feed is not None:
             self.post_message(BranchFrom(self._feed.run_id, self.query_one(RunView).cursor))
+
+    def action_continue(self) -> None:
+        """Compose a video that begins with its last frame."""
+        if self._feed is not None:
+            self.post_message(ContinueFrom(self._feed.run_id))
 
     def action_detach(self) -> None:
         """Leave at once: the engine goes on."""

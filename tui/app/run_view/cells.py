@@ -13,6 +13,7 @@ from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
 from tui.describe.expansion import is_to_review
+from tui.describe.runs.given import given_files
 from tui.describe.runs.run import SYMBOLS, status_words
 from tui.describe.runs.stalling import stalled
 from tui.text import printable
@@ -100,6 +101,8 @@ def _origin(record: RunRecord, expanded: str) -> str:
         parts.append(f"branch of {record.parent}{at}")
     if isinstance(seed := spec.get("seed"), int):
         parts.append(f"seed {seed}")
+    if files := given_files(spec):
+        parts.append(f"from {' and '.join(files)}")
     if isinstance(prompt := expanded or spec.get("prompt"), str) and prompt.strip():
         parts.append(prompt)
     return printable(" · ".join(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from engine.runs.expanded import expanded_text
 from tui.app.run_view.follower import Follower
 from tui.describe.plan import decode_seconds, sigmas
+from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
 from tui.describe.runs.run import detail as detail_of
 
@@ -39,6 +41,7 @@ class RunFeed:
         self._preview_due = 0.0
         self._shown: tuple[int, str] = (0, "")
         self._prompt, self._prompt_of = "", ""
+        self._given_at = -1
         self.record: RunRecord | None = None
         self.shows_previews = True
         self.silence = ""  # why the engine gives no sign of life, where who has this knows
@@ -59,7 +62,7 @@ class RunFeed:
     async def begin(self) -> None:
         """What the log does not say. Raises UnknownRun where the run was removed."""
         self._view.clear()
-        self._shown, self._preview_due = (0, ""), 0.0
+        self._shown, self._preview_due, self._given_at = (0, ""), 0.0, -1
         if not self.shows_previews:
             self.hide_previews()
         self.record = await self._lab.read(lambda store: store.run(self.run_id))
@@ -89,6 +92,7 @@ class RunFeed:
             self.draw(now_ns=now_ns)
         if not is_full:
             await self.show_preview()
+            await self._show_given()
         return is_full
 
     def draw(self, *, now_ns: int | None = None) -> None:
@@ -142,6 +146,15 @@ class RunFeed:
             self._shown = (step, "")
             view.show_preview(None, f"step {step} has no preview" if step else "the noise")
 
+    async def _show_given(self) -> None:
+        """What the run began from; of what it has not read yet there is no picture."""
+        num_read = sum(stage.status in ("done", "cached") for stage in self.state.stages.values())
+        if num_read == self._given_at or not self.shows_previews or self.record is None:
+            return
+        self._given_at = num_read
+        if given_files(json.loads(self.record.spec_json)):
+            self._view.show_given(await self._lab.read.indexed(given_to, self.run_id))
+
     async def _show_video(self) -> bool:
         """Whether there is one, which is shown now."""
         key = self.state.video
@@ -162,8 +175,9 @@ class RunFeed:
     def hide_previews(self) -> None:
         """Take the picture off the screen, and read none."""
         self.shows_previews = False
-        self._shown = (0, "")
+        self._shown, self._given_at = (0, ""), -1
         self._view.show_preview(None, "previews are off: P shows them")
+        self._view.show_given(())
 
     def allow_previews(self) -> None:
         """Read and show them again."""

@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from tui.app.run_view import cells as run_cells
+from tui.app.run_view.given import GivenPictures
 from tui.app.run_view.head import RunHead
 from tui.app.run_view.log_view import LogView
 from tui.app.run_view.stages import Stages
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from store.index.previews import Preview
     from store.lineage.records import RunRecord
+    from tui.describe.runs.given import GivenTo
     from tui.describe.runs.state import RunState
 
 # Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
@@ -72,6 +74,8 @@ class RunView(Widget):
     RunView.-tabs > #run { display: block; height: 11; }
     RunView.-tabs > .-current { display: block; }
     RunView.-tabs Timeline { height: 4; }
+    RunView.-tabs > #preview { layout: horizontal; }
+    RunView.-tabs GivenPictures { height: 1fr; }
     RunView > .panel.-maximized { height: 1fr; }
     RunView > .-maximized Timeline { height: 5; }
     """
@@ -108,6 +112,7 @@ class RunView(Widget):
         with Panel(id="preview", classes="panel"):
             # what the terminal can draw is asked before the app runs
             yield Picture(graphics=getattr(self.app, "graphics", None))
+            yield GivenPictures()
         yield LogView(id="log", classes="panel")
 
     def on_mount(self) -> None:
@@ -147,6 +152,7 @@ class RunView(Widget):
         for plot in self.query(Plot):
             plot.show(())
         self.show_preview(None)
+        self.show_given(())
         self.query_one(LogView).clear()
         self.query_one("#run").border_title = ""
 
@@ -202,6 +208,10 @@ class RunView(Widget):
         picture.fps = STEP_FPS if fps is None else fps
         picture.show(preview, "" if preview else told)
         self._set(self.query_one("#preview"), note=told if preview else "")
+
+    def show_given(self, given: Sequence[GivenTo]) -> None:
+        """What the run began from."""
+        self.query_one(GivenPictures).show(given)
 
     def _follow(self) -> None:
         """The cursor goes with the newest step until a hand moves it back."""

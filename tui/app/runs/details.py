@@ -16,9 +16,11 @@ from store.errors import UnknownRun
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.run_view.feed import RunFeed
+from tui.app.run_view.given import GivenPictures
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.describe.runs import run as summary
+from tui.describe.runs.given import given_files, given_to
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ class RunDetails(Vertical):
             with TabPane("summary", id="summary"), Container(id="summary-body"):
                 with VerticalScroll():
                     yield Static(id="summary-lines")
-                yield Picture(graphics=getattr(self.app, "graphics", None), id="summary-picture")
+                with Container(id="summary-pictures"):
+                    yield Picture(graphics=self.app.graphics, id="summary-picture")
+                    yield GivenPictures()
             with TabPane("panels", id="panels"):
                 yield RunView()
             with TabPane("settings", id="settings"), VerticalScroll():
@@ -64,8 +68,9 @@ class RunDetails(Vertical):
         is_high, is_wide = event.size.height >= _BELOW_ROWS, event.size.width >= _BESIDE_COLUMNS
         self.set_class(is_wide and not is_high, "-beside")
         has_picture = (is_high or is_wide) and self.app.preferences.images != "off"
-        if has_picture != self._picture.display:
-            self._picture.display = has_picture
+        pictures = self.query_one("#summary-pictures")
+        if has_picture != pictures.display:
+            pictures.display = has_picture
             self._show_picture()
 
     @property
@@ -145,13 +150,20 @@ class RunDetails(Vertical):
     async def _show_picture(self) -> None:
         """The video, or how far it has come."""
         detail, picture = self.detail, self._picture
-        if detail is None or not picture.display:
+        given = self.query_one("#summary-pictures GivenPictures", GivenPictures)
+        if detail is None or not self.query_one("#summary-pictures").display:
             picture.show(None)
+            given.show(())
             return
         (shown,) = await self.app.lab.shown([(detail, None)])
         if detail is self.detail:
             picture.fps = 0.0 if self.app.is_remote else shown.fps or STEP_FPS
             picture.show(shown.preview, shown.told if shown.preview else "")
+        has_given = bool(given_files(detail.spec))
+        run_id = detail.record.id
+        found = await self.app.lab.read.indexed(given_to, run_id) if has_given else ()
+        if detail is self.detail:
+            given.show(found)
 
     # The panels, while they are open
 

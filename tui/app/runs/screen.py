@@ -13,7 +13,7 @@ from textual.worker import WorkerCancelled
 
 from tui.app.asking import asks, is_there, told
 from tui.app.base import ModiffScreen
-from tui.app.messages import BranchFrom
+from tui.app.messages import BranchFrom, ContinueFrom
 from tui.app.run_view.player import open_or_play, play_or_tell
 from tui.app.runs import actions as run_actions
 from tui.app.runs.details import RunDetails
@@ -49,7 +49,18 @@ class Runs(ModiffScreen):
     NEAR_ONLY = frozenset({"mark", "filter", "tab", "back"})
     FOR_A_RUN = frozenset(
         {
-            *("branch", "go_on", "play", "replay", "verify", "pin", "tags", "note", "load"),
+            *(
+                "branch",
+                "continue",
+                "go_on",
+                "play",
+                "replay",
+                "verify",
+                "pin",
+                "tags",
+                "note",
+                "load",
+            ),
             *("export", "remove", "copy", "copy_id", "compare"),
         }
     )
@@ -70,6 +81,7 @@ class Runs(ModiffScreen):
         Binding("m", "mark", "Mark", id="list.mark", tooltip="Mark for d, r, X and delete"),
         Binding("d", "compare", "Compare", id="runs.diff", tooltip="Compare A and B, or with A"),
         Binding("b", "branch", "Branch", id="runs.branch", tooltip="Branch from a step"),
+        Binding("c", "continue", "Continue", id="run.continue", tooltip="A video that begins with its last frame"),
         Binding("r", "go_on", "Resume", id="runs.resume", tooltip="Resume, or take to the end"),
         Binding("v", "play", "Play", id="runs.play", tooltip="Play the video in the terminal"),
         Binding("o", "open", "Open in the player", id="runs.open", show=False),
@@ -96,7 +108,7 @@ class Runs(ModiffScreen):
             "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
         ),
         Binding("escape", "back", "Back", id="app.back", show=False),
-    ]
+    ]  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,7 +299,7 @@ class Runs(ModiffScreen):
         self.app.preferences.runs_view = "tree" if self.runs.is_in_tree else "table"
 
     def action_back(self) -> None:
-        """One level back: from the details or the filter to the list, from marks to none."""
+        """One level back: from the details or the filter to the list, from marks to none, from some runs to all."""
         if self.has_class("-opened") or not self.runs.has_list_focus:
             self.remove_class("-opened")
             self.runs.focus_list()
@@ -296,6 +308,9 @@ class Runs(ModiffScreen):
         elif self.runs.marks:
             self.runs.clear_marks()
             self.notify("no run is marked any more")
+        elif self.app.preferences.runs_filter:
+            self.runs.fill_filter("")
+            self.notify("all runs are shown again")
 
     def action_tab(self, by: int) -> None:
         """The next tab of the details."""
@@ -315,7 +330,7 @@ class Runs(ModiffScreen):
         if action == "go_on":
             marked = self.runs.marked if self.is_mounted else []
             return any(summary.can_go_on(each.record) for each in (marked or [row] if row else []))
-        if action in ("replay", "verify"):
+        if action in ("replay", "verify", "continue"):
             return row is not None and row.record.status == "done"
         if action in ("play", "open"):
             return row is not None and bool(row.record.output) and row.record.status == "done"
@@ -407,6 +422,10 @@ class Runs(ModiffScreen):
     def action_branch(self) -> None:
         """Branch from the step that is looked at, or from one yet to be chosen."""
         self.post_message(BranchFrom(self._current().record.id, self.details.cursor))
+
+    def action_continue(self) -> None:
+        """Compose a video that begins with its last frame."""
+        self.post_message(ContinueFrom(self._current().record.id))
 
     def action_compare(self) -> None:
         """Compare the two marked runs; the current one with a marked one, or with its parent."""

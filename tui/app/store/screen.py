@@ -214,7 +214,7 @@ class Store(ModiffScreen):
                 "The file that `modiff store export`, or X in Runs, wrote.",
                 placeholder="~/fox.modiff",
                 check=absent,
-                suggester=PathSuggester(".modiff"),
+                suggester=PathSuggester({".modiff"}),
             )
         )
         if not line or not line.strip():

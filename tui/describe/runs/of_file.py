@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from store.errors import UnknownRun
+from tui.describe.given import CLIP_ENDINGS, PICTURE_ENDINGS
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from store.store import Store
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png", ".safetensors")
+_DROPPED = {*ENDINGS, *PICTURE_ENDINGS, *CLIP_ENDINGS}
 _IDS_SHOWN = 5
 _CELLS_SHOWN = 200
 _MAX_PATH = 4096
@@ -73,7 +75,7 @@ def dropped_path(text: str) -> Path | None:
         if given.startswith("file://"):
             given = unquote(urlsplit(given).path)
         path = Path(os.path.expanduser(given))
-        if path.is_absolute() and path.suffix.lower() in ENDINGS and os.path.isfile(path):
+        if path.is_absolute() and path.suffix.lower() in _DROPPED and os.path.isfile(path):
             return path
     return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from engine.tasks.stages import DECODE, DENOISE, EXPAND, TOLD, told
+from engine.tasks.stages import DECODE, DENOISE, ENCODE, EXPAND, IMAGE_ENCODE, READ, TOLD, told
 from store.lineage.events import (
     CallAnswered,
     ChunkDecoded,
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from store.lineage.records import LogEntry
 
 StepStatus = Literal["todo", "running", "computed", "reused"]
+# What runs have that expand a prompt, or begin from a picture or a clip.
+_SOMETIMES = (EXPAND, READ, IMAGE_ENCODE, ENCODE)
+
 StageStatus = Literal["todo", "running", "done", "cached", "skipped", "failed"]
 
 MAX_LINES = 2000
@@ -204,15 +207,19 @@ class RunState:
     def _plan(self, plan: PlanMade, ns: int) -> None:
         self.reused_steps = plan.reused_steps
         self._grow(plan.total_steps)
-        if EXPAND.name in plan.stages:
-            self.stages = {name: self.stages.get(name) or Stage(told(name).label) for name in TOLD}
+        if any(stage.name in plan.stages for stage in _SOMETIMES):
+            self.stages = {
+                name: self.stages.get(name) or Stage(stage.label)
+                for name, stage in TOLD.items()
+                if name in self.stages or name in plan.stages
+            }
         for name, what in plan.stages.items():
             if name in self.stages:
                 self.stages[name].planned = what
         self._say(ns, _told(plan))
 
     def _start_stage(self, name: str, ns: int) -> None:
-        stage = self.stages.setdefault(name, Stage(name))
+        stage = self.stages.setdefault(name, Stage(told(name).label))
         stage.status, stage.started_ns = "running", ns
         self.stage = name
         self._mark_running()
@@ -411,7 +418,7 @@ def state_of(run_id: str, events: Iterable[Event]) -> RunState:
 
 def _usual_stages() -> dict[str, Stage]:
     """Those of every run, before there is a plan."""
-    return {name: Stage(stage.label) for name, stage in TOLD.items() if stage is not EXPAND}
+    return {name: Stage(stage.label) for name, stage in TOLD.items() if stage not in _SOMETIMES}
 
 
 def _told(plan: PlanMade) -> str:

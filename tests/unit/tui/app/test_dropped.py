@@ -1,4 +1,4 @@
-"""A file that a run wrote, dropped on the app: in Compose its settings, in Runs its run, in a text field its path."""
+"""A file that a run wrote, dropped on the app: in Compose what to begin from, or its settings; in Runs its run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 from textual.events import Paste
 
 from engine.output import media
@@ -14,7 +15,9 @@ from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset
 from store.store import open_store
-from tests.unit.tui.opened_app import notices, play, until
+from tests.unit.tui.opened_app import notices, play, shown, until
+from tui.app.compose.given_view import GivenView
+from tui.app.dialogs.ask import Choose
 
 LATENTS = f"sha256:{'a1' * 32}"
 
@@ -58,17 +61,46 @@ def test_in_runs_it_is_the_run(video):
     play("runs", script)
 
 
-def test_in_compose_it_is_its_settings(video):
+def test_in_compose_it_is_asked_what_of_it_is_meant(video):
     path, _ = video
 
     async def script(pilot):
-        screen = pilot.app.screen
+        app, screen = pilot.app, pilot.app.screen
         await until(pilot, lambda: screen.checked)
-        pilot.app.post_message(Paste(f"file://{str(path).replace(' ', '%20')}"))
+        app.post_message(Paste(f"file://{str(path).replace(' ', '%20')}"))
+        await until(pilot, lambda: isinstance(app.screen, Choose))
+        await pilot.press("right", "enter")
         await until(pilot, lambda: screen.draft.edits.get("seed") == "77")
         assert screen.draft.preset == "micro"
         await screen.go_to("prompt")
-        pilot.app.post_message(Paste(str(path)))
-        await until(pilot, lambda: str(path) in screen.draft.edits.get("prompt", ""))
+        app.post_message(Paste(str(path)))
+        await until(pilot, lambda: isinstance(app.screen, Choose))
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.draft.edits.get("video.path") == str(path))
+        assert str(path) not in screen.draft.edits.get("prompt", "")
+
+    play("compose", script)
+
+
+def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
+    """Where the preset takes none, with the one of its family that does; the prompt goes along."""
+    path = tmp_path / "a picture.png"
+    Image.new("RGB", (64, 48), "red").save(path)
+
+    async def script(pilot):
+        app, screen = pilot.app, pilot.app.screen
+        await until(pilot, lambda: screen.checked)
+        screen.query_one("#prompt").fill("a red circle")
+        await until(pilot, lambda: screen.draft.edits.get("prompt"))
+        app.post_message(Paste(str(path).replace(" ", "\\ ")))
+        await until(pilot, lambda: screen.draft.preset == "micro-i2v")
+        assert screen.draft.edits == {"prompt": "a red circle", "image.path": str(path)}
+        view = screen.query_one("#given-image", GivenView)
+        await until(pilot, lambda: view.display)
+        assert "64x48" in shown(screen, "#given-image Static")
+        await until(pilot, lambda: screen.focused_row is not None)
+        assert screen.focused_row.row.key == "image.path"
+        app.post_message(Paste("file:///gone.png"))
+        await until(pilot, lambda: "gone" in screen.draft.edits["image.path"])
 
     play("compose", script)

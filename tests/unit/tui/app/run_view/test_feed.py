@@ -29,6 +29,9 @@ class View:
     ) -> None:
         self.shown = (preview, told)
 
+    def show_given(self, given: Sequence[object]) -> None:
+        assert not given
+
 
 class FakeLab:
     def __init__(self, **previews: Preview) -> None:

@@ -62,6 +62,17 @@ def test_a_run_that_nobody_took_yet():
     assert state.steps_done == 0
 
 
+def test_stages_that_not_every_run_has_are_those_of_its_plan():
+    given = plan(read="compute", image_encode="stored", encode="compute")
+    state = taken(*BEGUN[:2], given, events.StageStarted("read"))
+    assert [stage.name for stage in state.stages.values()] == [
+        *("load", "text", "read", "image", "encode", "denoise", "decode", "mux")
+    ]
+    assert state.stages["read"].status == "running"
+    usual = [stage.name for stage in taken(*BEGUN).stages.values()]
+    assert usual == ["load", "text", "denoise", "decode", "mux"]
+
+
 def test_a_run_from_its_queue_to_its_end():
     state = taken(
         *BEGUN,

@@ -1,0 +1,95 @@
+"""A file is picked by walking: what fits is listed, what is typed narrows it, a path leads there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from textual.app import App
+from textual.widgets import Input, Static
+
+from engine.errors import InputError
+from tests.opened import WAIT_SECONDS
+from tui.app.dialogs.files import MAX_LISTED, FilePicker, Folder
+from tui.describe.given import Kind, Look, Pixels
+
+
+async def look(path: Path, kind: Kind) -> Look:
+    if path.name == "broken.png":
+        raise InputError(f"{path} is empty", key="image.path")
+    return Look((f"{kind} {path.name}",), Pixels(1, 1, 1, b"abc"))
+
+
+def picked(start: Path, script: Callable[..., object], kind: Kind = "picture") -> Path | None:
+    answers: list[Path | None] = []
+
+    async def run() -> None:
+        async with App().run_test(size=(100, 30)) as pilot:
+            picker = FilePicker(kind, start, look)
+            await pilot.app.push_screen(picker, answers.append)
+            await script(pilot, picker)
+
+    asyncio.run(run())
+    return answers[0] if answers else None
+
+
+def names(picker: FilePicker) -> list[str]:
+    return [str(node.label) for node in picker.query_one(Folder).root.children]
+
+
+async def until(pilot, condition) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        await pilot.pause(0.02)
+
+
+def told(picker: FilePicker, selector: str = "#lines") -> str:
+    return str(picker.query_one(selector, Static).content)
+
+
+def test_walking_and_narrowing(tmp_path):
+    for name in ("sub/deep.jpg", "a.PNG", "broken.png", "note.txt", ".hidden.png", "evil\x1b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    async def script(pilot, picker):
+        await until(pilot, lambda: len(names(picker)) == 4)
+        assert names(picker) == ["sub", "a.PNG", "broken.png", "evil\\x1b.png"]
+        await until(pilot, lambda: "is empty" in told(picker))  # where it begins
+        assert told(picker) == "✖ is empty"
+        await pilot.press("up")
+        await until(pilot, lambda: told(picker) == "picture a.PNG")
+        await pilot.press(*"su")
+        await until(pilot, lambda: names(picker) == ["sub"])
+        await pilot.press("enter")
+        await until(pilot, lambda: names(picker) == ["deep.jpg"])
+        await pilot.press("backspace")
+        await until(pilot, lambda: "sub" in names(picker))
+        assert picker.folder == tmp_path
+        picker.query_one(Input).value = f"{tmp_path}/sub/de"
+        await until(pilot, lambda: names(picker) == ["deep.jpg"])
+        await pilot.press("enter")
+        await until(pilot, lambda: not picker.is_active)
+
+    assert picked(tmp_path / "broken.png", script) == tmp_path / "sub/deep.jpg"
+
+
+def test_a_folder_of_any_size_and_one_of_nothing(tmp_path):
+    for number in range(MAX_LISTED + 5):
+        (tmp_path / f"{number:05}.png").touch()
+    (tmp_path / "empty").mkdir()
+
+    async def script(pilot, picker):
+        await until(pilot, lambda: "more" in told(picker, "#told"))
+        assert told(picker, "#told") == "6 more; type a part of the name"
+        assert len(names(picker)) == MAX_LISTED
+        picker.query_one(Input).value = f"{MAX_LISTED + 4}"
+        await until(pilot, lambda: names(picker) == [f"{MAX_LISTED + 4:05}.png"])
+        picker.query_one(Input).value = f"{tmp_path}/empty/"
+        await until(pilot, lambda: "nothing here fits" in told(picker, "#told"))
+        await pilot.press("escape")
+
+    assert picked(tmp_path, script) is None

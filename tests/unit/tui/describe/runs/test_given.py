@@ -1,0 +1,59 @@
+"""What a run began from is known by what is stored of it."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from msgspec.structs import replace
+
+from engine.graph import key_of
+from engine.process.version import installed_version
+from engine.tasks.wan import picture_node
+from presets.encoding import encode_spec
+from presets.library import load_preset
+from presets.spec import ClipSpec, PictureSpec
+from store.blobs import blobs
+from store.blobs.tensors import encode_tensors
+from store.index.index import open_index
+from store.index.previews import Preview, put_preview
+from store.lineage.records import LinkRecord
+from store.store import open_store
+from tui.describe.runs.given import GivenTo, given_files, given_to
+
+PREVIEW = Preview(1, 8, 8, bytes(192))
+DIGEST = f"sha256:{'1' * 64}"
+
+
+def test_pictures_and_clips_of_a_run_whose_files_are_gone(tmp_path):
+    spec = load_preset("micro-i2v")
+    spec = replace(
+        spec,
+        image=PictureSpec(path="/gone/a\x1b.png", digest=DIGEST),
+        video=ClipSpec(path="/gone/v.mp4"),
+    )
+    key = key_of(picture_node(spec, "image"), {}, None)
+    with open_store(tmp_path) as store, open_index(store.root) as index:
+        run_id = store.enqueue(encode_spec(spec), preset="micro-i2v", output="")
+        assert given_to(store, index, run_id) == [
+            GivenTo("image", "a\\x1b.png"),
+            GivenTo("video", "v.mp4", "64x64, 17 frames", None, 8.0),
+        ]
+        with store.register_engine("e", pid=os.getpid(), version=installed_version()):
+            store.lease("e")
+            pixels = torch.zeros(400, 640, 3, dtype=torch.uint8)
+            digest = blobs.put(store.root, encode_tensors({"pixels": pixels}))
+            for stage, name, found in (("picture", key, digest), ("clip", "clip-key", DIGEST)):
+                link = LinkRecord(name, stage, found)
+                store.record_link(run_id, link, stage=stage, index=0, source="computed", seconds=0)
+                put_preview(index, name, PREVIEW)
+            assert given_to(store, index, run_id) == [
+                GivenTo("image", "a\\x1b.png", "640x400", PREVIEW),
+                GivenTo("video", "v.mp4", "64x64, 17 frames", PREVIEW, 8.0),
+            ]
+            store.unregister_engine("e")
+
+
+def test_the_files_of_a_spec_of_any_version():
+    assert given_files({"image": {"path": "/a/b.png"}, "video": {"path": ""}}) == ["b.png"]
+    assert given_files({"image": "text", "video": {"path": 3}}) == []
