@@ -28,7 +28,7 @@ from presets.expansion import expands
 from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
-from presets.settings import changed_keys
+from presets.settings import changed_keys, settings_of
 from presets.tasks import PICTURES
 from presets.validation import validate
 from store.blobs.blobs import is_stored as is_blob_stored
@@ -373,10 +373,11 @@ def _segments_before(run: RunRecord, route: Route, at: int) -> list[Segment]:
 
 
 def _check_shared(before: RunSpec, after: RunSpec) -> None:
+    made_with = settings_of(before)
     for key in changed_keys(before, after):
         if reach(key) == "noise":
             raise PresetError(
-                f"the shared steps were made with {getattr(before, key)!r}; branch at step 0 to change it",
+                f"the shared steps were made with {made_with[key]!r}; branch at step 0 to change it",
                 key=key,
             )
 

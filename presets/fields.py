@@ -207,6 +207,19 @@ def groups(struct: type[msgspec.Struct], prefix: str = "") -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@cache
+def found_out(struct: type[msgspec.Struct], prefix: str = "") -> tuple[str, ...]:
+    """The keys that a file may hold and nobody sets: its version, and what was found out of what was given."""
+    found: list[str] = []
+    for member in _members(struct):
+        key = prefix + member.field.key
+        for variant in _variants(member.field.type):
+            found += found_out(variant.cls, f"{key}.")
+        if not member.is_set:
+            found.append(key)
+    return tuple(found)
+
+
 def build(data: object, struct: type[S]) -> S:
     """Plain data -> `struct`; raises `PresetError` naming the first key that is wrong.
 

@@ -26,7 +26,7 @@ import tomli_w
 from presets.encoding import check_format
 from presets.errors import PresetError
 from presets.expansion import settle_instructions
-from presets.fields import build, groups
+from presets.fields import build, found_out, groups
 from presets.overrides import applied, changes_of, parse_changes, sets
 from presets.paths import user_preset_dir
 from presets.spec import FORMAT, PresetFile, RunSpec
@@ -47,7 +47,7 @@ _MADE_BY = {
     ),
     "image.digest": ("image.path", "image.background"),
     "last_image.digest": ("last_image.path", "last_image.background"),
-    "video.digest": ("video.path",),
+    "video.digest": ("video.path", "frames"),
 }  # fmt: skip
 
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -159,7 +159,7 @@ def save_preset(
     if _is_shipped(name):
         raise PresetError(f'"{name}" is the name of a shipped preset; choose another name')
     path = user_preset_dir() / f"{name}.toml"
-    content = to_plain(validate(spec))
+    content = _chosen(_from_anywhere(validate(spec)))
     if extends:
         parents = _chain(preset_path(extends))
         if any(layer.path == path for layer in parents):
@@ -211,7 +211,30 @@ def write_preset_text(path: Path, text: str, *, expected: str | None = None) -> 
 
 def dump_preset(spec: RunSpec) -> str:
     """`spec` as the TOML of a preset without parents, every default written out."""
-    return tomli_w.dumps(to_plain(spec))
+    return tomli_w.dumps(_chosen(spec))
+
+
+def _chosen(spec: RunSpec) -> dict[str, Any]:
+    """A spec as plain data, without what was found out of the files that it names."""
+    plain: dict[str, Any] = to_plain(spec)
+    for key in found_out(RunSpec):
+        table, _, name = key.rpartition(".")
+        if table:
+            del plain[table][name]
+    return plain
+
+
+def _from_anywhere(spec: RunSpec) -> RunSpec:
+    """With the paths of pictures and clips that are in the current folder told from the root: a preset of the library
+    is used in any folder."""
+    for name in ("image", "last_image", "video"):
+        given = getattr(spec, name)
+        path = os.path.abspath(os.path.expanduser(given.path))
+        if given.path and os.path.isfile(path):
+            spec = msgspec.structs.replace(
+                spec, **{name: msgspec.structs.replace(given, path=path)}
+            )
+    return spec
 
 
 def _encoded(text: str) -> bytes:

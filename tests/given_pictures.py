@@ -305,10 +305,23 @@ def top_down_bmp() -> bytes:
     return file + info + np.ascontiguousarray(RGB[..., ::-1]).tobytes()
 
 
+def os2_bmp() -> bytes:
+    """With the shortest of headers, whose numbers have 16 bits."""
+    file = struct.pack("<2sIHHI", b"BM", 26 + RGB.size, 0, 0, 26)
+    info = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
+    return file + info + np.ascontiguousarray(RGB[::-1, :, ::-1]).tobytes()
+
+
+def of_screen(content: bytes, side: int) -> bytes:
+    """A GIF that says another size than its first frame does."""
+    return content[:6] + struct.pack("<HH", side, side) + content[10:]
+
+
 def large_webp() -> bytes:
-    extended = b"VP8X" + struct.pack("<I", 10) + bytes(4) + (16382).to_bytes(3, "little") * 2
-    body = b"WEBP" + extended + encoded(Image.fromarray(RGB), "WEBP", lossless=True)[12:]
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    """Animated: a large canvas with small frames."""
+    first, *others = frames(3)
+    content = encoded(first, "WEBP", save_all=True, append_images=others)
+    return content[:24] + (16382).to_bytes(3, "little") * 2 + content[30:]
 
 
 def boxes(brand: bytes) -> bytes:
@@ -475,10 +488,12 @@ GOOD: dict[str, Good] = {
     "webp animated": Good(animated("WEBP", lossless=True), RGB, ("first of 3 frames",)),
     "gif": Good(saved(paletted(), "GIF"), PALETTE[INDEX]),
     "gif, one clear": Good(saved(paletted(), "GIF", transparency=2), over(PALETTE[INDEX], _CLEAR_INDEX), _OVER),
+    "gif without a screen": Good(written("a.gif", of_screen(encoded(paletted(), "GIF"), 0)), PALETTE[INDEX]),
     "gif animated": Good(animated_gif(), PALETTE[INDEX], ("first of 3 frames",)),
     "bmp": Good(saved(RGB, "BMP"), RGB),
     "bmp palette": Good(saved(paletted(), "BMP"), PALETTE[INDEX]),
     "bmp rows from the top": Good(written("a.bmp", top_down_bmp()), RGB),
+    "bmp of OS/2": Good(written("a.bmp", os2_bmp()), RGB),
     "bmp packed": Good(written("a.bmp", rle_bmp()), PALETTE[INDEX]),
     "tiff": Good(saved(RGB, "TIFF"), RGB),
     "tiff lzw": Good(saved(RGB, "TIFF", compression="tiff_lzw"), RGB),
@@ -609,15 +624,21 @@ BAD: dict[str, Bad] = {
     "jpeg of 100 scans": Bad(written("a.jpg", many_scans()), "is a JPEG that cannot be read .more than 64 scans"),
     "jpeg marker alone": Bad(written("a.jpg", b"\xff\xd8\xff"), "is a truncated JPEG"),
     "jpeg of nothing": Bad(written("a.jpg", b"\xff\xd8\xff\xd9"), "is a JPEG that cannot be read"),
-    "webp cut": Bad(written("a.webp", encoded(Image.fromarray(noise()), "WEBP")[:500]), "WEBP"),
-    "webp huge": Bad(written("a.webp", large_webp()), "has 16383x16383 pixels|WEBP that cannot be read"),
+    "webp cut": Bad(written("a.webp", encoded(Image.fromarray(noise()), "WEBP")[:500]), "truncated WebP"),
+    "webp damaged": Bad(
+        written("a.webp", encoded(Image.fromarray(noise()), "WEBP").replace(b"VP8 ", b"VP9 ")),
+        "is a WebP that cannot be read"
+    ),
+    "webp huge": Bad(written("a.webp", large_webp()), "has 16383x16383 pixels"),
     "gif cut": Bad(written("a.gif", encoded(paletted(), "GIF")[:-20]), "truncated GIF"),
-    "gif huge": Bad(written("a.gif", b"GIF89a" + b"\xff" * 4 + bytes(99)), "has 65535x65535 pixels"),
+    "gif huge": Bad(written("a.gif", of_screen(encoded(paletted(), "GIF"), 65535)), "has 65535x65535 pixels"),
     "gif of a huge frame": Bad(
         written("a.gif", b"GIF89a\1\0\1\0\x80\0\0" + bytes(6) + b"," + bytes(4) + b"\xff" * 4 + b"\0\2\1\0\0;"),
         "has 65535x65535 pixels"
     ),
-    "bmp of no pixels": Bad(written("a.bmp", top_down_bmp()[:18] + bytes(8) + top_down_bmp()[26:]), "has no pixels"),
+    "bmp of no pixels": Bad(
+        written("a.bmp", top_down_bmp()[:18] + bytes(8) + top_down_bmp()[26:]), "is a BMP that cannot be read"
+    ),
     "bmp cut": Bad(written("a.bmp", top_down_bmp()[:500]), "truncated BMP"),
     "bmp packed, cut": Bad(written("a.bmp", rle_bmp()[:-60]), "is a BMP that cannot be read|truncated BMP"),
     "tiff cut": Bad(written("a.tif", encoded(Image.fromarray(RGB), "TIFF", compression="tiff_lzw")[:200]), "TIFF"),

@@ -23,15 +23,23 @@ from engine.serve.served import Served
 from engine.serve.server import Address, Listening, listen
 
 TEXT_DIM, CHANNELS = 8, 4
+IMAGE_DIM, IMAGE_TOKENS, GIVEN_CHANNELS = 6, 2, 5
 WAIT = 60.0
 
 FACTS: dict[str, dict[str, Any]] = {
     "text_encoder": {"text_dim": TEXT_DIM},
+    "image_encoder": {"image_dim": IMAGE_DIM, "image_tokens": IMAGE_TOKENS},
     "denoiser": {
         "text_dim": TEXT_DIM, "latent_channels": CHANNELS, "patch_size": [1, 2, 2], "takes": ["text"],
         "num_blocks": 1, "dim": 8, "model": "",
     },
     "vae": {"latent_channels": CHANNELS, "latent_stride": [4, 8, 8], "latents_of": "micro"},
+}  # fmt: skip
+
+# of one that takes pictures too
+OF_PICTURES: dict[str, Any] = {
+    "takes": ["text", "image", "latents"], "model_type": "i2v", "image_dim": IMAGE_DIM,
+    "given_channels": GIVEN_CHANNELS,
 }  # fmt: skip
 
 
@@ -62,10 +70,16 @@ class Toys:
     def begin(self, branches: Mapping[str, Mapping[str, Tensor]]) -> Iterator[Any]:
         def predict(x: Tensor, timestep: Tensor, ats: Sequence[Any]) -> list[Tensor]:
             self._work()
-            means = [branches[at.branch]["text"].float().mean() for at in ats]
+            conditions = [branches[at.branch].values() for at in ats]
+            means = [sum(each.float().mean() for each in named) for named in conditions]
             return [x * (1 + mean) + timestep.float() / 1000 for mean in means]
 
         yield predict
+
+    def tokens(self, pictures: Sequence[Tensor]) -> Tensor:
+        self._work()
+        corners = [picture[:, :2, 0].t().flatten() for picture in pictures]
+        return torch.cat([torch.stack([each, -each]) for each in corners])
 
     def latents(self, video: Tensor) -> Tensor:
         self._work()
@@ -81,9 +95,14 @@ class Toys:
             yield shown.repeat(1, 1, 4 if index else 1, 8, 8)
 
 
-def served_toys(toys: Toys, *, max_waiting: int = 8) -> dict[str, Served]:
+def served_toys(
+    toys: Toys, *, max_waiting: int = 8, of_pictures: bool = False
+) -> dict[str, Served]:
+    """of_pictures: the denoiser takes pictures too."""
+    facts = FACTS | {"denoiser": FACTS["denoiser"] | (OF_PICTURES if of_pictures else {})}
     components = {
         "text_encoder": SimpleNamespace(encode=toys.text),
+        "image_encoder": SimpleNamespace(encode=toys.tokens),
         "denoiser": SimpleNamespace(begin=toys.begin),
         "vae": SimpleNamespace(encode=toys.latents, decode=toys.frames),
     }
@@ -92,7 +111,7 @@ def served_toys(toys: Toys, *, max_waiting: int = 8) -> dict[str, Served]:
         kind: Served(
             kind,
             SimpleNamespace(device="cpu", dtype="fp32"),
-            Description(identity={"name": f"toy {kind}"}, facts=FACTS[kind], resident=kind),
+            Description(identity={"name": f"toy {kind}"}, facts=facts[kind], resident=kind),
             component,
             describe,
             max_waiting,

@@ -26,11 +26,12 @@ _MAX_PATH = 200
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the line for `error`; writes a log file when nobody expected it."""
-    from engine.errors import CheckpointError, ComponentError, EngineError
+    from engine.errors import CheckpointError, ComponentError, EngineError, InputError
     from presets.errors import PresetError
     from store.errors import BadRequest, StoreError
 
-    if isinstance(error, PresetError | ComponentError | CheckpointError | BadRequest):
+    of_input = PresetError | ComponentError | CheckpointError | InputError | BadRequest
+    if isinstance(error, of_input):
         # several lines where several files are absent, each with what to do
         return BAD_INPUT, "\n".join(printable(line) for line in str(error).splitlines())
     if isinstance(error, StoreError | EngineError):

@@ -13,6 +13,9 @@ from presets.errors import PresetError
 from presets.settings import Settings, flatten, settings_of
 from store.lineage.records import RunRecord
 
+# of what was given: beside the path of its file
+_DIGEST = ".digest"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -73,9 +76,15 @@ def _spec_at(run: RunRecord, step: int) -> bytes:
 
 def _changes(a: Settings, b: Settings) -> Iterator[Difference]:
     for key in [*a, *(key for key in b if key not in a)]:
+        if key.endswith(_DIGEST) and _path_beside(key, a) != _path_beside(key, b):
+            continue  # the path says it
         # As text, because to Python true equals 1.
         if json.dumps(a.get(key)) != json.dumps(b.get(key)):
             yield Difference(key, a.get(key), b.get(key))
+
+
+def _path_beside(digest: str, settings: Settings) -> Any:
+    return settings.get(f"{digest.removesuffix(_DIGEST)}.path")
 
 
 def _ends_as(each: Difference, before: Difference) -> bool:

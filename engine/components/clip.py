@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.checkpoints.library import Found
+    from engine.graph import Plain
     from engine.models.image_encoders.clip import CLIP
     from store.index.index import Index
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 def describe(spec: ImageEncoderSpec, index: Index) -> Description:
     path = locate("image_encoder", spec.checkpoint)
     source, layout = checked_layout("image_encoder", path)
-    width, *_ = layout.entries["visual.patch_embedding.weight"].shape
-    return description(spec, index, layout, source.files, {"image_dim": width})
+    config = clip_config({name: entry.shape for name, entry in layout.entries.items()})
+    facts: dict[str, Plain] = {"image_dim": config.width, "image_tokens": config.tokens}
+    return description(spec, index, layout, source.files, facts)
 
 
 def settle(spec: ImageEncoderSpec, scan: Callable[[], Sequence[Found]]) -> ImageEncoderSpec:

@@ -25,6 +25,7 @@ _FROM_FILES = {
 _BUILTIN = _FROM_FILES | {
     ("text_encoder", "remote"): "engine.components.remote:text_encoder",
     ("text_encoder", "llama.cpp"): "engine.components.llama_cpp",
+    ("image_encoder", "remote"): "engine.components.remote:image_encoder",
     ("denoiser", "remote"): "engine.components.remote:denoiser",
     ("vae", "remote"): "engine.components.remote:vae",
     ("prompt_expander", "openai"): "engine.expansion.openai",

@@ -23,6 +23,7 @@ from engine.remote.contract import (
     CONTRACT,
     MAX_TOKENS,
     Call,
+    Condition,
     Denoise,
     Fingerprint,
     Progress,
@@ -236,6 +237,23 @@ class RemoteTextEncoder(_Remote):
         return self._finite(answer.body.tensors["states"], "token states")
 
 
+class RemoteImageEncoder(_Remote):
+    def encode(self, pictures: Sequence[Tensor]) -> Tensor:
+        """As of `ImageEncoder`."""
+        from engine.remote.wire import encoded, expect
+
+        facts = self.told.facts
+        shape = (len(pictures) * facts["image_tokens"], facts["image_dim"])
+        named = {f"picture.{index}": each.float() for index, each in enumerate(pictures)}
+        answer = self._call(
+            "encode_image",
+            data=encoded(named),
+            check=lambda header: expect(header, {"tokens": ((self.told.dtype,), shape)}),
+        )
+        assert answer.body is not None
+        return self._finite(answer.body.tensors["tokens"], "tokens")
+
+
 class RemoteDenoiser(_Remote):
     @contextmanager
     def begin(
@@ -398,16 +416,25 @@ def _conditions(branches: Mapping[str, Conditions]) -> dict[str, dict[str, _Sent
 
     from engine.remote.wire import encoded
 
-    found: dict[str, dict[str, _Sent]] = {}
-    for branch, named in branches.items():
-        found[branch] = {}
+    def sent(name: str, tensor: Tensor) -> _Sent:
+        # as the first version of the contract had no other
+        metadata = None if name == "text" else Condition(name=name)
+        parts = encoded({"condition": tensor}, metadata)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        return _Sent(digest.hexdigest(), parts)
+
+    # branches share given frames, which are large
+    known: dict[tuple[str, int], _Sent] = {}
+    for named in branches.values():
         for name, tensor in named.items():
-            parts = encoded({"condition": tensor})
-            digest = hashlib.sha256()
-            for part in parts:
-                digest.update(part)
-            found[branch][name] = _Sent(digest.hexdigest(), parts)
-    return found
+            if (name, id(tensor)) not in known:
+                known[name, id(tensor)] = sent(name, tensor)
+    return {
+        branch: {name: known[name, id(tensor)] for name, tensor in named.items()}
+        for branch, named in branches.items()
+    }
 
 
 def _is_small() -> bool:
@@ -417,5 +444,6 @@ def _is_small() -> bool:
 
 
 text_encoder = Provider("text_encoder", RemoteTextEncoder)
+image_encoder = Provider("image_encoder", RemoteImageEncoder)
 denoiser = Provider("denoiser", RemoteDenoiser)
 vae = Provider("vae", RemoteVAE)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from engine.checkpoints.known import catalogue, expected
 from engine.components.files import BYTES
 from engine.components.protocols import Description
+from engine.components.wan_dit import facts_of_pictures
 from engine.errors import CheckpointError
-from engine.models.diffusion.config import conditions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,8 @@ def _shapes_and_facts(
     if kind == "text_encoder":
         return expected.umt5(expected.UMT5Shape()), {"text_dim": expected.UMT5Shape().dim}
     if kind == "image_encoder":
-        return expected.clip(expected.CLIPShape()), {"image_dim": expected.CLIPShape().width}
+        clip = expected.CLIPShape()
+        return expected.clip(clip), {"image_dim": clip.width, "image_tokens": clip.tokens}
     if kind == "vae":
         return expected.vae(), {
             "latent_channels": 16,
@@ -77,12 +78,8 @@ def _shapes_and_facts(
         "text_dim": shape.text_dim,
         "latent_channels": shape.out_dim,
         "patch_size": list(shape.patch_size),
-        "takes": list(conditions_of(shape.model_type, shape.in_dim, shape.out_dim)),
-        "model_type": shape.model_type,
         "num_blocks": shape.num_layers,
         "dim": shape.dim,
         "model": model.variants[-1],
     }
-    if shape.image_branch:
-        facts["image_dim"] = shape.image_dim
-    return expected.dit(shape), facts
+    return expected.dit(shape), facts | facts_of_pictures(shape)

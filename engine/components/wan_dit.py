@@ -26,14 +26,20 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from engine.checkpoints.known.expected import DiTShape
     from engine.checkpoints.library import Found
+    from engine.graph import Plain
     from engine.models.attention import Attention
+    from engine.models.diffusion.config import WanDiTConfig
     from engine.models.diffusion.wandit import Conditioning, WanDiT
     from engine.models.seams import At
     from store.index.index import Index
 
 # the names of engine.models.attention.BACKENDS, repeated here because that module imports torch
 ATTENTION_BACKENDS = ("plain", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "sage")
+
+# of the positions that a model for a first and a last picture adds to the image encoder's tokens
+TOKENS_A_PICTURE = 257
 
 # Up to this many tokens both halves of the guidance go through the model in one batch: below it a call
 # costs more in overhead than in arithmetic, above it the batch only doubles the working memory.
@@ -45,21 +51,30 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
     source, layout = checked_layout("denoiser", locate("denoiser", spec.checkpoint))
     config = dit_config(source, layout)
     files = source.files if source.config_file is None else (*source.files, source.config_file)
-    facts = {
+    facts: dict[str, Plain] = {
         "text_dim": config.text_dim,
         "latent_channels": config.out_dim,
         "patch_size": list(config.patch_size),
-        "takes": list(conditions_of(config.model_type, config.in_dim, config.out_dim)),
-        "model_type": config.model_type,
         "num_blocks": config.num_layers,
         "dim": config.dim,
         "model": "micro"
         if is_builtin(spec.checkpoint)
         else recognise(source, layout).variant or "",
     }
-    if config.has_image_branch:
-        facts["image_dim"] = config.image_dim
-    return description(spec, index, layout, files, facts)
+    return description(spec, index, layout, files, facts | facts_of_pictures(config))
+
+
+def facts_of_pictures(sizes: WanDiTConfig | DiTShape) -> dict[str, Plain]:
+    """What a model takes beside text: its task, and the sizes of the conditions that this adds."""
+    takes = conditions_of(sizes.model_type, sizes.in_dim, sizes.out_dim)
+    facts: dict[str, Plain] = {"takes": list(takes), "model_type": sizes.model_type}
+    if "image" in takes:
+        facts["image_dim"] = sizes.image_dim
+    if sizes.model_type == "flf2v":
+        facts["image_tokens"] = TOKENS_A_PICTURE
+    if "latents" in takes:
+        facts["given_channels"] = sizes.in_dim - sizes.out_dim
+    return facts
 
 
 def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserSpec:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 
+from engine.inputs.refusal import Refusal
 from store.blobs.videos import container_of
 
 HEAD_BYTES = 512
-
-
-class UnreadKind(Exception):
-    """What a file is instead of a picture that is read, and what to do: "is a video; ..."."""
 
 
 _READ = (
@@ -59,7 +56,7 @@ _PNM = re.compile(rb"P[1-6][\s#]|P[Ff]\n|P7\n|Pf\n")
 def format_of(head: bytes) -> str:
     """The name by which Pillow knows a picture's format. head: the first HEAD_BYTES of a file.
 
-    Raises UnreadKind for everything that is not read.
+    Raises Refusal for everything that is not read.
     """
     for mark, format in _READ:
         if head.startswith(mark):
@@ -70,12 +67,12 @@ def format_of(head: bytes) -> str:
         return _of_boxes(head)
     if _PNM.match(head):
         return "PPM"
-    raise UnreadKind(_otherwise(head))
+    raise Refusal(_otherwise(head))
 
 
 def _not_raw(head: bytes, format: str) -> str:
     if format == "TIFF" and head[8:10] == b"CR":  # Canon's, of which Pillow reads the preview
-        raise UnreadKind(_as_picture(_RAW))
+        raise Refusal(_as_picture(_RAW))
     return format
 
 
@@ -86,10 +83,10 @@ def _of_boxes(head: bytes) -> str:
     if brands & {b"avif", b"avis"}:
         return _avif()
     if head[8:12] == b"crx ":
-        raise UnreadKind(_as_picture(_RAW))
+        raise Refusal(_as_picture(_RAW))
     if brands & _HEIF:
-        raise UnreadKind(_as_picture("a HEIC picture"))
-    raise UnreadKind(_as_video())
+        raise Refusal(_as_picture("a HEIC picture"))
+    raise Refusal(_as_video())
 
 
 def _avif() -> str:
@@ -97,7 +94,7 @@ def _avif() -> str:
 
     if "avif" in features.modules and features.check("avif"):
         return "AVIF"
-    raise UnreadKind(
+    raise Refusal(
         "is an AVIF picture, which the Pillow at hand does not read; save it as PNG, or install Pillow 11.3 or later"
     )
 

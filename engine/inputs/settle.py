@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from engine.errors import InputError
+from engine.errors import ComponentError, InputError
 from engine.graph import key_of
-from engine.inputs.clips import clip_digest, examine_clip, read_clip
-from engine.inputs.pictures import read_picture
 from engine.inputs.sizes import size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
@@ -85,6 +83,8 @@ def picture_facts(path: Path, background: str, index: Index, *, key: str) -> Pic
     """What a file holds. Raises InputError."""
 
     def look() -> PictureFacts:
+        from engine.inputs.pictures import read_picture
+
         picture = read_picture(path, background, key=key)
         return PictureFacts(picture.digest, picture.width, picture.height, picture.notes)
 
@@ -113,7 +113,7 @@ def _with_picture(
             key=f"{name}.path",
         )
     settled = msgspec.structs.replace(picture, path=str(path), digest=facts.digest)
-    told = "; ".join((f"{facts.width}x{facts.height}", *facts.notes))
+    told = "; ".join((f"{facts.width}x{facts.height}", *_maker(path), *facts.notes))
     changed: dict[str, Any] = {name: settled}
     if not is_sized:
         width, height = size_of(
@@ -132,7 +132,14 @@ def _with_picture(
 def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     clip = spec.video
     if clip.digest and spec.width and spec.height:
-        return spec  # what reads the file holds it to its digest
+        # what reads the file holds it to its digest; settings from a file of a run have its name alone
+        path = _absolute(clip.path)
+        if not path.is_file():
+            return spec
+        named = msgspec.structs.replace(clip, path=str(path))
+        return msgspec.structs.replace(spec, video=named)
+    from engine.inputs.clips import clip_digest, examine_clip, read_clip
+
     path = _absolute(clip.path)
     key = "video.path"
     about = examine_clip(path, key=key)
@@ -151,7 +158,8 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     if not (width and height):
         shown = (about.width, about.height)
         width, height = size_of(width, height, shown, spec.max_area, key=key)
-    told = [f"{about.width}x{about.height}", f"{length.frames} frames at {spec.fps} a second"]
+    told = [f"{about.width}x{about.height}", *_maker(path)]
+    told.append(f"{length.frames} frames at {spec.fps} a second")
     told += length.notes
     if (width, height) != (about.width, about.height):
         told.append(f"made to cover {width}x{height} and cut in the middle")
@@ -163,6 +171,18 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
         height=height,
         frames=length.frames,
     )
+
+
+def _maker(path: Path) -> list[str]:
+    """Which run wrote a file, where a mark in it says so."""
+    from engine.output.mark import read_mark
+    from engine.output.reading import comment_of
+
+    try:
+        mark = read_mark(comment_of(path))
+    except (PresetError, ComponentError):
+        return []
+    return [f"made by run {mark.run}"] if mark is not None and mark.run else []
 
 
 def _key(node: Node) -> str:

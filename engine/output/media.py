@@ -112,23 +112,29 @@ def write_frames(
     """frames uint8 [t,H,W,3] or [H,W,3] each -> `folder`/00000.png and so on, enlarged, as they come. Frames of an
     earlier run that were in the folder are removed at the end, anything else in it stays. comment: for each of them.
     Raises FileExistsError where there is such a folder and it may not take it."""
+    folder.mkdir(exist_ok=replaces)
+    count = 0
+    for chunk in frames:
+        for frame in chunk.reshape(-1, *chunk.shape[-3:]):
+            large = enlarged(frame, scale).numpy()
+            size = (large.shape[1], large.shape[0])
+            with written_whole(folder / f"{count:05d}.png") as part:
+                save_png(part, size, large.tobytes(), comment)
+            count += 1
+    for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
+        if int(old.stem) >= count:
+            old.unlink()
+
+
+def save_png(path: Path, size: tuple[int, int], pixels: bytes, comment: str) -> None:
+    """size: (W, H). pixels: RGB, 8 bits a channel, row by row."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     about = PngInfo()
     if comment:
         about.add_itxt("Comment", comment)
-    folder.mkdir(exist_ok=replaces)
-    count = 0
-    for chunk in frames:
-        for frame in chunk.reshape(-1, *chunk.shape[-3:]):
-            with written_whole(folder / f"{count:05d}.png") as part:
-                pixels = enlarged(frame, scale).numpy()
-                Image.fromarray(pixels).save(part, format="PNG", pnginfo=about)
-            count += 1
-    for old in folder.glob("[0-9][0-9][0-9][0-9][0-9].png"):
-        if int(old.stem) >= count:
-            old.unlink()
+    Image.frombytes("RGB", size, pixels).save(path, format="PNG", pnginfo=about)
 
 
 def write_bytes(path: Path, data: bytes | bytearray, *, replaces: bool = True) -> None:

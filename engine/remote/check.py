@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine.remote.contract import (
+    CONDITIONS,
     CONTRACT,
     EXPECTS,
     FACTS,
@@ -29,12 +30,14 @@ from engine.remote.contract import (
     MAX_TOKENS,
     TENSORS,
     Call,
+    Condition,
     Denoise,
     Fingerprint,
     Health,
     Progress,
     Prompt,
     Refusal,
+    condition_shape,
     one_line,
     path_of,
     wrong_in,
@@ -123,6 +126,7 @@ class _Server:
         ]
         for kind, of_kind in (
             ("text_encoder", self.text),
+            ("image_encoder", self.image),
             ("denoiser", self.denoiser),
             ("vae", self.vae),
         ):
@@ -235,7 +239,7 @@ class _Server:
                 "a header that never ends": b"\xff" * 8 + good[8:],
                 "a body cut short": good[:-4],
                 "a body with more behind it": good + b"more",
-                "another name of the tensor": good.replace(b'"latents"', b'"lateral"').replace(b'"x"', b'"y"'),
+                "another name of the tensor": _renamed(good),
                 "tensors that overlap": _overlapping(),
                 "numbers that are not finite": good[: 8 + length] + b"\xff" * (len(good) - 8 - length),
             }  # fmt: skip
@@ -290,18 +294,56 @@ class _Server:
             (f"text_encoder: has a row for each token, {MAX_TOKENS} at most", rows),
         ]
 
+    def image(self) -> list[Check]:
+        told = self.fingerprint.components["image_encoder"]
+        rows, width = told.facts["image_tokens"], told.facts["image_dim"]
+        pictures = [_waves(3, 40, 65), _waves(3, 33, 32).flip(1)]
+
+        async def tokens(*given: Tensor) -> Tensor:
+            named = {f"picture.{index}": each for index, each in enumerate(given)}
+            shape = (len(given) * rows, width)
+            body = await self._tensors(
+                "image_encoder",
+                b"".join(encoded(named)),
+                lambda header: expect(header, {"tokens": ((told.dtype,), shape)}),
+            )
+            return _finite(body.tensors["tokens"], "tokens")
+
+        async def same() -> None:
+            first, second = [await tokens(pictures[0]) for _ in range(2)]
+            if not torch.equal(first, second):
+                raise _Wrong("one picture has other tokens each time")
+            if torch.equal(first, await tokens(pictures[1])):
+                raise _Wrong("another picture has the same tokens")
+
+        async def in_order() -> None:
+            both = (await tokens(*pictures)).float().split(rows)
+            alone = [(await tokens(each)).float() for each in pictures]
+            for index, found in enumerate(both):
+                own, other = ((found - alone[at]).norm() for at in (index, 1 - index))
+                if not own < other:
+                    raise _Wrong("the tokens of two pictures are not in the order of the pictures")
+
+        return [
+            ("image_encoder: gives the same tokens for the same picture, others for another", same),
+            (f"image_encoder: gives finite tokens {told.dtype} [{rows} a picture,{width}]", in_order),
+        ]  # fmt: skip
+
     def denoiser(self) -> list[Check]:
         facts = self.fingerprint.components["denoiser"].facts
         patch = facts.get("patch_size", [1, 1, 1])
         shape = (1, facts["latent_channels"], *[2 * step for step in patch])
-        x = torch.sin(torch.arange(math.prod(shape), dtype=torch.float32)).reshape(shape)
-        takes = facts.get("takes", ["text"])
-        rows = torch.sin(torch.arange(2 * 3 * facts["text_dim"], dtype=torch.float32))
-        conditions = [b"".join(encoded({"condition": each})) for each in rows.reshape(2, 3, -1)]
-        digests = [hashlib.sha256(data).hexdigest() for data in conditions]
+        x = _waves(*shape)
+        takes = [each for each in CONDITIONS if each in facts.get("takes", ["text"])]
+        # of each condition two
+        conditions = {name: _conditions(name, facts, shape[2:]) for name in takes}
+        digests = {name: [_digest(data) for data in both] for name, both in conditions.items()}
 
-        async def ask(count: int = 1) -> _Said:
-            branches = {f"branch {i}": dict.fromkeys(takes, digests[i]) for i in range(count)}
+        async def ask(count: int = 1, other: Mapping[str, str] | None = None) -> _Said:
+            branches = {
+                f"branch {i}": {name: both[i] for name, both in digests.items()} | dict(other or {})
+                for i in range(count)
+            }
             calls = [Call(step=0, total=2, sigma=0.9, branch=branch) for branch in branches]
             data = b"".join(
                 encoded(
@@ -321,15 +363,19 @@ class _Server:
         async def conditions_once() -> None:
             said = await ask()
             if said.status != 200:  # of an earlier check it may have them
-                refusal = _refused(said, 409)
-                if list(refusal.missing) != [digests[0]]:
-                    raise _Wrong(
-                        f"says that {refusal.missing} are missing, expected {[digests[0]]}"
-                    )
-            _refused(await put(digests[1], conditions[0]), 400)
-            for digest, data in zip(digests, conditions, strict=True):
-                if (status := (await put(digest, data)).status) != 204:
-                    raise _Wrong(f"a condition is answered with {status}, expected 204")
+                refusal, expected = (
+                    _refused(said, 409),
+                    sorted(both[0] for both in digests.values()),
+                )
+                if sorted(refusal.missing) != expected:
+                    raise _Wrong(f"says that {refusal.missing} are missing, expected {expected}")
+            _refused(await put(digests[takes[0]][1], conditions[takes[0]][0]), 400)
+            for name in takes:
+                for digest, data in zip(digests[name], conditions[name], strict=True):
+                    if (status := (await put(digest, data)).status) != 204:
+                        raise _Wrong(
+                            f"the condition {name} is answered with {status}, expected 204"
+                        )
 
         async def velocities() -> None:
             first, second = [_one(await ask(2)).tensors for _ in range(2)]
@@ -339,10 +385,19 @@ class _Server:
             if torch.equal(first["velocity.0"], first["velocity.1"]):
                 raise _Wrong("other conditions make the same velocity")
 
+        async def mixed_up() -> None:
+            for name in takes[1:]:
+                _refused(await ask(1, {name: digests["text"][0]}), 400)
+            if "latents" in takes:
+                larger = _conditions("latents", facts, [2 * size for size in shape[2:]])[0]
+                await put(_digest(larger), larger)
+                _refused(await ask(1, {"latents": _digest(larger)}), 400)
+
         return [
             ("denoiser: takes conditions once, by their digests", conditions_once),
             ("denoiser: gives finite velocities F32 of the latents' shape", velocities),
-        ]
+            *([("denoiser: refuses conditions of another name or size", mixed_up)] if takes[1:] else []),
+        ]  # fmt: skip
 
     def vae(self) -> list[Check]:
         facts = self.fingerprint.components["vae"].facts
@@ -351,7 +406,7 @@ class _Server:
         shape = (1, 3, 1 + frames, 4 * rows, 4 * columns)
 
         async def encode() -> None:
-            video = torch.sin(torch.arange(math.prod(shape), dtype=torch.float32)).reshape(shape)
+            video = _waves(*shape)
             data = b"".join(encoded({"video": video}))
 
             async def latents() -> Tensor:
@@ -371,7 +426,7 @@ class _Server:
                 expect(header, {"frames": (("F32",), (1, 3, None, *shape[3:]))})
 
         async def decode() -> None:
-            latents = torch.sin(torch.arange(math.prod(size), dtype=torch.float32)).reshape(size)
+            latents = _waves(*size)
             said = await self._posted("vae", b"".join(encoded({"latents": latents})), part)
             if said.status != 200:
                 _refused(said, 200)
@@ -525,24 +580,55 @@ def _velocities(header: Header, count: int, shape: Sequence[int]) -> None:
 
 def _request_of(kind: str) -> tuple[str, str]:
     """Path and content type of the first thing that a kind is asked for."""
-    name = {"text_encoder": "encode_text", "denoiser": "denoise", "vae": "vae_decode"}[kind]
-    return path_of(name), JSON if kind == "text_encoder" else TENSORS
+    names = {
+        "text_encoder": "encode_text", "image_encoder": "encode_image", "denoiser": "denoise", "vae": "vae_decode"
+    }  # fmt: skip
+    return path_of(names[kind]), JSON if kind == "text_encoder" else TENSORS
 
 
 def _good_body(kind: str) -> bytes:
     """One that is good but for the sizes, which are anybody's."""
     if kind == "text_encoder":
         return msgspec.json.encode(Prompt(prompt="a red circle"))
+    if kind == "image_encoder":
+        return b"".join(encoded({"picture.0": torch.zeros(3, 16, 16)}))
     tensor = torch.zeros(1, 4, 2, 4, 4)
     if kind == "vae":
         return b"".join(encoded({"latents": tensor}))
     return b"".join(encoded({"timestep": torch.zeros(1), "x": tensor}))
 
 
+def _renamed(body: bytes) -> bytes:
+    """With another name of its tensor, as long as the right one."""
+    for name, other in ((b'"latents"', b'"lateral"'), (b'"x"', b'"y"'), (b"picture.", b"drawing.")):
+        body = body.replace(name, other)
+    return body
+
+
+def _waves(*shape: int) -> Tensor:
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float32)).reshape(shape)
+
+
+def _conditions(name: str, facts: Mapping[str, Any], size: Sequence[int]) -> list[bytes]:
+    """Two bodies of a condition. size: frames, rows and columns of the noisy latents."""
+    wanted = condition_shape(name, facts)
+    sizes = size if name == "latents" else [3]
+    free = iter(sizes)
+    shape = [next(free) if length is None else length for length in wanted]
+    metadata = None if name == "text" else Condition(name=name)
+    return [
+        b"".join(encoded({"condition": each.contiguous()}, metadata)) for each in _waves(2, *shape)
+    ]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _overlapping() -> bytes:
     header = {
         name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-        for name in ("latents", "timestep", "x")
+        for name in ("latents", "picture.0", "timestep", "x")
     }
     text = msgspec.json.encode(header)
     return len(text).to_bytes(8, "little") + text + bytes(8)

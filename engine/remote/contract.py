@@ -27,9 +27,13 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_JSON_BYTES = 256 * 1024
 MAX_BODY_BYTES = 2 << 30
 MAX_TOKENS = 512
+MAX_IMAGE_TOKENS = 4096
+"""Of all pictures of a run."""
+MAX_PICTURES = 8
+"""Of one request."""
 MAX_CONDITIONS = 64
 
-SERVED = ("text_encoder", "denoiser", "vae")
+SERVED = ("text_encoder", "image_encoder", "denoiser", "vae")
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -46,8 +50,17 @@ class TextEncoderFacts(Struct, frozen=True, kw_only=True):
     text_dim: _Size
 
 
+class ImageEncoderFacts(Struct, frozen=True, kw_only=True):
+    """image_dim: width of its tokens. image_tokens: how many a picture has."""
+
+    image_dim: _Size
+    image_tokens: Annotated[int, Meta(ge=1, le=MAX_IMAGE_TOKENS)]
+
+
 class DenoiserFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """patch_size: what frames, rows and columns of latents are multiples of. takes: names of its conditions.
+    """patch_size: what frames, rows and columns of latents are multiples of. takes: names of its conditions, of
+    `CONDITIONS`. image_dim: width of an image encoder's tokens, 0 where it takes none; image_tokens: how many of them a
+    picture must have, 0 for any. given_channels: of the condition "latents". model_type: "t2v", "i2v" or "flf2v".
     num_blocks, dim, model: of what is inside, "" for the name of one that is not published."""
 
     text_dim: _Size
@@ -56,6 +69,10 @@ class DenoiserFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     takes: Annotated[list[Name], Meta(min_length=1, max_length=8)] = field(
         default_factory=lambda: ["text"]
     )
+    image_dim: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    image_tokens: Annotated[int, Meta(ge=0, le=MAX_IMAGE_TOKENS // 2)] = 0
+    given_channels: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    model_type: Annotated[str, Meta(max_length=16)] = "t2v"
     num_blocks: Annotated[int, Meta(ge=0, le=100_000)] = 0
     dim: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     model: Annotated[str, Meta(max_length=64)] = ""
@@ -72,6 +89,7 @@ class VAEFacts(Struct, frozen=True, kw_only=True):
 
 FACTS: dict[str, type[Struct]] = {
     "text_encoder": TextEncoderFacts,
+    "image_encoder": ImageEncoderFacts,
     "denoiser": DenoiserFacts,
     "vae": VAEFacts,
 }
@@ -119,6 +137,12 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /encode-text`: a cleaned prompt (`engine.prompt.clean_prompt`)."""
 
     prompt: Annotated[str, Meta(max_length=64 * 1024)]
+
+
+class Condition(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`PUT /conditions/{digest}`, beside the tensor `condition`. name: of the condition, one of `CONDITIONS`."""
+
+    name: Name = "text"
 
 
 class Call(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,8 +207,10 @@ OPERATIONS = (
         "condition",
         "PUT",
         "/conditions/{digest}",
-        "One condition of a denoiser, by the SHA-256 of the body",
+        "One condition of a denoiser, by the SHA-256 of the body: `condition`, text [rows,text_dim], image "
+        "[tokens,image_dim] or latents [given_channels,F,h,w]",
         takes="tensors",
+        metadata=Condition,
         component="denoiser",
     ),
     Operation(
@@ -195,6 +221,15 @@ OPERATIONS = (
         takes=Prompt,
         gives="tensors",
         component="text_encoder",
+    ),
+    Operation(
+        "encode_image",
+        "POST",
+        "/encode-image",
+        "Tokens of pictures `picture.0`, ... fp32 [3,H,W] in [-1,1], each of its own size: `tokens` [all, image_dim]",
+        takes="tensors",
+        gives="tensors",
+        component="image_encoder",
     ),
     Operation(
         "denoise",
@@ -225,6 +260,22 @@ OPERATIONS = (
         component="vae",
     ),
 )
+
+
+CONDITIONS = ("text", "image", "latents")
+
+
+def condition_shape(name: str, facts: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """What a condition of `CONDITIONS` is to be for a denoiser of these facts, None for any size."""
+    match name:
+        case "text":
+            return None, facts["text_dim"]
+        case "image":
+            per_picture = facts.get("image_tokens", 0)
+            is_pair = facts.get("model_type") == "flf2v"
+            return (1 + is_pair) * per_picture or None, facts.get("image_dim", 0)
+        case _:
+            return facts.get("given_channels", 0), None, None, None
 
 
 def wrong_in(kind: str, told: Told) -> str:

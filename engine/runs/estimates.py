@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from engine.tasks.stages import DECODE, DENOISE, EXPAND, LOAD, TEXT_ENCODE
+from engine.tasks.stages import (
+    DECODE,
+    DENOISE,
+    ENCODE,
+    EXPAND,
+    IMAGE_ENCODE,
+    LOAD,
+    READ,
+    TEXT_ENCODE,
+)
 from presets.expansion import expands
+from presets.tasks import PICTURES
 from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
@@ -39,7 +49,7 @@ _VIDEO_BYTES = "video bytes"
 def experience_with(store: Store, spec: RunSpec) -> Experience:
     """The medians over runs with the same models, dtypes, devices, size and use of guidance."""
     wanted = likeness(spec)
-    stages = (*_STAGES, EXPAND.name) if expands(spec) else _STAGES
+    stages = _stages(spec)
     spent: dict[str, list[float]] = {name: [] for name in (*stages, _VIDEO_BYTES)}
     peaks: list[tuple[int, int]] = []
     for record in store.runs(limit=_SEARCHED, status="done"):
@@ -55,6 +65,14 @@ def experience_with(store: Store, spec: RunSpec) -> Experience:
         memory_bytes=max((rss for rss, _ in peaks if rss), default=None),
         device_bytes=max((device for _, device in peaks if device), default=None),
     )
+
+
+def _stages(spec: RunSpec) -> list[str]:
+    """The names of those that take time in a run."""
+    pictures = [READ.name, IMAGE_ENCODE.name, ENCODE.name] if PICTURES[spec.task] else []
+    clip = [ENCODE.name] if spec.video.path else []
+    expansion = [EXPAND.name] if expands(spec) else []
+    return list(dict.fromkeys([*_STAGES, *pictures, *clip, *expansion]))
 
 
 def likeness(spec: RunSpec) -> str:

@@ -13,8 +13,9 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from msgspec import inspect
 
 from engine.checkpoints.library import scan_places
 from engine.components.choice import settle
+from engine.inputs.settle import Settled
 from engine.tasks.reach import ORDER, reach
 from engine.tasks.route import route_of
 from presets.encoding import encode_spec
@@ -40,6 +42,8 @@ from store.store import Store
 MAX_VALUES = 10_000
 
 _MAX_SLUG = 40
+# in the name of an output they are told by their own names
+_GIVEN_FILES = ("image.path", "last_image.path", "video.path")
 _RANGE = re.compile(
     r"([+-]?\d{1,20}(?:\.\d{1,9})?)\.\.([+-]?\d{1,20}(?:\.\d{1,9})?)"
     r"(?:\.\.([+-]?\d{1,20}(?:\.\d{1,9})?))?"
@@ -57,11 +61,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One run of a sweep. values: what it has for each varied key, in the order of the axes."""
+    """One run of a sweep. values: what it has for each varied key, in the order of the axes. notes: what there is to
+    say of the pictures and the clip that it begins from."""
 
     values: Mapping[str, object]
     spec: RunSpec
     segments: tuple[Segment, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def parse_axes(texts: Sequence[str]) -> list[Axis]:
@@ -87,13 +93,15 @@ def make_members(
     load: Callable[[Sequence[str]], RunSpec],
     check: Callable[[RunSpec], object],
     *,
+    look: Callable[[RunSpec], Settled] = Settled,
     from_step: int | None = None,
     stop_at: int | None = None,
 ) -> list[Member]:
     """The runs of the product, each checked as `engine.client.submit` would check it.
 
     load: overrides -> the run that the preset makes with them. check: refuses a run whose components cannot be met,
-    as `engine.client.check` does; asked once for runs that have the same. from_step: the varied values hold
+    as `engine.client.check` does; asked once for runs that have the same. look: at what a run begins from, as
+    `engine.client.settled`. from_step: the varied values hold
     from that step on, except those that the noise depends on. stop_at: how many steps each run is
     to do. Raises PresetError, ComponentError or CheckpointError; two equal runs are an error.
     """
@@ -106,26 +114,31 @@ def make_members(
     checked: set[bytes] = set()
     scan = functools.cache(scan_places)  # the model folders are looked through once for all
     seen: dict[bytes, str] = {}
-    prefixes: dict[tuple[str, ...], bytes] = {}
+    prefixes: dict[tuple[str, ...], RunSpec] = {}
     found = []
     for texts in itertools.product(*(axis.values for axis in ordered)):
         chosen = {axis.key: text for axis, text in zip(ordered, texts, strict=True)}
         named = ", ".join(f"{axis.key}={chosen[axis.key]}" for axis in axes)
-        spec = settle(load([f"{key}={text}" for key, text in chosen.items()]), scan)
+        loaded = settle(load([f"{key}={text}" for key, text in chosen.items()]), scan)
         segments: tuple[Segment, ...] = ()
         if from_step is not None:
             root = tuple(f"{key}={text}" for key, text in chosen.items() if reach(key) == "noise")
             if root not in prefixes:
-                prefixes[root] = encode_spec(settle(load(root), scan))
-            segments = (Segment(from_step, prefixes[root]),)
+                prefixes[root] = look(settle(load(root), scan)).spec
+            before = prefixes[root]
+            segments = (Segment(from_step, encode_spec(before)),)
+            # what another picture would make of its size comes too late
+            loaded = msgspec.structs.replace(loaded, width=before.width, height=before.height)
+        looked_at = look(loaded)
+        spec = looked_at.spec
         _check_steps(spec, segments, stop_at)
         encoded = encode_spec(spec)
         if encoded in seen:
             raise PresetError(f"{named} is the same run as {seen[encoded]}; give each value once")
         seen[encoded] = named
         _check_once(spec, check, checked)
-        values = {axis.key: to_plain(_value(spec, axis.key)) for axis in axes}
-        found.append(Member(values, spec, segments))
+        values = {axis.key: to_plain(_value(loaded, axis.key)) for axis in axes}
+        found.append(Member(values, spec, segments, looked_at.notes))
     return found
 
 
@@ -152,7 +165,7 @@ def with_outputs(members: Sequence[Member], pattern: str) -> list[Member]:
         taken.add(path)
         output = msgspec.structs.replace(member.spec.output, path=path)
         spec = validate(msgspec.structs.replace(member.spec, output=output))
-        found.append(Member(member.values, spec, member.segments))
+        found.append(replace(member, spec=spec))
     return found
 
 
@@ -294,7 +307,8 @@ def _filled(pattern: str, member: Member, number: str) -> str:
                 "run, such as {seed} and {guidance.scale}",
                 key="output.path",
             )
-        return _slug(_value(member.spec, key))
+        value = _value(member.spec, key)
+        return _slug(PurePath(value).stem if key in _GIVEN_FILES else value)
 
     return _PLACE.sub(fill, pattern)
 

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -25,25 +25,30 @@ from engine.errors import EngineError
 from engine.models.seams import At
 from engine.process.version import installed_version
 from engine.remote.contract import (
+    CONDITIONS,
     CONTRACT,
     ENVIRONMENT,
     EXPECTS,
     JSON,
     MAX_CONDITIONS,
+    MAX_IMAGE_TOKENS,
     MAX_JSON_BYTES,
+    MAX_PICTURES,
     MAX_TOKENS,
     OPERATIONS,
     SMALL,
     TENSORS,
+    Condition,
     Denoise,
     Fingerprint,
     Health,
     Progress,
     Prompt,
     Refusal,
+    condition_shape,
     one_line,
 )
-from engine.remote.wire import BadBody, Body, Reader, encoded, expect
+from engine.remote.wire import BadBody, Body, Reader, encoded, expect, metadata_of
 from engine.serve.guard import Guard
 from engine.serve.incoming import CHUNK_SECONDS, Incoming, Slow
 from engine.serve.metrics import Metrics
@@ -55,6 +60,7 @@ _POLL_SECONDS = 0.1
 # Of a streamed answer: parts that wait for whoever asked to take them.
 _PARTS_AHEAD = 2
 _FLOATS = ("F32", "F16", "BF16")
+_MOST_ROWS = {"text": MAX_TOKENS, "image": MAX_IMAGE_TOKENS}
 
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -85,8 +91,8 @@ class Server:
         self.metrics = Metrics()
         self._max_body_bytes = max_body_bytes
         self._chunk_seconds = chunk_seconds
-        # conditions that were sent, the least recently used first
-        self._conditions: OrderedDict[str, Tensor] = OrderedDict()
+        # conditions that were sent, with their names, the least recently used first
+        self._conditions: OrderedDict[str, tuple[str, Tensor]] = OrderedDict()
 
     def app(self) -> Starlette:
         """The ASGI app: the operations whose component is served."""
@@ -135,13 +141,17 @@ class Server:
 
     async def _condition(self, request: Request, incoming: Incoming) -> Response:
         served = self._expected(request, "denoiser")
-        width = served.about.facts["text_dim"]
+        facts = served.about.facts
 
         def check(header: Header) -> None:
-            expect(header, {"condition": (_FLOATS, (None, width))})
+            name = metadata_of(header, Condition).name
+            takes = [each for each in CONDITIONS if each in facts.get("takes", ["text"])]
+            if name not in takes:
+                raise BadBody(f"it takes no condition {name!r}, expected {' or '.join(takes)}")
+            expect(header, {"condition": (_FLOATS, condition_shape(name, facts))})
             num_rows = header.tensors["condition"].shape[0]
-            if num_rows > MAX_TOKENS:
-                raise BadBody(f"condition has {num_rows} rows, expected at most {MAX_TOKENS}")
+            if num_rows > (most := _MOST_ROWS.get(name, num_rows)):
+                raise BadBody(f"condition has {num_rows} rows, expected at most {most}")
 
         digest = hashlib.sha256()
 
@@ -157,11 +167,34 @@ class Server:
             raise Refused(
                 400, f"the body has the digest {digest.hexdigest()}, not that of its path"
             )
-        self._conditions[digest.hexdigest()] = condition
+        self._conditions[digest.hexdigest()] = body.metadata(Condition).name, condition
         self._conditions.move_to_end(digest.hexdigest())
-        while len(self._conditions) > MAX_CONDITIONS:
+        while len(self._conditions) > MAX_CONDITIONS or self._are_large():
             self._conditions.popitem(last=False)
         return Response(status_code=204)
+
+    def _are_large(self) -> bool:
+        """Whether conditions take more than those of one request may: a body's worth, and what is beside it."""
+        taken = sum(condition.nbytes for _, condition in self._conditions.values())
+        return taken > 2 * self._max_body_bytes
+
+    async def _encode_image(self, request: Request, incoming: Incoming) -> Response:
+        served = self._expected(request, "image_encoder")
+
+        def check(header: Header) -> None:
+            count = len(header.tensors)
+            if not 1 <= count <= MAX_PICTURES:
+                raise BadBody(f"the body has {count} pictures, expected 1 to {MAX_PICTURES}")
+            names = [f"picture.{index}" for index in range(count)]
+            expect(header, dict.fromkeys(names, (("F32",), (3, None, None))))
+
+        def tokens(component: Any) -> dict[str, Tensor]:
+            pictures = [_finite(body, f"picture.{index}") for index in range(len(body.tensors))]
+            return {"tokens": component.encode(pictures)}
+
+        with served.place():
+            body = await self._tensors(request, incoming, check)
+            return await self._answer(request, served, tokens)
 
     async def _encode_text(self, request: Request, incoming: Incoming) -> Response:
         served = self._expected(request, "text_encoder")
@@ -186,7 +219,7 @@ class Server:
         with served.place():
             body = await self._tensors(request, incoming, check)
             asked = body.metadata(Denoise)
-            branches = self._branches(asked, served)
+            branches = self._branches(asked, served, body.header.tensors["x"].shape[2:])
             ats = [
                 At(
                     call.step,
@@ -334,7 +367,10 @@ class Server:
         headers = {ENVIRONMENT: where, "Content-Length": str(num_bytes)}
         return StreamingResponse(pieces(), media_type=TENSORS, headers=headers)
 
-    def _branches(self, asked: Denoise, served: Served) -> dict[str, dict[str, Tensor]]:
+    def _branches(
+        self, asked: Denoise, served: Served, size: Sequence[int]
+    ) -> dict[str, dict[str, Tensor]]:
+        """size: frames, rows and columns of the noisy latents."""
         wanted = {digest for named in asked.branches.values() for digest in named.values()}
         missing = tuple(sorted(wanted - self._conditions.keys()))
         if missing:
@@ -349,14 +385,23 @@ class Server:
         takes = served.about.facts.get("takes", ["text"])
         for digest in sorted(wanted):
             self._conditions.move_to_end(digest)
-        branches = {
-            branch: {name: self._conditions[digest] for name, digest in named.items()}
-            for branch, named in asked.branches.items()
+        for branch, given in asked.branches.items():
+            if given.keys() != set(takes):
+                raise Refused(400, f"{branch} has the conditions {sorted(given)}, expected {takes}")
+            for name, digest in given.items():
+                sent_as, condition = self._conditions[digest]
+                if sent_as != name:
+                    raise Refused(400, f"the condition {name} of {branch} was sent as {sent_as}")
+                if name == "latents" and condition.shape[1:] != tuple(size):
+                    raise Refused(
+                        400,
+                        f"the condition latents of {branch} is {list(condition.shape[1:])} large, expected "
+                        f"{list(size)}, as x is",
+                    )
+        return {
+            branch: {name: self._conditions[digest][1] for name, digest in given.items()}
+            for branch, given in asked.branches.items()
         }
-        for branch, named in branches.items():
-            if named.keys() != set(takes):
-                raise Refused(400, f"{branch} has the conditions {sorted(named)}, expected {takes}")
-        return branches
 
     async def _struct(self, request: Request, incoming: Incoming, struct: type[S]) -> S:
         _check_type(request, JSON)

@@ -57,7 +57,7 @@ class Served:
     @property
     def told(self) -> Told:
         # whatever it is called here, fp32 is what leaves a VAE and a denoiser
-        dtype: Any = _DTYPES[self.part.dtype] if self.kind == "text_encoder" else "F32"
+        dtype: Any = _DTYPES[self.part.dtype] if self.kind.endswith("_encoder") else "F32"
         identity, facts = dict(self.about.identity), dict(self.about.facts)
         return Told(identity=identity, facts=facts, dtype=dtype, digest=digest_of(identity, facts))
 

@@ -39,13 +39,14 @@ class Compared:
     key: dotted, with a place where that is in a list; "rating" for the rating. comparison: one of COMPARISONS. value:
     a number or a truth value; a text fits with "=" only, in capitals or not, and `*` in it stands for anything. A
     setting that is a list fits where one of its items does. fits_absent: whether a spec fits that does not have the
-    key, as from before there was such a setting.
+    key, as from before there was such a setting. is_file: it is a path, which the name of the file fits too.
     """
 
     key: str
     comparison: str
     value: bool | int | float | str
     fits_absent: bool = False
+    is_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)

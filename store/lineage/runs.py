@@ -209,6 +209,9 @@ def _condition(wanted: Compared) -> tuple[str, tuple[object, ...]]:
             pattern = re.sub(r"[\[\]?]", lambda found: f"[{found[0]}]", value.casefold())
             fits = "type='text' AND casefold(CAST(atom AS BLOB)) GLOB ?"
             values = (pattern,)
+            if wanted.is_file:
+                fits = f"({fits} OR {fits})"
+                values = (pattern, f"*/{pattern}")
         case int() if wanted.comparison == "=" and abs(value) > MAX_INTEGER:
             # as JSON has it: SQLite reads an integer of more than 63 bits as the nearest float
             return f"({spec}) -> ?=?", (path, str(value))

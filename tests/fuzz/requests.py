@@ -17,13 +17,21 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from engine.remote import wire
-from engine.remote.contract import EXPECTS, JSON, TENSORS, Call, Denoise
+from engine.remote.contract import EXPECTS, JSON, TENSORS, Call, Condition, Denoise
 from engine.remote.wire import encoded
 from engine.serve.app import Server
 from engine.serve.connection import Connection
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
-from tests.toy_server import CHANNELS, TEXT_DIM, Toys, served_toys
+from tests.toy_server import (
+    CHANNELS,
+    GIVEN_CHANNELS,
+    IMAGE_DIM,
+    IMAGE_TOKENS,
+    TEXT_DIM,
+    Toys,
+    served_toys,
+)
 
 MAX_BODY = 1 << 20
 # In real time: what of a body does not come is waited for so long.
@@ -61,7 +69,8 @@ def make(folder: Path) -> Callable[[Random, Path], str]:
 
 
 def guarded(token: str) -> tuple[Server, Any]:
-    server = Server(served_toys(Toys()), max_body_bytes=MAX_BODY, chunk_seconds=CHUNK_SECONDS)
+    served = served_toys(Toys(), of_pictures=True)
+    server = Server(served, max_body_bytes=MAX_BODY, chunk_seconds=CHUNK_SECONDS)
     return server, server.guarded(token, "127.0.0.1")
 
 
@@ -80,10 +89,17 @@ def limit_memory(most: int) -> None:
 def requests(server: Server) -> list[tuple[str, str, str, bytes]]:
     """Good ones: method, path, kind and body."""
     x = torch.linspace(-1, 1, CHANNELS * 2 * 4 * 4).reshape(1, CHANNELS, 2, 4, 4)
-    condition = b"".join(encoded({"condition": torch.ones(3, TEXT_DIM)}))
-    digest = _digest(condition)
+    shapes = {
+        "text": (3, TEXT_DIM), "image": (IMAGE_TOKENS, IMAGE_DIM), "latents": (GIVEN_CHANNELS, 2, 4, 4)
+    }  # fmt: skip
+    conditions = [
+        b"".join(encoded({"condition": torch.ones(shape)}, Condition(name=name)))
+        for name, shape in shapes.items()
+    ]
+    digests = dict(zip(shapes, map(_digest, conditions), strict=True))
+    pictures = {"picture.0": torch.zeros(3, 5, 4), "picture.1": torch.ones(3, 4, 7)}
     wanted = Denoise(
-        branches={"positive": {"text": digest}, "negative": {"text": digest}},
+        branches={"positive": digests, "negative": digests},
         calls=[
             Call(step=1, total=4, sigma=0.5, branch="positive"),
             Call(step=1, total=4, sigma=0.5, branch="negative", window=[0, 1]),
@@ -91,8 +107,9 @@ def requests(server: Server) -> list[tuple[str, str, str, bytes]]:
     )
     prompt = json.dumps({"prompt": "a red circle"}).encode()
     return [
-        ("PUT", f"/conditions/{digest}", "denoiser", condition),
+        *(("PUT", f"/conditions/{_digest(each)}", "denoiser", each) for each in conditions),
         ("POST", "/encode-text", "text_encoder", prompt),
+        ("POST", "/encode-image", "image_encoder", b"".join(encoded(pictures))),
         ("POST", "/denoise", "denoiser", b"".join(encoded({"x": x, "timestep": torch.tensor([9])}, wanted))),
         ("POST", "/vae/encode", "vae", b"".join(encoded({"video": torch.zeros(1, 3, 5, 8, 8)}))),
         ("POST", "/vae/decode", "vae", b"".join(encoded({"latents": x}))),

@@ -20,7 +20,7 @@ from engine.errors import ComponentError
 from engine.models.seams import At
 from engine.remote import client as client_module
 from engine.remote.contract import MAX_BODY_BYTES
-from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index
 from tests.fuzz import mutating
 from tests.fuzz.requests import guarded, limit_memory, requests
@@ -57,7 +57,7 @@ def make(folder: Path) -> Callable[[Random, Path], str]:
         spoiled.random = random
         remote._recent.clear()
         try:
-            random.choice((_text, _denoise, _encode, _decode))(index)
+            random.choice((_text, _image, _denoise, _encode, _decode))(index)
         except ComponentError as error:
             return str(error)
         return ""
@@ -79,7 +79,8 @@ async def _good() -> dict[str, list[Recorded]]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
         asked = requests(server)
-        for method, path, kind, body in [asked[2], *asked]:
+        denoise = next(each for each in asked if each[1] == "/denoise")
+        for method, path, kind, body in [denoise, *asked]:
             headers = {
                 "X-Modiff-Expects": server.served[kind].told.digest,
                 "Content-Type": "application/json" if kind == "text_encoder" else "application/octet-stream",
@@ -170,10 +171,21 @@ def _text(index: Index) -> None:
         raise Fault(f"states of shape {tuple(states.shape)}")
 
 
+def _image(index: Index) -> None:
+    encoder = _loaded(remote.image_encoder, ImageEncoderSpec(**_OPTIONS), index)
+    tokens = encoder.encode([torch.zeros(3, 5, 4), torch.ones(3, 4, 7)])
+    _good_numbers(tokens, encoder.environment)
+    facts = encoder.told.facts
+    if tokens.shape != (2 * facts["image_tokens"], facts["image_dim"]):
+        raise Fault(f"tokens of shape {tuple(tokens.shape)}")
+
+
 def _denoise(index: Index) -> None:
     denoiser = _loaded(remote.denoiser, DenoiserSpec(**_OPTIONS), index)
-    text = torch.ones(3, 8)
-    with denoiser.begin({"positive": {"text": text}, "negative": {"text": text}}) as predict:
+    given = {
+        "text": torch.ones(3, 8), "image": torch.ones(2, 6), "latents": torch.ones(5, 2, 4, 4)
+    }  # fmt: skip
+    with denoiser.begin({"positive": given, "negative": given}) as predict:
         found = predict(_X, torch.tensor([9]), [At(1, 4, 0.5, "positive"), At(1, 4, 0.5, "negative")])  # fmt: skip
     for velocity in found:
         _good_numbers(velocity, denoiser.environment)

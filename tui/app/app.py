@@ -84,7 +84,6 @@ def _make_screen(mode: str) -> Screen[Any]:
 def _continued(store: Store, run_id: str) -> tuple[RunSpec, str]:
     """What begins with the last frame of a run, and its preset. Raises UnknownRun, EngineError, PresetError."""
     from engine.inputs.last_frame import last_frame
-
     from presets.encoding import decode_spec
     from tui.describe.given import continued
 

@@ -40,13 +40,15 @@ _WORTH_TELLING_SECONDS = 0.1
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a command follows. again: how to go on with a run that its engine left unfinished,
-    `modiff resume` where empty. notify: call whoever looks elsewhere at the end."""
+    `modiff resume` where empty. notify: call whoever looks elsewhere at the end. notes: what was said of what the run
+    begins from."""
 
     detach: bool = False
     quiet: bool = False
     as_json: bool = False
     again: str = ""
     notify: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,12 @@ def follow_queued(
     record = store.run(run_id)
     if manner.detach:
         if manner.as_json:
-            told = {"run": run_id, "status": record.status, "output": record.output}
-            print_json(told | {"seconds": 0.0, "stages": []})
+            queued = {"run": run_id, "status": record.status, "output": record.output}
+            print_json(queued | {"seconds": 0.0, "stages": []} | _noted(manner))
         else:
             click.echo(run_id)
         return 0
-    told = result(record, _stages(watched.state), watched.cancel_asked)
+    told = result(record, _stages(watched.state), watched.cancel_asked) | _noted(manner)
     if followed.ended_by:
         if manner.as_json:
             tell_leaving(lambda: print_json(told))
@@ -142,6 +144,10 @@ def follow_queued(
     if manner.notify:
         call(end_line(record))
     return exit_code(record, watched.cancel_asked)
+
+
+def _noted(manner: Manner) -> dict[str, Any]:
+    return {"notes": list(manner.notes)} if manner.notes else {}
 
 
 def tell_leaving(tell: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from presets.spec import MAX_PROMPT_BYTES
+from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,12 @@ def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
 def warn(lines: Iterable[str]) -> None:
     for line in dict.fromkeys(lines):
         click.echo(f"warning: {line}", err=True)
+
+
+def tell(lines: Iterable[str], *, quiet: bool) -> None:
+    """What is said of what a run begins from, on stderr."""
+    for line in lines if not quiet else ():
+        click.echo(printable(line), err=True)
 
 
 def _text_of(path: str) -> str:

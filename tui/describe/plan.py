@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with
-from engine.tasks.stages import DECODE, EXPAND, LOAD, told
+from engine.tasks.stages import DECODE, ENCODE, EXPAND, IMAGE_ENCODE, LOAD, READ, told
+from tui.describe.inputs import file_name, inputs_of, looked_at
 from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.components.needed import Needed
-    from engine.plan import Plan
+    from engine.plan import Plan, State
     from engine.runs.estimates import Experience
     from presets.spec import RunSpec
     from store.lineage.records import Segment
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Row:
     """A part of a plan. state: stored, compute, skip where nothing needs it, or warm for what is in the engine's
     memory. first, last: the steps that it is about, from 1, or None. seconds: None where nothing is known; bytes: to
-    be stored."""
+    be stored. about: what is done with pictures and clips, "" for the rest."""
 
     stage: str
     first: int | None
@@ -32,13 +33,15 @@ class Row:
     state: str
     seconds: float | None
     bytes: int
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A plan in rows. stored_steps of total_steps need not be computed; needs: components to load. seconds: None
     unless all of it is known; memory_bytes, device_bytes: the most that like runs took, None where there is none.
-    warnings: what is said of the prompts, a line each; notes: what is sent elsewhere. missing: where models of it are
+    warnings: what is said of the prompts, a line each; notes: what is sent elsewhere, and what there is to say of the
+    pictures and the clip that it begins from. missing: where models of it are
     not here, every model of the run; then the plan is an estimate from what is published, and weights: kind -> the
     bytes of its weights in memory."""
 
@@ -73,6 +76,7 @@ def planned(
     from tui.describe.prompt_warnings import prompt_warnings
 
     check_output(store, spec)
+    spec, given = looked_at(store, spec)
     missing: tuple[Needed, ...] = ()
     weights: dict[str, int] = {}
     try:
@@ -93,7 +97,7 @@ def planned(
         memory_bytes=past.memory_bytes,
         device_bytes=past.device_bytes,
         warnings=(*prompt_warnings(spec), *absences(made.parts)),
-        notes=tuple(expansion_notes(spec)) if made.state(EXPAND.name) == "compute" else (),
+        notes=(*given, *(expansion_notes(spec) if made.state(EXPAND.name) == "compute" else ())),
         missing=missing,
         weights=weights,
     )
@@ -123,8 +127,33 @@ def _rows(plan: Plan, spec: RunSpec, past: Experience, *, is_warm: bool) -> list
             rows += _step_rows(title, plan, spec, past)
         else:
             num_bytes = round(past.video_bytes or 0) if title == DECODE.name else 0
-            rows.append(_row(title, plan.state(title), past.seconds.get(title), num_bytes))
+            row = _row(title, _state(plan, title), past.seconds.get(title), num_bytes)
+            rows.append(replace(row, about=_about(title, spec)))
     return rows
+
+
+def _state(plan: Plan, title: str) -> State:
+    """Of a stage; mixing noise into a clip that is encoded already is no work to speak of."""
+    state = plan.state(title)
+    nodes = plan.nodes(title)
+    if title == ENCODE.name and state == "compute":
+        computed = [node for node in nodes if plan.states[node] == "compute"]
+        return state if any(node.stage.component for node in computed) else "stored"
+    return state
+
+
+def _about(stage: str, spec: RunSpec) -> str:
+    """What a stage does with what a run begins from: `cat.png, for the denoiser to look at`."""
+    files = {name: file_name(path) for name, path in inputs_of(spec).items()}
+    pictures = " and ".join(file for name, file in files.items() if name != "video")
+    if stage == READ.name:
+        return pictures
+    if stage == IMAGE_ENCODE.name:
+        return f"{pictures}, as the image encoder sees it"
+    if stage == ENCODE.name:
+        frames = f"{pictures} as given frames" if pictures else ""
+        return " and ".join(filter(None, (frames, files.get("video")))) + ", into latents"
+    return ""
 
 
 def _step_rows(stage: str, plan: Plan, spec: RunSpec, past: Experience) -> list[Row]:

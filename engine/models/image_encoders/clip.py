@@ -17,6 +17,8 @@ from engine.models.image_encoders.config import HEAD_DIM, CLIPConfig
 
 EPS = 1e-5
 MEAN = (0.48145466, 0.4578275, 0.40821073)
+# of a picture that is cropped, to its shorter side
+_LONGEST = 16
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -94,13 +96,21 @@ def looked_at(picture: Tensor, side: int, fit: str = "stretch") -> Tensor:
     """
     batch = picture[None].float()
     if fit == "crop":
+        # what is far from the middle of a very long picture would be enlarged for nothing
+        most = _LONGEST * min(batch.shape[2:])
+        batch = _middle(batch, most, most)
         height, width = batch.shape[2:]
         scale = side / min(height, width)
         size = (max(side, round(height * scale)), max(side, round(width * scale)))
         batch = F.interpolate(batch, size, mode="bicubic", align_corners=False, antialias=True)
-        top, left = (size[0] - side) // 2, (size[1] - side) // 2
-        batch = batch[:, :, top : top + side, left : left + side]
+        batch = _middle(batch, side, side)
     else:
         batch = F.interpolate(batch, (side, side), mode="bicubic", align_corners=False)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return ((batch * 0.5 + 0.5 - mean) / std)[0]
+
+
+def _middle(batch: Tensor, height: int, width: int) -> Tensor:
+    """The middle of pictures [B,3,H,W], at most so large."""
+    top, left = max(0, batch.shape[2] - height) // 2, max(0, batch.shape[3] - width) // 2
+    return batch[:, :, top : top + height, left : left + width]

@@ -274,7 +274,7 @@ def test_a_run_with_a_picture_has_an_image_encoder(task: str, model: str) -> Non
     spec = with_pictures(task, f"components.denoiser.checkpoint=wan2.1-{model}")
     assert list(chosen(spec)) == ["text_encoder", "image_encoder", "denoiser", "vae"]
     about = checked_before_it_is_here(spec)
-    assert about["image_encoder"].facts == {"image_dim": 1280}
+    assert about["image_encoder"].facts == {"image_dim": 1280, "image_tokens": 257}
     assert about["denoiser"].facts["takes"] == ["text", "image", "latents"]
     kinds = [part.kind for part in needed(spec, [])]
     assert kinds == ["text_encoder", "tokenizer", "image_encoder", "denoiser", "vae"]

@@ -160,7 +160,7 @@ def test_its_tokens_are_those_of_transformers(
     spec = ImageEncoderSpec(checkpoint=str(tmp_path), device="cpu", dtype="fp32")
     with open_index(tmp_path / "store") as index:
         about = clip.describe(spec, index)
-    assert about.facts == {"image_dim": WIDTH}
+    assert about.facts == {"image_dim": WIDTH, "image_tokens": 17}
     pictures = [torch.rand(3, 20, 31) * 2 - 1, torch.rand(3, SIDE, SIDE) * 2 - 1]
     found = clip.use(clip.load(spec, about), spec).encode(pictures)
     with torch.no_grad():
@@ -242,6 +242,15 @@ def test_the_middle_of_a_picture_is_what_transformers_crops(size: tuple[int, int
     difference = (looked_at(picture, 224, "crop") - wanted).abs()
     assert float(difference.mean()) < 0.02
     assert float(difference.max()) < 0.2
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 2)])
+def test_of_a_very_long_picture_the_middle_alone_is_enlarged(size: tuple[int, int]) -> None:
+    """Whole, it would be 70 GB."""
+    picture = torch.full((3, *size), -1.0)
+    rows, columns = (length // 2 for length in size)
+    picture[:, max(0, rows - 9) : rows + 9, max(0, columns - 9) : columns + 9] = 1.0
+    assert float(looked_at(picture, 224, "crop").min()) > 1.0
 
 
 def test_the_published_sizes_look_at_224_pixels() -> None:

@@ -19,8 +19,10 @@ from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library import (
     MAX_FILE_BYTES,
+    dump_preset,
     list_presets,
     load_preset,
+    override,
     preset_path,
     read_preset_text,
     save_preset,
@@ -583,3 +585,34 @@ def test_a_file_that_another_program_changed_is_not_replaced():
     path.unlink()
     write_preset_text(path, read, expected="what it held")  # nobody's changes are lost
     assert read_preset_text(path) == read
+
+
+# what a run begins from
+
+
+def test_what_was_found_out_of_a_file_is_in_no_preset(user_presets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").touch()
+    base = load_preset("micro")
+    clip = replace(base.video, path="clip.mp4", digest=f"sha256:{'0' * 64}")
+    spec = replace(base, video=clip)
+    for extends in ("", "micro"):
+        path = save_preset("mine", spec, extends=extends, overwrite=True)
+        assert "digest" not in path.read_text()
+        assert load_preset("mine").video.path == str(tmp_path / "clip.mp4")
+    assert "digest" not in dump_preset(spec)
+
+
+def test_a_path_of_nothing_here_is_saved_as_it_is(user_presets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_preset("mine", load_preset("micro", ["video.path=gone.mp4"]), extends="micro")
+    assert load_preset("mine").video.path == "gone.mp4"
+
+
+def test_other_frames_are_counted_anew():
+    base = load_preset("micro", ["video.path=clip.mp4"])
+    known = replace(base.video, digest=f"sha256:{'0' * 64}")
+    spec = replace(base, video=known)
+    assert override(spec, ["seed=3"]).video.digest == known.digest
+    assert override(spec, ["frames=9"]).video.digest == ""
+    assert override(spec, ["video.path=clip.mp4"]).video.digest == ""

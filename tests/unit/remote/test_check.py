@@ -15,7 +15,7 @@ from engine.remote import check as check_module
 from engine.remote.check import check
 from engine.serve.app import Server
 from store.blobs.tensors import decode_tensors, encode_tensors
-from tests.toy_server import TEXT_DIM, Toys, answering, served_toys
+from tests.toy_server import CHANNELS, TEXT_DIM, Toys, answering, served_toys
 from tui.cli.main import main
 
 App = Callable[..., Any]
@@ -23,9 +23,12 @@ MAX_BODY = 1 << 20
 
 
 @contextmanager
-def answered_by(wrap: Callable[[App], App], toys: Toys | None = None, token: str = ""):
+def answered_by(
+    wrap: Callable[[App], App], toys: Toys | None = None, token: str = "", of_pictures: bool = True
+):
     """The address of a good server of toys behind something that spoils what it says."""
-    server = Server(served_toys(toys or Toys()), max_body_bytes=MAX_BODY)
+    served = served_toys(toys or Toys(), of_pictures=of_pictures)
+    server = Server(served, max_body_bytes=MAX_BODY)
     good = server.guarded
     server.guarded = lambda token, host: wrap(good(token, host))
     with answering(server, token=token) as url:
@@ -111,10 +114,11 @@ def as_localhost(app):
 
 def trusting(app):
     """A server that takes every request to be for what it serves."""
-    served = {k: v.told.digest for k, v in served_toys(Toys()).items()}
+    served = {k: v.told.digest for k, v in served_toys(Toys(), of_pictures=True).items()}
 
     async def blind(scope, receive, send):
-        kinds = {"/encode-text": "text_encoder", "/vae/encode": "vae", "/vae/decode": "vae"}
+        kinds = {"/encode-text": "text_encoder", "/encode-image": "image_encoder"}
+        kinds |= {"/vae/encode": "vae", "/vae/decode": "vae"}
         digest = served[kinds.get(scope["path"], "denoiser")].encode()
         headers = [pair for pair in scope["headers"] if pair[0] != b"x-modiff-expects"]
         headers = [*headers, (b"x-modiff-expects", digest)]
@@ -181,6 +185,13 @@ def cut_short(path, status, headers, body):
     return (status, headers, body[:-4]) if path == "/encode-text" and status == 200 else None
 
 
+def taking_all(path, status, headers, body):
+    was_refused = path == "/denoise" and status == 400 and b"the condition " in body
+    headers = [(b"content-type", b"application/octet-stream")]
+    velocities = encode_tensors({"velocity.0": torch.zeros(1, CHANNELS, 2, 4, 4)})
+    return (200, headers, velocities) if was_refused else None
+
+
 BROKEN: dict[str, tuple[Callable, str, str]] = {
     "another contract": (
         of_json("/fingerprint", lambda told: told.update(contract=2)),
@@ -245,6 +256,21 @@ BROKEN: dict[str, tuple[Callable, str, str]] = {
         of_tensors("/encode-text", padded),
         "text_encoder: has a row for each token, 512 at most", "one word has 512 rows",
     ),
+    "the same for every picture": (
+        of_tensors("/encode-image", lambda tensors: {"tokens": torch.ones_like(tensors["tokens"])}),
+        "image_encoder: gives the same tokens for the same picture, others for another", "the same tokens",
+    ),
+    "pictures in another order": (
+        of_tensors("/encode-image", lambda tensors: {"tokens": tensors["tokens"].roll(2, 0).clone()}),
+        "image_encoder: gives finite tokens F32 [2 a picture,6]", "not in the order of the pictures",
+    ),
+    "tokens of one picture": (
+        of_tensors("/encode-image", lambda tensors: {"tokens": tensors["tokens"][:2].clone()}),
+        "image_encoder: gives finite tokens F32 [2 a picture,6]", "tokens has shape [2, 6], expected [4, 6]",
+    ),
+    "conditions of any name": (
+        changed(taking_all), "denoiser: refuses conditions of another name or size", "answered with 200, expected 400",
+    ),
     "velocities that are not of the conditions": (
         of_tensors("/denoise", lambda tensors: dict.fromkeys(tensors, tensors["velocity.0"])),
         "denoiser: gives finite velocities F32 of the latents' shape", "other conditions make the same velocity",
@@ -263,6 +289,8 @@ def test_what_is_wrong_is_found_and_named(name, monkeypatch):
 
 
 def test_a_good_server_is_told_as_good(capsys):
+    with answered_by(lambda app: app, of_pictures=False) as url:
+        assert wrong(url) == {}
     with answered_by(lambda app: app) as url:
         assert main(["serve", "--check", url]) == 0
         out, err = capsys.readouterr()

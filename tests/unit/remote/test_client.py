@@ -14,15 +14,21 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from engine.components.remote import RemoteDenoiser, RemoteTextEncoder, RemoteVAE
+from engine.components.remote import (
+    RemoteDenoiser,
+    RemoteImageEncoder,
+    RemoteTextEncoder,
+    RemoteVAE,
+)
 from engine.errors import ComponentError
 from engine.models.seams import At
 from engine.remote import client as client_module
 from engine.remote import waiting
 from engine.remote.client import Host, Refused, Unanswered
-from engine.remote.contract import MAX_JSON_BYTES, Progress, Told, digest_of
-from engine.remote.wire import encoded
-from tests.toy_server import FACTS, TEXT_DIM
+from engine.remote.contract import MAX_JSON_BYTES, Denoise, Progress, Told, digest_of
+from engine.remote.wire import encoded, metadata_of
+from store.blobs.tensors import decode_tensors, read_header
+from tests.toy_server import FACTS, GIVEN_CHANNELS, IMAGE_DIM, IMAGE_TOKENS, TEXT_DIM
 
 URL = "http://127.0.0.1:8765"
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -157,6 +163,65 @@ def test_an_environment_is_kept_in_one_form(network):
     encoder = RemoteTextEncoder("text_encoder", Host(URL), told("text_encoder"))
     encoder.encode("a")
     assert encoder.environment == '{"device":"cpu","torch":"2.9"}'
+
+
+def test_tokens_of_pictures(network):
+    encoder = RemoteImageEncoder("image_encoder", Host(URL), told("image_encoder"))
+    pictures = [torch.rand(3, 5, 4), torch.rand(3, 2, 9).half()]
+    good = torch.ones(2 * IMAGE_TOKENS, IMAGE_DIM)
+    for tokens, why in [
+        (good, ""), (good[:2].clone(), r"tokens has shape \[2, 6\], expected \[4, 6\]"),
+        (good.half(), "has dtype F16"), (good / 0, "tokens that are not finite"),
+    ]:  # fmt: skip
+        content = states(tokens=tokens)
+        network.answer = lambda request, content=content: httpx.Response(200, content=content)
+        if why:
+            with pytest.raises(ComponentError, match=why):
+                encoder.encode(pictures)
+        else:
+            assert torch.equal(encoder.encode(pictures), good)
+    path, sent = network.asked[0]
+    assert path == "/encode-image"
+    found = decode_tensors(sent)
+    assert torch.equal(found["picture.0"], pictures[0])
+    assert torch.equal(found["picture.1"], pictures[1].float())
+
+
+def test_given_frames_that_branches_share_are_sent_once(network):
+    def answer(request: httpx.Request) -> httpx.Response:
+        _, sent = network.asked[-1]
+        if request.method == "PUT":
+            return httpx.Response(204)
+        if sum(path == "/denoise" for path, _ in network.asked) == 1:
+            header = read_header(sent[8 : 8 + int.from_bytes(sent[:8], "little")])
+            named = metadata_of(header, Denoise).branches.values()
+            digests = [digest for each in named for digest in each.values()]
+            return httpx.Response(409, json={"error": "missing", "missing": digests})
+        found = {f"velocity.{index}": torch.zeros(1, 4, 2, 4, 4) for index in range(2)}
+        return httpx.Response(200, content=states(**found))
+
+    network.answer = answer
+    given = torch.ones(GIVEN_CHANNELS, 2, 4, 4)
+    names = ("positive", "negative")
+    texts = [torch.full((2, TEXT_DIM), value) for value in (1.0, 2.0)]
+    branches = {
+        name: {"text": text, "latents": given} for name, text in zip(names, texts, strict=True)
+    }
+    denoiser = RemoteDenoiser("denoiser", Host(URL), told("denoiser"))
+    with denoiser.begin(branches) as predict:
+        predict(
+            torch.zeros(1, 4, 2, 4, 4), torch.tensor([1]), [At(0, 1, 1.0, name) for name in names]
+        )
+    puts = [
+        decode_tensors(sent)["condition"]
+        for path, sent in network.asked
+        if path.startswith("/conditions/")
+    ]
+    assert [tuple(each.shape) for each in puts] == [
+        (2, TEXT_DIM),
+        (GIVEN_CHANNELS, 2, 4, 4),
+        (2, TEXT_DIM),
+    ]
 
 
 def velocity(denoiser: RemoteDenoiser) -> torch.Tensor:

@@ -24,7 +24,7 @@ from engine.remote.hosts import (
 )
 from engine.serve.app import Server
 from engine.serve.connection import Connection
-from tests.toy_server import Toys, answering, served_toys
+from tests.toy_server import FACTS, Toys, answering, served_toys
 from tui.cli.completion import complete_host
 from tui.cli.main import main
 
@@ -209,11 +209,11 @@ def test_the_list_tells_who_answers(capsys, token):
         code, out, err = modiff(capsys, "list")
         assert (code, err) == (0, "")
         lines = {line.split()[0]: line for line in out.splitlines()}
-        assert lines["open"].endswith(" ms  idle  denoiser, text-encoder, vae")
+        assert lines["open"].endswith(" ms  idle  denoiser, image-encoder, text-encoder, vae")
         assert "this server needs its token" in lines["closed"]
         assert "does not answer" in lines["away"]
         told = {each["name"]: each for each in json.loads(modiff(capsys, "list", "--json")[1])}
-        assert told["open"]["kinds"] == ["denoiser", "text_encoder", "vae"]
+        assert told["open"]["kinds"] == ["denoiser", "image_encoder", "text_encoder", "vae"]
         assert told["open"]["seconds"] > 0
         assert [told[name]["answers"] for name in ("open", "closed", "away")] == [
             True,
@@ -222,7 +222,7 @@ def test_the_list_tells_who_answers(capsys, token):
         ]
         remove("closed")
         add("closed", closed, token_file=str(token))
-        assert Host(closed).fingerprint(60).components.keys() == {"text_encoder", "denoiser", "vae"}
+        assert Host(closed).fingerprint(60).components.keys() == {*FACTS}
 
 
 def test_a_host_by_its_name_in_a_setting(capsys):

@@ -29,9 +29,11 @@ from engine.remote.contract import (
     OPERATIONS,
     TENSORS,
     Call,
+    Condition,
     Denoise,
     Health,
     Progress,
+    condition_shape,
 )
 from engine.remote.wire import encoded
 from engine.serve import app as app_module
@@ -40,9 +42,24 @@ from engine.serve.app import Server
 from engine.serve.connection import Connection
 from engine.serve.openapi import openapi
 from store.blobs.tensors import decode_tensors
-from tests.toy_server import CHANNELS, TEXT_DIM, WAIT, Toys, answering, served_toys
+from tests.toy_server import (
+    CHANNELS,
+    GIVEN_CHANNELS,
+    IMAGE_DIM,
+    OF_PICTURES,
+    TEXT_DIM,
+    WAIT,
+    Toys,
+    answering,
+    served_toys,
+)
 
 MAX_BODY = 1 << 20
+CONDITION_SHAPES = {
+    "text": (3, TEXT_DIM),
+    "image": (2, IMAGE_DIM),
+    "latents": (GIVEN_CHANNELS, 2, 4, 4),
+}
 
 
 @dataclass
@@ -64,6 +81,13 @@ class Asked:
     def text(self, prompt: str = "a red circle") -> httpx.Response:
         return self.post("/encode-text", "text_encoder", json.dumps({"prompt": prompt}).encode())
 
+    def put(self, data: bytes) -> str:
+        """Sends a condition; its digest."""
+        digest = digest_of(data)
+        path, headers = f"/conditions/{digest}", self.headers("denoiser")
+        assert self.client.put(path, content=data, headers=headers).status_code == 204
+        return digest
+
     def raw(self, data: bytes) -> socket.socket:
         address = httpx.URL(self.url)
         connection = socket.create_connection((address.host, address.port), WAIT)
@@ -76,11 +100,16 @@ class Asked:
 
 @contextmanager
 def running(
-    *, max_waiting: int = 8, chunk_seconds: float = WAIT, token: str = "", logs: bool = False
+    *,
+    max_waiting: int = 8,
+    chunk_seconds: float = WAIT,
+    token: str = "",
+    logs: bool = False,
+    of_pictures: bool = False,
 ) -> Iterator[Asked]:
     toys = Toys()
     server = Server(
-        served_toys(toys, max_waiting=max_waiting),
+        served_toys(toys, max_waiting=max_waiting, of_pictures=of_pictures),
         max_body_bytes=MAX_BODY,
         chunk_seconds=chunk_seconds,
     )
@@ -143,9 +172,17 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def denoise(digest: str, x: Tensor | None = None, branch: str = "positive") -> bytes:
+def of_condition(name: str, shape: tuple[int, ...] | None = None) -> bytes:
+    """All of ones."""
+    return body({"condition": torch.ones(shape or CONDITION_SHAPES[name])}, Condition(name=name))
+
+
+def denoise(
+    digests: str | dict[str, str], x: Tensor | None = None, branch: str = "positive"
+) -> bytes:
+    """digests: of the conditions by name, or of the text."""
     wanted = Denoise(
-        branches={"positive": {"text": digest}},
+        branches={"positive": {"text": digests} if isinstance(digests, str) else digests},
         calls=[Call(step=0, total=2, sigma=1.0, branch=branch)],
     )
     return body({"x": latents() if x is None else x, "timestep": torch.tensor([900])}, wanted)
@@ -237,6 +274,88 @@ def test_conditions_do_not_grow_without_end(start, monkeypatch):
         )
     statuses = [asked.post("/denoise", "denoiser", denoise(d)).status_code for d in digests]
     assert statuses == [409, 200, 200]
+
+
+def test_nor_do_their_bytes(start):
+    """Two bodies' worth stays, the newest: what one request needs."""
+    asked = start(of_pictures=True)
+    digests = []
+    for value in range(3):
+        given = torch.full((GIVEN_CHANNELS, 2, 128, 200), float(value))  # 0.98 of a body
+        data = body({"condition": given}, Condition(name="latents"))
+        digests.append(asked.put(data))
+    assert list(asked.server._conditions) == digests[1:]
+
+
+def test_pictures_of_any_size(asked):
+    pictures = [torch.rand(3, 5, 9), torch.rand(3, 8, 2), torch.rand(3, 300, 200)]
+    data = body({f"picture.{index}": each for index, each in enumerate(pictures)})
+    answer = asked.post("/encode-image", "image_encoder", data)
+    assert answer.status_code == 200
+    assert torch.equal(decode_tensors(answer.content)["tokens"], asked.toys.tokens(pictures))
+
+
+def test_each_condition_of_a_run_with_pictures(start):
+    asked = start(of_pictures=True)
+    digests = {name: asked.put(of_condition(name)) for name in CONDITION_SHAPES}
+    answer = asked.post("/denoise", "denoiser", denoise(digests))
+    assert answer.status_code == 200
+    velocity = decode_tensors(answer.content)["velocity.0"]
+    assert torch.allclose(velocity, (1 + 3) * latents() + 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "told"),
+    [
+        ("image", (2, IMAGE_DIM + 1), f"expected [any, {IMAGE_DIM}]"),
+        ("image", (4097, IMAGE_DIM), "condition has 4097 rows, expected at most 4096"),
+        ("latents", (GIVEN_CHANNELS + 1, 2, 4, 4), f"expected [{GIVEN_CHANNELS}, any, any, any]"),
+        ("latents", (1, GIVEN_CHANNELS, 2, 4, 4), f"expected [{GIVEN_CHANNELS}, any, any, any]"),
+        ("pose", (2, TEXT_DIM), "it takes no condition 'pose', expected text or image or latents"),
+    ],
+)
+def test_conditions_that_the_model_does_not_take(start, name, shape, told):
+    asked = start(of_pictures=True)
+    data = body({"condition": torch.ones(shape)}, Condition(name=name))
+    response = asked.client.put(
+        f"/conditions/{digest_of(data)}", content=data, headers=asked.headers("denoiser")
+    )
+    assert response.status_code == 400
+    assert told in refusal(response)
+
+
+def test_a_pair_of_pictures_has_twice_the_tokens_of_one():
+    facts = {**OF_PICTURES, "image_tokens": 7}
+    assert condition_shape("image", facts) == (7, IMAGE_DIM)
+    assert condition_shape("image", {**facts, "model_type": "flf2v"}) == (14, IMAGE_DIM)
+
+
+def test_conditions_are_used_for_what_they_were_sent_as(start):
+    asked = start(of_pictures=True)
+    digests = {name: asked.put(of_condition(name)) for name in CONDITION_SHAPES}
+    larger = asked.put(of_condition("latents", (GIVEN_CHANNELS, 2, 4, 8)))
+    for wrong, told in [
+        ({"image": digests["text"]}, "the condition image of positive was sent as text"),
+        ({"text": digests["latents"]}, "the condition text of positive was sent as latents"),
+        ({"latents": larger}, "the condition latents of positive is [2, 4, 8] large, expected [2, 4, 4], as x is"),
+    ]:  # fmt: skip
+        response = asked.post("/denoise", "denoiser", denoise(digests | wrong))
+        assert (response.status_code, refusal(response)) == (400, told)
+    few = asked.post("/denoise", "denoiser", denoise(digests["text"]))
+    assert refusal(few) == (
+        "positive has the conditions ['text'], expected ['text', 'image', 'latents']"
+    )
+
+
+def test_a_model_of_text_alone_takes_no_other_condition(asked):
+    data = of_condition("latents")
+    response = asked.client.put(
+        f"/conditions/{digest_of(data)}", content=data, headers=asked.headers("denoiser")
+    )
+    assert (response.status_code, refusal(response)) == (
+        400,
+        "it takes no condition 'latents', expected text",
+    )
 
 
 def test_a_video_to_latents_and_back(asked):
@@ -432,6 +551,13 @@ def test_a_body_that_is_none(asked, name):
         ("/denoise", "denoiser", denoise("0" * 64)[:-8], "header tells of"),
         ("/denoise", "denoiser", body({"x": latents(), "timestep": torch.tensor([1])}), "missing required field"),
         ("/denoise", "denoiser", body({"x": latents(), "timestep": torch.tensor([1, 2])}), "timestep has shape"),
+        ("/encode-image", "image_encoder", body({}), "the body has 0 pictures, expected 1 to 8"),
+        ("/encode-image", "image_encoder", body({f"picture.{i}": torch.zeros(3, 1, 1) for i in range(9)}), "9 pic"),
+        ("/encode-image", "image_encoder", body({"picture.1": torch.zeros(3, 4, 4)}), "expected picture.0"),
+        ("/encode-image", "image_encoder", body({"picture.0": torch.zeros(4, 4, 4)}), "expected [3, any, any]"),
+        ("/encode-image", "image_encoder", body({"picture.0": torch.zeros(3, 0, 4)}), "expected [3, any, any]"),
+        ("/encode-image", "image_encoder", body({"picture.0": torch.zeros(3, 4, 4).half()}), "expected F32"),
+        ("/encode-image", "image_encoder", body({"picture.0": torch.ones(3, 4, 4) / 0}), "not finite"),
         ("/vae/encode", "vae", body({"video": torch.zeros(1, 3, 4, 8, 8)}), "video has 4 frames of 8 x 8"),
         ("/vae/encode", "vae", body({"video": torch.zeros(1, 3, 5, 8, 12)}), "video has 5 frames of 12 x 8"),
     ],

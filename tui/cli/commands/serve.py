@@ -14,7 +14,7 @@ from tui.errors import BAD_INPUT, FAILED
 from tui.text import printable
 
 # as on the command line; the names of `engine.remote.contract.SERVED`
-_KINDS = ("text-encoder", "denoiser", "vae")
+_KINDS = ("text-encoder", "image-encoder", "denoiser", "vae")
 
 _EPILOG = """\b
 Examples:
@@ -88,8 +88,8 @@ def serve(
 ) -> int:
     """Serve components to runs of this machine or of others.
 
-    KIND is text-encoder, denoiser or vae; several are served side by side. The address is printed on stdout once it
-    answers; requests are logged on stderr. It serves until Ctrl-C or SIGTERM.
+    KIND is text-encoder, image-encoder, denoiser or vae; several are served side by side. The address is printed on
+    stdout once it answers; requests are logged on stderr. It serves until Ctrl-C or SIGTERM.
 
     With --check, one line for each thing that a server must do; exit code 1 where it does not.
     """

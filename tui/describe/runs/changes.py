@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from engine.compare.settings import Difference
-from presets.fields import fields
+from presets.fields import fields, found_out
 from presets.settings import Settings, flatten, settings_of
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
-from tui.describe.runs.setting_keys import short_name
+from tui.describe.inputs import file_name
+from tui.describe.runs.setting_keys import given_files, short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from store.lineage.records import RunRecord
 
 # Where a run writes and what it keeps is no difference of what it makes; of a template its name tells.
-_NOT_TOLD = ("format", "output.", "keep.", "expansion.instructions")
+_NOT_TOLD = ("output.", "keep.", "expansion.instructions")
 # Files are named by their paths once a run is queued, whatever the preset calls them; texts are told by themselves.
 _NOT_TOLD_ENDS = (".checkpoint", ".tokenizer", ".instructions", "expansion.text")
 _MAX_VALUE = 24
@@ -36,7 +37,8 @@ _ROOM_FOR_VALUE = 16  # where a value stands beside another one
 
 @lru_cache(maxsize=2048)
 def settings_in(spec_json: bytes) -> Settings:
-    """What is written in a spec, by dotted keys in the order of the RunSpec; what that does not have comes last.
+    """What is written in a spec, by dotted keys in the order of the RunSpec; what that does not have comes last, and
+    what nobody sets is left out.
 
     Cached: lists of runs ask for the same ones again and again.
     """
@@ -53,13 +55,17 @@ def settings_in(spec_json: bytes) -> Settings:
         spec.get("components"), dict
     ):  # a run of before there were these does not say them
         found = {**_neutral(), **found}
-    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+    told = {key: value for key, value in found.items() if key not in found_out(RunSpec)}
+    return dict(sorted(told.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 @cache
 def _neutral() -> Settings:
     """What came to be settings when there were runs already, at the values at which they do nothing."""
-    later = ("expansion.", "components.prompt_expander.", "components.image_encoder.")
+    later = (
+        *("expansion.", "components.prompt_expander.", "components.image_encoder."),
+        *("image.", "last_image.", "video.", "max_area"),
+    )
     return {
         key: value
         for key, value in settings_of(RunSpec()).items()
@@ -178,12 +184,14 @@ def _written(value: object) -> str | int:
 
 def values_told(values: Mapping[str, object]) -> str:
     """`seed 7, steps 400`."""
-    return ", ".join(f"{short_name(key)} {value_told(value)}" for key, value in values.items())
+    return ", ".join(
+        f"{short_name(key)} {setting_told(key, value)}" for key, value in values.items()
+    )
 
 
 def values_within(values: Mapping[str, object], width: int) -> str:
     """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`."""
-    parts = [f"{short_name(key)} {value_told(value)}" for key, value in values.items()]
+    parts = [f"{short_name(key)} {setting_told(key, value)}" for key, value in values.items()]
     if cell_len(whole := ", ".join(parts)) <= width:
         return whole
     more = len(f" +{len(parts)}")
@@ -217,7 +225,17 @@ def change_told(change: Difference) -> str:
     name = short_name(change.key)
     if change.key.endswith("prompt"):
         return f"{name} {value_told(change.b, 2 * _ROOM_FOR_VALUE)}"
-    return f"{name} {value_told(change.a, _ROOM_FOR_VALUE)}→{value_told(change.b, _ROOM_FOR_VALUE)}"
+    before, after = (
+        setting_told(change.key, each, _ROOM_FOR_VALUE) for each in (change.a, change.b)
+    )
+    return f"{name} {before}→{after}"
+
+
+def setting_told(key: str, value: object, width: int = _MAX_VALUE) -> str:
+    """The value of a setting as `value_told` has it; of what a run begins from the name of its file."""
+    if key in given_files() and isinstance(value, str):
+        return value_told(file_name(value), width)
+    return value_told(value, width)
 
 
 def value_told(value: object, width: int = _MAX_VALUE) -> str:

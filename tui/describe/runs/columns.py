@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from presets.wording import did_you_mean, nearest
 from store.errors import BadRequest
-from tui.describe.runs.changes import setting_of, value_told, values_told
+from tui.describe.runs.changes import setting_of, setting_told, values_told
 from tui.describe.runs.run import PIN, stars, status_word, status_words, steps_told
 from tui.describe.runs.setting_keys import UnknownKey, setting, short_names
 from tui.text import printable
@@ -76,7 +76,7 @@ def cell(row: RunRow, name: str, now_ns: int) -> str:
     if make is not None:
         return printable(make(row, now_ns))
     value = setting_of(row.record, name)
-    return "" if value is None else value_told(value, _MAX_CELLS)
+    return "" if value is None else setting_told(name, value, _MAX_CELLS)
 
 
 def value(row: RunRow, name: str) -> Any:

@@ -17,6 +17,7 @@ from presets.overrides import parse_overrides, text_override, toml_value
 from presets.spec import RunSpec
 from presets.validation import to_plain
 from store.errors import UnknownRun
+from tui.describe.runs.run import num_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,13 @@ _OPTIONS = {
     "negative_prompt": "--negative-prompt",
     "seed": "--seed",
     "output.path": "--output",
+    "image.path": "--image",
+    "last_image.path": "--last-image",
+    "video.path": "--video",
+    "video.strength": "--strength",
+    "video.sigma": "--sigma",
+    "width": "--width",
+    "height": "--height",
 }
 # For settings of which no preset is known.
 _FALLBACK = "micro"
@@ -58,7 +66,7 @@ def command_of(store: Store, run_id: str) -> str:
             return command_from_preset(spec, record.preset, record.stop_at)
         base = decode_spec(parent.spec_json)
         step = record.parent_step or 0
-        is_whole = step >= (parent.stop_at or base.scheduler.steps)
+        is_whole = step >= (parent.stop_at or num_steps(parent))
         return branch_command(spec, parent.id, "decode" if is_whole else step, base)
     return command_from_preset(spec, record.preset, record.stop_at)
 
@@ -81,6 +89,8 @@ def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:
         if field.key == "expansion.instructions" and value == _template_text(spec):
             continue
         option = _OPTIONS.get(field.key)
+        if field.key.startswith("video.") and not _goes_by(field.key, spec):
+            option = None
         # an empty --output means the default
         if option and value != "":
             text = str(value)
@@ -88,6 +98,13 @@ def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:
             yield from (option, f"@{text}" if is_file else text)
         else:
             yield from ("--set", _setting(field.key, value))
+
+
+def _goes_by(key: str, spec: RunSpec) -> bool:
+    """Whether a clip's strength or its sigma is the one that counts; both cannot be options."""
+    if key == "video.strength":
+        return bool(spec.video.path) and not spec.video.sigma
+    return key != "video.sigma" or (bool(spec.video.path) and bool(spec.video.sigma))
 
 
 def _template_text(spec: RunSpec) -> str:

@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from store.errors import BadRequest
 from store.lineage.records import MAX_RATING, STATUSES, Compared
-from tui.describe.runs.setting_keys import UnknownKey, setting, short_names
+from tui.describe.runs.setting_keys import UnknownKey, given_files, setting, short_names
 from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
@@ -201,7 +201,13 @@ def _compared(name: str, wanted: Setting | None, text: str, *, is_typed: bool) -
     if comparison != "=" and isinstance(value, bool | str):
         raise BadSearch(f"{name}:{text}: only numbers are more or less; expected {name}:VALUE")
     default = wanted.field.default if wanted.field else None
-    return Compared(wanted.key, comparison, value, fits_absent=_fits(default, comparison, value))
+    return Compared(
+        wanted.key,
+        comparison,
+        value,
+        fits_absent=_fits(default, comparison, value),
+        is_file=wanted.key in given_files(),
+    )
 
 
 def _number(text: str) -> int | float | None:

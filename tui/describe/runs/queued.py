@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.runs.estimates import experience_with, likeness
-from engine.tasks.stages import DECODE, DENOISE, TEXT_ENCODE
+from engine.tasks.stages import DECODE, DENOISE, ENCODE, IMAGE_ENCODE, READ, TEXT_ENCODE
 from presets.encoding import decode_spec
 from presets.errors import PresetError
 from tui.describe.runs.changes import preset_changes, values_told
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from engine.runs.estimates import Experience
     from store.lineage.records import RunRecord
     from store.store import Store
+
+
+_BESIDES = (READ, IMAGE_ENCODE, ENCODE, TEXT_ENCODE, DECODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def expected(store: Store, records: Sequence[RunRecord]) -> dict[str, Expected]:
         found[record.id] = Expected(
             ", ".join(filter(None, changes)),
             known.seconds.get(DENOISE.name),
-            sum(known.seconds.get(stage.name) or 0.0 for stage in (TEXT_ENCODE, DECODE)),
+            sum(known.seconds.get(stage.name) or 0.0 for stage in _BESIDES),
             known.seconds.get(DECODE.name),
         )
     return found

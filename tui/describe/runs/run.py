@@ -86,7 +86,7 @@ class Detail:
     changes: what it has otherwise than its preset, by key.
     expanded: its prompt as a language model wrote it out, where it has one.
     verdict: when (ns) it was last computed again to compare, and what came of that. elsewhere: what components did at
-    other hosts, by their kinds."""
+    other hosts, by their kinds. inputs: the pictures and the clip that it begins from, and the words about each."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -101,6 +101,7 @@ class Detail:
     changes: Mapping[str, object] = field(default_factory=dict)
     verdict: tuple[int, Verified] | None = None
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
+    inputs: tuple[tuple[str, str], ...] = ()
     expanded: Expanded | None = None
 
     @property
@@ -166,10 +167,25 @@ def num_steps(record: RunRecord) -> int:
 
 @lru_cache(maxsize=2048)
 def _num_steps(spec_json: bytes) -> int:
-    scheduler = json.loads(spec_json).get("scheduler")
+    spec = json.loads(spec_json)
+    if _table(spec, "video").get("path"):
+        return _num_steps_on_clip(spec_json)
+    scheduler = spec.get("scheduler")
     if not isinstance(scheduler, dict):
         return 0
     return len(scheduler.get("sigmas") or ()) or int(scheduler.get("steps") or 0)
+
+
+def _num_steps_on_clip(spec_json: bytes) -> int:
+    """Of a run that begins from a clip, and so at a later step of its schedule."""
+    from engine.tasks.route import course_of
+    from presets.encoding import decode_spec
+    from presets.errors import PresetError
+
+    try:
+        return course_of(decode_spec(spec_json)).num_steps
+    except PresetError:
+        return 0
 
 
 def stars(rating: int) -> str:
@@ -225,6 +241,7 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
         ("expanded", detail.expanded.text if detail.expanded else ""),
         ("by", written_by(detail.expanded) if detail.expanded else ""),
         ("without", _text(detail, "negative_prompt")),
+        *detail.inputs,
         *_settings(detail.spec),
         ("output", _output(detail)),
         ("note", record.note),
@@ -458,8 +475,21 @@ def detail(store: Store, run_id: str) -> Detail:
         changes=preset_changes(record, preset_settings(record.preset)),
         verdict=store.last_verdict(run_id),
         elsewhere=elsewhere_of(store.calls(run_id)),
+        inputs=_inputs(record),
         expanded=expanded_prompt(store, record, links),
     )
+
+
+def _inputs(record: RunRecord) -> tuple[tuple[str, str], ...]:
+    """None of a spec that this version cannot read."""
+    from presets.encoding import decode_spec
+    from presets.errors import PresetError
+    from tui.describe.inputs import inputs_told
+
+    try:
+        return tuple(inputs_told(decode_spec(record.spec_json)))
+    except PresetError:
+        return ()
 
 
 def points_told(points: Sequence[int], *, has_latents: bool) -> str:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 # Where a run writes and what it keeps is no difference of what it makes.
 _OF_FILES = ("output.", "keep.")
 # Names that say nothing without what they are of.
-_VAGUE = {"name", "device", "dtype", "scale", "options", "checkpoint", "url"}
+_VAGUE = {"name", "device", "dtype", "scale", "options", "checkpoint", "url", "background"}
+# What a run begins from is called by its table, of which the path is what counts.
+_GIVEN = ("picture", "clip")
 
 _OPTION = re.compile(r"[\w+-]{1,64}")
 
@@ -68,7 +70,7 @@ def short_name(key: str) -> str:
     """What a setting is called where there is little room: `seed`, `steps`, `guidance`, `scheduler`, `vae.dtype`."""
     parts = key.split(".")
     table = key.rpartition(".")[0]
-    if table in _alone():
+    if table in _alone() or key in given_files():
         return table
     if len(parts) > 1 and parts[-1] == "name":
         return parts[-2]
@@ -84,6 +86,12 @@ def short_names() -> tuple[str, ...]:
 
 
 @cache
+def given_files() -> frozenset[str]:
+    """The keys of the paths of what a run begins from: pictures and a clip."""
+    return frozenset(field.key for field in fields(RunSpec) if field.role in _GIVEN)
+
+
+@cache
 def _by_end() -> dict[str, tuple[Field, ...]]:
     found: dict[str, tuple[Field, ...]] = {}
     for field in fields(RunSpec):
@@ -94,7 +102,12 @@ def _by_end() -> dict[str, tuple[Field, ...]]:
         for field in fields(RunSpec)
         if field.key.endswith(".name")
     }
-    for table, field in [*_alone().items(), *named.items()]:
+    given = {
+        field.key.removesuffix(".path"): field
+        for field in fields(RunSpec)
+        if field.key in given_files()
+    }
+    for table, field in [*_alone().items(), *named.items(), *given.items()]:
         for end in _ends(table):
             found.setdefault(end, (field,))
     return found

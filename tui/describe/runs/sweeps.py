@@ -61,7 +61,8 @@ def checked_members(
     from engine.runs.sweep import make_members, with_outputs
 
     check = partial(client.check, store)
-    members = make_members(axes, load, check, from_step=from_step, stop_at=stop_at)
+    look = partial(client.settled, store)
+    members = make_members(axes, load, check, look=look, from_step=from_step, stop_at=stop_at)
     members = with_outputs(members, pattern)
     check_outputs(store, [member.spec for member in members])
     return members

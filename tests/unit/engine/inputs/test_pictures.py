@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from engine.errors import InputError
-from engine.inputs.kinds import UnreadKind, format_of
+from engine.inputs.kinds import format_of
 from engine.inputs.pictures import Picture, read_picture
+from engine.inputs.refusal import Refusal
 from tests.given_pictures import (
     ALPHA,
     BAD,
@@ -200,7 +201,7 @@ def test_a_format_that_this_pillow_lacks_says_so(
 def test_no_reader_of_another_format_is_let_at_a_file() -> None:
     for bad in ("eps", "jpeg 2000", "tga", "photoshop"):
         assert isinstance(BAD[bad], Bad)
-    with pytest.raises(UnreadKind):
+    with pytest.raises(Refusal):
         format_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9")
 
 

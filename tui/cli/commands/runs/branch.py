@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from presets.output.formats import choice_of_endings
 from presets.overrides import text_override
 from tui.cli.commands.runs.list import stop
+from tui.cli.media import check_media, media_options, media_overrides
 from tui.cli.options import (
     detach_option,
     json_option,
@@ -25,6 +26,9 @@ from tui.cli.options import (
 from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 from tui.cli.seeds import drawn_in
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -66,6 +70,7 @@ def _step_or_decode(
     help="How many steps to share with RUN; decode: all of them, and only decode again.",
 )
 @prompt_options
+@media_options
 @set_option
 @click.option(
     "--output",
@@ -87,6 +92,7 @@ def branch(
     prompt: str | None,
     negative_prompt: str | None,
     seed: int | str | None,
+    media: Mapping[str, object],
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
@@ -104,26 +110,31 @@ def branch(
     from engine import client
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import warn_of_prompts
+    from tui.cli.prompts import tell, warn_of_prompts
+    from tui.describe.inputs import looked_at
 
     texts = {"prompt": prompt, "negative_prompt": negative_prompt}
     changes = [
         *drawn_in(overrides, quiet=quiet),
         *(text_override(key, text) for key, text in texts.items() if text is not None),
         *drawn_in([f"seed={seed}"] if seed is not None else [], quiet=quiet),
+        *media_overrides(media),
         *(["output.overwrite=true"] if overwrite else []),
     ]
     with open_store() as store:
         store.recover()
         run_id = resolve_run(store, run)
         wanted = client.branched(store, run_id, at=at, overrides=changes, output=output)
+        check_media(media, wanted.spec)
         if not quiet:
             warn_of_prompts([wanted.spec])
+        notes = looked_at(store, wanted.spec)[1] if media else ()
+        tell(notes, quiet=quiet)
         return follow_queued(
             invocation,
             store,
             lambda: client.branch(store, run_id, at=at, overrides=changes, output=output),
-            Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify),
+            Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes),
         )
 
 

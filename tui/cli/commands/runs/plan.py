@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from tui.cli.looking import store_as_it_is
+from tui.cli.media import check_media, media_options
 from tui.cli.options import (
     expand_option,
     json_option,
@@ -18,12 +20,16 @@ from tui.cli.options import (
 )
 from tui.cli.output import print_json
 from tui.cli.seeds import drawn_in, drawn_seed
-from tui.text import columns
+from tui.text import columns, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _EPILOG = """\b
 Examples:
   modiff plan micro
   modiff plan wan2.1-t2v-14b --set scheduler.steps=30 --seed 7
+  modiff plan micro-i2v --image examples/pictures/red-circle.png
   modiff plan micro --json
 """
 
@@ -31,6 +37,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @preset_argument
 @prompt_options
+@media_options
 @expand_option
 @set_option
 @click.option("--output", metavar="FILE", help="As of `modiff run`; nothing is written.")
@@ -45,6 +52,7 @@ def plan(
     expand: bool,
     negative_prompt: str | None,
     seed: int | str | None,
+    media: Mapping[str, object],
     overrides: tuple[str, ...],
     output: str | None,
     overwrite: bool,
@@ -71,7 +79,9 @@ def plan(
         output__path=output,
         output__overwrite=overwrite,
     )
+    values |= media
     spec, preset = load_settings(preset, drawn_in(overrides), values=values)
+    check_media(media, spec)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at)
     if as_json:
@@ -96,9 +106,10 @@ def plan(
         return
     warn(made.warnings)
     for note in made.notes:
-        click.echo(note, err=True)
-    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK"), *map(shown, made.rows)]):
-        click.echo(line)
+        click.echo(printable(note), err=True)
+    rows = [(*shown(row), printable(row.about)) for row in made.rows]
+    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *rows]):
+        click.echo(line.rstrip())
     if made.missing:
         click.echo(
             f"\nestimated from what is published, since models are missing:\nmemory  {memory_estimate(made)}"

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from presets.output.formats import choice_of_endings
+from tui.cli.completion import complete_run
+from tui.cli.media import check_continued, check_media, going_on, media_options
 from tui.cli.options import (
     detach_option,
     expand_option,
@@ -27,11 +30,17 @@ from tui.cli.options import (
 from tui.cli.output import Invocation
 from tui.cli.seeds import drawn_in, drawn_seed
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _EPILOG = """\b
 Examples:
   modiff run micro
   modiff run micro --prompt "a small yellow star moves up over a black background" --seed 7
   modiff run wan2.1-t2v-1.3b --set scheduler.steps=30 --set frames=33 --output clip.mp4
+  modiff run micro-i2v --image examples/pictures/red-circle.png
+  modiff run micro-i2v --continue k3f --prompt "... moves up"
+  modiff run micro --video clip.mp4 --strength 0.6 --prompt "a large blue circle moves left"
   modiff run micro --output clip.gif
   modiff run micro --set output.format=h265 --output clip.mp4
   modiff run micro --detach
@@ -47,6 +56,14 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 @click.command(epilog=_EPILOG)
 @preset_argument
 @prompt_options
+@media_options
+@click.option(
+    "--continue",
+    "continued",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Begin from the last frame of a run, in the place of --image: so a video of several parts is made.",
+)
 @expand_option
 @click.option(
     "--review",
@@ -80,6 +97,8 @@ def run(
     review: bool,
     negative_prompt: str | None,
     seed: int | str | None,
+    media: Mapping[str, object],
+    continued: str | None,
     output: str | None,
     overwrite: bool,
     overrides: tuple[str, ...],
@@ -99,9 +118,10 @@ def run(
     from presets.expansion import expands
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import warn_of_prompts
+    from tui.cli.prompts import tell, warn_of_prompts
     from tui.cli.review import check_can_ask, run_reviewed
     from tui.cli.run_of_file import load_settings
+    from tui.describe.inputs import looked_at
 
     if review:
         check_can_ask(detach=detach)
@@ -113,7 +133,10 @@ def run(
         output__path=output,
         output__overwrite=overwrite,
     )
+    values |= media
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
+    check_media(media, spec)
+    check_continued(continued, media, spec)
     if review and stop_at is not None:
         raise click.UsageError(
             "--review stops before the first step; leave out --stop-at, or --review"
@@ -123,17 +146,27 @@ def run(
             "--review shows an expanded prompt, and this run has none; add --expand"
         )
     with open_store() as store:
+        before = ""
+        if continued is not None:
+            spec, before = going_on(store, continued, spec)
         if not quiet:
             warn_of_prompts([spec])
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
+        spec, notes = looked_at(store, spec)
+        tell(notes, quiet=quiet)
+        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
+
+        def queue(stop_at: int | None) -> str:
+            run_id = submit(store, spec, preset=preset, stop_at=stop_at)
+            if before:
+                store.note(run_id, f"goes on from the last frame of {before}")
+            return run_id
+
         if review:
-            return run_reviewed(
-                invocation, store, lambda: submit(store, spec, preset=preset, stop_at=0), manner
-            )
+            return run_reviewed(invocation, store, lambda: queue(0), manner)
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
             invocation,
             store,
-            lambda: submit(store, spec, preset=preset, stop_at=stop_at),
+            lambda: queue(stop_at),
             replace(manner, again=again),
         )

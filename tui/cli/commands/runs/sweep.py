@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.media import check_media, media_options
 from tui.cli.options import (
     named_values,
     notify_option,
@@ -25,6 +26,8 @@ from tui.describe.runs.sweeps import MAX_UNASKED
 from tui.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from presets.spec import RunSpec
     from store.store import Store
 
@@ -65,6 +68,7 @@ Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
     help="Do only so many steps of each; `modiff finish` goes on with the good ones.",
 )
 @prompt_options
+@media_options
 @set_option
 @click.option(
     "--output",
@@ -97,6 +101,7 @@ def sweep(
     prompt: str | None,
     negative_prompt: str | None,
     seed: int | str | None,
+    media: Mapping[str, object],
     overrides: tuple[str, ...],
     output: str,
     overwrite: bool,
@@ -119,7 +124,7 @@ def sweep(
     from store.store import open_store
     from tui.cli.follow import Manner, Wanted
     from tui.cli.many import follow_many
-    from tui.cli.prompts import warn_of_prompts
+    from tui.cli.prompts import tell, warn_of_prompts
     from tui.describe.runs.sweeps import checked_members
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
@@ -132,6 +137,7 @@ def sweep(
         seed=drawn_seed(seed, quiet=quiet),
         output__overwrite=overwrite,
     )
+    values |= media
     _refuse_set_and_varied([axis.key for axis in axes], values, overrides)
 
     def load(extra: Sequence[str]) -> RunSpec:
@@ -144,15 +150,19 @@ def sweep(
         members = checked_members(
             store, axes, load, from_step=from_step, stop_at=stop_at, pattern=output
         )
+        for member in members:
+            check_media(media, member.spec)
         store.recover()
         retire_other_engines(store)
         if not quiet:
             warn_of_prompts(member.spec for member in members)
+        notes = tuple(dict.fromkeys(note for member in members for note in member.notes))
+        tell(notes, quiet=quiet)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
         manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
-        about = {"sweep": sweep_id, "tag": tag}
+        about = {"sweep": sweep_id, "tag": tag, **({"notes": list(notes)} if notes else {})}
         at_end = partial(_draw_sheet, store, target, tag, quiet=quiet)
         return follow_many(store, wanted, manner, note=note, about=about, at_end=at_end)
 
