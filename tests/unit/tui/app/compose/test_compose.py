@@ -264,7 +264,8 @@ def test_a_wrong_value_is_told_in_the_words_of_the_command_line_and_run_goes_to_
         await shown.replace("width", "65")
         assert shown.row("width").row.error.startswith("width: expected a multiple of 16")
         assert shown.lines(Problems) == [
-            "✖ width: expected a multiple of 16 >= 16 and <= 4096, got 65; nearest valid: 64, 80",
+            "✖ width: expected a multiple of 16 from 16 to 4096, or 0 where a picture decides, got 65; nearest valid: "
+            "64, 80",
             f"✖ {told}",
         ]
         assert "✖ scheduler" in "\n".join(shown.lines(Stages))
