@@ -113,8 +113,12 @@ def override(
 
 def list_presets() -> list[PresetInfo]:
     """All presets, the shipped ones first, each group by name; broken ones carry their error."""
-    found = [_info(path, shipped=True) for path in sorted(_SHIPPED.glob("*.toml"))]
+    found = [_info(path, shipped=True) for path in _shipped_files()]
     return found + [_info(path, shipped=False) for path in _user_files()]
+
+
+def _shipped_files() -> list[Path]:
+    return sorted(_SHIPPED.glob("*.toml"), key=lambda path: path.stem)
 
 
 def preset_info(name: str) -> PresetInfo | None:
@@ -135,7 +139,7 @@ def preset_path(name_or_path: str | Path) -> Path:
         path = folder() / f"{name_or_path}.toml"
         if os.path.exists(path):  # False where it cannot be known; Path.exists raises
             return path
-    names = [path.stem for path in (*sorted(_SHIPPED.glob("*.toml")), *_user_files())]
+    names = [path.stem for path in (*_shipped_files(), *_user_files())]
     near = did_you_mean(nearest(name_or_path, names)) or f"; there are {', '.join(names)}"
     raise PresetError(f'no preset is named "{name_or_path}"{near}')
 

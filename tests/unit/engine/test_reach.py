@@ -80,10 +80,14 @@ OTHER = {
 FILES = {"output.path", "output.kinds", "output.overwrite"} | {
     key for key in settings_of(SPEC) if key.startswith("keep.")
 }
-# Of these there is one value.
-CONSTANT = {"format", "task"}
-# What runs without a picture have no use for.
-OF_PICTURES = {key for key in settings_of(SPEC) if key.startswith("components.image_encoder.")}
+# Of this there is one value.
+CONSTANT = {"format"}
+# What runs that begin from words alone have no use for (tests/unit/engine/chain/test_given.py).
+OF_PICTURES = {"task", "max_area"} | {
+    key
+    for key in settings_of(SPEC)
+    if key.startswith(("components.image_encoder.", "image.", "last_image.", "video."))
+}
 # What becomes of a run that fails, which no graph holds.
 FAILING = {"expansion.on_failure"}
 

@@ -58,6 +58,11 @@ def test_all_shipped_presets_load() -> None:
         "high_quality",
         "low_memory",
         "micro",
+        "micro-flf2v",
+        "micro-i2v",
+        "wan2.1-flf2v-14b",
+        "wan2.1-i2v-14b-480p",
+        "wan2.1-i2v-14b-720p",
         "wan2.1-t2i-14b",
         "wan2.1-t2v-1.3b",
         "wan2.1-t2v-14b",
@@ -295,7 +300,10 @@ def test_an_error_names_the_file_of_the_chain_that_holds_the_key(user_presets: P
             b"frames = 80\n",
             "frames: expected an integer 4n+1 >= 1 and <= 1025, got 80; nearest valid: 77, 81",
         ),
-        (b"width = 830\n", "width: expected a multiple of 16 >= 16 and <= 4096, got 830; nearest"),
+        (
+            b"width = 830\n",
+            "width: expected a multiple of 16 from 16 to 4096, or 0 where a picture decides, got 830; nearest",
+        ),
         (b"seed = 1979-05-27\n", "seed: expected an integer"),
         (
             b"prompt = '" + b"x" * 20_000 + b"'\n",

@@ -61,7 +61,7 @@ def test_sigmas_decide_the_steps() -> None:
 
 STEPS = "expected an integer >= 1 and <= 1000"
 SCALE = "expected a finite number >= 0 and <= 100"
-SIZE = "expected a multiple of 16 >= 16 and <= 4096"
+SIZE = "expected a multiple of 16 from 16 to 4096, or 0 where a picture decides"
 FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
 
 
@@ -95,9 +95,9 @@ FRAMES = "expected an integer 4n+1 >= 1 and <= 1025"
             "scheduler.shift: expected a finite number >= 0.01 and <= 100, got 0",
         ),
         ("width=830", f"width: {SIZE}, got 830; nearest valid: 816, 832"),
-        ("height=8", f"height: {SIZE}, got 8; nearest valid: 16"),
+        ("height=8", f"height: {SIZE}, got 8; nearest valid: 0, 16"),
         ("height=4100", f"height: {SIZE}, got 4100; nearest valid: 4096"),
-        ("width=-3", f"width: {SIZE}, got -3; nearest valid: 16"),
+        ("width=-3", f"width: {SIZE}, got -3; nearest valid: 0"),
         ("frames=80", f"frames: {FRAMES}, got 80; nearest valid: 77, 81"),
         ("frames=0", f"frames: {FRAMES}, got 0; nearest valid: 1"),
         ("frames=2000", f"frames: {FRAMES}, got 2000; nearest valid: 1025"),

@@ -162,7 +162,7 @@ def test_missing_and_contradicting_arguments_are_bad_input(capsys: Capture) -> N
 
 def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
     assert _data(capsys, "validate", "micro", "base") == "micro: ok\nbase: ok\n"
-    assert _data(capsys, "validate").count(": ok\n") == 7
+    assert _data(capsys, "validate").count(": ok\n") == 12
     assert _data(capsys, "validate", "micro", "--set", "frames=33") == "micro: ok\n"
     assert main(["presets", "validate", "--set", "frames=34"]) == 2
     assert capsys.readouterr().err.count("nearest valid: 33, 37") == 7

@@ -425,11 +425,13 @@ CHANGES: dict[str, str] = {
     "keep.steps": "[3]",
     "keep.budget_mb": "1",
 }
-# it has one value; and what an expanded prompt is made of (tests/unit/engine/expansion)
-UNCHANGEABLE = {"task"} | {
+# what an expanded prompt is made of (tests/unit/engine/expansion), and what a run begins from (test_given.py)
+UNCHANGEABLE = {"task", "max_area"} | {
     field.key
     for field in fields(RunSpec)
-    if field.key.startswith(("components.prompt_expander.", "expansion."))
+    if field.key.startswith(
+        ("components.prompt_expander.", "expansion.", "image.", "last_image.", "video.")
+    )
 }
 CONDITION = re.compile(r"(in|through) (if|unless) `([a-z_.]+)` is `(.+)`")
 
