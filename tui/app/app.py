@@ -20,7 +20,7 @@ from textual.binding import Binding
 from textual.screen import ModalScreen
 
 from tui.app.asking import asks
-from tui.app.base import ModiffBase, ModiffScreen
+from tui.app.base import TOLD_SECONDS, ModiffBase, ModiffScreen
 from tui.app.contrast import readable_variables
 from tui.app.control_filter import Harmless
 from tui.app.messages import (
@@ -280,8 +280,14 @@ class ModiffApp(ModiffBase):
     def _part_from(self, mode: str) -> None:
         """Before another screen is shown: the one that is left will be come back to where a digit is a key."""
         self.preferences.screen = mode
-        if mode != self.current_mode and isinstance(self.screen, ModiffScreen):
+        if mode == self.current_mode:
+            return
+        if isinstance(self.screen, ModiffScreen):
             self.screen.rest()
+        for notice in list(self._notifications):
+            # what is told for longer, errors and the ends of runs, is of no screen
+            if notice.severity == "information" and notice.timeout < TOLD_SECONDS:
+                self._unnotify(notice)
 
     def action_copy_error(self) -> None:
         """What the last error said, which may be gone from the screen."""

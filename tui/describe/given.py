@@ -15,6 +15,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import ClipSpec, PictureSpec
 from presets.tasks import PICTURES
+from tui.describe.inputs import file_name, inputs_of
 from tui.describe.media import strength_line
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from store.index.index import Index
 
 Kind = Literal["picture", "clip", "file"]
-
-GIVEN: dict[str, Kind] = {"image": "picture", "last_image": "picture", "video": "clip"}
-"""What a run can be given, by the name of its setting."""
 
 # By the endings that people give them; what is in a file is looked at when it is read.
 PICTURE_ENDINGS = frozenset(
@@ -97,7 +95,7 @@ def is_shown(spec: RunSpec, key: str) -> bool:
 
 def about_given(spec: RunSpec) -> str:
     """What a run can begin from, in a line; "" where it begins from something."""
-    if any(getattr(spec, name).path for name in GIVEN):
+    if inputs_of(spec):
         return ""
     if not PICTURES[spec.task]:
         return "A video to begin from; presets of image to video take pictures."
@@ -108,8 +106,7 @@ def about_given(spec: RunSpec) -> str:
 
 def given_told(spec: RunSpec) -> str:
     """The names of the files, in a few words."""
-    names = [os.path.basename(getattr(spec, name).path) for name in GIVEN]
-    return ", ".join(filter(None, names)) or "none"
+    return ", ".join(map(file_name, inputs_of(spec).values())) or "none"
 
 
 def picture_preset(spec: RunSpec) -> str:
@@ -147,7 +144,7 @@ def look_at(spec: RunSpec, name: str, index: Index | None = None) -> Look:
     try:
         facts = os.stat(path)
         known = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
-        if GIVEN[name] == "picture":
+        if name != "video":
             return _picture(path, given.background, known, _wanted(spec), spec.max_area)
         look = _clip(path, known, _wanted(spec), spec.fps, spec.frames, spec.max_area)
         return replace(look, lines=(*look.lines, *_strength(spec)))
@@ -257,7 +254,7 @@ def _stored(spec: RunSpec, name: str, index: Index | None) -> Look:
     from store.index.previews import get_preview
 
     given = getattr(spec, name)
-    if index is None or not given.digest or GIVEN[name] != "picture":
+    if index is None or not given.digest or name == "video":
         return Look()
     preview = get_preview(index, key_of(picture_node(spec, name), {}, None))
     if preview is None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
+from msgspec.structs import replace
+from PIL import Image
 from torch.nn import functional as F
 
+from engine.inputs.pictures import read_picture
 from engine.inputs.sizes import published_size
-from engine.stages.given import fitted, given_mask, to_floats
+from engine.stages.given import fitted, given_mask, read_picture_file, to_floats
+from engine.tasks.wan import picture_node
+from presets.library import load_preset
+from presets.spec import PictureSpec
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17, 81])
@@ -58,3 +68,18 @@ def test_pixels_become_floats_as_published() -> None:
     assert (floats - expected).abs().max() < 2e-7
     assert floats.min() == -1
     assert floats.max() == 1
+
+
+def test_a_picture_that_is_read_has_a_small_copy_for_people(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (200, 100), "#102030").save(path)
+    digest = read_picture(path).digest
+    spec = load_preset("micro-i2v")
+    spec = replace(spec, image=PictureSpec(path=str(path), digest=digest))
+    job = cast(Any, SimpleNamespace(nodes=(picture_node(spec, "image"),)))
+    (made,) = read_picture_file(job)
+    assert made.outputs["pixels"]["pixels"].shape == (100, 200, 3)
+    assert made.preview is not None
+    shown = made.preview()
+    assert (shown.num_frames, shown.height, shown.width) == (1, 48, 96)
+    assert shown.pixels == bytes.fromhex("102030") * (48 * 96)

@@ -16,7 +16,7 @@ from textual.widgets import Input
 from tui.app.compose.section_rows import stepped, takes_number
 from tui.app.desktop import PathSuggester
 from tui.app.widgets.choice_line import ChoiceLine
-from tui.describe.given import endings_of
+from tui.describe.given import endings_of, kind_of
 from tui.describe.runs.of_file import dropped_path
 from tui.text import printable, shorten
 
@@ -71,6 +71,12 @@ class NumberInput(Input):
         super().__init__(value, compact=True)
         self.field = field
 
+    def _on_paste(self, event: events.Paste) -> None:
+        """A picture or a clip that is dropped here is the app's affair."""
+        path = dropped_path(event.text)
+        if path is not None and kind_of(path):
+            event.prevent_default()
+
     def check_consume_key(self, key: str, character: str | None) -> bool:
         return not self._is_command(character) and super().check_consume_key(key, character)
 
@@ -100,14 +106,14 @@ class PathInput(Input):
         self.kind = kind
 
     def _on_paste(self, event: events.Paste) -> None:
+        event.prevent_default()
         path = dropped_path(event.text)
         if path is None:
             super()._on_paste(event)
-        else:
+        elif self.kind == "file" or kind_of(path) in ("", self.kind):
             self.value = str(path)
             self.cursor_position = len(self.value)
-        event.prevent_default()
-        event.stop()
+            event.stop()
 
 
 class RowEditor(Widget):

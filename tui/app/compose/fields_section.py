@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.given_view import GivenView
-from tui.describe.given import GIVEN
+from tui.describe.inputs import GIVEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,8 +15,9 @@ from presets.sections import SECTIONS
 from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
-from tui.describe.given import GIVEN, about_given, given_told, is_shown
+from tui.describe.given import about_given, given_told, is_shown
 from tui.describe.guidance import scale_told
+from tui.describe.inputs import GIVEN
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _label(field: Field, spec: RunSpec) -> str:
     """The name of a field; of the switch of an item in a list the item's."""
     name, _, part = field.key.partition(".")
     if name in GIVEN:
-        return name.replace("_", " ") if part == "path" else f" {field.title}"
+        return GIVEN[name] if part == "path" else f" {field.title}"
     if field.key.startswith(_IMAGE_ENCODER):
         is_name = field.key == f"{_IMAGE_ENCODER}name"
         return "image encoder" if is_name else f" {field.title}"

@@ -92,7 +92,9 @@ class Picker(Dialog[str | None]):
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         words = event.value.lower().split()
+        typed = " ".join(words)
         by_name = [item for item in self._items if _holds(item.value, words)]
+        by_name.sort(key=lambda item: item.value.lower() != typed)
         by_note = [item for item in self._items if _holds(f"{item.value} {item.note}", words)]
         self._found = list(dict.fromkeys([*by_name, *by_note]))
         self._fill()

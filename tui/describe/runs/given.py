@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.tasks import PICTURES
+from tui.describe.inputs import GIVEN, file_name, inputs_of
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ class GivenTo:
 
 def given_files(spec: Mapping[str, Any]) -> list[str]:
     """The names of the files that a run was given; spec: of any version, as it was read from JSON."""
-    tables = [spec.get(name) for name in ("image", "last_image", "video")]
+    tables = [spec.get(name) for name in GIVEN]
     paths = [table.get("path") for table in tables if isinstance(table, dict)]
-    return [printable(os.path.basename(path)) for path in paths if isinstance(path, str) and path]
+    return [printable(file_name(path)) for path in paths if isinstance(path, str) and path]
 
 
 def given_to(store: Store, index: Index, run_id: str) -> list[GivenTo]:
@@ -47,14 +46,9 @@ def given_to(store: Store, index: Index, run_id: str) -> list[GivenTo]:
         spec = decode_spec(store.run(run_id).spec_json)
     except PresetError:
         return []
-    paths = _paths(spec)
+    paths = inputs_of(spec)
     links = store.links_of(run_id) if paths else []
-    return [_given(store, index, spec, name, path, links) for name, path in paths]
-
-
-def _paths(spec: RunSpec) -> list[tuple[str, str]]:
-    names = [*PICTURES[spec.task], "video"]
-    return [(name, path) for name in names if (path := getattr(spec, name).path)]
+    return [_given(store, index, spec, name, path, links) for name, path in paths.items()]
 
 
 def _given(
@@ -64,8 +58,7 @@ def _given(
     from engine.tasks.wan import picture_node
     from store.index.previews import get_preview
 
-    file = printable(os.path.basename(path))
-    label = name.replace("_", " ")
+    file, label = printable(file_name(path)), GIVEN[name]
     if name == "video":
         link = next((each for each in links if each.stage == "clip"), None)
         preview = get_preview(index, link.key) if link else None

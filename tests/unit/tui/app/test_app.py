@@ -165,3 +165,22 @@ def test_what_an_editor_holds_does_not_act_on_the_terminal():
         assert area.text == hostile  # what is drawn is harmless; what is held is what was written
 
     play("compose", script)
+
+
+def test_what_is_told_of_a_screen_goes_with_it_and_its_tabs_say_how_to_leave_a_text():
+    async def script(pilot):
+        app, top = pilot.app, pilot.app.screen.query_one(TopLine)
+        assert str(top.render()).startswith(" modiff ")
+        await app.screen.go_to("width")
+        await until(pilot, lambda: str(top.render()).startswith("   alt+ "))
+        app.notify("the end of a run", timeout=10)
+        app.notify("something of this form")
+        app.tell_error(ValueError("wrong"))
+        app.notify("something of this form")
+        await until(pilot, lambda: len(notices(app)) == 2)
+        await pilot.press("alt+4")
+        await until(pilot, lambda: app.current_mode == "queue")
+        assert len(notices(app)) == 1
+        assert "wrong" in notices(app)[0]
+
+    play("compose", script)

@@ -104,3 +104,28 @@ def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
         await until(pilot, lambda: "gone" in screen.draft.edits["image.path"])
 
     play("compose", script)
+
+
+def test_the_last_frame_of_a_run_begins_the_next_one(video):
+    path, run_id = video
+
+    async def script(pilot):
+        app, runs = pilot.app, pilot.app.screen.runs
+        await until(pilot, lambda: runs.rows)
+        assert runs.current.record.id != run_id
+        assert not app.screen.check_action("continue", ())  # of one that was cancelled
+        runs.select(run_id)
+        await until(pilot, lambda: runs.current.record.id == run_id)
+        await pilot.press("c")
+        await until(pilot, lambda: app.current_mode == "compose")
+        form = app.screen
+        await until(pilot, lambda: form.draft and form.draft.preset == "micro-i2v")
+        frame = str(path.with_name("a b-last.png"))
+        assert form.draft.edits["image.path"] == frame
+        assert form.draft.edits["seed"] == "77"
+        await until(
+            pilot, lambda: form.query("#given-image") and form.query_one("#given-image").display
+        )
+        assert shown(form, "#given-image Static").startswith("64x64")
+
+    play("runs", script)
