@@ -6,6 +6,7 @@ several may follow one run.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from engine.errors import InputError
 from engine.inputs.settle import Settled
 from engine.inputs.settle import settle as settle_inputs
 from engine.output import encoders, ffmpeg
@@ -22,6 +24,7 @@ from engine.process.launch import ensure_engine, retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from engine.tasks.stages import EXPAND
+from engine.tasks.wan import CLIP
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.expansion import expands
@@ -85,6 +88,7 @@ def submit(
         retire_other_engines(store)
     route = route_of(spec, segments)
     _check_stop(stop_at, route)
+    _check_clip(store, route, segments)
     return store.enqueue(
         encode_spec(spec),
         preset=preset,
@@ -211,6 +215,20 @@ def launch(store: Store, spec: RunSpec, *, preset: str = "") -> str:
 def is_expansion_new(store: Store, spec: RunSpec) -> bool:
     """Whether a run would have its prompt expanded, and not as one before it. Raises as `plan` does."""
     return expands(spec) and bool(plan(store, spec, stop_at=0).job())
+
+
+def _check_clip(store: Store, route: Route, segments: Sequence[Segment]) -> None:
+    """InputError where a clip is to be encoded whose file is gone: here, not once the models are loaded."""
+    path = route.parts[0].spec.video.path
+    if not path or os.path.isfile(path):
+        return
+    made = plan(store, route.spec, segments=segments)
+    if any(made.states[node] == "compute" for node in made.order if node.stage is CLIP):
+        raise InputError(
+            f"{path} is not there, and what was encoded of it is not stored; put it there or name another with "
+            "--video (a bundle brings it along for `modiff store import --trust`)",
+            key="video.path",
+        )
 
 
 def _check_encoder(spec: RunSpec) -> None:

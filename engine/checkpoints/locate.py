@@ -89,8 +89,7 @@ def builtin_files(name: str) -> list[Path]:
     if not is_builtin(name):
         known = ", ".join(_BUILTIN_FILES)
         raise CheckpointError(f"{name}: nothing built in is named so; there is {known}")
-    files = [_BUILTIN_FOLDER / file for file in _BUILTIN_FILES[name].values()]
-    return [file for file in files if file.is_file()]
+    return [_BUILTIN_FOLDER / file for file in _BUILTIN_FILES[name].values()]
 
 
 def builtin_names(kind: str) -> tuple[str, ...]:

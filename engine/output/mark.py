@@ -114,6 +114,10 @@ def _named(spec: RunSpec) -> RunSpec:
                 checkpoint=_model("text_encoder", encoder.checkpoint),
                 tokenizer=_model("tokenizer", encoder.tokenizer),
             ),
+            image_encoder=msgspec.structs.replace(
+                parts.image_encoder,
+                checkpoint=_model("image_encoder", parts.image_encoder.checkpoint),
+            ),
             denoiser=msgspec.structs.replace(
                 parts.denoiser, checkpoint=_model("denoiser", parts.denoiser.checkpoint)
             ),

@@ -17,9 +17,9 @@ from engine.checkpoints.library import Found, scan
 from engine.checkpoints.places import ADDED, Place, places
 from engine.checkpoints.source import open_source
 from engine.checkpoints.verify import verify_file
-from engine.components import umt5, wan_dit, wan_vae
+from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.errors import CheckpointError, EngineError
-from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 from tests import layouts
@@ -110,6 +110,10 @@ def _used(random: Random, found: Found, index: Index, place: Path, scratch: Path
                 encoder = TextEncoderSpec(checkpoint=str(found.path), dtype="fp32", device="cpu")
             umt5.describe(encoder, index)
             loads and umt5.load(encoder).encode("a red circle")
+        elif component == "image_encoder":
+            looks = ImageEncoderSpec(checkpoint=str(found.path), dtype="fp32", device="cpu")
+            clip.describe(looks, index)
+            loads and clip.use(clip.load(looks), looks).encode([torch.zeros(3, 8, 9)])
         if random.random() < 0.04:
             _convert(random, found, scratch)
     except EngineError as error:
@@ -188,9 +192,7 @@ def _of_pickle(random: Random, content: bytes) -> bytes:
 
 def _inputs(folder: Path) -> dict[str, Files]:
     """The micro model in every layout that is published, by what it is."""
-    micro = {
-        path.name: path.read_bytes() for path in layouts.MICRO.iterdir() if path.suffix != ".md"
-    }
+    micro = {path.name: path.read_bytes() for path in layouts.MICRO.iterdir() if path.is_file()}
     config, tokenizer = micro["config.json"], micro["tokenizer.json"]
     diffusers = layouts.diffusers_folder(folder / "diffusers")
     comfyui = layouts.comfyui_folder(folder / "comfyui")
@@ -207,12 +209,15 @@ def _inputs(folder: Path) -> dict[str, Files]:
         "int8 beside": {"wan.safetensors": _int8(folder, beside=True), "config.json": config},
         "int8 metadata": {"wan.safetensors": _int8(folder, beside=False), "config.json": config},
         "gguf": {"wan.gguf": ggufs["denoiser"].read_bytes()},
+        "clip": _read(layouts.tiny_clip_folder(folder / "clip")["image_encoder"]),
         "tokenizer": {"tokenizer.json": tokenizer, "umt5.safetensors": micro["text_encoder.safetensors"]},
         "extra_model_paths": {"extra_model_paths.yaml": YAML},
     }  # fmt: skip
     for kind in ("text_encoder", "vae"):
         torch.save(load_file(layouts.MICRO / f"{kind}.safetensors"), folder / f"{kind}.pth")
         found[f"pth {kind}"] = {f"{kind}.pth": (folder / f"{kind}.pth").read_bytes()}
+    clip_pth = _converted(folder, found["clip"], "model.safetensors", "original", "fp32")
+    found["pth clip"] = {"clip.pth": clip_pth}
     whole = {"tokenizer.json": tokenizer, "umt5.safetensors": micro["text_encoder.safetensors"]}
     found["gguf encoder"] = {
         "umt5.gguf": _converted(folder, whole, "umt5.safetensors", "gguf", "q8_0"),

@@ -209,12 +209,7 @@ def test_words_that_the_micro_model_does_not_know_are_named_in_one_line(real):
 
 
 def test_the_commands_of_the_page_about_outputs(real):
-    page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- commands -->\n```sh\n(.*?)```", page, re.S)
-    assert found is not None
-    for line in found[1].splitlines():
-        command, *arguments = shlex.split(line)
-        assert command == "modiff"
+    for arguments in commands_of("outputs.md", "commands"):
         code, _, err = real(*arguments)
         assert code == 0, err
     shown = {"star.mp4": "h264", "star.gif": "gif", "master.mkv": "ffv1", "small.mp4": "hevc"}
@@ -230,6 +225,31 @@ def test_the_commands_of_the_page_about_outputs(real):
         for run in runs
     ]
     assert computed == [0, 0, 0, 20]
+
+
+def commands_of(page: str, mark: str) -> list[list[str]]:
+    """The arguments of each `modiff ...` below a mark of a page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {mark} -->\n```sh\n(.*?)```", text, re.S)
+    assert found is not None
+    lines = [shlex.split(line) for line in found[1].splitlines()]
+    assert {command for command, *_ in lines} == {"modiff"}
+    return [arguments for _, *arguments in lines]
+
+
+def test_the_commands_of_the_page_about_videos(real):
+    said = []
+    for arguments in commands_of("pictures.md", "commands"):
+        code, out, err = real(*arguments)
+        assert code == 0, err
+        said.append((out, err))
+    _, (_, made), (plan, _), (still, _), (_, smaller) = said
+    assert "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82" in made
+    assert re.search(r"^encode +stored +walk.mp4, into latents$", plan, re.M)
+    assert smaller.splitlines()[0].endswith("made to cover 32x32 and cut in the middle")
+    frame = Path(still.strip()) / "00000.png"
+    shown = real.data("show", str(frame))
+    assert (shown["spec"]["frames"], shown["output"]) == (1, still.strip())
 
 
 def test_an_output_that_exists_is_kept_unless_told_otherwise(real):

@@ -73,7 +73,8 @@ def test_locate(own_folders: Path, tmp_path: Path) -> None:
 
 def micro_folder(folder: Path) -> Path:
     """The micro model as somebody's repository of the original layout."""
-    shutil.copytree(locate("vae", "builtin:micro").parent, folder)
+    siblings = shutil.ignore_patterns("i2v", "flf2v")
+    shutil.copytree(locate("vae", "builtin:micro").parent, folder, ignore=siblings)
     return folder
 
 

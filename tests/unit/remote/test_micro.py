@@ -46,13 +46,15 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.components.remote._ASK_SECONDS", 60.0)
 
 
-def specs(url: str) -> tuple[RunSpec, RunSpec]:
+def specs(
+    url: str, preset: str = "micro", kinds: tuple[str, ...] = KINDS
+) -> tuple[RunSpec, RunSpec]:
     settings = [
         f"components.{kind}.{name}={value}"
-        for kind in KINDS
+        for kind in kinds
         for name, value in (("name", "remote"), ("url", url))
     ]
-    return settle(load_preset("micro")), settle(load_preset("micro", settings))
+    return settle(load_preset(preset)), settle(load_preset(preset, settings))
 
 
 def components(spec: RunSpec, kind: str, index: Index):
@@ -93,6 +95,43 @@ def test_all_of_it_is_the_same_there_as_here(url, index):
     assert torch.equal(*frames)
     again = [vae.encode(frames[0]).cpu() for _, vae in pairs["vae"]]
     assert torch.equal(*again)
+
+
+@pytest.mark.parametrize(("preset", "count"), [("micro-i2v", 1), ("micro-flf2v", 2)])
+def test_its_siblings_of_pictures_are_the_same_there_as_here(index, preset, count):
+    torch.set_num_threads(1)
+    kinds = ("image_encoder", "denoiser")
+    with (
+        loaded(load_preset(preset), kinds, index) as served,
+        answering(Server(served, max_body_bytes=64 << 20)) as url,
+    ):
+        if preset == "micro-flf2v":  # whose conditions have sizes of their own
+            assert [each for each in check(url) if each.wrong] == []
+        pairs = {
+            kind: [components(spec, kind, index) for spec in specs(url, preset, kinds)]
+            for kind in kinds
+        }
+        for (about, _), (told, _) in pairs.values():
+            assert told.identity == about.identity
+            assert {name: told.facts[name] for name in about.facts} == about.facts
+        drawn = torch.Generator().manual_seed(0)
+        pictures = [torch.rand(3, 80, 64 + i, generator=drawn) * 2 - 1 for i in range(count)]
+        tokens = [encoder.encode(pictures).cpu() for _, encoder in pairs["image_encoder"]]
+        assert torch.equal(*tokens)
+        x = torch.randn(1, 16, 2, 8, 8, generator=drawn)
+        given = torch.randn(20, 2, 8, 8, generator=drawn)
+        texts = torch.randn(2, 3, 128, generator=drawn)
+        branches = {
+            name: {"text": text, "image": tokens[0], "latents": given}
+            for name, text in zip(("positive", "negative"), texts, strict=True)
+        }
+        ats = [At(0, 2, 0.9, name) for name in branches]
+        found = []
+        for _, denoiser in pairs["denoiser"]:
+            with denoiser.begin(branches) as predict:
+                found.append(predict(x, torch.tensor([900]), ats))
+        for velocity, other in zip(*found, strict=True):
+            assert torch.equal(velocity.cpu(), other)
 
 
 def test_what_is_itself_served_elsewhere_is_not_served(url, index):

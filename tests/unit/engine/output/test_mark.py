@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 from engine.errors import EngineError
@@ -132,6 +133,24 @@ def test_nothing_of_this_machine_travels():
         "overwrite": False,
     }
     assert (told["preset"], told["branched"]) == ("my.toml", [3])
+
+
+def test_of_pictures_and_clips_the_names_travel_and_what_they_are_known_by():
+    spec = load_preset(
+        "micro-flf2v",
+        ["components.image_encoder.checkpoint=/home/me/clip/mine.safetensors"],
+        values={
+            "image.path": "/home/me/private/cat.png",
+            "last_image.path": "~/private/dog.png",
+            "video.path": "/home/me/private/clip.mp4",
+        },
+    )
+    spec = replace(spec, image=replace(spec.image, digest=LATENTS))
+    told = marked_by(spec)["settings"]
+    assert "private" not in json.dumps(told)
+    assert told["image"] == {"path": "cat.png", "background": "#000000", "digest": LATENTS}
+    assert (told["last_image"]["path"], told["video"]["path"]) == ("dog.png", "clip.mp4")
+    assert told["components"]["image_encoder"]["checkpoint"] == "mine.safetensors"
 
 
 def test_the_settings_come_back_whole():

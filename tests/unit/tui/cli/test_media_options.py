@@ -142,6 +142,16 @@ def test_a_branch_keeps_its_clip_but_at_the_noise(capsys, store):
     assert told[0].startswith("video: other.mp4, ")
 
 
+def test_a_clip_that_is_gone_and_was_never_encoded_is_told_before_anything_is_queued(capsys, store):
+    assert main(["run", "micro", "--video", "clip.mp4", "--detach"]) == 0
+    run_id = capsys.readouterr().out.strip()
+    Path("clip.mp4").unlink()
+    assert main(["branch", run_id, "--at", "0", "--set", "seed=3"]) == 2
+    err = capsys.readouterr().err
+    assert "clip.mp4 is not there, and what was encoded of it is not stored" in err
+    assert len(store.runs(limit=5)) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

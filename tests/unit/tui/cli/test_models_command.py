@@ -77,7 +77,7 @@ def test_inspect_a_file(capsys, tmp_path):
 
 def test_inspect_takes_the_name_of_what_is_built_in(capsys):
     rows = objects(capsys, "inspect", "builtin:micro")
-    components = ["text_encoder", "denoiser", "vae", "tokenizer"]
+    components = ["text_encoder", "image_encoder", "denoiser", "vae", "tokenizer"]
     assert [row["component"] for row in rows] == components
     code, out, err = modiff(capsys, "inspect", "builtin:nano")
     assert (code, out) == (2, "")

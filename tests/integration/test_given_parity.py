@@ -1,18 +1,24 @@
-"""Image to video, and first and last frame to video, against diffusers' own pipeline, with random weights.
+"""Image to video, first and last frame to video, and video to video, against diffusers' own pipelines.
 
-fp32, at a small size with sides that differ; the latents to 1e-4 after every step, as in test_pipeline_parity. The
-pictures have the size of the video, at which diffusers and the published code agree on what the VAE is given.
+fp32, at a small size with sides that differ; the latents to 1e-4 after every step, as in test_pipeline_parity. Pictures
+have the size of the video, at which diffusers and the published code agree on what the VAE is given.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
+from diffusers import (
+    DiffusionPipeline,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanVideoToVideoPipeline,
+)
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +29,7 @@ from engine.components.choice import settle
 from engine.inputs.settle import settle as settle_inputs
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.image_encoders.clip import CLIP, MEAN, STD, CLIPConfig
+from engine.output.media import write_video
 from presets.library import load_preset
 from presets.spec import RunSpec
 from store.index.index import open_index
@@ -117,6 +124,57 @@ def test_every_step(task: str, tmp_path: Path) -> None:
         assert (latents - expected).abs().max() <= 1e-4, f"step {number}"
 
 
+@torch.no_grad()
+def test_every_step_from_a_clip(tmp_path: Path) -> None:
+    """From the noise level of a strength on, on the same grid, with an empty history."""
+    frames = torch.from_numpy(
+        np.random.default_rng(3).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    )
+    write_video(tmp_path / "clip.mkv", frames, format="ffv1", fps=8, comment="")
+    overrides = [
+        f"video.path={tmp_path / 'clip.mkv'}", "video.strength=0.6", f"width={WIDTH}", f"height={HEIGHT}",
+        f"frames={FRAMES}", "seed=9", "scheduler.steps=10", "scheduler.grid=diffusers",
+    ]  # fmt: skip
+    ours = load("micro")
+    prepare(tmp_path)
+    with open_index(tmp_path) as index:
+        spec = settle_inputs(settle(load_preset("micro", overrides)), index, lambda key: False).spec
+    peer = make_peer(ours)
+    pipeline = WanVideoToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=peer.vae, scheduler=solver(spec), transformer=peer.transformer
+    )  # fmt: skip
+    found, on_step = recorder(pipeline)
+    pipeline(
+        video=[Image.fromarray(frame.numpy()) for frame in frames], strength=0.6,
+        prompt_embeds=peer.encode(spec.prompt), negative_prompt_embeds=peer.encode(spec.negative_prompt),
+        height=HEIGHT, width=WIDTH, num_inference_steps=10, guidance_scale=spec.guidance.scale,
+        generator=torch.Generator().manual_seed(spec.seed), output_type="latent",
+        callback_on_step_end=on_step,
+    )  # fmt: skip
+    steps = denoised(spec, tmp_path)
+    assert len(steps) == len(found) == 6
+    for number, (latents, expected) in enumerate(zip(steps, found, strict=True), start=1):
+        assert (latents - expected).abs().max() <= 1e-4, f"step {number}"
+
+
+def solver(spec: RunSpec) -> UniPCMultistepScheduler:
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=spec.scheduler.shift
+    )
+
+
+def recorder(pipeline: DiffusionPipeline) -> tuple[list[Tensor], Callable[..., dict]]:
+    """(the latents after each step, what the pipeline is to call)."""
+    pipeline.set_progress_bar_config(disable=True)
+    found: list[Tensor] = []
+
+    def on_step(_pipeline: object, _step: int, _timestep: object, values: dict) -> dict:
+        found.append(values["latents"].clone())
+        return values
+
+    return found, on_step
+
+
 def reference(
     spec: RunSpec,
     transformer: torch.nn.Module,
@@ -126,14 +184,11 @@ def reference(
     """The latents after each step of diffusers' pipeline; only what it would do to the prompts and to CLIP's picture is
     done for it, as published."""
     peer = make_peer(load("micro"))
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=spec.scheduler.shift
-    )
     pipeline = WanImageToVideoPipeline(
-        tokenizer=None, text_encoder=None, vae=peer.vae, scheduler=scheduler, image_processor=None,
+        tokenizer=None, text_encoder=None, vae=peer.vae, scheduler=solver(spec), image_processor=None,
         image_encoder=None, transformer=transformer,
     )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
+    found, on_step = recorder(pipeline)
     tokens = encoder(
         torch.cat([seen(image) for image in images.values()]), output_hidden_states=True
     )
@@ -141,12 +196,6 @@ def reference(
     pipeline.encode_image = lambda pictures, device: tokens.hidden_states[-2]
     shape = (1, 16, 1 + (FRAMES - 1) // 4, HEIGHT // 8, WIDTH // 8)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(spec.seed))
-    found: list[Tensor] = []
-
-    def on_step(_pipeline: object, _step: int, _timestep: object, values: dict) -> dict:
-        found.append(values["latents"].clone())
-        return values
-
     pipeline(
         image=images["image"], last_image=images.get("last_image"),
         prompt_embeds=peer.encode(spec.prompt), negative_prompt_embeds=peer.encode(spec.negative_prompt),
