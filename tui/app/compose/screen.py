@@ -92,6 +92,10 @@ class Compose(FormScreen):
             tooltip="a sentence that the micro model was trained on",
         ),
         Binding(
+            "f7", "begin", "Picture or clip", id="compose.begin", show=False,
+            tooltip="pick what the video begins from",
+        ),
+        Binding(
             "e", "edit_file", "Edit preset file", id="compose.file", show=False,
             tooltip="edit the preset's file here",
         ),
@@ -441,6 +445,14 @@ class Compose(FormScreen):
         if prompt is not None:
             self.query_one(Prompts).area("prompt").fill(prompt)
             self.call_next(self.go_to, "prompt")
+
+    async def action_begin(self) -> None:
+        """Pick what the video begins from: a picture where the preset takes one, else a clip."""
+        if self.checked is None:
+            return
+        spec = self.checked.shown
+        await self.go_to(f"{field_for(spec, 'picture') or field_for(spec, 'clip')}.path")
+        self.call_after_refresh(self.action_suggest)
 
     async def _picked_file(self, field: PathInput) -> Path | None:
         """Picked by walking, from where the field points or the last one was picked."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from textual.events import Paste
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
 
 from engine import client
+from engine.output import media
 from presets import library
 from presets.encoding import decode_spec
 from presets.library import load_preset, save_preset
@@ -33,6 +35,7 @@ from tui.app.compose.prompts import PromptArea
 from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
 from tui.app.compose.whole_form import PARTS, WholeForm
+from tui.app.dialogs.files import FilePicker, Folder
 from tui.app.dialogs.picker import Picker
 from tui.app.messages import ComposeWith
 from tui.app.preferences import Preferences, load_preferences
@@ -820,3 +823,29 @@ def test_where_there_is_room_all_sections_are_one_form():
         await shown.until(lambda: type(screen.view) is FieldsSection)
 
     show(act, size=(160, 50))
+
+
+def test_what_to_begin_from_is_picked_from_anywhere_and_looked_at(tmp_path):
+    """A field that the task has no use for takes no room; what belongs to a file comes with it."""
+    path = tmp_path / "clip.mp4"
+    media.write_video(path, torch.zeros(17, 64, 64, 3, dtype=torch.uint8), fps=8, comment="")
+
+    async def act(shown):
+        form = shown.screen
+        shown.app.preferences.folder = str(tmp_path)
+        await shown.press("f7")
+        await shown.until(lambda: isinstance(shown.app.screen, FilePicker))
+        picker = shown.app.screen
+        await shown.until(lambda: picker.query_one(Folder).root.children)
+        seen = [row.row.key for row in form.query(RowEditor) if row.display]
+        assert seen == ["video.path"]
+        await shown.press("enter")
+        await shown.until(lambda: form.draft.edits == {"video.path": str(path)})
+        view = form.query_one("#given-video")
+        await shown.until(lambda: view.display)
+        assert "17 frames of it at 8 a second" in str(view.query_one(Static).content)
+        assert "12 of 20 steps, from sigma 0.82" in str(view.query_one(Static).content)
+        seen = [row.row.key for row in form.query(RowEditor) if row.display]
+        assert seen == ["video.path", "video.strength", "video.sigma"]
+
+    show(act)
