@@ -395,7 +395,9 @@ def _check_shared(before: RunSpec, after: RunSpec) -> None:
     for key in changed_keys(before, after):
         if reach(key) == "noise":
             raise PresetError(
-                f"the shared steps were made with {made_with[key]!r}; branch at step 0 to change it",
+                f"the shared steps were made with {made_with[key]!r}; branch at step 0 to change it"
+                if made_with[key] != ""
+                else "the shared steps were made without; branch at step 0 to change it",
                 key=key,
             )
 

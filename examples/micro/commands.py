@@ -1,4 +1,4 @@
-"""The recipe's commands; `narrate` lives here, not in `__main__`, because ranks must be able to import it."""
+"""The recipe's commands."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from engine.models.vae.tiny_decoder import FILE as TINY_DECODER_FILE
 from examples.micro.architecture import DiTShape, VAEShape
 from examples.micro.checkpoint import load_checkpoint
 from examples.micro.checks import DevelopmentCheck, RoundTripCheck
-from examples.micro.draw_pictures import draw_pictures
 from examples.micro.encode import Encoding, encode_clips
 from examples.micro.evaluate import evaluate
 from examples.micro.export import export_weights
+from examples.micro.narration import narrate
 from examples.micro.parallel import launch
+from examples.micro.pictures.commands import pictures
 from examples.micro.recipe import Recipe, run_recipe
 from examples.micro.report import evaluation_report
 from examples.micro.sampling import load_exported
@@ -34,11 +35,6 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 RANKS = click.option("--ranks", default=1, help="Processes; one per CPU core is fastest.")
 DEVICE = click.option("--device", default="auto", help="auto, cpu or cuda.")
 COMPILE = click.option("--compile/--no-compile", "compiled", default=True, help="torch.compile.")
-
-
-def narrate(line: str) -> None:
-    """Progress goes to stderr; stdout stays free for data."""
-    click.echo(line, err=True)
 
 
 @click.group(context_settings={"show_default": True})
@@ -272,9 +268,4 @@ def tiny_decoder_command(weights: Path | None, clips: int, seed: int) -> None:
     narrate(f"{path}: explains {fit.r_squared:.3f} of the variance")
 
 
-@main.command("pictures")
-@click.option("--out", type=FOLDER, default=Path("examples/pictures"), help="Folder for the PNGs.")
-def pictures_command(out: Path) -> None:
-    """Draw the example pictures that the image-to-video models begin from."""
-    for path in draw_pictures(out):
-        narrate(str(path))
+main.add_command(pictures)

@@ -43,8 +43,8 @@ class MicroModel:
     vae: WanVAE
 
 
-def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
-    """The model in fp32 from the files of an export, through the engine's own loaders.
+def load_exported(folder: Path, *, device: str = "cpu", dit: str = FILES["dit"]) -> MicroModel:
+    """The model in fp32 from the files of an export, through the engine's own loaders. dit: which of its transformers.
 
     Raises CheckpointError where a file is missing or does not fit.
     """
@@ -61,7 +61,7 @@ def load_exported(folder: Path, *, device: str = "cpu") -> MicroModel:
             dtype="fp32",
         )
     )
-    denoiser = wan_dit.load(DenoiserSpec(checkpoint=path("dit"), device=device, dtype="fp32"))
+    denoiser = wan_dit.load(DenoiserSpec(checkpoint=str(folder / dit), device=device, dtype="fp32"))
     vae = wan_vae.load(VAESpec(checkpoint=path("vae"), device=device, dtype="fp32"))
     return MicroModel(denoiser, text, vae)
 

@@ -2,7 +2,8 @@
 
 All of it is checked before any of it has a name in the store: the layout of the file, the
 manifest, and every blob by its hash and first bytes. That a key leads to a result cannot be
-checked without computing it again, so links only enter from a sender who is trusted.
+checked without computing it again, so links only enter from a sender who is trusted; but for
+those of pictures, whose keys name their pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
+
 from store.blobs import blobs
 from store.blobs.files import disk_error, draft_folder, sync_file, sync_folder
 from store.bundle.archive import MANIFEST, Member, blob_name, read_members, read_slices
@@ -26,6 +29,7 @@ from store.bundle.manifest import (
     blob_kinds,
     decode_manifest,
 )
+from store.bundle.proven import proven
 from store.bundle.rows import ImportedRun, insert_links, insert_runs
 from store.bundle.strict import BundleRefused
 from store.database.database import immediate
@@ -64,7 +68,7 @@ def import_bundle(
     """Bring a bundle of at most max_bytes into the store.
 
     check_spec is asked for every spec and raises BundleRefused for one that is not valid.
-    is_trusted: links enter too, so that other runs use what these made. Raises BundleRefused, and
+    is_trusted: all links enter too, so that other runs use what these made. Raises BundleRefused, and
     StoreErrors where the store cannot take it; either way the store is as it was.
     """
     root = lineage.root
@@ -86,14 +90,19 @@ def import_bundle(
                     num_bytes = sum(draft.stat().st_size for draft in received.values())
                     with _placed(root, received), immediate(lineage, durable=True) as connection:
                         imported = insert_runs(lineage, connection, manifest)
-                        num_links, num_different = (
-                            insert_links(connection, manifest) if is_trusted else (0, 0)
+                        num_links, num_different = insert_links(
+                            connection,
+                            manifest if is_trusted else _proven(root, manifest),
                         )
     except BundleRefused as error:
         raise BundleRefused(f"{path} was refused: {_one_line(str(error))}") from error
     except OSError as error:
         raise disk_error(error, root) from error
     return Imported(tuple(imported), len(received), num_bytes, num_links, num_different)
+
+
+def _proven(root: Path, manifest: Manifest) -> Manifest:
+    return msgspec.structs.replace(manifest, links=proven(root, manifest))
 
 
 @contextlib.contextmanager

@@ -211,7 +211,8 @@ def _condition(wanted: Compared) -> tuple[str, tuple[object, ...]]:
             values = (pattern,)
             if wanted.is_file:
                 fits = f"({fits} OR {fits})"
-                values = (pattern, f"*/{pattern}")
+                # any file, but not none
+                values = ("?*" if pattern == "*" else pattern, f"*/{pattern}")
         case int() if wanted.comparison == "=" and abs(value) > MAX_INTEGER:
             # as JSON has it: SQLite reads an integer of more than 63 bits as the nearest float
             return f"({spec}) -> ?=?", (path, str(value))

@@ -22,6 +22,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from store.lineage.events import StepFinished
 from store.store import open_store
 from tests.integration.forker import ROOT, Fault, Forked, forker
@@ -250,6 +251,26 @@ def test_the_commands_of_the_page_about_videos(real):
     frame = Path(still.strip()) / "00000.png"
     shown = real.data("show", str(frame))
     assert (shown["spec"]["frames"], shown["output"]) == (1, still.strip())
+
+
+@pytest.mark.skipif(
+    not locate("image_encoder", BUILTIN_MICRO).is_file(),
+    reason="the image-to-video model is not in this package",
+)
+def test_the_commands_of_the_page_about_pictures(real):
+    said = []
+    for arguments in commands_of("pictures.md", "commands with pictures"):
+        given = [str(ROOT / each) if each.startswith("examples/") else each for each in arguments]
+        code, out, err = real(*given)
+        assert code == 0, err
+        said.append((out, err))
+    (_, made), (plan, _), (_, then) = said
+    assert "image: red-circle.png, 64x64" in made.splitlines()
+    stored = [line.split()[0] for line in plan.splitlines() if " stored " in line]
+    assert stored == ["image_encode", "encode"]
+    (first, second) = real.store.runs(limit=2)[::-1]
+    assert f"image: left-last.png, 64x64; made by run {first.id}" in then.splitlines()
+    assert second.note == f"goes on from the last frame of {first.id}"
 
 
 def test_an_output_that_exists_is_kept_unless_told_otherwise(real):

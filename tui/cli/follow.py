@@ -243,7 +243,7 @@ def _watch_all(
     """Follow each run in turn; how the last one ended. One interrupt cancels all that are left in the same moment."""
     quiet, total = manner.quiet, len(run_ids)
     for number, (run_id, each) in enumerate(zip(run_ids, wanted, strict=True)):
-        values = ", ".join(f"{key}={value_told(value)}" for key, value in each.values.items())
+        values = ", ".join(f"{key}={value_told(key, value)}" for key, value in each.values.items())
         place = f" ({number + 1} of {total})" if total > 1 else _queue_note(store, run_id)
         title = f"run {run_id}{place}{': ' if values else ''}{values}"
         left = run_ids[number + 1 :]
@@ -266,8 +266,13 @@ def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, qu
             watch_run(store, run_id, signals, quiet=quiet, title=f"run {run_id}")
 
 
-def value_told(value: object) -> str:
-    """The value of a setting in a title or a table."""
+def value_told(key: str, value: object) -> str:
+    """The value of a setting in a title or a table; of a picture or a clip the name of its file."""
+    from tui.describe.inputs import file_name
+    from tui.describe.runs.setting_keys import given_files
+
+    if key in given_files() and isinstance(value, str):
+        value = file_name(value)
     if isinstance(value, float):
         return f"{value:g}"
     text = value if isinstance(value, str) else json.dumps(value)

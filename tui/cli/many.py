@@ -96,7 +96,7 @@ def _report(
     rows += [
         (
             each["run"],
-            *(value_told(value) for value in each["values"].values()),
+            *(value_told(key, value) for key, value in each["values"].items()),
             each["status"],
             duration(each["seconds"]),
             f"{each['reused_steps']}/{each['steps']}",

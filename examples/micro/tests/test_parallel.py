@@ -82,7 +82,7 @@ def test_two_ranks_train_on_twice_the_clips(
 ) -> None:
     # not above, where each rank of the other test would import them
     from examples.micro.checkpoint import load_checkpoint
-    from examples.micro.commands import narrate
+    from examples.micro.narration import narrate
     from examples.micro.tests import tiny
     from examples.micro.train_dit import train_dit
 

@@ -13,6 +13,11 @@ WEIGHTS = {
     "MODEL_CARD.md",
     "config.json",
     "dit.safetensors",
+    "flf2v/config.json",
+    "flf2v/dit.safetensors",
+    "i2v/config.json",
+    "i2v/dit.safetensors",
+    "image_encoder.safetensors",
     "text_encoder.safetensors",
     "tiny_decoder.safetensors",
     "tokenizer.json",
@@ -23,7 +28,10 @@ WEIGHTS = {
 def test_the_package_holds_the_words_and_the_weights_alone() -> None:
     names = {path.name for path in MICRO.iterdir()} - {"__pycache__"}
     assert names == {"__init__.py", "grammar.py", "weights"}
-    assert {path.name for path in (MICRO / "weights").iterdir()} == WEIGHTS
+    folder = MICRO / "weights"
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    assert files.keys() == WEIGHTS
+    assert sum(path.stat().st_size for path in files.values()) <= 24_000_000
 
 
 def test_the_wheel_is_made_of_the_four_packages() -> None:

@@ -15,7 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from engine.inputs.pictures import Picture
 from store.blobs import blobs
 from store.blobs.tensors import _DTYPES, encode_tensors
 from store.bundle import archive, contents, exporting
@@ -344,6 +346,21 @@ def test_without_trust_no_other_run_finds_what_was_imported(store, other, path, 
         assert theirs[key].state == ours[key].state
         assert theirs[key].num_bytes == ours[key].num_bytes
         assert "alice" not in theirs[key].facts + theirs[key].environment
+
+
+@pytest.mark.parametrize("is_true", [True, False])
+def test_a_picture_needs_no_trust_where_it_has_the_pixels_of_its_key(store, other, path, is_true):
+    run_id = make_run(store)
+    pixels = torch.arange(2 * 3 * 3, dtype=torch.uint8).view(2, 3, 3)
+    picture = Picture(3, 2, (pixels if is_true else pixels + 1).numpy().tobytes())
+    facts = {"version": 1, "params": {"pixels": picture.digest}, "inputs": {}}
+    key = derive_key("picture", facts)
+    digest = blobs.put(store.root, encode_tensors({"pixels": pixels}))
+    link = LinkRecord(key, "picture", digest, facts=json.dumps(facts), num_bytes=99)
+    store.record_link(run_id, link, stage="picture", index=0, source="computed", seconds=0.0)
+    done = take(other, export(store, path, run_id))
+    assert done.num_links == is_true
+    assert set(find(other.lineage, [key])) == ({key} if is_true else set())
 
 
 def test_an_imported_run_is_there_to_see(store, other, path, run_id):

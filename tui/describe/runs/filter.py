@@ -201,13 +201,9 @@ def _compared(name: str, wanted: Setting | None, text: str, *, is_typed: bool) -
     if comparison != "=" and isinstance(value, bool | str):
         raise BadSearch(f"{name}:{text}: only numbers are more or less; expected {name}:VALUE")
     default = wanted.field.default if wanted.field else None
-    return Compared(
-        wanted.key,
-        comparison,
-        value,
-        fits_absent=_fits(default, comparison, value),
-        is_file=wanted.key in given_files(),
-    )
+    is_file = wanted.key in given_files()
+    fits_absent = not is_file and _fits(default, comparison, value)
+    return Compared(wanted.key, comparison, value, fits_absent=fits_absent, is_file=is_file)
 
 
 def _number(text: str) -> int | float | None:

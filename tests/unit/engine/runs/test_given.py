@@ -1,4 +1,4 @@
-"""Runs from a clip on go on without its file: verified, branched, and in another store."""
+"""Runs from a picture or a clip on go on without its file: verified, branched, and in another store."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine import client
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.output.encoders import encode
@@ -60,6 +62,18 @@ def first(runner: Runner, folder: Path) -> str:
     assert (plan.stages["encode"], plan.total_steps) == ("compute", 3)
     clip.unlink()
     return run_id
+
+
+def from_picture(runner: Runner, folder: Path, *overrides: str) -> tuple[str, PlanMade]:
+    """A run on the picture of the folder, whose file is not there afterwards."""
+    picture = folder / "red.png"
+    Image.new("RGB", (48, 40), "red").save(picture)
+    settings = ["scheduler.steps=3", *SMALL, f"image.path={picture}", *overrides]
+    spec = load_preset("micro-i2v", settings)
+    run_id = client.submit(runner.store, spec, output=str(folder / "{run}.mp4"))
+    plan = plan_in(execute(runner, run_id))
+    picture.unlink()
+    return run_id, plan
 
 
 def made(runner: Runner, folder: Path, *overrides: str) -> tuple[str, PlanMade]:
@@ -121,3 +135,36 @@ def test_a_bundle_brings_what_was_encoded_and_says_nothing_of_the_folder(
         assert (plan.reused_steps, plan.total_steps) == (2, 3)
         plan = branched(elsewhere, tmp_path, first, 0, ["seed=7"])
         assert (plan.reused_steps, plan.total_steps) == (0, 3)
+
+
+has_model = pytest.mark.skipif(
+    not locate("image_encoder", BUILTIN_MICRO).is_file(),
+    reason="the image-to-video model is not in this package",
+)
+
+
+@has_model
+def test_a_picture_is_encoded_once(runner, folder):
+    _, plan = from_picture(runner, folder, "seed=1")
+    assert (plan.stages["image_encode"], plan.stages["encode"]) == ("compute", "compute")
+    _, plan = from_picture(runner, folder, "seed=2", "prompt=a small blue star moves up")
+    assert (plan.stages["image_encode"], plan.stages["encode"]) == ("stored", "stored")
+    assert plan.stages["text_encode"] == "compute"
+
+
+@has_model
+def test_a_run_goes_on_without_its_picture(runner, folder, tmp_path):
+    run_id, _ = from_picture(runner, folder, "seed=3")
+    verdict = verified(runner.store, run_id)
+    assert (verdict.identical, verdict.checked > 3) == (True, True)
+    plan = branched(runner, folder, run_id, 2, ["prompt=a small green star moves up"])
+    assert (plan.reused_steps, plan.stages["image_encode"]) == (2, "stored")
+    bundle = tmp_path / "runs.modiff"
+    export_bundle(runner.store.lineage, [run_id], bundle)
+    assert folder.name.encode() not in bundle.read_bytes()
+    with opened(tmp_path / "store") as elsewhere:
+        store = elsewhere.store
+        import_bundle(store.lineage, bundle, check_spec=lambda spec: None, max_bytes=1 << 30)
+        # its pixels need no trust, all else is made of them again
+        plan = branched(elsewhere, tmp_path, run_id, 0, ["seed=4"])
+        assert (plan.stages["read"], plan.stages["image_encode"]) == ("stored", "compute")

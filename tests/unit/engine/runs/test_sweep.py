@@ -15,6 +15,7 @@ from engine import client
 from engine.checkpoints.library import Found
 from engine.client import submit
 from engine.errors import CheckpointError, ComponentError
+from engine.inputs.settle import Settled
 from engine.runs.sweep import Axis, count, make_members, parse_axes, with_outputs
 from presets.encoding import decode_spec
 from presets.errors import PresetError
@@ -291,3 +292,40 @@ def test_torch_is_not_needed():
     )
     root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+# pictures and clips
+
+
+def looked_at(spec):
+    """As where pictures decide: each of another size."""
+    if not spec.image.path:
+        return Settled(spec)
+    number = int(spec.image.path.removesuffix(".png"))
+    picture = msgspec.structs.replace(spec.image, digest=f"sha256:{number:064}")
+    width = spec.width or 16 * number
+    sized = msgspec.structs.replace(spec, image=picture, width=width, height=32)
+    return Settled(sized, (f"image: {spec.image.path}",))
+
+
+def with_picture(overrides=()):
+    return load_preset("micro-i2v", ["width=0", "height=0", "image.path=3.png", *overrides])
+
+
+def test_every_run_is_looked_at_and_values_are_as_typed():
+    axes = parse_axes(["image.path=2.png,4.png"])
+    found = make_members(axes, with_picture, anything, look=looked_at)
+    assert [member.spec.width for member in found] == [32, 64]
+    assert values(found) == [("2.png",), ("4.png",)]
+    assert [member.notes for member in found] == [("image: 2.png",), ("image: 4.png",)]
+    named = with_outputs(found, "{image.path}-{index}.mp4")
+    assert [member.spec.output.path for member in named] == ["2-1.mp4", "4-2.mp4"]
+
+
+def test_a_picture_that_is_shown_later_does_not_decide_the_size():
+    axes = parse_axes(["image.path=2.png,4.png"])
+    for member in make_members(axes, with_picture, anything, look=looked_at, from_step=3):
+        before = decode_spec(member.segments[0].spec_json)
+        assert (before.image.path, before.width) == ("3.png", 48)
+        assert before.image.digest
+        assert (member.spec.width, member.spec.height) == (48, 32)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 
+import click
 import pytest
 
+from tui.cli.commands.runs.run import run
 from tui.cli.completion import complete_setting
 from tui.cli.main import main
 
@@ -19,6 +21,13 @@ def test_settings_are_completed_and_what_they_can_be():
     assert offered("scheduler.name=e") == ["scheduler.name=euler"]
     assert offered("output.overwrite=") == ["output.overwrite=true", "output.overwrite=false"]
     assert offered("seed=") == offered("nothing=") == offered("nothing") == []
+
+
+@pytest.mark.parametrize("option", ["--image", "--last-image", "--video"])
+def test_files_are_left_to_the_shell(option):
+    (found,) = [each for each in run.params if option in each.opts]
+    (item,) = found.shell_complete(click.Context(run), "cl")
+    assert (item.value, item.type) == ("cl", "file")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -179,6 +179,21 @@ def test_a_run_goes_on_from_the_last_frame_of_another(capsys, store, monkeypatch
     assert store.runs(limit=1)[0].note == f"goes on from the last frame of {before}"
 
 
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ((96, 64), "scaled to 96x64"),
+        ((64, 64), "made to cover 64x64 and cut in the middle"),
+        ((64, 48), "scaled to 64x48"),  # whose proportions are as published
+    ],
+)
+def test_what_becomes_of_a_picture_is_told(store, size, told):
+    Image.new("RGB", (90, 60), "red").save("cat.png")
+    settings = {"image.path": "cat.png", "width": size[0], "height": size[1], "max_area": 4096}
+    _, notes = looked_at(store, load_preset("micro", ["task=i2v"], values=settings))
+    assert notes == (f"image: cat.png, 90x60; {told}",)
+
+
 def test_a_picture_is_told_with_the_size_that_the_video_gets(capsys, store):
     Image.new("RGB", (90, 60), "red").save("cat.png")
     spec = load_preset(

@@ -92,15 +92,18 @@ def test_runs_are_told_apart_by_the_names_of_their_files(store):
         ("video:RUN.mp4", 1),
         ("video:*.mp4", 2),
         ("video:/elsewhere/run.mp4", 1),
+        ("video:*", 2),
+        ("image:*", 0),
         ("video.path:n.mp4", 0),
         ("strength:0.4", 1),
-        ("strength:<1", 2),
+        ("video:* strength:<1", 2),
     ],
 )
 def test_a_filter_takes_the_name_of_a_file(store, wanted, found):
     for spec in (on_clip(), on_clip("/elsewhere/run.mp4", "1", strength=0.4)):
         queued(store, spec)
-    assert len(search_of([wanted]).find(store, 9)) == found
+    store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
+    assert len(search_of(wanted.split()).find(store, 9)) == found
 
 
 def test_a_branch_tells_what_it_changes(store):

@@ -45,6 +45,13 @@ def test_what_is_told(text, told):
     assert told in combination_warning(text)
 
 
+@pytest.mark.parametrize("preset", ["micro-i2v", "micro-flf2v"])
+def test_its_siblings_know_the_same_world(preset):
+    (warning,) = prompt_warnings(load_preset(preset, values={"prompt": "a cat moves left"}))
+    assert warning.endswith("these words mean nothing to it: cat")
+    assert random_prompt(load_preset(preset))
+
+
 def test_with_a_run():
     spec = load_preset("micro", values={"prompt": "a small red star over a white background"})
     assert len(prompt_warnings(spec)) == 1

@@ -58,8 +58,10 @@ def show(run: str, as_json: bool) -> None:
     if as_json:
         print_json(_details(known, row, events))
         return
-    for name, value in [*lines(known, COMMAND_LINE), *_lines(known, events)]:
-        click.echo(f"{name:<10}{value}")
+    told = [*lines(known, COMMAND_LINE), *_lines(known, events)]
+    width = max(10, *(len(name) + 1 for name, _ in told))
+    for name, value in told:
+        click.echo(f"{name:<{width}}{value}")
     click.echo()
     click.echo(_toml(known.record), nl=False)
 
@@ -85,6 +87,7 @@ def _details(known: Detail, row: RunRow, events: Sequence[Event]) -> dict[str, A
         **about,
         "changes": dict(known.changes),
         "expansion": expansion.as_json(known.expanded),
+        "inputs": dict(known.inputs),
         "latents": known.record.latents or found["latents"],
         "children": list(known.children),
         "stop_at": known.record.stop_at,

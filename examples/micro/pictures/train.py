@@ -19,9 +19,9 @@ from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from examples.micro.architecture import MAX_TOKENS, DiTShape, build_picture_dit, encode_text
 from examples.micro.checkpoint import load_checkpoint, save_checkpoint
-from examples.micro.given_frames import Given, GivenSet, masks
 from examples.micro.muon import Muon
 from examples.micro.parallel import Rank, average_gradients, share_from_lead
+from examples.micro.pictures.given_frames import Given, GivenSet, masks
 from examples.micro.tokenizer import build_tokenizer, tokenize
 from examples.micro.train_dit import DiTTraining, captions, loss_weights, sample_sigmas
 from examples.micro.training import (

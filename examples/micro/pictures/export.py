@@ -17,7 +17,7 @@ from torch import Tensor
 
 from examples.micro.architecture import DiTShape, picture_config
 from examples.micro.export import CONFIG_FILE, FILES, config_of, write_whole
-from examples.micro.train_i2v import LAST
+from examples.micro.pictures.train import LAST
 
 IMAGE_ENCODER_FILE = "image_encoder.safetensors"
 MODELS = ("i2v", "flf2v")

@@ -22,7 +22,7 @@ from engine.micro.grammar import (
 from engine.models.image_encoders.clip import CLIP
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, History, WanVAE
 from examples.micro.checkpoint import load_checkpoint, save_checkpoint
-from examples.micro.train_clip import tokens_of
+from examples.micro.pictures.train_clip import tokens_of
 from examples.micro.world import render
 
 CLIPS_PER_SHARD, CLIPS_PER_PASS = 256, 8
