@@ -476,7 +476,7 @@ class ModiffApp(ModiffBase):
                 "Begin from it, or take the settings that made it?",
             ]
             buttons = ["Begin from it", "Its settings"]
-            answer = 1
+            answer: int | None = 1
             if kind:
                 answer = await self.push_screen_wait(Choose("a file", lines, buttons))
             if answer == 1:

@@ -58,9 +58,9 @@ class TopLine(Widget):
         self._is_typing = False
 
     def on_mount(self) -> None:
-        self.watch(self.screen, "focused", self._on_focus)
+        self.watch(self.screen, "focused", self._follow_focus)
 
-    def _on_focus(self, focused: Widget | None) -> None:
+    def _follow_focus(self, focused: Widget | None) -> None:
         """Where a digit is text, the screens have theirs with alt."""
         is_typing = isinstance(focused, Input | TextArea)
         if is_typing != self._is_typing:

@@ -10,10 +10,9 @@ from textual.widgets import Static
 from presets.sections import SECTIONS
 from tui.app.compose.fields_section import FieldsSection, widgets_of
 from tui.app.compose.section_rows import list_of
-from tui.app.widgets.list_panel import put
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from presets.sections import Section
     from tui.app.compose.section_rows import FormRow
@@ -34,10 +33,16 @@ class WholeForm(FieldsSection):
     WholeForm > .heading.-first { margin-top: 0; }
     """
 
+    def __init__(self, section: Section, known: Mapping[str, Sequence[str]]) -> None:
+        """As of `FieldsSection`."""
+        super().__init__(section, known)
+        self._told: dict[str, str] = {}
+
     async def fill(self, rows: Sequence[FormRow]) -> None:
         """With these rows, from nothing."""
         async with self.filling, self.batch():
             await self.remove_children()
+            self._told.clear()
             for section in PARTS if self.is_attached else ():
                 heading = Text.assemble((section.title, "bold"), f"  {section.about}")
                 classes = "heading -first" if section is PARTS[0] else "heading"
@@ -49,8 +54,10 @@ class WholeForm(FieldsSection):
 
     def tell(self, section: Section, about: str) -> None:
         """What a section does, where that follows from the settings."""
-        heading = self.query_one(f"#heading-{section.name}", Static)
-        put(heading, Text.assemble((section.title, "bold"), f"  {about}"))
+        if about != self._told.get(section.name):
+            self._told[section.name] = about
+            heading = self.query_one(f"#heading-{section.name}", Static)
+            heading.update(Text.assemble((section.title, "bold"), f"  {about}"))
 
     def go_to(self, section: Section) -> None:
         """Scroll there, where a section is not in sight as it is."""

@@ -126,7 +126,7 @@ class FilePicker(Dialog[Path | None]):
         self._kind: Kind = kind
         self._look_at, self._graphics = look, graphics
         is_folder = start.is_dir()
-        self.folder, self._name = (start, "") if is_folder else (start.parent, start.name)
+        self.folder, self._wanted = (start, "") if is_folder else (start.parent, start.name)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:
@@ -146,7 +146,7 @@ class FilePicker(Dialog[Path | None]):
         self._read()
 
     def _open(self, folder: Path, name: str = "") -> None:
-        self.folder, self._name = folder, name
+        self.folder, self._wanted = folder, name
         self.query_one(Input).value = ""
         self._read()
 
@@ -155,10 +155,10 @@ class FilePicker(Dialog[Path | None]):
         shown = shorten_front(printable(str(self.folder)), _FOLDER_CELLS)
         self.query_one("#up", Static).update(f"↰ {shown}")
         text = self.query_one(Input).value.strip()
-        words = [self._name.lower()] if text.startswith(_PATHS) else text.lower().split()
+        words = [self._wanted.lower()] if text.startswith(_PATHS) else text.lower().split()
         tree, told = self.query_one(Folder), self.query_one("#told", Static)
         told.update("…")
-        await tree.open(self.folder, words, self._name)
+        await tree.open(self.folder, words, self._wanted)
         more = f"{tree.num_left_out} more; type a part of the name" if tree.num_left_out else ""
         told.update(more if tree.root.children else "nothing here fits; backspace goes up")
         if not tree.root.children:
@@ -168,7 +168,7 @@ class FilePicker(Dialog[Path | None]):
         event.stop()
         text = event.value.strip()
         if text.startswith(_PATHS):
-            head, _, self._name = text.rpartition("/")
+            head, _, self._wanted = text.rpartition("/")
             folder = Path(os.path.abspath(os.path.expanduser(f"{head}/")))
             if folder.is_dir():
                 self.folder = folder

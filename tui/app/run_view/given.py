@@ -19,7 +19,7 @@ class GivenPictures(Horizontal):
 
     DEFAULT_CSS = """
     GivenPictures { height: 8; width: 1fr; display: none; }
-    GivenPictures > Picture { width: 1fr; max-width: 34; height: 1fr; }
+    GivenPictures > Picture { width: 1fr; max-width: 34; height: 1fr; max-height: 19; }
     """
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -245,7 +245,7 @@ def test_every_field_is_in_a_section_and_each_kind_of_them_is_reached():
             seen |= {area.key for area in shown.screen.query(PromptArea)}
             assert len(shown.screen.query("*")) < 60
         options = "components.prompt_expander.options"
-        # of one value, a list, texts that a template and a review give, and a table whose keys are known
+        # a list, texts that a template and a review give, and a table whose keys are known
         others = {"extensions", "expansion.instructions", "expansion.text", options}
         assert seen == set(FIELDS) - others | {f"{options}.timeout", f"{options}.retries"}
         for key in ("negative_prompt", "components.vae.checkpoint", "output.kinds", "fps"):

@@ -68,7 +68,7 @@ def test_every_field_has_an_editor_that_takes_the_keys_and_tells_what_it_holds()
         editors = list(app.query(RowEditor))
         prompts = {key for key, field in FIELDS.items() if field.role == "prompt"}
         options = "components.prompt_expander.options"  # a table whose keys are known
-        of_no_row = {"task", "extensions", *prompts, options}  # of one value, a list, and areas
+        of_no_row = {"extensions", *prompts, options}  # a list, and areas
         opened = {f"{options}.timeout", f"{options}.retries"}
         assert {each.row.key for each in editors} == set(FIELDS) - of_no_row | opened
         for each in editors:

@@ -69,6 +69,10 @@ def test_walking_and_narrowing(tmp_path):
         await pilot.press("backspace")
         await until(pilot, lambda: "sub" in names(picker))
         assert picker.folder == tmp_path
+        await pilot.click(Folder, offset=(4, 0))
+        await until(pilot, lambda: names(picker) == ["deep.jpg"])
+        await pilot.click("#up")
+        await until(pilot, lambda: "sub" in names(picker))
         picker.query_one(Input).value = f"{tmp_path}/sub/de"
         await until(pilot, lambda: names(picker) == ["deep.jpg"])
         await pilot.press("enter")

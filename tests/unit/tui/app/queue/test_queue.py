@@ -224,9 +224,9 @@ def test_edit_puts_a_run_into_the_form_and_out_of_the_queue(store):
         screen = pilot.app.get_screen_stack("queue")[0]
         original = Compose.load_run
 
-        def load_run(form, spec, preset):
+        def load_run(form, spec, preset, field):
             given.append((spec, preset))
-            return original(form, spec, preset)
+            return original(form, spec, preset, field)
 
         Compose.load_run = load_run
         try:
@@ -247,7 +247,7 @@ def test_edit_puts_a_run_into_the_form_and_out_of_the_queue(store):
 def test_a_run_is_not_lost_when_the_form_fails(store, monkeypatch):
     first = add(store)
 
-    def fails(form, spec, preset):
+    def fails(form, spec, preset, field):
         raise RuntimeError("the form is broken")
 
     monkeypatch.setattr(Compose, "load_run", fails)
