@@ -119,7 +119,11 @@ def test_a_sweep_looks_at_everything_before_it_queues_anything(capsys, store):
     assert store.runs(limit=1) == []
     assert main([*over, "--video", "clip.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["notes"] == ["video: clip.mp4, 64x64; 9 frames at 8 a second"]
+    assert told["notes"] == [
+        "video: clip.mp4, 64x64; 9 frames at 8 a second",
+        "strength 0.4 at shift 3: 8 of 20 steps, from sigma 0.67",
+        STRENGTH,
+    ]
     specs = [decode_spec(run.spec_json) for run in store.runs(limit=5)]
     assert {spec.video.strength for spec in specs} == {0.4, 0.6}
     assert len({spec.video.digest for spec in specs} - {""}) == 1
