@@ -105,6 +105,10 @@ class PathInput(Input):
         )
         self.kind = kind
 
+    def on_mount(self) -> None:
+        """The name of the file is at the end."""
+        self.cursor_position = len(self.value)
+
     def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()
         path = dropped_path(event.text)
