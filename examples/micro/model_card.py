@@ -63,6 +63,9 @@ folded into its two 1x1x1 convolutions, so that the published normalisation cons
 `tokenizer.json` is a Unigram tokenizer with one token per word of the world.
 `tiny_decoder.safetensors`, where it is there, shows latents as colours without the VAE, for previews
 (`python -m examples.micro tiny-decoder`); its metadata say what share of the colours' variance it explains.
+`python -m examples.micro pictures` trains two siblings from it, which begin from pictures: an image encoder
+(`image_encoder.safetensors`) and a transformer each (`i2v`, `flf2v`); they use its text encoder and its VAE
+(docs/micro.md has how well they do).
 
 Settings it was made for: {size}x{size}, {frames} frames, UniPC, 20 steps, guidance 2.5, shift 3, empty negative prompt.
 

@@ -165,7 +165,7 @@ def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
     assert _data(capsys, "validate").count(": ok\n") == 12
     assert _data(capsys, "validate", "micro", "--set", "frames=33") == "micro: ok\n"
     assert main(["presets", "validate", "--set", "frames=34"]) == 2
-    assert capsys.readouterr().err.count("nearest valid: 33, 37") == 7
+    assert capsys.readouterr().err.count("nearest valid: 33, 37") == 12
     bad = user_presets / "bad.toml"
     bad.write_text("[scheduler]\nsteps = 'many'\n")
     assert main(["presets", "validate", "micro", "bad"]) == 2

@@ -102,7 +102,11 @@ def test_the_shell_completes_presets_and_runs(capsys, store, monkeypatch):
         monkeypatch.setenv("COMP_CWORD", "2")
         assert main([]) == 0
         found[words.split()[1]] = capsys.readouterr().out.split()
-    assert found == {"run": ["plain,micro"], "show": [f"plain,{run_id}"]}
+    presets = [f"plain,{name}" for name in ("micro", "micro-flf2v", "micro-i2v")]
+    assert {name: sorted(offered) for name, offered in found.items()} == {
+        "run": presets,
+        "show": [f"plain,{run_id}"],
+    }
 
 
 # Errors
