@@ -485,7 +485,7 @@ class ModiffApp(ModiffBase):
                 return
         form = self.get_screen_stack("compose")[0]
         if kind and isinstance(form, Compose):
-            await form.begin_from(path, kind)
+            form.begin_from(path, kind)
 
     # Leaving
 

@@ -229,14 +229,15 @@ def _becoming(
 
     if wanted is None:
         return
-    size = wanted
-    if not all(wanted):
-        size = size_of(*wanted, given, area, key="image.path")
-        yield f"the video gets {size[0]}x{size[1]}"
-    if size == given:
+    is_left_open = not all(wanted)
+    size = size_of(*wanted, given, area, key="image.path") if is_left_open else wanted
+    told = f"{size[0]}x{size[1]}"
+    if not is_clip and size != given and published_size(*given, area) == size:
+        yield f"scaled to {told}" + (", which the video gets" if is_left_open else "")
         return
-    if not is_clip and published_size(*given, area) == size:
-        yield f"scaled to {size[0]}x{size[1]}"
+    if is_left_open:
+        yield f"the video gets {told}"
+    if size == given:
         return
     scale = max(size[0] / given[0], size[1] / given[1])
     covering = [max(side, round(full * scale)) for side, full in zip(size, given, strict=True)]

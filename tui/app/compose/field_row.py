@@ -105,6 +105,17 @@ class PathInput(Input):
         )
         self.kind = kind
 
+    def on_mount(self) -> None:
+        self.show_end()
+
+    def show_end(self) -> None:
+        """Where the name of the file is."""
+        self.cursor_position = len(self.value)
+        self.call_after_refresh(self._scroll_to_end)
+
+    def _scroll_to_end(self) -> None:
+        self.scroll_to(x=self.max_scroll_x, animate=False, force=True)
+
     def _on_paste(self, event: events.Paste) -> None:
         event.prevent_default()
         path = dropped_path(event.text)
@@ -112,7 +123,7 @@ class PathInput(Input):
             super()._on_paste(event)
         elif self.kind == "file" or kind_of(path) in ("", self.kind):
             self.value = str(path)
-            self.cursor_position = len(self.value)
+            self.show_end()
             event.stop()
 
 
@@ -187,8 +198,7 @@ class RowEditor(Widget):
         if row.text != before.text and not is_source and self.is_filled:
             editor = self.editor
             if isinstance(editor, Input):
-                editor.value = row.text
-                editor.cursor_position = len(row.text)
+                self._fill(editor, row.text)
             else:
                 editor.show(row.choices, self._chosen())
         if self.is_filled and isinstance(self.editor, NumberInput):
@@ -200,10 +210,15 @@ class RowEditor(Widget):
         """Fill in a text as if it were typed."""
         editor = self.editor
         if isinstance(editor, Input):
-            editor.value = text
-            editor.cursor_position = len(text)
+            self._fill(editor, text)
         else:
             self.post_message(FieldEdited(self.row.key, text))
+
+    def _fill(self, editor: Input, text: str) -> None:
+        editor.value = text
+        editor.cursor_position = len(text)
+        if isinstance(editor, PathInput):
+            editor.show_end()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -135,16 +135,18 @@ class Compose(FormScreen):
             self.call_next(self._start, watch=self._start_asked)
             self._start_asked = None
 
-    async def begin_from(self, path: Path, kind: Literal["picture", "clip"]) -> None:
-        """Fill the field that a file fits; where the run's task takes no picture, with the preset of its family that
-        does."""
+    def begin_from(self, path: Path, kind: Literal["picture", "clip"]) -> None:
+        """Fill the field that a file fits, and show it; where the run's task takes no picture, with the preset of its
+        family that does."""
         if self.draft is None or self.checked is None:
             return
         spec = self.checked.shown
         name = field_for(spec, kind)
+        stages = self.query_one(Stages)
+        stages.focus()  # where the next file that is dropped is taken in as well
+        stages.highlighted = SECTIONS.index(section_of("image.path"))
         if name:
             self._change(self.draft.typed(f"{name}.path", str(path)))
-            await self.go_to(f"{name}.path")
             return
         preset, present = picture_preset(spec), self.draft.preset
         self._left[present] = self.draft.edits
@@ -153,8 +155,7 @@ class Compose(FormScreen):
             f"preset {preset} makes a video from a picture; ctrl+o goes back to {printable(present)}",
             markup=False,
         )
-        await self.open_preset(preset, {**edits, "image.path": str(path)}).wait()
-        self.call_next(self.go_to, "image.path")
+        self.open_preset(preset, {**edits, "image.path": str(path)})
 
     # Changing and starting
 

@@ -125,8 +125,9 @@ def summary(section: Section, draft: Draft, spec: RunSpec) -> str:
             names = (each.name if each.enabled else f"({each.name})" for each in spec.extensions)
             return printable(", ".join(names)) or "none"
         case "size":
-            size = f"{spec.width}x{spec.height}" if spec.width and spec.height else "size as given"
-            return f"{size}x{spec.frames}, seed {spec.seed}"
+            is_sized = bool(spec.width and spec.height)
+            size = f"{spec.width}x{spec.height}x" if is_sized else "as given, x"
+            return f"{size}{spec.frames}, seed {spec.seed}"
         case "keep":
             return _kept(spec)
         case _:

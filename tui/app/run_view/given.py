@@ -36,6 +36,6 @@ class GivenPictures(Horizontal):
         for each in shown:
             picture = Picture(fps=each.fps, graphics=getattr(self.app, "graphics", None))
             self.mount(picture)
-            told = f" {each.told}" if each.told else ""
-            picture.show(each.preview, f"{each.name}: {each.file}{told}")
+            about = f": {each.file} {each.told}".rstrip() if len(shown) == 1 else ""
+            picture.show(each.preview, f"{each.name}{about}")
         self.display = bool(shown)

@@ -98,9 +98,11 @@ def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
         view = screen.query_one("#given-image", GivenView)
         await until(pilot, lambda: view.display)
         assert "64x48" in shown(screen, "#given-image Static")
-        await until(pilot, lambda: screen.focused_row is not None)
-        assert screen.focused_row.row.key == "image.path"
-        app.post_message(Paste("file:///gone.png"))
+        screen._change(screen.draft.typed("task", "flf2v"))
+        app.post_message(Paste(str(path)))  # the last one, as there is a first
+        await until(pilot, lambda: screen.draft.edits.get("last_image.path") == str(path))
+        await screen.go_to("image.path")
+        app.post_message(Paste("file:///gone.png"))  # no file, and so text
         await until(pilot, lambda: "gone" in screen.draft.edits["image.path"])
 
     play("compose", script)
