@@ -30,7 +30,25 @@ _WEIGHTS = (
     "engine/checkpoints/quantised.py",
 )
 _GRAPH = ("engine/tasks/wan.py",)
+_VAE = (
+    "engine/components/wan_vae.py",
+    "engine/models/vae/__init__.py",
+    "engine/models/vae/wanvae.py",
+    *_WEIGHTS,
+)
+_GIVEN = ("engine/stages/given.py", *_GRAPH)
 SOURCES = {
+    # what a picture's pixels are is in its digest, which is in the key
+    "picture": _GIVEN,
+    "image": (
+        "engine/components/clip.py",
+        "engine/models/image_encoders/*.py",
+        *_GIVEN,
+        *_WEIGHTS,
+    ),
+    "condition": ("engine/inputs/sizes.py", *_GIVEN, *_VAE),
+    "clip": ("engine/inputs/clips/*.py", *_GIVEN, *_VAE),
+    "start": ("engine/stages/latents.py", *_GRAPH),
     "text": (
         "engine/components/umt5.py",
         "engine/models/text_encoders/*.py",
@@ -55,14 +73,11 @@ SOURCES = {
         *_WEIGHTS,
     ),
     "video": (
-        "engine/components/wan_vae.py",
         "engine/output/encoders.py",
         "engine/output/media.py",
-        "engine/models/vae/__init__.py",
-        "engine/models/vae/wanvae.py",
         "engine/stages/video.py",
         *_GRAPH,
-        *_WEIGHTS,
+        *_VAE,
     ),
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.compare.frames import Frame, read_frames
 from engine.compare.report import video_of
 from engine.errors import EngineError, InputError
-from engine.inputs.pictures import Picture, read_picture
+from engine.inputs.pictures.reading import Picture, read_picture
 from engine.output.mark import mark_of, read_mark
 from engine.output.media import save_png
 from engine.output.paths import default_output, output_paths

@@ -83,7 +83,7 @@ def picture_facts(path: Path, background: str, index: Index, *, key: str) -> Pic
     """What a file holds. Raises InputError."""
 
     def look() -> PictureFacts:
-        from engine.inputs.pictures import read_picture
+        from engine.inputs.pictures.reading import read_picture
 
         picture = read_picture(path, background, key=key)
         return PictureFacts(picture.digest, picture.width, picture.height, picture.notes)
@@ -140,7 +140,7 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
             return spec
         named = msgspec.structs.replace(clip, path=str(path))
         return msgspec.structs.replace(spec, video=named)
-    from engine.inputs.clips import clip_digest, examine_clip, read_clip
+    from engine.inputs.clips.reading import clip_digest, examine_clip, read_clip
 
     path = _absolute(clip.path)
     key = "video.path"

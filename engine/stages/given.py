@@ -14,8 +14,8 @@ from torch import Tensor
 from engine.chain.previews import Thumbnails
 from engine.environment import environment_of
 from engine.errors import InputError
-from engine.inputs.clips import clip_digest, read_clip
-from engine.inputs.pictures import read_picture
+from engine.inputs.clips.reading import clip_digest, read_clip
+from engine.inputs.pictures.reading import read_picture
 from engine.inputs.sizes import published_size
 from engine.reports import Made
 from engine.stages.finite import not_finite

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from engine.errors import InputError
-from engine.inputs.pictures import read_picture
+from engine.inputs.pictures.reading import read_picture
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
 from tests.given_pictures import BAD, GOOD, chunk

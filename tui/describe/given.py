@@ -188,7 +188,7 @@ def _small_picture(
 ) -> tuple[int, int, Pixels, tuple[str, ...]]:
     from PIL import Image
 
-    from engine.inputs.pictures import read_picture
+    from engine.inputs.pictures.reading import read_picture
 
     picture = read_picture(path, background)
     image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
@@ -201,7 +201,7 @@ def _small_picture(
 def _clip(
     path: Path, known: object, wanted: tuple[int, int] | None, fps: int, frames: int, area: int
 ) -> Look:
-    from engine.inputs.clips import examine_clip, read_clip
+    from engine.inputs.clips.reading import examine_clip, read_clip
 
     facts = examine_clip(path)
     scale = min(1.0, _CLIP_SIDE / max(facts.width, facts.height))

@@ -100,7 +100,7 @@ def test_drawn_pictures_are_those_that_are_shipped(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[2] / "pictures"
     names = sorted(path.name for path in shipped.glob("*.png"))
     assert sorted(path.name for path in tmp_path.glob("*.png")) == names
-    from engine.inputs.pictures import read_picture
+    from engine.inputs.pictures.reading import read_picture
 
     for name in names:
         assert read_picture(tmp_path / name).digest == read_picture(shipped / name).digest

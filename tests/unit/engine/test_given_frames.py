@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from PIL import Image
 from torch.nn import functional as F
 
-from engine.inputs.pictures import read_picture
+from engine.inputs.pictures.reading import read_picture
 from engine.inputs.sizes import published_size
 from engine.stages.given import fitted, given_mask, read_picture_file, to_floats
 from engine.tasks.wan import picture_node

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.inputs.pictures import Picture
+from engine.inputs.pictures.reading import Picture
 from store.blobs import blobs
 from store.blobs.tensors import _DTYPES, encode_tensors
 from store.bundle import archive, contents, exporting

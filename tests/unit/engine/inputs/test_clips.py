@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 
 from engine.compare.frames import read_frames
 from engine.errors import ComponentError, InputError, RunCancelled
-from engine.inputs import clips, decoding
+from engine.inputs.clips import decoding
+from engine.inputs.clips import reading as clips
+from engine.inputs.clips import stream as clip_stream
 from engine.output import encoders
 from engine.output.ffmpeg import program
 
@@ -368,9 +371,9 @@ def test_dolby_vision_without_other_colours_is_named() -> None:
         "[info]     Side data:\n"
         "[info]       DOVI configuration record: version: 1.0, profile: 5, level: 4, rpu flag: 1\n"
     )
-    stream = clips._stream(Path("in.mp4"), told, "video.path")
+    stream = clip_stream.stream_of(Path("in.mp4"), told, "video.path")
     with pytest.raises(InputError, match=r"colours that are not read \(dolby-vision-5\)"):
-        clips._check_colours(Path("in.mp4"), stream, "video.path")
+        clip_stream.check_colours(Path("in.mp4"), stream, "video.path")
 
 
 def test_interlaced_lines_are_left_and_told(tmp_path: Path) -> None:
@@ -397,12 +400,12 @@ def test_frames_of_another_size_than_the_container_tells(tmp_path: Path, monkeyp
     """As where it tells that edges are to be cut off."""
     path = y4m(tmp_path / "in.y4m", [(16, 128, 128)], (128, 32), halves=[(235, 128, 128)])
     expected = read(path, width=32, height=32)[0]
-    of_container = clips._stream
+    of_container = clip_stream.stream_of
 
-    def lying(*arguments) -> clips._Stream:
-        return clips.replace(of_container(*arguments), size=(128, 128))
+    def lying(*arguments) -> clip_stream.Stream:
+        return replace(of_container(*arguments), size=(128, 128))
 
-    monkeypatch.setattr(clips, "_stream", lying)
+    monkeypatch.setattr(clip_stream, "stream_of", lying)
     assert np.array_equal(read(path, width=32, height=32)[0], expected)
 
 
@@ -655,7 +658,7 @@ def test_one_that_hangs_is_ended_when_the_run_is(tmp_path: Path, scripted) -> No
 
 
 def test_one_that_does_not_answer(tmp_path: Path, scripted, monkeypatch) -> None:
-    monkeypatch.setattr(clips, "_ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(clip_stream, "_ANSWER_SECONDS", 0.0)
     scripted("exec sleep 1000")
     path = numbered(tmp_path / "in.y4m", 5)
     assert refused(path) == "cannot be read: ffmpeg did not answer in 0 s"

@@ -13,7 +13,7 @@ from engine.compare.frames import read_frames
 from engine.compare.report import video_of
 from engine.errors import InputError
 from engine.inputs.last_frame import last_frame
-from engine.inputs.pictures import read_picture
+from engine.inputs.pictures.reading import read_picture
 from engine.output.mark import read_mark
 from engine.output.media import enlarged, write_frames, write_video
 from engine.output.reading import comment_of

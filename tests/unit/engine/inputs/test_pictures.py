@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from engine.errors import InputError
-from engine.inputs.kinds import format_of
-from engine.inputs.pictures import Picture, read_picture
+from engine.inputs.pictures.kinds import format_of
+from engine.inputs.pictures.reading import Picture, read_picture
 from engine.inputs.refusal import Refusal
 from tests.given_pictures import (
     ALPHA,
@@ -153,7 +153,7 @@ def test_the_digest_is_of_the_pixels(tmp_path: Path) -> None:
     assert len(digests) == 1
     assert digests == {Picture(RGB.shape[1], RGB.shape[0], RGB.tobytes(), ("a note",)).digest}
     [digest] = digests
-    assert len(digest) == 64
+    assert digest.startswith("sha256:")
     assert Picture(RGB.shape[0], RGB.shape[1], RGB.tobytes()).digest != digest
 
 
@@ -207,7 +207,7 @@ def test_no_reader_of_another_format_is_let_at_a_file() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, engine.inputs.pictures;"
+        "import sys, engine.inputs.pictures.reading;"
         "sys.exit(len({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.inputs.resampling import SourceFrame, resampled
+from engine.inputs.clips.resampling import SourceFrame, resampled
 
 
 def frames(starts: list[Fraction], seconds: Fraction) -> list[SourceFrame]:

@@ -76,7 +76,7 @@ def test_a_file_is_read_once_until_it_changes(
         raise AssertionError("it was read again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("engine.inputs.pictures.read_picture", unread)
+        patched.setattr("engine.inputs.pictures.reading.read_picture", unread)
         assert settled(spec, index).spec.image.digest == first
     picture(path, "blue")
     assert settled(spec, index).spec.image.digest != first

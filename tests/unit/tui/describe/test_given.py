@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.errors import InputError
 from engine.graph import key_of
-from engine.inputs.pictures import read_picture
+from engine.inputs.pictures.reading import read_picture
 from engine.output import media
 from engine.tasks.wan import picture_node
 from presets.library import load_preset

@@ -23,11 +23,11 @@ from typing import IO
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from engine.errors import InputError
-from engine.inputs.colours import over
-from engine.inputs.jpeg_file import check_all_decoded, whole_jpeg
-from engine.inputs.kinds import HEAD_BYTES, format_of
-from engine.inputs.opening import opened
-from engine.inputs.png_file import check_png
+from engine.inputs.pictures.colours import over
+from engine.inputs.pictures.jpeg_file import check_all_decoded, whole_jpeg
+from engine.inputs.pictures.kinds import HEAD_BYTES, format_of
+from engine.inputs.pictures.opening import opened
+from engine.inputs.pictures.png_file import check_png
 from engine.inputs.refusal import Refusal, damaged, printable
 
 MAX_PIXELS = 100_000_000

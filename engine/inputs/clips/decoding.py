@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from engine.inputs.resampling import SourceFrame
+from engine.inputs.clips.resampling import SourceFrame
 from engine.output import ffmpeg
 
 _PIECE_BYTES = 1 << 16
