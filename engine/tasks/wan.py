@@ -59,6 +59,7 @@ CONDITION = Stage(
     "engine.stages.given:encode_frames",
     ("latents",),
     component=ENCODE.component,
+    keep="cache",
     title=ENCODE.name,
 )
 CLIP = Stage(
