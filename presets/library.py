@@ -47,7 +47,7 @@ _MADE_BY = {
     ),
     "image.digest": ("image.path", "image.background"),
     "last_image.digest": ("last_image.path", "last_image.background"),
-    "video.digest": ("video.path", "frames"),
+    "video.digest": ("video.path", "fps", "frames"),
 }  # fmt: skip
 
 _SHIPPED = Path(__file__).parent / "shipped"

@@ -23,8 +23,7 @@ def looked_at(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     from engine import client
 
     settled = client.settled(store, spec)
-    told = [*settled.notes, *([strength_told(settled.spec)] if spec.video.path else [])]
-    return settled.spec, tuple(told)
+    return settled.spec, (*settled.notes, *strengths_told(settled.spec))
 
 
 def strength_told(spec: RunSpec) -> str:
@@ -33,6 +32,11 @@ def strength_told(spec: RunSpec) -> str:
     given = f"sigma {clip.sigma:g}" if clip.sigma else f"strength {clip.strength:g}"
     course = "own sigmas" if scheduler.sigmas else f"shift {scheduler.shift:g}"
     return f"{given} at {course}: {strength_line(spec)}"
+
+
+def strengths_told(spec: RunSpec) -> list[str]:
+    """The same, where a run begins from a clip."""
+    return [strength_told(spec)] if spec.video.path else []
 
 
 def inputs_of(spec: RunSpec) -> dict[str, str]:

@@ -17,13 +17,19 @@ from tui.describe.inputs import looked_at
 STRENGTH = "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82"
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> Path:
+    """9 frames of 64x64 at 8 a second."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    frames = (memoryview(bytes([20 * number]) * (64 * 64 * 3)) for number in range(9))
+    encode(path, frames, format="h264", size=(64, 64), fps=8, comment="")
+    return path
+
+
 @pytest.fixture(autouse=True)
-def clip(store):
-    """clip.mp4 in the current folder: 9 frames of 64x64 at 8 a second."""
-    frames = (bytes([20 * number]) * (64 * 64 * 3) for number in range(9))
-    encode(
-        Path("clip.mp4"), map(memoryview, frames), format="h264", size=(64, 64), fps=8, comment=""
-    )
+def clip(store, encoded):
+    """clip.mp4 in the current folder."""
+    Path("clip.mp4").write_bytes(encoded.read_bytes())
 
 
 def queued(capsys, store, *arguments):
@@ -113,7 +119,11 @@ def test_a_sweep_looks_at_everything_before_it_queues_anything(capsys, store):
     assert store.runs(limit=1) == []
     assert main([*over, "--video", "clip.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["notes"] == ["video: clip.mp4, 64x64; 9 frames at 8 a second"]
+    assert told["notes"] == [
+        "video: clip.mp4, 64x64; 9 frames at 8 a second",
+        "strength 0.4 at shift 3: 8 of 20 steps, from sigma 0.67",
+        STRENGTH,
+    ]
     specs = [decode_spec(run.spec_json) for run in store.runs(limit=5)]
     assert {spec.video.strength for spec in specs} == {0.4, 0.6}
     assert len({spec.video.digest for spec in specs} - {""}) == 1

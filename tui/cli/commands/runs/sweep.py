@@ -125,6 +125,7 @@ def sweep(
     from tui.cli.follow import Manner, Wanted
     from tui.cli.many import follow_many
     from tui.cli.prompts import tell, warn_of_prompts
+    from tui.describe.inputs import strengths_told
     from tui.describe.runs.sweeps import checked_members
 
     axes = parse_axes(drawn_in(over, quiet=quiet))
@@ -156,7 +157,8 @@ def sweep(
         retire_other_engines(store)
         if not quiet:
             warn_of_prompts(member.spec for member in members)
-        notes = tuple(dict.fromkeys(note for member in members for note in member.notes))
+        said = (note for each in members for note in (*each.notes, *strengths_told(each.spec)))
+        notes = tuple(dict.fromkeys(said))
         tell(notes, quiet=quiet)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
