@@ -195,7 +195,7 @@ class RowEditor(Widget):
         before, self.row = self.row, row
         if row == before:
             return
-        if row.text != before.text and not is_source and self.is_filled:
+        if row.text != before.text and not is_source and self.children:
             self._show_text()
         if self.is_filled and isinstance(self.editor, NumberInput):
             self.editor.set_class(row.kind != "number", "-long")
