@@ -22,7 +22,6 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from store.lineage.events import StepFinished
 from store.store import open_store
 from tests.integration.forker import ROOT, Fault, Forked, forker
@@ -253,22 +252,20 @@ def test_the_commands_of_the_page_about_videos(real):
     assert (shown["spec"]["frames"], shown["output"]) == (1, still.strip())
 
 
-@pytest.mark.skipif(
-    not locate("image_encoder", BUILTIN_MICRO).is_file(),
-    reason="the image-to-video model is not in this package",
-)
 def test_the_commands_of_the_page_about_pictures(real):
     said = []
-    for arguments in commands_of("pictures.md", "commands with pictures"):
+    *_, between = commands_of("micro.md", "pictures")
+    for arguments in (*commands_of("pictures.md", "commands with pictures"), between):
         given = [str(ROOT / each) if each.startswith("examples/") else each for each in arguments]
         code, out, err = real(*given)
         assert code == 0, err
         said.append((out, err))
-    (_, made), (plan, _), (_, then) = said
+    (_, made), (plan, _), (_, then), (_, last) = said
+    assert "last_image: red-circle-to.png, 64x64" in last.splitlines()
     assert "image: red-circle.png, 64x64" in made.splitlines()
     stored = [line.split()[0] for line in plan.splitlines() if " stored " in line]
     assert stored == ["image_encode", "encode"]
-    (first, second) = real.store.runs(limit=2)[::-1]
+    (first, second, _) = real.store.runs(limit=3)[::-1]
     assert f"image: left-last.png, 64x64; made by run {first.id}" in then.splitlines()
     assert second.note == f"goes on from the last frame of {first.id}"
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from engine import client
-from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
 from engine.output.encoders import encode
@@ -137,13 +136,6 @@ def test_a_bundle_brings_what_was_encoded_and_says_nothing_of_the_folder(
         assert (plan.reused_steps, plan.total_steps) == (0, 3)
 
 
-has_model = pytest.mark.skipif(
-    not locate("image_encoder", BUILTIN_MICRO).is_file(),
-    reason="the image-to-video model is not in this package",
-)
-
-
-@has_model
 def test_a_picture_is_encoded_once(runner, folder):
     _, plan = from_picture(runner, folder, "seed=1")
     assert (plan.stages["image_encode"], plan.stages["encode"]) == ("compute", "compute")
@@ -152,7 +144,6 @@ def test_a_picture_is_encoded_once(runner, folder):
     assert plan.stages["text_encode"] == "compute"
 
 
-@has_model
 def test_a_run_goes_on_without_its_picture(runner, folder, tmp_path):
     run_id, _ = from_picture(runner, folder, "seed=3")
     verdict = verified(runner.store, run_id)
