@@ -195,16 +195,24 @@ class RowEditor(Widget):
         before, self.row = self.row, row
         if row == before:
             return
-        if row.text != before.text and not is_source and self.is_filled:
-            editor = self.editor
-            if isinstance(editor, Input):
-                self._fill(editor, row.text)
-            else:
-                editor.show(row.choices, self._chosen())
+        if row.text != before.text and not is_source and self.children:
+            self._show_text()
         if self.is_filled and isinstance(self.editor, NumberInput):
             self.editor.set_class(row.kind != "number", "-long")
         self.display = row.is_shown
         self.refresh(layout=True)
+
+    def on_mount(self) -> None:
+        """The field may be another since its editor was made."""
+        if self.children and self.text != self.row.text:
+            self._show_text()
+
+    def _show_text(self) -> None:
+        editor = self.editor
+        if isinstance(editor, Input):
+            self._fill(editor, self.row.text)
+        else:
+            editor.show(self.row.choices, self._chosen())
 
     def put(self, text: str) -> None:
         """Fill in a text as if it were typed."""

@@ -34,16 +34,24 @@ class GivenView(Horizontal):
         super().__init__(id=f"given-{name}")
         self.given = name
         self.wanted: object = None  # what is looked at
+        self._look: Look | None = None
         self.display = False
 
     def compose(self) -> ComposeResult:
         yield Picture(graphics=self.app.graphics)
         yield Static(markup=False)
 
+    def on_mount(self) -> None:
+        if self._look is not None:
+            self._draw(self._look)
+
     def show(self, look: Look) -> None:
-        """Draw this, in the place of what was there."""
-        if not self.is_mounted or not self.children:
-            return
+        """Draw this, in the place of what was there; once it is composed."""
+        self._look = look
+        if self.children:
+            self._draw(look)
+
+    def _draw(self, look: Look) -> None:
         picture = self.query_one(Picture)
         has_picture = look.pixels is not None and self.app.preferences.images != "off"
         picture.display = has_picture

@@ -165,3 +165,18 @@ def test_prompts_of_before():
             assert area.text == "what is there"
 
     asyncio.run(run())
+
+
+def test_a_field_that_changes_while_its_editor_is_made_is_shown_as_it_is():
+    class Early(RowEditor):
+        def compose(self):
+            yield from super().compose()
+            self.show(replace(self.row, text="7"))
+
+    async def script(app: Form, pilot: Pilot[None]) -> None:
+        early = Early(app.editor("seed").row)
+        await app.mount(early)
+        await pilot.pause()
+        assert (early.text, early.row.text) == ("7", "7")
+
+    with_rows(script, "seed")
