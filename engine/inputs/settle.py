@@ -16,7 +16,7 @@ import msgspec
 
 from engine.errors import ComponentError, InputError
 from engine.graph import key_of
-from engine.inputs.sizes import published_size, size_of
+from engine.inputs.sizes import fitting, size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
 from presets.spec import SIZE_STEP
@@ -125,8 +125,8 @@ def _with_picture(
         )
         changed |= {"width": width, "height": height}
         told += f"; the video gets {width}x{height}"
-    elif becomes := _becomes(spec, (facts.width, facts.height)):
-        told += f"; {becomes}"
+    elif fits := fitting((facts.width, facts.height), (spec.width, spec.height), spec.max_area):
+        told += f"; {fits}"
     notes.append(f"{name}: {path.name}, {told}")
     return msgspec.structs.replace(spec, **changed)
 
@@ -163,8 +163,8 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     told = [f"{about.width}x{about.height}", *_maker(path)]
     told.append(f"{length.frames} frames at {spec.fps} a second")
     told += length.notes
-    if (width, height) != (about.width, about.height):
-        told.append(f"made to cover {width}x{height} and cut in the middle")
+    if fits := fitting((about.width, about.height), (width, height)):
+        told.append(fits)
     notes.append(f"video: {path.name}, {'; '.join(told)}")
     return msgspec.structs.replace(
         spec,
@@ -173,17 +173,6 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
         height=height,
         frames=length.frames,
     )
-
-
-def _becomes(spec: RunSpec, given: tuple[int, int]) -> str:
-    """What is done to a picture of another size than that of its video, as `engine.stages.given.fitted` does it."""
-    size = (spec.width, spec.height)
-    if given == size:
-        return ""
-    is_whole = given[0] * size[1] == given[1] * size[0]
-    if is_whole or published_size(*given, spec.max_area) == size:
-        return f"scaled to {size[0]}x{size[1]}"
-    return f"made to cover {size[0]}x{size[1]} and cut in the middle"
 
 
 def _maker(path: Path) -> list[str]:

@@ -41,3 +41,28 @@ def size_of(
             key=key,
         )
     return width, height
+
+
+def covering(given: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """`given` in proportion, as small as covers `size`; all (width, height)."""
+    scale = max(wanted / side for wanted, side in zip(size, given, strict=True))
+    width, height = (
+        max(wanted, round(side * scale)) for wanted, side in zip(size, given, strict=True)
+    )
+    return width, height
+
+
+def fitting(given: tuple[int, int], size: tuple[int, int], area: int = 0) -> str:
+    """What is done to a picture of size `given` for a video of another, in words; "" for nothing. area: as of
+    `published_size`, 0 for a clip, whose proportions always stay."""
+    if given == size:
+        return ""
+    if area and published_size(*given, area) == size:
+        return f"scaled to {size[0]}x{size[1]}"
+    covers = covering(given, size)
+    columns, rows = covers[0] - size[0], covers[1] - size[1]
+    cut = f"{columns} columns cut at the sides" if columns else ""
+    if rows:
+        cut = f"{rows} rows cut above and below"
+    scaled = f"scaled to {covers[0]}x{covers[1]}" if covers != given else ""
+    return ", ".join(filter(None, (scaled, cut)))

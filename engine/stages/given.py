@@ -16,7 +16,7 @@ from engine.environment import environment_of
 from engine.errors import InputError
 from engine.inputs.clips.reading import clip_digest, read_clip
 from engine.inputs.pictures.reading import read_picture
-from engine.inputs.sizes import published_size
+from engine.inputs.sizes import covering, published_size
 from engine.reports import Made
 from engine.stages.finite import not_finite
 from store.lineage.events import Message
@@ -140,11 +140,10 @@ def fitted(picture: Tensor, height: int, width: int, area: int) -> Tensor:
         return picture
     if published_size(columns, rows, area) == (width, height):
         return F.interpolate(batch, (height, width), mode="bicubic")[0]
-    scale = max(height / rows, width / columns)
-    size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
-    covering = F.interpolate(batch, size, mode="bicubic", antialias=True).clamp(-1, 1)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return covering[0, :, top : top + height, left : left + width]
+    wide, high = covering((columns, rows), (width, height))
+    covers = F.interpolate(batch, (high, wide), mode="bicubic", antialias=True).clamp(-1, 1)
+    top, left = (high - height) // 2, (wide - width) // 2
+    return covers[0, :, top : top + height, left : left + width]
 
 
 def given_mask(

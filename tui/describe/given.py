@@ -15,8 +15,7 @@ from presets.errors import PresetError
 from presets.library import load_preset
 from presets.spec import ClipSpec, PictureSpec
 from presets.tasks import PICTURES
-from tui.describe.inputs import file_name, inputs_of
-from tui.describe.media import strength_line
+from tui.describe.inputs import file_name, inputs_of, strength_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,27 +224,16 @@ def _becoming(
     given: tuple[int, int], wanted: tuple[int, int] | None, area: int, *, is_clip: bool = False
 ) -> Iterator[str]:
     """What is cut or scaled, and the size that the video gets."""
-    from engine.inputs.sizes import published_size, size_of
+    from engine.inputs.sizes import fitting, size_of
 
     if wanted is None:
         return
-    is_left_open = not all(wanted)
-    size = size_of(*wanted, given, area, key="image.path") if is_left_open else wanted
-    told = f"{size[0]}x{size[1]}"
-    if not is_clip and size != given and published_size(*given, area) == size:
-        yield f"scaled to {told}" + (", which the video gets" if is_left_open else "")
-        return
-    if is_left_open:
-        yield f"the video gets {told}"
-    if size == given:
-        return
-    scale = max(size[0] / given[0], size[1] / given[1])
-    covering = [max(side, round(full * scale)) for side, full in zip(size, given, strict=True)]
-    columns, rows = covering[0] - size[0], covering[1] - size[1]
-    told = f"scaled to {covering[0]}x{covering[1]}" if tuple(covering) != given else ""
-    cut = f"{columns} columns cut at the sides" if columns else ""
-    cut = f"{rows} rows cut above and below" if rows else cut
-    yield ", ".join(filter(None, (told, cut)))
+    size = wanted
+    if not all(wanted):
+        size = size_of(*wanted, given, area, key="image.path")
+        yield f"the video gets {size[0]}x{size[1]}"
+    if fits := fitting(given, size, 0 if is_clip else area):
+        yield fits
 
 
 def _stored(spec: RunSpec, name: str, index: Index | None) -> Look:

@@ -7,7 +7,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from presets.tasks import PICTURES
-from tui.describe.media import strength_line
 
 if TYPE_CHECKING:
     from presets.spec import RunSpec
@@ -59,3 +58,15 @@ def inputs_told(spec: RunSpec) -> list[tuple[str, str]]:
 def file_name(path: str) -> str:
     """The last part of a path, where there is little room."""
     return PurePath(path).name or path
+
+
+def strength_line(spec: RunSpec) -> str:
+    """`12 of 20 steps, from sigma 0.82`: what a clip's strength, or its sigma, means for a run; "" where it begins
+    from no clip. Raises PresetError where it leaves no step."""
+    from engine.tasks.route import course_of, whole_course
+
+    if not spec.video.path:
+        return ""
+    course = course_of(spec)
+    total = whole_course(spec).num_steps
+    return f"{course.num_steps} of {total} steps, from sigma {course.sigmas[0]:.2f}"

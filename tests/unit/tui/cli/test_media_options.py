@@ -70,7 +70,7 @@ def test_the_size_as_options(capsys, store):
         capsys, store, "run", "micro", "--video", "clip.mp4", "--width", "0", "--height", "32"
     )
     assert (spec.width, spec.height) == (32, 32)
-    assert told[0].endswith("made to cover 32x32 and cut in the middle")
+    assert told[0].endswith("scaled to 32x32")
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
@@ -193,7 +193,7 @@ def test_a_run_goes_on_from_the_last_frame_of_another(capsys, store, monkeypatch
     ("size", "told"),
     [
         ((96, 64), "scaled to 96x64"),
-        ((64, 64), "made to cover 64x64 and cut in the middle"),
+        ((64, 64), "scaled to 96x64, 32 columns cut at the sides"),
         ((64, 48), "scaled to 64x48"),  # whose proportions are as published
     ],
 )

@@ -48,7 +48,7 @@ def given(path: Path | str, preset: str = "micro-i2v", **changes: object) -> Run
         ((64, 64), "micro-i2v", ("64x64",)),
         ((640, 400), "micro-i2v", ("640x400", "scaled to 102x64, 38 columns cut at the sides")),
         ((64, 80), "micro-i2v", ("64x80", "16 rows cut above and below")),
-        ((832, 480), WAN, ("832x480", "scaled to 832x464, which the video gets")),
+        ((832, 480), WAN, ("832x480", "the video gets 832x464", "scaled to 832x464")),
     ],
 )
 def test_a_picture_and_what_becomes_of_it(tmp_path, size, preset, told):
