@@ -129,6 +129,9 @@ def test_a_run_without_a_folder_or_a_video(store):
     nothing = recorded(store, "seed=4", frames=None, status="failed")
     with pytest.raises(InputError, match=rf"run {nothing} \(failed\) is not there"):
         last_frame(store, nothing)
+    latents = recorded(store, 'output.kinds=["latents"]', frames=None, output="x.safetensors")
+    with pytest.raises(InputError, match=r"\(done\) is not there: it wrote no video"):
+        last_frame(store, latents)
 
 
 def comment(store, run_id):
