@@ -151,8 +151,8 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
 
 def _is_moot(key: str, settings: Settings) -> bool:
     """Whether a setting is of a picture or a clip that a run does not have."""
-    name, _, part = key.partition(".")
-    return name in GIVEN and part != "path" and not settings.get(f"{name}.path")
+    name, _, _ = key.partition(".")
+    return name in GIVEN and not settings.get(f"{name}.path")
 
 
 def _usual(values: Sequence[object], share: float = 0.5) -> str | int | None:
@@ -167,7 +167,7 @@ def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
     settings = [settings_in(spec) for spec in specs]
     keys = _keys_that_vary(settings, told_elsewhere=())
     keys.sort(key=lambda key: key.endswith("prompt"))
-    return [{key: each.get(key) for key in keys} for each in settings]
+    return [{key: each.get(key) for key in keys if not _is_moot(key, each)} for each in settings]
 
 
 def _keys_that_vary(
