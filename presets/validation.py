@@ -25,7 +25,7 @@ _TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
 _OTHER = {
     "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to "
     "begin from",
-    "last_image": "take a preset of first and last frame to video, such as wan2.1-flf2v-14b",
+    "last_image": "take a preset of first and last frame to video, such as micro-flf2v or wan2.1-flf2v-14b",
 }
 
 

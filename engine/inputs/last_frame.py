@@ -66,7 +66,10 @@ def _frame(store: Store, run: RunRecord, spec: RunSpec) -> Frame:
         *_, found = read_frames(video_of(store, run.id))
     except EngineError as error:
         if "video" not in spec.output.kinds or not written.is_file():
-            raise _refused(run, f"is not there: {error}") from None
+            if run.status == "done" and "video" not in spec.output.kinds:
+                raise _refused(run, "is not there: it wrote no video") from None
+            why = str(error).replace(f"run {run.id} ({run.status})", "it")
+            raise _refused(run, f"is not there: {why}") from None
         try:
             *_, found = read_frames(written)
         except EngineError as unread:

@@ -6,6 +6,7 @@ Torch-free. What was found out of a file is remembered in the store's index as l
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import msgspec
 
 from engine.errors import ComponentError, InputError
 from engine.graph import key_of
+from engine.inputs.refusal import printable
 from engine.inputs.sizes import fitting, size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
@@ -32,6 +34,7 @@ IsStored = Callable[[str], bool]
 """Whether the result of a key is stored."""
 
 _VERSION = 1  # of what is remembered
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class PictureFacts(msgspec.Struct, frozen=True):
@@ -97,14 +100,15 @@ def _with_picture(
     picture = getattr(spec, name)
     if not picture.path:
         option = f"--{name.replace('_', '-')}"
+        beside = ", beside the video" if spec.video.path else ""
         raise PresetError(
-            f"is empty, and the task {spec.task} begins from a picture; give a file with {option}",
+            f"is empty, and the task {spec.task} begins from a picture; give a file with {option}{beside}",
             key=f"{name}.path",
         )
     is_sized = bool(spec.width and spec.height)
     if picture.digest and is_sized and is_stored(_key(picture_node(spec, name))):
         return spec
-    path = _absolute(picture.path)
+    path = _absolute(picture.path, f"{name}.path")
     facts = picture_facts(path, picture.background, index, key=f"{name}.path")
     if picture.digest not in ("", facts.digest):
         raise InputError(
@@ -135,15 +139,15 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     clip = spec.video
     if clip.digest and spec.width and spec.height:
         # what reads the file holds it to its digest; settings from a file of a run have its name alone
-        path = _absolute(clip.path)
+        path = _absolute(clip.path, "video.path")
         if not path.is_file():
             return spec
         named = msgspec.structs.replace(clip, path=str(path))
         return msgspec.structs.replace(spec, video=named)
     from engine.inputs.clips.reading import clip_digest, examine_clip, read_clip
 
-    path = _absolute(clip.path)
     key = "video.path"
+    path = _absolute(clip.path, key)
     about = examine_clip(path, key=key)
     found = _remembered(path, "file", ClipDigest, lambda: ClipDigest(clip_digest(path)), index)
 
@@ -161,7 +165,8 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
         shown = (about.width, about.height)
         width, height = size_of(width, height, shown, spec.max_area, key=key)
     told = [f"{about.width}x{about.height}", *_maker(path)]
-    told.append(f"{length.frames} frames at {spec.fps} a second")
+    frames = "1 frame" if length.frames == 1 else f"{length.frames} frames"
+    told.append(f"{frames} at {spec.fps} a second")
     told += length.notes
     if fits := fitting((about.width, about.height), (width, height)):
         told.append(fits)
@@ -191,8 +196,14 @@ def _key(node: Node) -> str:
     return key_of(node, {}, None)
 
 
-def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))
+def _absolute(given: str, key: str) -> Path:
+    path = Path(os.path.abspath(os.path.expanduser(given)))
+    if _ADDRESS.match(given) and not path.exists():
+        raise InputError(
+            f"{printable(given)} is an address, expected the path of a file; download it first, and give where it is",
+            key=key,
+        )
+    return path
 
 
 def _remembered(

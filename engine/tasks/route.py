@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,10 +53,15 @@ def course_of(spec: RunSpec) -> Course:
         )
         raise PresetError(
             f"{value} leaves none of the {whole.num_steps} steps (sigmas from {levels}); expected at least "
-            + (f"{whole.sigmas[-2]:.4g}" if key == "sigma" else f"{1 / whole.num_steps:.4g}"),
+            + _rounded_up(whole.sigmas[-2] if key == "sigma" else 1 / whole.num_steps),
             key=f"video.{key}",
         )
     return course_from(whole, skipped)
+
+
+def _rounded_up(value: float) -> str:
+    """To four decimals: what is told as the least must be enough."""
+    return f"{math.ceil(round(value * 10_000, 6)) / 10_000:g}"
 
 
 def whole_course(spec: RunSpec) -> Course:

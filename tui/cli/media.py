@@ -86,6 +86,15 @@ def check_media(media: Mapping[str, object], spec: RunSpec) -> None:
             )
 
 
+def check_varied(values: Mapping[str, object], spec: RunSpec) -> None:
+    """Raises UsageError where how much of a video stays is varied, and there is none."""
+    key = next((key for key in values if key in ("video.strength", "video.sigma")), "")
+    if key and not spec.video.path:
+        raise click.UsageError(
+            f"{key} says how much of a video is made anew; give one with --video"
+        )
+
+
 def check_continued(continued: str | None, media: Mapping[str, object], spec: RunSpec) -> None:
     """Raises UsageError where a run cannot begin from the last frame of another."""
     from presets.tasks import PICTURES

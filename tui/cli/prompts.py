@@ -36,6 +36,22 @@ def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
     warn(line for spec in by_prompts.values() for line in prompt_warnings(spec))
 
 
+def prompt_of_preset(spec: RunSpec, preset: str, prompt: str | None) -> tuple[str, ...]:
+    """What to say of a run that begins from a picture, and whose prompt is that of its preset: a line, or none.
+
+    preset: "" for the settings of a file, whose prompt is meant. prompt: that of the command.
+    """
+    from presets.library import load_preset
+    from presets.tasks import PICTURES
+
+    if prompt is not None or not preset or not PICTURES[spec.task]:
+        return ()
+    own = load_preset(preset).prompt
+    if not own or own != spec.prompt:
+        return ()
+    return (f'prompt: "{own}", as the preset has it; --prompt says what the picture shows',)
+
+
 def warn(lines: Iterable[str]) -> None:
     for line in dict.fromkeys(lines):
         click.echo(f"warning: {line}", err=True)

@@ -38,6 +38,10 @@ CLIP_ENDINGS = frozenset(
         *(".ts", ".m2ts", ".flv", ".ogv", ".wmv", ".asf", ".y4m"),
     }
 )
+UNREAD_ENDINGS = frozenset(
+    {".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".exr", ".dng", ".cr2", ".nef", ".arw"}
+)
+"""Pictures, too, for people; what is done about them is said where they are read."""
 _LARGEST = 384
 """Pixels a side of what is shown of a picture."""
 _CLIP_SIDE, _CLIP_FRAMES = 128, 81
@@ -71,7 +75,7 @@ def endings_of(kind: Kind) -> frozenset[str]:
 def kind_of(path: Path) -> Literal["picture", "clip", ""]:
     """What a file is by its ending; an animation in a GIF is a clip, a WebP is a picture."""
     ending = path.suffix.lower()
-    if ending in PICTURE_ENDINGS and ending != ".gif":
+    if ending in UNREAD_ENDINGS or (ending in PICTURE_ENDINGS and ending != ".gif"):
         return "picture"
     return "clip" if ending in CLIP_ENDINGS else ""
 

@@ -18,7 +18,7 @@ from presets.fields import fields, found_out
 from presets.settings import Settings, flatten, settings_of
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
-from tui.describe.inputs import file_name
+from tui.describe.inputs import GIVEN, file_name
 from tui.describe.runs.setting_keys import given_files, short_name
 from tui.text import printable, shorten
 
@@ -141,11 +141,18 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
             told = [
                 key
                 for key in keys
-                if len(members) < _SEVERAL or _written(values[key]) != common[key]
+                if not _is_moot(key, settings)
+                and (len(members) < _SEVERAL or _written(values[key]) != common[key])
             ]
             in_order = sorted(told, key=lambda key: _written(values[key]) == usual[key])
             found[run_id] = {key: values[key] for key in in_order}
     return found
+
+
+def _is_moot(key: str, settings: Settings) -> bool:
+    """Whether a setting is of a picture or a clip that a run does not have."""
+    name, _, _ = key.partition(".")
+    return name in GIVEN and not settings.get(f"{name}.path")
 
 
 def _usual(values: Sequence[object], share: float = 0.5) -> str | int | None:
@@ -160,7 +167,7 @@ def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
     settings = [settings_in(spec) for spec in specs]
     keys = _keys_that_vary(settings, told_elsewhere=())
     keys.sort(key=lambda key: key.endswith("prompt"))
-    return [{key: each.get(key) for key in keys} for each in settings]
+    return [{key: each.get(key) for key in keys if not _is_moot(key, each)} for each in settings]
 
 
 def _keys_that_vary(

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from store.errors import UnknownRun
-from tui.describe.given import CLIP_ENDINGS, PICTURE_ENDINGS
+from tui.describe.given import CLIP_ENDINGS, PICTURE_ENDINGS, UNREAD_ENDINGS
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from store.store import Store
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png", ".safetensors")
-_DROPPED = {*ENDINGS, *PICTURE_ENDINGS, *CLIP_ENDINGS}
+_DROPPED = {*ENDINGS, *PICTURE_ENDINGS, *CLIP_ENDINGS, *UNREAD_ENDINGS}
 _IDS_SHOWN = 5
 _CELLS_SHOWN = 200
 _MAX_PATH = 4096

@@ -127,8 +127,13 @@ def test_a_run_without_a_folder_or_a_video(store):
     run_id = recorded(store, output="/no/such/folder/walk.mp4")
     assert last_frame(store, run_id) == Path("walk-last.png").absolute()
     nothing = recorded(store, "seed=4", frames=None, status="failed")
-    with pytest.raises(InputError, match=rf"run {nothing} \(failed\) is not there"):
+    with pytest.raises(
+        InputError, match=rf"run {nothing} \(failed\) is not there: it has no video"
+    ):
         last_frame(store, nothing)
+    latents = recorded(store, 'output.kinds=["latents"]', frames=None, output="x.safetensors")
+    with pytest.raises(InputError, match=r"\(done\) is not there: it wrote no video"):
+        last_frame(store, latents)
 
 
 def comment(store, run_id):

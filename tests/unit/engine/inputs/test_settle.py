@@ -138,3 +138,24 @@ def test_what_is_remembered_of_another_version_is_found_out_anew(
 def test_text_to_video_is_left_alone(index: Index) -> None:
     spec = load_preset("micro")
     assert settled(spec, index) == Settled(spec)
+
+
+@pytest.mark.parametrize("address", ["https://example.com/a.png", "file:///tmp/a.png"])
+@pytest.mark.parametrize("setting", ["image", "video"])
+def test_an_address_is_no_path(index: Index, setting: str, address: str) -> None:
+    spec = load_preset(
+        "micro-i2v" if setting == "image" else "micro", values={f"{setting}.path": address}
+    )
+    with pytest.raises(InputError, match=f"{address} is an address, expected the path of a file"):
+        settled(spec, index)
+
+
+def test_a_clip_of_one_frame(tmp_path: Path, index: Index) -> None:
+    spec = load_preset("micro", values={"video.path": str(clip(tmp_path / "v.mkv", 1))})
+    assert "; 1 frame at 8 a second" in settled(spec, index).notes[0]
+
+
+def test_a_clip_alone_is_not_enough_for_a_task_of_pictures(tmp_path: Path, index: Index) -> None:
+    spec = load_preset("micro-i2v", values={"video.path": str(clip(tmp_path / "v.mkv"))})
+    with pytest.raises(PresetError, match="give a file with --image, beside the video"):
+        settled(spec, index)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from engine.output.encoders import encode
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library import load_preset, override
 from tui.cli.main import main
+from tui.cli.prompts import prompt_of_preset
 from tui.describe.inputs import looked_at
 
 STRENGTH = "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82"
@@ -88,7 +89,7 @@ def test_the_size_as_options(capsys, store):
         (["--width", "33"], "expected a multiple of 16"),
         (["--width", "0"], "leaves the size to a picture"),
         (["--image", "cat.png"], "micro-i2v"),
-        (["--last-image", "cat.png"], "flf2v"),
+        (["--last-image", "cat.png"], "micro-flf2v"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -129,6 +130,26 @@ def test_a_sweep_looks_at_everything_before_it_queues_anything(capsys, store):
     assert len({spec.video.digest for spec in specs} - {""}) == 1
     assert main([*over, "--video", "clip.mp4", "--strength", "0.5"]) == 2
     assert "both set and varied" in capsys.readouterr().err
+
+
+def test_a_sweep_over_strengths_needs_a_video(capsys, store):
+    assert main(["sweep", "micro", "--over", "video.strength=0.4,0.6", "--detach"]) == 2
+    err = capsys.readouterr().err
+    assert "video.strength says how much of a video is made anew; give one with --video" in err
+    assert store.runs(limit=1) == []
+
+
+def test_a_picture_with_the_prompt_of_its_preset_is_told():
+    own = load_preset("micro-i2v")
+    (told,) = prompt_of_preset(own, "micro-i2v", None)
+    assert (
+        told
+        == f'prompt: "{own.prompt}", as the preset has it; --prompt says what the picture shows'
+    )
+    assert not prompt_of_preset(own, "micro-i2v", own.prompt)
+    assert not prompt_of_preset(own, "", None)
+    assert not prompt_of_preset(override(own, ["prompt=a star"]), "micro-i2v", None)
+    assert not prompt_of_preset(load_preset("micro"), "micro", None)
 
 
 def test_a_sweep_over_clips_is_named_by_them(capsys, store):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tui.describe.given import kind_of
 from tui.describe.runs.of_file import dropped_path
 
 
@@ -43,3 +44,10 @@ def test_two_files_are_not_one(tmp_path: Path):
         (tmp_path / name).touch()
     assert dropped_path(f"{tmp_path}/a.mp4 {tmp_path}/b.mp4") is None
     assert dropped_path(f"{tmp_path}/a.mp4\n{tmp_path}/b.mp4") is None
+
+
+def test_pictures_that_are_not_read_are_told_apart_from_text(tmp_path: Path):
+    path = tmp_path / "IMG_1.HEIC"
+    path.touch()
+    assert dropped_path(str(path)) == path
+    assert kind_of(path) == "picture"

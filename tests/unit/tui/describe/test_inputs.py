@@ -51,6 +51,17 @@ def test_of_own_sigmas_there_is_no_shift():
         strength_told(on_clip(strength=0.01))
 
 
+@pytest.mark.parametrize("key", ["strength", "sigma"])
+@pytest.mark.parametrize("steps", [7, 20, 30, 50])
+def test_the_least_that_is_told_is_enough(key, steps):
+    scheduler = replace(load_preset("micro").scheduler, steps=steps)
+    with pytest.raises(PresetError, match="leaves none") as told:
+        strength_told(replace(on_clip(**{key: 0.001}), scheduler=scheduler))
+    least = float(told.value.problem.rsplit("at least ", 1)[1])
+    found = strength_told(replace(on_clip(**{key: least}), scheduler=scheduler))
+    assert f": 1 of {steps} steps" in found
+
+
 def test_inputs_are_called_by_their_tables():
     assert short_name("image.path") == "image"
     assert short_name("last_image.path") == "last_image"

@@ -118,7 +118,7 @@ def run(
     from presets.expansion import expands
     from store.store import open_store
     from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import tell, warn_of_prompts
+    from tui.cli.prompts import prompt_of_preset, tell, warn_of_prompts
     from tui.cli.review import check_can_ask, run_reviewed
     from tui.cli.run_of_file import load_settings
     from tui.describe.inputs import looked_at
@@ -152,6 +152,7 @@ def run(
         if not quiet:
             warn_of_prompts([spec])
         spec, notes = looked_at(store, spec)
+        notes = (*prompt_of_preset(spec, preset, prompt), *notes)
         tell(notes, quiet=quiet)
         manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
 

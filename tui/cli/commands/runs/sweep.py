@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.media import check_media, media_options
+from tui.cli.media import check_media, check_varied, media_options
 from tui.cli.options import (
     named_values,
     notify_option,
@@ -124,7 +124,7 @@ def sweep(
     from store.store import open_store
     from tui.cli.follow import Manner, Wanted
     from tui.cli.many import follow_many
-    from tui.cli.prompts import tell, warn_of_prompts
+    from tui.cli.prompts import prompt_of_preset, tell, warn_of_prompts
     from tui.describe.inputs import strengths_told
     from tui.describe.runs.sweeps import checked_members
 
@@ -153,12 +153,14 @@ def sweep(
         )
         for member in members:
             check_media(media, member.spec)
+            check_varied(member.values, member.spec)
         store.recover()
         retire_other_engines(store)
         if not quiet:
             warn_of_prompts(member.spec for member in members)
         said = (note for each in members for note in (*each.notes, *strengths_told(each.spec)))
-        notes = tuple(dict.fromkeys(said))
+        own = (note for each in members for note in prompt_of_preset(each.spec, preset, prompt))
+        notes = tuple(dict.fromkeys((*own, *said)))
         tell(notes, quiet=quiet)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]

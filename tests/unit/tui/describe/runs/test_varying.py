@@ -47,3 +47,11 @@ def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
     found = varying([store.run(run_id) for run_id in runs])
     assert found[runs[3]] == {"seed": 3}
     assert found[runs[7]] == {"guidance.scale": 4.0, "seed": 7}
+
+
+def test_what_is_of_a_clip_that_a_run_has_not_is_not_told(store: Store):
+    settings = [["video.strength=0.3"], ["video.strength=0.9", "video.path=a.mp4"]]
+    runs = [store.enqueue(spec(*each), preset="micro", output="x.mp4") for each in settings]
+    found = varying([store.run(run_id) for run_id in runs])
+    assert found == {runs[0]: {}, runs[1]: {"video.path": "a.mp4", "video.strength": 0.9}}
+    assert varying_in([spec(*each) for each in settings]) == [found[run_id] for run_id in runs]
