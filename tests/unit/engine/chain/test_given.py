@@ -96,7 +96,8 @@ def test_a_last_picture_is_one_more_input() -> None:
     ],
 )
 def test_what_a_setting_changes_of_video_to_video(change: str, stages: set[str]) -> None:
-    assert differing(V2V, override(V2V, [change])) == stages
+    # of another rate, or number of frames, it is looked at again
+    assert differing(V2V, given(override(V2V, [change]), video=C)) == stages
 
 
 def test_text_to_video_has_none_of_it() -> None:

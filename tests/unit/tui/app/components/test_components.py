@@ -94,7 +94,7 @@ def test_lists_components_and_the_models_that_come_with_modiff(store):
         assert rows(pilot, "models")[vae][:2] == ("✓", "wan2.1-vae (custom)")
         # the detail follows the cursor
         await pilot.press("j")
-        await until(pilot, lambda: "components.denoiser.device" in detail(pilot))
+        await until(pilot, lambda: "components.image_encoder.device" in detail(pilot))
         await pilot.press("tab")
         await until(pilot, lambda: "fingerprint" in detail(pilot) and "wf1:" in detail(pilot))
 
