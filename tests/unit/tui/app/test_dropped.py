@@ -94,6 +94,7 @@ def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
         await until(pilot, lambda: screen.draft.edits.get("prompt"))
         app.post_message(Paste(str(path).replace(" ", "\\ ")))
         await until(pilot, lambda: screen.draft.preset == "micro-i2v")
+        await until(pilot, lambda: screen.draft.edits.get("image.path"))
         assert screen.draft.edits == {"prompt": "a red circle", "image.path": str(path)}
         view = screen.query_one("#given-image", GivenView)
         await until(pilot, lambda: view.display)
