@@ -165,3 +165,23 @@ def test_prompts_of_before():
             assert area.text == "what is there"
 
     asyncio.run(run())
+
+
+def test_what_changes_before_the_editor_is_there_is_neither_lost_nor_taken_back():
+    class Overtaken(RowEditor):
+        def compose(self) -> ComposeResult:
+            yield from super().compose()
+            self.show(replace(self.row, text="/a.mp4"))
+
+    class Alone(Form):
+        def compose(self) -> ComposeResult:
+            yield from map(Overtaken, rows_of("video.path"))
+
+    async def run() -> None:
+        app = Alone([])
+        async with app.run_test(size=(100, 40)) as pilot:
+            await pilot.pause()
+            assert app.editor("video.path").text == "/a.mp4"
+            assert app.told == []
+
+    asyncio.run(run())
