@@ -155,9 +155,17 @@ class RowEditor(Widget):
         super().__init__()
         self.row = row
         self.display = row.is_shown
+        self._has_editor = False
+        self._composed = row
+
+    def on_mount(self) -> None:
+        """The field may have changed since its editor was made, which would take that back."""
+        self._has_editor = True
+        if self.row.text != self._composed.text:
+            self._show_text()
 
     def compose(self) -> ComposeResult:
-        row = self.row
+        row = self._composed = self.row
         if row.choices:
             yield ChoiceLine(row.choices, self._chosen(), many=row.kind == "list")
         elif row.kind == "number" or takes_number(row.field):
@@ -173,7 +181,7 @@ class RowEditor(Widget):
     @property
     def is_filled(self) -> bool:
         """Whether its editor is there, which comes a moment after the row."""
-        return self.is_mounted and bool(self.children)
+        return self._has_editor and bool(self.children)
 
     @property
     def editor(self) -> Input | ChoiceLine:
@@ -230,7 +238,7 @@ class RowEditor(Widget):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
-        self._tell(event.value)
+        self._tell(self.text)
 
     def on_choice_line_chosen(self, event: ChoiceLine.Chosen) -> None:
         event.stop()
