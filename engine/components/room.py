@@ -1,4 +1,4 @@
-"""Which components go when another one needs their device: one rule, for engines and for what is told before. Torch-free."""
+"""Which components go when another one needs their device: one rule for engines and for dry runs. Torch-free."""
 
 from __future__ import annotations
 

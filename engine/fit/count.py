@@ -64,9 +64,7 @@ class Counting(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return _yes(args[0].dtype)
         if func is torch.ops.aten.mkldnn_convolution.default and isinstance(args[0], FakeTensor):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,43 +46,59 @@ class _Enough(Exception):
     """The rest of a stage takes no more than what has run of it."""
 
 
-def uses_of(works: Sequence[Work]) -> list[Use]:
+def uses_of(
+    works: Sequence[Work],
+    *,
+    build: Callable[[str, Any], nn.Module] = built,
+    fake: AbstractContextManager[Any] | None = None,
+) -> list[Use]:
     """What each of these takes, in their order, with the components that stay loaded between them.
 
-    Not beside a run in this process: what models remember of sizes is forgotten.
+    build: as `built`. fake: the mode in which tensors hold nothing; a `nullcontext` computes with numbers, and comes to
+    the same bytes. Not beside a run in this process: what models remember of sizes is forgotten.
     """
     held: OrderedDict[bytes, _Held] = OrderedDict()
-    fake, counting = FakeTensorMode(), Counting()
+    fake, counting = FakeTensorMode() if fake is None else fake, Counting()
     rope_table.cache_clear()
     try:
-        return list(_merged(use for work in works for use in _uses(work, held, fake, counting)))
+        found = [use for work in works for use in _uses(work, held, build, fake, counting)]
     finally:
         # its tables hold no numbers
         rope_table.cache_clear()
+    return list(_highest(found))
 
 
 def _uses(
-    work: Work, held: OrderedDict[bytes, _Held], fake: FakeTensorMode, counting: Counting
+    work: Work,
+    held: OrderedDict[bytes, _Held],
+    build: Callable[[str, Any], nn.Module],
+    fake: AbstractContextManager[Any],
+    counting: Counting,
 ) -> Iterator[Use]:
     device, label = _device(work.part.device)
     place = _place(work)
     if place not in held:
         for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
             del held[gone]
-        model = built(work.kind, work.part)
+        model = build(work.kind, work.part)
         with fake, counting:
             placed(model, work.kind, device, torch_dtype(work.part.dtype))
         held[place] = _Held(work.kind, device, work.about.num_bytes, model)
     held.move_to_end(place)
     model = held[place].model
+    run = _imported(work)
     counting.begin()
     # on the CPU torch takes the kernel that it takes for numbers
     elsewhere = nullcontext() if device.type == "cpu" else Elsewhere()
     with torch.no_grad(), fake, elsewhere, counting, counting.named(model):
-        computed(work, component(model, work.kind, work.part, device), device)
+        computed(work, run, component(model, work.kind, work.part, device), device)
     weights = weights_of(model)
     for where, peak in counting.peaks.items():
-        others = (weights_of(each.model).get(where, 0) for each in held.values() if each.model is not model)
+        others = (
+            weights_of(each.model).get(where, 0)
+            for each in held.values()
+            if each.model is not model
+        )
         yield Use(
             stage=work.stage,
             device=label if where == device else str(where),
@@ -101,8 +117,21 @@ def _place(work: Work) -> bytes:
     return canonical([work.kind, *facts])
 
 
-def computed(work: Work, on: Any, device: torch.device) -> None:
-    """Computes as much of a work as tells its peak. on: its component."""
+def _imported(work: Work) -> Callable[[Any], Iterator[Any]]:
+    """The function of a work's stage. All that it needs is imported before tensors hold nothing, or the tables of its
+    modules would hold nothing either, for good."""
+    node = work.nodes[0]
+    for spec in node.extensions:
+        extensions.find(spec.name)
+    module, _, name = node.stage.run.partition(":")
+    found: Callable[[Any], Iterator[Any]] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def computed(
+    work: Work, run: Callable[[Any], Iterator[Any]], on: Any, device: torch.device
+) -> None:
+    """Computes as much of a work as tells its peak. run: what computes its stage. on: its component."""
     node = work.nodes[0]
     job = _Job(node, on, work.pictures)
     if node.stage.keep == "chain":
@@ -110,14 +139,11 @@ def computed(work: Work, on: Any, device: torch.device) -> None:
     elif node.stage.name == "clip":
         # its file is not read: what the VAE is given has the size of the run
         height, width = node.params["size"]
-        on.encode(torch.zeros(1, 3, node.params["frames"], height, width))
+        on.encode(torch.full((1, 3, node.params["frames"], height, width), 0.5))
     else:
-        module, _, name = node.stage.run.partition(":")
-        try:
-            for _ in getattr(importlib.import_module(module), name)(job):
+        with suppress(_Enough):
+            for _ in run(job):
                 pass
-        except _Enough:
-            pass
 
 
 class _Job:
@@ -175,14 +201,20 @@ def _steps(work: Work, job: _Job, denoiser: Any, device: torch.device) -> None:
     scheduler = scheduler_of(chain_of(work.nodes[-1]))
     index = first.hints["index"]
     shape = latents_shape(first)
-    history = tuple(torch.empty(shape, device=device) for _ in range(first.before.hints.get("history", 0)))
+    history = tuple(
+        torch.empty(shape, device=device) for _ in range(first.before.hints.get("history", 0))
+    )
     state = SolverState(torch.empty(shape, device=device), index, history)
     del history
     facts = dict(work.about.facts)
     wrapping = [extensions.make(spec, facts) for spec in first.extensions]
     with denoiser.begin(_branches(first, facts), wrapping) as predict:
         for node in work.nodes:
-            active = [each for each in wrapping if each.is_active(node.hints["index"], node.hints["total"])]
+            active = [
+                each
+                for each in wrapping
+                if each.is_active(node.hints["index"], node.hints["total"])
+            ]
             velocity = velocity_at(predict, node, state.latents, active)
             state = solved(scheduler, node, state, velocity, active)
             bool(state.latents.isfinite().all())
@@ -234,8 +266,8 @@ def _budget(device: torch.device) -> float:
     return budget_of(device, {})
 
 
-def _merged(uses: Iterator[Use]) -> Iterator[Use]:
-    """One for each stage and device: the highest."""
+def _highest(uses: Sequence[Use]) -> Iterator[Use]:
+    """One for each stage and device."""
     found: dict[tuple[str, str], Use] = {}
     for use in uses:
         place = (use.stage, use.device)

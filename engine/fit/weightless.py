@@ -16,7 +16,6 @@ from engine.checkpoints.opened import layout_at
 from engine.components.clip import LocalImageEncoder
 from engine.components.wan_dit import LocalDenoiser
 from engine.components.wan_vae import LocalVAE, vae_config
-from engine.dtypes import torch_dtype
 from engine.errors import CheckpointError
 from engine.fit import count
 from engine.models.attention import get_attention
@@ -63,7 +62,7 @@ def component(model: Any, kind: str, part: Any, device: torch.device) -> Any:
     """What stages are given: the component of a model that is `placed`. Its environment is told already, because a
     device that is not here cannot be asked for its name."""
     if kind == "text_encoder":
-        return _Told(t5.UMT5(model, lambda prompt: range(NUM_TOKENS)))
+        return _Told(t5.UMT5(model, lambda prompt: [0] * NUM_TOKENS))
     if kind == "image_encoder":
         return _Told(LocalImageEncoder(model, device, part.fit))
     if kind == "vae":
@@ -77,7 +76,9 @@ def weights_of(model: nn.Module) -> dict[torch.device, int]:
     """The bytes of a model's parameters, by device."""
     found: dict[torch.device, int] = {}
     for parameter in model.parameters():
-        found[parameter.device] = found.get(parameter.device, 0) + parameter.untyped_storage().nbytes()
+        found[parameter.device] = (
+            found.get(parameter.device, 0) + parameter.untyped_storage().nbytes()
+        )
     return found
 
 
