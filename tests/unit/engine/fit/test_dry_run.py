@@ -55,16 +55,14 @@ def test_numbers_take_the_same_bytes(store: Store, settings: tuple[str, ...]) ->
 
 def test_history_and_what_extensions_keep_count(store: Store) -> None:
     cached = ExtensionSpec(name="teacache", options={"threshold": 0.1})
-    plain, _ = works_in(store, spec_of("scheduler.steps=8"))
     works, uncounted = works_in(store, spec_of("scheduler.steps=8", extensions=[cached]))
     assert uncounted == ()
-    steps = max((work.nodes for work in works if work.stage == "denoise"), key=len)
-    assert len(steps) == 2
-    assert steps[0].before.hints["history"] == 2
-    found = uses_of(works)
-    assert found == uses_of(works, fake=nullcontext())
-    peaks = [use.peak_bytes for use in (*found, *uses_of(plain)) if use.stage == "denoise"]
-    assert peaks[0] > peaks[1]
+    steps = max(
+        (work for work in works if work.stage == "denoise"), key=lambda work: len(work.nodes)
+    )
+    assert len(steps.nodes) == 2
+    assert steps.nodes[0].before.hints["history"] == 2
+    assert uses_of([steps]) == uses_of([steps], fake=nullcontext())
 
 
 def test_a_device_that_is_not_here(store: Store) -> None:
