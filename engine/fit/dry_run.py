@@ -96,7 +96,7 @@ class Work:
 def memory_of(store: Store, plan: Plan) -> Memory:
     """What is to be computed of a plan, its models here or published. Prompts count as the longest that there are.
 
-    Nothing is loaded or queued. Raises as `plan` does.
+    Nothing is loaded or queued. Raises as `plan` does, and EngineError for a stage that does not run on its device.
     """
     from engine.components.descriptions import Descriptions
     from engine.components.unseen import Published

@@ -17,7 +17,7 @@ from engine.chain.rebuild import chain_of, scheduler_of, solved
 from engine.components.residents import budget_of
 from engine.components.room import leaving
 from engine.dtypes import torch_device, torch_dtype
-from engine.errors import ComponentError
+from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions
 from engine.fit.count import Counting, Elsewhere
 from engine.fit.dry_run import Use, Work, latents_shape
@@ -55,7 +55,8 @@ def uses_of(
     """What each of these takes, in their order, with the components that stay loaded between them.
 
     build: as `built`. fake: the mode in which tensors hold nothing; a `nullcontext` computes with numbers, and comes to
-    the same bytes. Not beside a run in this process: what models remember of sizes is forgotten.
+    the same bytes. Raises EngineError for a stage that does not run on its device. Not beside a run in this process:
+    what models remember of sizes is forgotten.
     """
     held: OrderedDict[bytes, _Held] = OrderedDict()
     fake, counting = FakeTensorMode() if fake is None else fake, Counting()
@@ -91,7 +92,14 @@ def _uses(
     # on the CPU torch takes the kernel that it takes for numbers
     elsewhere = nullcontext() if device.type == "cpu" else Elsewhere()
     with torch.no_grad(), fake, elsewhere, counting, counting.named(model):
-        computed(work, run, component(model, work.kind, work.part, device), device)
+        try:
+            computed(work, run, component(model, work.kind, work.part, device), device)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(
+                f"what {work.stage} takes cannot be told, since it does not run on {label} ({reason}); "
+                "`modiff doctor` lists what does"
+            ) from error
     weights = weights_of(model)
     for where, peak in counting.peaks.items():
         others = (

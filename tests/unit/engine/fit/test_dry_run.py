@@ -10,6 +10,7 @@ import pytest
 
 from engine import client
 from engine.components.descriptions import Descriptions
+from engine.errors import EngineError
 from engine.fit import dry_run
 from engine.fit.dry_run import Memory, Work, works_of
 from engine.fit.stages import uses_of
@@ -19,6 +20,8 @@ from store.index.index import open_index
 from store.store import Store, open_store
 
 SMALL = ("width=32", "height=32", "frames=13", "scheduler.steps=4")
+TILES = ("components.vae.tile_size=64", "components.vae.tile_overlap=16")
+BF16 = tuple(f"components.{kind}.dtype=bf16" for kind in ("text_encoder", "denoiser", "vae"))
 
 
 @pytest.fixture
@@ -41,10 +44,9 @@ def works_in(store: Store, spec: RunSpec) -> tuple[tuple[Work, ...], tuple[str, 
     "settings",
     [
         ("width=48", "height=64", "frames=33"),
-        ("components.denoiser.dtype=bf16", "components.vae.dtype=bf16", "guidance.scale=1"),
         ("guidance.scale=[1.0, 1.0, 1.0, 6.0]", "components.vae.chunk_frames=1"),
         ("components.denoiser.attention=plain", "components.vae.chunk_frames=0"),
-        ("width=96", "frames=9", "components.vae.tile_size=64", "components.vae.tile_overlap=16"),
+        ("width=96", "frames=9", *TILES, *BF16),
     ],
     ids=" ".join,
 )
@@ -125,3 +127,11 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     told("components.denoiser.dtype=bf16")
     told("guidance.scale=1")
     assert len(asked) == 4
+
+
+def test_what_does_not_run_there_is_refused_in_a_line(store: Store) -> None:
+    works, _ = works_in(store, spec_of("components.denoiser.attention=sdpa-cudnn"))
+    with pytest.raises(
+        EngineError, match=r"what denoise takes cannot be told.*does not run on cpu"
+    ):
+        uses_of([work for work in works if work.stage == "denoise"])
