@@ -19,21 +19,22 @@ _SMALL_BYTES = 10**6
 
 def memory_rows(memory: Memory) -> list[tuple[str, ...]]:
     """Stage, device, peak, of it the stage's own weights and those of other models that stay loaded, and what was made
-    last: for each stage its largest device, and others that are worth a line."""
+    last: for each stage its largest device, and others on which it takes something of note itself."""
     most: dict[str, int] = {}
     for use in memory.uses:
         most[use.stage] = max(most.get(use.stage, 0), use.peak_bytes)
     return [
         _row(use)
         for use in memory.uses
-        if use.peak_bytes == most[use.stage] or use.peak_bytes >= _SMALL_BYTES
+        if use.peak_bytes == most[use.stage]
+        or (use.peak_bytes >= _SMALL_BYTES and use.peak_bytes > use.kept_bytes)
     ]
 
 
 def memory_lines(memory: Memory, total_bytes: int) -> Iterator[str]:
     """What follows from the rows. total_bytes: the memory of this machine."""
     for device, use in memory.largest.items():
-        if use.peak_bytes >= _SMALL_BYTES:
+        if use.peak_bytes >= _SMALL_BYTES and use.peak_bytes > use.kept_bytes:
             here = f", and this machine has {size(total_bytes)}" if device == "cpu" else ""
             yield f"at most {size(use.peak_bytes)} of {device}, in {use.stage}{_alone(memory, use)}{here}"
     for line in memory.uncounted:

@@ -19,6 +19,7 @@ MEMORY = Memory(
         use("denoise", "cuda:0", 30 * GIB, 18 * GIB, 10 * GIB),
         use("decode", "cuda:0", 32 * GIB, GIB, 28 * GIB),
         use("decode", "cpu", GIB),
+        use("decode", "cuda:1", 2 * GIB, kept=2 * GIB),
     ),
     ("image_encode: remote runs elsewhere, or is not ours",),
 )
