@@ -176,10 +176,11 @@ def _pictures(node: Node, index: Index) -> Iterator[tuple[int, int]]:
 
 
 def _facts(work: Work) -> dict[str, Plain]:
-    about = work.about
+    about, node = work.about, work.nodes[0]
     return {
+        "history": node.before.hints.get("history", 0) if "before" in node.inputs else 0,
         "nodes": [_node_facts(node) for node in work.nodes],
-        "stage": work.nodes[0].stage.name,
+        "stage": node.stage.name,
         "identity": dict(about.identity),
         "resident": about.resident,
         "bytes": about.num_bytes,
@@ -200,6 +201,7 @@ def _node_facts(node: Node) -> dict[str, Plain]:
     if "guidance" in node.params:
         # of a scale only whether there is guidance counts
         facts["params"]["guidance"] = node.params["guidance"] != 1
+        facts["is_noisy"] = "noise" in node.params
         facts["latents"] = latents_shape(node)
     elif "latents" in node.inputs:
         facts["latents"] = latents_shape(_of(node, "latents"))

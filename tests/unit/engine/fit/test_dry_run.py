@@ -120,13 +120,14 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
 
     first = told()
     assert first.peak_bytes == {"denoise": {"cpu": 3}}
-    for same in ("seed=7", "prompt=another", "guidance.scale=3.0", "scheduler.shift=7.0"):
+    for same in ("seed=7", "prompt=another", "guidance.scale=3.0", "scheduler.steps=9"):
         assert told(same) == first
     assert asked == [3]
     told("width=64")
     told("components.denoiser.dtype=bf16")
     told("guidance.scale=1")
-    assert len(asked) == 4
+    told("scheduler.name=euler")
+    assert len(asked) == 5
 
 
 def test_what_does_not_run_there_is_refused_in_a_line(store: Store) -> None:
