@@ -20,6 +20,7 @@ import torch
 from engine.components import registry
 from engine.components.held import held_name
 from engine.components.protocols import Description
+from engine.components.room import leaving
 from engine.dtypes import torch_device
 
 # What of a device's memory components may take; the rest is for what they work on.
@@ -88,17 +89,7 @@ class Residents:
         self._drop([place for place, held in self._held.items() if not held.uses])
 
     def _make_room(self, kind: str, device: torch.device, num_bytes: int) -> None:
-        # of a kind one is enough: at a change of part the old one goes before the new one is read
-        idle = [place for place, held in self._held.items() if not held.uses]
-        self._drop([place for place in idle if self._held[place].kind == kind])
-        budget = self._budget(device)
-        for place in idle:
-            held = self._held.get(place)
-            if held is None or held.device != device:
-                continue
-            if num_bytes + self._taken(device) <= budget:
-                break
-            self._drop([place])
+        self._drop(leaving(self._held, kind, device, num_bytes, budget_of(device, self._budgets)))
 
     def _drop(self, places: list[tuple[str, str]]) -> None:
         devices = {self._held.pop(place).device.type for place in places}
@@ -107,16 +98,15 @@ class Residents:
         if "cuda" in devices:
             torch.cuda.empty_cache()
 
-    def _taken(self, device: torch.device) -> int:
-        return sum(held.num_bytes for held in self._held.values() if held.device == device)
 
-    def _budget(self, device: torch.device) -> float:
-        given = self._budgets.get(str(device), self._budgets.get(device.type))
-        if given is not None:
-            return given
-        if device.type == "cuda":
-            return SHARE * torch.cuda.get_device_properties(device).total_memory
-        return SHARE * psutil.virtual_memory().total
+def budget_of(device: torch.device, given: Mapping[str, int]) -> float:
+    """The bytes that components may take of a device: its share, or what is given for it."""
+    told = given.get(str(device), given.get(device.type))
+    if told is not None:
+        return told
+    if device.type == "cuda":
+        return SHARE * torch.cuda.get_device_properties(device).total_memory
+    return SHARE * psutil.virtual_memory().total
 
 
 def _place(part: Any, about: Description) -> tuple[str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.components.needed import Needed
+    from engine.fit.dry_run import Memory
     from engine.plan import Plan, State
     from engine.runs.estimates import Experience
     from presets.spec import RunSpec
@@ -43,7 +44,7 @@ class Planned:
     warnings: what is said of the prompts, a line each; notes: what is sent elsewhere, and what there is to say of the
     pictures and the clip that it begins from. missing: where models of it are
     not here, every model of the run; then the plan is an estimate from what is published, and weights: kind -> the
-    bytes of its weights in memory."""
+    bytes of its weights in memory. memory: what each stage takes, where that was asked for."""
 
     rows: tuple[Row, ...]
     total_steps: int
@@ -57,6 +58,7 @@ class Planned:
     notes: tuple[str, ...] = ()
     missing: tuple[Needed, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 def planned(
@@ -65,12 +67,15 @@ def planned(
     *,
     segments: Sequence[Segment] = (),
     stop_at: int | None = None,
+    with_memory: bool = False,
 ) -> Planned:
     """The plan of a run, its published models here or not. Nothing is queued, loaded or written. Raises as
-    `engine.client.submit` does, but for a model that can be downloaded."""
+    `engine.client.submit` does, but for a model that can be downloaded. with_memory: also what each stage takes, which
+    needs torch and some seconds the first time."""
     from engine import client
     from engine.components.choice import absences
     from engine.components.needed import ModelsAbsent
+    from engine.fit.dry_run import memory_of
     from engine.output.taken import check_output
     from tui.describe.expansion import expansion_notes
     from tui.describe.prompt_warnings import prompt_warnings
@@ -100,6 +105,7 @@ def planned(
         notes=(*given, *(expansion_notes(spec) if made.state(EXPAND.name) == "compute" else ())),
         missing=missing,
         weights=weights,
+        memory=memory_of(store, made) if with_memory else None,
     )
 
 

@@ -77,6 +77,12 @@ def dit_config(source: Source, layout: Layout) -> WanDiTConfig:
         raise refusal(source.path, f"not a Wan DiT: {error}") from None
 
 
+def published_config(shape: expected.DiTShape) -> WanDiTConfig:
+    """The configuration of a published DiT, from its sizes."""
+    sizes = {name: getattr(shape, name) for name in _TOLD}
+    return WanDiTConfig(**sizes, num_heads=shape.dim // _HEAD_DIM)
+
+
 def clip_config(shapes: expected.Shapes) -> CLIPConfig:
     """The configuration of an image encoder. Raises ValueError where its tensors are not those of CLIP's tower, or
     do not fit each other."""

@@ -25,12 +25,15 @@ from tui.text import columns, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from engine.fit.dry_run import Memory
+
 _EPILOG = """\b
 Examples:
   modiff plan micro
   modiff plan wan2.1-t2v-14b --set scheduler.steps=30 --seed 7
   modiff plan micro-i2v --image examples/pictures/red-circle.png
   modiff plan micro --json
+  modiff plan wan2.1-t2v-14b --memory --set components.denoiser.device=cuda
 """
 
 
@@ -45,6 +48,12 @@ Examples:
 @click.option(
     "--stop-at", type=click.IntRange(min=1), metavar="STEP", help="For a run of only so many steps."
 )
+@click.option(
+    "--memory",
+    "with_memory",
+    is_flag=True,
+    help="Also what each stage takes at most, by running its code without numbers: some seconds the first time.",
+)
 @json_option
 def plan(
     preset: str,
@@ -57,14 +66,18 @@ def plan(
     output: str | None,
     overwrite: bool,
     stop_at: int | None,
+    with_memory: bool,
     as_json: bool,
 ) -> None:
     """Tell what a run would compute, before it does.
 
     PRESET is a name from `modiff presets list` or a path that ends in .toml; the options are those of
     `modiff run`. Nothing is queued, loaded or written. Times are those of like runs on this machine. Where models are
-    missing, the plan is an estimate, and what is to be downloaded is told.
+    missing, the plan is an estimate, and what is to be downloaded is told. A device that is not here may be named:
+    what a run would take of it is told all the same.
     """
+    from msgspec import to_builtins
+
     from tui.cli.prompts import warn
     from tui.cli.run_of_file import load_settings
     from tui.describe import missing
@@ -83,7 +96,7 @@ def plan(
     spec, preset = load_settings(preset, drawn_in(overrides), values=values)
     check_media(media, spec)
     with store_as_it_is() as store:
-        made = planned(store, spec, stop_at=stop_at)
+        made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
     if as_json:
         print_json(
             {
@@ -95,6 +108,8 @@ def plan(
                 "bytes": made.bytes,
                 "memory_bytes": made.memory_bytes,
                 "device_bytes": made.device_bytes,
+                "peak_bytes": None if made.memory is None else made.memory.peak_bytes,
+                "memory": None if made.memory is None else to_builtins(made.memory),
                 "warnings": list(made.warnings),
                 "notes": list(made.notes),
                 "is_estimate": bool(made.missing),
@@ -110,6 +125,8 @@ def plan(
     rows = [(*shown(row), printable(row.about)) for row in made.rows]
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *rows]):
         click.echo(line.rstrip())
+    if made.memory is not None:
+        _print_memory(made.memory)
     if made.missing:
         click.echo(
             f"\nestimated from what is published, since models are missing:\nmemory  {memory_estimate(made)}"
@@ -120,3 +137,16 @@ def plan(
             click.echo(line)
     elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)
+
+
+def _print_memory(memory: Memory) -> None:
+    import psutil
+
+    from tui.describe.memory import HEADINGS, memory_lines, memory_rows
+
+    click.echo()
+    rows = memory_rows(memory)
+    for line in columns([HEADINGS, *rows] if rows else []):
+        click.echo(printable(line))
+    for line in memory_lines(memory, psutil.virtual_memory().total):
+        click.echo(printable(line))

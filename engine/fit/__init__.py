@@ -1,0 +1,1 @@
+"""What a run takes in memory, told by running its code without numbers."""

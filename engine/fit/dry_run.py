@@ -1,0 +1,237 @@
+"""What each stage of a plan takes in memory, told before anything is loaded: its very code runs on tensors without
+numbers. Remembered in the store's index, so that only the first time costs a second or two. Torch-free to import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.components import registry
+from engine.components.protocols import Description
+from engine.graph import Node, Plain, Ref
+from store.keys import canonical, derive_key
+
+if TYPE_CHECKING:
+    from engine.plan import Plan
+    from store.index.index import Index
+    from store.store import Store
+
+Describe = Callable[[str, Any], Description]
+
+_PREFIX = "memory/"
+# what a run begins from or is called, which changes no size
+_OF_NO_SIZE = ("seed", "noise", "pixels", "file", "timestep", "update", "at")
+
+
+class Use(msgspec.Struct, frozen=True):
+    """The most that a stage takes of a device at one time.
+
+    stage: as events call it. device: as torch names it, also one that is not here. peak_bytes: all of it, of which
+    weights_bytes are the parameters of the stage's own component and kept_bytes those of others that stay loaded.
+    operation, module: what was made last when the peak was reached, and in which part of the model; "" where nothing
+    rose above what was there.
+    """
+
+    stage: str
+    device: str
+    peak_bytes: int
+    weights_bytes: int
+    kept_bytes: int
+    operation: str
+    module: str
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """uncounted: a line for each stage that is computed and whose memory is not told, with the reason."""
+
+    uses: tuple[Use, ...]
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> dict[str, Use]:
+        """device -> the use with the highest peak on it."""
+        found: dict[str, Use] = {}
+        for use in self.uses:
+            if use.device not in found or use.peak_bytes > found[use.device].peak_bytes:
+                found[use.device] = use
+        return found
+
+    @property
+    def peak_bytes(self) -> dict[str, dict[str, int]]:
+        """stage -> device -> bytes."""
+        found: dict[str, dict[str, int]] = {}
+        for use in self.uses:
+            found.setdefault(use.stage, {})[use.device] = use.peak_bytes
+        return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """A part of a plan that stands for all alike. nodes: one, or steps that follow each other. pictures: (width,
+    height) of those that it looks at."""
+
+    nodes: tuple[Node, ...]
+    about: Description
+    pictures: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def stage(self) -> str:
+        return self.nodes[0].stage.told
+
+    @property
+    def kind(self) -> str:
+        return self.nodes[0].stage.component
+
+    @property
+    def part(self) -> Any:
+        return self.nodes[0].part
+
+
+def memory_of(store: Store, plan: Plan) -> Memory:
+    """What is to be computed of a plan, its models here or published. Prompts count as the longest that there are.
+
+    Nothing is loaded or queued. Raises as `plan` does, and EngineError for a stage that does not run on its device.
+    """
+    from engine.components.descriptions import Descriptions
+    from engine.components.unseen import Published
+    from store.index.index import open_index
+
+    with open_index(store.root) as index:
+        describe = Published(Descriptions(index))
+        works, uncounted = works_of(plan, describe, index)
+        key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **_here()})
+        known = index.get(key)
+        if known is not None:
+            return Memory(msgspec.json.decode(known, type=tuple[Use, ...]), uncounted)
+        from engine.fit.stages import uses_of
+
+        uses = tuple(uses_of(works))
+        index.put(key, msgspec.json.encode(uses))
+    return Memory(uses, uncounted)
+
+
+def works_of(
+    plan: Plan, describe: Describe, index: Index
+) -> tuple[tuple[Work, ...], tuple[str, ...]]:
+    """(what is to be computed on components of ours, in order; a line for each stage that is on others)."""
+    works: list[Work] = []
+    uncounted: dict[str, None] = {}
+    for nodes in _alike(plan):
+        node = nodes[0]
+        kind, part = node.stage.component, node.part
+        reason = _why_uncounted(node)
+        if reason:
+            uncounted[f"{node.stage.told}: {reason}"] = None
+            continue
+        works.append(Work(nodes, describe(kind, part), tuple(_pictures(node, index))))
+    return tuple(works), tuple(uncounted)
+
+
+def _alike(plan: Plan) -> Iterator[tuple[Node, ...]]:
+    """Of all nodes that are computed and take the same memory, one, in order; of steps the one with the longest
+    history and, where extensions may keep something from step to step, the next."""
+    groups: dict[bytes, list[Node]] = {}
+    for node in plan.order:
+        if plan.states[node] == "compute" and node.stage.component:
+            groups.setdefault(canonical([node.stage.name, _node_facts(node)]), []).append(node)
+    for nodes in groups.values():
+        if nodes[0].stage.keep != "chain":
+            yield (nodes[0],)
+            continue
+        longest = max(node.before.hints.get("history", 0) for node in nodes)
+        first = next(
+            i for i, node in enumerate(nodes) if node.before.hints.get("history", 0) == longest
+        )
+        following = nodes[first + 1 : first + 2] if nodes[first].extensions else []
+        yield (nodes[first], *following)
+
+
+def _why_uncounted(node: Node) -> str:
+    kind, part = node.stage.component, node.part
+    if not registry.reads_weights(kind, part.name):
+        return f"{part.name} runs elsewhere, or is not ours"
+    from engine.extensions import registry as extensions
+
+    for spec in node.extensions:
+        if hasattr(extensions.find(spec.name), "begin") and part.device != "cpu":
+            return f"{spec.name} moves weights while it runs, which is not counted yet"
+    return ""
+
+
+def _pictures(node: Node, index: Index) -> Iterator[tuple[int, int]]:
+    from engine.inputs.settle import picture_facts
+
+    for ref in node.refs():
+        hints = ref.node.hints
+        if "background" in hints:
+            path, key = Path(hints["path"]), f"{hints['setting']}.path"
+            facts = picture_facts(path, hints["background"], index, key=key)
+            yield facts.width, facts.height
+
+
+def _facts(work: Work) -> dict[str, Plain]:
+    about, node = work.about, work.nodes[0]
+    return {
+        "history": node.before.hints.get("history", 0) if "before" in node.inputs else 0,
+        "nodes": [_node_facts(node) for node in work.nodes],
+        "stage": node.stage.name,
+        "identity": dict(about.identity),
+        "resident": about.resident,
+        "bytes": about.num_bytes,
+        "pictures": [list(size) for size in work.pictures],
+    }
+
+
+def _node_facts(node: Node) -> dict[str, Plain]:
+    """All that the memory of a node depends on, beside the files of its component."""
+    facts: dict[str, Plain] = {
+        "params": {name: value for name, value in node.params.items() if name not in _OF_NO_SIZE},
+        "part": msgspec.to_builtins(node.part),
+        "slots": sorted(node.inputs),
+        "extensions": msgspec.to_builtins(node.extensions),
+        "active": [dict(identity) for identity in node.active],
+        "size": [node.hints.get(name, 0) for name in ("height", "width")],
+    }
+    if "guidance" in node.params:
+        # of a scale only whether there is guidance counts
+        facts["params"]["guidance"] = node.params["guidance"] != 1
+        facts["is_noisy"] = "noise" in node.params
+        facts["latents"] = latents_shape(node)
+    elif "latents" in node.inputs:
+        facts["latents"] = latents_shape(_of(node, "latents"))
+    return facts
+
+
+def latents_shape(step: Node) -> list[int]:
+    """The shape of the latents of a chain, from what it begins with."""
+    node = step
+    while "before" in node.inputs:
+        node = node.before
+    shape: list[int] = node.params["shape"]
+    return shape
+
+
+def _of(node: Node, slot: str) -> Node:
+    ref = node.inputs[slot]
+    assert isinstance(ref, Ref)
+    return ref.node
+
+
+def _here() -> Mapping[str, Plain]:
+    """What the answer depends on beside the run: the code, and what this machine has."""
+    import psutil
+
+    from engine.process.version import installed_version
+
+    return {
+        "code": installed_version(),
+        "torch": version("torch"),
+        "memory": psutil.virtual_memory().total,
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+    }

@@ -1,0 +1,284 @@
+"""The stages of a run on tensors without numbers, one after another, and what each of them takes."""
+
+from __future__ import annotations
+
+import importlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from engine.chain.rebuild import chain_of, scheduler_of, solved
+from engine.components.residents import budget_of
+from engine.components.room import leaving
+from engine.dtypes import torch_device, torch_dtype
+from engine.errors import ComponentError, EngineError
+from engine.extensions import registry as extensions
+from engine.fit.count import Counting, Elsewhere
+from engine.fit.dry_run import Use, Work, latents_shape
+from engine.fit.weightless import NUM_TOKENS, built, component, placed, weights_of
+from engine.graph import Given, Node, Ref
+from engine.models.diffusion.wandit import rope_table
+from engine.schedulers.scheduler import SolverState
+from engine.stages.denoise import velocity_at
+from store.keys import canonical
+
+# The first tile of the third chunk takes what every later one takes: the chunk before it is as long as any, and all
+# tiles have their histories.
+_NUM_CHUNKS = 2
+
+
+@dataclass
+class _Held:
+    kind: str
+    device: torch.device
+    num_bytes: int
+    model: nn.Module
+    uses: int = 0
+
+
+class _Enough(Exception):
+    """The rest of a stage takes no more than what has run of it."""
+
+
+def uses_of(
+    works: Sequence[Work],
+    *,
+    build: Callable[[str, Any], nn.Module] = built,
+    fake: AbstractContextManager[Any] | None = None,
+) -> list[Use]:
+    """What each of these takes, in their order, with the components that stay loaded between them.
+
+    build: as `built`. fake: the mode in which tensors hold nothing; a `nullcontext` computes with numbers, and comes to
+    the same bytes. Raises EngineError for a stage that does not run on its device. Not beside a run in this process:
+    what models remember of sizes is forgotten.
+    """
+    held: OrderedDict[bytes, _Held] = OrderedDict()
+    fake, counting = FakeTensorMode() if fake is None else fake, Counting()
+    rope_table.cache_clear()
+    try:
+        found = [use for work in works for use in _uses(work, held, build, fake, counting)]
+    finally:
+        # its tables hold no numbers
+        rope_table.cache_clear()
+    return list(_highest(found))
+
+
+def _uses(
+    work: Work,
+    held: OrderedDict[bytes, _Held],
+    build: Callable[[str, Any], nn.Module],
+    fake: AbstractContextManager[Any],
+    counting: Counting,
+) -> Iterator[Use]:
+    device, label = _device(work.part.device)
+    place = _place(work)
+    if place not in held:
+        for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
+            del held[gone]
+        model = build(work.kind, work.part)
+        with fake, counting:
+            placed(model, work.kind, device, torch_dtype(work.part.dtype))
+        held[place] = _Held(work.kind, device, work.about.num_bytes, model)
+    held.move_to_end(place)
+    model = held[place].model
+    run = _imported(work)
+    counting.begin()
+    # on the CPU torch takes the kernel that it takes for numbers
+    elsewhere = nullcontext() if device.type == "cpu" else Elsewhere()
+    with torch.no_grad(), fake, elsewhere, counting, counting.named(model):
+        try:
+            computed(work, run, component(model, work.kind, work.part, device), device)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(
+                f"what {work.stage} takes cannot be told, since it does not run on {label} ({reason}); "
+                "`modiff doctor` lists what does"
+            ) from error
+    weights = weights_of(model)
+    for where, peak in counting.peaks.items():
+        others = (
+            weights_of(each.model).get(where, 0)
+            for each in held.values()
+            if each.model is not model
+        )
+        yield Use(
+            stage=work.stage,
+            device=label if where == device else str(where),
+            peak_bytes=peak.num_bytes,
+            weights_bytes=weights.get(where, 0),
+            kept_bytes=sum(others),
+            operation=peak.operation,
+            module=peak.module,
+        )
+
+
+def _place(work: Work) -> bytes:
+    """What two works share that run on one component in memory."""
+    device, _ = _device(work.part.device)
+    facts = [dict(work.about.identity), work.about.resident, str(device), work.part.dtype]
+    return canonical([work.kind, *facts])
+
+
+def _imported(work: Work) -> Callable[[Any], Iterator[Any]]:
+    """The function of a work's stage. All that it needs is imported before tensors hold nothing, or the tables of its
+    modules would hold nothing either, for good."""
+    node = work.nodes[0]
+    for spec in node.extensions:
+        extensions.find(spec.name)
+    module, _, name = node.stage.run.partition(":")
+    found: Callable[[Any], Iterator[Any]] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def computed(
+    work: Work, run: Callable[[Any], Iterator[Any]], on: Any, device: torch.device
+) -> None:
+    """Computes as much of a work as tells its peak. run: what computes its stage. on: its component."""
+    node = work.nodes[0]
+    job = _Job(node, on, work.pictures)
+    if node.stage.keep == "chain":
+        _steps(work, job, on, device)
+    elif node.stage.name == "clip":
+        # its file is not read: what the VAE is given has the size of the run
+        height, width = node.params["size"]
+        on.encode(torch.full((1, 3, node.params["frames"], height, width), 0.5))
+    else:
+        with suppress(_Enough):
+            for _ in run(job):
+                pass
+
+
+class _Job:
+    """As much of `engine.execute.Job` as stages ask for: inputs of the right size, which hold nothing."""
+
+    def __init__(self, node: Node, on: Any, pictures: Sequence[tuple[int, int]]) -> None:
+        self.nodes = (node,)
+        self._on = on
+        self._pictures = iter(pictures)
+
+    def data(self, given: Given | Ref) -> bytes:
+        return b""
+
+    def tensors(self, given: Given | Ref) -> Mapping[str, Tensor]:
+        assert isinstance(given, Ref)
+        return {given.output: self._tensor(given.node)}
+
+    def digest(self, ref: Ref) -> str:
+        return ""
+
+    def wanted(self, node: Node) -> frozenset[str]:
+        return frozenset()
+
+    @contextmanager
+    def component(self, node: Node) -> Iterator[Any]:
+        yield self._on
+
+    def tell(self, event: Any) -> None:
+        total = getattr(event, "total", 0)
+        chunks = self._num_chunks()
+        if total and event.chunk > _NUM_CHUNKS * total // chunks:
+            raise _Enough
+
+    def check(self) -> None:
+        pass
+
+    def _num_chunks(self) -> int:
+        (node,) = self.nodes
+        ref = node.inputs["latents"]
+        assert isinstance(ref, Ref)
+        frames = latents_shape(ref.node)[2]
+        return -(-frames // (node.part.chunk_frames or frames))
+
+    def _tensor(self, node: Node) -> Tensor:
+        name = node.stage.name
+        if name == "picture":
+            width, height = next(self._pictures)
+            return torch.empty(height, width, 3, dtype=torch.uint8)
+        return torch.empty(latents_shape(node))
+
+
+def _steps(work: Work, job: _Job, denoiser: Any, device: torch.device) -> None:
+    """One step or two as the loop takes them, from the state that the one before would leave."""
+    first = work.nodes[0]
+    scheduler = scheduler_of(chain_of(work.nodes[-1]))
+    index = first.hints["index"]
+    shape = latents_shape(first)
+    history = tuple(
+        torch.empty(shape, device=device) for _ in range(first.before.hints.get("history", 0))
+    )
+    state = SolverState(torch.empty(shape, device=device), index, history)
+    del history
+    facts = dict(work.about.facts)
+    wrapping = [extensions.make(spec, facts) for spec in first.extensions]
+    with denoiser.begin(_branches(first, facts), wrapping) as predict:
+        for node in work.nodes:
+            active = [
+                each
+                for each in wrapping
+                if each.is_active(node.hints["index"], node.hints["total"])
+            ]
+            velocity = velocity_at(predict, node, state.latents, active)
+            state = solved(scheduler, node, state, velocity, active)
+            bool(state.latents.isfinite().all())
+
+
+def _branches(step: Node, facts: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """branch -> name of a condition -> its tensor, of the size that it has in the store."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for slot, ref in step.inputs.items():
+        branch, _, name = slot.partition(".")
+        if not name:
+            continue
+        assert isinstance(ref, Ref)
+        made = {each: condition for other in found.values() for each, condition in other.items()}
+        if name == "text" or name not in made:
+            made[name] = _condition(name, ref.node, step, facts)
+        found.setdefault(branch, {})[name] = made[name]
+    return found
+
+
+def _condition(name: str, made_by: Node, step: Node, facts: Mapping[str, Any]) -> Tensor:
+    if name == "latents":
+        return torch.empty(facts["given_channels"], *latents_shape(step)[2:])
+    dtype = torch_dtype(getattr(made_by.part, "dtype", "fp32"))
+    if name == "image":
+        return torch.empty(257 * len(made_by.inputs), facts["image_dim"], dtype=dtype)
+    return torch.empty(NUM_TOKENS, facts["text_dim"], dtype=dtype)
+
+
+def _device(name: str) -> tuple[torch.device, str]:
+    """(where fake tensors are put for a device, what it is called): also for one that is not here. Apple's GPU stands
+    in as one of CUDA, because torch computes no fake tensors there without it."""
+    try:
+        device = torch_device(name)
+    except ComponentError:
+        device = torch.device(name)
+    if device.type == "cpu":
+        return device, "cpu"
+    device = torch.device(device.type, device.index or 0)
+    if device.type == "mps":
+        return torch.device("cuda", 0), "mps"
+    return device, str(device)
+
+
+def _budget(device: torch.device) -> float:
+    """What components may take of a device; of one that is not here all that they ask for."""
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return float("inf")
+    return budget_of(device, {})
+
+
+def _highest(uses: Sequence[Use]) -> Iterator[Use]:
+    """One for each stage and device."""
+    found: dict[tuple[str, str], Use] = {}
+    for use in uses:
+        place = (use.stage, use.device)
+        if place not in found or use.peak_bytes > found[place].peak_bytes:
+            found[place] = use
+    yield from found.values()

@@ -1,0 +1,162 @@
+"""Components without weights: the modules that a run loads, with parameters of the right sizes, dtypes and devices
+that hold nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.checkpoints.known import catalogue, configure, expected
+from engine.checkpoints.locate import locate
+from engine.checkpoints.opened import layout_at
+from engine.components.clip import LocalImageEncoder
+from engine.components.wan_dit import LocalDenoiser
+from engine.components.wan_vae import LocalVAE, vae_config
+from engine.errors import CheckpointError
+from engine.fit import count
+from engine.models.attention import get_attention
+from engine.models.diffusion.config import keeps_fp32
+from engine.models.diffusion.wandit import WanDiT
+from engine.models.image_encoders.clip import CLIP
+from engine.models.image_encoders.config import CLIPConfig
+from engine.models.text_encoders import t5
+from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+
+if TYPE_CHECKING:
+    from engine.checkpoints.layout import Layout
+    from engine.checkpoints.source import Source
+    from engine.models.diffusion.wandit import Conditioning
+
+NUM_TOKENS = 512
+"""Of a prompt: as many as the text encoder reads of any. What a run needs is told for all prompts at once."""
+
+
+def built(kind: str, part: Any) -> nn.Module:
+    """The model of a component's spec on the meta device, from the headers of its files or, where they are not here,
+    from what is published under its name. Raises CheckpointError."""
+    with torch.device("meta"):
+        return _BUILT[kind](part)
+
+
+def placed(model: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A model of the meta device, with parameters on `device` that hold nothing; those that a run keeps in fp32 are in
+    fp32."""
+    for name, module in model.named_modules():
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            is_kept = kind == "denoiser" and keeps_fp32(f"{name}.{leaf}" if name else leaf)
+            empty = torch.empty_strided(
+                parameter.shape,
+                parameter.stride(),
+                dtype=torch.float32 if is_kept else dtype,
+                device=device,
+            )
+            module.register_parameter(leaf, nn.Parameter(empty, requires_grad=False))
+    return model.eval()
+
+
+def component(model: Any, kind: str, part: Any, device: torch.device) -> Any:
+    """What stages are given: the component of a model that is `placed`. Its environment is told already, because a
+    device that is not here cannot be asked for its name."""
+    if kind == "text_encoder":
+        return _Told(t5.UMT5(model, lambda prompt: [0] * NUM_TOKENS))
+    if kind == "image_encoder":
+        return _Told(LocalImageEncoder(model, device, part.fit))
+    if kind == "vae":
+        options = part.chunk_frames, part.tile_size, part.tile_overlap
+        return _Told(LocalVAE(model, device, *options))
+    attention = count.sage if part.attention == "sage" else get_attention(part.attention)
+    return _Told(LocalDenoiser(_WithLengths(model), attention, device))  # type: ignore[arg-type]
+
+
+def weights_of(model: nn.Module) -> dict[torch.device, int]:
+    """The bytes of a model's parameters, by device."""
+    found: dict[torch.device, int] = {}
+    for parameter in model.parameters():
+        found[parameter.device] = (
+            found.get(parameter.device, 0) + parameter.untyped_storage().nbytes()
+        )
+    return found
+
+
+class _Told:
+    """A component whose environment is told."""
+
+    environment = "{}"
+
+    def __init__(self, component: Any) -> None:
+        self._component = component
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._component, name)
+
+
+class _WithLengths:
+    """A transformer that is told how many rows its prompts have, and need not look at numbers for it."""
+
+    def __init__(self, model: WanDiT) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        found: Tensor = self._model(*args, **kwargs)
+        return found
+
+    def prepare(self, conditions: dict[str, Tensor]) -> Conditioning:
+        batch, rows, _ = conditions["text"].shape
+        return self._model.prepare(conditions, lengths=torch.full((batch,), rows))
+
+
+def _umt5(part: Any) -> nn.Module:
+    shape = _by_shapes("text_encoder", part, expected.umt5_shape, expected.UMT5Shape())
+    return t5.build(t5.UMT5Config(**asdict(shape)))
+
+
+def _clip(part: Any) -> nn.Module:
+    return CLIP(_by_shapes("image_encoder", part, configure.clip_config, CLIPConfig()))
+
+
+def _vae(part: Any) -> nn.Module:
+    path, opened = _opened("vae", part)
+    config = WanVAEConfig() if opened is None else vae_config(path, opened[1])
+    return WanVAE(config).channels_last()
+
+
+def _dit(part: Any) -> nn.Module:
+    _, opened = _opened("denoiser", part)
+    if opened is not None:
+        return WanDiT(configure.dit_config(*opened))
+    model = catalogue.model(part.checkpoint, "denoiser")
+    assert model is not None
+    return WanDiT(configure.published_config(expected.PUBLISHED[model.variants[-1]]))
+
+
+_BUILT: dict[str, Callable[[Any], nn.Module]] = {
+    "text_encoder": _umt5,
+    "image_encoder": _clip,
+    "denoiser": _dit,
+    "vae": _vae,
+}
+
+
+def _by_shapes(kind: str, part: Any, read: Callable[[expected.Shapes], Any], published: Any) -> Any:
+    _, opened = _opened(kind, part)
+    if opened is None:
+        return published
+    return read({name: entry.shape for name, entry in opened[1].entries.items()})
+
+
+def _opened(kind: str, part: Any) -> tuple[Any, tuple[Source, Layout] | None]:
+    """(path, what is there) of a component's file, None where it is not here but published. Raises CheckpointError."""
+    try:
+        path = locate(kind, part.checkpoint)
+    except CheckpointError:
+        if catalogue.model(part.checkpoint, kind) is None:
+            raise
+        return None, None
+    return path, layout_at(path)

@@ -1,0 +1,48 @@
+"""What a run takes in memory, as people read it."""
+
+from __future__ import annotations
+
+from engine.fit.dry_run import Memory, Use
+from tui.describe.memory import memory_lines, memory_rows
+
+GIB = 1 << 30
+
+
+def use(stage: str, device: str, peak: int, weights: int = 0, kept: int = 0) -> Use:
+    return Use(stage, device, peak, weights, kept, "mul", "blocks.0" if weights else "")
+
+
+MEMORY = Memory(
+    (
+        use("text_encode", "cuda:0", 11 * GIB, 10 * GIB),
+        use("text_encode", "cpu", 4096),
+        use("denoise", "cuda:0", 30 * GIB, 18 * GIB, 10 * GIB),
+        use("decode", "cuda:0", 32 * GIB, GIB, 28 * GIB),
+        use("decode", "cpu", GIB),
+        use("decode", "cuda:1", 2 * GIB, kept=2 * GIB),
+    ),
+    ("image_encode: remote runs elsewhere, or is not ours",),
+)
+
+
+def test_rows_leave_out_what_is_small_beside_another_device() -> None:
+    assert memory_rows(MEMORY) == [
+        ("text_encode", "cuda:0", "11.0 GiB", "10.0 GiB", "", "blocks.0: mul"),
+        ("denoise", "cuda:0", "30.0 GiB", "18.0 GiB", "10.0 GiB", "blocks.0: mul"),
+        ("decode", "cuda:0", "32.0 GiB", "1.0 GiB", "28.0 GiB", "blocks.0: mul"),
+        ("decode", "cpu", "1.0 GiB", "", "", "mul"),
+    ]
+
+
+def test_lines_name_the_largest_of_each_device_with_and_without_what_stays() -> None:
+    assert list(memory_lines(MEMORY, 16 * GIB)) == [
+        "at most 32.0 GiB of cuda:0, in decode; without the others 20.0 GiB, in denoise",
+        "at most 1.0 GiB of cpu, in decode, and this machine has 16.0 GiB",
+        "not counted: image_encode: remote runs elsewhere, or is not ours",
+    ]
+
+
+def test_nothing_to_compute() -> None:
+    assert memory_rows(Memory(())) == []
+    (line,) = memory_lines(Memory(()), GIB)
+    assert "nothing of it is to be computed" in line
