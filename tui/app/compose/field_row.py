@@ -203,17 +203,12 @@ class RowEditor(Widget):
         before, self.row = self.row, row
         if row == before:
             return
-        if row.text != before.text and not is_source and self.children:
+        if row.text != before.text and not is_source and self.is_filled:
             self._show_text()
         if self.is_filled and isinstance(self.editor, NumberInput):
             self.editor.set_class(row.kind != "number", "-long")
         self.display = row.is_shown
         self.refresh(layout=True)
-
-    def on_mount(self) -> None:
-        """The field may be another since its editor was made."""
-        if self.children and self.text != self.row.text:
-            self._show_text()
 
     def _show_text(self) -> None:
         editor = self.editor
