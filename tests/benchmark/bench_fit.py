@@ -76,12 +76,6 @@ WORKLOADS = (
         {"dim": 32},
     ),
     Workload(
-        "VAE bf16, whole frames, 2 at a time",
-        "decode",
-        ("width=320", "height=192", "frames=13", "components.vae.chunk_frames=2", "components.vae.dtype=bf16"),
-        {"dim": 32},
-    ),
-    Workload(
         "UMT5 fp32, 512 tokens",
         "text_encode",
         ("components.text_encoder.dtype=fp32",),
