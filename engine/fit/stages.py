@@ -20,8 +20,8 @@ from engine.dtypes import torch_device, torch_dtype
 from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions
 from engine.fit.count import Counting, Elsewhere
-from engine.fit.dry_run import Use, Work, latents_shape
 from engine.fit.weightless import NUM_TOKENS, built, component, placed, weights_of
+from engine.fit.work import Use, Work, latents_shape
 from engine.graph import Given, Node, Ref
 from engine.models.diffusion.wandit import rope_table
 from engine.schedulers.scheduler import SolverState

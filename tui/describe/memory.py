@@ -9,7 +9,7 @@ from tui.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.fit.dry_run import Memory, Use
+    from engine.fit.work import Memory, Use
 
 HEADINGS = ("STAGE", "DEVICE", "PEAK", "WEIGHTS", "OTHERS", "AT")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.components.needed import Needed
-    from engine.fit.dry_run import Memory
+    from engine.fit.work import Memory
     from engine.plan import Plan, State
     from engine.runs.estimates import Experience
     from presets.spec import RunSpec

@@ -12,8 +12,9 @@ from engine import client
 from engine.components.descriptions import Descriptions
 from engine.errors import EngineError
 from engine.fit import dry_run
-from engine.fit.dry_run import Memory, Work, works_of
+from engine.fit.dry_run import works_of
 from engine.fit.stages import uses_of
+from engine.fit.work import Memory, Use, Work
 from presets.library import load_preset
 from presets.spec import ExtensionSpec, RunSpec
 from store.index.index import open_index
@@ -109,9 +110,9 @@ def test_what_moves_weights_on_a_device_is_not_guessed_at(store: Store) -> None:
 def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def uses(works: Sequence[Work]) -> list[dry_run.Use]:
+    def uses(works: Sequence[Work]) -> list[Use]:
         asked.append(len(works))
-        return [dry_run.Use("denoise", "cpu", 3, 2, 1, "mul", "blocks.0")]
+        return [Use("denoise", "cpu", 3, 2, 1, "mul", "blocks.0")]
 
     monkeypatch.setattr("engine.fit.stages.uses_of", uses)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.fit.dry_run import Memory, Use
+from engine.fit.work import Memory, Use
 from tui.describe.memory import memory_lines, memory_rows
 
 GIB = 1 << 30

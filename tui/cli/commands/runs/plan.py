@@ -25,7 +25,7 @@ from tui.text import columns, printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from engine.fit.dry_run import Memory
+    from engine.fit.work import Memory
 
 _EPILOG = """\b
 Examples:
