@@ -39,7 +39,7 @@ LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.01
 STALE_SECONDS = 3600.0
 
-# of the texts in a run's expansion, what decides them
+# what is made of other settings, by its key those that decide it
 _MADE_BY = {
     "expansion.instructions": ("expansion.template",),
     "expansion.text": (

@@ -20,7 +20,6 @@ from presets.tasks import PICTURES
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
 
-
 _TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
 _OTHER = {
     "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to "
