@@ -111,7 +111,9 @@ def planned(
 
 def shown(row: Row) -> tuple[str, str, str, str, str]:
     """Stage, steps, state, time and disk as text."""
-    steps = "" if row.first is None else f"{row.first}-{row.last}"
+    steps = f"{row.first}-{row.last}"
+    if row.first in (None, row.last):
+        steps = "" if row.first is None else str(row.first)
     seconds = "?" if row.seconds is None else duration(row.seconds) if row.seconds else ""
     state = {"compute": "to compute", "skip": "not needed"}.get(row.state, row.state)
     return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""

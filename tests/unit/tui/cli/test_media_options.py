@@ -235,3 +235,14 @@ def test_a_picture_is_told_with_the_size_that_the_video_gets(capsys, store):
     spec, told = looked_at(store, spec)
     assert told == ("image: cat.png, 90x60; the video gets 64x48",)
     assert (spec.width, spec.height) == (64, 48)
+
+
+def test_a_plan_says_whose_prompt_it_is_too(capsys, store):
+    Image.new("RGB", (64, 64), "red").save("cat.png")
+    told = [
+        main(["plan", "micro-i2v", "--image", "cat.png", *prompt])
+        for prompt in ([], ["--prompt", "a star"])
+    ]
+    assert told == [0, 0]
+    own = load_preset("micro-i2v").prompt
+    assert capsys.readouterr().err.count(f'prompt: "{own}", as the preset has it') == 1

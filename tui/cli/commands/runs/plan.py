@@ -78,7 +78,7 @@ def plan(
     """
     from msgspec import to_builtins
 
-    from tui.cli.prompts import warn
+    from tui.cli.prompts import prompt_of_preset, warn
     from tui.cli.run_of_file import load_settings
     from tui.describe import missing
     from tui.describe.plan import memory_estimate, planned, shown
@@ -97,6 +97,7 @@ def plan(
     check_media(media, spec)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
+    notes = (*prompt_of_preset(spec, preset, prompt), *made.notes)
     if as_json:
         print_json(
             {
@@ -111,7 +112,7 @@ def plan(
                 "peak_bytes": None if made.memory is None else made.memory.peak_bytes,
                 "memory": None if made.memory is None else to_builtins(made.memory),
                 "warnings": list(made.warnings),
-                "notes": list(made.notes),
+                "notes": list(notes),
                 "is_estimate": bool(made.missing),
                 "weights_bytes": dict(made.weights),
                 "missing_bytes": missing.missing_bytes(made.missing),
@@ -120,7 +121,7 @@ def plan(
         )
         return
     warn(made.warnings)
-    for note in made.notes:
+    for note in notes:
         click.echo(printable(note), err=True)
     rows = [(*shown(row), printable(row.about)) for row in made.rows]
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *rows]):
