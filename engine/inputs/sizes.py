@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from engine.errors import InputError
 from presets.spec import MAX_SIDE, SIZE_STEP
@@ -45,7 +46,7 @@ def size_of(
 
 def covering(given: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """`given` in proportion, as small as covers `size`; all (width, height)."""
-    scale = max(wanted / side for wanted, side in zip(size, given, strict=True))
+    scale = max(Fraction(wanted, side) for wanted, side in zip(size, given, strict=True))
     width, height = (
         max(wanted, round(side * scale)) for wanted, side in zip(size, given, strict=True)
     )

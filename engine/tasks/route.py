@@ -45,6 +45,8 @@ def course_of(spec: RunSpec) -> Course:
     Raises PresetError where that leaves no step.
     """
     whole = whole_course(spec)
+    if not spec.video.path:
+        return whole
     skipped = num_skipped(whole, spec)
     if skipped == whole.num_steps:
         levels = f"{whole.sigmas[0]:.4g} to {whole.sigmas[-2]:.4g}"
@@ -77,11 +79,9 @@ def whole_course(spec: RunSpec) -> Course:
 
 
 def num_skipped(whole: Course, spec: RunSpec) -> int:
-    """How many steps of its scheduler a run from a clip on leaves out: by strength as diffusers counts them
+    """How many steps of its scheduler a run from a clip leaves out: by strength as diffusers counts them
     (`pipeline_wan_video2video.py`), or those that begin above `video.sigma`."""
     clip = spec.video
-    if not clip.path:
-        return 0
     if clip.sigma:
         return sum(sigma > clip.sigma for sigma in whole.sigmas[:-1])
     return whole.num_steps - min(int(whole.num_steps * clip.strength), whole.num_steps)

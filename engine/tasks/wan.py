@@ -184,7 +184,11 @@ def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> N
     given: dict[bytes, dict[str, Ref]] = {}
     lengths = history_lengths(route.course.updates)
     for part in route.parts:
-        skipped = num_skipped(whole_course(part.spec), part.spec)
+        skipped = 0
+        if (
+            part.spec.video.path
+        ):  # else the course, which is dear, would be made once more for nothing
+            skipped = num_skipped(whole_course(part.spec), part.spec)
         scale_of = scales(part.spec.guidance, part.total + skipped)[skipped:]
         shown = _shown(part.spec, describe, given)
         changing = _changing(part.spec, describe)

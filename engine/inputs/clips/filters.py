@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 from engine.inputs.clips.stream import (
@@ -12,6 +11,7 @@ from engine.inputs.clips.stream import (
     input_arguments,
     refused,
 )
+from engine.inputs.sizes import covering as covering_of
 from engine.output import ffmpeg
 
 MAX_SIDE = 16384
@@ -36,7 +36,7 @@ def command_of(path: Path, container: str, stream: Stream, filters: list[str]) -
 def filters_of(path: Path, stream: Stream, size: tuple[int, int], fit: str, key: str) -> list[str]:
     """Times are told first, of every frame. Raises InputError where a frame would become too large on the way."""
     width, height = size
-    covering = size if fit == "stretch" else _covering(stream.shown, size)
+    covering = size if fit == "stretch" else covering_of(stream.shown, size)
     if max(covering) > MAX_SIDE:
         shown = "x".join(map(str, stream.shown))
         raise refused(
@@ -55,12 +55,6 @@ def filters_of(path: Path, stream: Stream, size: tuple[int, int], fit: str, key:
     filters.append(f"scale={covering[0]}:{covering[1]}:{to_rgb}")
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
     return [*filters, "format=rgb24", f"crop={width}:{height}:{left}:{top}"]
-
-
-def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """size in proportion, as small as covers `target`; both (W, H)."""
-    scale = max(Fraction(target[0], size[0]), Fraction(target[1], size[1]))
-    return max(target[0], round(size[0] * scale)), max(target[1], round(size[1] * scale))
 
 
 def _matrix(stream: Stream) -> str:

@@ -63,7 +63,7 @@ def conditions_of(
     """ "image" and "latents" of clips whose first, and last, frames are given, as of `WanDiT.prepare`."""
     tokens = [tokens_of(encoder, truth[:, :, at]) for at in ((0, -1) if has_last else (0,))]
     latents = vae.encode(given_video(truth, has_last=has_last), chunk_frames=0)
-    mask = masks(*latents.shape[2:], has_last=has_last).expand(len(truth), -1, -1, -1, -1)
+    mask = masks(latents, has_last=has_last)
     return {"image": torch.cat(tokens, 1), "latents": torch.cat([mask, latents], 1)}
 
 

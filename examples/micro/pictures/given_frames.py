@@ -21,6 +21,7 @@ from engine.micro.grammar import (
 )
 from engine.models.image_encoders.clip import CLIP
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, History, WanVAE
+from engine.stages.given import given_mask
 from examples.micro.checkpoint import load_checkpoint, save_checkpoint
 from examples.micro.pictures.train_clip import tokens_of
 from examples.micro.world import render
@@ -99,14 +100,11 @@ def given_video(videos: Tensor, *, has_last: bool) -> Tensor:
     return given
 
 
-def masks(frames: int, rows: int, columns: int, *, has_last: bool) -> Tensor:
-    """[4, latent frames, rows, columns], 1 where a frame is given: the published layout, in which the first frame fills
-    all four places of the first latent frame."""
-    given = torch.zeros(4, frames, rows, columns)
-    given[:, 0] = 1
-    if has_last:
-        given[3, -1] = 1
-    return given
+def masks(latents: Tensor, *, has_last: bool) -> Tensor:
+    """[B,4,F,h,w] for latents [B,16,F,h,w] of given frames, 1 where a frame is given."""
+    batch, _, frames, rows, columns = latents.shape
+    mask = given_mask(4 * frames - 3, frames, rows, columns, has_last=has_last)
+    return mask.expand(batch, *mask.shape)
 
 
 @dataclass(slots=True)

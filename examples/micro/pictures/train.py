@@ -57,8 +57,7 @@ class PictureModel:
         tokens = batch.first_tokens
         if has_last:
             tokens = torch.cat([tokens, batch.last_tokens + self.last], dim=1)
-        mask = masks(*shown.shape[2:], has_last=has_last)
-        mask = mask.expand(len(shown), *mask.shape)
+        mask = masks(shown, has_last=has_last)
         return {"image": tokens, "latents": torch.cat([mask, shown], dim=1)}
 
 
