@@ -70,6 +70,22 @@ DType = Annotated[
         description="number format of weights and activations; what was published in fp32 stays so"
     ),
 ]
+Quantise = Annotated[
+    Literal["", "fp8", "int8"],
+    Meta(
+        description="what the large matrices of the blocks are rounded to when they are loaded, each row with its own "
+        "scale; approximate. Empty leaves the numbers of the file",
+        extra={"neutral": ""},
+    ),
+]
+Unpack = Annotated[
+    Literal["auto", "load", "call"],
+    Meta(
+        description="when quantised weights become numbers: all as they are loaded, or each layer at each call, which "
+        "takes less memory and more time; auto is load for quantised files on the CPU, else call",
+        extra={"place": True},
+    ),
+]
 Prompt = Annotated[
     str,
     Meta(
@@ -156,6 +172,8 @@ class TextEncoderSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_f
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
+    quantise: Quantise = ""
+    unpack: Unpack = "auto"
     url: Url = ""
     options: Annotated[
         Options,
@@ -211,6 +229,40 @@ class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = ""
     device: Device = "auto"
     dtype: DType = "bf16"
+    quantise: Quantise = ""
+    unpack: Unpack = "auto"
+    activations: Annotated[
+        Literal["plain", "quantised"],
+        Meta(
+            description="quantised multiplies quantised weights with activations that are rounded alike, token by "
+            "token; approximate",
+            extra={"neutral": "plain"},
+        ),
+    ] = "plain"
+    resident_blocks: Annotated[
+        str,
+        Meta(
+            pattern=r"^(all|auto|[0-9]{1,4}|[0-9]{1,5}(\.[0-9]{1,3})?GB)$(?!\n)",
+            description="block swap: how many blocks of the model stay on its device, or how many GB of them; the "
+            "others come to it for each call. auto keeps as many as there is room for",
+            extra={
+                "expected": '"all", "auto", a number of blocks or a size such as "6GB"',
+                "place": True,
+            },
+        ),
+    ] = "all"
+    guidance_device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)?$(?!\n)",
+            description="where the negative half of the guidance runs, beside the other one; empty: where that runs",
+            extra={
+                "expected": '"", "cpu", "mps", "cuda" or "cuda:N"',
+                "place": True,
+                "role": "device",
+            },
+        ),
+    ] = ""
     attention: Annotated[
         ComponentName,
         Meta(

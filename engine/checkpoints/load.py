@@ -90,15 +90,18 @@ class Weights:
             is_wanted = dtype in (None, TORCH_DTYPES[part.dtype]) and device.type == "cpu"
             if is_wanted and part.start % ALIGNMENT == 0:
                 return self._stored(part)
-        wanted = dtype or natural_dtype(entry)
-        result = torch.empty(entry.shape, device=device, dtype=wanted)
-        row = 0
+        result = torch.empty(entry.shape, device=device, dtype=dtype or natural_dtype(entry))
+        self.into(name, result)
+        return result
+
+    def into(self, name: str, target: Tensor) -> None:
+        """Fills `target`, which has the shape of the entry `name`, with what `tensor` gives in its dtype."""
+        entry, row = self.entries[name], 0
         for part, scale, rotation in _stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
-            target = result[row : row + rows] if len(entry.parts) > 1 else result
-            self._convert(part, scale, rotation, partial(_copy, target))
+            of_part = target[row : row + rows] if len(entry.parts) > 1 else target
+            self._convert(part, scale, rotation, partial(_copy, of_part))
             row += rows
-        return result
 
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
@@ -219,17 +222,17 @@ class Weights:
         return self._files[part.file][0]
 
 
-def fill(
+def match(
     module: nn.Module,
     weights: Weights,
     *,
     path: Path,
-    device: torch.device,
     dtype: torch.dtype,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
     rename: Callable[[str], str] = lambda name: name,
-) -> None:
-    """Replaces every parameter of `module`, built on the meta device, by the entry of that name.
+) -> dict[str, str]:
+    """Name of each parameter of `module`, which is on the meta device and stays there -> name of its entry. Each gets
+    the dtype in which it will be held.
 
     path: what to name in errors. rename: original name -> module name. keeps_fp32: module names that stay fp32
     whatever `dtype` is. Raises CheckpointError naming missing, unexpected and misshapen tensors before any of
@@ -240,13 +243,34 @@ def fill(
     faults = compare({target: weights.entries[name] for target, name in targets.items()}, shapes)
     if any(faults):
         raise CheckpointError(f"{path}: does not fit {type(module).__name__}: {describe(*faults)}")
-    for target, name in targets.items():
+    for target in targets:
         wanted = torch.float32 if keeps_fp32(target) else dtype
-        tensor = weights.tensor(name, device=device, dtype=wanted).reshape(shapes[target])
-        parent, _, leaf = target.rpartition(".")
-        module.get_submodule(parent).register_parameter(
-            leaf, nn.Parameter(tensor, requires_grad=False)
-        )
+        put(module, target, module.get_parameter(target).to(wanted))
+    return targets
+
+
+def fill(
+    module: nn.Module,
+    weights: Weights,
+    *,
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    keeps_fp32: Callable[[str], bool] = lambda name: False,
+    rename: Callable[[str], str] = lambda name: name,
+) -> None:
+    """Replaces every parameter of `module`, built on the meta device, by the entry of that name. As `match`."""
+    targets = match(module, weights, path=path, dtype=dtype, keeps_fp32=keeps_fp32, rename=rename)
+    for target, name in targets.items():
+        empty = module.get_parameter(target)
+        tensor = weights.tensor(name, device=device, dtype=empty.dtype)
+        put(module, target, tensor.reshape(empty.shape))
+
+
+def put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """`tensor` as the parameter of that name, which is never trained."""
+    parent, _, leaf = name.rpartition(".")
+    module.get_submodule(parent).register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def _hand_on(
