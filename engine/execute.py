@@ -220,8 +220,11 @@ class Execution:
     @contextmanager
     def component(self, node: Node) -> Iterator[Any]:
         kind, part = node.stage.component, node.part
+        was_loaded = False
 
         def loaded(seconds: float) -> None:
+            nonlocal was_loaded
+            was_loaded = True
             text = f"loaded {kind} {part.name} ({part.dtype})"
             if getattr(part, "url", ""):
                 text = f"the {kind} is at {part.url}"
@@ -230,6 +233,9 @@ class Execution:
 
         with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
             self.describe.check_unchanged(kind, part)
+            told = getattr(component, "told", "")
+            if was_loaded and told:
+                self.control.emit(Message(level="info", text=told))
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)
 

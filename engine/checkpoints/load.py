@@ -2,8 +2,7 @@
 
 A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of a map of its
 file: it costs no memory of this process and is read when it is first used. Everything else is converted, or copied, in
-slices of some megabytes, each from a map of its own, so that loading needs the memory of the result and next to
-nothing beside it.
+slices of some megabytes, so that loading needs the memory of the result and next to nothing beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoints.formats.reading import opened, refusal
+from engine.checkpoints.formats.reading import facts_at, opened, refusal, truncated
 from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
@@ -75,9 +74,12 @@ class Weights:
     ) -> None:
         self._open.close()
         if error is None:
-            for path, (_, facts) in self._files.items():
-                with opened(path) as (_, now):
-                    _check_same(path, facts, now)
+            self.check_same()
+
+    def check_same(self) -> None:
+        """Raises CheckpointError where a file that was read from is not what it was."""
+        for path, (_, facts) in self._files.items():
+            _check_same(path, facts, facts_at(path))
 
     def tensor(
         self, name: str, *, device: torch.device, dtype: torch.dtype | None = None
@@ -100,7 +102,10 @@ class Weights:
         for part, packing in stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             of_part = target[row : row + rows] if len(entry.parts) > 1 else target
-            self._convert(part, packing, partial(_copy, of_part))
+            if packing is None and _is_plain(part) and _holds_as_stored(of_part, part):
+                self._read(part, part.start, of_part)
+            else:
+                self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
@@ -116,11 +121,12 @@ class Weights:
         take: Callable[[Any, Tensor], None],
     ) -> None:
         """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
-        scale = None if packing is None else self._stored(packing.scale).float().flatten()
+        scale = (
+            None if packing is None else self._stored(packing.scale, keep=False).float().flatten()
+        )
         if not part.shape or not math.prod(part.shape):
-            take(
-                ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
-            )
+            stored = self._stored(part, keep=False)
+            take(..., stored if scale is None else stored.float() * scale[0])
             return
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows
@@ -137,7 +143,7 @@ class Weights:
             if packing is not None and packing.rotation:
                 values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
-            del values  # and the map with it
+            del values
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
@@ -145,32 +151,31 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-        start, stop = part.start + first * row_bytes, part.start + last * row_bytes
-        return self._numbers(part, start, stop, keep=False).view(last - first, *part.shape[1:])
+        rows = torch.empty(last - first, *part.shape[1:], dtype=TORCH_DTYPES[part.dtype])
+        self._read(part, part.start + first * row_bytes, rows)
+        return rows
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
         over the end of a row: some tensors were reshaped for the format."""
         import gguf
-        import numpy as np
 
         block_bytes, block_weights = BLOCKS[part.dtype]
         row = math.prod(part.shape[1:])
         begin, end = first * row // block_weights, -(-last * row // block_weights)
-        held, offset = self._map(
-            part, part.start + begin * block_bytes, part.start + end * block_bytes
-        )
-        stored = np.frombuffer(held, np.uint8, (end - begin) * block_bytes, offset)
-        stored = stored.reshape(end - begin, block_bytes)
-        values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
+        stored = torch.empty(end - begin, block_bytes, dtype=torch.uint8)
+        self._read(part, part.start + begin * block_bytes, stored)
+        values = gguf.quants.dequantize(stored.numpy(), gguf.GGMLQuantizationType[part.dtype])
         before = first * row - begin * block_weights
         numbers = torch.from_numpy(values).flatten()[before : before + (last - first) * row]
         return numbers.view(last - first, *part.shape[1:])
 
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
-        """The numbers of a plain tensor as they lie in the file: a view of a map, kept or its own."""
-        if part.start == part.stop:
-            return torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+        """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
+        if part.start == part.stop or not (keep or part.strides):
+            numbers = torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+            self._read(part, part.start, numbers)
+            return numbers
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
@@ -211,6 +216,22 @@ class Weights:
         except (OSError, ValueError) as error:
             raise refusal(part.file, f"cannot be read ({error})") from None
         return held, start - base
+
+    def _read(self, part: TensorInfo, start: int, target: Tensor) -> None:
+        """Fills a contiguous tensor on the CPU with what lies in a file from an offset on. Not through a map, which
+        ends this process where a file is cut off while it is read, and counts as memory of it."""
+        file = self._file(part)
+        end = start + target.nbytes
+        left = target.flatten().view(torch.uint8).numpy().data
+        try:
+            file.seek(start)
+            while left:
+                done = file.readinto(left)
+                if not done:
+                    raise truncated(part.file, end - len(left), end)
+                left = left[done:]
+        except OSError as error:
+            raise refusal(part.file, f"cannot be read ({error})") from None
 
     def _file(self, part: TensorInfo) -> BufferedReader:
         if part.file not in self._files:
@@ -279,6 +300,11 @@ def _hand_on(
 
 def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
     target[rows].copy_(values)
+
+
+def _holds_as_stored(tensor: Tensor, part: TensorInfo) -> bool:
+    is_same = tensor.dtype == TORCH_DTYPES[part.dtype] and tensor.device.type == "cpu"
+    return is_same and tensor.is_contiguous()
 
 
 def _is_plain(part: TensorInfo) -> bool:
