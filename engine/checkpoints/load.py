@@ -26,7 +26,7 @@ from engine.checkpoints.formats.reading import opened, refusal
 from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
-from engine.checkpoints.quantised import dtype_fault
+from engine.checkpoints.quantised import Packing, dtype_fault
 from engine.errors import CheckpointError
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
@@ -60,8 +60,8 @@ class Weights:
         self._files: dict[Path, tuple[BufferedReader, Facts]] = {}
         self._open = ExitStack()
         for name, entry in entries.items():
-            for part, scale, _ in _stored_parts(entry):
-                if fault := dtype_fault(part, scale):
+            for part, packing in stored_parts(entry):
+                if fault := dtype_fault(part, packing):
                     raise CheckpointError(f"{part.file}: {name} is {fault}")
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Weights:
         """The tensor `name`, of its entry's shape, on `device`, in `dtype` or else in the dtype it is stored
         in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
         entry = self.entries[name]
-        if len(entry.parts) == 1 and not entry.scales and _is_plain(entry.parts[0]):
+        if len(entry.parts) == 1 and not entry.packings and _is_plain(entry.parts[0]):
             part = entry.parts[0]
             is_wanted = dtype in (None, TORCH_DTYPES[part.dtype]) and device.type == "cpu"
             if is_wanted and part.start % ALIGNMENT == 0:
@@ -97,28 +97,26 @@ class Weights:
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, which has the shape of the entry `name`, with what `tensor` gives in its dtype."""
         entry, row = self.entries[name], 0
-        for part, scale, rotation in _stored_parts(entry):
+        for part, packing in stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             of_part = target[row : row + rows] if len(entry.parts) > 1 else target
-            self._convert(part, scale, rotation, partial(_copy, of_part))
+            self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
-        for part, scale, rotation in _stored_parts(self.entries[name]):
-            self._convert(part, scale, rotation, partial(_hand_on, take, part))
+        for part, packing in stored_parts(self.entries[name]):
+            self._convert(part, packing, partial(_hand_on, take, part))
 
     def _convert(
         self,
         part: TensorInfo,
-        scaling: TensorInfo | None,
-        rotation: int,
+        packing: Packing | None,
         take: Callable[[Any, Tensor], None],
     ) -> None:
-        """Calls `take` with rows of `part` and their numbers, times their scale (one number, or one for each row) and
-        rotated back. rotation: of how many columns together, 0 for none."""
-        scale = None if scaling is None else self._stored(scaling).float().flatten()
+        """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
+        scale = None if packing is None else self._stored(packing.scale).float().flatten()
         if not part.shape or not math.prod(part.shape):
             take(
                 ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
@@ -136,8 +134,8 @@ class Weights:
             if scale is not None:
                 factor = scale[first:last] if len(scale) > 1 else scale
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
-            if rotation:
-                values = rotated_back(values, rotation)
+            if packing is not None and packing.rotation:
+                values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
             del values  # and the map with it
 
@@ -290,19 +288,16 @@ def _is_plain(part: TensorInfo) -> bool:
 def natural_dtype(entry: Entry) -> torch.dtype:
     """The narrowest dtype that holds an entry's numbers as they are: the stored one, fp32 for squeezed ones."""
     dtypes = {part.dtype for part in entry.parts}
-    if entry.scales or dtypes & BLOCKS.keys():
+    if entry.packings or dtypes & BLOCKS.keys():
         return torch.float32
     if len(dtypes) == 1:
         return TORCH_DTYPES[dtypes.pop()]
     return torch.float64 if "F64" in dtypes else torch.float32
 
 
-def _stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None, int]]:
-    """Each part with its scale and how many of its columns are rotated together."""
-    count = len(entry.parts)
-    return zip(
-        entry.parts, entry.scales or (None,) * count, entry.rotations or (0,) * count, strict=True
-    )
+def stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, Packing | None]]:
+    """Each part with how it is packed."""
+    return zip(entry.parts, entry.packings or (None,) * len(entry.parts), strict=True)
 
 
 def rotated_back(values: Tensor, group: int) -> Tensor:

@@ -66,7 +66,8 @@ def description(
         )
     held = {"files": [[*facts_at(path)] for path in files], "dtype": spec.dtype}
     identity = {**counting(spec), "weights": fingerprint_of(index, files)}
-    if any(entry.rotations for entry in layout.entries.values()):
+    packings = {packing for entry in layout.entries.values() for packing in entry.packings}
+    if any(packing is not None and packing.rotation for packing in packings):
         identity["rotated"] = (
             True  # what was stored under these weights before they were turned back is wrong
         )
