@@ -28,6 +28,7 @@ from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.quantised import Packing, dtype_fault
 from engine.errors import CheckpointError
+from engine.models.quantised.rounding import rotated
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -38,8 +39,8 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
-    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
@@ -103,6 +104,24 @@ class Weights:
             self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
+    def stored_into(self, part: TensorInfo, target: Tensor) -> None:
+        """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        held = target.flatten().view(torch.uint8)
+        for first in range(part.start, part.stop, SLICE_BYTES):
+            last = min(first + SLICE_BYTES, part.stop)
+            found, offset = self._map(part, first, last)
+            some = torch.frombuffer(found, dtype=torch.uint8, count=last - first, offset=offset)
+            held[first - part.start : last - part.start].copy_(some)
+            del some, found  # and the map with it
+
+    def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
+        """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
+        if part.start % ALIGNMENT or part.start == part.stop:
+            return None
+        count = (part.stop - part.start) // dtype.itemsize
+        held = self._whole_map(part)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=part.start)
+
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
@@ -135,7 +154,8 @@ class Weights:
                 factor = scale[first:last] if len(scale) > 1 else scale
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
             if packing is not None and packing.rotation:
-                values = rotated_back(values, packing.rotation)
+                # in fp64 its sums are exact, so that the order in which a machine adds changes no bit
+                values = rotated(values.double(), packing.rotation).float()
             take(slice(first, last), values)
             del values  # and the map with it
 
@@ -298,20 +318,6 @@ def natural_dtype(entry: Entry) -> torch.dtype:
 def stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, Packing | None]]:
     """Each part with how it is packed."""
     return zip(entry.parts, entry.packings or (None,) * len(entry.parts), strict=True)
-
-
-def rotated_back(values: Tensor, group: int) -> Tensor:
-    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
-
-    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
-    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
-    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
-    """
-    power = (group.bit_length() - 1) // 2
-    turned = values.double().unflatten(-1, (-1, *[4] * power))
-    for axis in range(-power, 0):
-        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
-    return (turned.flatten(-power - 1) / 2**power).float()
 
 
 def _check_same(path: Path, before: Facts, now: Facts) -> None:

@@ -1,7 +1,7 @@
 """Blocks of GGUF into numbers in torch, on whatever device they lie: bit for bit those of the package `gguf`.
 
-What each block holds is ggml's (`ggml-quants.c`); weights come in fp32, each operation rounded by itself, so that a device
-changes no bit. Nothing here looks at a number, and so it runs on tensors that hold none.
+What each block holds is ggml's (`ggml-quants.c`). Weights come in fp32, each operation rounded by itself, so that a
+device changes no bit. Nothing here looks at a number, and so it runs on tensors that hold none.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 def _q2_k(blocks: Tensor) -> Tensor:
     scales, codes, d, least = blocks.split([16, 64, 2, 2], -1)
-    each = (_half(d) * (scales & 15).float())[..., None]
-    offset = (_half(least) * (scales >> 4).float())[..., None]
+    each = (_half(d) * (scales & 15).float()).unsqueeze(-1)
+    offset = (_half(least) * (scales >> 4).float()).unsqueeze(-1)
     numbers = (_shifted(codes, 32, 8, 2) & 3).reshape(-1, 16, 16).float()
     return (each * numbers - offset).flatten(1)
 
@@ -62,7 +62,7 @@ def _q3_k(blocks: Tensor) -> Tensor:
     high, codes, scales, d = blocks.split([32, 64, 12, 2], -1)
     low_scales, high_scales = scales.split([8, 4], -1)
     scale = _nibbles(low_scales, 8) | (_shifted(high_scales, 4, 8, 2).flatten(1) & 3) << 4
-    each = (_half(d) * (scale.to(torch.int8) - 32).float())[..., None]
+    each = (_half(d) * (scale.to(torch.int8) - 32).float()).unsqueeze(-1)
     low = (_shifted(codes, 32, 8, 2) & 3).reshape(-1, 16, 16)
     is_lower = (_shifted(high, 32, 8, 1) & 1 ^ 1).reshape(-1, 16, 16)
     numbers = low.to(torch.int8) - (is_lower << 2).to(torch.int8)
@@ -85,7 +85,7 @@ def _q5_k(blocks: Tensor) -> Tensor:
 
 def _q6_k(blocks: Tensor) -> Tensor:
     low, high, scales, d = blocks.split([128, 64, 16, 2], -1)
-    each = (_half(d) * scales.view(torch.int8).float())[..., None]
+    each = (_half(d) * scales.view(torch.int8).float()).unsqueeze(-1)
     highest = (_shifted(high, 32, 8, 2) & 3).reshape(-1, 8, 32)
     codes = _nibbles(low, 64).view(-1, 8, 32) | highest << 4
     numbers = (codes.to(torch.int8) - 32).view(-1, 16, 16)
@@ -101,7 +101,7 @@ def _iq4_xs(blocks: Tensor) -> Tensor:
     d, high_scales, low_scales, codes = blocks.split([2, 2, 4, 128], -1)
     low = torch.stack([low_scales & 15, low_scales >> 4], -1).flatten(1)
     high = _shifted(high_scales.unsqueeze(-1), 1, 8, 2).flatten(1) & 3
-    each = (_half(d) * ((low | high << 4).to(torch.int8) - 32).float())[..., None]
+    each = (_half(d) * ((low | high << 4).to(torch.int8) - 32).float()).unsqueeze(-1)
     return (each * _looked_up(_nibbles(codes, 16)).view(-1, 8, 32)).flatten(1)
 
 
@@ -114,7 +114,7 @@ UNPACKED: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _half(pair: Tensor) -> Tensor:
     """Two bytes [N,2] -> the fp16 number that they are, fp32 [N,1]."""
-    return pair.contiguous().view(torch.float16).float()
+    return pair.clone(memory_format=torch.contiguous_format).view(torch.float16).float()
 
 
 def _nibbles(codes: Tensor, run: int) -> Tensor:
@@ -126,7 +126,7 @@ def _nibbles(codes: Tensor, run: int) -> Tensor:
 def _shifted(codes: Tensor, run: int, stop: int, step: int) -> Tensor:
     """uint8 [N,n] -> [N, n/run, stop/step, run]: each `run` bytes shifted down by 0, step, ... below stop."""
     shifts = torch.arange(0, stop, step, dtype=torch.uint8, device=codes.device)
-    return codes.reshape(len(codes), -1, 1, run) >> shifts[:, None]
+    return codes.reshape(len(codes), -1, 1, run) >> shifts.unsqueeze(-1)
 
 
 def _bits(codes: Tensor) -> Tensor:
@@ -139,9 +139,9 @@ def _scales_k(d: Tensor, least: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]
     first, second, rest = scales.split([4, 4, 4], -1)
     scale = torch.cat([first & 63, (rest & 15) | (first >> 2 & 48)], -1)
     offset = torch.cat([second & 63, (rest >> 4) | (second >> 2 & 48)], -1)
-    return (_half(d) * scale.float())[..., None], (_half(least) * offset.float())[..., None]
+    return (_half(d) * scale.float()).unsqueeze(-1), (_half(least) * offset.float()).unsqueeze(-1)
 
 
 def _looked_up(codes: Tensor) -> Tensor:
     table = torch.tensor(_IQ4, dtype=torch.float32, device=codes.device)
-    return table[codes.int()]
+    return torch.nn.functional.embedding(codes.int(), table.unsqueeze(-1)).squeeze(-1)
