@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, TensorInfo
@@ -76,7 +76,7 @@ class Packed:
         return codes and self.scheme.block in ((0, 0), (1, 0))
 
 
-def is_large(name: str, shape: Shape) -> bool:
+def is_large(name: str, shape: Sequence[int]) -> bool:
     """Whether a weight, by its original name, is one of those that may be packed."""
     return len(shape) == 2 and _LARGE.fullmatch(name) is not None
 
@@ -104,17 +104,17 @@ def packed_matrices(
     return found
 
 
-def rounded(shape: Shape, quantise: str) -> Packed:
+def rounded(shape: Sequence[int], quantise: str) -> Packed:
     """A matrix of that shape that is rounded to one of ROUNDED, each row with its scale."""
     tensors = {
-        "weight": Held(ROUNDED[quantise], shape),
+        "weight": Held(ROUNDED[quantise], tuple(shape)),
         "weight_scale": Held("F32", (shape[0], 1)),
     }
     return Packed(Scheme(block=(1, 0)), tensors)
 
 
 def held_bytes(
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Sequence[int]],
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.checkpoints.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
-    Shapes = Mapping[str, tuple[int, ...]]
+    Shapes = Mapping[str, Sequence[int]]
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _WORDS = {"I8": "int8", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
