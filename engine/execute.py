@@ -220,15 +220,20 @@ class Execution:
     @contextmanager
     def component(self, node: Node) -> Iterator[Any]:
         kind, part = node.stage.component, node.part
+        about = self.describe(kind, part)
 
         def loaded(seconds: float) -> None:
-            text = f"loaded {kind} {part.name} ({part.dtype})"
-            if getattr(part, "url", ""):
-                text = f"the {kind} is at {part.url}"
+            from engine.dtypes import torch_device
+
+            text = f"the {kind} is at {part.url}"
+            if not getattr(part, "url", ""):
+                packed = about.on(torch_device(part.device).type).packed
+                numbers = f"{part.dtype}, {packed} weights" if packed else part.dtype
+                text = f"loaded {kind} {part.name} ({numbers})"
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
+        with self._residents().use(kind, part, about, loaded) as component:
             self.describe.check_unchanged(kind, part)
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)
