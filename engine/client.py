@@ -338,6 +338,7 @@ def is_warm(store: Store, made: Plan) -> bool:
     """Whether a live engine has every model in memory that a plan needs, as of its last run. False for one that is at
     work, which may put others in their place."""
     from engine.components.descriptions import Descriptions
+    from engine.components.halves import copies
     from engine.components.held import held_name
     from store.index.index import open_index
 
@@ -346,7 +347,11 @@ def is_warm(store: Store, made: Plan) -> bool:
         return False
     with open_index(store.root) as index:
         describe = Descriptions(index)
-        needed = {held_name(kind, part, describe(kind, part)) for kind, part in made.needs.items()}
+        needed = {
+            held_name(kind, each, describe(kind, part))
+            for kind, part in made.needs.items()
+            for each in copies(part)
+        }
     return any(needed <= {*engine.held} for engine in idle)
 
 
