@@ -198,14 +198,15 @@ class LocalPredict:
 def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Conditioning:
     import torch
 
+    # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
+    here = [
+        {name: tensor.to(denoiser.device) for name, tensor in each.items()} for each in branches
+    ]
     # rows of zeros are what the published pipeline pads prompts with
-    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
-    others = branches[0].keys() - {"text"}
-    stacked = {name: torch.stack([each[name] for each in branches]) for name in others}
-    conditions = {"text": text, **stacked}
-    return denoiser.model.prepare(
-        {name: tensor.to(denoiser.device) for name, tensor in conditions.items()}
-    )
+    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in here], batch_first=True)
+    others = here[0].keys() - {"text"}
+    stacked = {name: torch.stack([each[name] for each in here]) for name in others}
+    return denoiser.model.prepare({"text": text, **stacked})
 
 
 def _check_attention(name: str) -> None:
