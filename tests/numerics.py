@@ -27,7 +27,9 @@ _WEIGHTS = (
     "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
+    "engine/checkpoints/notes.py",
     "engine/checkpoints/quantised.py",
+    "engine/checkpoints/unpacking.py",
 )
 _GRAPH = ("engine/tasks/wan.py",)
 _VAE = (

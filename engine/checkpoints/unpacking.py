@@ -1,0 +1,63 @@
+"""From stored numbers to those of a weight: scales of blocks, numbers of 4 bits, rotations. fp32 in, fp32 out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints.quantised import Packing
+
+# e2m1: a sign, two bits of exponent, one of mantissa
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_TILE_ROWS, _TILE_COLUMNS, _TILE_HEIGHT = 128, 4, 32
+_NAN_BITS, _HALF_OF_SMALLEST_BITS = 0x7FC00000, 0x00400000
+
+
+def of_pairs(pairs: Tensor) -> Tensor:
+    """uint8 [rows, n], two numbers of 4 bits (e2m1) in each, the first in the upper half -> fp32 [rows, 2 n]."""
+    both = torch.stack((pairs >> 4, pairs & 15), -1).flatten(1)
+    return torch.tensor((*_E2M1, *(-number for number in _E2M1)))[both.int()]
+
+
+def of_exponents(stored: Tensor) -> Tensor:
+    """uint8 of any shape, each the exponent of a power of two (e8m0) -> fp32: 2^(n - 127), 255 is NaN."""
+    bits = stored.int() << 23
+    bits[stored == 0] = _HALF_OF_SMALLEST_BITS  # 2^-127 is below the smallest normal number
+    bits[stored == 255] = _NAN_BITS
+    return bits.view(torch.float32)
+
+
+def untiled(stored: Tensor, rows: int, columns: int) -> Tensor:
+    """The numbers of `Packing.is_tiled`, in any shape -> [rows, columns], in the order of the blocks of a matrix."""
+    down, across = -(-rows // _TILE_ROWS), -(-columns // _TILE_COLUMNS)
+    inside = _TILE_ROWS // _TILE_HEIGHT
+    tiles = stored.view(down, across, _TILE_HEIGHT, inside, _TILE_COLUMNS)
+    whole = tiles.permute(0, 3, 2, 1, 4).reshape(down * _TILE_ROWS, across * _TILE_COLUMNS)
+    return whole[:rows, :columns]
+
+
+def scaled(values: Tensor, scales: Tensor, packing: Packing, first: int) -> Tensor:
+    """fp32 rows of a weight, of which `first` is the number of the first, times the scales of their blocks.
+
+    scales: fp32 [blocks downwards, blocks across].
+    """
+    rows, columns = packing.block
+    at = torch.arange(first, first + len(values)) // rows if rows else slice(None)
+    of_rows = scales[at]
+    if columns:
+        return (values.unflatten(1, (-1, columns)) * of_rows.unsqueeze(-1)).flatten(1)
+    return values * of_rows.view(-1, *[1] * (values.ndim - 1))
+
+
+def rotated_back(values: Tensor, group: int) -> Tensor:
+    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
+
+    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
+    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
+    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
+    """
+    power = (group.bit_length() - 1) // 2
+    turned = values.double().unflatten(-1, (-1, *[4] * power))
+    for axis in range(-power, 0):
+        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
+    return (turned.flatten(-power - 1) / 2**power).float()
