@@ -28,8 +28,10 @@ _WEIGHTS = (
     "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
+    "engine/checkpoints/notes.py",
     "engine/checkpoints/packed.py",
     "engine/checkpoints/quantised.py",
+    "engine/checkpoints/unpacking.py",
     "engine/models/quantised/*.py",
 )
 _GRAPH = ("engine/tasks/wan.py",)

@@ -17,7 +17,6 @@ from engine.components import wan_dit
 from engine.components.choice import check, settle
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
-from engine.errors import ComponentError
 from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import wanvae
@@ -28,9 +27,9 @@ from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
 from presets.library import load_preset
 from store.index.index import Index, open_index
-from store.store import open_store
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
+from store.store import open_store
 from tests.pretended import pretended
 
 SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
