@@ -59,9 +59,9 @@ class Filling:
             found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
-            part = self._stored[name].part
-            is_codes = part is not None and name.endswith(".weight")
-            view = self._weights.stored_view(part, empty.dtype) if is_codes else None
+            part, view = self._stored[name].part, None
+            if part is not None and name.endswith(".weight"):
+                view = self._weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
