@@ -225,8 +225,8 @@ def _check_clip(store: Store, route: Route, segments: Sequence[Segment]) -> None
     made = plan(store, route.spec, segments=segments)
     if any(made.states[node] == "compute" for node in made.order if node.stage is CLIP):
         raise InputError(
-            f"{path} is not there, and what was encoded of it is not stored; put it there or name another with "
-            "--video (a bundle brings it along for `modiff store import --trust`)",
+            f"{path} is not there, and what was encoded of it is not stored; put it there or name another as "
+            "video.path (a bundle brings it along for `modiff store import --trust`)",
             key="video.path",
         )
 

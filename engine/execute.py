@@ -221,17 +221,22 @@ class Execution:
     @contextmanager
     def component(self, node: Node) -> Iterator[Any]:
         kind, part = node.stage.component, node.part
+        about = self.describe(kind, part)
 
         def loaded(copy: Any, seconds: float) -> None:
-            text = f"loaded {kind} {part.name} ({part.dtype})"
-            if copy is not part:
-                text += f", once more on {copy.device} for the negative half of the guidance"
-            if getattr(part, "url", ""):
-                text = f"the {kind} is at {part.url}"
+            from engine.dtypes import torch_device
+
+            text = f"the {kind} is at {part.url}" if getattr(part, "url", "") else ""
+            if not text:
+                packed = about.on(torch_device(copy.device).type).packed
+                numbers = f"{copy.dtype}, {packed} weights" if packed else copy.dtype
+                text = f"loaded {kind} {copy.name} ({numbers})"
+                if copy is not part:
+                    text += f", once more on {copy.device} for the negative half of the guidance"
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        with used(self._residents(), kind, part, self.describe(kind, part), loaded) as component:
+        with used(self._residents(), kind, part, about, loaded) as component:
             self.describe.check_unchanged(kind, part)
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)

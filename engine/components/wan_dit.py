@@ -16,6 +16,7 @@ from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
+from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls, placed
@@ -87,7 +88,8 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
-    from engine.checkpoints.load import Weights, fill
+    from engine.checkpoints.load import Weights
+    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.diffusion.config import keeps_fp32
     from engine.models.diffusion.wandit import WanDiT
@@ -100,7 +102,16 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
     with Weights(layout.entries) as weights:
-        fill(model, weights, path=path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
+        of_file = filling(
+            model,
+            weights,
+            holding_of(spec),
+            device.type,
+            path=path,
+            dtype=dtype,
+            keeps_fp32=keeps_fp32,
+        )
+        of_file.fill(device)
     return model.eval()
 
 
