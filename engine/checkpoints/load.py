@@ -22,11 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.formats.reading import facts_at, opened, refusal, truncated
-from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
+from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.quantised import Packing, dtype_fault
+from engine.checkpoints.unpacking import of_exponents, rotated_back, scaled, untiled
 from engine.errors import CheckpointError
+from engine.models.quantised.pairs import of_pairs
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -37,9 +39,11 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
-    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
+# as a file holds them, where these are no numbers by themselves
+_BYTES = {"U8": torch.uint8, "F8_E8M0": torch.uint8, PAIRS: torch.uint8}
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
 # is refused. Python names it from 3.13 on.
@@ -47,7 +51,8 @@ _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class Weights:
-    """The entries of a checkpoint, readable. Use it in a `with`; what it handed out stays valid afterwards.
+    """The entries of a checkpoint, readable. Use it in a `with`, or in several, one after another; what it handed out
+    stays valid afterwards.
 
     Raises CheckpointError where a file cannot be opened, has changed since its directory was read, or holds a
     dtype that nothing here computes with.
@@ -73,8 +78,12 @@ class Weights:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
-        if error is None:
-            self.check_same()
+        try:
+            if error is None:
+                self.check_same()
+        finally:
+            self._files.clear()
+            self._maps.clear()
 
     def check_same(self) -> None:
         """Raises CheckpointError where a file that was read from is not what it was."""
@@ -108,6 +117,25 @@ class Weights:
                 self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
+    def stored_into(self, part: TensorInfo, target: Tensor) -> None:
+        """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        held = target.flatten().view(torch.uint8)
+        if held.device.type == "cpu":
+            self._read(part, part.start, held)
+            return
+        for first in range(part.start, part.stop, SLICE_BYTES):
+            some = torch.empty(min(SLICE_BYTES, part.stop - first), dtype=torch.uint8)
+            self._read(part, first, some)
+            held[first - part.start :][: len(some)].copy_(some)
+
+    def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
+        """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
+        if part.start % ALIGNMENT or part.start == part.stop:
+            return None
+        count = (part.stop - part.start) // dtype.itemsize
+        held = self._whole_map(part)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=part.start)
+
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
@@ -121,29 +149,48 @@ class Weights:
         take: Callable[[Any, Tensor], None],
     ) -> None:
         """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
-        scale = (
-            None if packing is None else self._stored(packing.scale, keep=False).float().flatten()
-        )
         if not part.shape or not math.prod(part.shape):
-            stored = self._stored(part, keep=False)
-            take(..., stored if scale is None else stored.float() * scale[0])
+            values = self._stored(part, keep=False)
+            take(..., values if packing is None else values.float() * self.number(packing.scale))
             return
+        scales = None if packing is None else self.scales(part, packing)
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows
         # what is squeezed passes through fp32
-        is_squeezed = scale is not None or part.dtype in BLOCKS
+        is_squeezed = packing is not None or part.dtype in BLOCKS
         cost = 4 * math.prod(part.shape[1:]) if is_squeezed else row_bytes
         step = max(1, SLICE_BYTES // max(1, cost))
         for first in range(0, rows, step):
             last = min(first + step, rows)
             values = self._rows(part, first, last)
-            if scale is not None:
-                factor = scale[first:last] if len(scale) > 1 else scale
-                values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
+            if packing is not None and scales is not None:
+                values = scaled(values.float(), scales, packing, first)
             if packing is not None and packing.rotation:
                 values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
             del values
+
+    def scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """What the blocks of a part are multiplied by: fp32 [blocks downwards, blocks across]."""
+        found = self.first_scales(part, packing)
+        if packing.second_scale is not None:
+            found = found * self.number(packing.second_scale)
+        return found
+
+    def first_scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """As `scales`, before these are multiplied by the second scale where there is one."""
+        rows, columns = packing.block
+        down = -(-part.shape[0] // rows) if rows else 1
+        across = -(-part.shape[1] // columns) if columns else 1
+        stored = self._stored(packing.scale, keep=False)
+        if packing.is_tiled:
+            stored = untiled(stored, down, across)
+        found = of_exponents(stored) if packing.scale.dtype == "F8_E8M0" else stored.float()
+        return found.reshape(down, across)
+
+    def number(self, part: TensorInfo) -> Tensor:
+        """The one number of a scale, fp32 of no axes."""
+        return self._stored(part, keep=False).float().flatten()[0]
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
@@ -151,9 +198,10 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-        rows = torch.empty(last - first, *part.shape[1:], dtype=TORCH_DTYPES[part.dtype])
-        self._read(part, part.start + first * row_bytes, rows)
-        return rows
+        values = torch.empty((last - first) * row_bytes, dtype=torch.uint8)
+        self._read(part, part.start + first * row_bytes, values)
+        values = values.view(_held_as(part.dtype)).view(last - first, -1)
+        return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
@@ -173,9 +221,9 @@ class Weights:
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
         if part.start == part.stop or not (keep or part.strides):
-            numbers = torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+            numbers = torch.empty(part.stop - part.start, dtype=torch.uint8)
             self._read(part, part.start, numbers)
-            return numbers
+            return numbers.view(_held_as(part.dtype)).view(part.shape)
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
@@ -186,7 +234,7 @@ class Weights:
     def _numbers(self, part: TensorInfo, start: int, stop: int, *, keep: bool) -> Tensor:
         """What lies between two offsets: a view of a map, or a copy where a view would not be aligned (files with
         unpadded headers, as before 2023)."""
-        dtype = TORCH_DTYPES[part.dtype]
+        dtype = _held_as(part.dtype)
         held, offset = (self._whole_map(part), start) if keep else self._map(part, start, stop)
         if start % dtype.itemsize:
             return torch.frombuffer(bytearray(held[offset : offset + stop - start]), dtype=dtype)
@@ -302,6 +350,10 @@ def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
     target[rows].copy_(values)
 
 
+def _held_as(dtype: str) -> torch.dtype:
+    return _BYTES.get(dtype) or TORCH_DTYPES[dtype]
+
+
 def _holds_as_stored(tensor: Tensor, part: TensorInfo) -> bool:
     is_same = tensor.dtype == TORCH_DTYPES[part.dtype] and tensor.device.type == "cpu"
     return is_same and tensor.is_contiguous()
@@ -324,20 +376,6 @@ def natural_dtype(entry: Entry) -> torch.dtype:
 def stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, Packing | None]]:
     """Each part with how it is packed."""
     return zip(entry.parts, entry.packings or (None,) * len(entry.parts), strict=True)
-
-
-def rotated_back(values: Tensor, group: int) -> Tensor:
-    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
-
-    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
-    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
-    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
-    """
-    power = (group.bit_length() - 1) // 2
-    turned = values.double().unflatten(-1, (-1, *[4] * power))
-    for axis in range(-power, 0):
-        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
-    return (turned.flatten(-power - 1) / 2**power).float()
 
 
 def _check_same(path: Path, before: Facts, now: Facts) -> None:

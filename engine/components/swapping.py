@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from engine.components.files import BYTES
 from engine.errors import ComponentError
-from engine.models.diffusion.config import keeps_fp32
 from engine.models.swap.residency import (
     device_bytes,
     resident_blocks,
     room_of,
     slab_bytes,
 )
-from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine.checkpoints.layout import Entry, Layout
+    from engine.checkpoints.load import Weights
+    from engine.checkpoints.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
+    from engine.models.swap.transfers import Fill
 
 KEY = "components.denoiser.resident_blocks"
 
@@ -32,19 +30,39 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
-def held_bytes(spec: DenoiserSpec, layout: Layout) -> int:
-    """What a denoiser takes on its device; with "auto" at most, since what is free is found out when it is loaded.
-    Raises ComponentError where the budget has no room for the slots. Torch-free."""
+def swapped_bytes(setting: str, sizes: Mapping[str, Sequence[int]]) -> int:
+    """What a model takes on its device. With "auto" at most, since what is free is found out when it is loaded; with a
+    budget that is too small for the slots as much as those need. sizes: by name of a weight, of each of its tensors.
+    Torch-free."""
+    if setting == "all":
+        return sum(map(sum, sizes.values()))
+    others, blocks = _parted(sizes)
+    try:
+        stay = resident_blocks(setting, blocks, sum(blocks))
+    except ValueError:
+        stay = frozenset()
+    return others + device_bytes(blocks, stay)
+
+
+def refusal(setting: str, sizes: Mapping[str, Sequence[int]]) -> str:
+    """Why a model of these sizes cannot be held so; empty where it can. Torch-free."""
+    try:
+        resident_blocks(setting, _parted(sizes)[1], 0)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _parted(sizes: Mapping[str, Sequence[int]]) -> tuple[int, list[int]]:
+    """(bytes of what is in no block, of each block)."""
     others, blocks = 0, dict[int, list[int]]()
-    for name, entry in layout.entries.items():
-        size = math.prod(entry.shape) * (4 if keeps_fp32(name) else BYTES[spec.dtype])
+    for name, tensors in sizes.items():
         i = _block_of(name)
         if i is None:
-            others += size
+            others += sum(tensors)
         else:
-            blocks.setdefault(i, []).append(size)
-    sizes = [slab_bytes(blocks[i]) for i in sorted(blocks)]
-    return others + device_bytes(sizes, _resident(spec.resident_blocks, sizes, sum(sizes)))
+            blocks.setdefault(i, []).extend(tensors)
+    return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
 
 
 def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]:
@@ -63,46 +81,40 @@ def fill(
     model: WanDiT,
     resident: frozenset[int],
     device: torch.device,
-    names: Mapping[str, str],
-    entries: Mapping[str, Entry],
+    of_file: Filling,
+    weights: Weights,
 ) -> None:
-    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. names: of
-    parameters -> of entries, as of `match`."""
+    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. weights: what
+    `of_file` reads from."""
     import torch
 
-    from engine.checkpoints.load import Weights, put
+    from engine.checkpoints.load import put
     from engine.models.swap.slabs import slab_of
     from engine.models.swap.swap import Swap
 
     slabs = {i: slab_of(block) for i, block in enumerate(model.blocks) if i not in resident}
 
+    def block_into(i: int, memory: Tensor) -> None:
+        for name, target in slabs[i].views(memory).items():
+            of_file.into(f"blocks.{i}.{name}", target)
+        weights.check_same()
+
     @contextmanager
-    def reading() -> Iterator[Callable[[int, Tensor], None]]:
-        with Weights(entries) as weights:
-
-            def block_into(i: int, memory: Tensor) -> None:
-                for name, target in slabs[i].views(memory).items():
-                    entry = names[f"blocks.{i}.{name}"]
-                    weights.into(entry, target.view(entries[entry].shape))
-                weights.check_same()
-
+    def reading() -> Iterator[Fill]:
+        with weights:
             yield block_into
 
-    with Weights(entries) as weights:
-        for name, entry in names.items():
-            if _block_of(name) not in slabs:
-                empty = model.get_parameter(name)
-                target = torch.empty(entries[entry].shape, dtype=empty.dtype, device=device)
-                weights.into(entry, target)
-                put(model, name, target.view(empty.shape))
-    sizes = {i: slab.num_bytes for i, slab in slabs.items()}
-    model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
+    for name, empty in list(model.named_parameters()):
+        if _block_of(name) not in slabs:
+            target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
+            of_file.into(name, target)
+            put(model, name, target)
+    source = _source(device, {i: slab.num_bytes for i, slab in slabs.items()}, block_into, reading)
+    model.swap = Swap(model.blocks, resident, device, source)
 
 
 def _source(
-    device: torch.device,
-    sizes: Mapping[int, int],
-    reading: Reading,
+    device: torch.device, sizes: Mapping[int, int], block_into: Fill, reading: Reading
 ) -> Source:
     import torch
 
@@ -112,9 +124,8 @@ def _source(
     if device.type != "cuda" or not is_held:
         return Files(reading, device)
     slabs = {i: torch.empty(size, dtype=torch.uint8) for i, size in sizes.items()}
-    with reading() as block_into:
-        for i, slab in slabs.items():
-            block_into(i, slab)
+    for i, slab in slabs.items():
+        block_into(i, slab)
     return HostMemory(slabs, device)
 
 

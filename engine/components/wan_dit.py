@@ -17,6 +17,7 @@ from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components import swapping
 from engine.components.files import absolute, checked_layout, description
+from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
@@ -62,14 +63,7 @@ def describe(spec: DenoiserSpec, index: Index) -> Description:
         if is_builtin(spec.checkpoint)
         else recognise(source, layout).variant or "",
     }
-    about = description(spec, index, layout, files, facts | facts_of_pictures(config))
-    if spec.resident_blocks == "all":
-        return about
-    return replace(
-        about,
-        resident=f"{about.resident} {spec.resident_blocks}",
-        num_bytes=swapping.held_bytes(spec, layout),
-    )
+    return description(spec, index, layout, files, facts | facts_of_pictures(config))
 
 
 def facts_of_pictures(sizes: WanDiTConfig | DiTShape) -> dict[str, Plain]:
@@ -95,7 +89,8 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
-    from engine.checkpoints.load import Weights, match, put
+    from engine.checkpoints.load import Weights
+    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.diffusion.config import keeps_fp32
     from engine.models.diffusion.wandit import WanDiT
@@ -108,15 +103,20 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
     with Weights(layout.entries) as weights:
-        names = match(model, weights, path=path, dtype=dtype, keeps_fp32=keeps_fp32)
+        of_file = filling(
+            model,
+            weights,
+            holding_of(spec),
+            device.type,
+            path=path,
+            dtype=dtype,
+            keeps_fp32=keeps_fp32,
+        )
         staying = swapping.staying(model, spec.resident_blocks, device)
-        if len(staying) < config.num_layers:
-            swapping.fill(model, staying, device, names, layout.entries)
-            return model.eval()
-        for target, name in names.items():
-            empty = model.get_parameter(target)
-            tensor = weights.tensor(name, device=device, dtype=empty.dtype)
-            put(model, target, tensor.reshape(empty.shape))
+        if len(staying) == config.num_layers:
+            of_file.fill(device)
+        else:
+            swapping.fill(model, staying, device, of_file, weights)
     return model.eval()
 
 
@@ -222,16 +222,17 @@ class LocalPredict:
     def _stacked(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         import torch
 
-        branches = [self.branches[name] for name in names]
+        # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
+        here = [
+            {name: tensor.to(self.denoiser.device) for name, tensor in self.branches[each].items()}
+            for each in names
+        ]
         # rows of zeros are what the published pipeline pads prompts with
-        text = torch.nn.utils.rnn.pad_sequence(
-            [each["text"] for each in branches], batch_first=True
-        )
-        others = branches[0].keys() - {"text"}
-        stacked = {name: torch.stack([each[name] for each in branches]) for name in others}
+        text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in here], batch_first=True)
+        others = here[0].keys() - {"text"}
         return {
-            name: tensor.to(self.denoiser.device)
-            for name, tensor in {"text": text, **stacked}.items()
+            "text": text,
+            **{name: torch.stack([each[name] for each in here]) for name in others},
         }
 
     def _is_in_turns(self, now: Sequence[Extension]) -> bool:
