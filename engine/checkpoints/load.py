@@ -51,8 +51,7 @@ _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class Weights:
-    """The entries of a checkpoint, readable. Use it in a `with`, or in several, one after another; what it handed out
-    stays valid afterwards.
+    """The entries of a checkpoint, readable. Use it in a `with`; what it handed out stays valid afterwards.
 
     Raises CheckpointError where a file cannot be opened, has changed since its directory was read, or holds a
     dtype that nothing here computes with.
@@ -78,12 +77,8 @@ class Weights:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
-        try:
-            if error is None:
-                self.check_same()
-        finally:
-            self._files.clear()
-            self._maps.clear()
+        if error is None:
+            self.check_same()
 
     def check_same(self) -> None:
         """Raises CheckpointError where a file that was read from is not what it was."""
@@ -119,14 +114,14 @@ class Weights:
 
     def stored_into(self, part: TensorInfo, target: Tensor) -> None:
         """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
-        held = target.flatten().view(torch.uint8)
-        if held.device.type == "cpu":
-            self._read(part, part.start, held)
+        if target.device.type == "cpu":
+            self._read(part, part.start, target)
             return
-        for first in range(part.start, part.stop, SLICE_BYTES):
-            some = torch.empty(min(SLICE_BYTES, part.stop - first), dtype=torch.uint8)
-            self._read(part, first, some)
-            held[first - part.start :][: len(some)].copy_(some)
+        held = target.flatten().view(torch.uint8)
+        for first in range(0, part.stop - part.start, SLICE_BYTES):
+            some = torch.empty(min(SLICE_BYTES, len(held) - first), dtype=torch.uint8)
+            self._read(part, part.start + first, some)
+            held[first : first + len(some)].copy_(some)
 
     def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
         """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
@@ -198,9 +193,9 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-        values = torch.empty((last - first) * row_bytes, dtype=torch.uint8)
+        dtype = _held_as(part.dtype)
+        values = torch.empty(last - first, row_bytes // dtype.itemsize, dtype=dtype)
         self._read(part, part.start + first * row_bytes, values)
-        values = values.view(_held_as(part.dtype)).view(last - first, -1)
         return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
@@ -221,9 +216,9 @@ class Weights:
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
         if part.start == part.stop or not (keep or part.strides):
-            numbers = torch.empty(part.stop - part.start, dtype=torch.uint8)
+            numbers = torch.empty(part.shape, dtype=_held_as(part.dtype))
             self._read(part, part.start, numbers)
-            return numbers.view(_held_as(part.dtype)).view(part.shape)
+            return numbers
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ComponentError
 from engine.models.swap.residency import (
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine.checkpoints.load import Weights
     from engine.checkpoints.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
-    from engine.models.swap.transfers import Fill
 
 KEY = "components.denoiser.resident_blocks"
 
@@ -30,22 +28,21 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
-def swapped_bytes(setting: str, sizes: Mapping[str, Sequence[int]]) -> int:
-    """What a model takes on its device. With "auto" at most, since what is free is found out when it is loaded; with a
-    budget that is too small for the slots as much as those need. sizes: by name of a weight, of each of its tensors.
+def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
+    """What a model takes on its device whose weights take these many bytes, by name. With "auto" at most, since what is
+    free is found out when it is loaded; with a budget that is too small for the slots as much as they need.
     Torch-free."""
+    setting = getattr(spec, "resident_blocks", "all")
     if setting == "all":
-        return sum(map(sum, sizes.values()))
-    others, blocks = _parted(sizes)
-    try:
-        stay = resident_blocks(setting, blocks, sum(blocks))
-    except ValueError:
-        stay = frozenset()
-    return others + device_bytes(blocks, stay)
+        return sum(sizes.values())
+    others, slabs = _parted(sizes)
+    stay = frozenset() if refusal(spec, sizes) else resident_blocks(setting, slabs, sum(slabs))
+    return others + device_bytes(slabs, stay)
 
 
-def refusal(setting: str, sizes: Mapping[str, Sequence[int]]) -> str:
+def refusal(spec: Any, sizes: Mapping[str, int]) -> str:
     """Why a model of these sizes cannot be held so; empty where it can. Torch-free."""
+    setting = getattr(spec, "resident_blocks", "all")
     try:
         resident_blocks(setting, _parted(sizes)[1], 0)
     except ValueError as error:
@@ -53,15 +50,15 @@ def refusal(setting: str, sizes: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
-def _parted(sizes: Mapping[str, Sequence[int]]) -> tuple[int, list[int]]:
+def _parted(sizes: Mapping[str, int]) -> tuple[int, list[int]]:
     """(bytes of what is in no block, of each block)."""
     others, blocks = 0, dict[int, list[int]]()
-    for name, tensors in sizes.items():
+    for name, size in sizes.items():
         i = _block_of(name)
         if i is None:
-            others += sum(tensors)
+            others += size
         else:
-            blocks.setdefault(i, []).extend(tensors)
+            blocks.setdefault(i, []).append(size)
     return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
 
 
@@ -77,15 +74,8 @@ def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]
     return _resident(setting, sizes, room)
 
 
-def fill(
-    model: WanDiT,
-    resident: frozenset[int],
-    device: torch.device,
-    of_file: Filling,
-    weights: Weights,
-) -> None:
-    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. weights: what
-    `of_file` reads from."""
+def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling: Filling) -> None:
+    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped."""
     import torch
 
     from engine.checkpoints.load import put
@@ -94,27 +84,30 @@ def fill(
 
     slabs = {i: slab_of(block) for i, block in enumerate(model.blocks) if i not in resident}
 
-    def block_into(i: int, memory: Tensor) -> None:
-        for name, target in slabs[i].views(memory).items():
-            of_file.into(f"blocks.{i}.{name}", target)
-        weights.check_same()
-
     @contextmanager
-    def reading() -> Iterator[Fill]:
-        with weights:
+    def reading() -> Iterator[Callable[[int, Tensor], None]]:
+        with filling.reopened() as again:
+
+            def block_into(i: int, memory: Tensor) -> None:
+                for name, target in slabs[i].views(memory).items():
+                    again.into(f"blocks.{i}.{name}", target)
+                again.weights.check_same()
+
             yield block_into
 
     for name, empty in list(model.named_parameters()):
         if _block_of(name) not in slabs:
             target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
-            of_file.into(name, target)
+            filling.into(name, target)
             put(model, name, target)
-    source = _source(device, {i: slab.num_bytes for i, slab in slabs.items()}, block_into, reading)
-    model.swap = Swap(model.blocks, resident, device, source)
+    sizes = {i: slab.num_bytes for i, slab in slabs.items()}
+    model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
 
 
 def _source(
-    device: torch.device, sizes: Mapping[int, int], block_into: Fill, reading: Reading
+    device: torch.device,
+    sizes: Mapping[int, int],
+    reading: Reading,
 ) -> Source:
     import torch
 
@@ -124,8 +117,9 @@ def _source(
     if device.type != "cuda" or not is_held:
         return Files(reading, device)
     slabs = {i: torch.empty(size, dtype=torch.uint8) for i, size in sizes.items()}
-    for i, slab in slabs.items():
-        block_into(i, slab)
+    with reading() as block_into:
+        for i, slab in slabs.items():
+            block_into(i, slab)
     return HostMemory(slabs, device)
 
 
