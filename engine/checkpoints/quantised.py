@@ -267,10 +267,10 @@ def _take_rest(found: Weights, tensors: Mapping[str, TensorInfo], layer: str, no
             f"{packing.block[1] or 'all columns'}"
         )
     elif kind == "nvfp4" and (
-        second is None or second.dtype != "F32" or math.prod(second.shape) != 1
+        second is None or second.dtype not in _FLOATS or math.prod(second.shape) != 1
     ):
         told = "none" if second is None else f"{second.dtype} {list(second.shape)}"
-        found.faults[weight] = f"needs one number of F32 as second scale ({_SECOND}), got {told}"
+        found.faults[weight] = f"needs one number as second scale ({_SECOND}), got {told}"
     elif kind != "nvfp4" and second is not None:
         found.faults[weight] = f"has a second scale ({_SECOND}), which {kind} has not"
     elif second is not None:

@@ -78,6 +78,7 @@ COMFYUI = {
     "float8_e4m3fn": partial(of_comfyui, TensorCoreFP8Layout, dtype=E4M3),
     "float8_e5m2": partial(of_comfyui, TensorCoreFP8Layout, dtype=E5M2),
     "int8_tensorwise": partial(of_comfyui, TensorWiseINT8Layout),
+    "int8_tensorwise by row": partial(of_comfyui, TensorWiseINT8Layout, per_channel=True),
     "mxfp8": partial(of_comfyui, TensorCoreMXFP8Layout),
     "nvfp4": partial(of_comfyui, TensorCoreNVFP4Layout),
 }
@@ -90,7 +91,7 @@ def test_what_comfyui_packs_is_read_bit_for_bit(
     tmp_path: Path, monkeypatch, kind: str, shape: tuple[int, int], slice_bytes: int
 ) -> None:
     monkeypatch.setattr(load, "SLICE_BYTES", slice_bytes)
-    tensors = COMFYUI[kind]({"format": kind}, random(*shape))
+    tensors = COMFYUI[kind]({"format": kind.split()[0]}, random(*shape))
     theirs = tensors.pop("")
     assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
 
