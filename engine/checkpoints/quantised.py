@@ -72,6 +72,7 @@ _FOREIGN = {
     "._shift": "quanto's int4 or int2",
     "._data._data": "quanto's int4 or int2",
     ".weight_global_scale": "NVFP4 of LightX2V",
+    ".input_global_scale": "NVFP4 of LightX2V",
     ".weight_s_rel": "asym_w4a8_int8 of ComfyUI",
     ".weight_codebook": "asym_w4a8_int8 of ComfyUI",
     ".weight_zeros": "awq_w4a16 of ComfyUI",
@@ -336,8 +337,10 @@ def _foreign_scale(
         return ""
     if f".{ending}" == _SECOND:
         return "NVFP4 without ComfyUI's notes"
+    weight = tensors.get(f"{layer}.weight")
+    if ending == "scale" and weight is not None and weight.dtype not in _FLOATS:
+        return "SDNQ"
     if f".{ending}" not in _SCALES or info.dtype not in ("F8_E8M0", "F8_E4M3", "U8"):
         return ""
-    weight = tensors.get(f"{layer}.weight")
     kind = "MXFP8" if weight is not None and weight.dtype == "F8_E4M3" else "MXFP4, MXFP6 or NVFP4"
     return f"{kind} without ComfyUI's notes"

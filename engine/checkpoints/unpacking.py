@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.checkpoints.quantised import Packing
 
@@ -15,8 +15,9 @@ _NAN_BITS, _HALF_OF_SMALLEST_BITS = 0x7FC00000, 0x00400000
 
 def of_pairs(pairs: Tensor) -> Tensor:
     """uint8 [rows, n], two numbers of 4 bits (e2m1) in each, the first in the upper half -> fp32 [rows, 2 n]."""
-    both = torch.stack((pairs >> 4, pairs & 15), -1).flatten(1)
-    return torch.tensor((*_E2M1, *(-number for number in _E2M1)))[both.int()]
+    numbers = torch.tensor((*_E2M1, *(-number for number in _E2M1)))
+    both = torch.stack((numbers.repeat_interleave(16), numbers.repeat(16)), 1)
+    return nn.functional.embedding(pairs.int(), both).flatten(1)
 
 
 def of_exponents(stored: Tensor) -> Tensor:
