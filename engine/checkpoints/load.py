@@ -27,8 +27,9 @@ from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.quantised import Packing, dtype_fault
-from engine.checkpoints.unpacking import of_exponents, of_pairs, rotated_back, scaled, untiled
+from engine.checkpoints.unpacking import of_exponents, rotated_back, scaled, untiled
 from engine.errors import CheckpointError
+from engine.models.quantised.pairs import of_pairs
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -39,8 +40,8 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
-    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 # as a file holds them, where these are no numbers by themselves
 _BYTES = {"U8": torch.uint8, "F8_E8M0": torch.uint8, PAIRS: torch.uint8}
@@ -106,6 +107,24 @@ class Weights:
             self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
+    def stored_into(self, part: TensorInfo, target: Tensor) -> None:
+        """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        held = target.flatten().view(torch.uint8)
+        for first in range(part.start, part.stop, SLICE_BYTES):
+            last = min(first + SLICE_BYTES, part.stop)
+            found, offset = self._map(part, first, last)
+            some = torch.frombuffer(found, dtype=torch.uint8, count=last - first, offset=offset)
+            held[first - part.start : last - part.start].copy_(some)
+            del some, found  # and the map with it
+
+    def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
+        """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
+        if part.start % ALIGNMENT or part.start == part.stop:
+            return None
+        count = (part.stop - part.start) // dtype.itemsize
+        held = self._whole_map(part)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=part.start)
+
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
@@ -121,7 +140,7 @@ class Weights:
         """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
         if not part.shape or not math.prod(part.shape):
             values = self._stored(part)
-            take(..., values if packing is None else values.float() * self._number(packing.scale))
+            take(..., values if packing is None else values.float() * self.number(packing.scale))
             return
         scales = None if packing is None else self.scales(part, packing)
         rows = part.shape[0]
@@ -142,6 +161,13 @@ class Weights:
 
     def scales(self, part: TensorInfo, packing: Packing) -> Tensor:
         """What the blocks of a part are multiplied by: fp32 [blocks downwards, blocks across]."""
+        found = self.first_scales(part, packing)
+        if packing.second_scale is not None:
+            found = found * self.number(packing.second_scale)
+        return found
+
+    def first_scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """As `scales`, before these are multiplied by the second scale where there is one."""
         rows, columns = packing.block
         down = -(-part.shape[0] // rows) if rows else 1
         across = -(-part.shape[1] // columns) if columns else 1
@@ -149,11 +175,10 @@ class Weights:
         if packing.is_tiled:
             stored = untiled(stored, down, across)
         found = of_exponents(stored) if packing.scale.dtype == "F8_E8M0" else stored.float()
-        if packing.second_scale is not None:
-            found = found * self._number(packing.second_scale)
         return found.reshape(down, across)
 
-    def _number(self, part: TensorInfo) -> Tensor:
+    def number(self, part: TensorInfo) -> Tensor:
+        """The one number of a scale, fp32 of no axes."""
         return self._stored(part).float().flatten()[0]
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:

@@ -1,23 +1,15 @@
-"""From stored numbers to those of a weight: scales of blocks, numbers of 4 bits, rotations. fp32 in, fp32 out."""
+"""From stored numbers to those of a weight: scales of blocks, rotations. fp32 in, fp32 out."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.checkpoints.quantised import Packing
+from engine.models.quantised.rounding import rotated
 
-# e2m1: a sign, two bits of exponent, one of mantissa
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _TILE_ROWS, _TILE_COLUMNS, _TILE_HEIGHT = 128, 4, 32
 _NAN_BITS, _HALF_OF_SMALLEST_BITS = 0x7FC00000, 0x00400000
-
-
-def of_pairs(pairs: Tensor) -> Tensor:
-    """uint8 [rows, n], two numbers of 4 bits (e2m1) in each, the first in the upper half -> fp32 [rows, 2 n]."""
-    numbers = torch.tensor((*_E2M1, *(-number for number in _E2M1)))
-    both = torch.stack((numbers.repeat_interleave(16), numbers.repeat(16)), 1)
-    return nn.functional.embedding(pairs.int(), both).flatten(1)
 
 
 def of_exponents(stored: Tensor) -> Tensor:
@@ -51,14 +43,7 @@ def scaled(values: Tensor, scales: Tensor, packing: Packing, first: int) -> Tens
 
 
 def rotated_back(values: Tensor, group: int) -> Tensor:
-    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
-
-    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
-    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
-    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
-    """
-    power = (group.bit_length() - 1) // 2
-    turned = values.double().unflatten(-1, (-1, *[4] * power))
-    for axis in range(-power, 0):
-        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
-    return (turned.flatten(-power - 1) / 2**power).float()
+    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded, as of
+    `engine.models.quantised.rounding.rotated`; in fp64, where sums are exact, so that no bit depends on the order in
+    which a machine adds."""
+    return rotated(values.double(), group).float()

@@ -18,9 +18,9 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
-from engine.checkpoints.unpacking import rotated_back
 from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
+from engine.models.quantised.rounding import rotated
 from presets.spec import DenoiserSpec
 from store.index.index import open_index
 from store.paths import prepare
@@ -100,7 +100,7 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
         weight, per_channel=True, convrot=True, convrot_groupsize=group
     )
     theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
-    ours = rotated_back(numbers.float() * stored.scale.view(-1, 1), group)
+    ours = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group).float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
