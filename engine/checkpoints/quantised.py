@@ -87,11 +87,12 @@ _FOREIGN = {
     ".wscales": "SVDQuant, of nunchaku",
     ".wtscale": "SVDQuant, of nunchaku",
     ".qweight": "GPTQ or AWQ",
+    ".biases": "MLX",
     ".svd_up": "SDNQ",
     ".zero_point": "SDNQ",
 }
 # What of a model to take where what there is cannot be read.
-INSTEAD = "take a file of this model in bf16, fp16, fp8, fp8_scaled, int8 or GGUF"
+INSTEAD = "take a file of this model in bf16, fp16, fp8, int8 or GGUF, or ComfyUI's mxfp8 or nvfp4"
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,21 @@ def test_every_published_layout_is_known_by_its_name_and_read(tmp_path: Path, na
     assert (difference / total) ** 0.5 < most
 
 
+def test_several_formats_in_one_file_are_read_layer_by_layer(tmp_path: Path) -> None:
+    packers = [packed.nvfp4, packed.mxfp8, PACKED["float8"][0]]
+    path = written(tmp_path, lambda weight, layer: packers[len(layer) % 3](weight, layer))
+    found = told(path)
+    assert (found.supported, found.note) == (True, "")
+    assert {"BF16", "F4_E2M1", "F8_E4M3"} <= found.dtypes.keys()
+    shipped = load_file(MICRO)
+    with Weights(lay_out(open_source(path)).entries) as weights:
+        for each in NAMES:
+            wanted = shipped[each].float()
+            difference = weights.tensor(each, device=CPU) - wanted
+            most = 0.12 if len(each.removesuffix(".weight")) % 3 == 0 else 0.04
+            assert difference.norm() < most * wanted.norm()
+
+
 def test_a_model_is_known_where_all_its_weights_have_the_names_of_quanto(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for name, shape in expected.umt5(UMT5).items():

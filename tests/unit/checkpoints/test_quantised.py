@@ -195,6 +195,7 @@ def beside(ending: str) -> packed.Packer:
         (beside(".input_global_scale"), "NVFP4 of LightX2V"),
         (beside(".svd_up"), "SDNQ"),
         (beside(".scale"), "SDNQ"),
+        (beside(".biases"), "MLX"),
         (lambda w, n: {f"{n}.qweight": w, f"{n}.wscales": w.clone()}, "SVDQuant"),
         (lambda w, n: {f"{n}.qweight": w, f"{n}.scales": w.clone()}, "GPTQ"),
         (lambda w, n: fp8(w, n, format="convrot_w4a4"), "convrot_w4a4"),
