@@ -278,7 +278,7 @@ def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path, number, dtype, a
      (math.inf, "fp16", math.inf), (math.inf, "bf16", math.inf)],
 )  # fmt: skip
 def test_the_largest_number_of_a_dtype_is_held(tmp_path, number, dtype, stored) -> None:
-    """And one that was infinite before stays so; a scale makes the largest number that of e4m3fn, 448, or of int8, 127."""
+    """And one that was infinite before stays so; a scale makes the largest number 448 in fp8 and 127 in int8."""
     source = changed(tmp_path, "denoiser", MATRIX, number)
     how = {"quantise": dtype} if dtype in QUANTISED else {"dtype": dtype}
     path = convert(source, tmp_path / "out", layout="comfyui", **how)

@@ -506,7 +506,8 @@ def test_convert_tells_how_far_each_rounded_matrix_is(capsys, tmp_path):
     assert (code, told["path"], len(errors)) == (0, str(target), 60)
     assert errors == sorted(errors, reverse=True)
     code, out, err = modiff(capsys, "convert", source, tmp_path / "x")
-    assert code == 2 and "say --layout original|diffusers|comfyui|gguf, or --quantise fp8|" in err
+    assert code == 2
+    assert "say --layout original|diffusers|comfyui|gguf, or --quantise fp8|" in err
 
 
 def test_inspect_does_not_say_loads_it_of_what_no_run_would_load(capsys, tmp_path):
