@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
+from engine.checkpoints.holding import (
+    VERSION,
+    Holding,
+    held_bytes,
+    is_large,
+    packed_matrices,
+    rounded,
+)
 from engine.checkpoints.layout import quantisation
 from engine.components import swapping
 from engine.components.protocols import InMemory
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
+from store.keys import canonical
+from store.paths import QUANTISED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.checkpoints.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
@@ -87,6 +99,15 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
     if getattr(spec, "resident_blocks", "all") != "all":
         found["resident_blocks"] = spec.resident_blocks
     return found
+
+
+def kept_at(spec: Any, root: Path, fingerprint: str) -> Path | None:
+    """Where in the store at `root` weights with that fingerprint are kept as they are quantised."""
+    quantise = holding_of(spec).quantise
+    if not quantise:
+        return None
+    made_of = canonical({"weights": fingerprint, "quantise": quantise, "version": VERSION})
+    return root / QUANTISED / f"{hashlib.sha256(made_of).hexdigest()}.safetensors"
 
 
 def in_memory(
