@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,10 +36,24 @@ class Filling:
         """By the name of a parameter, numbers: its entry; stored: how it lies in a file
         as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
-        self._weights = weights
+        self.weights = weights
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
         self._quantise = quantise
         self._last: tuple[str, dict[str, Tensor]] = "", {}
+
+    @contextmanager
+    def reopened(self) -> Iterator[Filling]:
+        """The same from its files opened anew, usable in the block."""
+        with Weights(self.weights.entries) as weights:
+            yield Filling(
+                self.module,
+                weights,
+                self._path,
+                self._numbers,
+                self._stored,
+                self._rounded,
+                self._quantise,
+            )
 
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, of the dtype and shape of the parameter `name`, on any device. Raises CheckpointError."""
@@ -48,19 +63,19 @@ class Filling:
             target.copy_(self._rounded_to(target.dtype, name))
         else:
             entry = self._numbers[name]
-            self._weights.into(entry, target.view(self._weights.entries[entry].shape))
+            self.weights.into(entry, target.view(self.weights.entries[entry].shape))
 
     def tensor(self, name: str, device: torch.device) -> Tensor:
         """The parameter `name` on a device: on the CPU a view of a map of its file where that may be."""
         empty = self.module.get_parameter(name)
         if name in self._numbers and name not in self._rounded:
             entry = self._numbers[name]
-            found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
+            found = self.weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
             part, view = self._stored[name].part, None
             if part is not None and name.endswith(".weight"):
-                view = self._weights.stored_view(part, empty.dtype)
+                view = self.weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
@@ -77,17 +92,17 @@ class Filling:
         part, packing = packed.part, packed.packing
         assert part is not None
         if name.endswith(".weight"):
-            self._weights.stored_into(part, target)
+            self.weights.stored_into(part, target)
         elif packing is not None and name.endswith(".weight_scale"):
-            target.copy_(self._weights.first_scales(part, packing))
+            target.copy_(self.weights.first_scales(part, packing))
         elif packing is not None and packing.second_scale is not None:
-            target.copy_(self._weights.number(packing.second_scale))
+            target.copy_(self.weights.number(packing.second_scale))
 
     def _rounded_to(self, dtype: torch.dtype, name: str) -> Tensor:
         entry = self._rounded[name]
         if self._last[0] != entry:
             self._last = "", {}  # one at a time
-            self._last = entry, rounded_entry(self._weights, entry, self._quantise)
+            self._last = entry, rounded_entry(self.weights, entry, self._quantise)
         held = self._last[1]
         codes, scale = held["weight"], held["weight_scale"]
         if name == entry and dtype != codes.dtype:

@@ -22,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 from engine.checkpoints.convert import convert as module
 from engine.checkpoints.convert import writers
 from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, QUANTISED, convert
+from engine.checkpoints.known import expected
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
@@ -433,6 +434,19 @@ def test_the_rest_of_clip_goes_along_or_is_told(
     (line,) = said
     assert line.startswith("left out, as no part of the image encoder: ")
     assert all(name in line for name in rest)
+
+
+def test_scales_do_not_go_along_without_what_they_scale(tmp_path: Path) -> None:
+    shape = expected.CLIPShape(width=160, layers=1, mlp=64, patch=14, tokens=5)
+    tensors = {name: torch.ones(size) for name, size in expected.clip(shape).items()}
+    for layer in ("visual.transformer.0.mlp.0", "textual.proj"):
+        tensors[f"{layer}.weight"] = torch.ones(64, 160).to(torch.float8_e4m3fn)
+        tensors[f"{layer}.scale_weight"] = torch.tensor(3.0)
+    save_file(tensors | {"log_scale": torch.ones(())}, tmp_path / "whole.safetensors")
+    source = open_source(tmp_path / "whole.safetensors")
+    written = torch.load(convert(source, tmp_path / "clip.pth", layout="original", dtype="fp32"))
+    assert written.keys() == {*expected.clip(shape), "log_scale"}
+    assert torch.equal(written["visual.transformer.0.mlp.0.weight"], torch.full((64, 160), 3.0))
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
