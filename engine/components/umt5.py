@@ -126,7 +126,9 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     with torch.device("meta"):
         model = t5.build(t5.UMT5Config(**asdict(shape)))
     device = torch_device(spec.device)
-    entries, holding = kept(layout.entries, holding_of(spec), about and about.kept, device.type)
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
     with Weights(entries) as weights:
         of_file = filling(
             model, weights, holding, device.type, path=path, dtype=torch_dtype(spec.dtype)

@@ -103,7 +103,9 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
         model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
-    entries, holding = kept(layout.entries, holding_of(spec), about and about.kept, device.type)
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
     with Weights(entries) as weights:
         of_file = filling(
             model,

@@ -33,7 +33,8 @@ from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
 from engine.checkpoints.names import from_original, to_original, unwrapped
-from engine.checkpoints.quantised import BESIDE, MARK, NOTE, without_quanto
+from engine.checkpoints.notes import NOTE
+from engine.checkpoints.quantised import BESIDE, MARK, without_quanto
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
 from engine.checkpoints.vocabulary.held import (
