@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.chain.rebuild import chain_of, scheduler_of, solved
 from engine.components.residents import budget_of
@@ -19,7 +18,9 @@ from engine.components.room import leaving
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions
+from engine.fit.alike import repeated
 from engine.fit.count import Counting, Elsewhere
+from engine.fit.hollow import Hollow
 from engine.fit.weightless import NUM_TOKENS, built, component, placed, weights_of
 from engine.fit.work import Use, Work, latents_shape
 from engine.graph import Given, Node, Ref
@@ -59,7 +60,7 @@ def uses_of(
     what models remember of sizes is forgotten.
     """
     held: OrderedDict[bytes, _Held] = OrderedDict()
-    fake, counting = FakeTensorMode() if fake is None else fake, Counting()
+    fake, counting = Hollow() if fake is None else fake, Counting()
     rope_table.cache_clear()
     try:
         found = [use for work in works for use in _uses(work, held, build, fake, counting)]
@@ -91,7 +92,10 @@ def _uses(
     counting.begin()
     # on the CPU torch takes the kernel that it takes for numbers
     elsewhere = nullcontext() if device.type == "cpu" else Elsewhere()
-    with torch.no_grad(), fake, elsewhere, counting, counting.named(model):
+    # extensions may keep something of each block, and change from one to the next
+    is_repeated = isinstance(fake, Hollow) and not work.nodes[0].extensions
+    alike = repeated(model, counting) if is_repeated else nullcontext()
+    with torch.no_grad(), fake, elsewhere, counting, counting.named(model), alike:
         try:
             computed(work, run, component(model, work.kind, work.part, device), device)
         except (RuntimeError, NotImplementedError) as error:

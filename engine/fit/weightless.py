@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from engine.checkpoints.known import catalogue, configure, expected
 from engine.checkpoints.locate import locate
@@ -18,6 +19,7 @@ from engine.components.wan_dit import LocalDenoiser
 from engine.components.wan_vae import LocalVAE, vae_config
 from engine.errors import CheckpointError
 from engine.fit import count
+from engine.fit.hollow import Hollow
 from engine.models.attention import get_attention
 from engine.models.diffusion.config import keeps_fp32
 from engine.models.diffusion.wandit import WanDiT
@@ -38,7 +40,7 @@ NUM_TOKENS = 512
 def built(kind: str, part: Any) -> nn.Module:
     """The model of a component's spec on the meta device, from the headers of its files or, where they are not here,
     from what is published under its name. Raises CheckpointError."""
-    with torch.device("meta"):
+    with torch.device("meta"), Hollow(), _NoNumbers():
         return _BUILT[kind](part)
 
 
@@ -80,6 +82,15 @@ def weights_of(model: nn.Module) -> dict[torch.device, int]:
             found.get(parameter.device, 0) + parameter.untyped_storage().nbytes()
         )
     return found
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out what gives parameters their first numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class _Told:
