@@ -111,21 +111,21 @@ def rounded(shape: Sequence[int], quantise: str) -> Packed:
     return Packed(Scheme(block=(1, 0)), tensors)
 
 
-def held_bytes(
+def tensor_bytes(
     shapes: Mapping[str, Sequence[int]],
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
-) -> int:
-    """What weights of these shapes take in memory. item_bytes: of a number of what is not packed, unless it
-    `keeps_fp32`."""
-    total = 0
+) -> dict[str, list[int]]:
+    """What each of the tensors takes in memory that weights of these shapes are held as. item_bytes: of a number of
+    what is not packed, unless it `keeps_fp32`."""
+    found = {}
     for name, shape in shapes.items():
         if name in packed:
-            total += packed[name].num_bytes
+            found[name] = [held.num_bytes for held in packed[name].tensors.values()]
         else:
-            total += math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
-    return total
+            found[name] = [math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)]
+    return found
 
 
 def _as_stored(entry: Entry) -> Packed | None:
