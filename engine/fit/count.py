@@ -86,7 +86,7 @@ class Counting(TorchDispatchMode):
     def _add(self, tensor: Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()
         place = storage._cdata
-        if place in self._alive:
+        if place in self._alive or tensor.device.type == "meta":
             return
         device, num_bytes = tensor.device, storage.nbytes()
         gone = weakref.ref(storage, lambda _: self._drop(place))

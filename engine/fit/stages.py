@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -140,15 +141,17 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
-    facts = [dict(work.about.identity), work.about.resident, str(device), part.dtype]
+    how = msgspec.structs.replace(part, device=str(device))
+    facts = [dict(work.about.identity), work.about.resident, msgspec.to_builtins(how)]
     place = canonical([work.kind, *facts])
+    num_bytes = work.about.on(device.type).num_bytes
     if place not in held:
-        for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
+        for gone in leaving(held, work.kind, device, num_bytes, _budget(device)):
             del held[gone]
         model = build(work.kind, part)
         with fake, counting:
-            placed(model, work.kind, device, torch_dtype(part.dtype))
-        held[place] = _Held(work.kind, device, work.about.num_bytes, model)
+            placed(model, work.kind, part, device)
+        held[place] = _Held(work.kind, device, num_bytes, model)
     held.move_to_end(place)
     held[place].uses += 1
     try:
