@@ -116,6 +116,7 @@ def tensor_bytes(
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
+<<<<<<< HEAD
 ) -> dict[str, list[int]]:
     """What each of the tensors takes in memory that weights of these shapes are held as. item_bytes: of a number of
     what is not packed, unless it `keeps_fp32`."""
@@ -126,6 +127,17 @@ def tensor_bytes(
         else:
             found[name] = [math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)]
     return found
+=======
+) -> dict[str, int]:
+    """What each of weights of these shapes takes in memory, by name. item_bytes: of a number of what is not packed,
+    unless it `keeps_fp32`."""
+    return {
+        name: packed[name].num_bytes
+        if name in packed
+        else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
+        for name, shape in shapes.items()
+    }
+>>>>>>> main
 
 
 def _as_stored(entry: Entry) -> Packed | None:

@@ -119,7 +119,11 @@ class Weights:
 
     def stored_into(self, part: TensorInfo, target: Tensor) -> None:
         """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        if target.device.type == "cpu":
+            self._read(part, part.start, target)
+            return
         held = target.flatten().view(torch.uint8)
+<<<<<<< HEAD
         if held.device.type == "cpu":
             self._read(part, part.start, held)
             return
@@ -127,6 +131,12 @@ class Weights:
             some = torch.empty(min(SLICE_BYTES, part.stop - first), dtype=torch.uint8)
             self._read(part, first, some)
             held[first - part.start :][: len(some)].copy_(some)
+=======
+        for first in range(0, part.stop - part.start, SLICE_BYTES):
+            some = torch.empty(min(SLICE_BYTES, len(held) - first), dtype=torch.uint8)
+            self._read(part, part.start + first, some)
+            held[first : first + len(some)].copy_(some)
+>>>>>>> main
 
     def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
         """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
@@ -198,9 +208,15 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
+<<<<<<< HEAD
         values = torch.empty((last - first) * row_bytes, dtype=torch.uint8)
         self._read(part, part.start + first * row_bytes, values)
         values = values.view(_held_as(part.dtype)).view(last - first, -1)
+=======
+        dtype = _held_as(part.dtype)
+        values = torch.empty(last - first, row_bytes // dtype.itemsize, dtype=dtype)
+        self._read(part, part.start + first * row_bytes, values)
+>>>>>>> main
         return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
@@ -221,9 +237,15 @@ class Weights:
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
         if part.start == part.stop or not (keep or part.strides):
+<<<<<<< HEAD
             numbers = torch.empty(part.stop - part.start, dtype=torch.uint8)
             self._read(part, part.start, numbers)
             return numbers.view(_held_as(part.dtype)).view(part.shape)
+=======
+            numbers = torch.empty(part.shape, dtype=_held_as(part.dtype))
+            self._read(part, part.start, numbers)
+            return numbers
+>>>>>>> main
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.holding import Holding, is_large, packed_matrices, rounded, tensor_bytes
 from engine.checkpoints.layout import quantisation
+from engine.components import swapping
 from engine.components.protocols import InMemory
 from engine.components.swapping import refusal, swapped_bytes
 from engine.errors import ComponentError
@@ -85,6 +86,8 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
         found["activations"] = "quantised"
     elif holding.quantise or quantisation(layout):
         found["unpack"] = holding.unpack
+    if getattr(spec, "resident_blocks", "all") != "all":
+        found["resident_blocks"] = spec.resident_blocks
     return found
 
 
@@ -110,7 +113,12 @@ def _sizes(
             if is_large(name, shape)
         }
     keeps = keeps_fp32 if kind == "denoiser" else lambda name: False
+<<<<<<< HEAD
     return tensor_bytes(shapes, packed, BYTES[spec.dtype], keeps), packed
+=======
+    sizes = held_bytes(shapes, packed, BYTES[spec.dtype], keeps)
+    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
+>>>>>>> main
 
 
 def _most_of(packed: Mapping[str, Packed]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Iterator, Mapping, Sequence
+=======
+from collections.abc import Callable, Iterator, Mapping
+>>>>>>> main
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import ComponentError
 from engine.models.swap.residency import (
@@ -18,7 +22,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+<<<<<<< HEAD
     from engine.checkpoints.load import Weights
+=======
+>>>>>>> main
     from engine.checkpoints.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
@@ -30,6 +37,7 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
+<<<<<<< HEAD
 def swapped_bytes(setting: str, sizes: Mapping[str, Sequence[int]]) -> int:
     """What a model takes on its device. With "auto" at most, since what is free is found out when it is loaded; with a
     budget that is too small for the slots as much as those need. sizes: by name of a weight, of each of its tensors.
@@ -57,12 +65,29 @@ def _parted(sizes: Mapping[str, Sequence[int]]) -> tuple[int, list[int]]:
     """(bytes of what is in no block, of each block)."""
     others, blocks = 0, dict[int, list[int]]()
     for name, tensors in sizes.items():
+=======
+def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
+    """What a model takes on its device whose weights take these many bytes, by name; with "auto" at most, since what is
+    free is found out when it is loaded. Raises ComponentError where the budget has no room for the slots. Torch-free.
+    """
+    setting = getattr(spec, "resident_blocks", "all")
+    if setting == "all":
+        return sum(sizes.values())
+    others, blocks = 0, dict[int, list[int]]()
+    for name, size in sizes.items():
+>>>>>>> main
         i = _block_of(name)
         if i is None:
             others += sum(tensors)
         else:
+<<<<<<< HEAD
             blocks.setdefault(i, []).extend(tensors)
     return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
+=======
+            blocks.setdefault(i, []).append(size)
+    slabs = [slab_bytes(blocks[i]) for i in sorted(blocks)]
+    return others + device_bytes(slabs, _resident(setting, slabs, sum(slabs)))
+>>>>>>> main
 
 
 def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]:
@@ -77,6 +102,7 @@ def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]
     return _resident(setting, sizes, room)
 
 
+<<<<<<< HEAD
 def fill(
     model: WanDiT,
     resident: frozenset[int],
@@ -86,6 +112,10 @@ def fill(
 ) -> None:
     """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. weights: what
     `of_file` reads from."""
+=======
+def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling: Filling) -> None:
+    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped."""
+>>>>>>> main
     import torch
 
     from engine.checkpoints.load import put
@@ -100,17 +130,35 @@ def fill(
         weights.check_same()
 
     @contextmanager
+<<<<<<< HEAD
     def reading() -> Iterator[Fill]:
         with weights:
+=======
+    def reading() -> Iterator[Callable[[int, Tensor], None]]:
+        with filling.reopened() as again:
+
+            def block_into(i: int, memory: Tensor) -> None:
+                for name, target in slabs[i].views(memory).items():
+                    again.into(f"blocks.{i}.{name}", target)
+                again.weights.check_same()
+
+>>>>>>> main
             yield block_into
 
     for name, empty in list(model.named_parameters()):
         if _block_of(name) not in slabs:
             target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
+<<<<<<< HEAD
             of_file.into(name, target)
             put(model, name, target)
     source = _source(device, {i: slab.num_bytes for i, slab in slabs.items()}, block_into, reading)
     model.swap = Swap(model.blocks, resident, device, source)
+=======
+            filling.into(name, target)
+            put(model, name, target)
+    sizes = {i: slab.num_bytes for i, slab in slabs.items()}
+    model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
+>>>>>>> main
 
 
 def _source(
