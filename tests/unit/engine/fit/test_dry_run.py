@@ -7,9 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine import client
 from engine.components.descriptions import Descriptions
+from engine.components.unseen import Published
 from engine.errors import EngineError
 from engine.fit import dry_run
 from engine.fit.dry_run import works_of
@@ -66,6 +68,16 @@ def test_history_and_what_extensions_keep_count(store: Store) -> None:
     assert len(steps.nodes) == 2
     assert steps.nodes[0].before.hints["history"] == 2
     assert uses_of([steps]) == uses_of([steps], fake=nullcontext())
+
+
+def test_two_blocks_stand_for_all_and_torch_finds_the_same(store: Store) -> None:
+    """Against every block of a published model, by torch's own mode without numbers."""
+    spec = load_preset("wan2.1-t2v-1.3b", ("frames=17", "components.denoiser.device=cuda"))
+    with open_index(store.root) as index:
+        plan, _ = client.plan_unseen(store, spec)
+        works, _ = works_of(plan, Published(Descriptions(index)), index)
+    steps = [work for work in works if work.stage == "denoise"]
+    assert uses_of(steps) == uses_of(steps, fake=FakeTensorMode())
 
 
 def test_a_device_that_is_not_here(store: Store) -> None:
