@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.formats.reading import opened, refusal
-from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
+from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.quantised import Packing, dtype_fault
+from engine.checkpoints.unpacking import of_exponents, rotated_back, scaled, untiled
 from engine.errors import CheckpointError
-from engine.models.quantised.rounding import rotated
+from engine.models.quantised.pairs import of_pairs
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -39,9 +40,11 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
+# as a file holds them, where these are no numbers by themselves
+_BYTES = {"U8": torch.uint8, "F8_E8M0": torch.uint8, PAIRS: torch.uint8}
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
 # is refused. Python names it from 3.13 on.
@@ -135,29 +138,48 @@ class Weights:
         take: Callable[[Any, Tensor], None],
     ) -> None:
         """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
-        scale = None if packing is None else self._stored(packing.scale).float().flatten()
         if not part.shape or not math.prod(part.shape):
-            take(
-                ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
-            )
+            values = self._stored(part)
+            take(..., values if packing is None else values.float() * self.number(packing.scale))
             return
+        scales = None if packing is None else self.scales(part, packing)
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows
         # what is squeezed passes through fp32
-        is_squeezed = scale is not None or part.dtype in BLOCKS
+        is_squeezed = packing is not None or part.dtype in BLOCKS
         cost = 4 * math.prod(part.shape[1:]) if is_squeezed else row_bytes
         step = max(1, SLICE_BYTES // max(1, cost))
         for first in range(0, rows, step):
             last = min(first + step, rows)
             values = self._rows(part, first, last)
-            if scale is not None:
-                factor = scale[first:last] if len(scale) > 1 else scale
-                values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
+            if packing is not None and scales is not None:
+                values = scaled(values.float(), scales, packing, first)
             if packing is not None and packing.rotation:
-                # in fp64 its sums are exact, so that the order in which a machine adds changes no bit
-                values = rotated(values.double(), packing.rotation).float()
+                values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
             del values  # and the map with it
+
+    def scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """What the blocks of a part are multiplied by: fp32 [blocks downwards, blocks across]."""
+        found = self.first_scales(part, packing)
+        if packing.second_scale is not None:
+            found = found * self.number(packing.second_scale)
+        return found
+
+    def first_scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """As `scales`, before these are multiplied by the second scale where there is one."""
+        rows, columns = packing.block
+        down = -(-part.shape[0] // rows) if rows else 1
+        across = -(-part.shape[1] // columns) if columns else 1
+        stored = self._stored(packing.scale)
+        if packing.is_tiled:
+            stored = untiled(stored, down, across)
+        found = of_exponents(stored) if packing.scale.dtype == "F8_E8M0" else stored.float()
+        return found.reshape(down, across)
+
+    def number(self, part: TensorInfo) -> Tensor:
+        """The one number of a scale, fp32 of no axes."""
+        return self._stored(part).float().flatten()[0]
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
@@ -166,7 +188,8 @@ class Weights:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
         start, stop = part.start + first * row_bytes, part.start + last * row_bytes
-        return self._numbers(part, start, stop, keep=False).view(last - first, *part.shape[1:])
+        values = self._numbers(part, start, stop, keep=False).view(last - first, -1)
+        return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
@@ -190,7 +213,7 @@ class Weights:
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of a map, kept or its own."""
         if part.start == part.stop:
-            return torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+            return torch.empty(part.shape, dtype=_held_as(part.dtype))
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
@@ -201,7 +224,7 @@ class Weights:
     def _numbers(self, part: TensorInfo, start: int, stop: int, *, keep: bool) -> Tensor:
         """What lies between two offsets: a view of a map, or a copy where a view would not be aligned (files with
         unpadded headers, as before 2023)."""
-        dtype = TORCH_DTYPES[part.dtype]
+        dtype = _held_as(part.dtype)
         held, offset = (self._whole_map(part), start) if keep else self._map(part, start, stop)
         if start % dtype.itemsize:
             return torch.frombuffer(bytearray(held[offset : offset + stop - start]), dtype=dtype)
@@ -299,6 +322,10 @@ def _hand_on(
 
 def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
     target[rows].copy_(values)
+
+
+def _held_as(dtype: str) -> torch.dtype:
+    return _BYTES.get(dtype) or TORCH_DTYPES[dtype]
 
 
 def _is_plain(part: TensorInfo) -> bool:

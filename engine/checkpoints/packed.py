@@ -16,7 +16,7 @@ from engine.models.quantised.linear import QuantLinear, weights_of
 from engine.models.quantised.rounding import DTYPES, rounded_rows
 from engine.models.quantised.scheme import Scheme
 
-CPU = torch.device("cpu")
+_DTYPES = {**TORCH_DTYPES, "U8": torch.uint8}
 
 
 class Filling:
@@ -29,12 +29,12 @@ class Filling:
         weights: Weights,
         path: Path,
         numbers: Mapping[str, str],
-        stored: Mapping[str, TensorInfo],
+        stored: Mapping[str, Packed],
         rounded: Mapping[str, str],
         quantise: str,
     ) -> None:
-        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: where it lies as it is
-        held; rounded: the entry that it is rounded from, to `quantise`."""
+        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: how it lies in a file
+        as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
         self._weights, self._path = weights, path
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
@@ -44,7 +44,7 @@ class Filling:
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, of the dtype and shape of the parameter `name`, on any device. Raises CheckpointError."""
         if name in self._stored:
-            self._weights.stored_into(self._stored[name], target)
+            self._stored_into(name, target)
         elif name in self._rounded:
             target.copy_(self._rounded_to(target.dtype, name))
         else:
@@ -59,7 +59,9 @@ class Filling:
             found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
-            view = self._weights.stored_view(self._stored[name], empty.dtype)
+            part, view = self._stored[name].part, None
+            if part is not None and name.endswith(".weight"):
+                view = self._weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
@@ -70,6 +72,17 @@ class Filling:
         """Replaces every parameter by what it holds, on `device`."""
         for name, _ in list(self.module.named_parameters()):
             put(self.module, name, self.tensor(name, device))
+
+    def _stored_into(self, name: str, target: Tensor) -> None:
+        packed = self._stored[name]
+        part, packing = packed.part, packed.packing
+        assert part is not None
+        if name.endswith(".weight"):
+            self._weights.stored_into(part, target)
+        elif packing is not None and name.endswith(".weight_scale"):
+            target.copy_(self._weights.first_scales(part, packing))
+        elif packing is not None and packing.second_scale is not None:
+            target.copy_(self._weights.number(packing.second_scale))
 
     def _rounded_to(self, dtype: torch.dtype, name: str) -> Tensor:
         entry = self._rounded[name]
@@ -117,16 +130,16 @@ def filling(
     numbers = match(module, weights, path=path, dtype=dtype, keeps_fp32=keeps_fp32)
     packed = packed_matrices(weights.entries, holding, device_type)
     pack(module, packed)
-    stored: dict[str, TensorInfo] = {}
+    stored: dict[str, Packed] = {}
     rounded: dict[str, str] = {}
     for name, how in packed.items():
         del numbers[name]
-        layer = name.rpartition(".")[0]
-        for leaf, held in how.tensors.items():
-            if held.info is None:
-                rounded[f"{layer}.{leaf}"] = name
+        for leaf in how.tensors:
+            held = f"{name.rpartition('.')[0]}.{leaf}"
+            if how.part is None:
+                rounded[held] = name
             else:
-                stored[f"{layer}.{leaf}"] = held.info
+                stored[held] = how
     if holding.quantise:  # what is rounded, and unpacked again
         shapes = {name: weights.entries[name].shape for name in numbers}
         rounded |= {name: name for name, shape in shapes.items() if is_large(name, shape)}
@@ -142,7 +155,7 @@ def pack(module: nn.Module, packed: Mapping[str, Packed]) -> None:
         linear = module.get_submodule(layer)
         assert isinstance(linear, nn.Linear)
         held = {
-            last: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
+            last: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta")
             for last, tensor in how.tensors.items()
         }
         module.get_submodule(parent).register_module(

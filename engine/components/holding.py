@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.checkpoints.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
-    Shapes = Mapping[str, tuple[int, ...]]
+    Shapes = Mapping[str, Sequence[int]]
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _WORDS = {"I8": "int8", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
@@ -34,7 +34,7 @@ def holding_of(spec: Any) -> Holding:
 def check_holding(spec: Any, layout: Layout) -> None:
     """Refuses what cannot be done with the weights of a layout. Raises ComponentError."""
     holding, key = holding_of(spec), f"components.{layout.component}"
-    stored = quantisation(layout.entries)
+    stored = quantisation(layout)
     if holding.quantise and stored:
         raise ComponentError(
             f"got {holding.quantise}, but {spec.checkpoint} is quantised already ({stored}); leave it empty, or take a "
@@ -66,7 +66,7 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
         found["quantise"] = holding.quantise
     if holding.rounds_activations:
         found["activations"] = "quantised"
-    elif holding.quantise or quantisation(layout.entries):
+    elif holding.quantise or quantisation(layout):
         found["unpack"] = holding.unpack
     return found
 
@@ -92,6 +92,12 @@ def _most_of(packed: Mapping[str, Packed]) -> str:
     counts: dict[str, int] = {}
     for each in packed.values():
         codes = each.tensors["weight"]
-        word = each.scheme.blocks or _WORDS[codes.dtype]
+        word = _word(each)
         counts[word] = counts.get(word, 0) + math.prod(codes.shape)
     return max(counts, key=lambda word: counts[word], default="")
+
+
+def _word(packed: Packed) -> str:
+    if packed.scheme.blocks or packed.scheme.pairs:
+        return packed.scheme.blocks or "nvfp4"
+    return _WORDS[packed.tensors["weight"].dtype]
