@@ -189,7 +189,7 @@ DENOISER = {
     "device": ("cpu", "cuda:0", "cuda:1", "mps"),
     "guidance_device": ("", "cpu", "cuda:0", "cuda:1", "mps"),
     "dtype": ("fp32", "bf16", "fp16"),
-    "attention": ("plain", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn"),
+    "attention": ("plain", "sdpa", "sdpa-flash", "sdpa-cudnn"),
     "quantise": ("", "fp8", "int8"),
     "unpack": ("auto", "load", "call"),
     "resident_blocks": ("all", "auto", "1"),
@@ -204,9 +204,9 @@ DENOISER = {
             "scheduler": ("unipc", "sde-dpm++"),
             "extensions": ("", "teacache", "skip-layer-guidance"),
         },
-        # of CUDA's own
+        # a kernel of CUDA
         lambda choice: (
-            choice.get("attention") in ("sdpa-efficient", "sdpa-cudnn")
+            choice.get("attention") == "sdpa-cudnn"
             and "cpu" in (choice.get("device"), choice.get("guidance_device"))
         ),
     ),
