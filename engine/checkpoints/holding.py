@@ -116,16 +116,15 @@ def held_bytes(
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
-) -> int:
-    """What weights of these shapes take in memory. item_bytes: of a number of what is not packed, unless it
-    `keeps_fp32`."""
-    total = 0
-    for name, shape in shapes.items():
-        if name in packed:
-            total += packed[name].num_bytes
-        else:
-            total += math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
-    return total
+) -> dict[str, int]:
+    """What each of weights of these shapes takes in memory, by name. item_bytes: of a number of what is not packed,
+    unless it `keeps_fp32`."""
+    return {
+        name: packed[name].num_bytes
+        if name in packed
+        else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
+        for name, shape in shapes.items()
+    }
 
 
 def _as_stored(entry: Entry) -> Packed | None:

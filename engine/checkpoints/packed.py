@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,10 +37,24 @@ class Filling:
         """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: how it lies in a file
         as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
-        self._weights, self._path = weights, path
+        self.weights, self._path = weights, path
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
         self._quantise = quantise
         self._last: tuple[str, dict[str, Tensor]] = "", {}
+
+    @contextmanager
+    def reopened(self) -> Iterator[Filling]:
+        """The same from its files opened anew, usable in the block."""
+        with Weights(self.weights.entries) as weights:
+            yield Filling(
+                self.module,
+                weights,
+                self._path,
+                self._numbers,
+                self._stored,
+                self._rounded,
+                self._quantise,
+            )
 
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, of the dtype and shape of the parameter `name`, on any device. Raises CheckpointError."""
@@ -49,19 +64,19 @@ class Filling:
             target.copy_(self._rounded_to(target.dtype, name))
         else:
             entry = self._numbers[name]
-            self._weights.into(entry, target.view(self._weights.entries[entry].shape))
+            self.weights.into(entry, target.view(self.weights.entries[entry].shape))
 
     def tensor(self, name: str, device: torch.device) -> Tensor:
         """The parameter `name` on a device: on the CPU a view of a map of its file where that may be."""
         empty = self.module.get_parameter(name)
         if name in self._numbers and name not in self._rounded:
             entry = self._numbers[name]
-            found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
+            found = self.weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
             part, view = self._stored[name].part, None
             if part is not None and name.endswith(".weight"):
-                view = self._weights.stored_view(part, empty.dtype)
+                view = self.weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
@@ -78,11 +93,11 @@ class Filling:
         part, packing = packed.part, packed.packing
         assert part is not None
         if name.endswith(".weight"):
-            self._weights.stored_into(part, target)
+            self.weights.stored_into(part, target)
         elif packing is not None and name.endswith(".weight_scale"):
-            target.copy_(self._weights.first_scales(part, packing))
+            target.copy_(self.weights.first_scales(part, packing))
         elif packing is not None and packing.second_scale is not None:
-            target.copy_(self._weights.number(packing.second_scale))
+            target.copy_(self.weights.number(packing.second_scale))
 
     def _rounded_to(self, dtype: torch.dtype, name: str) -> Tensor:
         entry = self._rounded[name]
@@ -96,7 +111,7 @@ class Filling:
         return held[name.rpartition(".")[2]]
 
     def _rounded_rows(self, entry: str) -> dict[str, Tensor]:
-        shape = self._weights.entries[entry].shape
+        shape = self.weights.entries[entry].shape
         codes = torch.empty(shape, dtype=DTYPES[self._quantise])
         scale = torch.empty(shape[0], 1)
         row = 0
@@ -107,7 +122,7 @@ class Filling:
             codes[some], scale[some] = rounded_rows(values, codes.dtype)
             row += len(values)
 
-        self._weights.read(entry, take)
+        self.weights.read(entry, take)
         if not scale.isfinite().all():
             raise CheckpointError(
                 f"{self._path}: {entry} holds numbers that are not finite, which cannot be quantised"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
 from engine.checkpoints.layout import quantisation
+from engine.components import swapping
 from engine.components.protocols import InMemory
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
@@ -68,6 +69,8 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
         found["activations"] = "quantised"
     elif holding.quantise or quantisation(layout):
         found["unpack"] = holding.unpack
+    if getattr(spec, "resident_blocks", "all") != "all":
+        found["resident_blocks"] = spec.resident_blocks
     return found
 
 
@@ -84,7 +87,8 @@ def in_memory(
             if is_large(name, shape)
         }
     keeps = keeps_fp32 if kind == "denoiser" else lambda name: False
-    return InMemory(held_bytes(shapes, packed, BYTES[spec.dtype], keeps), _most_of(packed))
+    sizes = held_bytes(shapes, packed, BYTES[spec.dtype], keeps)
+    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
 
 
 def _most_of(packed: Mapping[str, Packed]) -> str:
