@@ -133,6 +133,9 @@ class Execution:
         self.results = results
         self.describe = describe
         self.control = control
+        self.work_bytes: Mapping[
+            str, int
+        ] = {}  # stage -> what it takes beside weights, where known
         self._residents = residents
         self._keeping = keeping
         self._made: dict[str, LinkRecord] = {}
@@ -246,7 +249,8 @@ class Execution:
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
+        about, work_bytes = self.describe(kind, part), self.work_bytes.get(node.stage.told)
+        with self._residents().use(kind, part, about, loaded, work_bytes) as component:
             self.describe.check_unchanged(kind, part)
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)

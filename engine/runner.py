@@ -27,6 +27,7 @@ from engine.errors import (
     RunPaused,
 )
 from engine.execute import Execution, Keeping
+from engine.fit.dry_run import remembered, work_bytes
 from engine.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.output import encoders, media
@@ -48,7 +49,7 @@ from store.blobs import blobs
 from store.breaker import Breaker
 from store.errors import StoreError
 from store.index.index import open_index
-from store.lineage.events import PlanMade, Verified
+from store.lineage.events import MemoryPlanned, PlanMade, Verified
 from store.lineage.records import HeldModel, RunRecord
 from store.store import Store
 from store.upkeep.gc import WRITER_SECONDS
@@ -188,6 +189,10 @@ class Runner:
         if plan.job():
             check_can_ask(plan.parts)  # not when all before it is computed
             self._set_threads(route.spec, describe)
+            memory = remembered(plan, describe, self._previews())
+            execution.work_bytes = work_bytes(memory)
+            if memory.uses:
+                control.emit(MemoryPlanned(memory.peak_bytes))
 
         def make() -> Made:
             execution.run(execution.plan())
@@ -203,6 +208,9 @@ class Runner:
             self._lighten(run, lightening, made, execution.plan(), describe, control)
             route = route_of(lightening.spec, run.segments)
             execution.go_on(targets_of(route, describe, run.stop_at, kinds))
+            execution.work_bytes = work_bytes(
+                remembered(execution.plan(), describe, self._previews())
+            )
 
     def _lighten(
         self,

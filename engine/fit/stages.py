@@ -101,21 +101,33 @@ def _uses(
                 "`modiff doctor` lists what does"
             ) from error
     weights = weights_of(model)
+    before = _kept(held, model)
+    own = counting.peaks[device].num_bytes - weights.get(device, 0) - before.get(device, 0)
+    held[place].uses += 1
+    for gone in leaving(held, "", device, own, _budget(device)):
+        del held[gone]
+    held[place].uses -= 1
+    kept = _kept(held, model)
     for where, peak in counting.peaks.items():
-        others = (
-            weights_of(each.model).get(where, 0)
-            for each in held.values()
-            if each.model is not model
-        )
         yield Use(
             stage=work.stage,
             device=label if where == device else str(where),
-            peak_bytes=peak.num_bytes,
+            peak_bytes=peak.num_bytes - before.get(where, 0) + kept.get(where, 0),
             weights_bytes=weights.get(where, 0),
-            kept_bytes=sum(others),
+            kept_bytes=kept.get(where, 0),
             operation=peak.operation,
             module=peak.module,
         )
+
+
+def _kept(held: Mapping[bytes, _Held], model: nn.Module) -> dict[torch.device, int]:
+    """The bytes of the weights of all others, by device."""
+    found: dict[torch.device, int] = {}
+    for each in held.values():
+        if each.model is not model:
+            for device, num_bytes in weights_of(each.model).items():
+                found[device] = found.get(device, 0) + num_bytes
+    return found
 
 
 def _place(work: Work) -> bytes:

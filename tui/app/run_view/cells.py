@@ -13,6 +13,7 @@ from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
 from tui.describe.expansion import is_to_review
+from tui.describe.memory import planned_peak
 from tui.describe.runs.given import given_files
 from tui.describe.runs.run import SYMBOLS, status_words
 from tui.describe.runs.stalling import stalled
@@ -274,12 +275,16 @@ def bad_step(state: RunState) -> int:
 
 
 def memory_series(state: RunState) -> list[Series]:
-    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt."""
+    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt; and beside them what
+    the plan told of, where it did."""
     samples = state.memory
     xs = [sample.seconds for sample in samples]
     found = [_line("host", xs, (sample.rss_bytes for sample in samples))]
     if any(sample.device_bytes for sample in samples):
         found.append(_line("device", xs, (sample.device_bytes for sample in samples)))
+    if samples and (planned := planned_peak(state.planned_bytes)):
+        ends = (xs[0], max(xs[-1], xs[0] + 1))
+        found.append(_line("planned", ends, (planned.num_bytes,) * 2))
     return found if samples else []
 
 

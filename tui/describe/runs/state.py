@@ -18,6 +18,7 @@ from store.lineage.events import (
     ChunkDecoded,
     LatentsStored,
     LinkStored,
+    MemoryPlanned,
     MemorySampled,
     Message,
     PlanMade,
@@ -107,7 +108,8 @@ class Line:
 @dataclass(slots=True)
 class RunState:
     """Everything that is shown of one run. stage: the one that began last. video: the key of the run's video, once that
-    is made. expanded: the digest of its expanded prompt, where it has one. peak_rss_bytes, peak_device_bytes: over all
+    is made. expanded: the digest of its expanded prompt, where it has one. planned_bytes: stage -> device -> the most that
+    its plan told of, where it did. peak_rss_bytes, peak_device_bytes: over all
     attempts. changes: goes up with every event, so that who draws knows whether anything is new."""
 
     run_id: str
@@ -125,6 +127,7 @@ class RunState:
     video: str = ""
     expanded: str = ""
     memory: list[MemorySample] = field(default_factory=list)
+    planned_bytes: dict[str, dict[str, int]] = field(default_factory=dict)
     rss_bytes: int = 0
     device_bytes: int = 0
     peak_rss_bytes: int = 0
@@ -183,6 +186,10 @@ class RunState:
                 self.elsewhere.setdefault(component, Elsewhere()).add(event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(ns, rss_bytes, device_bytes)
+            case MemoryPlanned(peak_bytes):
+                self.planned_bytes = {
+                    stage: dict(by_device) for stage, by_device in peak_bytes.items()
+                }
             case LatentsStored(digest):
                 self.latents = digest
                 self._say(ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
@@ -198,6 +205,7 @@ class RunState:
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.elsewhere = {}
         self.memory = []
+        self.planned_bytes = {}
         self._chunk_seconds.clear()
         self.stage = self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
