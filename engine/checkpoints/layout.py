@@ -16,7 +16,7 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
-from engine.checkpoints.quantised import dtype_fault, read_quantised
+from engine.checkpoints.quantised import Packing, dtype_fault, read_quantised
 from engine.checkpoints.source import Source
 
 # one table under two names in Hugging Face's encoders; a file may hold it under either
@@ -26,14 +26,12 @@ _TIED = "encoder.embed_tokens.weight"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor under its original name. parts: what to join along the first axis, mostly one. shape: of the
-    whole. scales: what the numbers of each part are multiplied with, one number or one for each row; empty where
-    none of them has one. rotations: how many columns of each part are rotated together, 0 for none; empty where none
-    of them is."""
+    whole. packings: how the numbers of each part are those of the weight, None where they are as they lie; empty
+    where all are."""
 
     parts: tuple[TensorInfo, ...]
     shape: tuple[int, ...]
-    scales: tuple[TensorInfo | None, ...] = ()
-    rotations: tuple[int, ...] = ()
+    packings: tuple[Packing | None, ...] = ()
 
     @property
     def num_elements(self) -> int:
@@ -61,23 +59,20 @@ def lay_out(source: Source) -> Layout:
     tensors, prefix, twice = _bare(source)
     component = component_of(tensors)
     stored = read_quantised(source, tensors, prefix)
-    scales, faults = stored.scales, twice | stored.faults
+    packings, faults = stored.packings, twice | stored.faults
     weights = {name: info for name, info in stored.weights.items() if not is_buffer(name)}
     left_out = tuple(name for name in stored.weights if name not in weights)
-    rotations = stored.rotations
     if component == "text_encoder" and "shared.weight" not in weights and _TIED in weights:
         weights["shared.weight"] = weights.pop(_TIED)
-        if _TIED in scales:
-            scales["shared.weight"] = scales.pop(_TIED)
-        if _TIED in rotations:
-            rotations["shared.weight"] = rotations.pop(_TIED)
+        if _TIED in packings:
+            packings["shared.weight"] = packings.pop(_TIED)
     if component == "denoiser" and source.format == "gguf":
         weights = _unflattened(weights)
     naming = naming_of(component, weights)
     if component in ("unknown", "lora"):
         entries = {name: Entry((info,), info.shape) for name, info in weights.items()}
         return Layout(component, "", prefix, entries, faults, left_out, stored.foreign)
-    parts: dict[str, dict[int, tuple[TensorInfo, TensorInfo | None, int]]] = {}
+    parts: dict[str, dict[int, tuple[TensorInfo, Packing | None]]] = {}
     for name, info in weights.items():
         target = to_original(component, naming, name)
         if target is None:
@@ -86,21 +81,16 @@ def lay_out(source: Source) -> Layout:
         pieces = parts.setdefault(original, {})
         if index in pieces:
             faults[name] = f"makes {original}, which another tensor of the file makes too"
-        scale = scales.get(name)
-        pieces[index] = info, scale, rotations.get(name, 0)
-        if fault := dtype_fault(info, scale):
+        packing = packings.get(name)
+        pieces[index] = info, packing
+        if fault := dtype_fault(info, packing):
             faults[name] = fault
     entries = {}
     for name, pieces in parts.items():
-        joined, of_parts, turned = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
+        joined, of_parts = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
         if len(joined) > 1 and len({part.shape[1:] for part in joined}) > 1:
             faults[name] = "is to be joined of tensors of different widths"
-        entries[name] = Entry(
-            joined,
-            _joined_shape(joined),
-            of_parts if any(of_parts) else (),
-            turned if any(turned) else (),
-        )
+        entries[name] = Entry(joined, _joined_shape(joined), of_parts if any(of_parts) else ())
     return Layout(component, naming, prefix, entries, faults, left_out, stored.foreign)
 
 
@@ -130,11 +120,13 @@ def quantisation(entries: Mapping[str, Entry]) -> str:
         return f"GGUF {max(blocks, key=lambda dtype: blocks[dtype])}"
     for dtype, word in (("F8_E4M3", "fp8_e4m3fn"), ("F8_E5M2", "fp8_e5m2"), ("I8", "int8")):
         if dtype in dtypes:
-            scales = [scale for entry in entries.values() for scale in entry.scales]
-            if not scales:
+            packings = {
+                packing for entry in entries.values() for packing in entry.packings if packing
+            }
+            if not packings:
                 return word
-            by_row = any(scale is not None and math.prod(scale.shape) > 1 for scale in scales)
-            rotated = any(entry.rotations for entry in entries.values())
+            by_row = any(packing.block == (1, 0) for packing in packings)
+            rotated = any(packing.rotation for packing in packings)
             return f"{word} scaled{' by row' if by_row else ''}{' and rotated' if rotated else ''}"
     return ""
 

@@ -26,8 +26,9 @@ from engine.checkpoints.formats.reading import opened, refusal
 from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
-from engine.checkpoints.quantised import dtype_fault
+from engine.checkpoints.quantised import Packing, dtype_fault
 from engine.errors import CheckpointError
+from engine.models.quantised.rounding import rotated
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -38,8 +39,8 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
-    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
@@ -60,8 +61,8 @@ class Weights:
         self._files: dict[Path, tuple[BufferedReader, Facts]] = {}
         self._open = ExitStack()
         for name, entry in entries.items():
-            for part, scale, _ in _stored_parts(entry):
-                if fault := dtype_fault(part, scale):
+            for part, packing in stored_parts(entry):
+                if fault := dtype_fault(part, packing):
                     raise CheckpointError(f"{part.file}: {name} is {fault}")
 
     def __enter__(self) -> Self:
@@ -85,7 +86,7 @@ class Weights:
         """The tensor `name`, of its entry's shape, on `device`, in `dtype` or else in the dtype it is stored
         in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
         entry = self.entries[name]
-        if len(entry.parts) == 1 and not entry.scales and _is_plain(entry.parts[0]):
+        if len(entry.parts) == 1 and not entry.packings and _is_plain(entry.parts[0]):
             part = entry.parts[0]
             is_wanted = dtype in (None, TORCH_DTYPES[part.dtype]) and device.type == "cpu"
             if is_wanted and part.start % ALIGNMENT == 0:
@@ -97,28 +98,44 @@ class Weights:
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, which has the shape of the entry `name`, with what `tensor` gives in its dtype."""
         entry, row = self.entries[name], 0
-        for part, scale, rotation in _stored_parts(entry):
+        for part, packing in stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             of_part = target[row : row + rows] if len(entry.parts) > 1 else target
-            self._convert(part, scale, rotation, partial(_copy, of_part))
+            self._convert(part, packing, partial(_copy, of_part))
             row += rows
+
+    def stored_into(self, part: TensorInfo, target: Tensor) -> None:
+        """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        held = target.flatten().view(torch.uint8)
+        for first in range(part.start, part.stop, SLICE_BYTES):
+            last = min(first + SLICE_BYTES, part.stop)
+            found, offset = self._map(part, first, last)
+            some = torch.frombuffer(found, dtype=torch.uint8, count=last - first, offset=offset)
+            held[first - part.start : last - part.start].copy_(some)
+            del some, found  # and the map with it
+
+    def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
+        """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
+        if part.start % ALIGNMENT or part.start == part.stop:
+            return None
+        count = (part.stop - part.start) // dtype.itemsize
+        held = self._whole_map(part)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=part.start)
 
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
-        for part, scale, rotation in _stored_parts(self.entries[name]):
-            self._convert(part, scale, rotation, partial(_hand_on, take, part))
+        for part, packing in stored_parts(self.entries[name]):
+            self._convert(part, packing, partial(_hand_on, take, part))
 
     def _convert(
         self,
         part: TensorInfo,
-        scaling: TensorInfo | None,
-        rotation: int,
+        packing: Packing | None,
         take: Callable[[Any, Tensor], None],
     ) -> None:
-        """Calls `take` with rows of `part` and their numbers, times their scale (one number, or one for each row) and
-        rotated back. rotation: of how many columns together, 0 for none."""
-        scale = None if scaling is None else self._stored(scaling).float().flatten()
+        """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
+        scale = None if packing is None else self._stored(packing.scale).float().flatten()
         if not part.shape or not math.prod(part.shape):
             take(
                 ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
@@ -136,8 +153,9 @@ class Weights:
             if scale is not None:
                 factor = scale[first:last] if len(scale) > 1 else scale
                 values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
-            if rotation:
-                values = rotated_back(values, rotation)
+            if packing is not None and packing.rotation:
+                # in fp64 its sums are exact, so that the order in which a machine adds changes no bit
+                values = rotated(values.double(), packing.rotation).float()
             take(slice(first, last), values)
             del values  # and the map with it
 
@@ -290,33 +308,16 @@ def _is_plain(part: TensorInfo) -> bool:
 def natural_dtype(entry: Entry) -> torch.dtype:
     """The narrowest dtype that holds an entry's numbers as they are: the stored one, fp32 for squeezed ones."""
     dtypes = {part.dtype for part in entry.parts}
-    if entry.scales or dtypes & BLOCKS.keys():
+    if entry.packings or dtypes & BLOCKS.keys():
         return torch.float32
     if len(dtypes) == 1:
         return TORCH_DTYPES[dtypes.pop()]
     return torch.float64 if "F64" in dtypes else torch.float32
 
 
-def _stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None, int]]:
-    """Each part with its scale and how many of its columns are rotated together."""
-    count = len(entry.parts)
-    return zip(
-        entry.parts, entry.scales or (None,) * count, entry.rotations or (0,) * count, strict=True
-    )
-
-
-def rotated_back(values: Tensor, group: int) -> Tensor:
-    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
-
-    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
-    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
-    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
-    """
-    power = (group.bit_length() - 1) // 2
-    turned = values.double().unflatten(-1, (-1, *[4] * power))
-    for axis in range(-power, 0):
-        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
-    return (turned.flatten(-power - 1) / 2**power).float()
+def stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, Packing | None]]:
+    """Each part with how it is packed."""
+    return zip(entry.parts, entry.packings or (None,) * len(entry.parts), strict=True)
 
 
 def _check_same(path: Path, before: Facts, now: Facts) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.checkpoints.formats.reading import bytes_of, refusal, shortened, without_repeats
 from engine.checkpoints.formats.table import BLOCKS, TensorInfo
@@ -63,14 +63,28 @@ _INSTEAD = "take a file of this model in bf16, fp16, fp8, fp8_scaled, int8 or GG
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """How the numbers of a tensor become those of a weight: times their scale, then rotated back.
+
+    scale: one number for each block, in the order of the blocks, whatever its axes. rotation: how many columns are
+    rotated together, 0 for none. block: rows and columns that share a number, 0 for all of them: (0, 0) one for the
+    tensor, (1, 0) one for each row. second_scale: one number, by which `scale` is multiplied.
+    """
+
+    scale: TensorInfo
+    rotation: int = 0
+    block: tuple[int, int] = (0, 0)
+    second_scale: TensorInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
-    """weights: without what lies beside them. scales, rotations: by the name of the weight; a rotation is how many
-    columns are rotated together. faults: names that make no sense together, each with the reason. foreign: what the
-    numbers are stored as where nothing here reads that, in words with what to take instead, else empty."""
+    """weights: without what lies beside them. packings: by the name of the weight, of those that are packed.
+    faults: names that make no sense together, each with the reason. foreign: what the numbers are stored as where
+    nothing here reads that, in words with what to take instead, else empty."""
 
     weights: dict[str, TensorInfo]
-    scales: dict[str, TensorInfo] = field(default_factory=dict)
-    rotations: dict[str, int] = field(default_factory=dict)
+    packings: dict[str, Packing] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     foreign: str = ""
 
@@ -99,11 +113,11 @@ def read_quantised(source: Source, tensors: Mapping[str, TensorInfo], prefix: st
     return found
 
 
-def dtype_fault(part: TensorInfo, scale: TensorInfo | None) -> str:
+def dtype_fault(part: TensorInfo, packing: Packing | None) -> str:
     """Why the numbers of a weight cannot be told from what is stored, empty where they can."""
     if part.dtype in BLOCKS or part.dtype in _NUMBERS:
         return ""
-    if scale is None:
+    if packing is None:
         return f"stored as {part.dtype} without a scale"
     return "" if part.dtype == "I8" else f"stored as {part.dtype}, which nothing here computes with"
 
@@ -119,10 +133,11 @@ def _take_scale(
         )
     elif info.dtype not in _FLOATS:
         found.faults[name] = f"has the dtype {info.dtype}, expected F32, BF16 or F16"
-    elif weight in found.scales:
+    elif weight in found.packings:
         found.faults[name] = f"scales {weight}, which has another scale"
     else:
-        found.scales[weight] = info
+        by_row = math.prod(info.shape) > 1
+        found.packings[weight] = Packing(info, block=(1, 0) if by_row else (0, 0))
 
 
 def _take_note(found: Weights, weight: str, note: Mapping[str, object]) -> None:
@@ -132,7 +147,7 @@ def _take_note(found: Weights, weight: str, note: Mapping[str, object]) -> None:
         found.faults[weight] = "is not in the file, which has a note on how it is stored"
     elif info.dtype != _FORMATS[str(kind)]:
         found.faults[weight] = f"is stored as {info.dtype}, but its note says {kind}"
-    elif weight not in found.scales:
+    elif weight not in found.packings:
         found.faults[weight] = f"is {kind} without its scale"
     elif note.get(_ROTATION):
         group = note.get(_GROUP, DEFAULT_GROUP)
@@ -143,7 +158,7 @@ def _take_note(found: Weights, weight: str, note: Mapping[str, object]) -> None:
                 "a power of 4 that divides its columns"
             )
         else:
-            found.rotations[weight] = int(str(group))
+            found.packings[weight] = replace(found.packings[weight], rotation=int(str(group)))
 
 
 def _is_power_of_4(number: object) -> bool:
@@ -158,7 +173,7 @@ def _is_power_of_4(number: object) -> bool:
 def _with_all_scales(found: Weights) -> Weights:
     """A file that says of itself that its fp8 is scaled: where it is not, its scale was lost."""
     for name, info in found.weights.items():
-        if info.dtype.startswith("F8") and len(info.shape) == 2 and name not in found.scales:
+        if info.dtype.startswith("F8") and len(info.shape) == 2 and name not in found.packings:
             found.faults.setdefault(
                 name, "is fp8 whose scale is missing: the file says that it is scaled"
             )

@@ -16,6 +16,7 @@ from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
+from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls, placed
@@ -87,7 +88,8 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
-    from engine.checkpoints.load import Weights, fill
+    from engine.checkpoints.load import Weights
+    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.diffusion.config import keeps_fp32
     from engine.models.diffusion.wandit import WanDiT
@@ -100,7 +102,16 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
     with Weights(layout.entries) as weights:
-        fill(model, weights, path=path, device=device, dtype=dtype, keeps_fp32=keeps_fp32)
+        of_file = filling(
+            model,
+            weights,
+            holding_of(spec),
+            device.type,
+            path=path,
+            dtype=dtype,
+            keeps_fp32=keeps_fp32,
+        )
+        of_file.fill(device)
     return model.eval()
 
 
@@ -187,14 +198,15 @@ class LocalPredict:
 def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Conditioning:
     import torch
 
+    # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
+    here = [
+        {name: tensor.to(denoiser.device) for name, tensor in each.items()} for each in branches
+    ]
     # rows of zeros are what the published pipeline pads prompts with
-    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in branches], batch_first=True)
-    others = branches[0].keys() - {"text"}
-    stacked = {name: torch.stack([each[name] for each in branches]) for name in others}
-    conditions = {"text": text, **stacked}
-    return denoiser.model.prepare(
-        {name: tensor.to(denoiser.device) for name, tensor in conditions.items()}
-    )
+    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in here], batch_first=True)
+    others = here[0].keys() - {"text"}
+    stacked = {name: torch.stack([each[name] for each in here]) for name in others}
+    return denoiser.model.prepare({"text": text, **stacked})
 
 
 def _check_attention(name: str) -> None:

@@ -173,7 +173,7 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
     if dtype != "keep":
         return
     stored = {part.dtype for entry in held.entries.values() for part in entry.parts}
-    if stored & BLOCKS.keys() or any(entry.scales for entry in held.entries.values()):
+    if stored & BLOCKS.keys() or any(entry.packings for entry in held.entries.values()):
         raise CheckpointError(
             f"{source.path}: is quantised; say what to store instead, one of {', '.join(DTYPES[1:])}"
         )
@@ -241,8 +241,7 @@ def _tell_left_out(
     kept = {
         (part.file, part.start, part.stop)
         for entry in held.entries.values()
-        for part in (*entry.parts, *entry.scales)
-        if part is not None
+        for part in (*entry.parts, *(packing.scale for packing in entry.packings if packing))
     }
     names = [
         name

@@ -339,7 +339,7 @@ def _layout_name(source: Source, layout: Layout) -> str:
         bool(layout.prefix)
         or source.format == "gguf"
         or any(
-            entry.scales or entry.parts[0].dtype.startswith("F8")
+            entry.packings or entry.parts[0].dtype.startswith("F8")
             for entry in layout.entries.values()
         )
     )

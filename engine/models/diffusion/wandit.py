@@ -150,7 +150,7 @@ class Block(nn.Module):
         cross_attention: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """x [B,N,d] fp32, time [1|B,6,d] fp32 -> [B,N,d] fp32."""
-        dtype = self.self_attn.q.weight.dtype
+        dtype = self.self_attn.q.bias.dtype  # the weight may be packed
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             self.modulation.float() + time
         ).chunk(6, dim=1)

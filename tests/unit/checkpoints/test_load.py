@@ -19,6 +19,7 @@ from engine.checkpoints import load
 from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights, fill
+from engine.checkpoints.quantised import Packing
 from engine.errors import CheckpointError
 
 CPU = torch.device("cpu")
@@ -26,9 +27,12 @@ CPU = torch.device("cpu")
 
 def entries_of(path: Path, scales: dict[str, str] | None = None) -> dict[str, Entry]:
     tensors = read_weight_file(path).tensors
-    scale_of = {name: tensors[scale] for name, scale in (scales or {}).items()}
+    packings = {
+        name: Packing(tensors[scale], block=(1, 0) if tensors[scale].shape else (0, 0))
+        for name, scale in (scales or {}).items()
+    }
     return {
-        name: Entry((info,), info.shape, (scale_of[name],) if name in scale_of else ())
+        name: Entry((info,), info.shape, (packings[name],) if name in packings else ())
         for name, info in tensors.items()
     }
 

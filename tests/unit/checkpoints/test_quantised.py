@@ -15,11 +15,12 @@ from torch import Tensor
 
 from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.layout import lay_out
-from engine.checkpoints.load import Weights, rotated_back
+from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
+from engine.models.quantised.rounding import rotated
 from presets.spec import DenoiserSpec
 from store.index.index import open_index
 from store.paths import prepare
@@ -101,7 +102,7 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
         weight, per_channel=True, convrot=True, convrot_groupsize=group
     )
     theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
-    ours = rotated_back(numbers.float() * stored.scale.view(-1, 1), group)
+    ours = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group).float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 

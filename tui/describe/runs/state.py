@@ -108,9 +108,9 @@ class Line:
 @dataclass(slots=True)
 class RunState:
     """Everything that is shown of one run. stage: the one that began last. video: the key of the run's video, once that
-    is made. expanded: the digest of its expanded prompt, where it has one. planned_bytes: stage -> device -> the most that
-    its plan told of, where it did. peak_rss_bytes, peak_device_bytes: over all
-    attempts. changes: goes up with every event, so that who draws knows whether anything is new."""
+    is made. expanded: the digest of its expanded prompt, where it has one. planned_bytes: stage -> device -> the most
+    that its plan told of, where it did. peak_rss_bytes, peak_device_bytes: over all attempts. changes: goes up with
+    every event, so that who draws knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
