@@ -20,6 +20,15 @@ def held_line(models: Sequence[HeldModel]) -> str:
     return f"in memory: {_told(models)}" if models else "no model is in memory"
 
 
+def held_words(models: Sequence[HeldModel]) -> str:
+    """In few words: `27.5 GiB of cuda:0, 1 MiB of cpu`."""
+    on: dict[str, int] = {}
+    for each in models:
+        on[each.device] = on.get(each.device, 0) + each.num_bytes
+    shares = [f"{size(num_bytes)} of {device}" for device, num_bytes in on.items()]
+    return printable(", ".join(shares)) or "no model"
+
+
 def release_line(engine: EngineRecord) -> str:
     """What came of a request to give memory back. engine: after it."""
     if engine.is_to_release:
