@@ -42,14 +42,16 @@ class Planned:
 
     @property
     def words(self) -> str:
-        return f"planned {size(self.num_bytes)} of {self.device}, in {self.stage}"
+        return f"planned {size(self.num_bytes)}, in {self.stage}"
 
 
-def planned_peak(peak_bytes: Mapping[str, Mapping[str, int]]) -> Planned | None:
+def planned_peak(
+    peak_bytes: Mapping[str, Mapping[str, int]], host_bytes: int = 0
+) -> Planned | None:
     """Of what a plan told, the most on a GPU where it uses one, else of host memory. peak_bytes: stage -> device ->
-    bytes."""
+    bytes. host_bytes: what the process has on the host beside that."""
     found = [
-        Planned(num_bytes, device, stage)
+        Planned(num_bytes + (host_bytes if device == "cpu" else 0), device, stage)
         for stage, by_device in peak_bytes.items()
         for device, num_bytes in by_device.items()
     ]

@@ -13,7 +13,6 @@ from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
 from tui.describe.expansion import is_to_review
-from tui.describe.memory import planned_peak
 from tui.describe.runs.given import given_files
 from tui.describe.runs.run import SYMBOLS, status_words
 from tui.describe.runs.stalling import stalled
@@ -282,9 +281,9 @@ def memory_series(state: RunState) -> list[Series]:
     found = [_line("host", xs, (sample.rss_bytes for sample in samples))]
     if any(sample.device_bytes for sample in samples):
         found.append(_line("device", xs, (sample.device_bytes for sample in samples)))
-    if samples and (planned := planned_peak(state.planned_bytes)):
+    if samples and state.planned is not None:
         ends = (xs[0], max(xs[-1], xs[0] + 1))
-        found.append(_line("planned", ends, (planned.num_bytes,) * 2))
+        found.append(_line("planned", ends, (state.planned.num_bytes,) * 2))
     return found if samples else []
 
 

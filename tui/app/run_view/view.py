@@ -18,7 +18,6 @@ from tui.app.run_view.stages import Stages
 from tui.app.run_view.timeline import Timeline
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot
-from tui.describe.memory import planned_peak
 from tui.units import clock, size
 
 if TYPE_CHECKING:
@@ -266,8 +265,7 @@ class RunView(Widget):
 
     def _show_memory(self, state: RunState) -> None:
         self.query_one("#memory Plot", Plot).show(run_cells.memory_series(state))
-        planned = planned_peak(state.planned_bytes)
-        self._set(self.query_one("#memory"), note=planned.words if planned else "")
+        self._set(self.query_one("#memory"), note=state.planned.words if state.planned else "")
 
     def _show_log(self, state: RunState) -> None:
         """Hidden, it would keep all that it is given until it knows its size."""

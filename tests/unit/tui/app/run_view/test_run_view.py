@@ -192,7 +192,7 @@ def test_memory_is_drawn_against_what_the_plan_told():
     line = run_cells.memory_series(state)[-1]
     assert (line.name, set(line.ys)) == ("planned", {2**33})
     assert run_cells.memory_series(state_of(planned)) == []  # nothing measured yet
-    assert state_of(planned, events.RunResumed("paused")).planned_bytes == {}
+    assert state_of(planned, events.RunResumed("paused")).planned is None
 
 
 def test_values_of_a_step():
