@@ -243,10 +243,13 @@ class Execution:
     def component(self, node: Node) -> Iterator[Any]:
         kind, part = node.stage.component, node.part
         about = self.describe(kind, part)
+        was_loaded = False
 
         def loaded(copy: Any, seconds: float) -> None:
             from engine.dtypes import torch_device
 
+            nonlocal was_loaded
+            was_loaded = True
             text = f"the {kind} is at {part.url}" if getattr(part, "url", "") else ""
             if not text:
                 packed = about.on(torch_device(copy.device).type).packed
@@ -260,6 +263,9 @@ class Execution:
         about, work_bytes = self.describe(kind, part), self.work_bytes.get(node.stage.told)
         with used(self._residents(), kind, part, about, loaded, work_bytes) as component:
             self.describe.check_unchanged(kind, part)
+            told = getattr(component, "told", "")
+            if was_loaded and told:
+                self.control.emit(Message(level="info", text=told))
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)
 

@@ -7,7 +7,7 @@ run; where it does not, something depends on a device that must not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,7 +18,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 CARDS = 2
 # that move numbers from one device to another
@@ -53,7 +52,7 @@ class _Factories(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types or _named(func, args, kwargs or {}) is None:
-            leaves = tree_leaves((args, kwargs))
+            leaves = list(_leaves((args, kwargs)))
             if not any(isinstance(each, PretendedGenerator) for each in leaves):
                 return func(*args, **(kwargs or {}))
         return _computed(func, args, kwargs or {})
@@ -107,7 +106,7 @@ def _checked(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if getattr(func, "__self__", None) is Tensor.data and len(args) == 2:
         args[0].on = device_of(args[1])
         return func(args[0], _inner(args[1]))
-    leaves = tree_leaves((args, kwargs))
+    leaves = list(_leaves((args, kwargs)))
     tensors = [each for each in leaves if isinstance(each, Tensor)]
     # a number is taken from the CPU by every device
     here = {device_of(each) for each in tensors if each.dim()} or {*map(device_of, tensors)}
@@ -119,12 +118,32 @@ def _checked(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     for each in leaves:
         if isinstance(each, PretendedGenerator) and each.on != (wanted or torch.device("cpu")):
             raise RuntimeError(f"a generator of {each.on} draws on {wanted}")
-    inner, named = tree_map(_inner, (args, kwargs))
+    inner, named = _mapped(_inner, (args, kwargs))
     result = func(*inner, **named)
     if func is Tensor.copy_ or (inner and result is inner[0]):
         return args[0] if wanted in (None, device_of(args[0])) else _put(wanted, result.clone())
     on = wanted or (next(iter(here)) if here else torch.device("cpu"))
-    return tree_map(partial(_put, on), result)
+    return _mapped(partial(_put, on), result)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        yield value
+        return
+    for each in value:
+        yield from _leaves(each)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _mapped(change, each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_mapped(change, each) for each in value]
+    if isinstance(value, tuple) and not isinstance(value, torch.Size):
+        return tuple(_mapped(change, each) for each in value)
+    return change(value)
 
 
 def _inner(value: Any) -> Any:

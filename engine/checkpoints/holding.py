@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, TensorInfo
+from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, PAIRS, TensorInfo
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.quantised import Packing
 from engine.models.quantised.scheme import Scheme
@@ -23,7 +23,8 @@ ROUNDED = {"fp8": "F8_E4M3", "int8": "I8"}
 
 _LARGE = re.compile(r"blocks\.\d+\.(self_attn|cross_attn|attn|ffn)\.(.+\.)?weight")
 _CODES = ("F8_E4M3", "F8_E5M2", "I8")
-_SCALES = ("F32", "BF16", "F16")
+# what a scale is held as: a power of two is one in bf16 too
+_SCALE_DTYPES = {"F8_E4M3": "F8_E4M3", "F8_E8M0": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,10 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A tensor in memory. dtype: as the safetensors format spells it. info: where it lies in a file; None for what is
-    rounded as it is loaded."""
+    """A tensor in memory. dtype: as the safetensors format spells it."""
 
     dtype: str
     shape: Shape
-    info: TensorInfo | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -60,11 +59,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A weight in memory as its codes. tensors: by the last part of their names, "weight" and perhaps
-    "weight_scale"."""
+    """A weight in memory as its codes. tensors: by the last part of their names: "weight", and perhaps "weight_scale"
+    and "weight_scale_2". part, packing: where they lie in a file and how; None for what is rounded as it is loaded."""
 
     scheme: Scheme
     tensors: Mapping[str, Held]
+    part: TensorInfo | None = None
+    packing: Packing | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -76,7 +77,7 @@ class Packed:
         return codes and self.scheme.block in ((0, 0), (1, 0))
 
 
-def is_large(name: str, shape: Shape) -> bool:
+def is_large(name: str, shape: Sequence[int]) -> bool:
     """Whether a weight, by its original name, is one of those that may be packed."""
     return len(shape) == 2 and _LARGE.fullmatch(name) is not None
 
@@ -96,38 +97,34 @@ def packed_matrices(
         if packed is None:
             continue
         if holding.rounds_activations and packed.can_round_activations:
-            scheme = packed.scheme
-            packed = Packed(
-                Scheme(scheme.blocks, scheme.block, scheme.rotation, True), packed.tensors
-            )
+            packed = replace(packed, scheme=replace(packed.scheme, rounds_activations=True))
         found[name] = packed
     return found
 
 
-def rounded(shape: Shape, quantise: str) -> Packed:
+def rounded(shape: Sequence[int], quantise: str) -> Packed:
     """A matrix of that shape that is rounded to one of ROUNDED, each row with its scale."""
     tensors = {
-        "weight": Held(ROUNDED[quantise], shape),
+        "weight": Held(ROUNDED[quantise], tuple(shape)),
         "weight_scale": Held("F32", (shape[0], 1)),
     }
     return Packed(Scheme(block=(1, 0)), tensors)
 
 
 def held_bytes(
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, Sequence[int]],
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
-) -> int:
-    """What weights of these shapes take in memory. item_bytes: of a number of what is not packed, unless it
-    `keeps_fp32`."""
-    total = 0
-    for name, shape in shapes.items():
-        if name in packed:
-            total += packed[name].num_bytes
-        else:
-            total += math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
-    return total
+) -> dict[str, int]:
+    """What each of weights of these shapes takes in memory, by name. item_bytes: of a number of what is not packed,
+    unless it `keeps_fp32`."""
+    return {
+        name: packed[name].num_bytes
+        if name in packed
+        else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
+        for name, shape in shapes.items()
+    }
 
 
 def _as_stored(entry: Entry) -> Packed | None:
@@ -137,17 +134,19 @@ def _as_stored(entry: Entry) -> Packed | None:
     part, packing = entry.parts[0], entry.packings[0] if entry.packings else None
     if part.dtype in BLOCKS:
         return _as_blocks(part)
-    if part.dtype not in _CODES or part.shape != entry.shape:
+    if part.dtype not in (*_CODES, PAIRS) or part.shape != entry.shape:
         return None
-    tensors = {"weight": Held(part.dtype, part.shape, part)}
+    rows, columns = part.shape
+    is_pairs = part.dtype == PAIRS
+    codes = Held("U8", (rows, columns // 2)) if is_pairs else Held(part.dtype, part.shape)
     if packing is None:
-        return Packed(Scheme(), tensors)
-    if packing.second_scale is not None or packing.scale.dtype not in _SCALES:
-        return None
-    tensors["weight_scale"] = Held(
-        packing.scale.dtype, _scale_shape(part.shape, packing), packing.scale
-    )
-    return Packed(Scheme("", packing.block, packing.rotation), tensors)
+        return Packed(Scheme(), {"weight": codes}, part)
+    scale = Held(_SCALE_DTYPES.get(packing.scale.dtype, "F32"), _scale_shape(part.shape, packing))
+    tensors = {"weight": codes, "weight_scale": scale}
+    if packing.second_scale is not None:
+        tensors["weight_scale_2"] = Held("F32", (1,))
+    scheme = Scheme(pairs=is_pairs, block=packing.block, rotation=packing.rotation)
+    return Packed(scheme, tensors, part, packing)
 
 
 def _as_blocks(part: TensorInfo) -> Packed | None:
@@ -155,12 +154,10 @@ def _as_blocks(part: TensorInfo) -> Packed | None:
     if len(part.shape) != 2 or part.shape[1] % block_weights:
         return None
     shape = (part.shape[0], part.shape[1] // block_weights, block_bytes)
-    return Packed(Scheme(part.dtype), {"weight": Held("U8", shape, part)})
+    return Packed(Scheme(part.dtype), {"weight": Held("U8", shape)}, part)
 
 
 def _scale_shape(shape: Shape, packing: Packing) -> Shape:
-    """[1], [rows, 1] or a number for each block."""
+    """As of `engine.checkpoints.load.Weights.scales`."""
     rows, columns = packing.block
-    if not rows:
-        return (1,)
-    return -(-shape[0] // rows), -(-shape[1] // columns) if columns else 1
+    return -(-shape[0] // rows) if rows else 1, -(-shape[1] // columns) if columns else 1

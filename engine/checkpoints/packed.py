@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from engine.models.quantised.linear import QuantLinear, weights_of
 from engine.models.quantised.rounding import DTYPES, rounded_rows
 from engine.models.quantised.scheme import Scheme
 
-CPU = torch.device("cpu")
+_DTYPES = {**TORCH_DTYPES, "U8": torch.uint8}
 
 
 class Filling:
@@ -29,37 +30,53 @@ class Filling:
         weights: Weights,
         path: Path,
         numbers: Mapping[str, str],
-        stored: Mapping[str, TensorInfo],
+        stored: Mapping[str, Packed],
         rounded: Mapping[str, str],
         quantise: str,
     ) -> None:
-        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: where it lies as it is
-        held; rounded: the entry that it is rounded from, to `quantise`."""
+        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: how it lies in a file
+        as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
-        self._weights, self._path = weights, path
+        self.weights, self._path = weights, path
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
         self._quantise = quantise
         self._last: tuple[str, dict[str, Tensor]] = "", {}
 
+    @contextmanager
+    def reopened(self) -> Iterator[Filling]:
+        """The same from its files opened anew, usable in the block."""
+        with Weights(self.weights.entries) as weights:
+            yield Filling(
+                self.module,
+                weights,
+                self._path,
+                self._numbers,
+                self._stored,
+                self._rounded,
+                self._quantise,
+            )
+
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, of the dtype and shape of the parameter `name`, on any device. Raises CheckpointError."""
         if name in self._stored:
-            self._weights.stored_into(self._stored[name], target)
+            self._stored_into(name, target)
         elif name in self._rounded:
             target.copy_(self._rounded_to(target.dtype, name))
         else:
             entry = self._numbers[name]
-            self._weights.into(entry, target.view(self._weights.entries[entry].shape))
+            self.weights.into(entry, target.view(self.weights.entries[entry].shape))
 
     def tensor(self, name: str, device: torch.device) -> Tensor:
         """The parameter `name` on a device: on the CPU a view of a map of its file where that may be."""
         empty = self.module.get_parameter(name)
         if name in self._numbers and name not in self._rounded:
             entry = self._numbers[name]
-            found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
+            found = self.weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
-            view = self._weights.stored_view(self._stored[name], empty.dtype)
+            part, view = self._stored[name].part, None
+            if part is not None and name.endswith(".weight"):
+                view = self.weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
@@ -70,6 +87,17 @@ class Filling:
         """Replaces every parameter by what it holds, on `device`."""
         for name, _ in list(self.module.named_parameters()):
             put(self.module, name, self.tensor(name, device))
+
+    def _stored_into(self, name: str, target: Tensor) -> None:
+        packed = self._stored[name]
+        part, packing = packed.part, packed.packing
+        assert part is not None
+        if name.endswith(".weight"):
+            self.weights.stored_into(part, target)
+        elif packing is not None and name.endswith(".weight_scale"):
+            target.copy_(self.weights.first_scales(part, packing))
+        elif packing is not None and packing.second_scale is not None:
+            target.copy_(self.weights.number(packing.second_scale))
 
     def _rounded_to(self, dtype: torch.dtype, name: str) -> Tensor:
         entry = self._rounded[name]
@@ -83,7 +111,7 @@ class Filling:
         return held[name.rpartition(".")[2]]
 
     def _rounded_rows(self, entry: str) -> dict[str, Tensor]:
-        shape = self._weights.entries[entry].shape
+        shape = self.weights.entries[entry].shape
         codes = torch.empty(shape, dtype=DTYPES[self._quantise])
         scale = torch.empty(shape[0], 1)
         row = 0
@@ -94,7 +122,7 @@ class Filling:
             codes[some], scale[some] = rounded_rows(values, codes.dtype)
             row += len(values)
 
-        self._weights.read(entry, take)
+        self.weights.read(entry, take)
         if not scale.isfinite().all():
             raise CheckpointError(
                 f"{self._path}: {entry} holds numbers that are not finite, which cannot be quantised"
@@ -117,16 +145,16 @@ def filling(
     numbers = match(module, weights, path=path, dtype=dtype, keeps_fp32=keeps_fp32)
     packed = packed_matrices(weights.entries, holding, device_type)
     pack(module, packed)
-    stored: dict[str, TensorInfo] = {}
+    stored: dict[str, Packed] = {}
     rounded: dict[str, str] = {}
     for name, how in packed.items():
         del numbers[name]
-        layer = name.rpartition(".")[0]
-        for leaf, held in how.tensors.items():
-            if held.info is None:
-                rounded[f"{layer}.{leaf}"] = name
+        for leaf in how.tensors:
+            held = f"{name.rpartition('.')[0]}.{leaf}"
+            if how.part is None:
+                rounded[held] = name
             else:
-                stored[f"{layer}.{leaf}"] = held.info
+                stored[held] = how
     if holding.quantise:  # what is rounded, and unpacked again
         shapes = {name: weights.entries[name].shape for name in numbers}
         rounded |= {name: name for name, shape in shapes.items() if is_large(name, shape)}
@@ -142,7 +170,7 @@ def pack(module: nn.Module, packed: Mapping[str, Packed]) -> None:
         linear = module.get_submodule(layer)
         assert isinstance(linear, nn.Linear)
         held = {
-            last: torch.empty(tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], device="meta")
+            last: torch.empty(tensor.shape, dtype=_DTYPES[tensor.dtype], device="meta")
             for last, tensor in how.tensors.items()
         }
         module.get_submodule(parent).register_module(

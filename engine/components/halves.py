@@ -65,7 +65,8 @@ def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
     """One component of one or two. in_turn: as of `GuidanceHalves`."""
     if len(copies) == 1 or copies[0].device == copies[1].device:
         return copies[0]
-    return GuidanceHalves(*copies, in_turn=in_turn)
+    first, other = copies
+    return GuidanceHalves(first, other, in_turn)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
 from engine.checkpoints.layout import quantisation
+from engine.components import swapping
 from engine.components.protocols import InMemory
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from engine.checkpoints.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
-    Shapes = Mapping[str, tuple[int, ...]]
+    Shapes = Mapping[str, Sequence[int]]
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _WORDS = {"I8": "int8", "F8_E4M3": "fp8", "F8_E5M2": "fp8_e5m2"}
@@ -34,7 +35,7 @@ def holding_of(spec: Any) -> Holding:
 def check_holding(spec: Any, layout: Layout) -> None:
     """Refuses what cannot be done with the weights of a layout. Raises ComponentError."""
     holding, key = holding_of(spec), f"components.{layout.component}"
-    stored = quantisation(layout.entries)
+    stored = quantisation(layout)
     if holding.quantise and stored:
         raise ComponentError(
             f"got {holding.quantise}, but {spec.checkpoint} is quantised already ({stored}); leave it empty, or take a "
@@ -66,8 +67,10 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
         found["quantise"] = holding.quantise
     if holding.rounds_activations:
         found["activations"] = "quantised"
-    elif holding.quantise or quantisation(layout.entries):
+    elif holding.quantise or quantisation(layout):
         found["unpack"] = holding.unpack
+    if getattr(spec, "resident_blocks", "all") != "all":
+        found["resident_blocks"] = spec.resident_blocks
     return found
 
 
@@ -84,7 +87,8 @@ def in_memory(
             if is_large(name, shape)
         }
     keeps = keeps_fp32 if kind == "denoiser" else lambda name: False
-    return InMemory(held_bytes(shapes, packed, BYTES[spec.dtype], keeps), _most_of(packed))
+    sizes = held_bytes(shapes, packed, BYTES[spec.dtype], keeps)
+    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
 
 
 def _most_of(packed: Mapping[str, Packed]) -> str:
@@ -92,6 +96,12 @@ def _most_of(packed: Mapping[str, Packed]) -> str:
     counts: dict[str, int] = {}
     for each in packed.values():
         codes = each.tensors["weight"]
-        word = each.scheme.blocks or _WORDS[codes.dtype]
+        word = _word(each)
         counts[word] = counts.get(word, 0) + math.prod(codes.shape)
     return max(counts, key=lambda word: counts[word], default="")
+
+
+def _word(packed: Packed) -> str:
+    if packed.scheme.blocks or packed.scheme.pairs:
+        return packed.scheme.blocks or "nvfp4"
+    return _WORDS[packed.tensors["weight"].dtype]

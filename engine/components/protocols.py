@@ -133,6 +133,8 @@ class Provider(Protocol):
     nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
     `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
 
+    A component may have an attribute `told`: a line for the log of the run that loads it.
+
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
     which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:
     what its last result depends on beside its identity, as of `engine.environment.environment`.

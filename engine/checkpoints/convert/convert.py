@@ -32,7 +32,7 @@ from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
 from engine.checkpoints.names import from_original, to_original, unwrapped
-from engine.checkpoints.quantised import BESIDE, MARK
+from engine.checkpoints.quantised import BESIDE, MARK, without_quanto
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
 from engine.checkpoints.vocabulary.held import (
@@ -228,7 +228,9 @@ def _with_the_rest_of_clip(source: Source, held: Layout, layout: str, naming: st
         return held
     more = {}
     for name, info in source.tensors.items():
-        bare = unwrapped(name).removeprefix(held.prefix)
+        bare = without_quanto(unwrapped(name).removeprefix(held.prefix))
+        if bare.endswith(BESIDE):
+            continue
         if info.dtype in _FLOATS and to_original(held.component, naming, bare) is None:
             more[bare] = Entry((info,), info.shape)
     return replace(held, entries={**held.entries, **more})

@@ -1,7 +1,8 @@
 """A linear layer whose weight stays as it is stored and becomes numbers at each call.
 
 Its parameters are plain tensors, so that whatever moves, counts or compares those of a module sees nothing special: the
-codes under `weight`, what they are multiplied by under `weight_scale`, and `bias`.
+codes under `weight`, what they are multiplied by under `weight_scale` (and where that is multiplied itself, by
+`weight_scale_2`), and `bias`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.models.quantised.gguf_blocks import unpacked
+from engine.models.quantised.pairs import of_pairs
 from engine.models.quantised.products import (
     fp8_linear,
     int8_linear,
@@ -53,7 +55,11 @@ class QuantLinear(nn.Module):
 
     @property
     def scale(self) -> Tensor | None:
-        return self._parameters.get("weight_scale")
+        """fp32 [1, 1], [out, 1] or [blocks downwards, blocks across]; None where the codes are the numbers."""
+        scale, second = (self._parameters.get(name) for name in ("weight_scale", "weight_scale_2"))
+        if scale is None:
+            return None
+        return scale.float() if second is None else scale.float() * second
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.scheme.rounds_activations:
@@ -97,10 +103,10 @@ class QuantLinear(nn.Module):
 
 
 def weights_of(codes: Tensor, scale: Tensor | None, scheme: Scheme) -> Tensor:
-    """codes [R, K], each a number, and their scale: one, [R, 1], or one for each block [r, k] -> weights fp32."""
-    values = codes.float()
+    """codes [R, K] (pairs: [R, K / 2]) and their scale, fp32 as of `QuantLinear.scale` -> weights fp32 [R, K]."""
+    values = of_pairs(codes) if scheme.pairs else codes.float()
     if scale is not None:
-        values = values * spread(scale.float(), scheme.block, values.shape)
+        values = values * spread(scale, scheme.block, values.shape)
     # in fp64 its sums are exact, so that the order in which a machine adds changes no bit
     return rotated(values.double(), scheme.rotation).float() if scheme.rotation else values
 

@@ -1,268 +1,250 @@
-"""Weights that stay packed give, bit for bit, what they give unpacked; so do those that are rounded as they load."""
+"""Packed weights as numbers: bit for bit those of the libraries that pack them, or refused."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
+from comfy_kitchen.float_utils import fp4_x2_to_f32, to_blocked
+from comfy_kitchen.tensor import (
+    TensorCoreFP8Layout,
+    TensorCoreMXFP8Layout,
+    TensorCoreNVFP4Layout,
+    TensorWiseINT8Layout,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.checkpoints.formats.table import BLOCKS
+from engine.checkpoints import load
+from engine.checkpoints.known import expected
+from engine.checkpoints.known.recognise import Recognition, recognise
+from engine.checkpoints.layout import Entry, lay_out
+from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
-from engine.components import umt5, wan_dit
-from engine.errors import CheckpointError, ComponentError
-from engine.models.diffusion.config import WanDiTConfig
-from engine.models.diffusion.wandit import WanDiT
-from engine.models.quantised.linear import QuantLinear
-from presets.spec import DenoiserSpec, TextEncoderSpec
-from store.index.index import open_index
-from store.paths import prepare
-from tests.parity import randomise
+from engine.checkpoints.quantised import read_quantised, without_quanto
+from engine.checkpoints.source import open_source
+from engine.checkpoints.unpacking import of_exponents, untiled
+from engine.models.quantised.pairs import of_pairs
+from tests import packed, packed_by_others
+from tests.packed import E4M3, E5M2, Packer, note
 
+CPU = torch.device("cpu")
 MICRO = locate("denoiser", "builtin:micro")
-E4M3 = torch.float8_e4m3fn
-# of widths that blocks of 256 fit
-WIDE = WanDiTConfig(dim=256, ffn_dim=512, num_heads=2, num_layers=1, text_dim=32, freq_dim=32)
+NAMES = [
+    name for name, tensor in load_file(MICRO).items() if "blocks.0." in name and tensor.ndim == 2
+]
+UMT5 = expected.UMT5Shape(vocab=8, dim=128, ffn=256, layers=1, heads=2, buckets=4, inner=4)
+LAYERS = ["blocks.0.ffn.gate.0", "blocks.0.ffn.fc1"]
+SCALES = (".scale_weight", ".weight_scale", ".weight._scale", ".weight_scale_2")
 
 
-def is_large(name: str, tensor: Tensor) -> bool:
-    return "blocks." in name and tensor.ndim == 2
+def random(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) / 7
 
 
-def int8(weight: Tensor, layer: str, group: int = 0) -> dict[str, Tensor]:
-    codes, stored = TensorWiseINT8Layout.quantize(
-        weight, per_channel=True, convrot=bool(group), convrot_groupsize=group or 256
-    )
-    said = {"convrot": True, "convrot_groupsize": group} if group else {}
-    text = json.dumps({"format": "int8_tensorwise", **said}).encode()
-    return {
-        f"{layer}.weight": codes,
-        f"{layer}.weight_scale": stored.scale,
-        f"{layer}.comfy_quant": torch.frombuffer(bytearray(text), dtype=torch.uint8).clone(),
+def loaded(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of any layers in fp32."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    source = open_source(path)
+    names = {without_quanto(name): info for name, info in source.tensors.items()}
+    found = read_quantised(source, names, "")
+    assert (found.faults, found.foreign) == ({}, "")
+    entries = {
+        name: Entry((info,), info.shape, (found.packings.get(name),))
+        for name, info in found.weights.items()
     }
+    with Weights(entries) as weights:
+        return {
+            name.removesuffix(".weight"): weights.tensor(name, device=CPU, dtype=torch.float32)
+            for name in entries
+        }
 
 
-def scaled(weight: Tensor, layer: str) -> dict[str, Tensor]:
-    scale = weight.abs().max() / 448
-    return {f"{layer}.weight": (weight / scale).to(E4M3), f"{layer}.scale_weight": scale.clone()}
+def of_comfyui(layout, said: dict[str, object], weight: Tensor, **how: object) -> dict[str, Tensor]:
+    """A layer as ComfyUI saves it, with the numbers that it reads."""
+    numbers, params = layout.quantize(weight, **how)
+    tensors = {
+        f"l.weight{end}": tensor
+        for end, tensor in layout.state_dict_tensors(numbers, params).items()
+    }
+    return tensors | {"l.comfy_quant": note(**said), "": layout.dequantize(numbers, params)}
 
 
-WAYS = {
-    "int8": int8,
-    "rotated": lambda weight, layer: int8(weight, layer, 16),
-    "fp8": lambda weight, layer: {f"{layer}.weight": weight.to(E4M3)},
-    "fp8_e5m2": lambda weight, layer: {f"{layer}.weight": weight.to(torch.float8_e5m2)},
-    "fp8_scaled": scaled,
+COMFYUI = {
+    "float8_e4m3fn": partial(of_comfyui, TensorCoreFP8Layout, dtype=E4M3),
+    "float8_e5m2": partial(of_comfyui, TensorCoreFP8Layout, dtype=E5M2),
+    "int8_tensorwise": partial(of_comfyui, TensorWiseINT8Layout),
+    "mxfp8": partial(of_comfyui, TensorCoreMXFP8Layout),
+    "nvfp4": partial(of_comfyui, TensorCoreNVFP4Layout),
 }
 
 
-def written(folder: Path, way: str) -> Path:
-    """The micro transformer, the matrices of its blocks stored in one of WAYS."""
+@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 3 * 4 * 160], ids=["whole", "sliced"])
+@pytest.mark.parametrize("shape", [(96, 160), (128, 64), (288, 544)])
+@pytest.mark.parametrize("kind", COMFYUI)
+def test_what_comfyui_packs_is_read_bit_for_bit(
+    tmp_path: Path, monkeypatch, kind: str, shape: tuple[int, int], slice_bytes: int
+) -> None:
+    monkeypatch.setattr(load, "SLICE_BYTES", slice_bytes)
+    tensors = COMFYUI[kind]({"format": kind}, random(*shape))
+    theirs = tensors.pop("")
+    assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
+
+
+@pytest.mark.parametrize("kind", ["mxfp8", "nvfp4"])
+def test_scales_of_blocks_may_be_stored_as_bytes(tmp_path: Path, kind: str) -> None:
+    tensors = COMFYUI[kind]({"format": kind}, random(96, 160))
+    theirs = tensors.pop("")
+    tensors["l.weight_scale"] = tensors["l.weight_scale"].view(torch.uint8)
+    assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
+
+
+@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 5 * 4 * 128], ids=["whole", "sliced"])
+def test_what_quanto_and_musubi_pack_is_read_bit_for_bit(
+    tmp_path: Path, monkeypatch, slice_bytes: int
+) -> None:
+    monkeypatch.setattr(load, "SLICE_BYTES", slice_bytes)
+    tensors = load_file(packed_by_others.FILE)
+    theirs = {
+        name.removeprefix(packed_by_others.NUMBERS): tensors.pop(name)
+        for name in [*tensors]
+        if name.startswith(packed_by_others.NUMBERS)
+    }
+    ours = loaded(tmp_path / "l.safetensors", tensors)
+    assert ours.keys() == theirs.keys()
+    for name, numbers in theirs.items():  # those in bf16 were rounded by them
+        assert torch.equal(ours[name].to(numbers.dtype), numbers), name
+
+
+@pytest.mark.parametrize("dtype", [E4M3, torch.int8])
+def test_scales_of_squares_multiply_these(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = packed.in_squares(32, dtype)(random(96, 160), "l")
+    whole = tensors["l.weight_scale"].repeat_interleave(32, 0).repeat_interleave(32, 1)
+    wanted = tensors["l.weight"].float() * whole
+    assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], wanted)
+
+
+def test_every_byte_is_two_numbers_and_one_power_of_two() -> None:
+    every = torch.arange(256, dtype=torch.uint8)[None]
+    assert torch.equal(of_pairs(every), fp4_x2_to_f32(every))
+    theirs = every.view(torch.float8_e8m0fnu).float()
+    torch.testing.assert_close(of_exponents(every), theirs, rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 300), columns=st.integers(1, 12))
+def test_tiles_are_put_into_the_order_of_the_matrix(rows: int, columns: int) -> None:
+    numbers = torch.arange(rows * columns).reshape(rows, columns)
+    for tiles in (to_blocked(numbers, flatten=True), to_blocked(numbers, flatten=False)):
+        assert torch.equal(untiled(tiles, rows, columns), numbers)
+
+
+def test_our_tiles_are_those_of_comfyui() -> None:
+    numbers = random(200, 9).to(E4M3).view(torch.uint8)
+    assert torch.equal(packed.in_tiles(numbers), to_blocked(numbers, flatten=False))
+
+
+# the packer, what its files are called, how large the error may be
+PACKED: dict[str, tuple[Packer, str, float]] = {
+    "scale_weight": (packed.fp8(E4M3, ".scale_weight"), "fp8_e4m3fn scaled", 0.04),
+    "weight_scale": (packed.fp8(E5M2, ".weight_scale", shape=(1,)), "fp8_e5m2 scaled", 0.08),
+    "float8": (packed.fp8(E4M3, ".weight_scale", format="float8_e4m3fn"), "fp8_e4m3fn scaled", 0.04),
+    "lightx2v": (packed.by_row, "int8 scaled by row", 0.01),
+    "quanto": (packed.quanto, "int8 (quanto)", 0.01),
+    "musubi": (packed.musubi, "fp8_e4m3fn scaled in blocks of 64", 0.04),
+    "squares": (
+        packed.in_squares(64, E4M3, format="float8_e4m3fn_blockwise", group_size=64),
+        "fp8_e4m3fn scaled in blocks of 64 by 64", 0.04,
+    ),
+    "int8 squares": (
+        packed.in_squares(32, torch.int8, format="int8_blockwise", group_size=32),
+        "int8 scaled in blocks of 32 by 32", 0.02,
+    ),
+    "mxfp8": (packed.mxfp8, "mxfp8", 0.04),
+    "mxfp8 typed": (partial(packed.mxfp8, as_bytes=False), "mxfp8", 0.04),
+    "nvfp4": (packed.nvfp4, "nvfp4", 0.12),
+    "nvfp4 typed": (partial(packed.nvfp4, as_bytes=False), "nvfp4", 0.12),
+}  # fmt: skip
+
+
+def written(folder: Path, pack: Packer) -> Path:
+    """The micro transformer with the matrices of its first block packed."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in load_file(MICRO).items():
         layer = name.removesuffix(".weight")
-        tensors |= WAYS[way](tensor.float(), layer) if is_large(name, tensor) else {name: tensor}
+        tensors |= pack(tensor.float(), layer) if name in NAMES else {name: tensor}
     path = folder / "file.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     (folder / "config.json").write_bytes(MICRO.with_name("config.json").read_bytes())
     return path
 
 
-def written_as_gguf(folder: Path, kind: str) -> Path:
-    """A random transformer, the matrices of its blocks of random bytes with finite scales."""
-    model = WanDiT(WIDE)
-    randomise(model, 3)
-    path = folder / "file.gguf"
-    writer = gguf.GGUFWriter(path, "wan")
-    writer.add_string("config", json.dumps(asdict(WIDE)))
-    num_bytes, num_weights = BLOCKS[kind]
-    random = np.random.default_rng(0)
-    for name, tensor in model.state_dict().items():
-        if is_large(name, tensor):
-            size = (tensor.shape[0], tensor.shape[1] // num_weights * num_bytes)
-            data = random.integers(0, 40, size, np.uint8)
-            writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType[kind])
-        else:
-            numbers = tensor.flatten(0, 1) if tensor.ndim == 5 else tensor
-            writer.add_tensor(name, numbers.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+def told(path: Path) -> Recognition:
+    return recognise(open_source(path))
 
 
-def spec(path: Path | str, **settings: str) -> DenoiserSpec:
-    return DenoiserSpec(checkpoint=str(path), device="cpu", **settings)
+@pytest.mark.parametrize("name", PACKED)
+def test_every_published_layout_is_known_by_its_name_and_read(tmp_path: Path, name: str) -> None:
+    pack, words, most = PACKED[name]
+    path = written(tmp_path, pack)
+    found = told(path)
+    assert (found.supported, found.note, found.quantisation) == (True, "", words)
+    shipped, difference, total = load_file(MICRO), 0.0, 0.0
+    with Weights(lay_out(open_source(path)).entries) as weights:
+        for each in NAMES:
+            wanted = shipped[each].float()
+            got = weights.tensor(each, device=CPU)
+            assert got.shape == wanted.shape
+            difference += float((got - wanted).square().sum())
+            total += float(wanted.square().sum())
+    assert (difference / total) ** 0.5 < most
 
 
-def velocity(model: WanDiT) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    config = model.config
-    text = torch.randn(1, 7, config.text_dim, generator=generator)
-    latents = torch.randn(1, config.out_dim, 2, 4, 4, generator=generator)
-    with torch.no_grad():
-        return model(latents, torch.tensor([500.0]), model.prepare({"text": text}))
+# what may be wrong with a scale
+CHANGES: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "lost": lambda scale: None,
+    "none": lambda scale: scale.reshape(-1)[:0],
+    "too many": lambda scale: scale.reshape(-1)[:1].repeat(7),
+    "turned": lambda scale: torch.stack([scale.reshape(-1)] * 3).T if scale.ndim < 2 else scale.mT,
+    "integers": lambda scale: torch.zeros(scale.shape, dtype=torch.int32),
+    "of wider numbers": lambda scale: torch.zeros(scale.shape, dtype=torch.float64),
+}
 
 
-def packed_layers(model: torch.nn.Module) -> dict[str, QuantLinear]:
-    return {name: each for name, each in model.named_modules() if isinstance(each, QuantLinear)}
+def encoder(path: Path, pack: Packer) -> Recognition:
+    """A small encoder with two of its matrices, [256, 128], packed."""
+    tensors = {name: torch.ones(shape) for name, shape in expected.umt5(UMT5).items()}
+    for layer in LAYERS:
+        tensors |= pack(tensors.pop(f"{layer}.weight"), layer)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return told(path)
 
 
-def assert_same(packed: WanDiT, loaded: WanDiT) -> None:
-    layers = packed_layers(packed)
-    assert len(layers) == 10 * packed.config.num_layers
-    assert not packed_layers(loaded)
-    for name, each in layers.items():
-        assert torch.equal(each.numbers(), loaded.get_submodule(name).weight), name
-    for name, parameter in loaded.named_parameters():
-        if name.removesuffix(".weight") not in layers:
-            assert torch.equal(packed.get_parameter(name), parameter), name
-    assert torch.equal(velocity(packed), velocity(loaded))
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("way", WAYS)
-def test_what_is_unpacked_at_the_call_is_what_is_unpacked_at_load(tmp_path, way, dtype) -> None:
-    path = written(tmp_path, way)
-    packed = wan_dit.load(spec(path, unpack="call", dtype=dtype))
-    assert_same(packed, wan_dit.load(spec(path, unpack="load", dtype=dtype)))
-    assert {each.weight.element_size() for each in packed_layers(packed).values()} == {1}
-    assert packed.head.head.weight.dtype == packed.blocks[0].modulation.dtype == torch.float32
-
-
-@pytest.mark.parametrize("kind", BLOCKS)
-def test_blocks_of_gguf_stay_packed(tmp_path: Path, kind: str) -> None:
-    path = written_as_gguf(tmp_path, kind)
-    packed = wan_dit.load(spec(path, unpack="call"))
-    assert_same(packed, wan_dit.load(spec(path, unpack="load")))
-    num_bytes, num_weights = BLOCKS[kind]
-    for each in packed_layers(packed).values():
-        count = each.in_features * each.out_features
-        assert each.weight.numel() * num_weights == count * num_bytes
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("quantise", ["int8", "fp8"])
-def test_what_is_rounded_at_load_is_the_same_unpacked(quantise: str, dtype: str) -> None:
-    settings = {"quantise": quantise, "dtype": dtype}
-    packed = wan_dit.load(spec("builtin:micro", **settings))
-    assert_same(packed, wan_dit.load(spec("builtin:micro", unpack="load", **settings)))
-    plain = wan_dit.load(spec("builtin:micro", dtype=dtype))
-    error = (velocity(packed) - velocity(plain)).norm() / velocity(plain).norm()
-    assert 0 < error < {"int8": 0.02, "fp8": 0.06}[quantise]
-
-
-def test_int8_takes_at_most_035_of_fp32() -> None:
-    def num_bytes(**settings: str) -> int:
-        model = wan_dit.load(spec("builtin:micro", dtype="fp32", **settings))
-        held = [*model.parameters()]
-        return sum(each.numel() * each.element_size() for each in held)
-
-    plain = num_bytes()
-    for quantise in ("int8", "fp8"):
-        assert num_bytes(quantise=quantise) <= 0.35 * plain
-
-
-@pytest.mark.parametrize("quantise", ["int8", "fp8"])
-def test_quantised_activations_are_near_the_plain_ones(quantise: str) -> None:
-    plain = velocity(wan_dit.load(spec("builtin:micro", quantise=quantise)))
-    rounded = velocity(
-        wan_dit.load(spec("builtin:micro", quantise=quantise, activations="quantised"))
-    )
-    assert 0 < (rounded - plain).norm() / plain.norm() < {"int8": 0.03, "fp8": 0.08}[quantise]
-
-
-@pytest.mark.parametrize("quantise", ["int8", "fp8"])
-def test_a_text_encoder_is_rounded_too(quantise: str) -> None:
-    def load(**settings: str) -> umt5.UMT5:
-        given = TextEncoderSpec(
-            checkpoint="builtin:micro", device="cpu", dtype="fp32", quantise=quantise, **settings
-        )
-        return umt5.load(given)
-
-    packed, loaded = load(), load(unpack="load")
-    assert len(packed_layers(packed.model)) == 7 * len(packed.model.blocks)
-    assert not packed_layers(loaded.model)
-    assert torch.equal(packed.encode("a red circle"), loaded.encode("a red circle"))
-
-
-def test_what_is_not_finite_cannot_be_rounded(tmp_path: Path) -> None:
-    tensors = load_file(MICRO)
-    tensors["blocks.1.ffn.2.weight"][3, 4] = float("nan")
-    save_file(tensors, tmp_path / "file.safetensors")
-    (tmp_path / "config.json").write_bytes(MICRO.with_name("config.json").read_bytes())
-    with pytest.raises(CheckpointError, match=r"blocks\.1\.ffn\.2\.weight holds .* not finite"):
-        wan_dit.load(spec(tmp_path / "file.safetensors", quantise="int8"))
-
-
-@pytest.fixture
-def index(tmp_path: Path):
-    prepare(tmp_path / "store")
-    with open_index(tmp_path / "store") as index:
-        yield index
-
-
-@pytest.mark.parametrize(
-    ("way", "settings", "key", "words"),
-    [
-        ("int8", {"quantise": "fp8"}, "quantise", r"is quantised already \(int8 scaled by row\)"),
-        ("fp8_e5m2", {"activations": "quantised"}, "activations", "are fp8_e5m2; expected int8"),
-        ("", {"activations": "quantised"}, "activations", "are not quantised; expected int8 or"),
-        (
-            "int8",
-            {"activations": "quantised", "unpack": "load"},
-            "unpack",
-            "quantised activations are multiplied with packed weights",
-        ),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_loaded(
-    tmp_path, index, way, settings, key, words
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", PACKED)
+def test_a_layer_whose_scale_is_lost_or_another_is_refused_in_one_line(
+    tmp_path: Path, name: str, change: str
 ) -> None:
-    path = written(tmp_path, way) if way else "builtin:micro"
-    with pytest.raises(ComponentError, match=words) as refused:
-        wan_dit.describe(spec(path, **settings), index)
-    assert refused.value.key == f"components.denoiser.{key}"
+    pack = PACKED[name][0]
+    scales = [key for key in pack(torch.ones(256, 128), "") if key.endswith(SCALES)]
+    assert scales
+    for scale in scales:
 
+        def changed(weight: Tensor, layer: str, scale: str = scale) -> dict[str, Tensor]:
+            tensors = pack(weight, layer)
+            if layer == LAYERS[0]:
+                other = CHANGES[change](tensors.pop(layer + scale))
+                tensors |= {} if other is None else {layer + scale: other}
+            return tensors
 
-@pytest.mark.parametrize(
-    ("way", "settings"),
-    [("int8", {}), ("int8", {"unpack": "call"}), ("", {"quantise": "int8"}), ("", {})],
-)
-def test_a_description_tells_what_is_held(tmp_path, index, way: str, settings) -> None:
-    path = written(tmp_path, way) if way else "builtin:micro"
-    for dtype in ("fp32", "bf16"):
-        given = spec(path, dtype=dtype, **settings)
-        about = wan_dit.describe(given, index)
-        model = wan_dit.load(given)
-        held = sum(each.numel() * each.element_size() for each in model.parameters())
-        assert about.on("cpu").num_bytes == held
-        assert about.on("cpu").packed == ("int8" if packed_layers(model) else "")
-        is_quantised = bool(way or settings)
-        assert about.on("cuda").packed == ("int8" if is_quantised else "")
-
-
-def test_what_is_held_otherwise_is_loaded_by_itself(index) -> None:
-    def held(**settings: str) -> tuple[str, bytes]:
-        about = wan_dit.describe(spec("builtin:micro", **settings), index)
-        return about.resident, json.dumps(about.identity, sort_keys=True).encode()
-
-    plain, call = held(), held(unpack="call")
-    int8, fp8, loaded = (
-        held(quantise="int8"),
-        held(quantise="fp8"),
-        held(quantise="int8", unpack="load"),
-    )
-    rounded = held(quantise="int8", activations="quantised")
-    assert plain == call  # there is nothing to unpack
-    assert len({each[0] for each in (plain, int8, fp8, loaded, rounded)}) == 5
-    assert int8[1] == loaded[1]
-    assert len({each[1] for each in (plain, int8, fp8, rounded)}) == 4
+        found = encoder(tmp_path / "file.safetensors", changed)
+        assert not found.supported
+        told_of = [line for line in found.unexpected if line.startswith(LAYERS[0])]
+        assert (told_of, found.unexpected) == ([*found.unexpected], (*told_of,))
+        assert len(told_of) == 1 or found.note.startswith("stored as"), found
+        assert (found.missing, found.misshapen) == ((), ())

@@ -23,6 +23,7 @@ from presets.spec import DenoiserSpec, VAESpec
 
 BRANCHES = {"positive": {"text": torch.ones(1, 2)}, "negative": {"text": torch.zeros(1, 2)}}
 POSITIVE, NEGATIVE = (At(step=0, total=1, sigma=1.0, branch=name) for name in BRANCHES)
+CPU = torch.device("cpu")
 X, TIMESTEP = torch.zeros(1, 1, 1, 2, 2), torch.tensor([500])
 
 
@@ -38,7 +39,7 @@ class Half:
     """Its velocity of a branch is filled with `value`."""
 
     value: float
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     calls: list[tuple[str, ...]] = field(default_factory=list)
     begun: list[tuple[str, ...]] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)

@@ -1,5 +1,5 @@
-"""Parts of a run on several devices: pretended ones, where every operation is the CPU's, so that a run comes to the same
-bits wherever its parts are said to run."""
+"""Parts of a run on several devices: pretended ones, where every operation is the CPU's, so that a run comes to the
+same bits wherever its parts are said to run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from engine.components import wan_dit
 from engine.components.choice import check, settle
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
-from engine.errors import ComponentError
 from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import wanvae
@@ -28,9 +27,9 @@ from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
 from presets.library import load_preset
 from store.index.index import Index, open_index
-from store.store import open_store
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
+from store.store import open_store
 from tests.pretended import pretended
 
 SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
@@ -93,8 +92,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(wanvae, "_conv3d", convolved)
     monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 0)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pretended(monkeypatch):
         yield
+    torch.set_num_threads(num_threads)
 
 
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae")
@@ -149,3 +151,50 @@ def test_it_comes_to_the_same_bits_wherever_its_parts_are(
     lab.results = MemoryResults(lab._take)
     assert lab.run(*settings, *begun, *where, preset=preset) == here
     assert len(here) >= 6
+
+
+@pytest.mark.usefixtures("gpus")
+def test_conditions_from_the_store_stand_beside_those_just_made(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative prompt of the second run is stored, its prompt was encoded on another card; both halves of the
+    guidance go through the model in one call."""
+    monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 2048)
+    where = places("cuda:1", "cpu", "cuda:0", "cpu")
+    lab.run("prompt=a red square moves left", *where)
+    second = lab.run("prompt=a blue circle moves right", *where)
+    assert [stage for stage, _ in second].count("text") == 1
+    lab.results = MemoryResults(lab._take)
+    alone = lab.run("prompt=a blue circle moves right", *places("cpu", "cpu", "cpu", "cpu"))
+    assert {*second} < {*alone}
+
+
+@pytest.mark.parametrize(
+    ("settings", "loads"),
+    [
+        (["components.denoiser.device=auto", beside("cuda:0")], 1),
+        (["components.denoiser.device=cuda", beside("cuda:0")], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:1")], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:0"), "guidance.scale=1"], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:0"), "guidance.scale=[1, 1, 4]"], 2),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_a_copy_for_each_device_that_guidance_needs(
+    lab: Lab, settings: list[str], loads: int
+) -> None:
+    """They stay for the next run; what a half ran on beside another device is recorded."""
+    lab.run(*settings)
+    told = [text for text in lab.loaded if "denoiser" in text]
+    assert len(told) == loads
+    assert [("once more on cuda:0" in text) for text in told] == [False, True][:loads]
+    lab.run(*settings, "seed=1")
+    assert lab.loaded == []
+
+
+@pytest.mark.usefixtures("gpus")
+def test_the_environment_of_steps_on_two_kinds_of_device(lab: Lab) -> None:
+    lab.run("components.denoiser.device=cuda:1", beside("cpu"), "scheduler.steps=1")
+    (told,) = [environment for stage, _, environment in lab.made if stage == "step"]
+    assert '"device":"cuda"' in told
+    assert '"guidance device":"cpu"' in told

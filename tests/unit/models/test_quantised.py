@@ -114,8 +114,10 @@ def test_quantised_int8_activations_are_near_the_plain_ones(dtype, rotation: int
         weight, per_channel=True, convrot=bool(rotation), convrot_groupsize=rotation or 256
     )
     codes, scale = stored[0], stored[1].scale
-    plain = layer(codes, scale, Scheme("", (1, 0), rotation), dtype)(x).float()
-    rounded = layer(codes, scale, Scheme("", (1, 0), rotation, True), dtype)(x)
+    plain = layer(codes, scale, Scheme(block=(1, 0), rotation=rotation), dtype)(x).float()
+    rounded = layer(
+        codes, scale, Scheme(block=(1, 0), rotation=rotation, rounds_activations=True), dtype
+    )(x)
     assert rounded.dtype == dtype
     assert 0 < (rounded.float() - plain).norm() / plain.norm() < 0.015
 
