@@ -225,8 +225,8 @@ def _check_clip(store: Store, route: Route, segments: Sequence[Segment]) -> None
     made = plan(store, route.spec, segments=segments)
     if any(made.states[node] == "compute" for node in made.order if node.stage is CLIP):
         raise InputError(
-            f"{path} is not there, and what was encoded of it is not stored; put it there or name another with "
-            "--video (a bundle brings it along for `modiff store import --trust`)",
+            f"{path} is not there, and what was encoded of it is not stored; put it there or name another as "
+            "video.path (a bundle brings it along for `modiff store import --trust`)",
             key="video.path",
         )
 
@@ -338,6 +338,7 @@ def is_warm(store: Store, made: Plan) -> bool:
     """Whether a live engine has every model in memory that a plan needs, as of its last run. False for one that is at
     work, which may put others in their place."""
     from engine.components.descriptions import Descriptions
+    from engine.components.halves import copies
     from engine.components.held import held_name
     from store.index.index import open_index
 
@@ -346,7 +347,11 @@ def is_warm(store: Store, made: Plan) -> bool:
         return False
     with open_index(store.root) as index:
         describe = Descriptions(index)
-        needed = {held_name(kind, part, describe(kind, part)) for kind, part in made.needs.items()}
+        needed = {
+            held_name(kind, each, describe(kind, part))
+            for kind, part in made.needs.items()
+            for each in copies(part)
+        }
     return any(needed <= {*engine.held} for engine in idle)
 
 

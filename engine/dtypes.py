@@ -17,23 +17,26 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def torch_device(name: str) -> torch.device:
-    """`auto` (CUDA, then Apple's GPU, then the CPU), `cpu`, `cuda`, `cuda:N` or `mps` -> torch's device.
+    """`auto` (the first CUDA card, then Apple's GPU, then the CPU), `cpu`, `cuda` (its first card), `cuda:N` or `mps`
+    -> torch's device, a card always with its number.
 
     Raises ComponentError where this machine has no such device.
     """
     if name == "auto":
+        # not the current one: packages of kernels change which that is
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
+    kind, _, number = name.partition(":")
+    index = int(number or 0)
     count = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
-    }.get(device.type, 0)
-    if (device.index or 0) >= count:
+    }.get(kind, 0)
+    if index >= count:
         raise ComponentError(
             f"device {name!r} was asked for, but this machine has {count} of that type; "
             "use auto or cpu"
         )
-    return device
+    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)

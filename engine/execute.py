@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from engine.components.halves import copies, used
 from engine.errors import EngineError, Unfaithful
 from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
 from engine.plan import Plan, digest_in, make_plan
@@ -220,16 +221,29 @@ class Execution:
     @contextmanager
     def component(self, node: Node) -> Iterator[Any]:
         kind, part = node.stage.component, node.part
+        about = self.describe(kind, part)
+        was_loaded = False
 
-        def loaded(seconds: float) -> None:
-            text = f"loaded {kind} {part.name} ({part.dtype})"
-            if getattr(part, "url", ""):
-                text = f"the {kind} is at {part.url}"
+        def loaded(copy: Any, seconds: float) -> None:
+            from engine.dtypes import torch_device
+
+            nonlocal was_loaded
+            was_loaded = True
+            text = f"the {kind} is at {part.url}" if getattr(part, "url", "") else ""
+            if not text:
+                packed = about.on(torch_device(copy.device).type).packed
+                numbers = f"{copy.dtype}, {packed} weights" if packed else copy.dtype
+                text = f"loaded {kind} {copy.name} ({numbers})"
+                if copy is not part:
+                    text += f", once more on {copy.device} for the negative half of the guidance"
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        with self._residents().use(kind, part, self.describe(kind, part), loaded) as component:
+        with used(self._residents(), kind, part, about, loaded) as component:
             self.describe.check_unchanged(kind, part)
+            told = getattr(component, "told", "")
+            if was_loaded and told:
+                self.control.emit(Message(level="info", text=told))
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)
 
@@ -295,7 +309,7 @@ class Execution:
         from engine.environment import out_of_memory_explained
 
         about = self.describe(node.stage.component, node.part)
-        is_held = self._residents().holds(node.part, about)
+        is_held = all(self._residents().holds(each, about) for each in copies(node.part))
         if is_held and self._was_loaded:
             return
         self._was_loaded = True

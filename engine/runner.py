@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
-from engine.components.choice import check_can_ask
+from engine.components.choice import check_can_ask, check_devices
 from engine.components.descriptions import Descriptions
 from engine.errors import (
     CheckpointError,
@@ -169,7 +169,9 @@ class Runner:
         if "video" in targets and plan.state("decode") == "compute":
             encoders.check(format_of(route.spec.output))  # here, not when all is computed
         if plan.job():
-            check_can_ask(plan.parts)  # not when all before it is computed
+            # not when all before it is computed
+            check_can_ask(plan.parts)
+            check_devices(plan.parts)
             self._set_threads(route.spec, describe)
         execution.run(plan)
         if run.stop_at == 0:

@@ -55,7 +55,7 @@ FilePath = Annotated[str, Meta(max_length=4096)]
 Device = Annotated[
     str,
     Meta(
-        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$(?!\n)",
+        pattern=r"^(auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?)$(?!\n)",
         description="where it runs; auto takes the best device that is there",
         extra={
             "expected": '"auto", "cpu", "mps", "cuda" or "cuda:N"',
@@ -254,7 +254,7 @@ class DenoiserSpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fiel
     guidance_device: Annotated[
         str,
         Meta(
-            pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)?$(?!\n)",
+            pattern=r"^(cpu|mps|cuda(:(0|[1-9][0-9]?))?)?$(?!\n)",
             description="where the negative half of the guidance runs, beside the other one; empty: where that runs",
             extra={
                 "expected": '"", "cpu", "mps", "cuda" or "cuda:N"',

@@ -574,7 +574,7 @@ BAD: dict[str, Bad] = {
     "gguf": Bad(written("a.gguf", b"GGUF" + bytes(99)), r"a file of weights \(GGUF\)"),
     "zip": Bad(written("a.pth", b"PK\x03\x04" + bytes(99)), "a zip archive"),
     "noise": Bad(written("a.bin", bytes(range(200, 256)) * 9), "no picture that is known"),
-    "mp4": Bad(written("a.mp4", boxes(b"isom")), "is a video, expected a picture; give it as --video"),
+    "mp4": Bad(written("a.mp4", boxes(b"isom")), "is a video, expected a picture; give it as the video to begin from"),
     "matroska": Bad(written("a.mkv", b"\x1a\x45\xdf\xa3" + bytes(99)), "is a video"),
     "avi": Bad(written("a.avi", b"RIFF\0\0\0\0AVI " + bytes(99)), "is a video"),
     "heic": Bad(written("a.heic", boxes(b"heic")), "is a HEIC picture, which is not read; save it as PNG or JPEG"),

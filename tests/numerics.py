@@ -23,11 +23,16 @@ _WEIGHTS = (
     "engine/dtypes.py",
     "engine/components/files.py",
     "engine/checkpoints/formats/*.py",
+    "engine/checkpoints/holding.py",
     "engine/checkpoints/known/configure.py",
     "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
     "engine/checkpoints/names/*.py",
+    "engine/checkpoints/notes.py",
+    "engine/checkpoints/packed.py",
     "engine/checkpoints/quantised.py",
+    "engine/checkpoints/unpacking.py",
+    "engine/models/quantised/*.py",
 )
 _GRAPH = ("engine/tasks/wan.py",)
 _VAE = (

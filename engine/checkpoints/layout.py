@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine.checkpoints.formats.table import BLOCKS, TensorInfo
+from engine.checkpoints.formats.table import BLOCKS, PAIRS, TensorInfo
 from engine.checkpoints.names import (
     MARKERS,
     component_of,
@@ -16,7 +16,7 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
-from engine.checkpoints.quantised import dtype_fault, read_quantised
+from engine.checkpoints.quantised import Packing, dtype_fault, read_quantised, without_quanto
 from engine.checkpoints.source import Source
 
 # one table under two names in Hugging Face's encoders; a file may hold it under either
@@ -26,14 +26,12 @@ _TIED = "encoder.embed_tokens.weight"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor under its original name. parts: what to join along the first axis, mostly one. shape: of the
-    whole. scales: what the numbers of each part are multiplied with, one number or one for each row; empty where
-    none of them has one. rotations: how many columns of each part are rotated together, 0 for none; empty where none
-    of them is."""
+    whole. packings: how the numbers of each part are those of the weight, None where they are as they lie; empty
+    where all are."""
 
     parts: tuple[TensorInfo, ...]
     shape: tuple[int, ...]
-    scales: tuple[TensorInfo | None, ...] = ()
-    rotations: tuple[int, ...] = ()
+    packings: tuple[Packing | None, ...] = ()
 
     @property
     def num_elements(self) -> int:
@@ -44,7 +42,8 @@ class Entry:
 class Layout:
     """entries: by original name. naming: whose names the file uses. prefix: what they begin with.
     faults: names that make no sense together, each with the reason. left_out: buffers, which are no weights.
-    foreign: what the numbers are stored as where nothing here reads that, with what to take instead."""
+    foreign: the format of the numbers where nothing here reads it. is_quanto: whether the names are those of quanto.
+    """
 
     component: str
     naming: str
@@ -53,6 +52,7 @@ class Layout:
     faults: Mapping[str, str]
     left_out: tuple[str, ...] = ()
     foreign: str = ""
+    is_quanto: bool = False
 
 
 def lay_out(source: Source) -> Layout:
@@ -61,23 +61,20 @@ def lay_out(source: Source) -> Layout:
     tensors, prefix, twice = _bare(source)
     component = component_of(tensors)
     stored = read_quantised(source, tensors, prefix)
-    scales, faults = stored.scales, twice | stored.faults
+    packings, faults = stored.packings, twice | stored.faults
     weights = {name: info for name, info in stored.weights.items() if not is_buffer(name)}
     left_out = tuple(name for name in stored.weights if name not in weights)
-    rotations = stored.rotations
     if component == "text_encoder" and "shared.weight" not in weights and _TIED in weights:
         weights["shared.weight"] = weights.pop(_TIED)
-        if _TIED in scales:
-            scales["shared.weight"] = scales.pop(_TIED)
-        if _TIED in rotations:
-            rotations["shared.weight"] = rotations.pop(_TIED)
+        if _TIED in packings:
+            packings["shared.weight"] = packings.pop(_TIED)
     if component == "denoiser" and source.format == "gguf":
         weights = _unflattened(weights)
     naming = naming_of(component, weights)
     if component in ("unknown", "lora"):
         entries = {name: Entry((info,), info.shape) for name, info in weights.items()}
         return Layout(component, "", prefix, entries, faults, left_out, stored.foreign)
-    parts: dict[str, dict[int, tuple[TensorInfo, TensorInfo | None, int]]] = {}
+    parts: dict[str, dict[int, tuple[TensorInfo, Packing | None]]] = {}
     for name, info in weights.items():
         target = to_original(component, naming, name)
         if target is None:
@@ -86,22 +83,18 @@ def lay_out(source: Source) -> Layout:
         pieces = parts.setdefault(original, {})
         if index in pieces:
             faults[name] = f"makes {original}, which another tensor of the file makes too"
-        scale = scales.get(name)
-        pieces[index] = info, scale, rotations.get(name, 0)
-        if fault := dtype_fault(info, scale):
-            faults[name] = fault
+        packing = packings.get(name)
+        pieces[index] = info, packing
+        if not stored.foreign and (fault := dtype_fault(info, packing)):
+            faults.setdefault(name, fault)
     entries = {}
     for name, pieces in parts.items():
-        joined, of_parts, turned = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
+        joined, of_parts = zip(*(pieces[index] for index in sorted(pieces)), strict=True)
         if len(joined) > 1 and len({part.shape[1:] for part in joined}) > 1:
             faults[name] = "is to be joined of tensors of different widths"
-        entries[name] = Entry(
-            joined,
-            _joined_shape(joined),
-            of_parts if any(of_parts) else (),
-            turned if any(turned) else (),
-        )
-    return Layout(component, naming, prefix, entries, faults, left_out, stored.foreign)
+        entries[name] = Entry(joined, _joined_shape(joined), of_parts if any(of_parts) else ())
+    is_quanto = any(without_quanto(name) != name for name in source.tensors)
+    return Layout(component, naming, prefix, entries, faults, left_out, stored.foreign, is_quanto)
 
 
 def _bare(source: Source) -> tuple[dict[str, TensorInfo], str, dict[str, str]]:
@@ -112,31 +105,49 @@ def _bare(source: Source) -> tuple[dict[str, TensorInfo], str, dict[str, str]]:
     tensors: dict[str, TensorInfo] = {}
     faults: dict[str, str] = {}
     for name in named:
-        bare = plain[name].removeprefix(prefix)
+        bare = without_quanto(plain[name].removeprefix(prefix))
         if bare in tensors:
             faults[name] = f"is {bare}, which another tensor of the file is too"
         tensors[bare] = source.tensors[name]
     return tensors, prefix, faults
 
 
-def quantisation(entries: Mapping[str, Entry]) -> str:
-    """What the numbers were squeezed into, in the words of the field; empty where nothing was."""
-    dtypes: dict[str, int] = {}
-    for entry in entries.values():
-        for part in entry.parts:
-            dtypes[part.dtype] = dtypes.get(part.dtype, 0) + math.prod(part.shape)
-    blocks = {dtype: count for dtype, count in dtypes.items() if dtype in BLOCKS}
-    if blocks:
-        return f"GGUF {max(blocks, key=lambda dtype: blocks[dtype])}"
-    for dtype, word in (("F8_E4M3", "fp8_e4m3fn"), ("F8_E5M2", "fp8_e5m2"), ("I8", "int8")):
-        if dtype in dtypes:
-            scales = [scale for entry in entries.values() for scale in entry.scales]
-            if not scales:
-                return word
-            by_row = any(scale is not None and math.prod(scale.shape) > 1 for scale in scales)
-            rotated = any(entry.rotations for entry in entries.values())
-            return f"{word} scaled{' by row' if by_row else ''}{' and rotated' if rotated else ''}"
-    return ""
+def quantisation(layout: Layout) -> str:
+    """What most of the numbers that were squeezed were squeezed into, in the words of the field; empty where nothing
+    was."""
+    counts: dict[str, int] = {}
+    for entry in layout.entries.values():
+        packings = entry.packings or (None,) * len(entry.parts)
+        for part, packing in zip(entry.parts, packings, strict=True):
+            word = _packed_as(part.dtype, packing, layout.is_quanto)
+            counts[word] = counts.get(word, 0) + math.prod(part.shape)
+    counts.pop("", None)
+    return max(counts, key=lambda word: counts[word], default="")
+
+
+_SQUEEZED = {"F8_E4M3": "fp8_e4m3fn", "F8_E5M2": "fp8_e5m2", "I8": "int8"}
+
+
+def _packed_as(dtype: str, packing: Packing | None, is_quanto: bool) -> str:
+    if dtype in BLOCKS:
+        return f"GGUF {dtype}"
+    if dtype == PAIRS:
+        return "nvfp4"
+    if packing is not None and packing.scale.dtype == "F8_E8M0":
+        return "mxfp8"
+    word = _SQUEEZED.get(dtype, "")
+    if not word or packing is None:
+        return word
+    if is_quanto:
+        return f"{word} (quanto)"
+    rows, columns = packing.block
+    scaled = (
+        "scaled" if packing.block == (0, 0)
+        else "scaled by row" if packing.block == (1, 0)
+        else f"scaled in blocks of {columns}" if rows == 1
+        else f"scaled in blocks of {rows} by {columns}"
+    )  # fmt: skip
+    return f"{word} {scaled}{' and rotated' if packing.rotation else ''}"
 
 
 def _unflattened(weights: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

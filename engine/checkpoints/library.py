@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.checkpoints.elsewhere import hugging_face_cache
 from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import opened
-from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS
+from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, PAIRS
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.known.recognise import Recognition, describe, recognise
 from engine.checkpoints.opened import layout_at
@@ -386,4 +386,6 @@ def _bits(recognition: Recognition) -> float:
     if dtype in BLOCKS:
         num_bytes, num_weights = BLOCKS[dtype]
         return 8 * num_bytes / num_weights
+    if dtype == PAIRS:
+        return 4.0
     return ITEM_BITS[dtype] + (0.5 if dtype == "BF16" else 0.0)

@@ -2,8 +2,7 @@
 
 A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of a map of its
 file: it costs no memory of this process and is read when it is first used. Everything else is converted, or copied, in
-slices of some megabytes, each from a map of its own, so that loading needs the memory of the result and next to
-nothing beside it.
+slices of some megabytes, so that loading needs the memory of the result and next to nothing beside it.
 """
 
 from __future__ import annotations
@@ -22,12 +21,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoints.formats.reading import opened, refusal
-from engine.checkpoints.formats.table import BLOCKS, Facts, TensorInfo
+from engine.checkpoints.formats.reading import facts_at, opened, refusal, truncated
+from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
-from engine.checkpoints.quantised import dtype_fault
+from engine.checkpoints.quantised import Packing, dtype_fault
+from engine.checkpoints.unpacking import of_exponents, rotated_back, scaled, untiled
 from engine.errors import CheckpointError
+from engine.models.quantised.pairs import of_pairs
 
 # How many stored bytes are converted at a time; with fewer, what it costs to begin shows.
 SLICE_BYTES = 64 << 20
@@ -38,9 +39,11 @@ ALIGNMENT = 64
 
 # a dtype's name in the safetensors format -> torch's
 TORCH_DTYPES = {
-    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F16": torch.float16,
-    "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+    "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
+# as a file holds them, where these are no numbers by themselves
+_BYTES = {"U8": torch.uint8, "F8_E8M0": torch.uint8, PAIRS: torch.uint8}
 
 # Linux does not reserve memory for a private map with this flag; without it a map larger than the machine's memory
 # is refused. Python names it from 3.13 on.
@@ -60,8 +63,8 @@ class Weights:
         self._files: dict[Path, tuple[BufferedReader, Facts]] = {}
         self._open = ExitStack()
         for name, entry in entries.items():
-            for part, scale, _ in _stored_parts(entry):
-                if fault := dtype_fault(part, scale):
+            for part, packing in stored_parts(entry):
+                if fault := dtype_fault(part, packing):
                     raise CheckpointError(f"{part.file}: {name} is {fault}")
 
     def __enter__(self) -> Self:
@@ -75,9 +78,12 @@ class Weights:
     ) -> None:
         self._open.close()
         if error is None:
-            for path, (_, facts) in self._files.items():
-                with opened(path) as (_, now):
-                    _check_same(path, facts, now)
+            self.check_same()
+
+    def check_same(self) -> None:
+        """Raises CheckpointError where a file that was read from is not what it was."""
+        for path, (_, facts) in self._files.items():
+            _check_same(path, facts, facts_at(path))
 
     def tensor(
         self, name: str, *, device: torch.device, dtype: torch.dtype | None = None
@@ -85,7 +91,7 @@ class Weights:
         """The tensor `name`, of its entry's shape, on `device`, in `dtype` or else in the dtype it is stored
         in (quantised ones: fp32). Values are those of the file times their scale, rounded once, to `dtype`."""
         entry = self.entries[name]
-        if len(entry.parts) == 1 and not entry.scales and _is_plain(entry.parts[0]):
+        if len(entry.parts) == 1 and not entry.packings and _is_plain(entry.parts[0]):
             part = entry.parts[0]
             is_wanted = dtype in (None, TORCH_DTYPES[part.dtype]) and device.type == "cpu"
             if is_wanted and part.start % ALIGNMENT == 0:
@@ -97,49 +103,89 @@ class Weights:
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, which has the shape of the entry `name`, with what `tensor` gives in its dtype."""
         entry, row = self.entries[name], 0
-        for part, scale, rotation in _stored_parts(entry):
+        for part, packing in stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             of_part = target[row : row + rows] if len(entry.parts) > 1 else target
-            self._convert(part, scale, rotation, partial(_copy, of_part))
+            if packing is None and _is_plain(part) and _holds_as_stored(of_part, part):
+                self._read(part, part.start, of_part)
+            else:
+                self._convert(part, packing, partial(_copy, of_part))
             row += rows
+
+    def stored_into(self, part: TensorInfo, target: Tensor) -> None:
+        """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        if target.device.type == "cpu":
+            self._read(part, part.start, target)
+            return
+        held = target.flatten().view(torch.uint8)
+        for first in range(0, part.stop - part.start, SLICE_BYTES):
+            some = torch.empty(min(SLICE_BYTES, len(held) - first), dtype=torch.uint8)
+            self._read(part, part.start + first, some)
+            held[first : first + len(some)].copy_(some)
+
+    def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
+        """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
+        if part.start % ALIGNMENT or part.start == part.stop:
+            return None
+        count = (part.stop - part.start) // dtype.itemsize
+        held = self._whole_map(part)
+        return torch.frombuffer(held, dtype=dtype, count=count, offset=part.start)
 
     def read(self, name: str, take: Callable[[TensorInfo, Tensor], None]) -> None:
         """Calls `take` with each part of an entry and its numbers, some rows at a time, in the dtype they are stored
         in (those with a scale, and quantised ones: fp32)."""
-        for part, scale, rotation in _stored_parts(self.entries[name]):
-            self._convert(part, scale, rotation, partial(_hand_on, take, part))
+        for part, packing in stored_parts(self.entries[name]):
+            self._convert(part, packing, partial(_hand_on, take, part))
 
     def _convert(
         self,
         part: TensorInfo,
-        scaling: TensorInfo | None,
-        rotation: int,
+        packing: Packing | None,
         take: Callable[[Any, Tensor], None],
     ) -> None:
-        """Calls `take` with rows of `part` and their numbers, times their scale (one number, or one for each row) and
-        rotated back. rotation: of how many columns together, 0 for none."""
-        scale = None if scaling is None else self._stored(scaling).float().flatten()
+        """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
         if not part.shape or not math.prod(part.shape):
-            take(
-                ..., self._stored(part) if scale is None else self._stored(part).float() * scale[0]
-            )
+            values = self._stored(part, keep=False)
+            take(..., values if packing is None else values.float() * self.number(packing.scale))
             return
+        scales = None if packing is None else self.scales(part, packing)
         rows = part.shape[0]
         row_bytes = (part.stop - part.start) // rows
         # what is squeezed passes through fp32
-        is_squeezed = scale is not None or part.dtype in BLOCKS
+        is_squeezed = packing is not None or part.dtype in BLOCKS
         cost = 4 * math.prod(part.shape[1:]) if is_squeezed else row_bytes
         step = max(1, SLICE_BYTES // max(1, cost))
         for first in range(0, rows, step):
             last = min(first + step, rows)
             values = self._rows(part, first, last)
-            if scale is not None:
-                factor = scale[first:last] if len(scale) > 1 else scale
-                values = values.float() * factor.view(-1, *[1] * (values.ndim - 1))
-            if rotation:
-                values = rotated_back(values, rotation)
+            if packing is not None and scales is not None:
+                values = scaled(values.float(), scales, packing, first)
+            if packing is not None and packing.rotation:
+                values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
-            del values  # and the map with it
+            del values
+
+    def scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """What the blocks of a part are multiplied by: fp32 [blocks downwards, blocks across]."""
+        found = self.first_scales(part, packing)
+        if packing.second_scale is not None:
+            found = found * self.number(packing.second_scale)
+        return found
+
+    def first_scales(self, part: TensorInfo, packing: Packing) -> Tensor:
+        """As `scales`, before these are multiplied by the second scale where there is one."""
+        rows, columns = packing.block
+        down = -(-part.shape[0] // rows) if rows else 1
+        across = -(-part.shape[1] // columns) if columns else 1
+        stored = self._stored(packing.scale, keep=False)
+        if packing.is_tiled:
+            stored = untiled(stored, down, across)
+        found = of_exponents(stored) if packing.scale.dtype == "F8_E8M0" else stored.float()
+        return found.reshape(down, across)
+
+    def number(self, part: TensorInfo) -> Tensor:
+        """The one number of a scale, fp32 of no axes."""
+        return self._stored(part, keep=False).float().flatten()[0]
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
@@ -147,32 +193,32 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-        start, stop = part.start + first * row_bytes, part.start + last * row_bytes
-        return self._numbers(part, start, stop, keep=False).view(last - first, *part.shape[1:])
+        dtype = _held_as(part.dtype)
+        values = torch.empty(last - first, row_bytes // dtype.itemsize, dtype=dtype)
+        self._read(part, part.start + first * row_bytes, values)
+        return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
         over the end of a row: some tensors were reshaped for the format."""
         import gguf
-        import numpy as np
 
         block_bytes, block_weights = BLOCKS[part.dtype]
         row = math.prod(part.shape[1:])
         begin, end = first * row // block_weights, -(-last * row // block_weights)
-        held, offset = self._map(
-            part, part.start + begin * block_bytes, part.start + end * block_bytes
-        )
-        stored = np.frombuffer(held, np.uint8, (end - begin) * block_bytes, offset)
-        stored = stored.reshape(end - begin, block_bytes)
-        values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
+        stored = torch.empty(end - begin, block_bytes, dtype=torch.uint8)
+        self._read(part, part.start + begin * block_bytes, stored)
+        values = gguf.quants.dequantize(stored.numpy(), gguf.GGMLQuantizationType[part.dtype])
         before = first * row - begin * block_weights
         numbers = torch.from_numpy(values).flatten()[before : before + (last - first) * row]
         return numbers.view(last - first, *part.shape[1:])
 
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
-        """The numbers of a plain tensor as they lie in the file: a view of a map, kept or its own."""
-        if part.start == part.stop:
-            return torch.empty(part.shape, dtype=TORCH_DTYPES[part.dtype])
+        """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
+        if part.start == part.stop or not (keep or part.strides):
+            numbers = torch.empty(part.shape, dtype=_held_as(part.dtype))
+            self._read(part, part.start, numbers)
+            return numbers
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
@@ -183,7 +229,7 @@ class Weights:
     def _numbers(self, part: TensorInfo, start: int, stop: int, *, keep: bool) -> Tensor:
         """What lies between two offsets: a view of a map, or a copy where a view would not be aligned (files with
         unpadded headers, as before 2023)."""
-        dtype = TORCH_DTYPES[part.dtype]
+        dtype = _held_as(part.dtype)
         held, offset = (self._whole_map(part), start) if keep else self._map(part, start, stop)
         if start % dtype.itemsize:
             return torch.frombuffer(bytearray(held[offset : offset + stop - start]), dtype=dtype)
@@ -213,6 +259,22 @@ class Weights:
         except (OSError, ValueError) as error:
             raise refusal(part.file, f"cannot be read ({error})") from None
         return held, start - base
+
+    def _read(self, part: TensorInfo, start: int, target: Tensor) -> None:
+        """Fills a contiguous tensor on the CPU with what lies in a file from an offset on. Not through a map, which
+        ends this process where a file is cut off while it is read, and counts as memory of it."""
+        file = self._file(part)
+        end = start + target.nbytes
+        left = target.flatten().view(torch.uint8).numpy().data
+        try:
+            file.seek(start)
+            while left:
+                done = file.readinto(left)
+                if not done:
+                    raise truncated(part.file, end - len(left), end)
+                left = left[done:]
+        except OSError as error:
+            raise refusal(part.file, f"cannot be read ({error})") from None
 
     def _file(self, part: TensorInfo) -> BufferedReader:
         if part.file not in self._files:
@@ -283,6 +345,15 @@ def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
     target[rows].copy_(values)
 
 
+def _held_as(dtype: str) -> torch.dtype:
+    return _BYTES.get(dtype) or TORCH_DTYPES[dtype]
+
+
+def _holds_as_stored(tensor: Tensor, part: TensorInfo) -> bool:
+    is_same = tensor.dtype == TORCH_DTYPES[part.dtype] and tensor.device.type == "cpu"
+    return is_same and tensor.is_contiguous()
+
+
 def _is_plain(part: TensorInfo) -> bool:
     return part.dtype in TORCH_DTYPES and part.strides is None
 
@@ -290,33 +361,16 @@ def _is_plain(part: TensorInfo) -> bool:
 def natural_dtype(entry: Entry) -> torch.dtype:
     """The narrowest dtype that holds an entry's numbers as they are: the stored one, fp32 for squeezed ones."""
     dtypes = {part.dtype for part in entry.parts}
-    if entry.scales or dtypes & BLOCKS.keys():
+    if entry.packings or dtypes & BLOCKS.keys():
         return torch.float32
     if len(dtypes) == 1:
         return TORCH_DTYPES[dtypes.pop()]
     return torch.float64 if "F64" in dtypes else torch.float32
 
 
-def _stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, TensorInfo | None, int]]:
-    """Each part with its scale and how many of its columns are rotated together."""
-    count = len(entry.parts)
-    return zip(
-        entry.parts, entry.scales or (None,) * count, entry.rotations or (0,) * count, strict=True
-    )
-
-
-def rotated_back(values: Tensor, group: int) -> Tensor:
-    """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded.
-
-    The rotation is the Kronecker power of a Hadamard matrix of order 4, ones but for -1 on the anti-diagonal, over
-    sqrt(group): symmetric and orthogonal, it is its own inverse. In fp64 its sums are exact, so that the order in
-    which a machine adds changes no bit. Source: ComfyUI's `int8_tensorwise` with `convrot`.
-    """
-    power = (group.bit_length() - 1) // 2
-    turned = values.double().unflatten(-1, (-1, *[4] * power))
-    for axis in range(-power, 0):
-        turned = turned.sum(axis, keepdim=True) - 2 * turned.flip(axis)
-    return (turned.flatten(-power - 1) / 2**power).float()
+def stored_parts(entry: Entry) -> Iterator[tuple[TensorInfo, Packing | None]]:
+    """Each part with how it is packed."""
+    return zip(entry.parts, entry.packings or (None,) * len(entry.parts), strict=True)
 
 
 def _check_same(path: Path, before: Facts, now: Facts) -> None:

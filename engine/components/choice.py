@@ -114,6 +114,21 @@ def check_can_ask(parts: Iterable[tuple[str, Any]]) -> None:
             check(part)
 
 
+def check_devices(parts: Iterable[tuple[str, Any]]) -> None:
+    """Refuses components of ours, by kind and spec, on devices that this machine has not. Raises ComponentError."""
+    from engine.dtypes import torch_device
+
+    for kind, part in parts:
+        if not registry.reads_weights(kind, part.name):
+            continue
+        for key in ("device", "guidance_device"):
+            name = getattr(part, key, "")
+            try:
+                torch_device(name or "cpu")
+            except ComponentError as error:
+                raise ComponentError(str(error), key=f"components.{kind}.{key}") from None
+
+
 def absences(parts: Iterable[tuple[str, Any]]) -> list[str]:
     """A line for each of these components whose server could not be asked when it was described."""
     found = []
@@ -129,6 +144,12 @@ def _check_place(kind: str, part: Any) -> None:
         raise ComponentError(
             f"got {part.url}, but {part.name} runs in this process; set components.{kind}.name to remote, or url to ''",
             key=f"components.{kind}.url",
+        )
+    beside = getattr(part, "guidance_device", "")
+    if beside and not registry.reads_weights(kind, part.name):
+        raise ComponentError(
+            f"got {beside}, but where both halves of {part.name} run is its own affair; leave it empty",
+            key=f"components.{kind}.guidance_device",
         )
 
 

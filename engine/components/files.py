@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Layout
 from engine.checkpoints.locate import is_builtin
 from engine.checkpoints.opened import layout_at
+from engine.components.holding import check_holding, in_memory, told_apart
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
 from presets.identity import counting
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from engine.checkpoints.source import Source
     from engine.graph import Plain
     from store.index.index import Index
-
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 def checked_layout(kind: str, path: Path) -> tuple[Source, Layout]:
@@ -64,9 +62,17 @@ def description(
         raise ComponentError(
             f"{spec.name} has no options of its own, got {', '.join(sorted(spec.options))}; remove them"
         )
+    check_holding(spec, layout)
     held = {"files": [[*facts_at(path)] for path in files], "dtype": spec.dtype}
+    held |= told_apart(spec, layout)
+    shapes = {name: entry.shape for name, entry in layout.entries.items()}
+    on_cpu, off_cpu = (
+        in_memory(spec, layout.component, shapes, layout.entries, device)
+        for device in ("cpu", "cuda")
+    )
     identity = {**counting(spec), "weights": fingerprint_of(index, files)}
-    if any(entry.rotations for entry in layout.entries.values()):
+    packings = {packing for entry in layout.entries.values() for packing in entry.packings}
+    if any(packing is not None and packing.rotation for packing in packings):
         identity["rotated"] = (
             True  # what was stored under these weights before they were turned back is wrong
         )
@@ -74,8 +80,10 @@ def description(
         identity=identity,
         facts=facts,
         resident=canonical({"name": spec.name, **held}).decode(),
-        num_bytes=sum(map(math.prod, _shapes(layout))) * BYTES[spec.dtype],
+        num_bytes=on_cpu.num_bytes,
         files=tuple(files),
+        packed=on_cpu.packed,
+        off_cpu=None if off_cpu == on_cpu else off_cpu,
     )
 
 
@@ -83,7 +91,3 @@ def absolute(given: str, find: Callable[[], Path]) -> str:
     """A path that means the same in every folder; what is built in stays as it is."""
     found = find()
     return given if is_builtin(given) else str(found.absolute())
-
-
-def _shapes(layout: Layout) -> list[tuple[int, ...]]:
-    return [entry.shape for entry in layout.entries.values()]

@@ -95,6 +95,15 @@ class PromptExpander(Protocol):
 
 
 @dataclass(frozen=True)
+class InMemory:
+    """What a loaded component takes of a device. packed: what its large matrices are held as ("int8", "Q4_K"), empty
+    where they are numbers in its dtype."""
+
+    num_bytes: int = 0
+    packed: str = ""
+
+
+@dataclass(frozen=True)
 class Description:
     """What a component is.
 
@@ -103,6 +112,7 @@ class Description:
     name fit where they tell the same value. What only one kind tells is its own affair.
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
+    packed: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the same.
     """
 
     identity: Identity
@@ -110,6 +120,14 @@ class Description:
     resident: str
     num_bytes: int = 0
     files: tuple[Path, ...] = field(default=())
+    packed: str = ""
+    off_cpu: InMemory | None = None
+
+    def on(self, device_type: str) -> InMemory:
+        """What it takes of a device of that type ("cpu", "cuda", "mps")."""
+        if device_type != "cpu" and self.off_cpu is not None:
+            return self.off_cpu
+        return InMemory(self.num_bytes, self.packed)
 
 
 class Provider(Protocol):
@@ -122,6 +140,8 @@ class Provider(Protocol):
     One whose component asks somebody else may have `check_can_ask(spec)`, which raises ComponentError where there is
     nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
     `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
+
+    A component may have an attribute `told`: a line for the log of the run that loads it.
 
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,
     which gives up where `control.check` raises, and tells `control.emit` of its calls; and an attribute `environment`:

@@ -22,6 +22,7 @@ from engine.checkpoints.vocabulary.held import (
     is_within_weights,
 )
 from engine.components.files import absolute, checked_layout, description
+from engine.components.holding import holding_of
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, together
 from presets.spec import TextEncoderSpec
@@ -105,7 +106,8 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     """Raises CheckpointError."""
     import torch
 
-    from engine.checkpoints.load import Weights, fill
+    from engine.checkpoints.load import Weights
+    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.text_encoders import t5
     from engine.prompt import load_tokenizer
@@ -122,12 +124,10 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
         raise CheckpointError(str(error)) from None
     with torch.device("meta"):
         model = t5.build(t5.UMT5Config(**asdict(shape)))
+    device = torch_device(spec.device)
     with Weights(layout.entries) as weights:
-        fill(
-            model,
-            weights,
-            path=path,
-            device=torch_device(spec.device),
-            dtype=torch_dtype(spec.dtype),
+        of_file = filling(
+            model, weights, holding_of(spec), device.type, path=path, dtype=torch_dtype(spec.dtype)
         )
+        of_file.fill(device)
     return t5.UMT5(model, tokenize)

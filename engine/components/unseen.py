@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.known import catalogue, expected
-from engine.components.files import BYTES
+from engine.components.holding import in_memory
 from engine.components.protocols import Description
 from engine.components.wan_dit import facts_of_pictures
 from engine.errors import CheckpointError
@@ -49,11 +48,13 @@ def published(kind: str, part: Any) -> Description | None:
     if found is None:
         return None
     shapes, facts = found
+    held = in_memory(part, kind, shapes, {}, "cpu")
     return Description(
         identity={"published": part.checkpoint},
         facts=facts,
         resident="",
-        num_bytes=sum(map(math.prod, shapes.values())) * BYTES[part.dtype],
+        num_bytes=held.num_bytes,
+        packed=held.packed,
     )
 
 

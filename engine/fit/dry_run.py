@@ -92,11 +92,6 @@ def _why_uncounted(node: Node) -> str:
     kind, part = node.stage.component, node.part
     if not registry.reads_weights(kind, part.name):
         return f"{part.name} runs elsewhere, or is not ours"
-    from engine.extensions import registry as extensions
-
-    for spec in node.extensions:
-        if hasattr(extensions.find(spec.name), "begin") and part.device != "cpu":
-            return f"{spec.name} moves weights while it runs, which is not counted yet"
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.chain.rebuild import chain_of, scheduler_of, solved
+from engine.components.halves import copies, joined
 from engine.components.residents import budget_of
 from engine.components.room import leaving
 from engine.dtypes import torch_device, torch_dtype
@@ -76,53 +77,79 @@ def _uses(
     fake: AbstractContextManager[Any],
     counting: Counting,
 ) -> Iterator[Use]:
-    device, label = _device(work.part.device)
-    place = _place(work)
-    if place not in held:
-        for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
-            del held[gone]
-        model = build(work.kind, work.part)
-        with fake, counting:
-            placed(model, work.kind, device, torch_dtype(work.part.dtype))
-        held[place] = _Held(work.kind, device, work.about.num_bytes, model)
-    held.move_to_end(place)
-    model = held[place].model
+    parts = copies(work.part)
+    labels = dict(_device(part.device) for part in parts)
+    with ExitStack() as stack:
+        taken = [
+            stack.enter_context(_taken(work, part, held, build, fake, counting)) for part in parts
+        ]
+    models = {id(each.model): each.model for each in taken}
     run = _imported(work)
     counting.begin()
     # on the CPU torch takes the kernel that it takes for numbers
-    elsewhere = nullcontext() if device.type == "cpu" else Elsewhere()
-    with torch.no_grad(), fake, elsewhere, counting, counting.named(model):
+    elsewhere = Elsewhere() if any(device.type != "cpu" for device in labels) else nullcontext()
+    with ExitStack() as stack:
+        for context in (torch.no_grad(), fake, elsewhere, counting):
+            stack.enter_context(context)
+        for model in models.values():
+            stack.enter_context(counting.named(model))
+        on = [
+            component(each.model, work.kind, part, each.device)
+            for each, part in zip(taken, parts, strict=True)
+        ]
         try:
-            computed(work, run, component(model, work.kind, work.part, device), device)
+            # a mode is one thread's own
+            computed(work, run, joined(on, in_turn=True), taken[0].device)
         except (RuntimeError, NotImplementedError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EngineError(
-                f"what {work.stage} takes cannot be told, since it does not run on {label} ({reason}); "
-                "`modiff doctor` lists what does"
+                f"what {work.stage} takes cannot be told, since it does not run on "
+                f"{' and '.join(labels.values())} ({reason}); `modiff doctor` lists what does"
             ) from error
-    weights = weights_of(model)
     for where, peak in counting.peaks.items():
+        mine = sum(weights_of(model).get(where, 0) for model in models.values())
         others = (
             weights_of(each.model).get(where, 0)
             for each in held.values()
-            if each.model is not model
+            if id(each.model) not in models
         )
         yield Use(
             stage=work.stage,
-            device=label if where == device else str(where),
+            device=labels.get(where, str(where)),
             peak_bytes=peak.num_bytes,
-            weights_bytes=weights.get(where, 0),
+            weights_bytes=mine,
             kept_bytes=sum(others),
             operation=peak.operation,
             module=peak.module,
         )
 
 
-def _place(work: Work) -> bytes:
-    """What two works share that run on one component in memory."""
-    device, _ = _device(work.part.device)
-    facts = [dict(work.about.identity), work.about.resident, str(device), work.part.dtype]
-    return canonical([work.kind, *facts])
+@contextmanager
+def _taken(
+    work: Work,
+    part: Any,
+    held: OrderedDict[bytes, _Held],
+    build: Callable[[str, Any], nn.Module],
+    fake: AbstractContextManager[Any],
+    counting: Counting,
+) -> Iterator[_Held]:
+    """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
+    device, _ = _device(part.device)
+    facts = [dict(work.about.identity), work.about.resident, str(device), part.dtype]
+    place = canonical([work.kind, *facts])
+    if place not in held:
+        for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
+            del held[gone]
+        model = build(work.kind, part)
+        with fake, counting:
+            placed(model, work.kind, device, torch_dtype(part.dtype))
+        held[place] = _Held(work.kind, device, work.about.num_bytes, model)
+    held.move_to_end(place)
+    held[place].uses += 1
+    try:
+        yield held[place]
+    finally:
+        held[place].uses -= 1
 
 
 def _imported(work: Work) -> Callable[[Any], Iterator[Any]]:
@@ -254,17 +281,15 @@ def _condition(name: str, made_by: Node, step: Node, facts: Mapping[str, Any]) -
 
 def _device(name: str) -> tuple[torch.device, str]:
     """(where fake tensors are put for a device, what it is called): also for one that is not here. Apple's GPU stands
-    in as one of CUDA, because torch computes no fake tensors there without it."""
+    in as a card of CUDA that no machine has, because torch computes no fake tensors there without it."""
     try:
         device = torch_device(name)
     except ComponentError:
         device = torch.device(name)
-    if device.type == "cpu":
-        return device, "cpu"
-    device = torch.device(device.type, device.index or 0)
-    if device.type == "mps":
-        return torch.device("cuda", 0), "mps"
-    return device, str(device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        return device, str(device)
+    return (torch.device("cuda", 127), "mps") if device.type == "mps" else (device, device.type)
 
 
 def _budget(device: torch.device) -> float:

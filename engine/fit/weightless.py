@@ -3,7 +3,7 @@ that hold nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 if TYPE_CHECKING:
     from engine.checkpoints.layout import Layout
     from engine.checkpoints.source import Source
-    from engine.models.diffusion.wandit import Conditioning
+    from engine.models.diffusion.wandit import Conditioning, Conditions
 
 NUM_TOKENS = 512
 """Of a prompt: as many as the text encoder reads of any. What a run needs is told for all prompts at once."""
@@ -107,9 +107,10 @@ class _WithLengths:
         found: Tensor = self._model(*args, **kwargs)
         return found
 
-    def prepare(self, conditions: dict[str, Tensor]) -> Conditioning:
-        batch, rows, _ = conditions["text"].shape
-        return self._model.prepare(conditions, lengths=torch.full((batch,), rows))
+    def prepare_each(self, several: Sequence[Conditions]) -> list[Conditioning]:
+        shapes = [conditions["text"].shape for conditions in several]
+        lengths = [torch.full((batch,), rows) for batch, rows, _ in shapes]
+        return self._model.prepare_each(several, lengths=lengths)
 
 
 def _umt5(part: Any) -> nn.Module:

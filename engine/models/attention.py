@@ -37,7 +37,9 @@ def sage(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """SageAttention (arXiv:2410.02367): 8-bit q and k; CUDA only, approximate."""
     from sageattention import sageattn  # an optional package, imported where it is asked for
 
-    return sageattn(q, k, v, tensor_layout="HND")
+    # it makes the card of q the current one, and leaves it so
+    with torch.cuda.device(q.device):
+        return sageattn(q, k, v, tensor_layout="HND")
 
 
 BACKENDS: dict[str, Attention] = {

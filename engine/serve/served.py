@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from engine.checkpoints.library import scan_places
 from engine.components.choice import settled
 from engine.components.descriptions import Descriptions
+from engine.components.halves import used
 from engine.components.protocols import Description
 from engine.components.residents import Residents
 from engine.errors import ComponentError, EngineError
@@ -130,7 +131,7 @@ def loaded(
     with ExitStack() as stack:
         found = {}
         for kind, part in parts.items():
-            component = stack.enter_context(residents.use(kind, part, about[kind]))
+            component = stack.enter_context(used(residents, kind, part, about[kind]))
             executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=kind))
             found[kind] = Served(
                 kind, part, about[kind], component, describe, max_waiting, executor

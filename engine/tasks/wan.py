@@ -24,7 +24,7 @@ from presets.errors import PresetError
 from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
-from presets.spec import RunSpec
+from presets.spec import DenoiserSpec, RunSpec
 from presets.tasks import PICTURES
 
 EXPAND_PROMPT = Stage(
@@ -192,6 +192,8 @@ def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> N
         scale_of = scales(part.spec.guidance, part.total + skipped)[skipped:]
         shown = _shown(part.spec, describe, given)
         changing = _changing(part.spec, describe)
+        is_guided = any(scale != 1 for scale in scale_of[part.start : part.stop])
+        denoiser = _placed(part.spec.components.denoiser, is_guided=is_guided)
         for index in range(part.start, min(part.stop, total)):
             branches: dict[str, Ref | str] = {"positive": known_prompt(part.spec)}
             if expands(part.spec):
@@ -207,7 +209,9 @@ def _chain(route: Route, describe: Describe, noise_device: str, total: int) -> N
                 for identity, extension in changing
                 if extension.is_active(index, part.total)
             )
-            node = _step(route, part, index, scale_of[index], node, conditions, active, lengths)
+            node = _step(
+                route, part, index, scale_of[index], node, conditions, denoiser, active, lengths
+            )
     return node
 
 
@@ -338,6 +342,7 @@ def _step(
     scale: float,
     before: Node,
     conditions: Mapping[str, Ref],
+    denoiser: DenoiserSpec,
     active: tuple[Identity, ...],
     lengths: tuple[int, ...],
 ) -> Node:
@@ -356,11 +361,18 @@ def _step(
         STEP,
         {"before": Ref(before, "state", "key"), **conditions},
         params,
-        spec.components.denoiser,
+        denoiser,
         {"index": index, "total": part.total, "history": lengths[index + 1]},
         extensions.enabled(spec.extensions),
         active,
     )
+
+
+def _placed(denoiser: DenoiserSpec, *, is_guided: bool) -> DenoiserSpec:
+    """Without a device for a half of the guidance that no step has."""
+    if is_guided or not denoiser.guidance_device:
+        return denoiser
+    return msgspec.structs.replace(denoiser, guidance_device="")
 
 
 def _changing(spec: RunSpec, describe: Describe) -> list[tuple[Identity, Extension]]:

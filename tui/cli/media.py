@@ -3,7 +3,7 @@ height."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -77,18 +77,19 @@ def media_options(command: F) -> F:
     return described  # type: ignore[no-any-return]
 
 
-def check_media(media: Mapping[str, object], spec: RunSpec) -> None:
-    """Raises UsageError where a strength is given, and no video that it is of."""
+def check_media(media: Mapping[str, object], overrides: Iterable[str], spec: RunSpec) -> None:
+    """Raises UsageError where a strength is given, and no video that it is of. overrides: as `--set` takes them."""
     for name, _, key, _ in _OPTIONS:
         if key.startswith("video.") and media.get(key) and not spec.video.path:
             raise click.UsageError(
                 f"--{name} says how much of a video is made anew; give one with --video"
             )
+    check_varied([assignment.partition("=")[0].strip() for assignment in overrides], spec)
 
 
-def check_varied(values: Mapping[str, object], spec: RunSpec) -> None:
-    """Raises UsageError where how much of a video stays is varied, and there is none."""
-    key = next((key for key in values if key in ("video.strength", "video.sigma")), "")
+def check_varied(keys: Iterable[str], spec: RunSpec) -> None:
+    """Raises UsageError where how much of a video stays is set or varied, and there is none."""
+    key = next((key for key in keys if key in ("video.strength", "video.sigma")), "")
     if key and not spec.video.path:
         raise click.UsageError(
             f"{key} says how much of a video is made anew; give one with --video"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tui.describe.runs.run import prompt_of
 from tui.text import columns, printable
 from tui.units import duration, size
 
@@ -35,10 +36,11 @@ AGES = {
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What takes space in the store: all together, and by run, kind and age."""
+    """What takes space in the store: all together, and by run, kind and age. prompts: by the run's id."""
 
     overview: Overview
     by_run: tuple[RunShare, ...]
+    prompts: Mapping[str, str]
     by_kind: Mapping[str, Share]
     by_age: Mapping[str, Share]
 
@@ -280,9 +282,11 @@ def space(store: Store) -> Space:
     contents = look(store.lineage)
     known = chains(contents)
     stored = classify(contents, known)
+    shares = tuple(by_run(contents, known, stored))
     return Space(
         overview=survey(store.root, contents),
-        by_run=tuple(by_run(contents, known, stored)),
+        by_run=shares,
+        prompts={run.id: prompt_of(run) for run in store.runs(limit=len(shares))},
         by_kind=by_kind(stored.values()),
         by_age=by_age(stored.values(), time.time_ns()),
     )

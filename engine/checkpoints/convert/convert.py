@@ -32,7 +32,7 @@ from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
 from engine.checkpoints.names import from_original, to_original, unwrapped
-from engine.checkpoints.quantised import BESIDE, MARK
+from engine.checkpoints.quantised import BESIDE, MARK, without_quanto
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
 from engine.checkpoints.vocabulary.held import (
@@ -173,7 +173,7 @@ def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
     if dtype != "keep":
         return
     stored = {part.dtype for entry in held.entries.values() for part in entry.parts}
-    if stored & BLOCKS.keys() or any(entry.scales for entry in held.entries.values()):
+    if stored & BLOCKS.keys() or any(entry.packings for entry in held.entries.values()):
         raise CheckpointError(
             f"{source.path}: is quantised; say what to store instead, one of {', '.join(DTYPES[1:])}"
         )
@@ -228,7 +228,9 @@ def _with_the_rest_of_clip(source: Source, held: Layout, layout: str, naming: st
         return held
     more = {}
     for name, info in source.tensors.items():
-        bare = unwrapped(name).removeprefix(held.prefix)
+        bare = without_quanto(unwrapped(name).removeprefix(held.prefix))
+        if bare.endswith(BESIDE):
+            continue
         if info.dtype in _FLOATS and to_original(held.component, naming, bare) is None:
             more[bare] = Entry((info,), info.shape)
     return replace(held, entries={**held.entries, **more})
@@ -241,8 +243,7 @@ def _tell_left_out(
     kept = {
         (part.file, part.start, part.stop)
         for entry in held.entries.values()
-        for part in (*entry.parts, *entry.scales)
-        if part is not None
+        for part in (*entry.parts, *(packing.scale for packing in entry.packings if packing))
     }
     names = [
         name

@@ -20,6 +20,9 @@ BLOCKS = {
     "IQ4_NL": (18, 32), "IQ4_XS": (136, 256),
 }  # fmt: skip
 
+# Two numbers of 4 bits in a byte, the first in the upper half. No file has such a dtype: its bytes have a note.
+PAIRS = "F4_E2M1"
+
 MAX_DIMENSIONS = 8
 MAX_TENSORS = 16_384  # the largest published file of the family has 1,331
 MAX_NAME_BYTES = 1024

@@ -18,6 +18,7 @@ from engine.checkpoints.known import expected
 from engine.checkpoints.known.configure import clip_config, dit_config
 from engine.checkpoints.layout import Entry, Layout, lay_out, quantisation
 from engine.checkpoints.names import components_in, lora_family
+from engine.checkpoints.quantised import INSTEAD
 from engine.checkpoints.source import Source, read_json
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import keeps_fp32
@@ -83,7 +84,8 @@ def recognise(source: Source, layout: Layout | None = None) -> Recognition:
     layout = layout or lay_out(source)
     variant, wanted, note, supported = _identify(source, layout)
     if layout.foreign:
-        wanted, note, supported = {}, layout.foreign, False
+        wanted, supported = {}, False
+        note = f"stored as {layout.foreign}, which modiff does not read; {INSTEAD}"
     missing, unexpected, misshapen = compare(layout.entries, wanted) if wanted else ((), (), ())
     unexpected = (*unexpected, *(f"{name} ({reason})" for name, reason in layout.faults.items()))
     is_odd = supported and bool(unexpected) and not (missing or misshapen)
@@ -104,7 +106,7 @@ def recognise(source: Source, layout: Layout | None = None) -> Recognition:
         shards=len(source.files),
         prefix=layout.prefix,
         dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
-        quantisation=quantisation(layout.entries),
+        quantisation=layout.foreign or quantisation(layout),
         parameters=sum(entry.num_elements for entry in layout.entries.values()),
         file_bytes=source.num_bytes,
         memory=_loaded_bytes(layout) if wanted else {},
@@ -339,7 +341,7 @@ def _layout_name(source: Source, layout: Layout) -> str:
         bool(layout.prefix)
         or source.format == "gguf"
         or any(
-            entry.scales or entry.parts[0].dtype.startswith("F8")
+            entry.packings or entry.parts[0].dtype.startswith("F8")
             for entry in layout.entries.values()
         )
     )

@@ -70,7 +70,7 @@ def refusal(head: bytes) -> str:
     if not head:
         return "is empty (0 bytes); give a video"
     if head.startswith(_PICTURES) or head[4:8] == b"ftyp" or head[8:12] == b"WEBP":
-        return "is a picture; give it as --image"
+        return "is a picture; give it as the picture to begin from (image.path)"
     if head.startswith(_SOUNDS) or (head[:4] == b"RIFF" and head[8:12] == b"WAVE"):
         return "is sound without pictures; give a video"
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS):

@@ -122,7 +122,10 @@ def _as_picture(what: str) -> str:
 
 
 def _as_video() -> str:
-    return "is a video, expected a picture; give it as --video, or a frame of it saved as PNG"
+    return (
+        "is a video, expected a picture; give it as the video to begin from (video.path), or a frame "
+        "of it saved as PNG"
+    )
 
 
 def _is_text(head: bytes) -> bool:

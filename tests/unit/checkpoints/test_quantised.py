@@ -15,30 +15,29 @@ from torch import Tensor
 
 from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.layout import lay_out
-from engine.checkpoints.load import Weights, rotated_back
+from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
+from engine.models.quantised.rounding import rotated
 from presets.spec import DenoiserSpec
 from store.index.index import open_index
 from store.paths import prepare
+from tests import packed
+from tests.packed import note
 
 CPU = torch.device("cpu")
 E4M3 = torch.float8_e4m3fn
 MICRO = locate("denoiser", "builtin:micro")
 NAMES = [
-    name for name, tensor in load_file(MICRO).items() if "blocks." in name and tensor.ndim == 2
+    name for name, tensor in load_file(MICRO).items() if "blocks.0." in name and tensor.ndim == 2
 ]
 METADATA = "_quantization_metadata"
 
 
-def note(**said: object) -> Tensor:
-    return torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8).clone()
-
-
 def written(folder: Path, change, metadata: dict[str, str] | None = None) -> Path:
-    """The micro transformer with each matrix of its blocks as `change(weight, layer)` stores it."""
+    """The micro transformer with each matrix of its first block as `change(weight, layer)` stores it."""
     tensors = {}
     for name, tensor in load_file(MICRO).items():
         layer = name.removesuffix(".weight")
@@ -101,7 +100,7 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
         weight, per_channel=True, convrot=True, convrot_groupsize=group
     )
     theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
-    ours = rotated_back(numbers.float() * stored.scale.view(-1, 1), group)
+    ours = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group).float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
@@ -155,34 +154,6 @@ def test_fp8_with_a_note_is_read(tmp_path: Path, said: dict[str, object]) -> Non
     assert error_of(path) < 0.04
 
 
-def quanto(weight: Tensor, layer: str) -> dict[str, Tensor]:
-    scale = weight.abs().amax(1, keepdim=True) / 127
-    return {
-        f"{layer}.weight._data": (weight / scale).round().to(torch.int8),
-        f"{layer}.weight._scale": scale,
-        f"{layer}.input_scale": torch.ones(()),
-        f"{layer}.output_scale": torch.ones(()),
-    }
-
-
-def nvfp4(weight: Tensor, layer: str) -> dict[str, Tensor]:
-    rows, columns = weight.shape
-    return {
-        f"{layer}.weight": torch.zeros(rows, columns // 2, dtype=torch.uint8),
-        f"{layer}.weight_scale": torch.zeros(rows, columns // 16).to(E4M3),
-        f"{layer}.weight_scale_2": torch.ones(()),
-    }
-
-
-def by_block(weight: Tensor, layer: str) -> dict[str, Tensor]:
-    parts = weight.reshape(len(weight), -1, 16)
-    scale = parts.abs().amax(-1, keepdim=True) / 448
-    return {
-        f"{layer}.weight": (parts / scale).to(E4M3).reshape(weight.shape),
-        f"{layer}.scale_weight": scale,
-    }
-
-
 def with_input_scales(weight: Tensor, layer: str) -> dict[str, Tensor]:
     return {f"{layer}.weight": weight, f"{layer}.pre_quant_scale": torch.ones(weight.shape[1])}
 
@@ -195,28 +166,48 @@ def nf4(weight: Tensor, layer: str) -> dict[str, Tensor]:
     }
 
 
+def without_note(pack: packed.Packer) -> packed.Packer:
+    return lambda weight, layer: {
+        name: tensor
+        for name, tensor in pack(weight, layer).items()
+        if not name.endswith("comfy_quant")
+    }
+
+
+def beside(ending: str) -> packed.Packer:
+    """Fp8 with something beside it that only one format has."""
+    return lambda weight, layer: fp8(weight, layer) | {layer + ending: torch.ones(len(weight))}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (quanto, "quanto"),
-        (nvfp4, "NVFP4"),
-        (by_block, "a scale for each block of a row"),
         (with_input_scales, "pre_quant_scale"),
         (nf4, "NF4"),
-        (
-            lambda w, layer: nvfp4(w, layer) | {f"{layer}.comfy_quant": note(format="nvfp4")},
-            "nvfp4",
-        ),
-        (lambda w, layer: fp8(w, layer, format="brand_new"), "brand_new"),
-        (lambda w, layer: fp8(w, layer, full_precision_matrix_mult=True), "without a name"),
+        (without_note(packed.mxfp8), "MXFP8 without ComfyUI's notes"),
+        (without_note(packed.nvfp4), "NVFP4 without ComfyUI's notes"),
+        (beside(".weight_scale_2"), "NVFP4 without ComfyUI's notes"),
+        (beside(".weight_global_scale"), "NVFP4 of LightX2V"),
+        (beside(".weight._shift"), "quanto's int4 or int2"),
+        (beside(".weight_scale_inv"), "fp8 in blocks of 128 by 128"),
+        (beside(".weight_codebook"), "asym_w4a8_int8"),
+        (beside(".weight_zeros"), "awq_w4a16"),
+        (beside(".svd_up"), "SDNQ"),
+        (lambda w, n: {f"{n}.qweight": w, f"{n}.wscales": w.clone()}, "SVDQuant"),
+        (lambda w, n: {f"{n}.qweight": w, f"{n}.scales": w.clone()}, "GPTQ"),
+        (lambda w, n: fp8(w, n, format="convrot_w4a4"), "convrot_w4a4"),
+        (lambda w, n: fp8(w, n, format="hybrid_mxfp8"), "hybrid_mxfp8"),
+        (lambda w, n: fp8(w, n, format="brand_new"), "brand_new"),
+        (lambda w, n: fp8(w, n, full_precision_matrix_mult=True), "without a name"),
     ],
-)
+)  # fmt: skip
 def test_a_format_that_is_not_read_is_called_by_its_name(tmp_path: Path, change, words) -> None:
     found = told(written(tmp_path, change))
     assert not found.supported
-    assert words in found.note
+    assert words in found.quantisation
+    assert found.note.startswith(f"stored as {found.quantisation}, which modiff does not read; ")
     assert "bf16" in found.note  # what to take instead
-    assert (found.missing, found.misshapen) == ((), ())
+    assert (found.missing, found.unexpected, found.misshapen) == ((), (), ())
 
 
 @pytest.mark.parametrize(
@@ -230,6 +221,17 @@ def test_a_format_that_is_not_read_is_called_by_its_name(tmp_path: Path, change,
          "neither true nor false"),
         (lambda w, n: {f"{n}.weight": w.to(E4M3), f"{n}.comfy_quant": note(format="float8_e4m3fn")},
          "without its scale"),
+        (lambda w, n: fp8(w, n, format="float8_e4m3fn", convrot=True), "known of int8_tensorwise only"),
+        (lambda w, n: fp8(w, n, format="float8_e4m3fn", group_size=64), "says blocks of 64"),
+        (lambda w, n: packed.nvfp4(w, n) | {f"{n}.comfy_quant": note(format="nvfp4", group_size=32)},
+         "says blocks of 32, but a scale for blocks of 16"),
+        (lambda w, n: fp8(w, n, format="float8_e4m3fn") | {f"{n}.weight_scale_2": torch.ones(())},
+         "a second scale (.weight_scale_2), which float8_e4m3fn has not"),
+        (lambda w, n: packed.mxfp8(w, n) | {f"{n}.comfy_quant": note(format="nvfp4")}, "its note says nvfp4"),
+        (lambda w, n: {f"{n}.weight": w.flatten().to(E4M3), f"{n}.comfy_quant": note(format="mxfp8")},
+         "expected a matrix"),
+        (lambda w, n: fp8(w, n) | {f"{n}.scale_weight": torch.ones(())}, "has two scales"),
+        (lambda w, n: packed.quanto(w, n) | {f"{n}.weight": w}, "which another tensor of the file is too"),
         (lambda w, n: {f"{n}.weight": w, f"{n}.strange_neighbour": w.clone()}, "strange_neighbour"),
     ],
 )  # fmt: skip

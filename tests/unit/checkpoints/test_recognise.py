@@ -207,9 +207,9 @@ def test_fp8_with_and_without_scales(tmp_path: Path, scale, scale_shape, marker,
     [
         (
             {"blocks.0.self_attn.q.scale_weight": ("F32", (3,))},
-            "expected one number or one for each row",
+            "expected one number, one for each row",
         ),
-        ({"blocks.0.self_attn.q.scale_weight": ("I8", ())}, "has the dtype I8"),
+        ({"blocks.0.self_attn.q.scale_weight": ("I8", ())}, "has a scale of I8"),
         ({"nobody.scale_weight": ("F32", ())}, "scales nobody.weight, which is not in the file"),
         ({"spare.weight": ("F32", (2,))}, "spare.weight"),
     ],

@@ -204,10 +204,17 @@ def test_out_of_memory_says_what_to_try(
         execute(runner, record(runner, wanted, tmp_path / "e.mp4"), wanted)
 
 
-def test_a_device_that_is_not_there(runner: Runner, tmp_path: Path) -> None:
-    wanted = spec("components.vae.device=cuda:97")
-    with pytest.raises(EngineError, match=r"'cuda:97' was asked for, but this machine has"):
-        execute(runner, record(runner, wanted, tmp_path / "f.mp4"), wanted)
+@pytest.mark.parametrize("key", ["vae.device", "denoiser.guidance_device"])
+def test_a_device_that_is_not_there_costs_nothing(runner: Runner, tmp_path: Path, key: str) -> None:
+    wanted = spec(f"components.{key}=cuda:97")
+    run = record(runner, wanted, tmp_path / "f.mp4")
+    with pytest.raises(
+        EngineError,
+        match=rf"^components\.{key}: device 'cuda:97' was asked for, but this machine has",
+    ):
+        execute(runner, run, wanted)
+    assert runner.store.links_of(run.id) == []
+    assert runner.held() == ()
 
 
 def test_an_ffmpeg_that_does_not_start_costs_no_steps(

@@ -31,7 +31,8 @@ COLUMNS: Mapping[View, tuple[Column, ...]] = {
         Column("RECOMPUTE", 9, is_number=True),
         Column("PINNED", 8),
         Column("MADE", 16, from_width=90),
-        Column("PRESET", 0),
+        Column("PRESET", 16, from_width=110),
+        Column("PROMPT", 0),
     ),
     "kind": (Column("KIND", 0), *_SHARES),
     "age": (Column("LAST USED", 0), *_SHARES),
@@ -65,6 +66,7 @@ def table(space: Space, view: View) -> list[Row]:
                 f"{PIN} pinned" if share.run.is_pinned else "",
                 moment(share.run.created_ns),
                 share.run.preset,
+                space.prompts.get(share.run.id, ""),
             ),
         )
         for share in space.by_run

@@ -390,7 +390,7 @@ def run_rows(
         RunRow(
             record,
             tags[record.id],
-            _prompt(record),
+            prompt_of(record),
             steps_done.get(record.id, 0),
             differs[record.id],
         )
@@ -446,7 +446,8 @@ def thumbnails(store: Store, index: Index, run_ids: Sequence[str]) -> dict[str, 
     return {run_id: each[0] for run_id, each in found.items() if each is not None}
 
 
-def _prompt(record: RunRecord) -> str:
+def prompt_of(record: RunRecord) -> str:
+    """As it was given, before any expansion; empty for a run without."""
     prompt = json.loads(record.spec_json).get("prompt", "")
     return prompt if isinstance(prompt, str) else ""
 

@@ -97,16 +97,6 @@ def test_nothing_counts_scores_that_fused_attention_does_not_hold(store: Store) 
     assert peaks[1] / peaks[0] < 17 / 9
 
 
-def test_what_moves_weights_on_a_device_is_not_guessed_at(store: Store) -> None:
-    swap = ExtensionSpec(name="block-swap", options={"resident_blocks": 1})
-    _, uncounted = works_in(store, spec_of("components.denoiser.device=cuda", extensions=[swap]))
-    assert uncounted == (
-        "denoise: block-swap moves weights while it runs, which is not counted yet",
-    )
-    _, uncounted = works_in(store, spec_of("components.denoiser.device=cpu", extensions=[swap]))
-    assert uncounted == ()
-
-
 def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

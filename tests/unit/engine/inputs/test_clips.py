@@ -461,10 +461,19 @@ WEBP = b"RIFF\x24\0\0\0WEBPVP8 \x18\0\0\0" + bytes(24)
     ("data", "words"),
     [
         (b"", "is empty (0 bytes); give a video"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a picture; give it as --image"),
-        (b"\xff\xd8\xff\xe0" + bytes(50), "is a picture; give it as --image"),
-        (WEBP, "is a picture; give it as --image"),
-        (b"\0\0\0\x1cftypavif" + bytes(50), "is a picture; give it as --image"),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(50),
+            "is a picture; give it as the picture to begin from (image.path)",
+        ),
+        (
+            b"\xff\xd8\xff\xe0" + bytes(50),
+            "is a picture; give it as the picture to begin from (image.path)",
+        ),
+        (WEBP, "is a picture; give it as the picture to begin from (image.path)"),
+        (
+            b"\0\0\0\x1cftypavif" + bytes(50),
+            "is a picture; give it as the picture to begin from (image.path)",
+        ),
         (b"ID3\4" + bytes(50), "is sound without pictures; give a video"),
         (b"RIFF\x24\0\0\0WAVEfmt ", "is sound without pictures; give a video"),
         (b"#EXTM3U\n/etc/passwd\n", "is a list of other files, which are not opened; give the"),

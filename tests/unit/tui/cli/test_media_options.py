@@ -139,6 +139,14 @@ def test_a_sweep_over_strengths_needs_a_video(capsys, store):
     assert store.runs(limit=1) == []
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_strength_that_is_set_needs_a_video(command, capsys, store):
+    assert main([command, "micro", "--set", "video.strength=0.4"]) == 2
+    err = capsys.readouterr().err
+    assert "video.strength says how much of a video is made anew; give one with --video" in err
+    assert store.runs(limit=1) == []
+
+
 def test_a_picture_with_the_prompt_of_its_preset_is_told():
     own = load_preset("micro-i2v")
     (told,) = prompt_of_preset(own, "micro-i2v", None)

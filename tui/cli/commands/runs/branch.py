@@ -125,7 +125,7 @@ def branch(
         store.recover()
         run_id = resolve_run(store, run)
         wanted = client.branched(store, run_id, at=at, overrides=changes, output=output)
-        check_media(media, wanted.spec)
+        check_media(media, overrides, wanted.spec)
         if not quiet:
             warn_of_prompts([wanted.spec])
         notes = looked_at(store, wanted.spec)[1] if media else ()

@@ -94,7 +94,7 @@ def plan(
     )
     values |= media
     spec, preset = load_settings(preset, drawn_in(overrides), values=values)
-    check_media(media, spec)
+    check_media(media, overrides, spec)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
     notes = (*prompt_of_preset(spec, preset, prompt), *made.notes)

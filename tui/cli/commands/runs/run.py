@@ -135,7 +135,7 @@ def run(
     )
     values |= media
     spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
-    check_media(media, spec)
+    check_media(media, overrides, spec)
     check_continued(continued, media, spec)
     if review and stop_at is not None:
         raise click.UsageError(

@@ -152,7 +152,7 @@ def sweep(
             store, axes, load, from_step=from_step, stop_at=stop_at, pattern=output
         )
         for member in members:
-            check_media(media, member.spec)
+            check_media(media, overrides, member.spec)
             check_varied(member.values, member.spec)
         store.recover()
         retire_other_engines(store)

@@ -19,6 +19,7 @@ from tui.app.lab import Lab
 from tui.app.store.clean_up import CleanUp
 from tui.app.store.usage import shares
 from tui.app.widgets.listing import Listing
+from tui.describe.runs.run import prompt_of
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def test_by_run_by_kind_by_age(store):
 
     async def script(pilot):
         await filled(pilot)
-        assert {row.key for row in rows(pilot)} == {run.id for run in store.runs(limit=9)}
+        prompts = {run.id: prompt_of(run) for run in store.runs(limit=9)}
+        assert {row.key: row.cells[-1] for row in rows(pilot)} == prompts
+        assert prompts[made.id]
         await pilot.press("t")
         await until(pilot, lambda: ("prompts", "2") in [each[:2] for each in cells(pilot)])
         await pilot.press("t")

@@ -1,0 +1,145 @@
+"""A denoiser whose guidance runs on two devices: a copy of its weights on each, one branch beside the other.
+Torch-free to import.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from engine.components.protocols import Conditions, Denoiser, Description, Predict
+from engine.extensions.extension import Extension, active
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from engine.components.residents import Residents
+    from engine.models.seams import At
+
+    class Placed(Denoiser, Protocol):
+        @property
+        def device(self) -> torch.device: ...
+
+
+NEGATIVE = "negative"
+
+
+def copies(part: Any) -> tuple[Any, ...]:
+    """The spec of a component, once for each device that it names; two that come to one device, as `auto` and `cpu`
+    may, share what is loaded there."""
+    beside = getattr(part, "guidance_device", "")
+    if beside in ("", part.device):
+        return (part,)
+    return part, msgspec.structs.replace(part, device=beside, guidance_device="")
+
+
+@contextmanager
+def used(
+    residents: Residents,
+    kind: str,
+    part: Any,
+    about: Description,
+    loaded: Callable[[Any, float], None] = lambda part, seconds: None,
+) -> Iterator[Any]:
+    """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
+    and the seconds that took. Raises as `Residents.use`."""
+    with ExitStack() as stack:
+        found = [
+            stack.enter_context(residents.use(kind, each, about, partial(loaded, each)))
+            for each in copies(part)
+        ]
+        yield joined(found)
+
+
+def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
+    """One component of one or two. in_turn: as of `GuidanceHalves`."""
+    if len(copies) == 1 or copies[0].device == copies[1].device:
+        return copies[0]
+    first, other = copies
+    return GuidanceHalves(first, other, in_turn)
+
+
+@dataclass(frozen=True)
+class GuidanceHalves:
+    """The branch "negative" runs on `other`, all else on `first`, in calls of their own. in_turn: one is called after
+    the other, in one thread; devices that work by themselves overlap even so."""
+
+    first: Placed
+    other: Placed
+    in_turn: bool = False
+
+    @property
+    def environment(self) -> str:
+        """That of `first`; what differs on the other device stands beside it."""
+        from engine.environment import environment
+
+        mine, others = (json.loads(environment(each.device)) for each in (self.first, self.other))
+        differing = {
+            f"guidance {name}": value for name, value in others.items() if mine.get(name) != value
+        }
+        from store.keys import canonical
+
+        return canonical(mine | differing).decode()
+
+    @contextmanager
+    def begin(
+        self, branches: Mapping[str, Conditions], extensions: Sequence[Extension] = ()
+    ) -> Iterator[HalvesPredict]:
+        """As of `Denoiser`."""
+        mine = {name: each for name, each in branches.items() if name != NEGATIVE}
+        others = {name: each for name, each in branches.items() if name == NEGATIVE}
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="guidance") as executor,
+            self.first.begin(mine, extensions) as first,
+            self.other.begin(others, extensions) as other,
+        ):
+            yield HalvesPredict(self, first, other, tuple(extensions), executor)
+
+
+@dataclass(frozen=True)
+class HalvesPredict:
+    """See `Predict`. Velocities are on the devices of their halves."""
+
+    halves: GuidanceHalves
+    first: Predict
+    other: Predict
+    extensions: tuple[Extension, ...]
+    executor: Executor
+
+    def __call__(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
+        near, far = (
+            [at for at in ats if (at.branch == NEGATIVE) is is_negative]
+            for is_negative in (False, True)
+        )
+        if not (near and far):
+            return (self.other if far else self.first)(x, timestep, ats)
+        # both before any call: a copy waits for all that was asked of the device which it leaves
+        mine, others = (x.to(each.device) for each in (self.halves.first, self.halves.other))
+        found = self._both(
+            lambda: self.first(mine, timestep, near),
+            lambda: self.other(others, timestep, far),
+            # what wraps a model may keep something from call to call
+            in_turn=self.halves.in_turn or bool(active(self.extensions, ats[0].step, ats[0].total)),
+        )
+        velocities = {at.branch: each for at, each in zip([*near, *far], found, strict=True)}
+        return [velocities[at.branch] for at in ats]
+
+    def _both(
+        self, first: Callable[[], list[Tensor]], other: Callable[[], list[Tensor]], *, in_turn: bool
+    ) -> list[Tensor]:
+        if not in_turn:
+            beside = self.executor.submit(other)
+            return [*first(), *beside.result()]
+        if self.halves.first.device.type == "cpu":
+            # the device that works by itself is asked first
+            negative = other()
+            return [*first(), *negative]
+        return [*first(), *other()]

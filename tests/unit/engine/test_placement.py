@@ -1,0 +1,200 @@
+"""Parts of a run on several devices: pretended ones, where every operation is the CPU's, so that a run comes to the
+same bits wherever its parts are said to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from engine.components import wan_dit
+from engine.components.choice import check, settle
+from engine.components.descriptions import Descriptions
+from engine.components.residents import Residents
+from engine.execute import Execution, Keeping
+from engine.inputs.settle import settle as settled
+from engine.models.vae import wanvae
+from engine.output import media
+from engine.reports import Control
+from engine.results import MemoryResults
+from engine.tasks.route import route_of
+from engine.tasks.wan import graph_of
+from presets.library import load_preset
+from store.index.index import Index, open_index
+from store.lineage.events import Event, Message
+from store.lineage.records import LinkRecord
+from store.store import open_store
+from tests.pretended import pretended
+
+SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
+
+
+@dataclass
+class Lab:
+    """made: (stage, digest of what it made, environment) of the last run."""
+
+    index: Index
+    results: MemoryResults = field(init=False)
+    residents: Residents = field(default_factory=Residents)
+    made: list[tuple[str, str, str]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.results = MemoryResults(self._take)
+
+    def _take(self, link: LinkRecord, stage: str, index: int, latents: Any) -> None:
+        self.made.append((stage, link.digest or link.latents, link.environment))
+
+    def run(self, *settings: str, preset: str = "micro") -> list[tuple[str, str]]:
+        """(stage, digest) of all that a run makes, in order."""
+        spec = settle(load_preset(preset, (*SMALL, *settings)))
+        spec = settled(spec, self.index, lambda key: False).spec
+        self.made, self.events = [], []
+        describe = Descriptions(self.index)
+        check(spec, describe)
+        execution = Execution(
+            graph_of(route_of(spec), describe, ("video",)),
+            self.results,
+            describe,
+            lambda: self.residents,
+            Control(self.events.append, lambda: None),
+            Keeping(),
+        )
+        execution.run(execution.plan())
+        return [(stage, digest) for stage, digest, _ in self.made]
+
+    @property
+    def loaded(self) -> list[str]:
+        told = (event.text for event in self.events if isinstance(event, Message))
+        return [text for text in told if text.startswith("loaded")]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with open_store(tmp_path / "store") as store, open_index(store.root) as index:
+        yield Lab(index)
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And no call that is another one on the CPU, or for both halves of the guidance."""
+
+    def convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
+        options: Any = conv.padding, conv.stride, conv.dilation, conv.groups
+        found: Tensor = torch.mkldnn_convolution(x, conv.weight, conv.bias, *options)  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(wanvae, "_conv3d", convolved)
+    monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 0)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pretended(monkeypatch):
+        yield
+    torch.set_num_threads(num_threads)
+
+
+KINDS = ("text_encoder", "image_encoder", "denoiser", "vae")
+TEACACHE = 'extensions=[{name="teacache", options={threshold=0.5}}]'
+SKIP = 'extensions=[{name="skip-layer-guidance", options={blocks="1", start=0}}]'
+
+
+def places(text_encoder: str, image_encoder: str, denoiser: str, vae: str) -> list[str]:
+    named = zip(KINDS, (text_encoder, image_encoder, denoiser, vae), strict=True)
+    return [f"components.{kind}.device={device}" for kind, device in named]
+
+
+def beside(device: str) -> str:
+    return f"components.denoiser.guidance_device={device}"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, str]:
+    """Files that a run begins from, by their settings."""
+    frames = torch.arange(5 * 32 * 32 * 3).remainder(251).to(torch.uint8).view(5, 32, 32, 3)
+    found = {name: str(tmp_path / f"{name}.png") for name in ("image", "last_image")}
+    for index, path in enumerate(found.values()):
+        Image.fromarray(frames[index].numpy()).save(path)
+    found["video"] = str(tmp_path / "clip.mp4")
+    Path(found["video"]).write_bytes(media.encode_video([frames], fps=8, size=(32, 32), comment=""))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("preset", "starts", "settings", "where"),
+    [
+        ("micro", (), [], [*places("cuda:1", "cpu", "cuda:0", "mps"), beside("cuda:1")]),
+        ("micro", (), [TEACACHE], [*places("mps", "cpu", "cuda", "auto"), beside("cpu")]),
+        ("micro", (), [SKIP, "guidance.scale=[1, 5, 1]"], [*places("auto", "cpu", "cpu", "cuda:1"), beside("mps")]),
+        ("micro", (), ["noise=wan", "scheduler.name=sde-dpm++"], places("cpu", "cpu", "mps", "cpu")),
+        ("micro-i2v", ("image",), [], [*places("cpu", "cuda:1", "mps", "cuda:0"), beside("cuda:0")]),
+        ("micro-flf2v", ("image", "last_image"), [], [*places("cuda:0", "mps", "cuda:1", "cuda:0"), beside("mps")]),
+        ("micro", ("video",), ["video.strength=0.7"], [*places("cuda:0", "cpu", "cuda:1", "cuda:1"), beside("cuda:0")]),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("gpus")
+def test_it_comes_to_the_same_bits_wherever_its_parts_are(
+    lab: Lab,
+    given: dict[str, str],
+    preset: str,
+    starts: Sequence[str],
+    settings: list[str],
+    where: list[str],
+) -> None:
+    begun = [f"{name}.path={given[name]}" for name in starts]
+    here = lab.run(*settings, *begun, *places("cpu", "cpu", "cpu", "cpu"), preset=preset)
+    lab.results = MemoryResults(lab._take)
+    assert lab.run(*settings, *begun, *where, preset=preset) == here
+    assert len(here) >= 6
+
+
+@pytest.mark.usefixtures("gpus")
+def test_conditions_from_the_store_stand_beside_those_just_made(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative prompt of the second run is stored, its prompt was encoded on another card; both halves of the
+    guidance go through the model in one call."""
+    monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 2048)
+    where = places("cuda:1", "cpu", "cuda:0", "cpu")
+    lab.run("prompt=a red square moves left", *where)
+    second = lab.run("prompt=a blue circle moves right", *where)
+    assert [stage for stage, _ in second].count("text") == 1
+    lab.results = MemoryResults(lab._take)
+    alone = lab.run("prompt=a blue circle moves right", *places("cpu", "cpu", "cpu", "cpu"))
+    assert {*second} < {*alone}
+
+
+@pytest.mark.parametrize(
+    ("settings", "loads"),
+    [
+        (["components.denoiser.device=auto", beside("cuda:0")], 1),
+        (["components.denoiser.device=cuda", beside("cuda:0")], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:1")], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:0"), "guidance.scale=1"], 1),
+        (["components.denoiser.device=cuda:1", beside("cuda:0"), "guidance.scale=[1, 1, 4]"], 2),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_a_copy_for_each_device_that_guidance_needs(
+    lab: Lab, settings: list[str], loads: int
+) -> None:
+    """They stay for the next run; what a half ran on beside another device is recorded."""
+    lab.run(*settings)
+    told = [text for text in lab.loaded if "denoiser" in text]
+    assert len(told) == loads
+    assert [("once more on cuda:0" in text) for text in told] == [False, True][:loads]
+    lab.run(*settings, "seed=1")
+    assert lab.loaded == []
+
+
+@pytest.mark.usefixtures("gpus")
+def test_the_environment_of_steps_on_two_kinds_of_device(lab: Lab) -> None:
+    lab.run("components.denoiser.device=cuda:1", beside("cpu"), "scheduler.steps=1")
+    (told,) = [environment for stage, _, environment in lab.made if stage == "step"]
+    assert '"device":"cuda"' in told
+    assert '"guidance device":"cpu"' in told
