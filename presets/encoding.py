@@ -14,7 +14,7 @@ import msgspec
 from presets.errors import PresetError
 from presets.fields import build
 from presets.spec import FORMAT, PresetFile, RunSpec
-from presets.validation import settle_steps, validate
+from presets.validation import settle_names, settle_steps, validate
 
 
 def encode_spec(spec: RunSpec) -> bytes:
@@ -29,7 +29,8 @@ def decode_spec(encoded: bytes) -> RunSpec:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PresetError(f"a run specification must be JSON: {error}") from None
     check_format(data)
-    return validate(build(settle_steps(data) if isinstance(data, dict) else data, RunSpec))
+    settled = settle_names(settle_steps(data)) if isinstance(data, dict) else data
+    return validate(build(settled, RunSpec))
 
 
 def check_format(data: object, *, source: str = "") -> None:

@@ -30,7 +30,7 @@ from presets.fields import build, found_out, groups
 from presets.overrides import applied, changes_of, parse_changes, sets
 from presets.paths import user_preset_dir
 from presets.spec import FORMAT, PresetFile, RunSpec
-from presets.validation import settle_steps, to_plain, validate
+from presets.validation import settle_names, settle_steps, to_plain, validate
 from presets.wording import did_you_mean, nearest
 
 # Two prompts of the largest size and 64 extensions fit many times; more is not a preset.
@@ -94,7 +94,7 @@ def load_preset(
     layers = _chain(preset_path(name_or_path), text)
     merged: dict[str, Any] = {}
     for layer in layers:
-        _merge(merged, settle_instructions(settle_steps(layer.values)))
+        _merge(merged, settle_instructions(settle_steps(settle_names(layer.values))))
     merged = _changed(merged, overrides, values)
     try:
         return validate(build(merged, RunSpec))

@@ -20,6 +20,9 @@ from presets.tasks import PICTURES
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
 
+# The extension that became `components.denoiser.resident_blocks`: it was exact, and so in no key.
+BLOCK_SWAP = "block-swap"
+
 _TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
 _OTHER = {
     "image": "take a preset of image to video, such as micro-i2v or wan2.1-i2v-14b-480p, or --video for a clip to "
@@ -73,6 +76,38 @@ def settle_steps(values: Mapping[str, Any], *, anew: bool = False) -> dict[str, 
     if not isinstance(sigmas, list | tuple) or not sigmas:
         return dict(values)
     return {**values, "scheduler": {**scheduler, "steps": len(sigmas)}}
+
+
+def settle_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, one layer of settings, with what has become another setting under its present name. What is not
+    understood of it stays, and is refused by its name."""
+    listed = values.get("extensions")
+    components = values.get("components", {})
+    if not isinstance(listed, list | tuple) or not isinstance(components, Mapping):
+        return dict(values)
+    left, part = [], components.get("denoiser", {})
+    for each in listed:
+        number = _swapped(each)
+        if number is None or not isinstance(part, Mapping):
+            left.append(each)
+        elif each.get("enabled", True) and part.get("resident_blocks", "all") == "all":
+            part = {**part, "resident_blocks": str(number)}
+    if len(left) == len(listed):
+        return dict(values)
+    settled = {**values, "extensions": left}
+    return {**settled, "components": {**components, "denoiser": part}} if part else settled
+
+
+def _swapped(extension: Any) -> int | None:
+    """The blocks that stayed by the extension that block swap once was; None for any other."""
+    if not isinstance(extension, Mapping) or extension.get("name") != BLOCK_SWAP:
+        return None
+    options = extension.get("options", {})
+    if extension.keys() - {"name", "enabled", "options"} or not isinstance(options, Mapping):
+        return None
+    number = options.get("resident_blocks", 0)
+    is_known = not options.keys() - {"resident_blocks"} and type(number) is int
+    return number if is_known and 0 <= number <= 1000 else None
 
 
 def _check_task(spec: RunSpec) -> None:

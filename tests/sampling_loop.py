@@ -16,7 +16,6 @@ from engine.extensions.extension import (
     Stateful,
     active,
     needs_own_calls,
-    placed,
 )
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At, around
@@ -49,11 +48,11 @@ class Loop:
 
     def __post_init__(self) -> None:
         texts = {"positive": self.positive, "negative": self.negative}
-        self.conditions = {
-            branch: self.model.prepare({"text": text}) for branch, text in texts.items()
-        }
         both = torch.nn.utils.rnn.pad_sequence([t[0] for t in texts.values()], batch_first=True)
-        self.conditions[""] = self.model.prepare({"text": both})
+        texts[""] = both
+        with self.model.at_work():
+            made = self.model.prepare_each([{"text": text} for text in texts.values()])
+        self.conditions = dict(zip(texts, made, strict=True))
 
     @torch.no_grad()
     def run(self, stop: int = 10**6) -> SolverState:
@@ -62,7 +61,7 @@ class Loop:
 
     @torch.no_grad()
     def go_on(self, state: SolverState, stop: int = 10**6) -> SolverState:
-        with placed(self.extensions, self.model.blocks, self.noise.device):
+        with self.model.at_work():
             while state.step < min(stop, self.scheduler.num_steps):
                 velocity, state = self._step(state)
                 self.journal[state.step] = Entry(

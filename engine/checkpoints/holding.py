@@ -21,7 +21,10 @@ Shape = tuple[int, ...]
 # the dtype of the codes that a plain file is rounded to
 ROUNDED = {"fp8": "F8_E4M3", "int8": "I8"}
 
-_LARGE = re.compile(r"blocks\.\d+\.(self_attn|cross_attn|attn|ffn)\.(.+\.)?weight")
+# of how numbers are rounded: another one makes what was kept of them be made again
+VERSION = 1
+
+_LARGE = re.compile(r"(vace_)?blocks\.\d+\.(self_attn|cross_attn|attn|ffn)\.(.+\.)?weight")
 _CODES = ("F8_E4M3", "F8_E5M2", "I8")
 # what a scale is held as: a power of two is one in bf16 too
 _SCALE_DTYPES = {"F8_E4M3": "F8_E4M3", "F8_E8M0": "BF16"}
@@ -116,16 +119,15 @@ def held_bytes(
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
-) -> int:
-    """What weights of these shapes take in memory. item_bytes: of a number of what is not packed, unless it
-    `keeps_fp32`."""
-    total = 0
-    for name, shape in shapes.items():
-        if name in packed:
-            total += packed[name].num_bytes
-        else:
-            total += math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
-    return total
+) -> dict[str, int]:
+    """What each of weights of these shapes takes in memory, by name. item_bytes: of a number of what is not packed,
+    unless it `keeps_fp32`."""
+    return {
+        name: packed[name].num_bytes
+        if name in packed
+        else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
+        for name, shape in shapes.items()
+    }
 
 
 def _as_stored(entry: Entry) -> Packed | None:

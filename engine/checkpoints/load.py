@@ -2,8 +2,7 @@
 
 A tensor that already has the wanted dtype, stays on the CPU and is aligned as torch wants it is a view of a map of its
 file: it costs no memory of this process and is read when it is first used. Everything else is converted, or copied, in
-slices of some megabytes, each from a map of its own, so that loading needs the memory of the result and next to
-nothing beside it.
+slices of some megabytes, so that loading needs the memory of the result and next to nothing beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoints.formats.reading import opened, refusal
+from engine.checkpoints.formats.reading import facts_at, opened, refusal, truncated
 from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
@@ -81,9 +80,12 @@ class Weights:
     ) -> None:
         self._open.close()
         if error is None:
-            for path, (_, facts) in self._files.items():
-                with opened(path) as (_, now):
-                    _check_same(path, facts, now)
+            self.check_same()
+
+    def check_same(self) -> None:
+        """Raises CheckpointError where a file that was read from is not what it was."""
+        for path, (_, facts) in self._files.items():
+            _check_same(path, facts, facts_at(path))
 
     def tensor(
         self, name: str, *, device: torch.device, dtype: torch.dtype | None = None
@@ -106,18 +108,22 @@ class Weights:
         for part, packing in stored_parts(entry):
             rows = part.shape[0] if part.shape else 1
             of_part = target[row : row + rows] if len(entry.parts) > 1 else target
-            self._convert(part, packing, partial(_copy, of_part))
+            if packing is None and _is_plain(part) and _holds_as_stored(of_part, part):
+                self._read(part, part.start, of_part)
+            else:
+                self._convert(part, packing, partial(_copy, of_part))
             row += rows
 
     def stored_into(self, part: TensorInfo, target: Tensor) -> None:
         """Fills `target`, contiguous and of as many bytes, with what lies in the file."""
+        if target.device.type == "cpu":
+            self._read(part, part.start, target)
+            return
         held = target.flatten().view(torch.uint8)
-        for first in range(part.start, part.stop, SLICE_BYTES):
-            last = min(first + SLICE_BYTES, part.stop)
-            found, offset = self._map(part, first, last)
-            some = torch.frombuffer(found, dtype=torch.uint8, count=last - first, offset=offset)
-            held[first - part.start : last - part.start].copy_(some)
-            del some, found  # and the map with it
+        for first in range(0, part.stop - part.start, SLICE_BYTES):
+            some = torch.empty(min(SLICE_BYTES, len(held) - first), dtype=torch.uint8)
+            self._read(part, part.start + first, some)
+            held[first : first + len(some)].copy_(some)
 
     def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
         """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
@@ -141,7 +147,7 @@ class Weights:
     ) -> None:
         """Calls `take` with rows of `part` and their numbers, times their scale and rotated back."""
         if not part.shape or not math.prod(part.shape):
-            values = self._stored(part)
+            values = self._stored(part, keep=False)
             take(..., values if packing is None else values.float() * self.number(packing.scale))
             return
         scales = None if packing is None else self.scales(part, packing)
@@ -158,7 +164,7 @@ class Weights:
             if packing is not None and packing.rotation:
                 values = rotated_back(values, packing.rotation)
             take(slice(first, last), values)
-            del values  # and the map with it
+            del values
 
     def scales(self, part: TensorInfo, packing: Packing) -> Tensor:
         """What the blocks of a part are multiplied by: fp32 [blocks downwards, blocks across]."""
@@ -172,7 +178,7 @@ class Weights:
         rows, columns = packing.block
         down = -(-part.shape[0] // rows) if rows else 1
         across = -(-part.shape[1] // columns) if columns else 1
-        stored = self._stored(packing.scale)
+        stored = self._stored(packing.scale, keep=False)
         if packing.is_tiled:
             stored = untiled(stored, down, across)
         found = of_exponents(stored) if packing.scale.dtype == "F8_E8M0" else stored.float()
@@ -180,7 +186,7 @@ class Weights:
 
     def number(self, part: TensorInfo) -> Tensor:
         """The one number of a scale, fp32 of no axes."""
-        return self._stored(part).float().flatten()[0]
+        return self._stored(part, keep=False).float().flatten()[0]
 
     def _rows(self, part: TensorInfo, first: int, last: int) -> Tensor:
         if part.dtype in BLOCKS:
@@ -188,33 +194,32 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-        start, stop = part.start + first * row_bytes, part.start + last * row_bytes
-        values = self._numbers(part, start, stop, keep=False).view(last - first, -1)
+        dtype = _held_as(part.dtype)
+        values = torch.empty(last - first, row_bytes // dtype.itemsize, dtype=dtype)
+        self._read(part, part.start + first * row_bytes, values)
         return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
         """Rows of a GGUF tensor in fp32, by the gguf package, the reference for these formats. A block may reach
         over the end of a row: some tensors were reshaped for the format."""
         import gguf
-        import numpy as np
 
         block_bytes, block_weights = BLOCKS[part.dtype]
         row = math.prod(part.shape[1:])
         begin, end = first * row // block_weights, -(-last * row // block_weights)
-        held, offset = self._map(
-            part, part.start + begin * block_bytes, part.start + end * block_bytes
-        )
-        stored = np.frombuffer(held, np.uint8, (end - begin) * block_bytes, offset)
-        stored = stored.reshape(end - begin, block_bytes)
-        values = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[part.dtype])
+        stored = torch.empty(end - begin, block_bytes, dtype=torch.uint8)
+        self._read(part, part.start + begin * block_bytes, stored)
+        values = gguf.quants.dequantize(stored.numpy(), gguf.GGMLQuantizationType[part.dtype])
         before = first * row - begin * block_weights
         numbers = torch.from_numpy(values).flatten()[before : before + (last - first) * row]
         return numbers.view(last - first, *part.shape[1:])
 
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
-        """The numbers of a plain tensor as they lie in the file: a view of a map, kept or its own."""
-        if part.start == part.stop:
-            return torch.empty(part.shape, dtype=_held_as(part.dtype))
+        """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
+        if part.start == part.stop or not (keep or part.strides):
+            numbers = torch.empty(part.shape, dtype=_held_as(part.dtype))
+            self._read(part, part.start, numbers)
+            return numbers
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)
@@ -255,6 +260,22 @@ class Weights:
         except (OSError, ValueError) as error:
             raise refusal(part.file, f"cannot be read ({error})") from None
         return held, start - base
+
+    def _read(self, part: TensorInfo, start: int, target: Tensor) -> None:
+        """Fills a contiguous tensor on the CPU with what lies in a file from an offset on. Not through a map, which
+        ends this process where a file is cut off while it is read, and counts as memory of it."""
+        file = self._file(part)
+        end = start + target.nbytes
+        left = target.flatten().view(torch.uint8).numpy().data
+        try:
+            file.seek(start)
+            while left:
+                done = file.readinto(left)
+                if not done:
+                    raise truncated(part.file, end - len(left), end)
+                left = left[done:]
+        except OSError as error:
+            raise refusal(part.file, f"cannot be read ({error})") from None
 
     def _file(self, part: TensorInfo) -> BufferedReader:
         if part.file not in self._files:
@@ -327,6 +348,11 @@ def _copy(target: Tensor, rows: Any, values: Tensor) -> None:
 
 def _held_as(dtype: str) -> torch.dtype:
     return _BYTES.get(dtype) or TORCH_DTYPES[dtype]
+
+
+def _holds_as_stored(tensor: Tensor, part: TensorInfo) -> bool:
+    is_same = tensor.dtype == TORCH_DTYPES[part.dtype] and tensor.device.type == "cpu"
+    return is_same and tensor.is_contiguous()
 
 
 def _is_plain(part: TensorInfo) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,19 +28,31 @@ class Filling:
         self,
         module: nn.Module,
         weights: Weights,
-        path: Path,
         numbers: Mapping[str, str],
         stored: Mapping[str, Packed],
         rounded: Mapping[str, str],
         quantise: str,
     ) -> None:
-        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: how it lies in a file
+        """By the name of a parameter, numbers: its entry; stored: how it lies in a file
         as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
-        self._weights, self._path = weights, path
+        self.weights = weights
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
         self._quantise = quantise
         self._last: tuple[str, dict[str, Tensor]] = "", {}
+
+    @contextmanager
+    def reopened(self) -> Iterator[Filling]:
+        """The same from its files opened anew, usable in the block."""
+        with Weights(self.weights.entries) as weights:
+            yield Filling(
+                self.module,
+                weights,
+                self._numbers,
+                self._stored,
+                self._rounded,
+                self._quantise,
+            )
 
     def into(self, name: str, target: Tensor) -> None:
         """Fills `target`, of the dtype and shape of the parameter `name`, on any device. Raises CheckpointError."""
@@ -49,19 +62,19 @@ class Filling:
             target.copy_(self._rounded_to(target.dtype, name))
         else:
             entry = self._numbers[name]
-            self._weights.into(entry, target.view(self._weights.entries[entry].shape))
+            self.weights.into(entry, target.view(self.weights.entries[entry].shape))
 
     def tensor(self, name: str, device: torch.device) -> Tensor:
         """The parameter `name` on a device: on the CPU a view of a map of its file where that may be."""
         empty = self.module.get_parameter(name)
         if name in self._numbers and name not in self._rounded:
             entry = self._numbers[name]
-            found = self._weights.tensor(entry, device=device, dtype=empty.dtype)
+            found = self.weights.tensor(entry, device=device, dtype=empty.dtype)
             return found.reshape(empty.shape)
         if name in self._stored and device.type == "cpu":
             part, view = self._stored[name].part, None
             if part is not None and name.endswith(".weight"):
-                view = self._weights.stored_view(part, empty.dtype)
+                view = self.weights.stored_view(part, empty.dtype)
             if view is not None:
                 return view.view(empty.shape)
         target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
@@ -78,41 +91,46 @@ class Filling:
         part, packing = packed.part, packed.packing
         assert part is not None
         if name.endswith(".weight"):
-            self._weights.stored_into(part, target)
+            self.weights.stored_into(part, target)
         elif packing is not None and name.endswith(".weight_scale"):
-            target.copy_(self._weights.first_scales(part, packing))
+            target.copy_(self.weights.first_scales(part, packing))
         elif packing is not None and packing.second_scale is not None:
-            target.copy_(self._weights.number(packing.second_scale))
+            target.copy_(self.weights.number(packing.second_scale))
 
     def _rounded_to(self, dtype: torch.dtype, name: str) -> Tensor:
         entry = self._rounded[name]
         if self._last[0] != entry:
             self._last = "", {}  # one at a time
-            self._last = entry, self._rounded_rows(entry)
+            self._last = entry, rounded_entry(self.weights, entry, self._quantise)
         held = self._last[1]
         codes, scale = held["weight"], held["weight_scale"]
         if name == entry and dtype != codes.dtype:
             return weights_of(codes, scale, Scheme(block=(1, 0))).to(dtype)
         return held[name.rpartition(".")[2]]
 
-    def _rounded_rows(self, entry: str) -> dict[str, Tensor]:
-        shape = self._weights.entries[entry].shape
-        codes = torch.empty(shape, dtype=DTYPES[self._quantise])
-        scale = torch.empty(shape[0], 1)
-        row = 0
 
-        def take(part: TensorInfo, values: Tensor) -> None:
-            nonlocal row
-            some = slice(row, row + len(values))
-            codes[some], scale[some] = rounded_rows(values, codes.dtype)
-            row += len(values)
+def rounded_entry(weights: Weights, name: str, quantise: str) -> dict[str, Tensor]:
+    """A large matrix rounded, "weight" [R, K], and its scale, "weight_scale" fp32 [R, 1]; read some rows at a time.
 
-        self._weights.read(entry, take)
-        if not scale.isfinite().all():
-            raise CheckpointError(
-                f"{self._path}: {entry} holds numbers that are not finite, which cannot be quantised"
-            )
-        return {"weight": codes, "weight_scale": scale}
+    quantise: "int8" or "fp8". Raises CheckpointError for numbers that are not finite.
+    """
+    entry = weights.entries[name]
+    codes = torch.empty(entry.shape, dtype=DTYPES[quantise])
+    scale = torch.empty(entry.shape[0], 1)
+    row = 0
+
+    def take(part: TensorInfo, values: Tensor) -> None:
+        nonlocal row
+        some = slice(row, row + len(values))
+        codes[some], scale[some] = rounded_rows(values, codes.dtype)
+        row += len(values)
+
+    weights.read(name, take)
+    if not scale.isfinite().all():
+        raise CheckpointError(
+            f"{entry.parts[0].file}: {name} holds numbers that are not finite, which cannot be quantised"
+        )
+    return {"weight": codes, "weight_scale": scale}
 
 
 def filling(
@@ -143,7 +161,7 @@ def filling(
     if holding.quantise:  # what is rounded, and unpacked again
         shapes = {name: weights.entries[name].shape for name in numbers}
         rounded |= {name: name for name, shape in shapes.items() if is_large(name, shape)}
-    return Filling(module, weights, path, numbers, stored, rounded, holding.quantise)
+    return Filling(module, weights, numbers, stored, rounded, holding.quantise)
 
 
 def pack(module: nn.Module, packed: Mapping[str, Packed]) -> None:

@@ -15,11 +15,12 @@ from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
+from engine.components import swapping
 from engine.components.files import absolute, checked_layout, description
 from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
-from engine.extensions.extension import Extension, active, needs_own_calls, placed
+from engine.extensions.extension import Extension, active, needs_own_calls
 from engine.models.diffusion.config import conditions_of
 from presets.spec import DenoiserSpec
 
@@ -88,6 +89,7 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
+    from engine.checkpoints.kept import kept
     from engine.checkpoints.load import Weights
     from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
@@ -101,17 +103,24 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
         model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
-    with Weights(layout.entries) as weights:
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
+    with Weights(entries) as weights:
         of_file = filling(
             model,
             weights,
-            holding_of(spec),
+            holding,
             device.type,
             path=path,
             dtype=dtype,
             keeps_fp32=keeps_fp32,
         )
-        of_file.fill(device)
+        staying = swapping.staying(model, spec.resident_blocks, device)
+        if len(staying) < config.num_layers:
+            swapping.fill(model, staying, device, of_file)
+        else:
+            of_file.fill(device)
     return model.eval()
 
 
@@ -132,12 +141,18 @@ class LocalDenoiser:
     attention: Attention
     device: torch.device
 
+    @property
+    def told(self) -> str:
+        """What is to be said once it is loaded."""
+        swap = self.model.swap
+        return "" if swap is None else swap.told
+
     @contextmanager
     def begin(
         self, branches: Mapping[str, Conditions], extensions: Sequence[Extension] = ()
     ) -> Iterator[LocalPredict]:
         """As of `Denoiser`."""
-        with placed(extensions, self.model.blocks, self.device):
+        with self.model.at_work():
             yield LocalPredict(self, branches, tuple(extensions))
 
 
@@ -171,42 +186,70 @@ class LocalPredict:
                     now,
                 )
                 return list(both.chunk(len(ats)))
+            if len(ats) > 1 and self._is_in_turns(now):
+                return self._in_turns(x, timestep, ats, now)
             return [model(x, timestep, at) for at in ats]
 
     def _velocity(
         self, x: Tensor, timestep: Tensor, at: At, names: tuple[str, ...], now: Sequence[Extension]
     ) -> Tensor:
-        denoiser = self.denoiser
-        if names not in self._prepared:
-            self._prepared[names] = _conditioning(denoiser, [self.branches[name] for name in names])
-        return denoiser.model(
+        return self.denoiser.model(
             x,
             timestep,
-            self._prepared[names],
-            attention=denoiser.attention,
+            self._conditioning(names),
+            attention=self.denoiser.attention,
             extensions=now,
             at=at,
         )
+
+    def _in_turns(
+        self, x: Tensor, timestep: Tensor, ats: Sequence[At], now: Sequence[Extension]
+    ) -> list[Tensor]:
+        return self.denoiser.model.in_turns(
+            x,
+            timestep,
+            [self._conditioning((at.branch,)) for at in ats],
+            attention=self.denoiser.attention,
+            extensions=now,
+            ats=ats,
+        )
+
+    def _conditioning(self, names: tuple[str, ...]) -> Conditioning:
+        """Of some branches in one batch. Where each goes by itself, all are prepared with the first of them: blocks
+        that are swapped come once for all."""
+        if names not in self._prepared:
+            several = [names] if len(names) > 1 else [(name,) for name in self.branches]
+            made = self.denoiser.model.prepare_each([self._stacked(each) for each in several])
+            self._prepared.update(zip(several, made, strict=True))
+        return self._prepared[names]
+
+    def _stacked(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        import torch
+
+        # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
+        branches = [
+            {name: tensor.to(self.denoiser.device) for name, tensor in self.branches[each].items()}
+            for each in names
+        ]
+        # rows of zeros are what the published pipeline pads prompts with
+        text = torch.nn.utils.rnn.pad_sequence(
+            [each["text"] for each in branches], batch_first=True
+        )
+        others = branches[0].keys() - {"text"}
+        return {"text": text} | {
+            name: torch.stack([each[name] for each in branches]) for name in others
+        }
+
+    def _is_in_turns(self, now: Sequence[Extension]) -> bool:
+        """Each block once for all branches: where blocks come for it, and nothing wraps more of them than one."""
+        is_wrapped = any(hasattr(type(each), seam) for each in now for seam in ("model", "blocks"))
+        return self.denoiser.model.swap is not None and not is_wrapped
 
     def _is_batched(self, x: Tensor, now: Sequence[Extension]) -> bool:
         """One call for all branches: where that pays, and nothing tells the branches apart."""
         patch = self.denoiser.model.config.patch_size
         sizes = [size // step for size, step in zip(x.shape[2:], patch, strict=True)]
         return math.prod(sizes) <= BATCHED_GUIDANCE_TOKENS and not needs_own_calls(now)
-
-
-def _conditioning(denoiser: LocalDenoiser, branches: Sequence[Conditions]) -> Conditioning:
-    import torch
-
-    # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
-    here = [
-        {name: tensor.to(denoiser.device) for name, tensor in each.items()} for each in branches
-    ]
-    # rows of zeros are what the published pipeline pads prompts with
-    text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in here], batch_first=True)
-    others = here[0].keys() - {"text"}
-    stacked = {name: torch.stack([each[name] for each in here]) for name in others}
-    return denoiser.model.prepare({"text": text, **stacked})
 
 
 def _check_attention(name: str) -> None:

@@ -6,8 +6,7 @@ run asks for its options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
@@ -15,8 +14,7 @@ import msgspec
 from engine.models.seams import SEAMS
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Facts = Mapping[str, Any]
 """What the denoiser's provider tells of it: "num_blocks" (int), "dim" (int), and "model": the name of the published
@@ -27,7 +25,7 @@ _OF_ONE_BRANCH = ("model", "blocks", "block", "self_attention", "cross_attention
 
 
 class Extension(Protocol):
-    """Besides these an extension has methods named as seams (`SEAMS`), and perhaps those of `Stateful` or `Placed`.
+    """Besides these an extension has methods named as seams (`SEAMS`), and perhaps those of `Stateful`.
 
     exact: changes no number; then it is in no key, and tests hold it to that. version: enters keys, goes up when
     its numbers change. Options: a frozen msgspec Struct whose fields carry `Meta(description=..., limits)`, and in
@@ -72,16 +70,6 @@ class Stateful(Protocol):
         ...
 
 
-@runtime_checkable
-class Placed(Protocol):
-    """An extension that moves weights. Both are called once for each part of a run, when its conditions are
-    prepared (which takes weights of every block) and when it is over, an error included."""
-
-    def begin(self, blocks: nn.ModuleList, device: torch.device) -> None: ...
-
-    def end(self) -> None: ...
-
-
 def active(extensions: Sequence[Extension], step: int, total: int) -> tuple[Extension, ...]:
     """Those that take part in a step, in their order."""
     return tuple(extension for extension in extensions if extension.is_active(step, total))
@@ -94,19 +82,6 @@ def needs_own_calls(extensions: Sequence[Extension]) -> bool:
         not extension.exact and any(hasattr(type(extension), seam) for seam in _OF_ONE_BRANCH)
         for extension in extensions
     )
-
-
-@contextmanager
-def placed(
-    extensions: Sequence[Extension], blocks: nn.ModuleList, device: torch.device
-) -> Iterator[None]:
-    """A part of a run: those that move weights begin in their order and end in the reverse one."""
-    with ExitStack() as stack:
-        for extension in extensions:
-            if isinstance(extension, Placed):
-                stack.callback(extension.end)
-                extension.begin(blocks, device)
-        yield
 
 
 assert set(_OF_ONE_BRANCH) < set(SEAMS)

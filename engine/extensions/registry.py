@@ -20,6 +20,7 @@ from engine.models.seams import SEAMS
 from presets.errors import PresetError
 from presets.fields import build, fields
 from presets.spec import ExtensionSpec
+from presets.validation import BLOCK_SWAP
 from presets.wording import did_you_mean, nearest
 
 ENTRY_POINT_GROUP = "modiff.extensions"
@@ -27,7 +28,6 @@ ENTRY_POINT_GROUP = "modiff.extensions"
 _BUILTIN = {
     "skip-layer-guidance": "engine.extensions.guidance.skip_layer:SkipLayerGuidance",
     "teacache": "engine.extensions.caching.teacache:TeaCache",
-    "block-swap": "engine.extensions.memory.block_swap:BlockSwap",
 }
 _DECLARED = ("exact", "version", "Options", "is_active")
 
@@ -57,6 +57,12 @@ def find(name: str, key: str = "extensions") -> type[Extension]:
     """
     table = extensions()
     if name not in table:
+        if name == BLOCK_SWAP:
+            raise ComponentError(
+                "block swap is a setting of the denoiser now; leave the extension out and set "
+                "components.denoiser.resident_blocks",
+                key=f"{key}.name",
+            )
         hint = did_you_mean(nearest(name, list(table))) or f"; known: {', '.join(sorted(table))}"
         raise ComponentError(f"unknown extension {name!r}{hint}", key=f"{key}.name")
     module, _, attribute = table[name].partition(":")
@@ -110,7 +116,7 @@ def _check_reach(extension: type, facts: Facts, name: str, key: str) -> None:
     if within is None:
         return
     beyond = [seam for seam in SEAMS if hasattr(extension, seam) and seam not in within]
-    if beyond or hasattr(extension, "begin"):
+    if beyond:
         raise ComponentError(
             f"{name} works inside the denoiser, which runs elsewhere; leave it out, or run the denoiser here "
             "(--set components.denoiser.name=wan-dit)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,13 @@ from engine.components.choice import settle
 from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset
+from store.lineage.events import Message
 from store.lineage.records import REUSED
 from store.store import Store, open_store
 from tests.executing import ENGINE, SMALL, execute
 
 STEPS = 6
 SLG = '{name="skip-layer-guidance", options={blocks="2", start=0.25}}'
-SWAP = '{name="block-swap", options={resident_blocks=%d}}'
 TEACACHE = '{name="teacache", options={threshold=%s}}'
 
 
@@ -40,12 +40,13 @@ def move(runner: Runner, store: Store) -> None:
     runner.store, runner._index = store, None
 
 
-def queued(store: Store, folder: Path, *extensions: str) -> str:
+def queued(store: Store, folder: Path, *extensions: str, settings: Sequence[str] = ()) -> str:
     overrides = [
         f"scheduler.steps={STEPS}",
         'output.kinds=["latents"]',
         *SMALL,
         f"extensions=[{', '.join(extensions)}]",
+        *settings,
     ]
     spec = settle(load_preset("micro", overrides))
     return store.enqueue(
@@ -63,7 +64,7 @@ def latents(store: Store, run_id: str) -> list[str]:
         pytest.param([TEACACHE % 0.2], id="teacache 0.2"),
         pytest.param([TEACACHE % 0.4], id="teacache 0.4"),
         pytest.param([TEACACHE % 2.0], id="teacache 2"),
-        pytest.param([SLG, TEACACHE % 0.4, SWAP % 2], id="all three"),
+        pytest.param([SLG, TEACACHE % 0.4], id="both"),
     ],
 )
 def test_a_run_goes_on_from_every_step_with_the_same_bits(run, tmp_path, extensions):
@@ -91,22 +92,26 @@ def test_teacache_changes_the_result_and_is_in_the_keys(run, tmp_path):
 
 
 def test_block_swap_changes_nothing_and_shares_every_step(run, tmp_path):
-    plain, swapped = queued(run.store, tmp_path), queued(run.store, tmp_path, SWAP % 1)
+    swap = ("components.denoiser.resident_blocks=1",)
+    plain, swapped = queued(run.store, tmp_path), queued(run.store, tmp_path, settings=swap)
     execute(run, plain)
     execute(run, swapped)
     assert latents(run.store, plain) == latents(run.store, swapped)
     assert all(link.source == REUSED for link in run.store.links_of(swapped))
 
 
-def test_block_swap_computed_alone_gives_the_same_bits(run, tmp_path):
+def test_block_swap_computed_alone_gives_the_same_bits_and_is_told(run, tmp_path):
     plain = queued(run.store, tmp_path)
     execute(run, plain)
     expected = latents(run.store, plain)
     with open_store(tmp_path / "other") as store, store.register_engine(ENGINE, pid=1):
         move(run, store)
-        swapped = queued(store, tmp_path, SWAP % 1)
+        setting = "components.denoiser.resident_blocks=1"
+        swapped = queued(store, tmp_path, settings=[setting])
         execute(run, swapped)
         assert latents(store, swapped) == expected
+        told = [event.text for _, event in store.events(swapped) if isinstance(event, Message)]
+        assert "block swap: 1 of 6 blocks stay on cpu, 5 come for each call (from the file)" in told
 
 
 def test_an_extension_shares_the_steps_before_it_is_active(run, tmp_path):

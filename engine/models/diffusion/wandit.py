@@ -11,7 +11,8 @@ Source of the architecture: Wan 2.1, `wan/modules/model.py` (arXiv:2503.20314).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -25,11 +26,14 @@ from engine.models.attention import Attention, biased, sdpa
 from engine.models.diffusion.config import WanDiTConfig, conditions_of
 from engine.models.diffusion.padding import collapse_padding
 from engine.models.seams import At, Tokens, around
+from engine.models.swap.swap import Swap
 
 Conditions = Mapping[str, Tensor]
 """What a run is conditioned on, by name: "text" [B, L, text_dim]; for i2v and flf2v also "image" [B, 257 or 514,
 image_dim], the image encoder's tokens of one or two pictures, and "latents" [B, in_dim - out_dim, F, H, W], the masks
 and latents of the given frames."""
+
+Pairs = list[tuple[Tensor, Tensor]]  # keys and values of each block
 
 _ONE_CALL = At(step=0, total=1, sigma=1.0)  # a call that belongs to no run
 
@@ -52,6 +56,15 @@ class Conditioning:
         """Cross-attention of block i: q [B, heads, N, head_dim] over the text, plus that over the image."""
         y = biased(q, *self.text[i], self.bias)
         return y if self.image is None else y + biased(q, *self.image[i], None)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One call on its way through the blocks. block: (x, i, tokens, at) -> x."""
+
+    tokens: Tokens
+    at: At
+    block: Callable[[Tensor, int, Tokens, At], Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -220,28 +233,52 @@ class WanDiT(nn.Module):
         self.head = Head(config)
         if config.has_image_branch:
             self.img_emb = ImageEmbedding(config)
+        self.swap: Swap | None = None  # where not all blocks stay on their device
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """From here to its end the model may be called: what brings blocks that are swapped is at work."""
+        return nullcontext() if self.swap is None else self.swap.at_work()
 
     def prepare(self, conditions: Conditions, *, lengths: Tensor | None = None) -> Conditioning:
-        """Everything that the conditions contribute, once per run.
+        """Everything that the conditions contribute, once per run; as `prepare_each`."""
+        return self.prepare_each([conditions], lengths=[lengths])[0]
 
-        conditions: as of `Conditions`. Of the text, L <= text_len, all-zero rows at the end of a prompt and the rows
+    def prepare_each(
+        self, several: Sequence[Conditions], *, lengths: Sequence[Tensor | None] | None = None
+    ) -> list[Conditioning]:
+        """What each of several conditions contributes, block by block, so that a block that is swapped comes once for
+        all of them.
+
+        several: each as of `Conditions`. Of the text, L <= text_len, all-zero rows at the end of a prompt and the rows
         missing up to text_len are padding, which the published model attends to (see `padding`).
-        lengths: [B] int64, real rows per prompt where the caller knows them (then nothing is inspected).
+        lengths: [B] int64 each, real rows per prompt where the caller knows them (then nothing is inspected).
         Raises ValueError on conditions that are missing, unknown or do not fit.
         """
+        lengths = lengths or [None] * len(several)
+        taken = [self._taken(*each) for each in zip(several, lengths, strict=True)]
+        pairs: list[tuple[Pairs, Pairs]] = [([], []) for _ in taken]
+        for i in range(len(self.blocks)):
+            with self._held(i) as block:
+                for (text, _, image, _), (of_text, of_image) in zip(taken, pairs, strict=True):
+                    of_text.append(block.cross_attn.keys_values(text))
+                    if image is not None:
+                        of_image.append(block.cross_attn.image_keys_values(image))
+        return [
+            Conditioning(tuple(of_text), bias, tuple(of_image) or None, latents)
+            for (_, bias, _, latents), (of_text, of_image) in zip(taken, pairs, strict=True)
+        ]
+
+    def _taken(
+        self, conditions: Conditions, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """What no block is needed for: (text [B,L,d], bias of its padding, image [B,tokens,d], latents)."""
         config, dtype = self.config, self.patch_embedding.weight.dtype
         _check_conditions(conditions, config)
         rows, bias = collapse_padding(conditions["text"], lengths, config.text_len, dtype)
         text = self.text_embedding(rows.to(dtype))
-        layers = [cast(Block, block).cross_attn for block in self.blocks]
-        image = None
-        if config.has_image_branch:
-            tokens = self.img_emb(conditions["image"], dtype)
-            image = tuple(layer.image_keys_values(tokens) for layer in layers)
+        image = self.img_emb(conditions["image"], dtype) if config.has_image_branch else None
         latents = conditions["latents"].to(dtype) if "latents" in conditions else None
-        return Conditioning(
-            tuple(layer.keys_values(text) for layer in layers), bias, image, latents
-        )
+        return text, bias, image, latents
 
     def forward(
         self,
@@ -261,6 +298,40 @@ class WanDiT(nn.Module):
         seams from `blocks` inwards (see `engine.models.seams`), the first outermost. at: which call of a run this
         is, for them. Returns fp32 [B, out_dim, F, H, W]. Raises ValueError on shapes that do not fit.
         """
+        tokens, grid = self._embedded(latents, timestep, conditioning)
+        block = self._block(conditioning, attention, extensions)
+
+        def stack(tokens: Tokens, at: At) -> Tensor:
+            return self._through([Lane(tokens, at, block)])[0]
+
+        x = around(extensions, "blocks", stack)(tokens, at)
+        return self._velocity(x, tokens, grid)
+
+    def in_turns(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditionings: Sequence[Conditioning],
+        *,
+        attention: Attention = sdpa,
+        extensions: Sequence[object] = (),
+        ats: Sequence[At],
+    ) -> list[Tensor]:
+        """What `forward` gives for each of several conditionings, the same bits, but block by block, so that a block
+        that is swapped comes once for all of them. Of the extensions none has the seam `blocks`."""
+        lanes, grid = [], [0]
+        for conditioning, at in zip(conditionings, ats, strict=True):
+            tokens, grid = self._embedded(latents, timestep, conditioning)
+            lanes.append(Lane(tokens, at, self._block(conditioning, attention, extensions)))
+        return [
+            self._velocity(x, lane.tokens, grid)
+            for x, lane in zip(self._through(lanes), lanes, strict=True)
+        ]
+
+    def _embedded(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> tuple[Tokens, list[int]]:
+        """(what runs through the blocks, how many tokens it has along time, height and width)."""
         patch, dtype = self.config.patch_size, self.patch_embedding.weight.dtype
         given = conditioning.latents
         channels = self.config.in_dim - (0 if given is None else given.shape[1])
@@ -291,18 +362,29 @@ class WanDiT(nn.Module):
         signal = self.time_embedding(_sinusoid(timestep, self.config.freq_dim).to(x.device))
         time = self.time_projection(signal).unflatten(1, (6, self.config.dim))
         rope = rope_table(*grid, self.config.head_dim, x.device)
-        stack = self._stack(conditioning, attention, extensions)
-        x = stack(Tokens(x, time, signal, rope), at)
+        return Tokens(x, time, signal, rope), grid
+
+    def _velocity(self, x: Tensor, tokens: Tokens, grid: Sequence[int]) -> Tensor:
+        pt, ph, pw = self.config.patch_size
         return rearrange(
-            self.head(x, signal),
+            self.head(x, tokens.signal),
             "b (f h w) (p q r c) -> b c (f p) (h q) (w r)",
             f=grid[0], h=grid[1], w=grid[2], p=pt, q=ph, r=pw,
         )  # fmt: skip
 
-    def _stack(
+    def _through(self, lanes: Sequence[Lane]) -> list[Tensor]:
+        """The x of each lane [B,N,d] fp32 after all blocks."""
+        xs = [lane.tokens.x for lane in lanes]
+        for i in range(len(self.blocks)):
+            with self._held(i):
+                for k, lane in enumerate(lanes):
+                    xs[k] = lane.block(xs[k], i, lane.tokens, lane.at)
+        return xs
+
+    def _block(
         self, conditioning: Conditioning, attention: Attention, extensions: Sequence[object]
-    ) -> Callable[[Tokens, At], Tensor]:
-        """The blocks in their order, (tokens, at) -> x [B,N,d] fp32, with the extensions around their seams."""
+    ) -> Callable[[Tensor, int, Tokens, At], Tensor]:
+        """One block, (x, i, tokens, at) -> x [B,N,d] fp32, with the extensions around its seams."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, i: int, at: At) -> Tensor:
             return attention(q, k, v)
@@ -322,15 +404,13 @@ class WanDiT(nn.Module):
                 lambda q: cross_attention(q, i, at),
             )
 
-        block = around(extensions, "block", one)
+        return around(extensions, "block", one)
 
-        def stack(tokens: Tokens, at: At) -> Tensor:
-            x = tokens.x
-            for i in range(len(self.blocks)):
-                x = block(x, i, tokens, at)
-            return x
-
-        return around(extensions, "blocks", stack)
+    @contextmanager
+    def _held(self, i: int) -> Iterator[Block]:
+        """Block i, which is on its device for as long."""
+        with nullcontext() if self.swap is None else self.swap.block(i):
+            yield cast(Block, self.blocks[i])
 
 
 def _check_conditions(conditions: Conditions, config: WanDiTConfig) -> None:

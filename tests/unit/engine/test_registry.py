@@ -193,8 +193,8 @@ def test_a_component_of_another_package_is_planned_without_loading_it(tmp_path) 
             "extensions[0].name: unknown extension 'teecache', did you mean \"teacache\"?",
         ),
         (
-            '{name="block-swap",options={resident=1}}',
-            "extensions[0].options.resident: unknown key, did you mean resident_blocks?",
+            '{name="teacache",options={treshold=1}}',
+            "extensions[0].options.treshold: unknown key, did you mean threshold?",
         ),
     ],
 )

@@ -1,10 +1,10 @@
-"""Extensions in a loop of the micro model: resumed from every step bit for bit, exact ones without a trace."""
+"""Extensions in a loop of the micro model: resumed from every step bit for bit."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -14,7 +14,6 @@ from engine.components import wan_dit
 from engine.extensions import registry
 from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension, needs_own_calls
-from engine.extensions.memory.block_swap import BlockSwap
 from engine.models.diffusion.wandit import WanDiT
 from engine.schedulers.scheduler import create_scheduler
 from presets.spec import DenoiserSpec, ExtensionSpec
@@ -46,12 +45,6 @@ def loop(
     return Loop(dit, positive, negative, scheduler, noise, extensions=extensions)
 
 
-def test_resident_blocks_change_nothing(dit: WanDiT) -> None:
-    plain, swapped = loop(dit), loop(dit, [make("block-swap", resident_blocks=2)])
-    assert torch.equal(plain.run().latents, swapped.run().latents)
-    assert plain.calls == swapped.calls == STEPS  # both branches in one batch, with it as without
-
-
 def combinations(threshold: float) -> dict[str, list[list[Extension]]]:
     """name -> the extensions of the first run, and of the run that resumes it."""
 
@@ -61,13 +54,10 @@ def combinations(threshold: float) -> dict[str, list[list[Extension]]]:
     def skip() -> Extension:
         return make("skip-layer-guidance", blocks="2,4")
 
-    def swap(resident: int) -> Extension:
-        return make("block-swap", resident_blocks=resident)
-
     return {
         "alone": [[tea()], [tea()]],
         "late": [[make("teacache", threshold=threshold, start=0.3, end=0.8)] for _ in range(2)],
-        "composed": [[swap(2), tea(), skip()], [tea(), skip(), swap(4)]],
+        "composed": [[tea(), skip()], [tea(), skip()]],
     }
 
 
@@ -229,62 +219,5 @@ def test_which_extensions_need_calls_of_their_own() -> None:
 
         def step(self, next, state, velocity, at): ...
 
-    assert not needs_own_calls([make("block-swap"), AtTheSolver()])
-    assert needs_own_calls([make("block-swap"), make("teacache")])
-
-
-@dataclass
-class FakeTensor:
-    """Stands in for a tensor or parameter, whose `data` can only be set between a GPU and the CPU."""
-
-    device: torch.device
-
-    def to(self, device: torch.device) -> FakeTensor:
-        return FakeTensor(device)
-
-
-class FakeParameter:
-    def __init__(self) -> None:
-        self.data = FakeTensor(torch.device("cuda"))
-
-    @property
-    def device(self) -> torch.device:
-        return self.data.device
-
-
-class FakeBlock:
-    def __init__(self) -> None:
-        self.weight = FakeParameter()
-
-    def parameters(self):
-        return [self.weight]
-
-    def to(self, device: str | torch.device) -> None:
-        self.weight.data = FakeTensor(torch.device(device))
-
-
-def test_swapped_blocks_are_on_the_device_for_their_call_only() -> None:
-    swap, device = BlockSwap(BlockSwap.Options(resident_blocks=1), {}), torch.device("cuda")
-    blocks = [FakeBlock() for _ in range(3)]
-
-    def places() -> list[str]:
-        return [block.weight.device.type for block in blocks]
-
-    seen = []
-
-    def run(x, i, tokens, at):
-        seen.append(places())
-        if i == 2:
-            raise RuntimeError("out of memory")
-        return x
-
-    swap.begin(blocks, device)
-    assert places() == ["cuda", "cpu", "cpu"]
-    for i in range(2):
-        swap.block(run, None, i, None, None)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        swap.block(run, None, 2, None, None)
-    assert seen == [["cuda", "cpu", "cpu"], ["cuda", "cuda", "cpu"], ["cuda", "cpu", "cuda"]]
-    assert places() == ["cuda", "cpu", "cpu"]
-    swap.end()
-    assert places() == ["cuda", "cuda", "cuda"]
+    assert not needs_own_calls([AtTheSolver()])
+    assert needs_own_calls([AtTheSolver(), make("teacache")])

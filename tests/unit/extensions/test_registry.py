@@ -19,7 +19,7 @@ from presets.fields import fields
 from presets.spec import ExtensionSpec
 
 MICRO = {"num_blocks": 6, "dim": 128, "model": "micro"}
-BUILTIN = ("skip-layer-guidance", "teacache", "block-swap")
+BUILTIN = ("skip-layer-guidance", "teacache")
 
 
 @pytest.fixture(autouse=True)
@@ -104,8 +104,13 @@ def test_asking_for_options_imports_no_torch() -> None:
             "extensions[1].name: unknown extension 'teecache', did you mean \"teacache\"?",
         ),
         (
+            "block-swap",
+            "extensions[1].name: block swap is a setting of the denoiser now; leave the extension out and set "
+            "components.denoiser.resident_blocks",
+        ),
+        (
             "zzz",
-            "extensions[1].name: unknown extension 'zzz'; known: block-swap, skip-layer-guidance, teacache",
+            "extensions[1].name: unknown extension 'zzz'; known: skip-layer-guidance, teacache",
         ),
     ],
 )
@@ -135,10 +140,6 @@ def test_an_unknown_name(name: str, message: str) -> None:
             spec("skip-layer-guidance"),
             "extensions[0].options.blocks: there is no block 10; this model has blocks 0 to 5",
         ),
-        (
-            spec("block-swap", resident_blocks=-1),
-            "extensions[0].options.resident_blocks: expected an integer >= 0 and <= 1000, got -1",
-        ),
     ],
 )  # fmt: skip
 def test_options_that_do_not_do(bad: ExtensionSpec, message: str) -> None:
@@ -162,10 +163,6 @@ def test_identity_is_what_numbers_depend_on(named: None) -> None:
     }
     placed = spec("named", buffers=9, start=0.5, strength=0, mode="hard")
     assert registry.identity(placed, MICRO) == plain | {"options": {"mode": "hard"}}
-    assert registry.identity(spec("block-swap", resident_blocks=3), MICRO) == {
-        "name": "block-swap",
-        "version": 1,
-    }
     assert registry.identity(spec("teacache", threshold=0.1, start=0.5), MICRO) == {
         "name": "teacache",
         "version": 1,

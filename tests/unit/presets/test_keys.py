@@ -122,10 +122,13 @@ def test_every_key_of_an_item_can_be_set(wanted: list[ExtensionSpec]) -> None:
 
 
 def test_overrides_are_applied_as_they_are_typed() -> None:
-    first = "+extensions.name=block-swap"
-    assert [each.name for each in extensions_of(first, TEACACHE)] == ["block-swap", "teacache"]
-    last = extensions_of(TEACACHE, first, "extensions[-1].options.resident_blocks=3")[-1]
-    assert last.options == {"resident_blocks": 3}
+    first = "+extensions.name=skip-layer-guidance"
+    assert [each.name for each in extensions_of(first, TEACACHE)] == [
+        "skip-layer-guidance",
+        "teacache",
+    ]
+    last = extensions_of(TEACACHE, first, "extensions[-1].options.blocks=3")[-1]
+    assert last.options == {"blocks": 3}
     assert extensions_of(first, "extensions=[]", TEACACHE)[0].name == "teacache"
     assert extensions_of(TEACACHE, "-extensions[0].options.threshold")[0].options == {}
     assert extensions_of(TEACACHE, "extensions[0].enabled=false")[0].enabled is False

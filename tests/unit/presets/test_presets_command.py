@@ -89,7 +89,6 @@ def test_keys_list_the_options_of_extensions(capsys: Capture) -> None:
     expected = {
         "skip-layer-guidance": ["blocks", "start", "end"],
         "teacache": ["threshold", "start", "end"],
-        "block-swap": ["resident_blocks"],
     }
     expected = {
         name: [f"extensions[N].options.{key}" for key in keys] for name, keys in expected.items()
@@ -109,7 +108,7 @@ def test_the_schema_knows_the_options_of_extensions(capsys: Capture) -> None:
         for rule in schema["$defs"]["ExtensionSpec"]["allOf"]
     }
     assert known["teacache"]["properties"]["threshold"]["maximum"] == 10
-    assert known["block-swap"]["additionalProperties"] is False
+    assert known["skip-layer-guidance"]["additionalProperties"] is False
 
 
 def test_an_extension_that_cannot_be_imported_costs_a_warning(
@@ -121,7 +120,7 @@ def test_an_extension_that_cannot_be_imported_costs_a_warning(
     out, err = capsys.readouterr()
     assert "the extension 'broken' cannot be imported" in err
     assert err.count("\n") == 1
-    assert "resident_blocks = 0" in out
+    assert "threshold = 0.05" in out
 
 
 @pytest.mark.parametrize(
@@ -231,15 +230,18 @@ def test_set_add_and_remove_are_applied_as_they_are_typed(capsys: Capture) -> No
             for each in shown["extensions"]
         ]
 
-    swap, cache = ("--add", "extensions.name=block-swap"), ("--add", "extensions.name=teacache")
-    assert names(*swap, *cache) == ["block-swap", "teacache"]
-    assert names(*cache, "--set", "extensions[-1].options.end=0.5", *swap) == [
+    skip, cache = (
+        ("--add", "extensions.name=skip-layer-guidance"),
+        ("--add", "extensions.name=teacache"),
+    )
+    assert names(*skip, *cache) == ["skip-layer-guidance", "teacache"]
+    assert names(*cache, "--set", "extensions[-1].options.end=0.5", *skip) == [
         "teacache{'end': 0.5}",
-        "block-swap",
+        "skip-layer-guidance",
     ]
-    assert names(*swap, "--remove=extensions[0]", *cache) == ["teacache"]
-    assert names(*swap, "--set", "extensions=[]") == []
-    line = _refusal(capsys, "show", "micro", "--remove", "extensions[0]", *swap)
+    assert names(*skip, "--remove=extensions[0]", *cache) == ["teacache"]
+    assert names(*skip, "--set", "extensions=[]") == []
+    line = _refusal(capsys, "show", "micro", "--remove", "extensions[0]", *skip)
     assert line.endswith("extensions[0]: extensions has no item 0; it is empty")
 
 

@@ -18,6 +18,7 @@ import presets
 from presets.encoding import decode_spec, encode_spec, json_schema, preset_schema
 from presets.errors import PresetError
 from presets.fields import fields, groups
+from presets.library import load_preset
 from presets.spec import FORMAT, ExtensionSpec, GuidanceSpec, RunSpec, SchedulerSpec
 from presets.validation import validate
 
@@ -164,3 +165,37 @@ def test_importing_the_library_imports_no_heavy_package() -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_block_swap_as_an_extension_becomes_the_setting():
+    cache = {"name": "teacache", "enabled": True, "options": {}}
+
+    def decoded(*extensions: object, **denoiser: str) -> RunSpec:
+        data = {"extensions": [*extensions], "components": {"denoiser": denoiser}}
+        return decode_spec(json.dumps(data).encode())
+
+    def swap(**fields: object) -> dict[str, object]:
+        return {"name": "block-swap", **fields}
+
+    found = decoded(swap(options={"resident_blocks": 3}), cache, device="cpu")
+    assert found.components.denoiser.resident_blocks == "3"
+    assert found.components.denoiser.device == "cpu"
+    assert [each.name for each in found.extensions] == ["teacache"]
+    assert decode_spec(encode_spec(found)) == found
+    assert decoded(swap()).components.denoiser.resident_blocks == "0"
+    assert decoded(swap(), resident_blocks="all").components.denoiser.resident_blocks == "0"
+    assert decoded(swap(), resident_blocks="6GB").components.denoiser.resident_blocks == "6GB"
+    off = decoded(swap(enabled=False, options={"resident_blocks": 3}))
+    assert (off.extensions, off.components.denoiser.resident_blocks) == ((), "all")
+    # what it could never have been is refused by the name that it has
+    for odd in (swap(options={"resident": 3}), swap(options={"resident_blocks": -1})):
+        assert [each.name for each in decoded(odd).extensions] == ["block-swap"]
+
+
+def test_block_swap_as_an_extension_of_a_preset_becomes_the_setting(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text(
+        'extends = "micro"\n[[extensions]]\nname = "block-swap"\n[extensions.options]\nresident_blocks = 2\n'
+    )
+    found = load_preset(path)
+    assert (found.extensions, found.components.denoiser.resident_blocks) == ((), "2")

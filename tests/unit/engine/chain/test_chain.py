@@ -6,10 +6,11 @@ import json
 import random
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.locate import locate
 from engine.components.descriptions import Descriptions
+from engine.extensions import registry
 from engine.graph import Given, Node, key_of, ordered
 from engine.tasks.route import course_of, route_of
 from engine.tasks.wan import NOISE, STEP, TEXT, VIDEO
@@ -302,16 +304,39 @@ def test_the_order_and_the_options_of_extensions_count(store: Store) -> None:
     assert with_extensions(swapped) == with_extensions(cache)
 
 
+class Exact:
+    exact: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    Options: ClassVar[type[msgspec.Struct]] = msgspec.defstruct("Options", [], frozen=True)
+
+    def __init__(self, options: Any, facts: Any) -> None: ...
+
+    def is_active(self, step: int, total: int) -> bool:
+        return True
+
+
 def test_an_extension_counts_at_the_steps_where_it_is_active_and_an_exact_one_at_none(
-    store: Store,
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = keys_of(store, SPEC).step
     cached = '[{name = "teacache", options = {start = 0.5}}]'
     late = keys_of(store, override(SPEC, [f"extensions={cached}"])).step
     assert late[:3] == plain[:3]
     assert not set(late[3:]) & set(plain)
-    swapped = keys_of(store, override(SPEC, ['extensions=[{name = "block-swap"}]'])).step
-    assert swapped == plain
+    monkeypatch.setitem(sys.modules, "exact_extension", sys.modules[__name__])
+    monkeypatch.setitem(registry.extensions(), "exact", "exact_extension:Exact")
+    exact = keys_of(store, override(SPEC, ['extensions=[{name = "exact"}]'])).step
+    assert exact == plain
+
+
+def test_block_swap_as_it_was_once_written_leaves_the_keys(store: Store) -> None:
+    cache = {"name": "teacache", "options": {"threshold": 0.1}}
+    swap = {"name": "block-swap", "options": {"resident_blocks": 3}, "enabled": True}
+    stored = json.loads(encode_spec(SPEC))
+    found = decode_spec(json.dumps(stored | {"extensions": [swap, cache]}).encode())
+    assert found.components.denoiser.resident_blocks == "3"
+    cached = decode_spec(json.dumps(stored | {"extensions": [cache]}).encode())
+    assert keys_of(store, found) == keys_of(store, cached)
 
 
 def test_an_extension_that_is_off_is_in_no_key_and_need_not_exist(store: Store) -> None:

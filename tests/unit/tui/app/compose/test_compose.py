@@ -780,14 +780,16 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
         await shown.until(lambda: isinstance(shown.app.screen, Picker))
         await shown.press("escape", "escape")
         await add("teacache")
-        await add("block-swap")
+        await add("skip-layer-guidance")
         await shown.until_at("extensions[1].enabled")
         await shown.press("ctrl+up")
-        await shown.until(lambda: [each[0] for each in names()] == ["block-swap", "teacache"])
+        await shown.until(
+            lambda: [each[0] for each in names()] == ["skip-layer-guidance", "teacache"]
+        )
         await shown.until_at("extensions[0].enabled")
-        assert shown.row("extensions[0].enabled").row.label == "1 block-swap"
-        await shown.press("down", "end", "ctrl+u", "3", "down", "left")
-        assert names() == [("block-swap", True, {"resident_blocks": 3}), ("teacache", False, {})]
+        assert shown.row("extensions[0].enabled").row.label == "1 skip-layer-guidance"
+        await shown.press("down", "end", "ctrl+u", "3", "down", "down", "down", "left")
+        assert names() == [("skip-layer-guidance", True, {"blocks": "3"}), ("teacache", False, {})]
         await shown.replace("extensions[1].options.threshold", "11")
         assert shown.lines(Problems) == [
             "✖ extensions[1].options.threshold: expected a finite number >= 0 and <= 10, got 11"

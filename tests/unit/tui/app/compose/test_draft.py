@@ -331,7 +331,9 @@ CACHE = '{name = "teacache", options = {threshold = 0.2}}'
 @pytest.fixture
 def listed() -> Draft:
     """With two extensions."""
-    return Draft("x", load_preset("micro", [f'extensions=[{CACHE}, {{name = "block-swap"}}]']))
+    return Draft(
+        "x", load_preset("micro", [f'extensions=[{CACHE}, {{name = "skip-layer-guidance"}}]'])
+    )
 
 
 def extensions_of(draft: Draft):
@@ -342,12 +344,12 @@ def test_items_of_a_list_have_rows_with_the_limits_and_help_of_their_options(lis
     found = {row.key: row for row in rows(section_of("extensions"), listed, check(listed), {})}
     assert [row.label for row in found.values()] == [
         *("1 teacache", " threshold", " start", " end"),
-        *("2 block-swap", " resident blocks"),
+        *("2 skip-layer-guidance", " blocks", " start", " end"),
     ]
     row = found["extensions[0].options.threshold"]
     assert (row.kind, row.text, row.base_text) == ("number", "0.2", "0.2")
     assert row.field.expected == "a finite number >= 0 and <= 10"
-    assert found["extensions[1].options.resident_blocks"].text == "0"  # its default
+    assert found["extensions[1].options.blocks"].text == "10"  # its default
 
 
 def test_options_are_typed_and_refused_by_their_own_limits(listed):
@@ -362,17 +364,17 @@ def test_options_are_typed_and_refused_by_their_own_limits(listed):
     assert wrong.shown.extensions[0].options == {"threshold": 0.2}
     off = check(listed.typed("extensions[0].enabled", "false"))
     assert [each.enabled for each in off.spec.extensions] == [False, True]
-    assert summary(section_of(key), listed, off.spec) == "(teacache), block-swap"
+    assert summary(section_of(key), listed, off.spec) == "(teacache), skip-layer-guidance"
 
 
 def test_items_are_added_taken_out_and_moved_with_what_was_typed_in_them(listed):
     key = "extensions[0].options.threshold"
     changed = listed.typed(key, "0.3")
-    more = added(changed, check(changed), "extensions", {"name": "skip-layer-guidance"})
-    assert extensions_of(more) == ["teacache", "block-swap", "skip-layer-guidance"]
+    more = added(changed, check(changed), "extensions", {"name": "own"})
+    assert extensions_of(more) == ["teacache", "skip-layer-guidance", "own"]
     assert set(more.edits) == {"extensions"}
     moved_down = moved(more, check(more), "extensions", 0, 1)
-    assert extensions_of(moved_down) == ["block-swap", "teacache", "skip-layer-guidance"]
+    assert extensions_of(moved_down) == ["skip-layer-guidance", "teacache", "own"]
     assert check(moved_down).spec.extensions[1].options == {"threshold": 0.3}
     assert moved(more, check(more), "extensions", 0, -1) == more
     typed_there = moved_down.typed("extensions[1].options.end", "0.5")
@@ -380,7 +382,7 @@ def test_items_are_added_taken_out_and_moved_with_what_was_typed_in_them(listed)
     assert typed_there.without("extensions").edits == {}
     assert typed_there.before("extensions[1].options.threshold") == "0.3"
     fewer = removed(typed_there, check(typed_there), "extensions", 1)
-    assert extensions_of(fewer) == ["block-swap", "skip-layer-guidance"]
+    assert extensions_of(fewer) == ["skip-layer-guidance", "own"]
     back = removed(more, check(more), "extensions", 2).typed(key, "0.2")
     assert check(back).spec == listed.base
 
@@ -393,7 +395,7 @@ def test_a_wrong_item_is_mended_or_taken_out_before_the_others_move(listed):
     ):
         with pytest.raises(Unmended, match=r"^extensions\[0\]\.options\.threshold: expected a"):
             edit()
-    assert extensions_of(removed(wrong, check(wrong), "extensions", 0)) == ["block-swap"]
+    assert extensions_of(removed(wrong, check(wrong), "extensions", 0)) == ["skip-layer-guidance"]
 
 
 def test_what_was_typed_in_an_item_that_is_gone_is_told(draft):

@@ -1,1 +1,0 @@
-"""Extensions that decide where weights are."""
