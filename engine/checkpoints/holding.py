@@ -111,23 +111,11 @@ def rounded(shape: Sequence[int], quantise: str) -> Packed:
     return Packed(Scheme(block=(1, 0)), tensors)
 
 
-def tensor_bytes(
+def held_bytes(
     shapes: Mapping[str, Sequence[int]],
     packed: Mapping[str, Packed],
     item_bytes: int,
     keeps_fp32: Callable[[str], bool] = lambda name: False,
-<<<<<<< HEAD
-) -> dict[str, list[int]]:
-    """What each of the tensors takes in memory that weights of these shapes are held as. item_bytes: of a number of
-    what is not packed, unless it `keeps_fp32`."""
-    found = {}
-    for name, shape in shapes.items():
-        if name in packed:
-            found[name] = [held.num_bytes for held in packed[name].tensors.values()]
-        else:
-            found[name] = [math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)]
-    return found
-=======
 ) -> dict[str, int]:
     """What each of weights of these shapes takes in memory, by name. item_bytes: of a number of what is not packed,
     unless it `keeps_fp32`."""
@@ -137,7 +125,6 @@ def tensor_bytes(
         else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
         for name, shape in shapes.items()
     }
->>>>>>> main
 
 
 def _as_stored(entry: Entry) -> Packed | None:

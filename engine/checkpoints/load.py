@@ -51,8 +51,7 @@ _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 class Weights:
-    """The entries of a checkpoint, readable. Use it in a `with`, or in several, one after another; what it handed out
-    stays valid afterwards.
+    """The entries of a checkpoint, readable. Use it in a `with`; what it handed out stays valid afterwards.
 
     Raises CheckpointError where a file cannot be opened, has changed since its directory was read, or holds a
     dtype that nothing here computes with.
@@ -78,12 +77,8 @@ class Weights:
         trace: TracebackType | None,
     ) -> None:
         self._open.close()
-        try:
-            if error is None:
-                self.check_same()
-        finally:
-            self._files.clear()
-            self._maps.clear()
+        if error is None:
+            self.check_same()
 
     def check_same(self) -> None:
         """Raises CheckpointError where a file that was read from is not what it was."""
@@ -123,20 +118,10 @@ class Weights:
             self._read(part, part.start, target)
             return
         held = target.flatten().view(torch.uint8)
-<<<<<<< HEAD
-        if held.device.type == "cpu":
-            self._read(part, part.start, held)
-            return
-        for first in range(part.start, part.stop, SLICE_BYTES):
-            some = torch.empty(min(SLICE_BYTES, part.stop - first), dtype=torch.uint8)
-            self._read(part, first, some)
-            held[first - part.start :][: len(some)].copy_(some)
-=======
         for first in range(0, part.stop - part.start, SLICE_BYTES):
             some = torch.empty(min(SLICE_BYTES, len(held) - first), dtype=torch.uint8)
             self._read(part, part.start + first, some)
             held[first : first + len(some)].copy_(some)
->>>>>>> main
 
     def stored_view(self, part: TensorInfo, dtype: torch.dtype) -> Tensor | None:
         """What lies in the file as numbers of a dtype, a view of a map; None where it is not aligned as torch's own."""
@@ -208,15 +193,9 @@ class Weights:
         if part.strides is not None:
             return self._stored(part, keep=False)[first:last]
         row_bytes = (part.stop - part.start) // part.shape[0]
-<<<<<<< HEAD
-        values = torch.empty((last - first) * row_bytes, dtype=torch.uint8)
-        self._read(part, part.start + first * row_bytes, values)
-        values = values.view(_held_as(part.dtype)).view(last - first, -1)
-=======
         dtype = _held_as(part.dtype)
         values = torch.empty(last - first, row_bytes // dtype.itemsize, dtype=dtype)
         self._read(part, part.start + first * row_bytes, values)
->>>>>>> main
         return of_pairs(values) if part.dtype == PAIRS else values.view(-1, *part.shape[1:])
 
     def _dequantised(self, part: TensorInfo, first: int, last: int) -> Tensor:
@@ -237,15 +216,9 @@ class Weights:
     def _stored(self, part: TensorInfo, *, keep: bool = True) -> Tensor:
         """The numbers of a plain tensor as they lie in the file: a view of a map that is kept, or their own."""
         if part.start == part.stop or not (keep or part.strides):
-<<<<<<< HEAD
-            numbers = torch.empty(part.stop - part.start, dtype=torch.uint8)
-            self._read(part, part.start, numbers)
-            return numbers.view(_held_as(part.dtype)).view(part.shape)
-=======
             numbers = torch.empty(part.shape, dtype=_held_as(part.dtype))
             self._read(part, part.start, numbers)
             return numbers
->>>>>>> main
         flat = self._numbers(part, part.start, part.stop, keep=keep)
         return (
             flat.view(part.shape)

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.holding import Holding, is_large, packed_matrices, rounded, tensor_bytes
+from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
 from engine.checkpoints.layout import quantisation
 from engine.components import swapping
 from engine.components.protocols import InMemory
-from engine.components.swapping import refusal, swapped_bytes
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
 
@@ -36,7 +35,6 @@ def holding_of(spec: Any) -> Holding:
 def check_holding(spec: Any, layout: Layout) -> None:
     """Refuses what cannot be done with the weights of a layout. Raises ComponentError."""
     holding, key = holding_of(spec), f"components.{layout.component}"
-    _check_swap(spec, layout)
     stored = quantisation(layout)
     if holding.quantise and stored:
         raise ComponentError(
@@ -61,25 +59,10 @@ def check_holding(spec: Any, layout: Layout) -> None:
         )
 
 
-def _check_swap(spec: Any, layout: Layout) -> None:
-    shapes = {name: entry.shape for name, entry in layout.entries.items()}
-    types = {"cpu": ("cpu",), "auto": ("cpu", "cuda")}.get(spec.device, ("cuda",))
-    refusals = [
-        refusal(setting, _sizes(spec, layout.component, shapes, layout.entries, each)[0])
-        for each in types
-        if (setting := getattr(spec, "resident_blocks", "all")) != "all"
-    ]
-    # of two devices that it may be, one is enough
-    if refusals and all(refusals):
-        raise ComponentError(refusals[-1], key=f"components.{layout.component}.resident_blocks")
-
-
 def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
     """What of these settings makes two loaded models differ that are of the same files."""
     holding = holding_of(spec)
     found: dict[str, Any] = {}
-    if getattr(spec, "resident_blocks", "all") != "all":
-        found["resident_blocks"] = spec.resident_blocks
     if holding.quantise:
         found["quantise"] = holding.quantise
     if holding.rounds_activations:
@@ -95,15 +78,6 @@ def in_memory(
     spec: Any, kind: str, shapes: Shapes, entries: Mapping[str, Entry], device_type: str
 ) -> InMemory:
     """What a component of these shapes takes of a device. entries: of its files, none where they are not here."""
-    sizes, packed = _sizes(spec, kind, shapes, entries, device_type)
-    num_bytes = swapped_bytes(getattr(spec, "resident_blocks", "all"), sizes)
-    return InMemory(num_bytes, _most_of(packed))
-
-
-def _sizes(
-    spec: Any, kind: str, shapes: Shapes, entries: Mapping[str, Entry], device_type: str
-) -> tuple[dict[str, list[int]], Mapping[str, Packed]]:
-    """(by name of a weight, the bytes of each tensor that it is held as; those that are packed)."""
     holding = holding_of(spec)
     packed: Mapping[str, Packed] = packed_matrices(entries, holding, device_type)
     if not entries and holding.quantise and holding.unpacks_at_call(device_type):
@@ -113,12 +87,8 @@ def _sizes(
             if is_large(name, shape)
         }
     keeps = keeps_fp32 if kind == "denoiser" else lambda name: False
-<<<<<<< HEAD
-    return tensor_bytes(shapes, packed, BYTES[spec.dtype], keeps), packed
-=======
     sizes = held_bytes(shapes, packed, BYTES[spec.dtype], keeps)
     return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
->>>>>>> main
 
 
 def _most_of(packed: Mapping[str, Packed]) -> str:

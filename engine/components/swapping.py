@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Iterator, Mapping, Sequence
-=======
 from collections.abc import Callable, Iterator, Mapping
->>>>>>> main
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +18,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-<<<<<<< HEAD
-    from engine.checkpoints.load import Weights
-=======
->>>>>>> main
     from engine.checkpoints.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
-    from engine.models.swap.transfers import Fill
 
 KEY = "components.denoiser.resident_blocks"
 
@@ -37,35 +28,6 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
-<<<<<<< HEAD
-def swapped_bytes(setting: str, sizes: Mapping[str, Sequence[int]]) -> int:
-    """What a model takes on its device. With "auto" at most, since what is free is found out when it is loaded; with a
-    budget that is too small for the slots as much as those need. sizes: by name of a weight, of each of its tensors.
-    Torch-free."""
-    if setting == "all":
-        return sum(map(sum, sizes.values()))
-    others, blocks = _parted(sizes)
-    try:
-        stay = resident_blocks(setting, blocks, sum(blocks))
-    except ValueError:
-        stay = frozenset()
-    return others + device_bytes(blocks, stay)
-
-
-def refusal(setting: str, sizes: Mapping[str, Sequence[int]]) -> str:
-    """Why a model of these sizes cannot be held so; empty where it can. Torch-free."""
-    try:
-        resident_blocks(setting, _parted(sizes)[1], 0)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _parted(sizes: Mapping[str, Sequence[int]]) -> tuple[int, list[int]]:
-    """(bytes of what is in no block, of each block)."""
-    others, blocks = 0, dict[int, list[int]]()
-    for name, tensors in sizes.items():
-=======
 def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
     """What a model takes on its device whose weights take these many bytes, by name; with "auto" at most, since what is
     free is found out when it is loaded. Raises ComponentError where the budget has no room for the slots. Torch-free.
@@ -75,19 +37,13 @@ def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
         return sum(sizes.values())
     others, blocks = 0, dict[int, list[int]]()
     for name, size in sizes.items():
->>>>>>> main
         i = _block_of(name)
         if i is None:
-            others += sum(tensors)
+            others += size
         else:
-<<<<<<< HEAD
-            blocks.setdefault(i, []).extend(tensors)
-    return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
-=======
             blocks.setdefault(i, []).append(size)
     slabs = [slab_bytes(blocks[i]) for i in sorted(blocks)]
     return others + device_bytes(slabs, _resident(setting, slabs, sum(slabs)))
->>>>>>> main
 
 
 def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]:
@@ -102,20 +58,8 @@ def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]
     return _resident(setting, sizes, room)
 
 
-<<<<<<< HEAD
-def fill(
-    model: WanDiT,
-    resident: frozenset[int],
-    device: torch.device,
-    of_file: Filling,
-    weights: Weights,
-) -> None:
-    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. weights: what
-    `of_file` reads from."""
-=======
 def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling: Filling) -> None:
     """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped."""
->>>>>>> main
     import torch
 
     from engine.checkpoints.load import put
@@ -124,16 +68,7 @@ def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling:
 
     slabs = {i: slab_of(block) for i, block in enumerate(model.blocks) if i not in resident}
 
-    def block_into(i: int, memory: Tensor) -> None:
-        for name, target in slabs[i].views(memory).items():
-            of_file.into(f"blocks.{i}.{name}", target)
-        weights.check_same()
-
     @contextmanager
-<<<<<<< HEAD
-    def reading() -> Iterator[Fill]:
-        with weights:
-=======
     def reading() -> Iterator[Callable[[int, Tensor], None]]:
         with filling.reopened() as again:
 
@@ -142,27 +77,21 @@ def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling:
                     again.into(f"blocks.{i}.{name}", target)
                 again.weights.check_same()
 
->>>>>>> main
             yield block_into
 
     for name, empty in list(model.named_parameters()):
         if _block_of(name) not in slabs:
             target = torch.empty(empty.shape, dtype=empty.dtype, device=device)
-<<<<<<< HEAD
-            of_file.into(name, target)
-            put(model, name, target)
-    source = _source(device, {i: slab.num_bytes for i, slab in slabs.items()}, block_into, reading)
-    model.swap = Swap(model.blocks, resident, device, source)
-=======
             filling.into(name, target)
             put(model, name, target)
     sizes = {i: slab.num_bytes for i, slab in slabs.items()}
     model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
->>>>>>> main
 
 
 def _source(
-    device: torch.device, sizes: Mapping[int, int], block_into: Fill, reading: Reading
+    device: torch.device,
+    sizes: Mapping[int, int],
+    reading: Reading,
 ) -> Source:
     import torch
 
@@ -172,8 +101,9 @@ def _source(
     if device.type != "cuda" or not is_held:
         return Files(reading, device)
     slabs = {i: torch.empty(size, dtype=torch.uint8) for i, size in sizes.items()}
-    for i, slab in slabs.items():
-        block_into(i, slab)
+    with reading() as block_into:
+        for i, slab in slabs.items():
+            block_into(i, slab)
     return HostMemory(slabs, device)
 
 

@@ -113,17 +113,10 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
             keeps_fp32=keeps_fp32,
         )
         staying = swapping.staying(model, spec.resident_blocks, device)
-<<<<<<< HEAD
-        if len(staying) == config.num_layers:
-            of_file.fill(device)
-        else:
-            swapping.fill(model, staying, device, of_file, weights)
-=======
         if len(staying) < config.num_layers:
             swapping.fill(model, staying, device, of_file)
         else:
             of_file.fill(device)
->>>>>>> main
     return model.eval()
 
 
@@ -230,29 +223,17 @@ class LocalPredict:
         import torch
 
         # each by itself: what was just encoded is on its encoder's device, what was stored on the CPU
-<<<<<<< HEAD
-        here = [
-=======
         branches = [
->>>>>>> main
             {name: tensor.to(self.denoiser.device) for name, tensor in self.branches[each].items()}
             for each in names
         ]
         # rows of zeros are what the published pipeline pads prompts with
-<<<<<<< HEAD
-        text = torch.nn.utils.rnn.pad_sequence([each["text"] for each in here], batch_first=True)
-        others = here[0].keys() - {"text"}
-        return {
-            "text": text,
-            **{name: torch.stack([each[name] for each in here]) for name in others},
-=======
         text = torch.nn.utils.rnn.pad_sequence(
             [each["text"] for each in branches], batch_first=True
         )
         others = branches[0].keys() - {"text"}
         return {"text": text} | {
             name: torch.stack([each[name] for each in branches]) for name in others
->>>>>>> main
         }
 
     def _is_in_turns(self, now: Sequence[Extension]) -> bool:
