@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.models.seams import At
 
     class Placed(Denoiser, Protocol):
+        told: str
+
         @property
         def device(self) -> torch.device: ...
 
@@ -77,6 +79,11 @@ class GuidanceHalves:
     first: Placed
     other: Placed
     in_turn: bool = False
+
+    @property
+    def told(self) -> str:
+        """What is to be said of both once they are loaded."""
+        return "; ".join(filter(None, (each.told for each in (self.first, self.other))))
 
     @property
     def environment(self) -> str:

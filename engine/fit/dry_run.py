@@ -45,17 +45,22 @@ def memory_of(store: Store, plan: Plan) -> Memory:
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, uncounted = works_of(plan, describe, index)
-        key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **_here()})
-        known = index.get(key)
-        if known is not None:
-            return Memory(msgspec.json.decode(known, type=tuple[Use, ...]), uncounted)
-        from engine.fit.stages import uses_of
+        return Memory(uses_in(works, index), uncounted)
 
-        uses = tuple(uses_of(works))
-        index.put(key, msgspec.json.encode(uses))
-        for stage, place in _stage_places(works).items():
-            index.put(place, msgspec.json.encode([use for use in uses if use.stage == stage]))
-    return Memory(uses, uncounted)
+
+def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
+    """What these take one after another, remembered or found out. Raises EngineError as `uses_of`."""
+    key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **_here()})
+    known = index.get(key)
+    if known is not None:
+        return msgspec.json.decode(known, type=tuple[Use, ...])
+    from engine.fit.stages import uses_of
+
+    uses = tuple(uses_of(works))
+    index.put(key, msgspec.json.encode(uses))
+    for stage, place in _stage_places(works).items():
+        index.put(place, msgspec.json.encode([use for use in uses if use.stage == stage]))
+    return uses
 
 
 def remembered(plan: Plan, describe: Describe, index: Index) -> Memory:
