@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from engine.checkpoints.layout import Layout
     from engine.checkpoints.library import Found
-    from engine.components.protocols import Part
-    from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+    from engine.models.vae.wanvae import Part, WanVAE, WanVAEConfig
     from store.index.index import Index
 
 
