@@ -70,6 +70,8 @@ def pretended(patch: pytest.MonkeyPatch) -> Iterator[None]:
         "get_device_name": "pretended",
         "get_device_capability": (0, 0),
         "memory_allocated": 0,
+        "memory_reserved": 0,
+        "mem_get_info": (1 << 40, 1 << 40),
         "empty_cache": None,
     }.items():
         patch.setattr(torch.cuda, name, partial(_answer, answer))

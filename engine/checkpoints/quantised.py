@@ -72,6 +72,7 @@ _FOREIGN = {
     "._shift": "quanto's int4 or int2",
     "._data._data": "quanto's int4 or int2",
     ".weight_global_scale": "NVFP4 of LightX2V",
+    ".input_global_scale": "NVFP4 of LightX2V",
     ".weight_s_rel": "asym_w4a8_int8 of ComfyUI",
     ".weight_codebook": "asym_w4a8_int8 of ComfyUI",
     ".weight_zeros": "awq_w4a16 of ComfyUI",
@@ -86,11 +87,12 @@ _FOREIGN = {
     ".wscales": "SVDQuant, of nunchaku",
     ".wtscale": "SVDQuant, of nunchaku",
     ".qweight": "GPTQ or AWQ",
+    ".biases": "MLX",
     ".svd_up": "SDNQ",
     ".zero_point": "SDNQ",
 }
 # What of a model to take where what there is cannot be read.
-INSTEAD = "take a file of this model in bf16, fp16, fp8, fp8_scaled, int8 or GGUF"
+INSTEAD = "take a file of this model in bf16, fp16, fp8, int8 or GGUF, or ComfyUI's mxfp8 or nvfp4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +269,10 @@ def _take_rest(found: Weights, tensors: Mapping[str, TensorInfo], layer: str, no
             f"{packing.block[1] or 'all columns'}"
         )
     elif kind == "nvfp4" and (
-        second is None or second.dtype != "F32" or math.prod(second.shape) != 1
+        second is None or second.dtype not in _FLOATS or math.prod(second.shape) != 1
     ):
         told = "none" if second is None else f"{second.dtype} {list(second.shape)}"
-        found.faults[weight] = f"needs one number of F32 as second scale ({_SECOND}), got {told}"
+        found.faults[weight] = f"needs one number as second scale ({_SECOND}), got {told}"
     elif kind != "nvfp4" and second is not None:
         found.faults[weight] = f"has a second scale ({_SECOND}), which {kind} has not"
     elif second is not None:
@@ -336,8 +338,10 @@ def _foreign_scale(
         return ""
     if f".{ending}" == _SECOND:
         return "NVFP4 without ComfyUI's notes"
+    weight = tensors.get(f"{layer}.weight")
+    if ending == "scale" and weight is not None and weight.dtype not in _FLOATS:
+        return "SDNQ"
     if f".{ending}" not in _SCALES or info.dtype not in ("F8_E8M0", "F8_E4M3", "U8"):
         return ""
-    weight = tensors.get(f"{layer}.weight")
     kind = "MXFP8" if weight is not None and weight.dtype == "F8_E4M3" else "MXFP4, MXFP6 or NVFP4"
     return f"{kind} without ComfyUI's notes"

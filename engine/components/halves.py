@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.models.seams import At
 
     class Placed(Denoiser, Protocol):
+        told: str
+
         @property
         def device(self) -> torch.device: ...
 
@@ -48,12 +50,14 @@ def used(
     part: Any,
     about: Description,
     loaded: Callable[[Any, float], None] = lambda part, seconds: None,
+    work_bytes: int | None = None,
 ) -> Iterator[Any]:
     """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
-    and the seconds that took. Raises as `Residents.use`."""
+    and the seconds that took. work_bytes: what each is about to take beside its weights, None where nobody knows.
+    Raises as `Residents.use`."""
     with ExitStack() as stack:
         found = [
-            stack.enter_context(residents.use(kind, each, about, partial(loaded, each)))
+            stack.enter_context(residents.use(kind, each, about, partial(loaded, each), work_bytes))
             for each in copies(part)
         ]
         yield joined(found)
@@ -75,6 +79,11 @@ class GuidanceHalves:
     first: Placed
     other: Placed
     in_turn: bool = False
+
+    @property
+    def told(self) -> str:
+        """What is to be said of both once they are loaded."""
+        return "; ".join(filter(None, (each.told for each in (self.first, self.other))))
 
     @property
     def environment(self) -> str:

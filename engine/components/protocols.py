@@ -114,6 +114,7 @@ class Description:
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
     packed: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the same.
+    kept: where `load` may keep what it makes of the files, for the next time.
     """
 
     identity: Identity
@@ -123,6 +124,7 @@ class Description:
     files: tuple[Path, ...] = field(default=())
     packed: str = ""
     off_cpu: InMemory | None = None
+    kept: Path | None = None
 
     def on(self, device_type: str) -> InMemory:
         """What it takes of a device of that type ("cpu", "cuda", "mps")."""

@@ -30,6 +30,7 @@ from store.index.index import Index, open_index
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
 from store.store import open_store
+from tests.pairwise import Choice, every_pair
 from tests.pretended import pretended
 
 SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
@@ -85,7 +86,11 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """And no call that is another one on the CPU, or for both halves of the guidance."""
 
+    convolve = wanvae._conv3d
+
     def convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return convolve(conv, x)
         options: Any = conv.padding, conv.stride, conv.dilation, conv.groups
         found: Tensor = torch.mkldnn_convolution(x, conv.weight, conv.bias, *options)  # type: ignore[attr-defined]
         return found
@@ -100,8 +105,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae")
-TEACACHE = 'extensions=[{name="teacache", options={threshold=0.5}}]'
-SKIP = 'extensions=[{name="skip-layer-guidance", options={blocks="1", start=0}}]'
+TEACACHE = '[{name="teacache", options={threshold=0.5}}]'
+SKIP = '[{name="skip-layer-guidance", options={blocks="1", start=0}}]'
+
+TILES = ["width=80", "components.vae.tile_size=64", "components.vae.tile_overlap=16"]
+RARE = "guidance.scale=[1, 5, 1]"
 
 
 def places(text_encoder: str, image_encoder: str, denoiser: str, vae: str) -> list[str]:
@@ -128,9 +136,9 @@ def given(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("preset", "starts", "settings", "where"),
     [
-        ("micro", (), [], [*places("cuda:1", "cpu", "cuda:0", "mps"), beside("cuda:1")]),
-        ("micro", (), [TEACACHE], [*places("mps", "cpu", "cuda", "auto"), beside("cpu")]),
-        ("micro", (), [SKIP, "guidance.scale=[1, 5, 1]"], [*places("auto", "cpu", "cpu", "cuda:1"), beside("mps")]),
+        ("micro", (), TILES, [*places("cuda:1", "cpu", "cuda:0", "mps"), beside("cuda:1")]),
+        ("micro", (), [f"extensions={TEACACHE}"], [*places("mps", "cpu", "cuda", "auto"), beside("cpu")]),
+        ("micro", (), [f"extensions={SKIP}", RARE], [*places("auto", "cpu", "cpu", "cuda:1"), beside("mps")]),
         ("micro", (), ["noise=wan", "scheduler.name=sde-dpm++"], places("cpu", "cpu", "mps", "cpu")),
         ("micro-i2v", ("image",), [], [*places("cpu", "cuda:1", "mps", "cuda:0"), beside("cuda:0")]),
         ("micro-flf2v", ("image", "last_image"), [], [*places("cuda:0", "mps", "cuda:1", "cuda:0"), beside("mps")]),
@@ -151,6 +159,45 @@ def test_it_comes_to_the_same_bits_wherever_its_parts_are(
     lab.results = MemoryResults(lab._take)
     assert lab.run(*settings, *begun, *where, preset=preset) == here
     assert len(here) >= 6
+
+
+DEVICES = ("cpu", "cuda:0", "cuda:1", "mps")
+DTYPES = ("fp32", "bf16", "fp16")
+# of settings of every kind that say where and how a run is computed
+VALUES: dict[str, Sequence[str]] = {
+    "begins from": ("micro", "micro-i2v image", "micro-flf2v image last_image", "micro video"),
+    **{f"components.{kind}.device": DEVICES for kind in KINDS},
+    "components.denoiser.guidance_device": ("", *DEVICES),
+    **{f"components.{kind}.dtype": DTYPES for kind in KINDS if kind != "vae"},
+    "components.denoiser.attention": ("plain", "sdpa", "sdpa-flash"),
+    "components.denoiser.quantise": ("", "fp8", "int8"),
+    "components.denoiser.unpack": ("auto", "load", "call"),
+    "components.denoiser.activations": ("plain", "quantised"),
+    "components.denoiser.resident_blocks": ("all", "auto", "1"),
+    "components.text_encoder.quantise": ("", "fp8", "int8"),
+    "components.vae.chunk_frames": ("0", "1"),
+    "extensions": ("[]", TEACACHE, SKIP),
+    "guidance.scale": ("1", "5", "[5, 1]"),
+    "noise": ("cpu", "wan"),
+    "scheduler.name": ("unipc", "sde-dpm++"),
+}
+
+
+def is_refused(choice: Choice) -> bool:
+    """What tests/unit/checkpoints/test_packed.py holds to a reason."""
+    return choice.get("components.denoiser.activations") == "quantised" and (
+        choice.get("components.denoiser.quantise") == ""
+        or choice.get("components.denoiser.unpack") == "load"
+    )
+
+
+@pytest.mark.parametrize("choice", every_pair(VALUES, is_refused))
+@pytest.mark.usefixtures("gpus")
+def test_every_pair_of_settings_runs(lab: Lab, given: dict[str, str], choice: Choice) -> None:
+    preset, *starts = choice["begins from"].split()
+    settings = [f"{name}.path={given[name]}" for name in starts]
+    settings += [f"{key}={value}" for key, value in choice.items() if key != "begins from"]
+    assert lab.run("scheduler.steps=2", *settings, preset=preset)[-1][0] == "video"
 
 
 @pytest.mark.usefixtures("gpus")
