@@ -52,11 +52,14 @@ def used(
     """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
     and the seconds that took. Raises as `Residents.use`."""
     with ExitStack() as stack:
-        found = [
-            stack.enter_context(residents.use(kind, each, about, partial(loaded, each)))
-            for each in copies(part)
-        ]
-        yield joined(found)
+        # those that are there first: what is not in use goes for one that is loaded
+        found = {
+            each.device: stack.enter_context(
+                residents.use(kind, each, about, partial(loaded, each))
+            )
+            for each in sorted(copies(part), key=lambda each: not residents.holds(each, about))
+        }
+        yield joined([found[each.device] for each in copies(part)])
 
 
 def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
@@ -80,14 +83,19 @@ class GuidanceHalves:
     def environment(self) -> str:
         """That of `first`; what differs on the other device stands beside it."""
         from engine.environment import environment
+        from store.keys import canonical
 
         mine, others = (json.loads(environment(each.device)) for each in (self.first, self.other))
         differing = {
             f"guidance {name}": value for name, value in others.items() if mine.get(name) != value
         }
-        from store.keys import canonical
-
         return canonical(mine | differing).decode()
+
+    @property
+    def told(self) -> str:
+        """What is to be said once both are loaded."""
+        lines = (getattr(each, "told", "") for each in (self.first, self.other))
+        return "; ".join(filter(None, lines))
 
     @contextmanager
     def begin(

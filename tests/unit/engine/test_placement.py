@@ -245,3 +245,15 @@ def test_the_environment_of_steps_on_two_kinds_of_device(lab: Lab) -> None:
     (told,) = [environment for stage, _, environment in lab.made if stage == "step"]
     assert '"device":"cuda"' in told
     assert '"guidance device":"cpu"' in told
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_copy_stays_while_the_other_is_loaded_again(lab: Lab) -> None:
+    """What the first card has to give up for the decoder says nothing of the second."""
+    on = ["components.denoiser.device=cuda:0", beside("cuda:1"), "components.vae.device=cuda:0"]
+    lab.residents = Residents({"cuda:0": 1})
+    lab.run(*on)
+    lab.run(*on, "seed=1")
+    told = [text for text in lab.loaded if "denoiser" in text]
+    assert len(told) == 1
+    assert "once more" not in told[0]
