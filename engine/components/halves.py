@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from engine.models.seams import At
 
     class Placed(Denoiser, Protocol):
+        told: str
+
         @property
         def device(self) -> torch.device: ...
 
@@ -48,14 +50,16 @@ def used(
     part: Any,
     about: Description,
     loaded: Callable[[Any, float], None] = lambda part, seconds: None,
+    work_bytes: int | None = None,
 ) -> Iterator[Any]:
     """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
-    and the seconds that took. Raises as `Residents.use`."""
+    and the seconds that took. work_bytes: what each is about to take beside its weights, None where nobody knows.
+    Raises as `Residents.use`."""
     with ExitStack() as stack:
         # those that are there first: what is not in use goes for one that is loaded
         found = {
             each.device: stack.enter_context(
-                residents.use(kind, each, about, partial(loaded, each))
+                residents.use(kind, each, about, partial(loaded, each), work_bytes)
             )
             for each in sorted(copies(part), key=lambda each: not residents.holds(each, about))
         }
@@ -80,6 +84,11 @@ class GuidanceHalves:
     in_turn: bool = False
 
     @property
+    def told(self) -> str:
+        """What is to be said of both once they are loaded."""
+        return "; ".join(filter(None, (each.told for each in (self.first, self.other))))
+
+    @property
     def environment(self) -> str:
         """That of `first`; what differs on the other device stands beside it."""
         from engine.environment import environment
@@ -90,12 +99,6 @@ class GuidanceHalves:
             f"guidance {name}": value for name, value in others.items() if mine.get(name) != value
         }
         return canonical(mine | differing).decode()
-
-    @property
-    def told(self) -> str:
-        """What is to be said once both are loaded."""
-        lines = (getattr(each, "told", "") for each in (self.first, self.other))
-        return "; ".join(filter(None, lines))
 
     @contextmanager
     def begin(

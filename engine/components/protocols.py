@@ -28,6 +28,11 @@ Conditions = Mapping[str, "Tensor"]
 image_dim], of all its pictures; "latents" [C,F,h,w], masks and latents of the frames that are given."""
 
 
+Part = Callable[[int, int], "Tensor"]
+"""(first frame, frame after the last) -> those frames of a video, [B,3,t,H,W] in [-1,1], of any float dtype, on any
+device."""
+
+
 class TextEncoder(Protocol):
     def encode(self, prompt: str) -> Tensor:
         """A cleaned prompt (`engine.prompt.clean_prompt`) -> token states [L, text_dim], real tokens only, in the
@@ -64,6 +69,9 @@ class Denoiser(Protocol):
 
 
 class VAE(Protocol):
+    """One that can take a clip in parts may have `encode_parts(part: Part, shape)`, else as `encode`: what it encodes
+    is then never held as a whole."""
+
     def encode(self, video: Tensor) -> Tensor:
         """video [B,3,4n+1,H,W] in [-1,1] -> normalised latents fp32 [B,C,1+n,H/8,W/8]."""
         ...
@@ -105,6 +113,7 @@ class Description:
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
     packed: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the same.
+    kept: where `load` may keep what it makes of the files, for the next time.
     """
 
     identity: Identity
@@ -114,6 +123,7 @@ class Description:
     files: tuple[Path, ...] = field(default=())
     packed: str = ""
     off_cpu: InMemory | None = None
+    kept: Path | None = None
 
     def on(self, device_type: str) -> InMemory:
         """What it takes of a device of that type ("cpu", "cuda", "mps")."""

@@ -89,6 +89,7 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
+    from engine.checkpoints.kept import kept
     from engine.checkpoints.load import Weights
     from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
@@ -102,11 +103,14 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
         model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
-    with Weights(layout.entries) as weights:
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
+    with Weights(entries) as weights:
         of_file = filling(
             model,
             weights,
-            holding_of(spec),
+            holding,
             device.type,
             path=path,
             dtype=dtype,

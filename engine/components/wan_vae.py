@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engine.checkpoints.layout import Layout
     from engine.checkpoints.library import Found
+    from engine.components.protocols import Part
     from engine.models.vae.wanvae import WanVAE, WanVAEConfig
     from store.index.index import Index
 
@@ -36,7 +37,11 @@ def describe(spec: VAESpec, index: Index) -> Description:
         # whose colours its latents have, for previews
         "latents_of": "micro" if is_builtin(spec.checkpoint) else "wan2.1",
     }
-    return description(spec, index, layout, source.files, facts)
+    described = description(spec, index, layout, source.files, facts)
+    if not spec.tile_size:
+        return described
+    # what was stored of tiles that were blended is not what tiles come to now
+    return replace(described, identity={**described.identity, "tiles": 2})
 
 
 def settle(spec: VAESpec, scan: Callable[[], Sequence[Found]]) -> VAESpec:
@@ -86,7 +91,11 @@ class LocalVAE:
 
     def encode(self, video: Tensor) -> Tensor:
         """As of `VAE`."""
-        return self.model.encode(video.to(self.device), **self._memory_options())
+        return self.model.encode(video, **self._memory_options())
+
+    def encode_parts(self, part: Part, shape: Sequence[int]) -> Tensor:
+        """As of `VAE`."""
+        return self.model.encode_parts(part, shape, **self._memory_options())
 
     def decode(
         self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None

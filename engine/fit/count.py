@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,9 +40,20 @@ class Counting(TorchDispatchMode):
         self._alive: dict[int, tuple[weakref.ref[Any], torch.device, int]] = {}
         self._modules: list[str] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # its decorator imports half of torch
+        return False
+
     def begin(self) -> None:
         """From here on peaks are counted anew, from what is alive now."""
         self.peaks = {device: Peak(num_bytes) for device, num_bytes in self.now.items()}
+
+    def rise(self, peaks: Mapping[torch.device, Peak]) -> None:
+        """Takes the peaks of a part into account."""
+        for device, peak in peaks.items():
+            if peak.num_bytes > self.peaks.get(device, Peak(0)).num_bytes:
+                self.peaks[device] = peak
 
     def include(self, tensors: Iterable[Tensor]) -> None:
         """Counts tensors that were made before."""
@@ -67,10 +77,7 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return _yes(args[0].dtype)
-        if func is torch.ops.aten.mkldnn_convolution.default and isinstance(args[0], FakeTensor):
-            result = _convolved(*args)
-        else:
-            result = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, list | tuple) else (result,):
             if isinstance(tensor, Tensor):
                 self._add(tensor, func.__name__.partition(".")[0])
@@ -79,7 +86,7 @@ class Counting(TorchDispatchMode):
     def _add(self, tensor: Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()
         place = storage._cdata
-        if place in self._alive:
+        if place in self._alive or tensor.device.type == "meta":
             return
         device, num_bytes = tensor.device, storage.nbytes()
         gone = weakref.ref(storage, lambda _: self._drop(place))
@@ -153,16 +160,6 @@ def _yes(dtype: torch.dtype) -> bool | int | float:
     if dtype == torch.bool:
         return True
     return 1.0 if dtype.is_floating_point else 1
-
-
-def _convolved(
-    x: Tensor, weight: Tensor, bias: Tensor, padding: Any, stride: Any, dilation: Any, groups: int
-) -> Tensor:
-    """As oneDNN has it, of which torch knows no sizes: those of any convolution."""
-    zeros = [0] * len(stride)
-    return torch.ops.aten.convolution.default(
-        x, weight, bias, stride, padding, dilation, False, zeros, groups
-    )
 
 
 _ASKING: dict[Any, bool | int | float] = {

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.chain.rebuild import chain_of, scheduler_of, solved
 from engine.components.halves import copies, joined
@@ -20,7 +20,9 @@ from engine.components.room import leaving
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions
+from engine.fit.alike import repeated
 from engine.fit.count import Counting, Elsewhere
+from engine.fit.hollow import Hollow
 from engine.fit.weightless import NUM_TOKENS, built, component, placed, weights_of
 from engine.fit.work import Use, Work, latents_shape
 from engine.graph import Given, Node, Ref
@@ -60,7 +62,7 @@ def uses_of(
     what models remember of sizes is forgotten.
     """
     held: OrderedDict[bytes, _Held] = OrderedDict()
-    fake, counting = FakeTensorMode() if fake is None else fake, Counting()
+    fake, counting = Hollow() if fake is None else fake, Counting()
     rope_table.cache_clear()
     try:
         found = [use for work in works for use in _uses(work, held, build, fake, counting)]
@@ -78,21 +80,37 @@ def _uses(
     counting: Counting,
 ) -> Iterator[Use]:
     parts = copies(work.part)
-    labels = dict(_device(part.device) for part in parts)
     with ExitStack() as stack:
         taken = [
             stack.enter_context(_taken(work, part, held, build, fake, counting)) for part in parts
         ]
+        yield from _computed(work, taken, held, fake, counting)
+
+
+def _computed(
+    work: Work,
+    taken: Sequence[_Held],
+    held: OrderedDict[bytes, _Held],
+    fake: AbstractContextManager[Any],
+    counting: Counting,
+) -> Iterator[Use]:
+    """What a work takes with copies of its component that are in use."""
+    parts = copies(work.part)
+    labels = dict(_device(part.device) for part in parts)
     models = {id(each.model): each.model for each in taken}
     run = _imported(work)
     counting.begin()
     # on the CPU torch takes the kernel that it takes for numbers
+    # extensions may keep something of each block, and change from one to the next
+    is_repeated = isinstance(fake, Hollow) and not work.nodes[0].extensions
     elsewhere = Elsewhere() if any(device.type != "cpu" for device in labels) else nullcontext()
     with ExitStack() as stack:
         for context in (torch.no_grad(), fake, elsewhere, counting):
             stack.enter_context(context)
         for model in models.values():
             stack.enter_context(counting.named(model))
+            if is_repeated:
+                stack.enter_context(repeated(model, counting))
         on = [
             component(each.model, work.kind, part, each.device)
             for each, part in zip(taken, parts, strict=True)
@@ -106,22 +124,34 @@ def _uses(
                 f"what {work.stage} takes cannot be told, since it does not run on "
                 f"{' and '.join(labels.values())} ({reason}); `modiff doctor` lists what does"
             ) from error
+    mine, others = _weights(held, models), _weights(held, models, others=True)
+    for device in labels:
+        own = counting.peaks[device].num_bytes - mine.get(device, 0) - others.get(device, 0)
+        for gone in leaving(held, "", device, own, _budget(device)):
+            del held[gone]
+    kept = _weights(held, models, others=True)
     for where, peak in counting.peaks.items():
-        mine = sum(weights_of(model).get(where, 0) for model in models.values())
-        others = (
-            weights_of(each.model).get(where, 0)
-            for each in held.values()
-            if id(each.model) not in models
-        )
         yield Use(
             stage=work.stage,
             device=labels.get(where, str(where)),
-            peak_bytes=peak.num_bytes,
-            weights_bytes=mine,
-            kept_bytes=sum(others),
+            peak_bytes=peak.num_bytes - others.get(where, 0) + kept.get(where, 0),
+            weights_bytes=mine.get(where, 0),
+            kept_bytes=kept.get(where, 0),
             operation=peak.operation,
             module=peak.module,
         )
+
+
+def _weights(
+    held: Mapping[bytes, _Held], models: Mapping[int, nn.Module], *, others: bool = False
+) -> dict[torch.device, int]:
+    """The bytes of the weights of these models, by device; or of all others that are held."""
+    found: dict[torch.device, int] = {}
+    for each in held.values():
+        if (id(each.model) in models) is not others:
+            for device, num_bytes in weights_of(each.model).items():
+                found[device] = found.get(device, 0) + num_bytes
+    return found
 
 
 @contextmanager
@@ -135,15 +165,17 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
-    facts = [dict(work.about.identity), work.about.resident, str(device), part.dtype]
+    how = msgspec.structs.replace(part, device=str(device))
+    facts = [dict(work.about.identity), work.about.resident, msgspec.to_builtins(how)]
     place = canonical([work.kind, *facts])
+    num_bytes = work.about.on(device.type).num_bytes
     if place not in held:
-        for gone in leaving(held, work.kind, device, work.about.num_bytes, _budget(device)):
+        for gone in leaving(held, work.kind, device, num_bytes, _budget(device)):
             del held[gone]
         model = build(work.kind, part)
         with fake, counting:
-            placed(model, work.kind, device, torch_dtype(part.dtype))
-        held[place] = _Held(work.kind, device, work.about.num_bytes, model)
+            placed(model, work.kind, part, device)
+        held[place] = _Held(work.kind, device, num_bytes, model)
     held.move_to_end(place)
     held[place].uses += 1
     try:

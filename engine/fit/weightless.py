@@ -3,26 +3,36 @@ that hold nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from engine.checkpoints.holding import Packed, is_large, packed_matrices, rounded
 from engine.checkpoints.known import catalogue, configure, expected
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
+from engine.checkpoints.packed import pack
+from engine.components import swapping
 from engine.components.clip import LocalImageEncoder
+from engine.components.holding import holding_of
 from engine.components.wan_dit import LocalDenoiser
 from engine.components.wan_vae import LocalVAE, vae_config
+from engine.dtypes import torch_dtype
 from engine.errors import CheckpointError
 from engine.fit import count
+from engine.fit.hollow import Hollow
 from engine.models.attention import get_attention
 from engine.models.diffusion.config import keeps_fp32
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.image_encoders.clip import CLIP
 from engine.models.image_encoders.config import CLIPConfig
+from engine.models.quantised.scheme import Scheme
+from engine.models.swap.sources import Nothing
+from engine.models.swap.swap import Swap
 from engine.models.text_encoders import t5
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 
@@ -38,24 +48,68 @@ NUM_TOKENS = 512
 def built(kind: str, part: Any) -> nn.Module:
     """The model of a component's spec on the meta device, from the headers of its files or, where they are not here,
     from what is published under its name. Raises CheckpointError."""
-    with torch.device("meta"):
+    with torch.device("meta"), Hollow(), _NoNumbers():
         return _BUILT[kind](part)
 
 
-def placed(model: nn.Module, kind: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A model of the meta device, with parameters on `device` that hold nothing; those that a run keeps in fp32 are in
-    fp32."""
-    for name, module in model.named_modules():
-        for leaf, parameter in list(module.named_parameters(recurse=False)):
-            is_kept = kind == "denoiser" and keeps_fp32(f"{name}.{leaf}" if name else leaf)
-            empty = torch.empty_strided(
-                parameter.shape,
-                parameter.stride(),
-                dtype=torch.float32 if is_kept else dtype,
-                device=device,
-            )
-            module.register_parameter(leaf, nn.Parameter(empty, requires_grad=False))
+def placed(model: nn.Module, kind: str, part: Any, device: torch.device) -> nn.Module:
+    """A model of the meta device as a component's spec has it held, with parameters on `device` that hold nothing: in
+    its dtype or in fp32, packed, and with some blocks that come into slots."""
+    dtype = torch_dtype(part.dtype)
+    for name, parameter in list(model.named_parameters()):
+        is_kept = kind == "denoiser" and keeps_fp32(name)
+        _put(model, name, parameter, torch.float32 if is_kept else dtype, torch.device("meta"))
+    pack(model, _packed(model, kind, part, device.type))
+    stay = _staying(model, part, device)
+    for name, parameter in list(model.named_parameters()):
+        if _is_there(name, stay):
+            _put(model, name, parameter, parameter.dtype, device)
+    if stay is not None:
+        model.swap = Swap(model.blocks, stay, device, Nothing())  # type: ignore[arg-type,assignment]
     return model.eval()
+
+
+def _put(
+    model: nn.Module, name: str, like: Tensor, dtype: torch.dtype, device: torch.device
+) -> None:
+    empty = torch.empty_strided(like.shape, like.stride(), dtype=dtype, device=device)
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    module.register_parameter(leaf, nn.Parameter(empty, requires_grad=False))
+
+
+def _packed(model: nn.Module, kind: str, part: Any, device_type: str) -> Mapping[str, Packed]:
+    """The weights that are packed on a device: as they are in their files or, of a published model that is not here, as
+    they are rounded."""
+    holding = holding_of(part)
+    _, opened = _opened(kind, part)
+    if opened is not None:
+        return packed_matrices(opened[1].entries, holding, device_type)
+    if not (holding.quantise and holding.unpacks_at_call(device_type)):
+        return {}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    found = {
+        name: rounded(shape, holding.quantise)
+        for name, shape in shapes.items()
+        if is_large(name, shape)
+    }
+    scheme = Scheme(block=(1, 0), rounds_activations=holding.rounds_activations)
+    return {name: replace(each, scheme=scheme) for name, each in found.items()}
+
+
+def _staying(model: nn.Module, part: Any, device: torch.device) -> frozenset[int] | None:
+    """The blocks that stay on a device, None where all do. "auto" has all stay on one that is not here."""
+    setting = getattr(part, "resident_blocks", "all")
+    is_absent = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if setting == "all" or (setting == "auto" and is_absent):
+        return None
+    found = swapping.staying(cast("WanDiT", model), setting, device)
+    return None if len(found) == len(cast("WanDiT", model).blocks) else found
+
+
+def _is_there(name: str, stay: frozenset[int] | None) -> bool:
+    first, _, rest = name.partition(".")
+    return stay is None or first != "blocks" or int(rest.partition(".")[0]) in stay
 
 
 def component(model: Any, kind: str, part: Any, device: torch.device) -> Any:
@@ -80,6 +134,15 @@ def weights_of(model: nn.Module) -> dict[torch.device, int]:
             found.get(parameter.device, 0) + parameter.untyped_storage().nbytes()
         )
     return found
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Leaves out what gives parameters their first numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class _Told:

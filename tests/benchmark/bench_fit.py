@@ -133,11 +133,10 @@ def _measured(workload: Workload) -> dict[str, Any]:
     (use,) = (use for use in stages.uses_of([work], build=build) if use.device == "cpu")
     run = stages._imported(work)
     cpu = torch.device("cpu")
-    dtype = stages.torch_dtype(work.part.dtype)
 
     def reached() -> int:
         before = _resident("VmRSS")
-        model = stages.placed(build(work.kind, work.part), work.kind, cpu, dtype)
+        model = stages.placed(build(work.kind, work.part), work.kind, work.part, cpu)
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)
         Path("/proc/self/clear_refs").write_text("5")

@@ -15,11 +15,9 @@ from safetensors.torch import load_file
 from engine import client
 from engine.checkpoints.locate import locate
 from engine.errors import EngineError, RunCancelled, RunFailed
-from engine.execute import Job
 from engine.output import media
 from engine.output.mark import read_mark
 from engine.output.reading import comment_of
-from engine.reports import Made
 from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.library import load_preset
@@ -179,29 +177,6 @@ def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: i
         )
     assert not (tmp_path / "d.mp4").exists()
     assert num_done() == after
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    ],
-)
-def test_out_of_memory_says_what_to_try(
-    runner: Runner, tmp_path: Path, monkeypatch, error: Exception
-) -> None:
-    def exhausted(job: Job) -> Iterator[Made]:
-        raise error
-        yield
-
-    monkeypatch.setattr("engine.stages.video.decode", exhausted)
-    wanted = spec()
-    with pytest.raises(
-        RunFailed, match=r"out of memory in stage decode; .*--at decode .*tile_size=256"
-    ):
-        execute(runner, record(runner, wanted, tmp_path / "e.mp4"), wanted)
 
 
 @pytest.mark.parametrize("key", ["vae.device", "denoiser.guidance_device"])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine import client
 from engine.components.descriptions import Descriptions
+from engine.components.unseen import Published
 from engine.errors import EngineError
 from engine.fit import dry_run
-from engine.fit.dry_run import works_of
+from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
 from engine.fit.weightless import built
 from engine.fit.work import Memory, Use, Work
@@ -70,6 +73,16 @@ def test_history_and_what_extensions_keep_count(store: Store) -> None:
     assert len(steps.nodes) == 2
     assert steps.nodes[0].before.hints["history"] == 2
     assert uses_of([steps]) == uses_of([steps], fake=nullcontext())
+
+
+def test_two_blocks_stand_for_all_and_torch_finds_the_same(store: Store) -> None:
+    """Against every block of a published model, by torch's own mode without numbers."""
+    spec = load_preset("wan2.1-t2v-1.3b", ("frames=17", "components.denoiser.device=cuda"))
+    with open_index(store.root) as index:
+        plan, _ = client.plan_unseen(store, spec)
+        works, _ = works_of(plan, Published(Descriptions(index)), index)
+    steps = [work for work in works if work.stage == "denoise"]
+    assert uses_of(steps) == uses_of(steps, fake=FakeTensorMode())
 
 
 def test_a_device_that_is_not_here(store: Store) -> None:
@@ -215,3 +228,40 @@ def test_every_pair_of_settings_is_told(store: Store, choice: Choice) -> None:
         choice["device"],
         choice["guidance_device"] or choice["device"],
     }
+
+
+def test_what_was_told_of_a_stage_is_known_beside_a_run(store: Store) -> None:
+    """Also where the plan is another by now, because some of it is stored."""
+    plan = client.plan(store, spec_of())
+    with open_index(store.root) as index:
+        describe = Descriptions(index)
+        assert remembered(plan, describe, index) == Memory(())
+        told = dry_run.memory_of(store, plan)
+        assert remembered(plan, describe, index).peak_bytes == told.peak_bytes
+        rest = {
+            node: "stored" if node.stage.told == "text_encode" else state
+            for node, state in plan.states.items()
+        }
+        later = remembered(replace(plan, states=rest), describe, index)
+        assert later.peak_bytes.keys() == {"denoise", "decode"}
+        other = client.plan(store, spec_of("frames=17"))
+        assert remembered(other, describe, index).peak_bytes.keys() == {"text_encode"}
+        for stage, num_bytes in work_bytes(told).items():
+            use = next(each for each in told.uses if (each.stage, each.device) == (stage, "cpu"))
+            assert 0 < num_bytes == use.peak_bytes - use.weights_bytes - use.kept_bytes
+
+
+def test_models_that_leave_no_room_for_the_work_are_not_beside_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, _ = works_in(store, spec_of("components.vae.chunk_frames=0"))
+    roomy = {use.stage: use for use in uses_of(works)}
+    budget = roomy["denoise"].peak_bytes
+    monkeypatch.setattr("engine.fit.stages._budget", lambda device: budget)
+    tight = {use.stage: use for use in uses_of(works)}
+    assert tight["denoise"] == roomy["denoise"]
+    before, after = roomy["decode"], tight["decode"]
+    assert before.peak_bytes > budget
+    assert after.kept_bytes < before.kept_bytes
+    gone = before.kept_bytes - after.kept_bytes
+    assert after.peak_bytes == before.peak_bytes - gone <= budget

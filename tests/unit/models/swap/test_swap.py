@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,10 +81,14 @@ def own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "checkpoint", ["builtin:micro", "builtin:micro-i2v", "builtin:micro-flf2v"]
+    ("checkpoint", "dtype", "is_batched"),
+    [
+        ("builtin:micro", "fp32", True),
+        ("builtin:micro", "bf16", False),
+        ("builtin:micro-i2v", "fp32", False),
+        ("builtin:micro-flf2v", "fp32", False),
+    ],
 )
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("is_batched", [True, False])
 def test_micro_is_the_same_whatever_stays(
     checkpoint: str, dtype: str, is_batched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,9 +102,7 @@ def test_micro_is_the_same_whatever_stays(
 
 
 def replaced(spec: DenoiserSpec, resident: str) -> DenoiserSpec:
-    return DenoiserSpec(
-        checkpoint=spec.checkpoint, device=spec.device, dtype=spec.dtype, resident_blocks=resident
-    )
+    return msgspec.structs.replace(spec, resident_blocks=resident)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,25 @@ def test_a_random_model_is_the_same_from_whatever_file(
 ) -> None:
     spec = DenoiserSpec(checkpoint=str(small(tmp_path, stored)), device="cpu", dtype=dtype)
     assert same(velocities(replaced(spec, "1")), velocities(spec))
+
+
+@pytest.mark.parametrize(
+    ("quantise", "activations"), [("int8", "plain"), ("int8", "quantised"), ("fp8", "plain")]
+)
+@pytest.mark.usefixtures("own_calls")
+def test_quantised_weights_come_as_they_are_packed(quantise: str, activations: str) -> None:
+    spec = DenoiserSpec(
+        checkpoint="builtin:micro",
+        device="cpu",
+        dtype="fp32",
+        quantise=quantise,
+        activations=activations,
+    )
+    swapped = msgspec.structs.replace(spec, resident_blocks="1")
+    assert same(velocities(swapped, steps=1), velocities(spec, steps=1))
+    swap = wan_dit.load(swapped).swap
+    assert swap is not None
+    assert sum(slot.nbytes for slot in swap.slots) < 2 * 0.4 * 1.5e6  # of 1.5 MB in fp32
 
 
 @pytest.mark.usefixtures("own_calls")
