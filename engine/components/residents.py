@@ -69,10 +69,11 @@ class Residents:
         provider = registry.provider(kind, part.name)
         device = torch_device(part.device)
         if place not in self._held:
-            self._make_room(kind, device, about.num_bytes, work_bytes)
+            num_bytes = about.on(device.type).num_bytes
+            self._make_room(kind, device, num_bytes, work_bytes)
             begun = time.perf_counter()
             model = provider.load(part, about)
-            self._held[place] = _Resident(kind, part.name, device, about.num_bytes, model)
+            self._held[place] = _Resident(kind, part.name, device, num_bytes, model)
             del model
             loaded(time.perf_counter() - begun)
         resident = self._held[place]

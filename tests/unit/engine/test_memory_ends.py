@@ -23,13 +23,15 @@ from engine.models.image_encoders.clip import CLIP
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
 from engine.output import media
+from engine.output.mark import Mark, read_mark
+from engine.output.reading import comment_of
 from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec
 from presets.library import load_preset
 from presets.spec import RunSpec
 from store.blobs import blobs
-from store.lineage.events import Event, Message, StageFinished, StageStarted, StepFinished
+from store.lineage.events import Event, Message, StageFinished, StageStarted, StepFinished, Verified
 from store.store import Store, open_store
 from tests.executing import ENGINE, SMALL, execute
 
@@ -186,18 +188,53 @@ def test_a_decode_goes_on_in_tiles_and_the_run_is_what_it_was_made_with(
     first = Ran(runner, wanted, tmp_path / "c.mp4")
     assert {source for _, source in first.steps} == {"reused"}
     assert first.video != ran.video
-    settings = media_settings(tmp_path / "a.mp4")
-    assert settings["components"]["vae"]["tile_size"] == 128
+    assert mark_in(tmp_path / "a.mp4").spec().components.vae.tile_size == 128
 
 
-def media_settings(path: Path) -> dict[str, Any]:
-    from engine.output.mark import read_mark
-    from engine.output.reading import comment_of
+def test_smaller_tiles_leave_the_steps_of_a_run_from_a_picture_as_they_are(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its picture went through the same VAE, in whole frames: that, and the steps that hang on it, stay on record."""
+    Image.fromarray(np.full((160, 160, 3), 90, np.uint8)).save(tmp_path / "given.png")
+    given = [f"image.path={tmp_path / 'given.png'}", "width=160", "height=160", "scheduler.steps=2"]
+    wanted = spec(*given, preset="micro-i2v")
+    runner = Runner(store)
+    chunk = WanVAE._decoded_chunk
 
+    def whole_frames_fail(self: WanVAE, latents: Any, tiles: Any, *rest: Any) -> Any:
+        if len(tiles) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return chunk(self, latents, tiles, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WanVAE, "_decoded_chunk", whole_frames_fail)
+        ran = Ran(runner, wanted, tmp_path / "a.mp4")
+    assert ran.warnings[-1].endswith("goes on with tiles of 128 pixels (approximate)")
+    assert ran.steps == COMPUTED[:2]
+    assert ran.spec.components.vae.tile_size == 128
+    (segment,) = store.run(ran.id).segments
+    assert (segment.stop, decode_spec(segment.spec_json).components.vae.tile_size) == (2, 0)
+    assert mark_in(tmp_path / "a.mp4").branched == (2,)
+    (verdict,) = verdicts(execute(runner, client.verify(store, ran.id)))
+    assert verdict.identical
+    # by hand it is the same: with whole frames for the picture, and tiles for the video
+    plain = Ran(runner, wanted, tmp_path / "b.mp4")
+    assert plain.latents == ran.latents
+    branch = client.branch(store, plain.id, at="decode", overrides=["components.vae.tile_size=128"])
+    events = execute(runner, branch)
+    assert {e.source for e in events if isinstance(e, StepFinished)} == {"reused"}
+    video = [each.digest for each in store.links_of(branch) if each.stage == "video"]
+    assert video == [ran.video]
+
+
+def verdicts(events: list[Event]) -> list[Verified]:
+    return [event for event in events if isinstance(event, Verified)]
+
+
+def mark_in(path: Path) -> Mark:
     mark = read_mark(comment_of(path))
     assert mark is not None
-    assert mark.settings is not None
-    return mark.settings
+    return mark
 
 
 def test_a_denoiser_keeps_half_of_its_blocks_and_then_none(
@@ -266,8 +303,6 @@ def test_at_the_end_there_is_one_line_and_the_latents_are_kept(
 def test_a_verification_goes_on_without_idle_models(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from store.lineage.events import Verified
-
     runner = Runner(store)
     ran = Ran(runner, spec("scheduler.steps=2"), tmp_path / "a.mp4")
     call = failing(LocalPredict.__call__, torch.OutOfMemoryError("full"), calls=range(1))
@@ -276,7 +311,7 @@ def test_a_verification_goes_on_without_idle_models(
     assert [e.text for e in events if isinstance(e, Message) and e.level == "warning"] == [
         f"out of memory in denoise: {IDLE}"
     ]
-    (verdict,) = [e for e in events if isinstance(e, Verified)]
+    (verdict,) = verdicts(events)
     assert verdict.identical
 
 
