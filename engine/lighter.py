@@ -33,7 +33,8 @@ class Ended:
     """Where memory ended. stage: as events call it. kind: of the component at work, "" for none. is_own: whether
     that is the one of the run's own settings, in this process, and not of steps that it shares with another run.
     on_cpu: whether it runs there. num_blocks: of a denoiser. is_fixed: whether steps that are stored hang on the
-    VAE's tiles and chunks."""
+    VAE's tiles and chunks. hanging_steps: how many steps are done that do and keep these, while what follows gets
+    others."""
 
     stage: str
     kind: str = ""
@@ -41,6 +42,7 @@ class Ended:
     on_cpu: bool = False
     num_blocks: int = 0
     is_fixed: bool = False
+    hanging_steps: int = 0
 
     @property
     def told(self) -> str:
@@ -55,9 +57,10 @@ class Lighter:
     spec: RunSpec
     told: str
 
-    @property
-    def is_approximate(self) -> bool:
-        return self.told.endswith(APPROXIMATE)
+    def is_other_vae(self, before: RunSpec) -> bool:
+        """Whether the VAE makes other numbers than with the settings before."""
+        ours, others = (replace(each.components.vae, device="") for each in (self.spec, before))
+        return ours != others
 
 
 def lighter(spec: RunSpec, ended: Ended, tried: Collection[str]) -> Lighter | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
-from engine.components.choice import check_can_ask, check_devices
+from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
 from engine.components.registry import reads_weights
 from engine.components.room import Free, is_short
@@ -50,7 +50,7 @@ from store.breaker import Breaker
 from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import MemoryPlanned, PlanMade, Verified
-from store.lineage.records import HeldModel, RunRecord
+from store.lineage.records import HeldModel, RunRecord, Segment
 from store.store import Store
 from store.upkeep.gc import WRITER_SECONDS
 
@@ -111,8 +111,8 @@ class Runner:
             spec, made = self._with_its_prompt(run, spec, (), describe, control)
         if run.stop_at == 0:
             return ""  # its prompt is to be read first
-        told = with_text(self.store, run, spec)
-        mark = mark_of(run, told, self.store.run(run.id).latents)
+        ended = self.store.run(run.id)
+        mark = mark_of(ended, with_text(self.store, ended, spec), ended.latents)
 
         def write() -> str:
             marked = made.marked(mark, control.warn)
@@ -189,7 +189,7 @@ class Runner:
         if plan.job():
             # not when all before it is computed
             check_can_ask(plan.parts)
-            check_devices(plan.parts)
+            check_here(plan.parts)
             self._set_threads(route.spec, describe)
             memory = remembered(plan, describe, self._previews())
             execution.work_bytes = work_bytes(memory)
@@ -202,13 +202,14 @@ class Runner:
                 return Made()
             return Made(**{kind: execution.read(kind) for kind in targets})
 
-        lightening = Lightening(spec)
+        lightening, segments = Lightening(spec), run.segments
         while True:
             made = attempted(make)
             if isinstance(made, Made):
                 return lightening.spec, made
-            self._lighten(run, lightening, made, execution.plan(), describe, control)
-            route = route_of(lightening.spec, run.segments)
+            ended = _ended(made, lightening.spec, execution.plan(), describe, keeping)
+            segments = self._lighten(run, lightening, ended, segments, control)
+            route = route_of(lightening.spec, segments)
             execution.go_on(targets_of(route, describe, run.stop_at, kinds))
             execution.work_bytes = work_bytes(
                 remembered(execution.plan(), describe, self._previews())
@@ -218,22 +219,25 @@ class Runner:
         self,
         run: RunRecord,
         lightening: Lightening,
-        full: Full,
-        plan: Plan,
-        describe: Descriptions,
+        ended: Ended,
+        segments: tuple[Segment, ...],
         control: Control,
-    ) -> None:
-        """Makes room, and takes the next lighter settings where that was not enough. Raises RunFailed where there are
-        none; the run then has the settings again that it came to this stage with."""
+    ) -> tuple[Segment, ...]:
+        """Makes room, and takes the next lighter settings where that was not enough; the segments of the run with
+        them. Raises RunFailed where there are none; the run is then again as it came to this stage."""
         released = self.release()
-        ended = _ended(full, lightening.spec, plan, describe)
         before = lightening.spec
         step = lightening.next(ended, has_room=bool(released))
+        if step is None:
+            segments = run.segments
+        elif ended.hanging_steps and step.is_other_vae(before):
+            segments = (*segments, Segment(ended.hanging_steps, encode_spec(before)))
         if lightening.spec != before:
-            self.store.set_spec(run.id, encode_spec(lightening.spec))
+            self.store.set_spec(run.id, encode_spec(lightening.spec), segments)
         if step is None:
             raise RunFailed(given_up(ended, lightening.tried(ended), run.id))
         control.warn(f"{ended.told}: goes on {step.told}")
+        return segments
 
     def _tried(self, run: RunRecord, control: Control, do: Callable[[], T], stage: str = "") -> T:
         """What `do` returns; where memory ends in it, once more without the models that are idle. Raises RunFailed
@@ -332,7 +336,9 @@ class Runner:
         return frozenset(digests)
 
 
-def _ended(full: Full, spec: RunSpec, plan: Plan, describe: Descriptions) -> Ended:
+def _ended(
+    full: Full, spec: RunSpec, plan: Plan, describe: Descriptions, keeping: Keeping
+) -> Ended:
     """What is to be known of the place where memory ended, to go on with less."""
     from engine.dtypes import torch_device
 
@@ -341,7 +347,9 @@ def _ended(full: Full, spec: RunSpec, plan: Plan, describe: Descriptions) -> End
         return Ended(full.stage, full.kind)
     at_work = [node for node in plan.order if node.stage.component == full.kind]
     computed = [node for node in at_work if plan.states[node] == "compute"]
-    is_begun = bool(plan.num_stored_steps)
+    # of a run that begins from a picture or a clip
+    hangs = any(node.stage.told != DECODE.name and node.part == part for node in at_work)
+    is_decoding = full.stage == DECODE.name
     return Ended(
         full.stage,
         full.kind,
@@ -349,7 +357,8 @@ def _ended(full: Full, spec: RunSpec, plan: Plan, describe: Descriptions) -> End
         and all(node.part == part for node in computed[:1]),
         on_cpu=torch_device(part.device).type == "cpu",
         num_blocks=describe(full.kind, part).facts.get("num_blocks", 0),
-        is_fixed=is_begun and any(node.stage.told != DECODE.name for node in at_work),
+        is_fixed=hangs and (keeping.is_partial if is_decoding else plan.num_stored_steps > 0),
+        hanging_steps=len(plan.chain) if hangs and is_decoding else 0,
     )
 
 

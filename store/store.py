@@ -295,9 +295,11 @@ class Store:
         """All related runs, each after its parent, with its depth below the oldest ancestor."""
         return ancestry.tree(self.lineage, run_id)
 
-    def set_spec(self, run_id: str, spec_json: bytes) -> None:
-        """Record the settings that a run goes on with."""
-        queue.set_spec(self.lineage, run_id, spec_json)
+    def set_spec(
+        self, run_id: str, spec_json: bytes, segments: Sequence[Segment] | None = None
+    ) -> None:
+        """Record the settings that a run goes on with, and (unless None) which held for its steps before."""
+        queue.set_spec(self.lineage, run_id, spec_json, segments)
 
     def set_latents(self, run_id: str, digest: str) -> None:
         """Record the digest of a run's final latents."""

@@ -38,8 +38,10 @@ _WEIGHTS = (
 )
 _GRAPH = ("engine/tasks/wan.py",)
 _VAE = (
+    "engine/components/taehv.py",
     "engine/components/wan_vae.py",
     "engine/models/vae/__init__.py",
+    "engine/models/vae/taehv.py",
     "engine/models/vae/wanvae.py",
     *_WEIGHTS,
 )

@@ -28,6 +28,7 @@ _SECOND = ".weight_scale_2"
 _OF_ACTIVATIONS = (".scale_input", ".input_scale", ".output_scale")
 # quanto's names of a weight and its scale -> ours
 _QUANTO = {".weight._data": ".weight", ".weight._scale": ".weight_scale"}
+_QUANTO_ENDINGS = tuple(_QUANTO)
 # All that lies beside a weight and is read.
 BESIDE = (*_SCALES, _SECOND, *_OF_ACTIVATIONS, NOTE)
 
@@ -91,6 +92,7 @@ _FOREIGN = {
     ".svd_up": "SDNQ",
     ".zero_point": "SDNQ",
 }
+_FOREIGN_ENDINGS = tuple(_FOREIGN)
 # What of a model to take where what there is cannot be read.
 INSTEAD = "take a file of this model in bf16, fp16, fp8, int8 or GGUF, or ComfyUI's mxfp8 or nvfp4"
 
@@ -127,8 +129,15 @@ class Weights:
 
 def without_quanto(name: str) -> str:
     """A name as other files have it: quanto puts the parts of a weight below its name."""
-    end = next((end for end in _QUANTO if name.endswith(end)), "")
-    return name.removesuffix(end) + _QUANTO[end] if end else name
+    if not is_of_quanto(name):
+        return name
+    end = next(end for end in _QUANTO if name.endswith(end))
+    return name.removesuffix(end) + _QUANTO[end]
+
+
+def is_of_quanto(name: str) -> bool:
+    """Whether a name is that of a part of a weight."""
+    return name.endswith(_QUANTO_ENDINGS)
 
 
 def read_quantised(source: Source, tensors: Mapping[str, TensorInfo], prefix: str) -> Weights:
@@ -322,8 +331,9 @@ def _foreign(tensors: Mapping[str, TensorInfo], notes: Mapping[str, Note]) -> st
     kinds -= _FORMATS.keys()
     if kinds:
         return shortened(min(kinds))
+    odd = [name for name in tensors if name.endswith(_FOREIGN_ENDINGS)]
     for ending, words in _FOREIGN.items():
-        if any(name.endswith(ending) for name in tensors):
+        if any(name.endswith(ending) for name in odd):
             return words
     found = (_foreign_scale(name, info, tensors, notes) for name, info in tensors.items())
     return next(filter(None, found), "")

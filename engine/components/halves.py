@@ -56,11 +56,14 @@ def used(
     and the seconds that took. work_bytes: what each is about to take beside its weights, None where nobody knows.
     Raises as `Residents.use`."""
     with ExitStack() as stack:
-        found = [
-            stack.enter_context(residents.use(kind, each, about, partial(loaded, each), work_bytes))
-            for each in copies(part)
-        ]
-        yield joined(found)
+        # those that are there first: what is not in use goes for one that is loaded
+        found = {
+            each.device: stack.enter_context(
+                residents.use(kind, each, about, partial(loaded, each), work_bytes)
+            )
+            for each in sorted(copies(part), key=lambda each: not residents.holds(each, about))
+        }
+        yield joined([found[each.device] for each in copies(part)])
 
 
 def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
@@ -89,13 +92,12 @@ class GuidanceHalves:
     def environment(self) -> str:
         """That of `first`; what differs on the other device stands beside it."""
         from engine.environment import environment
+        from store.keys import canonical
 
         mine, others = (json.loads(environment(each.device)) for each in (self.first, self.other))
         differing = {
             f"guidance {name}": value for name, value in others.items() if mine.get(name) != value
         }
-        from store.keys import canonical
-
         return canonical(mine | differing).decode()
 
     @contextmanager

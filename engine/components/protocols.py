@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.expansion.answer import Answer, Asked
     from engine.graph import Identity, Plain
     from engine.models.seams import At
+    from engine.models.vae.wanvae import Part
     from store.index.index import Index
 
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae", "prompt_expander")
@@ -26,11 +27,6 @@ KINDS = ("text_encoder", "image_encoder", "denoiser", "vae", "prompt_expander")
 Conditions = Mapping[str, "Tensor"]
 """What a denoiser is told beside the latents, by name: "text" [L, text_dim], real tokens only; "image" [tokens,
 image_dim], of all its pictures; "latents" [C,F,h,w], masks and latents of the frames that are given."""
-
-
-Part = Callable[[int, int], "Tensor"]
-"""(first frame, frame after the last) -> those frames of a video, [B,3,t,H,W] in [-1,1], of any float dtype, on any
-device."""
 
 
 class TextEncoder(Protocol):
@@ -69,8 +65,7 @@ class Denoiser(Protocol):
 
 
 class VAE(Protocol):
-    """One that can take a clip in parts may have `encode_parts(part: Part, shape)`, else as `encode`: what it encodes
-    is then never held as a whole."""
+    """One that is a `VAEOfParts` never needs what it encodes as a whole."""
 
     def encode(self, video: Tensor) -> Tensor:
         """video [B,3,4n+1,H,W] in [-1,1] -> normalised latents fp32 [B,C,1+n,H/8,W/8]."""
@@ -84,6 +79,12 @@ class VAE(Protocol):
 
         on_chunk: called after every piece of work with how many of how many are done; may raise to stop.
         """
+        ...
+
+
+class VAEOfParts(VAE, Protocol):
+    def encode_parts(self, part: Part, shape: Sequence[int]) -> Tensor:
+        """As `encode`, of a video of that shape whose frames `part` gives."""
         ...
 
 
@@ -142,6 +143,9 @@ class Provider(Protocol):
     One whose component asks somebody else may have `check_can_ask(spec)`, which raises ComponentError where there is
     nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
     `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
+
+    One of ours that reads weights may have `check_here(spec)`, which raises ComponentError where what it is to run with
+    does not run on its device: before the first thing of a run is computed.
 
     A component may have an attribute `told`: a line for the log of the run that loads it.
 

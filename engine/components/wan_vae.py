@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.checkpoints.known.expected import vae_dim
+from engine.checkpoints.known.expected import is_taehv, vae_dim
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 
     from engine.checkpoints.layout import Layout
     from engine.checkpoints.library import Found
-    from engine.components.protocols import Part
-    from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+    from engine.models.vae.wanvae import Part, WanVAE, WanVAEConfig
     from store.index.index import Index
 
 
 def describe(spec: VAESpec, index: Index) -> Description:
-    source, layout = checked_layout("vae", locate("vae", spec.checkpoint))
+    path = locate("vae", spec.checkpoint)
+    source, layout = checked_layout("vae", path)
+    if is_taehv(layout.entries):
+        raise CheckpointError(
+            f"{path} is a TAEHV, a tiny autoencoder; choose it with components.vae.name=taehv, or take the "
+            "Wan 2.1 VAE",
+            key="components.vae.checkpoint",
+        )
     facts = {
         "latent_channels": layout.entries["conv2.weight"].shape[0],
         "latent_stride": [4, 8, 8],

@@ -31,9 +31,9 @@ from engine.schedulers.scheduler import SolverState
 from engine.stages.denoise import velocity_at
 from store.keys import canonical
 
-# The first tile of the third chunk takes what every later one takes: the chunk before it is as long as any, and all
-# tiles have their histories.
-_NUM_CHUNKS = 2
+# The third chunk takes what every later one takes: the chunk before it is as long as any. With tiles it is that of the
+# first tile, and all chunks of whole frames come before.
+_LAST_CHUNK = 3
 
 
 @dataclass
@@ -206,7 +206,10 @@ def computed(
     elif node.stage.name == "clip":
         # its file is not read: what the VAE is given has the size of the run
         height, width = node.params["size"]
-        on.encode(torch.full((1, 3, node.params["frames"], height, width), 0.5))
+        on.encode_parts(
+            lambda start, stop: torch.full((1, 3, stop - start, height, width), 0.5),
+            (1, 3, node.params["frames"], height, width),
+        )
     else:
         with suppress(_Enough):
             for _ in run(job):
@@ -241,7 +244,8 @@ class _Job:
     def tell(self, event: Any) -> None:
         total = getattr(event, "total", 0)
         chunks = self._num_chunks()
-        if total and event.chunk > _NUM_CHUNKS * total // chunks:
+        before = chunks if total > chunks else 0
+        if total and event.chunk >= before + _LAST_CHUNK:
             raise _Enough
 
     def check(self) -> None:

@@ -22,8 +22,8 @@ from engine.stages.finite import not_finite
 from store.lineage.events import Message
 
 if TYPE_CHECKING:
-    from engine.components.protocols import Part
     from engine.execute import Job
+    from engine.models.vae.wanvae import Part
     from store.index.previews import Preview
 
 

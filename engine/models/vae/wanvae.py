@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from engine.components.protocols import Part
-
 LATENTS_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -37,6 +35,11 @@ what tiles compute depends on one that is more than 56 pixels away."""
 
 History = dict[nn.Module, Tensor]
 """The last input frames of each causal convolution; an empty dict before a clip's first chunk."""
+
+
+Part = Callable[[int, int], Tensor]
+"""(first frame, frame after the last) -> those frames of a video, [B,3,t,H,W] in [-1,1], of any float dtype, on any
+device."""
 
 
 @dataclass(frozen=True, kw_only=True)

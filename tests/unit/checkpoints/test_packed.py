@@ -90,7 +90,9 @@ COMFYUI = {
 }
 
 
-@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 3 * 4 * 160], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "slice_bytes", [load.SLICE_BYTES, 3 * 16 * 4 * 160], ids=["whole", "sliced"]
+)
 @pytest.mark.parametrize("shape", [(96, 160), (128, 64), (288, 544)])
 @pytest.mark.parametrize("kind", COMFYUI)
 def test_what_comfyui_packs_is_read_bit_for_bit(
@@ -110,7 +112,9 @@ def test_scales_of_blocks_may_be_stored_as_bytes(tmp_path: Path, kind: str) -> N
     assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
 
 
-@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 5 * 4 * 128], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "slice_bytes", [load.SLICE_BYTES, 5 * 16 * 4 * 128], ids=["whole", "sliced"]
+)
 def test_what_quanto_and_musubi_pack_is_read_bit_for_bit(
     tmp_path: Path, monkeypatch, slice_bytes: int
 ) -> None:

@@ -287,6 +287,7 @@ def test_what_is_held_is_told_and_not_shared(tmp_path: Path) -> None:
     assert model.swap is not None
     held = sum(p.nbytes for p in model.parameters() if p.device.type == "cpu")
     held += sum(slot.nbytes for slot in model.swap.slots)
+    assert model.num_bytes == held
     assert abs(some.num_bytes - held) < 27 * 256 * 2  # but for what parameters are aligned to
     assert some.num_bytes < every.num_bytes
 
