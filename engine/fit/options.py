@@ -23,7 +23,7 @@ Changes = Mapping[str, Any]
 """Settings of a component, by their names within it."""
 
 QUANTISED = "int8"
-TILES = (512, 384, 256, 192, 128)
+TILES = (512, 256)
 # as many blocks as slots would come: then all may stay
 _NUM_SLOTS = 2
 
@@ -131,14 +131,7 @@ def _ladder(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     spec, is_away = part.spec, part.device != "cpu"
     quantise = getattr(spec, "quantise", None)
     if part.kind == "vae":
-        chunk = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
-        if chunk:
-            yield chunk, "rounded"
-        for side in TILES:
-            if side < part.side and not 0 < spec.tile_size <= side:
-                yield {**chunk, "tile_size": side}, "approximate"
-        if is_away:
-            yield {"device": "cpu"}, "rounded"
+        yield from _of_vae(part)
         return
     if getattr(spec, "unpack", "") == "auto":
         yield {"unpack": "call"}, "exact"
@@ -150,6 +143,21 @@ def _ladder(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
         yield {"quantise": QUANTISED}, "approximate"
         if part.num_blocks:
             yield {"quantise": QUANTISED, "resident_blocks": None}, "approximate"
+
+
+def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
+    spec = part.spec
+    small: dict[str, Any] = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
+    if small:
+        yield small, "rounded"
+    if part.device != "cpu" and spec.dtype == "fp32":
+        small["dtype"] = "bf16"
+        yield {**small}, "approximate"
+    for side in TILES:
+        if side < part.side and not 0 < spec.tile_size <= side:
+            yield {**small, "tile_size": side}, "approximate"
+    if part.device != "cpu":
+        yield {"device": "cpu"}, "rounded"
 
 
 def _option(
