@@ -135,7 +135,8 @@ def _ladder(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
         if chunk:
             yield chunk, "rounded"
         for side in TILES:
-            if side < part.side and not 0 < spec.tile_size <= side:
+            # others know no tiles
+            if spec.name == "wan-vae" and side < part.side and not 0 < spec.tile_size <= side:
                 yield {**chunk, "tile_size": side}, "approximate"
         if is_away:
             yield {"device": "cpu"}, "rounded"
