@@ -153,7 +153,8 @@ def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     if part.device != "cpu" and spec.dtype == "fp32":
         small["dtype"] = "bf16"
         yield {**small}, "approximate"
-    for side in TILES:
+    # others know no tiles
+    for side in TILES if spec.name == "wan-vae" else ():
         if side < part.side and not 0 < spec.tile_size <= side:
             yield {**small, "tile_size": side}, "approximate"
     if part.device != "cpu":
