@@ -9,6 +9,7 @@ from tui.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from engine.fit.answering import Device
     from engine.fit.learned import Learned
     from engine.fit.options import Fit, Option
     from engine.fit.work import Memory, Use
@@ -150,3 +151,26 @@ def _price(option: Option) -> str:
 
 def _gigabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB"
+
+
+_BAR = 8
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def bar_line(device: Device) -> str:
+    """`cuda:0 ▕██████  ▏ 18.2 of 24 GiB, in denoise`; without a bar where the device is not here."""
+    stage = device.stage.replace("_", " ")
+    if device.free_bytes is None:
+        return f"{device.name} {size(device.needed_bytes)}, in {stage}"
+    share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
+    needed, free = size(device.needed_bytes), size(device.free_bytes)
+    unit = free.rpartition(" ")[2]
+    told = f"{needed.removesuffix(f' {unit}')} of {free} free"
+    mark = "" if device.needed_bytes <= device.free_bytes else " ▲ too much"
+    return f"{device.name} ▕{_bar(share)}▏ {told}, in {stage}{mark}"
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * _BAR * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)

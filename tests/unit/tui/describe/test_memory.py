@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from engine.fit.answering import Device
 from engine.fit.work import Memory, Use
-from tui.describe.memory import memory_lines, memory_rows
+from tui.describe.memory import bar_line, memory_lines, memory_rows
 
 GIB = 1 << 30
 
@@ -46,3 +47,11 @@ def test_nothing_to_compute() -> None:
     assert memory_rows(Memory(())) == []
     (line,) = memory_lines(Memory(()), GIB)
     assert "nothing of it is to be computed" in line
+
+
+def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
+    half = Device("cuda:0", 12 << 30, 24 << 30, "text_encode")
+    assert bar_line(half) == "cuda:0 ▕████    ▏ 12.0 of 24.0 GiB free, in text encode"
+    much = Device("cpu", 30 << 30, 24 << 30, "denoise")
+    assert bar_line(much) == "cpu ▕████████▏ 30.0 of 24.0 GiB free, in denoise ▲ too much"
+    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB, in denoise"
