@@ -165,7 +165,7 @@ def bar_line(device: Device) -> str:
     share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
     needed, free = size(device.needed_bytes), size(device.free_bytes)
     unit = free.rpartition(" ")[2]
-    told = f"{needed.removesuffix(f' {unit}')} of {free} free"
+    told = f"{needed.removesuffix(f' {unit}')} of {free}"
     mark = "" if device.needed_bytes <= device.free_bytes else " ▲ too much"
     return f"{device.name} ▕{_bar(share)}▏ {told}, in {stage}{mark}"
 
