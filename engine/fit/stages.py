@@ -165,8 +165,8 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
-    how = msgspec.structs.replace(part, device=str(device))
-    facts = [dict(work.about.identity), work.about.resident, msgspec.to_builtins(how)]
+    how = msgspec.to_builtins(part) | {"device": str(device), "guidance_device": ""}
+    facts = [dict(work.about.identity), work.about.resident, how]
     place = canonical([work.kind, *facts])
     num_bytes = work.about.on(device.type).num_bytes
     if place not in held:
