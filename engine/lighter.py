@@ -147,7 +147,7 @@ def _in_smaller_pieces(spec: RunSpec) -> Iterator[Lighter]:
     vae = spec.components.vae
     side = vae.tile_size or max(spec.width, spec.height)
     for tile in TILES:
-        if tile < side:
+        if tile < side and vae.name == "wan-vae":  # others know no tiles
             # at most half a tile
             overlap = min(vae.tile_overlap, tile // 2)
             lighter = _with(spec, "vae", tile_size=tile, tile_overlap=overlap)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
 from engine.components import choice
-from engine.components.choice import check_can_ask, check_devices
+from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
 from engine.components.registry import reads_weights
 from engine.components.room import Free, is_short
@@ -191,7 +191,7 @@ class Runner:
         if plan.job():
             # not when all before it is computed
             check_can_ask(plan.parts)
-            check_devices(plan.parts)
+            check_here(plan.parts)
             self._set_threads(route.spec, describe)
             memory = remembered(plan, describe, self._previews())
             execution.work_bytes = work_bytes(memory)

@@ -73,6 +73,8 @@ class Residents:
             self._make_room(kind, device, num_bytes, work_bytes)
             begun = time.perf_counter()
             model = provider.load(part, about)
+            # some find out as they are loaded how much there is room for
+            num_bytes = getattr(model, "num_bytes", num_bytes)
             self._held[place] = _Resident(kind, part.name, device, num_bytes, model)
             del model
             loaded(time.perf_counter() - begun)

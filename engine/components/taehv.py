@@ -12,6 +12,7 @@ import msgspec
 from engine.checkpoints.known.expected import is_taehv
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
+from engine.checkpoints.places import models_folder
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from engine.models.vae.taehv import TAEHV
     from engine.models.vae.wanvae import Part
     from store.index.index import Index
+
+
+# Where one lies that steps are shown with, seen from the models folder; ComfyUI has a folder for such files.
+PREVIEW_FILES = (
+    "taew2_1.safetensors",
+    "taew2_1.pth",
+    "vae_approx/taew2_1.safetensors",
+    "vae_approx/taew2_1.pth",
+)
 
 
 def describe(spec: VAESpec, index: Index) -> Description:
@@ -75,6 +85,22 @@ def read_taehv(path: Path, device: torch.device, dtype: torch.dtype) -> TAEHV:
     with Weights(layout.entries) as weights:
         fill(model, weights, path=path, device=device, dtype=dtype)
     return model.eval().requires_grad_(False)
+
+
+def for_previews() -> TAEHV | None:
+    """The one that lies where steps look for it, on the CPU; None where none does. Raises CheckpointError where it is
+    damaged, or something else."""
+    import torch
+
+    path = next(
+        (file for name in PREVIEW_FILES if (file := models_folder() / name).is_file()), None
+    )
+    if path is None:
+        return None
+    _, layout = checked_layout("vae", path)
+    if not is_taehv(layout.entries):
+        raise CheckpointError(f"{path} is a whole VAE, no TAEHV")
+    return read_taehv(path, torch.device("cpu"), torch.float32)
 
 
 def use(model: TAEHV, spec: VAESpec) -> LocalTAEHV:

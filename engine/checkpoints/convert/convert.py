@@ -28,6 +28,7 @@ from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
 from engine.checkpoints.holding import ROUNDED, is_large
+from engine.checkpoints.known.expected import is_taehv
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
@@ -133,6 +134,8 @@ def convert(
             f"{source.path}: {found.variant or held.component} cannot be written as {layout}, which is known for "
             f"{', '.join(LAYOUTS[layout]).replace('_', ' ')} only"
         )
+    if held.component == "vae" and is_taehv(held.entries):
+        raise CheckpointError(f"{source.path}: a TAEHV, which is read everywhere as it is")
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
     check_no_holes(source.tensors)

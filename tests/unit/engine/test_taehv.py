@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.chain.previews import preview_of, previewer_of
+from engine.checkpoints.convert.convert import convert
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.source import open_source
@@ -93,6 +95,37 @@ def test_each_component_takes_its_own_files(tmp_path, index, weights) -> None:
         wan_vae.describe(VAESpec(checkpoint=str(tiny)), index)
     with pytest.raises(CheckpointError):
         taehv.describe(spec(whole), index)
+
+
+def test_a_tiny_vae_is_not_converted(tmp_path, weights) -> None:
+    save_file(weights, tmp_path / "taew2_1.safetensors")
+    with pytest.raises(CheckpointError, match="read everywhere as it is"):
+        convert(open_source(tmp_path / "taew2_1.safetensors"), tmp_path / "x", layout="diffusers")
+
+
+WAN = {"latents_of": "wan2.1", "latent_channels": 16}
+
+
+def test_steps_are_shown_by_it_where_its_file_is(tmp_path, weights, monkeypatch) -> None:
+    monkeypatch.setenv("MODIFF_MODELS", str(tmp_path))
+    assert previewer_of(WAN) is preview_of
+    (tmp_path / "vae_approx").mkdir()
+    torch.save(weights, tmp_path / "vae_approx" / "taew2_1.pth")
+    show, latents = previewer_of(WAN), torch.randn(1, 16, 10, 3, 104)
+    assert show is not None
+    preview = show(latents)
+    assert (preview.num_frames, preview.height, preview.width) == (8, 3, 96)
+    assert preview.pixels != preview_of(latents).pixels
+    assert previewer_of(WAN | {"latent_channels": 48}) is None
+
+
+def test_steps_are_shown_by_the_matrix_where_its_file_is_none(
+    tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setenv("MODIFF_MODELS", str(tmp_path))
+    (tmp_path / "taew2_1.safetensors").write_bytes(b"damaged")
+    assert previewer_of(WAN) is preview_of
+    assert "steps are shown without a TAEHV" in caplog.text
 
 
 def test_tiles_are_refused(tmp_path, index) -> None:
