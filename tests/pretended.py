@@ -24,7 +24,7 @@ from engine.models.swap.transfers import OneStream
 CARDS = 2
 _PRETENDED = ("cuda", "mps")
 # that move numbers from one device to another
-_MOVING = {Tensor.copy_, Tensor.to, Tensor.cpu}
+_MOVING = {Tensor.copy_, Tensor.to, Tensor.cpu, Tensor.__setitem__}
 _ON_THE_CPU = {Tensor.numpy, Tensor.data_ptr, Tensor.__array__, Tensor.tolist}
 _Generator = torch.Generator
 
@@ -120,7 +120,8 @@ def _checked(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wanted = _named(func, args, kwargs)
     if func in _ON_THE_CPU:
         raise TypeError(f"{_name(func)}: memory of {here} is not the CPU's")
-    if len(here) > 1 and func not in _MOVING:
+    is_indexed = func is Tensor.__setitem__ and any(isinstance(i, Tensor) for i in _leaves(args[1]))
+    if len(here) > 1 and (func not in _MOVING or is_indexed):
         raise RuntimeError(f"{_name(func)}: expected all tensors on one device, got {here}")
     for each in leaves:
         if isinstance(each, PretendedGenerator) and each.on != (wanted or torch.device("cpu")):

@@ -144,6 +144,9 @@ class Provider(Protocol):
     nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
     `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
 
+    One of ours that reads weights may have `check_here(spec)`, which raises ComponentError where what it is to run with
+    does not run on its device: before the first thing of a run is computed.
+
     A component may have an attribute `told`: a line for the log of the run that loads it.
 
     A component that waits for somebody else may have a method `watched(control) -> component`: the same for one run,

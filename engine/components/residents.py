@@ -73,6 +73,8 @@ class Residents:
             self._make_room(kind, device, num_bytes, work_bytes)
             begun = time.perf_counter()
             model = provider.load(part, about)
+            # some find out as they are loaded how much there is room for
+            num_bytes = getattr(model, "num_bytes", num_bytes)
             self._held[place] = _Resident(kind, part.name, device, num_bytes, model)
             del model
             loaded(time.perf_counter() - begun)
@@ -99,10 +101,11 @@ class Residents:
         """The devices that something is held on."""
         return {str(each.device) for each in self._held.values()}
 
-    def release(self) -> tuple[HeldModel, ...]:
-        """Gives back everything that is not in use, and what was of use to nobody any more; says what was held."""
+    def release(self, *, but: str = "") -> tuple[HeldModel, ...]:
+        """Gives back everything that is not in use, and what was of use to nobody any more; says what was held. but: of
+        this kind it stays."""
         gc.collect()  # what an error has left behind may still use one
-        idle = [place for place, held in self._held.items() if not held.uses]
+        idle = [place for place, held in self._held.items() if not held.uses and held.kind != but]
         told = tuple(_told(self._held[place]) for place in idle)
         self._drop(idle)
         if torch.cuda.is_available() and torch.cuda.is_initialized():

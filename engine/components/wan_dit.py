@@ -17,6 +17,7 @@ from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components import swapping
 from engine.components.files import absolute, checked_layout, description
+from engine.components.halves import copies
 from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
@@ -83,6 +84,15 @@ def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserS
     """With absolute paths. Raises CheckpointError."""
     path = absolute(spec.checkpoint, lambda: locate("denoiser", spec.checkpoint, scan))
     return msgspec.structs.replace(spec, checkpoint=path)
+
+
+def check_here(spec: DenoiserSpec) -> None:
+    """Raises ComponentError where the attention backend does not run on a device of the spec."""
+    from engine.dtypes import torch_device, torch_dtype
+
+    head_dim = dit_config(*layout_at(locate("denoiser", spec.checkpoint))).head_dim
+    for each in copies(spec):
+        _try_attention(spec.attention, head_dim, torch_device(each.device), torch_dtype(spec.dtype))
 
 
 def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:

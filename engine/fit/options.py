@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from engine.errors import EngineError
+from engine.fit.learned import Learned
 from engine.fit.work import Use
 
 Numbers = Literal["exact", "rounded", "approximate"]
@@ -23,7 +24,7 @@ Changes = Mapping[str, Any]
 """Settings of a component, by their names within it."""
 
 QUANTISED = "int8"
-TILES = (512, 384, 256, 192, 128)
+TILES = (512, 256)
 # as many blocks as slots would come: then all may stay
 _NUM_SLOTS = 2
 
@@ -49,12 +50,14 @@ class Option(msgspec.Struct, frozen=True):
 
 class Fit(msgspec.Struct, frozen=True):
     """limits: device -> what may be taken of it. needed_bytes: stage -> device -> what it needs as the run is set.
-    options: what was looked at, in the order of price for each component. misses: stages for which nothing fits."""
+    options: what was looked at, in the order of price for each component. misses: stages for which nothing fits.
+    learned: device -> what the needs were reckoned with."""
 
     limits: dict[str, int]
     needed_bytes: dict[str, dict[str, int]]
     options: tuple[Option, ...]
     misses: tuple[str, ...] = ()
+    learned: dict[str, Learned] = {}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -131,15 +134,7 @@ def _ladder(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     spec, is_away = part.spec, part.device != "cpu"
     quantise = getattr(spec, "quantise", None)
     if part.kind == "vae":
-        chunk = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
-        if chunk:
-            yield chunk, "rounded"
-        for side in TILES:
-            # others know no tiles
-            if spec.name == "wan-vae" and side < part.side and not 0 < spec.tile_size <= side:
-                yield {**chunk, "tile_size": side}, "approximate"
-        if is_away:
-            yield {"device": "cpu"}, "rounded"
+        yield from _of_vae(part)
         return
     if getattr(spec, "unpack", "") == "auto":
         yield {"unpack": "call"}, "exact"
@@ -151,6 +146,22 @@ def _ladder(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
         yield {"quantise": QUANTISED}, "approximate"
         if part.num_blocks:
             yield {"quantise": QUANTISED, "resident_blocks": None}, "approximate"
+
+
+def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
+    spec = part.spec
+    small: dict[str, Any] = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
+    if small:
+        yield small, "rounded"
+    if part.device != "cpu" and spec.dtype == "fp32":
+        small["dtype"] = "bf16"
+        yield {**small}, "approximate"
+    # others know no tiles
+    for side in TILES if spec.name == "wan-vae" else ():
+        if side < part.side and not 0 < spec.tile_size <= side:
+            yield {**small, "tile_size": side}, "approximate"
+    if part.device != "cpu":
+        yield {"device": "cpu"}, "rounded"
 
 
 def _option(

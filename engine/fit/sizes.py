@@ -90,9 +90,9 @@ def _promoted(tensors: Sequence[Tensor], numbers: Sequence[Any]) -> torch.dtype 
     others = [each.dtype for each in tensors if not each.dim()]
     if found.is_floating_point or found.is_complex:
         return found if found.is_complex or not any(each.is_complex for each in others) else None
-    if any(isinstance(each, float) for each in numbers) or any(each != found for each in others):
+    if any(each != found for each in others):
         return None
-    return found
+    return torch.get_default_dtype() if any(isinstance(each, float) for each in numbers) else found
 
 
 def _broadcast(shapes: Sequence[torch.Size]) -> tuple[int, ...]:

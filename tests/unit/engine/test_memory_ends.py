@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from engine import client
 from engine import runner as runners
 from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.components.wan_dit import LocalPredict
-from engine.errors import EngineError, RunFailed
+from engine.errors import OutOfMemory, RunFailed
 from engine.models.image_encoders.clip import CLIP
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
+from engine.out_of_memory import out_of_memory_explained
 from engine.output import media
 from engine.output.mark import Mark, read_mark
 from engine.output.reading import comment_of
@@ -82,6 +84,16 @@ def failing(do: Callable[..., Any], error: Exception, *, calls: range) -> Callab
     return call
 
 
+_decode_chunks = WanVAE.decode_chunks
+
+
+def only_in_tiles(self: WanVAE, latents: Tensor, **options: Any) -> Iterator[Tensor]:
+    """As `WanVAE.decode_chunks`; for whole frames there is no memory."""
+    if not options["tile_size"]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return _decode_chunks(self, latents, **options)
+
+
 class Ran:
     """One run from the queue to its end, and what is known of it."""
 
@@ -91,6 +103,7 @@ class Ran:
         self.events = execute(runner, self.id)
         videos = [each for each in self.store.links_of(self.id) if each.stage == "video"]
         self.video, self.latents = videos and videos[0].digest, self.store.run(self.id).latents
+        self.video_key = videos and videos[0].key
         self.spec = decode_spec(self.store.run(self.id).spec_json)
 
     @property
@@ -114,41 +127,44 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunSpec, R
 
 
 COMPUTED = [(1, "computed"), (2, "computed"), (3, "computed")]
-# what is asked for memory -> (its place, the call at which there is none, the stage that is told)
-PLACES: dict[str, tuple[Any, str, int, str]] = {
-    "load text encoder": (umt5, "load", 0, "load of the text encoder"),
-    "load image encoder": (clip, "load", 0, "load of the image encoder"),
-    "load denoiser": (wan_dit, "load", 0, "load of the denoiser"),
-    "load VAE": (wan_vae, "load", 0, "load of the VAE"),
-    "text": (UMT5, "encode", 0, "text_encode"),
-    "image": (CLIP, "encode", 0, "image_encode"),
-    "condition": (WanVAE, "encode", 0, "encode"),
-    "step": (LocalPredict, "__call__", 1, "denoise"),
-    "chunk": (WanVAE, "_decoded_chunk", 1, "decode"),
-    "video": (media, "encode_video", 0, "decode"),
-    "file": (media, "write_bytes", 0, "mux"),
-}
+# what asks for memory, at which call there is none, and the stage that is told, in the order of a run
+Place = tuple[Any, str, int, str]
+LOADS: list[Place] = [
+    (umt5, "load", 0, "load of the text encoder"),
+    (clip, "load", 0, "load of the image encoder"),
+    (wan_vae, "load", 0, "load of the VAE"),
+    (wan_dit, "load", 0, "load of the denoiser"),
+]
+WORK: list[Place] = [
+    (UMT5, "encode", 0, "text_encode"),
+    (CLIP, "encode", 0, "image_encode"),
+    (WanVAE, "encode_parts", 0, "encode"),
+    (LocalPredict, "__call__", 1, "denoise"),
+    (WanVAE, "_decoded_chunk", 1, "decode"),
+    (media, "write_bytes", 0, "mux"),
+]
+VIDEO: list[Place] = [(media, "encode_video", 0, "decode")]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_run_goes_on_where_idle_models_were_in_the_way(
+@pytest.mark.parametrize("places", [LOADS, WORK, VIDEO], ids=["loads", "work", "video"])
+def test_a_run_goes_on_wherever_idle_models_were_in_the_way(
     store: Store,
     tmp_path: Path,
     plain: tuple[RunSpec, Ran],
     monkeypatch: pytest.MonkeyPatch,
-    place: str,
+    places: list[Place],
 ) -> None:
     """Exact: the same latents and video as without, and no step is computed twice."""
-    at, name, call, stage = PLACES[place]
     wanted, expected = plain
-    error = LINES[list(LINES)[list(PLACES).index(place) % len(LINES)]]
     runner = Runner(store)
-    # so that something is idle that the run does not use
+    # so that something is idle from the first stage on
     before = ["prompt=a star", "components.text_encoder.dtype=bf16", 'output.kinds=["latents"]']
     Ran(runner, spec("scheduler.steps=1", *before), tmp_path / "before.safetensors")
-    monkeypatch.setattr(at, name, failing(getattr(at, name), error, calls=range(call, call + 1)))
+    for (at, name, call, _), error in zip(places, itertools.cycle(LINES.values()), strict=False):
+        there_is_none = failing(getattr(at, name), error, calls=range(call, call + 1))
+        monkeypatch.setattr(at, name, there_is_none)
     ran = Ran(runner, wanted, tmp_path / "b.mp4")
-    assert ran.warnings == [f"out of memory in {stage}: {IDLE}"]
+    assert ran.warnings == [f"out of memory in {stage}: {IDLE}" for _, _, _, stage in places]
     assert ran.steps == COMPUTED
     assert (ran.latents, ran.video) == (expected.latents, expected.video)
     assert ran.spec.components == expected.spec.components
@@ -163,14 +179,8 @@ def test_a_decode_goes_on_in_tiles_and_the_run_is_what_it_was_made_with(
 ) -> None:
     wanted = spec("width=256", "height=160", "scheduler.steps=2")
     runner = Runner(store)
-    chunk = WanVAE._decoded_chunk
 
-    def whole_frames_fail(self: WanVAE, latents: Any, tiles: Any, *rest: Any) -> Any:
-        if len(tiles) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return chunk(self, latents, tiles, *rest)
-
-    monkeypatch.setattr(WanVAE, "_decoded_chunk", whole_frames_fail)
+    monkeypatch.setattr(WanVAE, "decode_chunks", only_in_tiles)
     ran = Ran(runner, wanted, tmp_path / "a.mp4")
     assert ran.warnings == [
         f"out of memory in decode: {IDLE}",
@@ -187,7 +197,7 @@ def test_a_decode_goes_on_in_tiles_and_the_run_is_what_it_was_made_with(
     monkeypatch.undo()
     first = Ran(runner, wanted, tmp_path / "c.mp4")
     assert {source for _, source in first.steps} == {"reused"}
-    assert first.video != ran.video
+    assert first.video_key != ran.video_key == same.video_key
     assert mark_in(tmp_path / "a.mp4").spec().components.vae.tile_size == 128
 
 
@@ -199,15 +209,9 @@ def test_smaller_tiles_leave_the_steps_of_a_run_from_a_picture_as_they_are(
     given = [f"image.path={tmp_path / 'given.png'}", "width=160", "height=160", "scheduler.steps=2"]
     wanted = spec(*given, preset="micro-i2v")
     runner = Runner(store)
-    chunk = WanVAE._decoded_chunk
-
-    def whole_frames_fail(self: WanVAE, latents: Any, tiles: Any, *rest: Any) -> Any:
-        if len(tiles) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return chunk(self, latents, tiles, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(WanVAE, "_decoded_chunk", whole_frames_fail)
+        patched.setattr(WanVAE, "decode_chunks", only_in_tiles)
         ran = Ran(runner, wanted, tmp_path / "a.mp4")
     assert ran.warnings[-1].endswith("goes on with tiles of 128 pixels (approximate)")
     assert ran.steps == COMPUTED[:2]
@@ -274,15 +278,33 @@ def test_an_encoder_goes_to_the_cpu(
 
 
 @pytest.mark.parametrize("line", LINES)
+def test_whatever_says_that_there_is_no_memory_is_known(line: str) -> None:
+    with (
+        pytest.raises(OutOfMemory, match=r"^out of memory in load of the VAE$") as caught,
+        out_of_memory_explained("load", "vae"),
+    ):
+        raise LINES[line]
+    assert (caught.value.stage, caught.value.kind) == ("load", "vae")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shapes do not fit"), OSError(errno.ENOENT, "gone"), RunFailed("out of memory")],
+)
+def test_what_is_another_error_stays_one(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, out_of_memory_explained("load", "vae"):
+        raise error
+    assert caught.value is error
+
+
 def test_at_the_end_there_is_one_line_and_the_latents_are_kept(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = spec("scheduler.steps=2")
     runner = Runner(store)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            WanVAE, "_decoded_chunk", failing(WanVAE._decoded_chunk, LINES[line], calls=range(99))
-        )
+        none = failing(WanVAE._decoded_chunk, LINES["cpu"], calls=range(99))
+        patched.setattr(WanVAE, "_decoded_chunk", none)
         with pytest.raises(RunFailed) as caught:
             Ran(runner, wanted, tmp_path / "a.mp4")
     (run,) = store.runs(limit=1)
@@ -292,7 +314,7 @@ def test_at_the_end_there_is_one_line_and_the_latents_are_kept(
     )
     assert decode_spec(run.spec_json).components.vae == wanted.components.vae
     assert blobs.is_stored(store.root, run.latents)
-    assert runner.models() == ()
+    assert [each.kind for each in runner.models()] == ["vae"]
     store.finish(run.id, "failed")
     client.resume(store, run.id)
     events = execute(runner, run.id)
@@ -313,13 +335,3 @@ def test_a_verification_goes_on_without_idle_models(
     ]
     (verdict,) = verdicts(events)
     assert verdict.identical
-
-
-def test_another_error_is_told_as_it_is(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failure = failing(UMT5.encode, RuntimeError("shapes do not fit"), calls=range(9))
-    monkeypatch.setattr(UMT5, "encode", failure)
-    with pytest.raises(RuntimeError, match="shapes do not fit") as caught:
-        Ran(Runner(store), spec(), tmp_path / "a.mp4")
-    assert not isinstance(caught.value, EngineError)

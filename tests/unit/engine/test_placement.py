@@ -21,7 +21,7 @@ from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import wanvae
 from engine.output import media
-from engine.reports import Control
+from engine.reports import Control, memory_sample
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
@@ -288,3 +288,10 @@ def test_a_copy_stays_while_the_other_is_loaded_again(lab: Lab) -> None:
     told = [text for text in lab.loaded if "denoiser" in text]
     assert len(told) == 1
     assert "once more" not in told[0]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_what_a_run_holds_is_that_of_all_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {0: 3, 1: 40}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda card: held[card])
+    assert memory_sample().device_bytes == 43

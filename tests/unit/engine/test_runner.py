@@ -179,14 +179,24 @@ def test_cancelling_stops_between_steps(runner: Runner, tmp_path: Path, after: i
     assert num_done() == after
 
 
-@pytest.mark.parametrize("key", ["vae.device", "denoiser.guidance_device"])
-def test_a_device_that_is_not_there_costs_nothing(runner: Runner, tmp_path: Path, key: str) -> None:
-    wanted = spec(f"components.{key}=cuda:97")
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("vae.device", "cuda:97", "device 'cuda:97' was asked for, but this machine has"),
+        (
+            "denoiser.guidance_device",
+            "cuda:97",
+            "device 'cuda:97' was asked for, but this machine has",
+        ),
+        ("denoiser.attention", "sdpa-cudnn", "'sdpa-cudnn' does not work on cpu in torch.float32"),
+    ],
+)
+def test_what_does_not_run_here_costs_nothing(
+    runner: Runner, tmp_path: Path, key: str, value: str, told: str
+) -> None:
+    wanted = spec(f"components.{key}={value}")
     run = record(runner, wanted, tmp_path / "f.mp4")
-    with pytest.raises(
-        EngineError,
-        match=rf"^components\.{key}: device 'cuda:97' was asked for, but this machine has",
-    ):
+    with pytest.raises(EngineError, match=rf"^components\.{key}: {told}"):
         execute(runner, run, wanted)
     assert runner.store.links_of(run.id) == []
     assert runner.held() == ()

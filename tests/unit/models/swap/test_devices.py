@@ -3,6 +3,7 @@ file."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,3 +102,29 @@ def test_memory_that_the_system_does_not_pin_stays_as_it_is(
     assert "the system pins no more" in caplog.text
     del memory
     assert not Runtime.pinned  # before the memory goes
+
+
+@pytest.mark.usefixtures("cards")
+def test_what_lies_between_file_and_device_goes_when_nobody_uses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread ends first, then what it has asked for is waited for, then its memory goes."""
+    ended: list[str] = []
+
+    class Waited(OneStream):
+        are_two = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.copying.synchronize = lambda: ended.append(names())  # type: ignore[method-assign]
+
+    def names() -> str:
+        return (
+            "with" if any(t.name.startswith("blocks") for t in threading.enumerate()) else "without"
+        )
+
+    monkeypatch.setattr(sources, "streams_of", lambda device: Waited())
+    monkeypatch.setattr(sources, "pin", lambda memory: lambda: ended.append("unpinned"))
+    monkeypatch.setattr(swapping, "_HOST_SHARE", 0.0)
+    velocities(device="cuda:0", resident_blocks="2")
+    assert ended[-3:] == ["without", "unpinned", "unpinned"]
