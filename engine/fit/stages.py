@@ -165,7 +165,9 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
-    how = msgspec.structs.replace(part, device=str(device))
+    # both copies of a denoiser that come to one device are one
+    elsewhere = {"guidance_device": ""} if hasattr(part, "guidance_device") else {}
+    how = msgspec.structs.replace(part, device=str(device), **elsewhere)
     facts = [dict(work.about.identity), work.about.resident, msgspec.to_builtins(how)]
     place = canonical([work.kind, *facts])
     num_bytes = work.about.on(device.type).num_bytes
