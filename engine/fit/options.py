@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from engine.errors import EngineError
+from engine.fit.learned import Learned
 from engine.fit.work import Use
 
 Numbers = Literal["exact", "rounded", "approximate"]
@@ -49,12 +50,14 @@ class Option(msgspec.Struct, frozen=True):
 
 class Fit(msgspec.Struct, frozen=True):
     """limits: device -> what may be taken of it. needed_bytes: stage -> device -> what it needs as the run is set.
-    options: what was looked at, in the order of price for each component. misses: stages for which nothing fits."""
+    options: what was looked at, in the order of price for each component. misses: stages for which nothing fits.
+    learned: device -> what the needs were reckoned with."""
 
     limits: dict[str, int]
     needed_bytes: dict[str, dict[str, int]]
     options: tuple[Option, ...]
     misses: tuple[str, ...] = ()
+    learned: dict[str, Learned] = {}
 
     @property
     def settings(self) -> dict[str, str]:
@@ -153,7 +156,8 @@ def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     if part.device != "cpu" and spec.dtype == "fp32":
         small["dtype"] = "bf16"
         yield {**small}, "approximate"
-    for side in TILES:
+    # others know no tiles
+    for side in TILES if spec.name == "wan-vae" else ():
         if side < part.side and not 0 < spec.tile_size <= side:
             yield {**small, "tile_size": side}, "approximate"
     if part.device != "cpu":

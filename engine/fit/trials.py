@@ -65,7 +65,9 @@ def fit_of(store: Store, plan: Plan, limit: int | None) -> Fit:
         works, _ = works_of(plan, describe, index)
         trials = Trials(works, describe, index, learned(index))
         parts = _parts(works, trials)
-        return search(parts, trials, limits_of({part.device for part in parts}, limit))
+        limits = limits_of({part.device for part in parts}, limit)
+        known = {device: trials.learned.get(device, Learned()) for device in limits}
+        return msgspec.structs.replace(search(parts, trials, limits), learned=known)
 
 
 def limits_of(devices: set[str], limit: int | None) -> dict[str, int]:

@@ -58,10 +58,15 @@ def placed(model: nn.Module, kind: str, part: Any, device: torch.device) -> nn.M
     """A model of the meta device as a component's spec has it held, with parameters on `device` that hold nothing: in
     its dtype or in fp32, packed, and with some blocks that come into slots."""
     dtype = torch_dtype(part.dtype)
+    packed = _packed(model, kind, part, device.type)
+    is_plain = not packed and getattr(part, "resident_blocks", "all") == "all"
     for name, parameter in list(model.named_parameters()):
         is_kept = kind == "denoiser" and keeps_fp32(name)
-        _put(model, name, parameter, torch.float32 if is_kept else dtype, torch.device("meta"))
-    pack(model, _packed(model, kind, part, device.type))
+        first = device if is_plain else torch.device("meta")
+        _put(model, name, parameter, torch.float32 if is_kept else dtype, first)
+    if is_plain:
+        return model.eval()
+    pack(model, packed)
     stay = _staying(model, part, device)
     for name, parameter in list(model.named_parameters()):
         if _is_there(name, stay):

@@ -21,7 +21,7 @@ from engine.components import wan_vae
 from engine.inputs.clips.reading import read_clip
 from engine.micro.grammar import Attributes
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.world import render_clips
+from examples.micro.world import render
 from presets.spec import VAESpec
 from tests.benchmark import timing
 
@@ -85,7 +85,7 @@ def _edges(num_frames: int, height: int, width: int) -> Tensor:
 def _world(num_frames: int, height: int, width: int) -> Tensor:
     star = Attributes("yellow", "dark blue", "star", "large", "spin")
     size = max(height, width)
-    clip = render_clips([star], random.Random(0), num_frames=num_frames, size=size)
+    clip = render([star], random.Random(0), num_frames=num_frames, size=size)
     return clip[..., (size - height) // 2 :, (size - width) // 2 :][..., :height, :width]
 
 

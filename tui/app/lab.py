@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from tui.app.memory import MemoryAnswers
 from tui.describe import health
 from tui.describe.runs import previews as pictures
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.compare.frames import Frame
+    from engine.fit.answering import Device
+    from presets.spec import RunSpec
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.records import LogEntry
@@ -63,9 +66,19 @@ class Lab:
             )
         )
         self._watch: Watch | None = None  # of the lane that reads
+        self._memory: MemoryAnswers | None = None
+
+    async def memory(self, spec: RunSpec) -> tuple[Device, ...]:
+        """What a run needs of each device, from a process of its own. Raises Unanswered."""
+        if self._memory is None:
+            root = await self.read(lambda store: store.root)
+            self._memory = MemoryAnswers(root)
+        return await self._memory.ask(spec)
 
     def close(self) -> None:
         """Does not wait for what is still at work in a lane."""
+        if self._memory is not None:
+            self._memory.close()
         for lane in self._lanes:
             lane.close()
 

@@ -10,6 +10,9 @@ from tui.units import size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from engine.fit.answering import Device
+    from engine.fit.learned import Learned
+    from engine.fit.options import Fit, Option
     from engine.fit.work import Memory, Use
 
 HEADINGS = ("STAGE", "DEVICE", "PEAK", "WEIGHTS", "OTHERS", "AT")
@@ -86,3 +89,117 @@ def _row(use: Use) -> tuple[str, ...]:
     shares = (size(num_bytes) if num_bytes else "" for num_bytes in parts)
     place = f"{use.module}: {use.operation}" if use.module else use.operation
     return use.stage, use.device, size(use.peak_bytes), *shares, place
+
+
+FIT_HEADINGS = ("", "SET", "NEEDS", "PRICE")
+
+# what a bus of a common machine takes over, in bytes a second
+_BUS = 25e9
+_NUMBERS = {
+    "exact": "exact",
+    "rounded": "the same up to rounding",
+    "approximate": "approximate: see docs/fit.md",
+}
+
+
+def fit_rows(fit: Fit) -> list[tuple[str, ...]]:
+    """What was looked at: a mark where it is chosen, the settings, what is needed then, and the price."""
+    return [
+        (
+            "▶" if option.is_chosen else "",
+            " ".join(
+                f"{key.removeprefix('components.')}={value}"
+                for key, value in option.settings.items()
+            ),
+            _needs(option, fit),
+            "; ".join(filter(None, (_NUMBERS[option.numbers], _price(option)))),
+        )
+        for option in fit.options
+    ]
+
+
+def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
+    """What is needed as the run is set, and whether that fits. margins: device -> as of `margin`."""
+    for device, limit in fit.limits.items():
+        uses = {stage: of[device] for stage, of in fit.needed_bytes.items() if device in of}
+        if not uses:
+            continue
+        stage = max(uses, key=lambda each: uses[each])
+        word = "fits" if uses[stage] <= limit else "more than"
+        yield f"{device}: {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
+    for stage in fit.misses:
+        yield f"{stage}: nothing of this fits; fewer frames or a smaller size do"
+
+
+def margin(learned: Learned) -> str:
+    """What is added to what is told."""
+    if not learned.ratios:
+        return "with 10 % and 0.5 GB for the process assumed on top: no run here yet"
+    runs = "1 stage" if len(learned.ratios) == 1 else f"{len(learned.ratios)} stages"
+    more = f"{100 * (learned.ratio - 1):.0f} % and 0.5 GB for the process on top"
+    return f"with {more}: learned from {runs} that ran here"
+
+
+def _needs(option: Option, fit: Fit) -> str:
+    limits = fit.limits
+    told = {
+        device: num_bytes
+        for device, num_bytes in option.needed_bytes.items()
+        if device == option.device or num_bytes > limits.get(device, num_bytes)
+    }
+    parts = [
+        f"{size(num_bytes)} of {device}"
+        + ("" if num_bytes <= limits.get(device, num_bytes) else ", too much")
+        for device, num_bytes in told.items()
+    ]
+    return "; ".join(parts)
+
+
+def _price(option: Option) -> str:
+    if option.moved_blocks:
+        moved = f"{option.moved_blocks} of {option.num_blocks} blocks"
+        if option.device == "cpu":
+            return (
+                f"{moved} are read from their file at each step, {_gigabytes(option.moved_bytes)}"
+            )
+        seconds = option.moved_bytes / _BUS
+        return (
+            f"{moved} come over the bus at each step, {_gigabytes(option.moved_bytes)}: {seconds:.1f} s at 25 GB/s, "
+            "hidden where the step takes longer than that; as much of the host's memory, or its file"
+        )
+    if option.settings.get(f"components.{option.kind}.device") == "cpu":
+        return "on the CPU, which takes longer"
+    if "components.vae.tile_size" in option.settings:
+        return "tiles are blended where they meet"
+    if "components.vae.chunk_frames" in option.settings:
+        return "more calls, each of fewer frames"
+    if any(key.endswith(".unpack") for key in option.settings):
+        return "weights are unpacked at each call"
+    return ""
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
+
+
+_BAR = 8
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def bar_line(device: Device) -> str:
+    """`cuda:0 ▕██████  ▏ 18.2 of 24 GiB, in denoise`; without a bar where the device is not here."""
+    stage = device.stage.replace("_", " ")
+    if device.free_bytes is None:
+        return f"{device.name} {size(device.needed_bytes)}, in {stage}"
+    share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
+    needed, free = size(device.needed_bytes), size(device.free_bytes)
+    unit = free.rpartition(" ")[2]
+    told = f"{needed.removesuffix(f' {unit}')} of {free}"
+    mark = "" if device.needed_bytes <= device.free_bytes else " ▲ too much"
+    return f"{device.name} ▕{_bar(share)}▏ {told}, in {stage}{mark}"
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * _BAR * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)

@@ -34,11 +34,13 @@ from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_li
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import about_preset, about_section, list_of, rows, section_of
 from tui.app.compose.whole_form import PARTS, WHOLE_FROM, WholeForm
+from tui.app.memory import Unanswered
 from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.given import about_given, look_at
+from tui.describe.memory import bar_line
 from tui.describe.missing import commands
 from tui.describe.plan import planned
 from tui.text import printable
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
 NAMES_SECONDS = 0.4
 # After the last change, before the plan is made again.
 PLAN_SECONDS = 0.2
+# After the plan.
+MEMORY_SECONDS = 0.6
 # And before a picture or a clip is looked at: a path that is typed names many files on its way.
 LOOK_SECONDS = 0.15
 _FIRST_PRESET = "micro"
@@ -260,6 +264,19 @@ class FormScreen(ModiffScreen):
             self._refused = refusals(error, self.app.line_for(error))
         panel.show(self.planned, "")
         self.show()
+        if self.planned is not None and not self.app.is_headless:
+            self._tell_memory(spec)
+
+    @asks(exclusive=True, group="memory")
+    async def _tell_memory(self, spec: RunSpec) -> None:
+        """Beside the plan, once nothing was typed for a moment: what needs torch is another process."""
+        panel = self.query_one(PlanPanel)
+        panel.show_memory(("memory  …",))
+        await asyncio.sleep(MEMORY_SECONDS)
+        try:
+            panel.show_memory(tuple(map(bar_line, await self.app.lab.memory(spec))))
+        except Unanswered as error:
+            panel.show_memory((f"memory  not known: {error}",))
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""

@@ -66,12 +66,23 @@ class PlanPanel(Static):
     def __init__(self) -> None:
         super().__init__(id="plan", classes="panel", markup=False)
         self.border_title = "plan"
+        self._planned: Planned | None = None
+        self._memory: tuple[str, ...] = ()
 
     def show(self, planned: Planned | None, state: str) -> None:
         """state: what is going on with it, such as that it is out of date; empty for nothing."""
         is_estimate = planned is not None and bool(planned.missing)
         self.border_subtitle = state or ("an estimate" if is_estimate else "")
-        put(self, _plan(planned))
+        self._planned = planned
+        self._draw()
+
+    def show_memory(self, lines: tuple[str, ...]) -> None:
+        """A line for each device; none for what nobody has asked for."""
+        self._memory = lines
+        self._draw()
+
+    def _draw(self) -> None:
+        put(self, "\n".join([_plan(self._planned), *map(printable, self._memory)]))
 
 
 class Problems(ListPanel):

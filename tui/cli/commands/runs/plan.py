@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.fitting import fit_option, fitting_of
 from tui.cli.looking import store_as_it_is
 from tui.cli.media import check_media, media_options
 from tui.cli.options import (
@@ -34,6 +35,7 @@ Examples:
   modiff plan micro-i2v --image examples/pictures/red-circle.png
   modiff plan micro --json
   modiff plan wan2.1-t2v-14b --memory --set components.denoiser.device=cuda
+  modiff plan wan2.1-t2v-14b --fit 12
 """
 
 
@@ -54,6 +56,7 @@ Examples:
     is_flag=True,
     help="Also what each stage takes at most, by running its code without numbers: some seconds the first time.",
 )
+@fit_option
 @json_option
 def plan(
     preset: str,
@@ -67,6 +70,7 @@ def plan(
     overwrite: bool,
     stop_at: int | None,
     with_memory: bool,
+    fit: str | None,
     as_json: bool,
 ) -> None:
     """Tell what a run would compute, before it does.
@@ -97,6 +101,7 @@ def plan(
     check_media(media, overrides, spec)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
+        fitting = None if fit is None else fitting_of(store, spec, fit)
     notes = (*prompt_of_preset(spec, preset, prompt), *made.notes)
     if as_json:
         print_json(
@@ -111,6 +116,7 @@ def plan(
                 "device_bytes": made.device_bytes,
                 "peak_bytes": None if made.memory is None else made.memory.peak_bytes,
                 "memory": None if made.memory is None else to_builtins(made.memory),
+                "fit": None if fitting is None else fitting.as_json(preset),
                 "warnings": list(made.warnings),
                 "notes": list(notes),
                 "is_estimate": bool(made.missing),
@@ -128,6 +134,12 @@ def plan(
         click.echo(line.rstrip())
     if made.memory is not None:
         _print_memory(made.memory)
+    if fitting is not None:
+        click.echo()
+        for line in fitting.lines(preset, overrides):
+            click.echo(printable(line))
+        if made.missing:
+            return  # what is to be downloaded is told without --fit
     if made.missing:
         click.echo(
             f"\nestimated from what is published, since models are missing:\nmemory  {memory_estimate(made)}"

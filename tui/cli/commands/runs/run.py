@@ -14,6 +14,7 @@ import click
 
 from presets.output.formats import choice_of_endings
 from tui.cli.completion import complete_run
+from tui.cli.fitting import applied, fit_option
 from tui.cli.media import check_continued, check_media, going_on, media_options
 from tui.cli.options import (
     detach_option,
@@ -84,6 +85,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
     metavar="STEP",
     help="Do so many steps and show what they point to; `modiff finish` goes on.",
 )
+@fit_option
 @result_json_option
 @detach_option
 @notify_option
@@ -103,6 +105,7 @@ def run(
     overwrite: bool,
     overrides: tuple[str, ...],
     stop_at: int | None,
+    fit: str | None,
     as_json: bool,
     detach: bool,
     notify: bool,
@@ -152,6 +155,9 @@ def run(
         if not quiet:
             warn_of_prompts([spec])
         spec, notes = looked_at(store, spec)
+        if fit is not None:
+            spec, told = applied(store, spec, fit)
+            notes = (*notes, *told)
         notes = (*prompt_of_preset(spec, preset, prompt), *notes)
         tell(notes, quiet=quiet)
         manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
