@@ -165,6 +165,7 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
+    # both copies of a denoiser that come to one device are one
     how = msgspec.to_builtins(part) | {"device": str(device), "guidance_device": ""}
     facts = [dict(work.about.identity), work.about.resident, how]
     place = canonical([work.kind, *facts])
