@@ -32,7 +32,7 @@ from presets.library import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
 from presets.settings import changed_keys, settings_of
-from presets.tasks import PICTURES
+from presets.tasks import PICTURES, has_pictures
 from presets.validation import validate
 from store.blobs.blobs import is_stored as is_blob_stored
 from store.errors import StoreError
@@ -127,6 +127,9 @@ def branched(
     if at == "decode":
         _check_decoding_only(before, spec)
         segments, step = list(run.segments), run.stop_at or route.num_steps
+        if step == route.num_steps and _is_other_encoder(before, spec):
+            # or what its steps hang on would be another, and they with it
+            segments = _segments_before(run, route, step)
     else:
         if not 0 <= at < route.num_steps:
             raise PresetError(
@@ -393,6 +396,12 @@ def _segments_before(run: RunRecord, route: Route, at: int) -> list[Segment]:
     """Whose settings hold for the first `at` steps of a run."""
     parts = [part for part in route.parts if part.start < at]
     return [Segment(min(part.stop, at), encode_spec(part.spec)) for part in parts]
+
+
+def _is_other_encoder(before: RunSpec, after: RunSpec) -> bool:
+    """Whether what a run begins from, a picture or a clip, would go through another VAE."""
+    is_given = has_pictures(before) or bool(before.video.path)
+    return is_given and before.components.vae != after.components.vae
 
 
 def _check_shared(before: RunSpec, after: RunSpec) -> None:

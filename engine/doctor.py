@@ -93,6 +93,8 @@ def _versions() -> list[Row]:
 def _devices() -> list[Row]:
     import torch
 
+    from engine.dtypes import torch_device
+
     rows = [
         Row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     ]
@@ -108,6 +110,7 @@ def _devices() -> list[Row]:
         rows.append(
             Row("gpu", "none", "ok", "the micro model and small experiments run on the CPU")
         )
+    rows.append(Row("auto", f"{torch_device('auto')}, where a run names no device"))
     return rows
 
 

@@ -1,15 +1,12 @@
-"""What results may depend on beyond their keys, and what to say where memory ends."""
+"""What results may depend on beyond their keys."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from engine.errors import RunFailed
 from store.keys import canonical
 
 # Below this many tokens a second thread gains a quarter on an idle machine and loses tenfold on a busy one,
@@ -53,22 +50,3 @@ def environment(device: torch.device) -> str:
 def environment_of(component: object, device: torch.device) -> str:
     """That of a result of a component: as the component tells where it ran elsewhere, else this one's."""
     return getattr(component, "environment", "") or environment(device)
-
-
-@contextmanager
-def out_of_memory_explained(stage: str) -> Iterator[None]:
-    """Turns the many errors of a full memory into RunFailed with what to try."""
-    advice = {
-        "decode": "the latents are kept: try `modiff branch RUN --at decode --set components.vae.tile_size=256`, "
-        "or a smaller components.vae.chunk_frames",
-        "denoise": "try fewer frames or a smaller size",
-    }.get(stage, "try dtype bf16, or device cpu for the text encoder")
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise RunFailed(f"out of memory in stage {stage}; {advice}") from None
-    except RuntimeError as error:
-        # the CPU allocator has no exception type of its own, and words of its own on each system
-        if not any(words in str(error) for words in ("not enough memory", "can't allocate memory")):
-            raise
-        raise RunFailed(f"out of memory in stage {stage}; {advice}") from None

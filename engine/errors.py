@@ -27,6 +27,14 @@ class RunFailed(EngineError):
     """A run cannot go on: its numbers are not finite, or the machine has too little memory."""
 
 
+class OutOfMemory(RunFailed):
+    """Memory ended in a stage. stage: as events call it. kind: of the component at work, "" where there is none."""
+
+    def __init__(self, text: str, stage: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.stage, self.kind = stage, kind
+
+
 class CheckpointError(EngineError):
     """A checkpoint is missing, damaged, or not of the kind that was asked for."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from engine.components.halves import copies, used
 from engine.errors import EngineError, Unfaithful
 from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
+from engine.out_of_memory import out_of_memory_explained
 from engine.plan import Plan, digest_in, make_plan
 from engine.reports import Control, Made, memory_sample
 from engine.results import Seen
@@ -132,12 +134,17 @@ class Execution:
         self.results = results
         self.describe = describe
         self.control = control
+        self.work_bytes: Mapping[
+            str, int
+        ] = {}  # stage -> what it takes beside weights, where known
         self._residents = residents
         self._keeping = keeping
         self._made: dict[str, LinkRecord] = {}
         self._held: dict[tuple[Node, str], Any] = {}
         self._distrusted: set[str] = set()
-        self._told: set[Node] = set()
+        self._told: set[tuple[str, int]] = set()
+        self._finished: set[str] = set()
+        self._spent: dict[str, float] = {}
         self._was_loaded = False
         self._tries = 0
         self._load_seconds = 0.0
@@ -159,9 +166,23 @@ class Execution:
         Raises RunCancelled, RunPaused, RunFailed, and the errors of components, checkpoints and stages.
         """
         for title in plan.titles:
-            plan = self._stage(title, plan)
+            if title not in self._finished or plan.state(title) == "compute":
+                plan = self._stage(title, plan)
         while plan.job():
             plan = self._computed(plan)
+
+    def go_on(self, targets: Targets) -> None:
+        """Takes the same run up again with other settings: what was made, and what is held of it, stays as far as it
+        has the same key. `run` is then to be called again."""
+        keys = self.plan().keys
+        held = {(keys.get(node), output): value for (node, output), value in self._held.items()}
+        self.targets, self._held = targets, {}
+        self._held = {
+            (node, output): held[key, output]
+            for node, key in self.plan().keys.items()
+            for output in (*node.stage.outputs, *node.stage.derived, *node.stage.transient)
+            if (key, output) in held
+        }
 
     def read(self, target: str) -> Any:
         """A target as it is to be written: bytes, or what a transient output is. Computes again what was lost."""
@@ -239,7 +260,8 @@ class Execution:
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        with used(self._residents(), kind, part, about, loaded) as component:
+        about, work_bytes = self.describe(kind, part), self.work_bytes.get(node.stage.told)
+        with used(self._residents(), kind, part, about, loaded, work_bytes) as component:
             self.describe.check_unchanged(kind, part)
             told = getattr(component, "told", "")
             if was_loaded and told:
@@ -253,9 +275,12 @@ class Execution:
             node: index for title in plan.titles for index, node in enumerate(plan.nodes(title))
         }
         for node in nodes:
-            if node in self._told or node not in plan.links:
+            if node not in plan.links:
                 continue
-            self._told.add(node)
+            place = (plan.keys[node], places[node])
+            if place in self._told:
+                continue
+            self._told.add(place)
             sigma, timestep = None, None
             if node.stage.keep == "chain":
                 sigma, timestep = node.params["update"][0], node.params["timestep"]
@@ -288,7 +313,10 @@ class Execution:
         is_chain = nodes[0].stage.keep == "chain"
         if computed:
             self._load(computed[0])
-        with self.control.stage(title, cached=not computed):
+        with (
+            self._timed(title),
+            self.control.stage(title, cached=not computed, spent=self._spent.get(title, 0.0)),
+        ):
             if not (computed and is_chain):
                 self.reused(plan, [node for node in nodes if plan.states[node] != "compute"])
             if is_chain and not computed:
@@ -300,14 +328,22 @@ class Execution:
                 self.reused(plan, [node for node in nodes if plan.keys.get(node) not in self._made])
             if is_chain:
                 self._ended(plan, nodes[-1])
+        self._finished.add(title)
         return plan
+
+    @contextmanager
+    def _timed(self, title: str) -> Iterator[None]:
+        """What an attempt at a stage took that did not end is of the next one's time."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[title] = self._spent.get(title, 0.0) + time.perf_counter() - begun
 
     def _load(self, node: Node) -> None:
         """Loads the component of a node, as a stage of its own where that takes time; once it is told of as held."""
         if not node.stage.component:
             return
-        from engine.environment import out_of_memory_explained
-
         about = self.describe(node.stage.component, node.part)
         is_held = all(self._residents().holds(each, about) for each in copies(node.part))
         if is_held and self._was_loaded:
@@ -315,7 +351,7 @@ class Execution:
         self._was_loaded = True
         with (
             self.control.stage(LOAD.name, cached=is_held, spent=self._load_seconds),
-            out_of_memory_explained(LOAD.name),
+            out_of_memory_explained(LOAD.name, node.stage.component),
             self.component(node),
         ):
             pass
@@ -341,15 +377,13 @@ class Execution:
 
     def _computed(self, plan: Plan, title: str = "") -> Plan:
         """Computes the next job of a plan, of a stage if it can; the plan after it."""
-        from engine.environment import out_of_memory_explained
-
         nodes = plan.job(title)
         stage = nodes[0].stage
         self._tries += 1
         if self._tries > MAX_TRIES:
             raise EngineError(f"{nodes[0].name} is computed again and again; this is a defect")
         made: Iterator[Made] = _function(stage.run)(Job(self, plan, nodes))
-        with self._mended(plan), out_of_memory_explained(stage.told):
+        with self._mended(plan), out_of_memory_explained(stage.told, stage.component):
             if stage.keep == "chain":
                 self._keep_steps(plan, made)
             else:
@@ -396,13 +430,15 @@ class Execution:
             self._link(plan, made), digest=digest_of(*parts), num_bytes=sum(map(len, parts))
         )
         self._made[link.key] = link
+        index = plan.nodes(node.stage.told).index(node)
+        self._told.add((link.key, index))
         self._show(link.key, made)
         self.results.record(
             link,
             parts,
             self.control.warn,
             stage=node.stage.name,
-            index=plan.nodes(node.stage.told).index(node),
+            index=index,
             replaces=self._trusted(link.key),
         )
 
@@ -447,6 +483,7 @@ class Execution:
                         self._trusted(link.key),
                     )
                 )
+                self._told.add((link.key, plan.chain.index(node)))
                 if node is last:
                     self._held[node, "latents"] = made.outputs["latents"]
                     if made.clean is not None and self._asks(plan, node, "clean"):

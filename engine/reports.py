@@ -69,7 +69,9 @@ class Made:
 
 
 def memory_sample() -> MemorySampled:
-    """Resident memory of this process, and what torch holds on a GPU."""
+    """Resident memory of this process, and what torch holds on all cards together."""
     torch = sys.modules.get("torch")
-    device = torch.cuda.memory_allocated() if torch is not None and torch.cuda.is_available() else 0
-    return MemorySampled(rss_bytes=psutil.Process().memory_info().rss, device_bytes=device)
+    on_cards = 0
+    if torch is not None and torch.cuda.is_available():
+        on_cards = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
+    return MemorySampled(rss_bytes=psutil.Process().memory_info().rss, device_bytes=on_cards)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
-from engine.components.choice import check_can_ask, check_devices
+from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
+from engine.components.registry import reads_weights
+from engine.components.room import Free, is_short
 from engine.errors import (
     CheckpointError,
     ComponentError,
@@ -25,16 +27,21 @@ from engine.errors import (
     RunPaused,
 )
 from engine.execute import Execution, Keeping
+from engine.fit.dry_run import remembered, work_bytes
+from engine.fit.learned import compared
+from engine.fit.work import Memory
+from engine.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
+from engine.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.output import encoders, media
 from engine.output.mark import mark_of
 from engine.output.marking import marked, marked_latents, marked_video
 from engine.output.paths import output_paths
 from engine.plan import Plan
-from engine.reports import Control, Emit
+from engine.reports import Control, Emit, memory_sample
 from engine.results import StoreResults
 from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
-from engine.tasks.stages import EXPAND, MUX
+from engine.tasks.stages import DECODE, EXPAND, MUX
 from engine.tasks.wan import Describe, graph_of, num_tokens
 from presets.encoding import encode_spec
 from presets.expansion import expands
@@ -44,8 +51,8 @@ from store.blobs import blobs
 from store.breaker import Breaker
 from store.errors import StoreError
 from store.index.index import open_index
-from store.lineage.events import PlanMade, Verified
-from store.lineage.records import RunRecord
+from store.lineage.events import MemoryPlanned, PlanMade, Verified
+from store.lineage.records import HeldModel, RunRecord, Segment
 from store.store import Store
 from store.upkeep.gc import WRITER_SECONDS
 
@@ -53,6 +60,8 @@ if TYPE_CHECKING:
     from engine.components.residents import Residents
     from engine.graph import Targets
     from store.index.index import Index
+
+T = TypeVar("T")
 
 
 class Runner:
@@ -63,6 +72,7 @@ class Runner:
         self._residents = residents
         self._index: Index | None = None
         self._breaker = Breaker(WRITER_SECONDS)
+        self._at_rest: dict[str, Free] = {}  # by device, as of when the engine had nothing to do
 
     def __enter__(self) -> Self:
         return self
@@ -79,31 +89,40 @@ class Runner:
         emit: Emit,
         cancelled: Callable[[], bool],
         paused: Callable[[], bool] = lambda: False,
+        between: Callable[[], None] = lambda: None,
     ) -> str:
-        """Makes what `spec` describes and returns the path of the (first) output.
+        """Makes what `spec` describes and returns the path of the (first) output. between: called between pieces of
+        work, and may release what is idle.
 
         Raises RunCancelled or RunPaused once `cancelled()` or `paused()` says so, RunFailed for a run that cannot
         go on, and the errors of components, checkpoints, the store and the file system, each with a one-line
         message.
         """
 
-        control = _control(emit, cancelled, paused)
+        self._at_rest = {}
+        control = _control(emit, cancelled, paused, between)
         with open_index(self.store.root) as index:
             describe = Descriptions(index)
             if run.verifies:
                 route = route_of(spec, run.segments)
-                control.emit(self._verified(run, route, describe, control))
+                control.emit(
+                    self._tried(run, control, lambda: self._verified(run, route, describe, control))
+                )
                 return ""
             earlier = self._earlier(run, spec)
             spec, made = self._with_its_prompt(run, spec, (), describe, control)
         if run.stop_at == 0:
             return ""  # its prompt is to be read first
-        told = with_text(self.store, run, spec)
-        mark = mark_of(run, told, self.store.run(run.id).latents)
-        made = made.marked(mark, control.warn)
+        ended = self.store.run(run.id)
+        mark = mark_of(ended, with_text(self.store, ended, spec), ended.latents)
+
+        def write() -> str:
+            marked = made.marked(mark, control.warn)
+            return _written(Path(run.output), spec, run.id, marked, earlier, control)
+
         with control.stage(MUX.name):
             try:
-                return _written(Path(run.output), spec, run.id, made, earlier, control)
+                return self._tried(run, control, write, MUX.name)
             except OSError as error:  # it speaks of a draft, which nobody named
                 raise RunFailed(
                     f"cannot write {run.output} ({error.strerror or error}); `modiff resume {run.id}` tries again, "
@@ -136,7 +155,7 @@ class Runner:
         """What the run makes, with its settings, which are others where its prompt could not be expanded and it is to
         go on as typed: then it stays so, whenever it is taken up again."""
         try:
-            return spec, self._made(run, spec, kinds, describe, control)
+            return self._made(run, spec, kinds, describe, control)
         except (ComponentError, CheckpointError) as error:
             wanted = spec.expansion
             is_of_expander = error.key.startswith(f"components.{EXPAND.component}")
@@ -147,7 +166,7 @@ class Runner:
         self.store.set_spec(run.id, encode_spec(spec))
         if run.stop_at == 0:
             return spec, Made()
-        return spec, self._made(run, spec, kinds, describe, control)
+        return self._made(run, spec, kinds, describe, control)
 
     def _made(
         self,
@@ -156,27 +175,88 @@ class Runner:
         kinds: Collection[str],
         describe: Descriptions,
         control: Control,
-    ) -> Made:
-        """What the run makes, from the store as far as that has it."""
+    ) -> tuple[RunSpec, Made]:
+        """What the run makes, from the store as far as that has it; with its settings, which are others where memory
+        ended."""
         route = route_of(spec, run.segments)
         targets = targets_of(route, describe, run.stop_at, kinds)
         keeping = _keeping(route, describe, run.stop_at)
         self._breaker.should_stop = control.is_asked
         results = StoreResults(self.store, run, self._previews, self._breaker)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
-        plan = execution.plan()
+        plan, memory = execution.plan(), Memory(())
         control.emit(plan_made(plan))
         if "video" in targets and plan.state("decode") == "compute":
             encoders.check(format_of(route.spec.output))  # here, not when all is computed
         if plan.job():
             # not when all before it is computed
             check_can_ask(plan.parts)
-            check_devices(plan.parts)
+            check_here(plan.parts)
             self._set_threads(route.spec, describe)
-        execution.run(plan)
-        if run.stop_at == 0:
-            return Made()
-        return Made(**{kind: execution.read(kind) for kind in targets})
+            memory = remembered(plan, describe, self._previews())
+            execution.work_bytes = work_bytes(memory)
+            if memory.uses:
+                control.emit(MemoryPlanned(memory.peak_bytes, self._own_bytes()))
+
+        def make() -> Made:
+            with compared(memory, self._previews()):
+                execution.run(execution.plan())
+            if run.stop_at == 0:
+                return Made()
+            return Made(**{kind: execution.read(kind) for kind in targets})
+
+        lightening, segments = Lightening(spec), run.segments
+        while True:
+            made = attempted(make)
+            if isinstance(made, Made):
+                return lightening.spec, made
+            ended = _ended(made, lightening.spec, execution.plan(), describe, keeping)
+            segments = self._lighten(run, lightening, ended, segments, control)
+            route = route_of(lightening.spec, segments)
+            execution.go_on(targets_of(route, describe, run.stop_at, kinds))
+            execution.work_bytes = work_bytes(
+                remembered(execution.plan(), describe, self._previews())
+            )
+
+    def _lighten(
+        self,
+        run: RunRecord,
+        lightening: Lightening,
+        ended: Ended,
+        segments: tuple[Segment, ...],
+        control: Control,
+    ) -> tuple[Segment, ...]:
+        """Makes room, and takes the next lighter settings where that was not enough; the segments of the run with
+        them. Raises RunFailed where there are none; the run is then again as it came to this stage."""
+        released = self.release()
+        before = lightening.spec
+        step = lightening.next(ended, has_room=bool(released))
+        if step is None:
+            segments = run.segments
+        elif ended.hanging_steps and step.is_other_vae(before):
+            segments = (*segments, Segment(ended.hanging_steps, encode_spec(before)))
+        if lightening.spec != before:
+            self.store.set_spec(run.id, encode_spec(lightening.spec), segments)
+        if step is None:
+            raise RunFailed(given_up(ended, lightening.tried(ended), run.id))
+        control.warn(f"{ended.told}: goes on {step.told}")
+        return segments
+
+    def _tried(self, run: RunRecord, control: Control, do: Callable[[], T], stage: str = "") -> T:
+        """What `do` returns; where memory ends in it, once more without the models that are idle. Raises RunFailed
+        where that was not enough."""
+
+        def explained() -> T:
+            with out_of_memory_explained(stage):
+                return do()
+
+        made = attempted(explained)
+        if isinstance(made, Full) and self.release():
+            control.warn(f"{Ended(made.stage, made.kind).told}: goes on {WITHOUT_IDLE}")
+            made = attempted(explained)
+        if isinstance(made, Full):
+            raise RunFailed(given_up(Ended(made.stage, made.kind), (), run.id))
+        return made
 
     def _verified(
         self, run: RunRecord, route: Route, describe: Descriptions, control: Control
@@ -185,6 +265,11 @@ class Runner:
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
+
+    def _own_bytes(self) -> int:
+        """What this process has on the host beside models, about."""
+        on_host = sum(each.num_bytes for each in self.models() if each.device == "cpu")
+        return max(0, memory_sample().rss_bytes - on_host)
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
@@ -195,6 +280,29 @@ class Runner:
     def held(self) -> tuple[str, ...]:
         """What is in memory, as of `engine.components.held.held_name`."""
         return self._residents.names() if self._residents is not None else ()
+
+    def models(self) -> tuple[HeldModel, ...]:
+        """The same, for people."""
+        return self._residents.models() if self._residents is not None else ()
+
+    def release(self) -> tuple[HeldModel, ...]:
+        """Lets go of every model that is not in use; what they were."""
+        return self._residents.release() if self._residents is not None else ()
+
+    def relieve(self) -> tuple[HeldModel, ...]:
+        """As `release`, where others have come to need a device that something idle is on. To be called while nothing
+        is computed; cheap."""
+        devices = self._residents.devices() if self._residents is not None else set()
+        if not devices:
+            return ()
+        from engine.components.residents import free_memory
+
+        now = {device: free_memory(device) for device in devices}
+        for device, free in now.items():
+            self._at_rest[device] = max(self._at_rest.get(device, free), free)
+        if not any(is_short(free, self._at_rest[device]) for device, free in now.items()):
+            return ()
+        return self.release()
 
     def residents(self) -> Residents:
         """The components in memory; torch comes with them."""
@@ -229,6 +337,32 @@ class Runner:
             with suppress(EngineError, OSError):
                 digests.add(blobs.digest_of(mark_it(data, mark)))
         return frozenset(digests)
+
+
+def _ended(
+    full: Full, spec: RunSpec, plan: Plan, describe: Descriptions, keeping: Keeping
+) -> Ended:
+    """What is to be known of the place where memory ended, to go on with less."""
+    from engine.dtypes import torch_device
+
+    part = getattr(spec.components, full.kind, None)
+    if part is None:
+        return Ended(full.stage, full.kind)
+    at_work = [node for node in plan.order if node.stage.component == full.kind]
+    computed = [node for node in at_work if plan.states[node] == "compute"]
+    # of a run that begins from a picture or a clip
+    hangs = any(node.stage.told != DECODE.name and node.part == part for node in at_work)
+    is_decoding = full.stage == DECODE.name
+    return Ended(
+        full.stage,
+        full.kind,
+        is_own=reads_weights(full.kind, part.name)
+        and all(node.part == part for node in computed[:1]),
+        on_cpu=torch_device(part.device).type == "cpu",
+        num_blocks=describe(full.kind, part).facts.get("num_blocks", 0),
+        is_fixed=hangs and (keeping.is_partial if is_decoding else plan.num_stored_steps > 0),
+        hanging_steps=len(plan.chain) if hangs and is_decoding else 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -285,12 +419,18 @@ def targets_of(
     )
 
 
-def _control(emit: Emit, cancelled: Callable[[], bool], paused: Callable[[], bool]) -> Control:
+def _control(
+    emit: Emit,
+    cancelled: Callable[[], bool],
+    paused: Callable[[], bool],
+    between: Callable[[], None] = lambda: None,
+) -> Control:
     def check() -> None:
         if cancelled():
             raise RunCancelled
         if paused():
             raise RunPaused
+        between()
 
     return Control(emit, check, lambda: cancelled() or paused())
 

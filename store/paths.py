@@ -1,7 +1,8 @@
 """Where the store lives and how its folder is laid out.
 
 Layout: lineage.db (runs, events), store.json (marks a store in use), blobs/ab/cd/<sha256>,
-tmp/ (writes in flight), quarantine/ (damaged blobs), locks/, logs/. Everything is on one local
+tmp/ (writes in flight), quarantine/ (damaged blobs), locks/, logs/, quantised/ (weights as they
+were quantised when they were loaded, made again where they are gone). Everything is on one local
 filesystem, so that a rename inside the store is atomic. Folders are made with mode 0700; a
 folder that already existed keeps its mode.
 """
@@ -16,6 +17,7 @@ import platformdirs
 from store.errors import StoreUnwritable
 
 MOVED_TO = ("blobs", "quarantine", "backup")
+QUANTISED = "quantised"
 FOLDERS = ("blobs", "tmp", "quarantine", "locks", "logs")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from store.lineage.records import (
         Compared,
         EngineRecord,
+        HeldModel,
         LinkRecord,
         LogEntry,
         RunLink,
@@ -294,9 +295,11 @@ class Store:
         """All related runs, each after its parent, with its depth below the oldest ancestor."""
         return ancestry.tree(self.lineage, run_id)
 
-    def set_spec(self, run_id: str, spec_json: bytes) -> None:
-        """Record the settings that a run goes on with."""
-        queue.set_spec(self.lineage, run_id, spec_json)
+    def set_spec(
+        self, run_id: str, spec_json: bytes, segments: Sequence[Segment] | None = None
+    ) -> None:
+        """Record the settings that a run goes on with, and (unless None) which held for its steps before."""
+        queue.set_spec(self.lineage, run_id, spec_json, segments)
 
     def set_latents(self, run_id: str, digest: str) -> None:
         """Record the digest of a run's final latents."""
@@ -411,9 +414,23 @@ class Store:
         """An id to `enqueue` runs with that this process executes itself, alive while the block lasts."""
         return engines.alone(self.lineage)
 
-    def set_held(self, engine_id: str, names: Sequence[str]) -> None:
-        """Say which models the engine has in memory."""
-        engines.set_held(self.lineage, engine_id, names)
+    def set_held(
+        self, engine_id: str, names: Sequence[str], models: Sequence[HeldModel] = ()
+    ) -> None:
+        """Say which models the engine has in memory, by name and for people."""
+        engines.set_held(self.lineage, engine_id, names, models)
+
+    def request_release(self) -> None:
+        """Ask all engines to let go of the models that they do not use."""
+        engines.request_release(self.lineage)
+
+    def release_requested(self, engine_id: str) -> bool:
+        """Whether the engine was asked for that; cheap enough for every denoising step."""
+        return engines.release_requested(self.lineage, engine_id)
+
+    def set_released(self, engine_id: str, released: Sequence[HeldModel]) -> None:
+        """Say what the engine has let go of."""
+        engines.set_released(self.lineage, engine_id, released)
 
     def heartbeat(self, engine_id: str) -> None:
         """Say that the engine still makes progress."""

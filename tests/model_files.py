@@ -28,8 +28,26 @@ def vae(dtype: str = "F32") -> Tensors:
     return {name: (dtype, shape) for name, shape in _vae_shapes()}
 
 
-def write_safetensors(path: Path, tensors: Tensors) -> Path:
-    header, end = {}, 0
+def in_nvfp4(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:
+    """ComfyUI's: the matrices of the blocks in 4 bits, and the metadata that says so."""
+    packed: Tensors = {}
+    layers = {}
+    for name, (dtype, shape) in tensors.items():
+        if "blocks." not in name or len(shape) != 2:
+            packed[name] = dtype, shape
+            continue
+        rows, columns = shape
+        layer = name.removesuffix(".weight")
+        layers[layer] = {"format": "nvfp4"}
+        packed[name] = "U8", (rows, columns // 2)
+        tiles = -(-rows // 128) * 128, -(-columns // 64) * 4
+        packed |= {f"{name}_scale": ("F8_E4M3", tiles), f"{name}_scale_2": ("F32", ())}
+    return packed, {"_quantization_metadata": json.dumps({"layers": layers})}
+
+
+def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + math.prod(shape) * ITEM_BITS[dtype] // 8
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}

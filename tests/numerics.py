@@ -23,7 +23,9 @@ _WEIGHTS = (
     "engine/dtypes.py",
     "engine/components/files.py",
     "engine/checkpoints/formats/*.py",
+    "engine/checkpoints/convert/squeezing.py",
     "engine/checkpoints/holding.py",
+    "engine/checkpoints/kept.py",
     "engine/checkpoints/known/configure.py",
     "engine/checkpoints/layout.py",
     "engine/checkpoints/load.py",
@@ -36,8 +38,10 @@ _WEIGHTS = (
 )
 _GRAPH = ("engine/tasks/wan.py",)
 _VAE = (
+    "engine/components/taehv.py",
     "engine/components/wan_vae.py",
     "engine/models/vae/__init__.py",
+    "engine/models/vae/taehv.py",
     "engine/models/vae/wanvae.py",
     *_WEIGHTS,
 )

@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from engine.models.swap.transfers import OneStream
+
 CARDS = 2
+_PRETENDED = ("cuda", "mps")
 # that move numbers from one device to another
-_MOVING = {Tensor.copy_, Tensor.to, Tensor.cpu}
+_MOVING = {Tensor.copy_, Tensor.to, Tensor.cpu, Tensor.__setitem__}
 _ON_THE_CPU = {Tensor.numpy, Tensor.data_ptr, Tensor.__array__, Tensor.tolist}
 _Generator = torch.Generator
 
@@ -51,11 +54,12 @@ class _Factories(TorchFunctionMode):
     """For what is made on a device, or moved to it, of no tensor that is there."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if types or _named(func, args, kwargs or {}) is None:
-            leaves = list(_leaves((args, kwargs)))
-            if not any(isinstance(each, PretendedGenerator) for each in leaves):
-                return func(*args, **(kwargs or {}))
-        return _computed(func, args, kwargs or {})
+        named = kwargs or {}
+        is_mine = isinstance(named.get("generator"), PretendedGenerator)
+        if not (types or is_mine):
+            wanted = _named(func, args, named)
+            is_mine = wanted is not None and wanted.type in _PRETENDED
+        return _computed(func, args, named) if is_mine else func(*args, **named)
 
 
 @contextmanager
@@ -69,10 +73,15 @@ def pretended(patch: pytest.MonkeyPatch) -> Iterator[None]:
         "get_device_properties": facts,
         "get_device_name": "pretended",
         "get_device_capability": (0, 0),
+        "mem_get_info": (facts.total_memory, facts.total_memory),
         "memory_allocated": 0,
+        "memory_reserved": 0,
         "empty_cache": None,
     }.items():
         patch.setattr(torch.cuda, name, partial(_answer, answer))
+    # queues of work on a card have tests of their own
+    patch.setattr("engine.models.swap.sources.streams_of", lambda device: OneStream())
+    patch.setattr("engine.models.swap.sources.pin", lambda memory: lambda: None)
     patch.setattr(torch.backends.mps, "is_available", lambda: True)
     patch.setattr(torch, "Generator", PretendedGenerator)
     with ExitStack() as stack:
@@ -111,7 +120,8 @@ def _checked(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wanted = _named(func, args, kwargs)
     if func in _ON_THE_CPU:
         raise TypeError(f"{_name(func)}: memory of {here} is not the CPU's")
-    if len(here) > 1 and func not in _MOVING:
+    is_indexed = func is Tensor.__setitem__ and any(isinstance(i, Tensor) for i in _leaves(args[1]))
+    if len(here) > 1 and (func not in _MOVING or is_indexed):
         raise RuntimeError(f"{_name(func)}: expected all tensors on one device, got {here}")
     for each in leaves:
         if isinstance(each, PretendedGenerator) and each.on != (wanted or torch.device("cpu")):
@@ -148,12 +158,9 @@ def _inner(value: Any) -> Any:
     """Of an argument what the CPU takes."""
     if isinstance(value, Pretended):
         return value.as_subclass(Tensor)
-    if isinstance(value, torch.device):
-        return torch.device("cpu")
-    if isinstance(value, PretendedGenerator):
-        return value
-    is_name = isinstance(value, str) and value.partition(":")[0] in ("cuda", "mps")
-    return "cpu" if is_name else value
+    is_device = isinstance(value, torch.device) and value.type in _PRETENDED
+    is_name = isinstance(value, str) and value.partition(":")[0] in _PRETENDED
+    return torch.device("cpu") if is_device or is_name else value
 
 
 def _put(device: torch.device, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,11 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
+from engine.components import taehv
+from engine.errors import CheckpointError
 from engine.models.vae.latent_rgb import WAN21, latents_to_rgb, smaller, spread, to_pixels
+from engine.models.vae.taehv import TAEHV
 from engine.models.vae.tiny_decoder import FILE, TinyDecoder, read_tiny_decoder
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview
 
 STEP_FRAMES = 8
+
+log = logging.getLogger(__name__)
 
 Facts = Mapping[str, Any]
 """What a VAE's provider tells of it: "latent_channels", and "latents_of": whose colours they have, "wan2.1" or
@@ -26,8 +32,8 @@ def previewer_of(facts: Facts) -> Callable[[Tensor], Preview] | None:
     """What makes a preview of clean latents fp32 [1,C,F,h,w] that a VAE of these facts decodes; None where nobody
     knows how they are shown, and there are no previews of steps."""
     latent_channels, whose = facts.get("latent_channels"), facts.get("latents_of")
-    if whose == "wan2.1":
-        return preview_of if latent_channels == WAN21.latent_channels else None
+    if whose == "wan2.1" and latent_channels == WAN21.latent_channels:
+        return _previewer_of_wan()
     if whose != "micro":
         return None
     try:
@@ -35,6 +41,16 @@ def previewer_of(facts: Facts) -> Callable[[Tensor], Preview] | None:
     except (OSError, ValueError):  # weights that were exported without
         return None
     return partial(decoded_preview, decoder) if latent_channels == decoder.latent_channels else None
+
+
+def _previewer_of_wan() -> Callable[[Tensor], Preview]:
+    """By a TAEHV where its file is there, else by a matrix."""
+    try:
+        decoder = taehv.for_previews()
+    except CheckpointError as error:
+        log.warning("steps are shown without a TAEHV: %s", error)
+        decoder = None
+    return preview_of if decoder is None else partial(thumbnails_preview, decoder)
 
 
 def preview_of(latents: Tensor) -> Preview:
@@ -46,6 +62,14 @@ def preview_of(latents: Tensor) -> Preview:
 def decoded_preview(decoder: TinyDecoder, latents: Tensor) -> Preview:
     """The preview of clean latents fp32 [1,C,F,h,w] that a tiny decoder knows."""
     colours = decoder(latents.cpu())[0]
+    colours = colours[:, spread(colours.shape[1], STEP_FRAMES)]
+    return _preview(to_pixels((colours + 1) * 127.5, MAX_SIDE))
+
+
+@torch.no_grad()
+def thumbnails_preview(decoder: TAEHV, latents: Tensor) -> Preview:
+    """The preview of clean latents fp32 [1,16,F,h,w] of the published VAE, on their device."""
+    colours = decoder.to(latents.device).thumbnails(latents)[0]
     colours = colours[:, spread(colours.shape[1], STEP_FRAMES)]
     return _preview(to_pixels((colours + 1) * 127.5, MAX_SIDE))
 

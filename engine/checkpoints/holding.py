@@ -21,7 +21,10 @@ Shape = tuple[int, ...]
 # the dtype of the codes that a plain file is rounded to
 ROUNDED = {"fp8": "F8_E4M3", "int8": "I8"}
 
-_LARGE = re.compile(r"blocks\.\d+\.(self_attn|cross_attn|attn|ffn)\.(.+\.)?weight")
+# of how numbers are rounded: another one makes what was kept of them be made again
+VERSION = 1
+
+_LARGE = re.compile(r"(vace_)?blocks\.\d+\.(self_attn|cross_attn|attn|ffn)\.(.+\.)?weight")
 _CODES = ("F8_E4M3", "F8_E5M2", "I8")
 # what a scale is held as: a power of two is one in bf16 too
 _SCALE_DTYPES = {"F8_E4M3": "F8_E4M3", "F8_E8M0": "BF16"}

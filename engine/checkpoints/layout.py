@@ -16,7 +16,13 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
-from engine.checkpoints.quantised import Packing, dtype_fault, read_quantised, without_quanto
+from engine.checkpoints.quantised import (
+    Packing,
+    dtype_fault,
+    is_of_quanto,
+    read_quantised,
+    without_quanto,
+)
 from engine.checkpoints.source import Source
 
 # one table under two names in Hugging Face's encoders; a file may hold it under either
@@ -93,7 +99,7 @@ def lay_out(source: Source) -> Layout:
         if len(joined) > 1 and len({part.shape[1:] for part in joined}) > 1:
             faults[name] = "is to be joined of tensors of different widths"
         entries[name] = Entry(joined, _joined_shape(joined), of_parts if any(of_parts) else ())
-    is_quanto = any(without_quanto(name) != name for name in source.tensors)
+    is_quanto = any(is_of_quanto(name) for name in source.tensors)
     return Layout(component, naming, prefix, entries, faults, left_out, stored.foreign, is_quanto)
 
 

@@ -28,16 +28,15 @@ class Filling:
         self,
         module: nn.Module,
         weights: Weights,
-        path: Path,
         numbers: Mapping[str, str],
         stored: Mapping[str, Packed],
         rounded: Mapping[str, str],
         quantise: str,
     ) -> None:
-        """path: what to name in errors. By the name of a parameter, numbers: its entry; stored: how it lies in a file
+        """By the name of a parameter, numbers: its entry; stored: how it lies in a file
         as it is held; rounded: the entry that it is rounded from, to `quantise`."""
         self.module = module
-        self.weights, self._path = weights, path
+        self.weights = weights
         self._numbers, self._stored, self._rounded = numbers, stored, rounded
         self._quantise = quantise
         self._last: tuple[str, dict[str, Tensor]] = "", {}
@@ -49,7 +48,6 @@ class Filling:
             yield Filling(
                 self.module,
                 weights,
-                self._path,
                 self._numbers,
                 self._stored,
                 self._rounded,
@@ -103,31 +101,36 @@ class Filling:
         entry = self._rounded[name]
         if self._last[0] != entry:
             self._last = "", {}  # one at a time
-            self._last = entry, self._rounded_rows(entry)
+            self._last = entry, rounded_entry(self.weights, entry, self._quantise)
         held = self._last[1]
         codes, scale = held["weight"], held["weight_scale"]
         if name == entry and dtype != codes.dtype:
             return weights_of(codes, scale, Scheme(block=(1, 0))).to(dtype)
         return held[name.rpartition(".")[2]]
 
-    def _rounded_rows(self, entry: str) -> dict[str, Tensor]:
-        shape = self.weights.entries[entry].shape
-        codes = torch.empty(shape, dtype=DTYPES[self._quantise])
-        scale = torch.empty(shape[0], 1)
-        row = 0
 
-        def take(part: TensorInfo, values: Tensor) -> None:
-            nonlocal row
-            some = slice(row, row + len(values))
-            codes[some], scale[some] = rounded_rows(values, codes.dtype)
-            row += len(values)
+def rounded_entry(weights: Weights, name: str, quantise: str) -> dict[str, Tensor]:
+    """A large matrix rounded, "weight" [R, K], and its scale, "weight_scale" fp32 [R, 1]; read some rows at a time.
 
-        self.weights.read(entry, take)
-        if not scale.isfinite().all():
-            raise CheckpointError(
-                f"{self._path}: {entry} holds numbers that are not finite, which cannot be quantised"
-            )
-        return {"weight": codes, "weight_scale": scale}
+    quantise: "int8" or "fp8". Raises CheckpointError for numbers that are not finite.
+    """
+    entry = weights.entries[name]
+    codes = torch.empty(entry.shape, dtype=DTYPES[quantise])
+    scale = torch.empty(entry.shape[0], 1)
+    row = 0
+
+    def take(part: TensorInfo, values: Tensor) -> None:
+        nonlocal row
+        some = slice(row, row + len(values))
+        codes[some], scale[some] = rounded_rows(values, codes.dtype)
+        row += len(values)
+
+    weights.read(name, take)
+    if not scale.isfinite().all():
+        raise CheckpointError(
+            f"{entry.parts[0].file}: {name} holds numbers that are not finite, which cannot be quantised"
+        )
+    return {"weight": codes, "weight_scale": scale}
 
 
 def filling(
@@ -158,7 +161,7 @@ def filling(
     if holding.quantise:  # what is rounded, and unpacked again
         shapes = {name: weights.entries[name].shape for name in numbers}
         rounded |= {name: name for name, shape in shapes.items() if is_large(name, shape)}
-    return Filling(module, weights, path, numbers, stored, rounded, holding.quantise)
+    return Filling(module, weights, numbers, stored, rounded, holding.quantise)
 
 
 def pack(module: nn.Module, packed: Mapping[str, Packed]) -> None:

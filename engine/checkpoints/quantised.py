@@ -28,6 +28,7 @@ _SECOND = ".weight_scale_2"
 _OF_ACTIVATIONS = (".scale_input", ".input_scale", ".output_scale")
 # quanto's names of a weight and its scale -> ours
 _QUANTO = {".weight._data": ".weight", ".weight._scale": ".weight_scale"}
+_QUANTO_ENDINGS = tuple(_QUANTO)
 # All that lies beside a weight and is read.
 BESIDE = (*_SCALES, _SECOND, *_OF_ACTIVATIONS, NOTE)
 
@@ -72,6 +73,7 @@ _FOREIGN = {
     "._shift": "quanto's int4 or int2",
     "._data._data": "quanto's int4 or int2",
     ".weight_global_scale": "NVFP4 of LightX2V",
+    ".input_global_scale": "NVFP4 of LightX2V",
     ".weight_s_rel": "asym_w4a8_int8 of ComfyUI",
     ".weight_codebook": "asym_w4a8_int8 of ComfyUI",
     ".weight_zeros": "awq_w4a16 of ComfyUI",
@@ -86,11 +88,13 @@ _FOREIGN = {
     ".wscales": "SVDQuant, of nunchaku",
     ".wtscale": "SVDQuant, of nunchaku",
     ".qweight": "GPTQ or AWQ",
+    ".biases": "MLX",
     ".svd_up": "SDNQ",
     ".zero_point": "SDNQ",
 }
+_FOREIGN_ENDINGS = tuple(_FOREIGN)
 # What of a model to take where what there is cannot be read.
-INSTEAD = "take a file of this model in bf16, fp16, fp8, fp8_scaled, int8 or GGUF"
+INSTEAD = "take a file of this model in bf16, fp16, fp8, int8 or GGUF, or ComfyUI's mxfp8 or nvfp4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,15 @@ class Weights:
 
 def without_quanto(name: str) -> str:
     """A name as other files have it: quanto puts the parts of a weight below its name."""
-    end = next((end for end in _QUANTO if name.endswith(end)), "")
-    return name.removesuffix(end) + _QUANTO[end] if end else name
+    if not is_of_quanto(name):
+        return name
+    end = next(end for end in _QUANTO if name.endswith(end))
+    return name.removesuffix(end) + _QUANTO[end]
+
+
+def is_of_quanto(name: str) -> bool:
+    """Whether a name is that of a part of a weight."""
+    return name.endswith(_QUANTO_ENDINGS)
 
 
 def read_quantised(source: Source, tensors: Mapping[str, TensorInfo], prefix: str) -> Weights:
@@ -267,10 +278,10 @@ def _take_rest(found: Weights, tensors: Mapping[str, TensorInfo], layer: str, no
             f"{packing.block[1] or 'all columns'}"
         )
     elif kind == "nvfp4" and (
-        second is None or second.dtype != "F32" or math.prod(second.shape) != 1
+        second is None or second.dtype not in _FLOATS or math.prod(second.shape) != 1
     ):
         told = "none" if second is None else f"{second.dtype} {list(second.shape)}"
-        found.faults[weight] = f"needs one number of F32 as second scale ({_SECOND}), got {told}"
+        found.faults[weight] = f"needs one number as second scale ({_SECOND}), got {told}"
     elif kind != "nvfp4" and second is not None:
         found.faults[weight] = f"has a second scale ({_SECOND}), which {kind} has not"
     elif second is not None:
@@ -320,8 +331,9 @@ def _foreign(tensors: Mapping[str, TensorInfo], notes: Mapping[str, Note]) -> st
     kinds -= _FORMATS.keys()
     if kinds:
         return shortened(min(kinds))
+    odd = [name for name in tensors if name.endswith(_FOREIGN_ENDINGS)]
     for ending, words in _FOREIGN.items():
-        if any(name.endswith(ending) for name in tensors):
+        if any(name.endswith(ending) for name in odd):
             return words
     found = (_foreign_scale(name, info, tensors, notes) for name, info in tensors.items())
     return next(filter(None, found), "")
@@ -336,8 +348,10 @@ def _foreign_scale(
         return ""
     if f".{ending}" == _SECOND:
         return "NVFP4 without ComfyUI's notes"
+    weight = tensors.get(f"{layer}.weight")
+    if ending == "scale" and weight is not None and weight.dtype not in _FLOATS:
+        return "SDNQ"
     if f".{ending}" not in _SCALES or info.dtype not in ("F8_E8M0", "F8_E4M3", "U8"):
         return ""
-    weight = tensors.get(f"{layer}.weight")
     kind = "MXFP8" if weight is not None and weight.dtype == "F8_E4M3" else "MXFP4, MXFP6 or NVFP4"
     return f"{kind} without ComfyUI's notes"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from engine.checkpoints.quantised import Packing
-from engine.models.quantised.rounding import rotated
 
+_AT_ONCE = 64  # columns that are rotated by one product of matrices; more add more than they save
 _TILE_ROWS, _TILE_COLUMNS, _TILE_HEIGHT = 128, 4, 32
 _NAN_BITS, _HALF_OF_SMALLEST_BITS = 0x7FC00000, 0x00400000
 
@@ -44,6 +46,21 @@ def scaled(values: Tensor, scales: Tensor, packing: Packing, first: int) -> Tens
 
 def rotated_back(values: Tensor, group: int) -> Tensor:
     """fp32 rows whose columns were rotated in groups of `group`, a power of 4, before they were rounded, as of
-    `engine.models.quantised.rounding.rotated`; in fp64, where sums are exact, so that no bit depends on the order in
-    which a machine adds."""
-    return rotated(values.double(), group).float()
+    `engine.models.quantised.rounding.rotated`. In fp64 the sums of numbers with one scale are exact, so that no bit
+    depends on the order in which a machine adds."""
+    columns = min(group, _AT_ONCE)
+    matrix = _hadamard(columns) / math.isqrt(group)
+    turned = values.double().reshape(-1, columns) @ matrix
+    while columns < group:
+        fours = turned.view(-1, 4, columns)
+        turned = torch.sub(fours.sum(1, keepdim=True), fours.flip(1), alpha=2)
+        columns *= 4
+    return turned.float().view(values.shape)
+
+
+def _hadamard(order: int) -> Tensor:
+    four = 1 - 2 * torch.eye(4, dtype=torch.float64).flip(0)
+    whole = torch.ones(1, 1, dtype=torch.float64)
+    while len(whole) < order:
+        whole = torch.kron(whole, four)
+    return whole

@@ -114,8 +114,9 @@ def check_can_ask(parts: Iterable[tuple[str, Any]]) -> None:
             check(part)
 
 
-def check_devices(parts: Iterable[tuple[str, Any]]) -> None:
-    """Refuses components of ours, by kind and spec, on devices that this machine has not. Raises ComponentError."""
+def check_here(parts: Iterable[tuple[str, Any]]) -> None:
+    """Refuses components of ours, by kind and spec, that cannot run where they are to: on devices that this machine
+    has not, or as their provider finds. Raises ComponentError."""
     from engine.dtypes import torch_device
 
     for kind, part in parts:
@@ -127,6 +128,9 @@ def check_devices(parts: Iterable[tuple[str, Any]]) -> None:
                 torch_device(name or "cpu")
             except ComponentError as error:
                 raise ComponentError(str(error), key=f"components.{kind}.{key}") from None
+        check = getattr(registry.provider(kind, part.name), "check_here", None)
+        if check is not None:
+            check(part)
 
 
 def absences(parts: Iterable[tuple[str, Any]]) -> list[str]:

@@ -50,15 +50,20 @@ def used(
     part: Any,
     about: Description,
     loaded: Callable[[Any, float], None] = lambda part, seconds: None,
+    work_bytes: int | None = None,
 ) -> Iterator[Any]:
     """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
-    and the seconds that took. Raises as `Residents.use`."""
+    and the seconds that took. work_bytes: what each is about to take beside its weights, None where nobody knows.
+    Raises as `Residents.use`."""
     with ExitStack() as stack:
-        found = [
-            stack.enter_context(residents.use(kind, each, about, partial(loaded, each)))
-            for each in copies(part)
-        ]
-        yield joined(found)
+        # those that are there first: what is not in use goes for one that is loaded
+        found = {
+            each.device: stack.enter_context(
+                residents.use(kind, each, about, partial(loaded, each), work_bytes)
+            )
+            for each in sorted(copies(part), key=lambda each: not residents.holds(each, about))
+        }
+        yield joined([found[each.device] for each in copies(part)])
 
 
 def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
@@ -87,13 +92,12 @@ class GuidanceHalves:
     def environment(self) -> str:
         """That of `first`; what differs on the other device stands beside it."""
         from engine.environment import environment
+        from store.keys import canonical
 
         mine, others = (json.loads(environment(each.device)) for each in (self.first, self.other))
         differing = {
             f"guidance {name}": value for name, value in others.items() if mine.get(name) != value
         }
-        from store.keys import canonical
-
         return canonical(mine | differing).decode()
 
     @contextmanager

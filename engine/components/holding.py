@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.holding import Holding, held_bytes, is_large, packed_matrices, rounded
+from engine.checkpoints.holding import (
+    VERSION,
+    Holding,
+    held_bytes,
+    is_large,
+    packed_matrices,
+    rounded,
+)
 from engine.checkpoints.layout import quantisation
 from engine.components import swapping
 from engine.components.protocols import InMemory
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
+from store.keys import canonical
+from store.paths import QUANTISED
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engine.checkpoints.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
@@ -35,6 +47,7 @@ def holding_of(spec: Any) -> Holding:
 def check_holding(spec: Any, layout: Layout) -> None:
     """Refuses what cannot be done with the weights of a layout. Raises ComponentError."""
     holding, key = holding_of(spec), f"components.{layout.component}"
+    _check_swap(spec, layout)
     stored = quantisation(layout)
     if holding.quantise and stored:
         raise ComponentError(
@@ -59,6 +72,20 @@ def check_holding(spec: Any, layout: Layout) -> None:
         )
 
 
+def _check_swap(spec: Any, layout: Layout) -> None:
+    shapes = {name: entry.shape for name, entry in layout.entries.items()}
+    types = {"cpu": ("cpu",), "auto": ("cpu", "cuda")}.get(spec.device, ("cuda",))
+    if getattr(spec, "resident_blocks", "all") == "all":
+        return
+    refusals = [
+        swapping.refusal(spec, _sizes(spec, layout.component, shapes, layout.entries, each)[0])
+        for each in types
+    ]
+    # of two devices that it may be on, one that does is enough
+    if all(refusals):
+        raise ComponentError(refusals[-1], key=swapping.KEY)
+
+
 def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
     """What of these settings makes two loaded models differ that are of the same files."""
     holding = holding_of(spec)
@@ -74,10 +101,27 @@ def told_apart(spec: Any, layout: Layout) -> dict[str, Any]:
     return found
 
 
+def kept_at(spec: Any, root: Path, fingerprint: str) -> Path | None:
+    """Where in the store at `root` weights with that fingerprint are kept as they are quantised."""
+    quantise = holding_of(spec).quantise
+    if not quantise:
+        return None
+    made_of = canonical({"weights": fingerprint, "quantise": quantise, "version": VERSION})
+    return root / QUANTISED / f"{hashlib.sha256(made_of).hexdigest()}.safetensors"
+
+
 def in_memory(
     spec: Any, kind: str, shapes: Shapes, entries: Mapping[str, Entry], device_type: str
 ) -> InMemory:
     """What a component of these shapes takes of a device. entries: of its files, none where they are not here."""
+    sizes, packed = _sizes(spec, kind, shapes, entries, device_type)
+    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
+
+
+def _sizes(
+    spec: Any, kind: str, shapes: Shapes, entries: Mapping[str, Entry], device_type: str
+) -> tuple[dict[str, int], Mapping[str, Packed]]:
+    """(by name of a weight, what it takes; those that are packed)."""
     holding = holding_of(spec)
     packed: Mapping[str, Packed] = packed_matrices(entries, holding, device_type)
     if not entries and holding.quantise and holding.unpacks_at_call(device_type):
@@ -87,8 +131,7 @@ def in_memory(
             if is_large(name, shape)
         }
     keeps = keeps_fp32 if kind == "denoiser" else lambda name: False
-    sizes = held_bytes(shapes, packed, BYTES[spec.dtype], keeps)
-    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
+    return held_bytes(shapes, packed, BYTES[spec.dtype], keeps), packed
 
 
 def _most_of(packed: Mapping[str, Packed]) -> str:

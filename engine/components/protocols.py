@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.expansion.answer import Answer, Asked
     from engine.graph import Identity, Plain
     from engine.models.seams import At
+    from engine.models.vae.wanvae import Part
     from store.index.index import Index
 
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae", "prompt_expander")
@@ -64,6 +65,8 @@ class Denoiser(Protocol):
 
 
 class VAE(Protocol):
+    """One that is a `VAEOfParts` never needs what it encodes as a whole."""
+
     def encode(self, video: Tensor) -> Tensor:
         """video [B,3,4n+1,H,W] in [-1,1] -> normalised latents fp32 [B,C,1+n,H/8,W/8]."""
         ...
@@ -76,6 +79,12 @@ class VAE(Protocol):
 
         on_chunk: called after every piece of work with how many of how many are done; may raise to stop.
         """
+        ...
+
+
+class VAEOfParts(VAE, Protocol):
+    def encode_parts(self, part: Part, shape: Sequence[int]) -> Tensor:
+        """As `encode`, of a video of that shape whose frames `part` gives."""
         ...
 
 
@@ -105,6 +114,7 @@ class Description:
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
     packed: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the same.
+    kept: where `load` may keep what it makes of the files, for the next time.
     """
 
     identity: Identity
@@ -114,6 +124,7 @@ class Description:
     files: tuple[Path, ...] = field(default=())
     packed: str = ""
     off_cpu: InMemory | None = None
+    kept: Path | None = None
 
     def on(self, device_type: str) -> InMemory:
         """What it takes of a device of that type ("cpu", "cuda", "mps")."""
@@ -132,6 +143,9 @@ class Provider(Protocol):
     One whose component asks somebody else may have `check_can_ask(spec)`, which raises ComponentError where there is
     nobody to ask: before the first thing of a run is computed, and for a prompt expander before anything is queued;
     `describe` is asked for what is stored too. And `away(spec)`: why nobody could be asked when it was last described.
+
+    One of ours that reads weights may have `check_here(spec)`, which raises ComponentError where what it is to run with
+    does not run on its device: before the first thing of a run is computed.
 
     A component may have an attribute `told`: a line for the log of the run that loads it.
 

@@ -21,6 +21,7 @@ _FROM_FILES = {
     ("image_encoder", "clip"): "engine.components.clip",
     ("denoiser", "wan-dit"): "engine.components.wan_dit",
     ("vae", "wan-vae"): "engine.components.wan_vae",
+    ("vae", "taehv"): "engine.components.taehv",
 }
 _BUILTIN = _FROM_FILES | {
     ("text_encoder", "remote"): "engine.components.remote:text_encoder",

@@ -29,12 +29,29 @@ _HOST_SHARE = 0.5
 
 
 def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
-    """What a model takes on its device whose weights take these many bytes, by name; with "auto" at most, since what is
-    free is found out when it is loaded. Raises ComponentError where the budget has no room for the slots. Torch-free.
-    """
+    """What a model takes on its device whose weights take these many bytes, by name. With "auto" at most, since what is
+    free is found out when it is loaded; with a budget that is too small for the slots as much as they need.
+    Torch-free."""
     setting = getattr(spec, "resident_blocks", "all")
     if setting == "all":
         return sum(sizes.values())
+    others, slabs = _parted(sizes)
+    stay = frozenset() if refusal(spec, sizes) else resident_blocks(setting, slabs, sum(slabs))
+    return others + device_bytes(slabs, stay)
+
+
+def refusal(spec: Any, sizes: Mapping[str, int]) -> str:
+    """Why a model of these sizes cannot be held so; empty where it can. Torch-free."""
+    setting = getattr(spec, "resident_blocks", "all")
+    try:
+        resident_blocks(setting, _parted(sizes)[1], 0)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _parted(sizes: Mapping[str, int]) -> tuple[int, list[int]]:
+    """(bytes of what is in no block, of each block)."""
     others, blocks = 0, dict[int, list[int]]()
     for name, size in sizes.items():
         i = _block_of(name)
@@ -42,8 +59,7 @@ def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
             others += size
         else:
             blocks.setdefault(i, []).append(size)
-    slabs = [slab_bytes(blocks[i]) for i in sorted(blocks)]
-    return others + device_bytes(slabs, _resident(setting, slabs, sum(slabs)))
+    return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
 
 
 def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]:

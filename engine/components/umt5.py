@@ -106,6 +106,7 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     """Raises CheckpointError."""
     import torch
 
+    from engine.checkpoints.kept import kept
     from engine.checkpoints.load import Weights
     from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
@@ -125,9 +126,12 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     with torch.device("meta"):
         model = t5.build(t5.UMT5Config(**asdict(shape)))
     device = torch_device(spec.device)
-    with Weights(layout.entries) as weights:
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
+    with Weights(entries) as weights:
         of_file = filling(
-            model, weights, holding_of(spec), device.type, path=path, dtype=torch_dtype(spec.dtype)
+            model, weights, holding, device.type, path=path, dtype=torch_dtype(spec.dtype)
         )
         of_file.fill(device)
     return t5.UMT5(model, tokenize)

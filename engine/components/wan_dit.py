@@ -17,6 +17,7 @@ from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components import swapping
 from engine.components.files import absolute, checked_layout, description
+from engine.components.halves import copies
 from engine.components.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
@@ -85,10 +86,20 @@ def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserS
     return msgspec.structs.replace(spec, checkpoint=path)
 
 
+def check_here(spec: DenoiserSpec) -> None:
+    """Raises ComponentError where the attention backend does not run on a device of the spec."""
+    from engine.dtypes import torch_device, torch_dtype
+
+    head_dim = dit_config(*layout_at(locate("denoiser", spec.checkpoint))).head_dim
+    for each in copies(spec):
+        _try_attention(spec.attention, head_dim, torch_device(each.device), torch_dtype(spec.dtype))
+
+
 def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
+    from engine.checkpoints.kept import kept
     from engine.checkpoints.load import Weights
     from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
@@ -102,11 +113,14 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
         model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
-    with Weights(layout.entries) as weights:
+    entries, holding = kept(
+        layout.entries, holding_of(spec), None if about is None else about.kept, device.type
+    )
+    with Weights(entries) as weights:
         of_file = filling(
             model,
             weights,
-            holding_of(spec),
+            holding,
             device.type,
             path=path,
             dtype=dtype,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.checkpoints.known.expected import vae_dim
+from engine.checkpoints.known.expected import is_taehv, vae_dim
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
@@ -24,19 +24,30 @@ if TYPE_CHECKING:
 
     from engine.checkpoints.layout import Layout
     from engine.checkpoints.library import Found
-    from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+    from engine.models.vae.wanvae import Part, WanVAE, WanVAEConfig
     from store.index.index import Index
 
 
 def describe(spec: VAESpec, index: Index) -> Description:
-    source, layout = checked_layout("vae", locate("vae", spec.checkpoint))
+    path = locate("vae", spec.checkpoint)
+    source, layout = checked_layout("vae", path)
+    if is_taehv(layout.entries):
+        raise CheckpointError(
+            f"{path} is a TAEHV, a tiny autoencoder; choose it with components.vae.name=taehv, or take the "
+            "Wan 2.1 VAE",
+            key="components.vae.checkpoint",
+        )
     facts = {
         "latent_channels": layout.entries["conv2.weight"].shape[0],
         "latent_stride": [4, 8, 8],
         # whose colours its latents have, for previews
         "latents_of": "micro" if is_builtin(spec.checkpoint) else "wan2.1",
     }
-    return description(spec, index, layout, source.files, facts)
+    described = description(spec, index, layout, source.files, facts)
+    if not spec.tile_size:
+        return described
+    # what was stored of tiles that were blended is not what tiles come to now
+    return replace(described, identity={**described.identity, "tiles": 2})
 
 
 def settle(spec: VAESpec, scan: Callable[[], Sequence[Found]]) -> VAESpec:
@@ -86,7 +97,11 @@ class LocalVAE:
 
     def encode(self, video: Tensor) -> Tensor:
         """As of `VAE`."""
-        return self.model.encode(video.to(self.device), **self._memory_options())
+        return self.model.encode(video, **self._memory_options())
+
+    def encode_parts(self, part: Part, shape: Sequence[int]) -> Tensor:
+        """As of `VAE`."""
+        return self.model.encode_parts(part, shape, **self._memory_options())
 
     def decode(
         self, latents: Tensor, *, on_chunk: Callable[[int, int], None] = lambda done, total: None

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import msgspec
 
 from engine.components import registry
 from engine.components.protocols import Description
+from engine.errors import EngineError
 from engine.fit.work import Memory, Use, Work, latents_shape
 from engine.graph import Node, Plain, Ref
 from store.keys import canonical, derive_key
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 Describe = Callable[[str, Any], Description]
 
 _PREFIX = "memory/"
+_OF_STAGE = "memory/stage/"
 # what a run begins from or is called, which changes no size
 _OF_NO_SIZE = ("seed", "noise", "pixels", "file", "timestep", "update", "at")
 
@@ -54,7 +58,42 @@ def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
 
     uses = tuple(uses_of(works))
     index.put(key, msgspec.json.encode(uses))
+    for stage, place in _stage_places(works).items():
+        index.put(place, msgspec.json.encode([use for use in uses if use.stage == stage]))
     return uses
+
+
+def remembered(plan: Plan, describe: Describe, index: Index) -> Memory:
+    """What `memory_of` has told before of the stages that a plan computes, as far as it has, for this plan or another:
+    nothing is computed for it, so that it is of use beside a run. Never raises."""
+    with suppress(EngineError, OSError, msgspec.MsgspecError):
+        works, _ = works_of(plan, describe, index)
+        known = map(index.get, _stage_places(works).values())
+        uses = (msgspec.json.decode(each, type=tuple[Use, ...]) for each in known if each)
+        return Memory(tuple(chain.from_iterable(uses)))
+    return Memory(())
+
+
+def work_bytes(memory: Memory) -> dict[str, int]:
+    """stage -> what it takes on a device of its component beside all weights."""
+    found: dict[str, int] = {}
+    for use in memory.uses:
+        if use.weights_bytes:
+            own = use.peak_bytes - use.weights_bytes - use.kept_bytes
+            found[use.stage] = max(found.get(use.stage, 0), own)
+    return found
+
+
+def _stage_places(works: Sequence[Work]) -> dict[str, str]:
+    """Where in the index it is remembered what a stage of these takes, by stage."""
+    facts: dict[str, list[Plain]] = {}
+    for work in works:
+        facts.setdefault(work.stage, []).append(_facts(work))
+    here = _here()
+    return {
+        stage: _OF_STAGE + derive_key("memory", {"works": of_stage, **here})
+        for stage, of_stage in facts.items()
+    }
 
 
 def works_of(

@@ -31,9 +31,9 @@ from engine.schedulers.scheduler import SolverState
 from engine.stages.denoise import velocity_at
 from store.keys import canonical
 
-# The first tile of the third chunk takes what every later one takes: the chunk before it is as long as any, and all
-# tiles have their histories.
-_NUM_CHUNKS = 2
+# The third chunk takes what every later one takes: the chunk before it is as long as any. With tiles it is that of the
+# first tile, and all chunks of whole frames come before.
+_LAST_CHUNK = 3
 
 
 @dataclass
@@ -80,11 +80,23 @@ def _uses(
     counting: Counting,
 ) -> Iterator[Use]:
     parts = copies(work.part)
-    labels = dict(_device(part.device) for part in parts)
     with ExitStack() as stack:
         taken = [
             stack.enter_context(_taken(work, part, held, build, fake, counting)) for part in parts
         ]
+        yield from _computed(work, taken, held, fake, counting)
+
+
+def _computed(
+    work: Work,
+    taken: Sequence[_Held],
+    held: OrderedDict[bytes, _Held],
+    fake: AbstractContextManager[Any],
+    counting: Counting,
+) -> Iterator[Use]:
+    """What a work takes with copies of its component that are in use."""
+    parts = copies(work.part)
+    labels = dict(_device(part.device) for part in parts)
     models = {id(each.model): each.model for each in taken}
     run = _imported(work)
     counting.begin()
@@ -112,22 +124,34 @@ def _uses(
                 f"what {work.stage} takes cannot be told, since it does not run on "
                 f"{' and '.join(labels.values())} ({reason}); `modiff doctor` lists what does"
             ) from error
+    mine, others = _weights(held, models), _weights(held, models, others=True)
+    for device in labels:
+        own = counting.peaks[device].num_bytes - mine.get(device, 0) - others.get(device, 0)
+        for gone in leaving(held, "", device, own, _budget(device)):
+            del held[gone]
+    kept = _weights(held, models, others=True)
     for where, peak in counting.peaks.items():
-        mine = sum(weights_of(model).get(where, 0) for model in models.values())
-        others = (
-            weights_of(each.model).get(where, 0)
-            for each in held.values()
-            if id(each.model) not in models
-        )
         yield Use(
             stage=work.stage,
             device=labels.get(where, str(where)),
-            peak_bytes=peak.num_bytes,
-            weights_bytes=mine,
-            kept_bytes=sum(others),
+            peak_bytes=peak.num_bytes - others.get(where, 0) + kept.get(where, 0),
+            weights_bytes=mine.get(where, 0),
+            kept_bytes=kept.get(where, 0),
             operation=peak.operation,
             module=peak.module,
         )
+
+
+def _weights(
+    held: Mapping[bytes, _Held], models: Mapping[int, nn.Module], *, others: bool = False
+) -> dict[torch.device, int]:
+    """The bytes of the weights of these models, by device; or of all others that are held."""
+    found: dict[torch.device, int] = {}
+    for each in held.values():
+        if (id(each.model) in models) is not others:
+            for device, num_bytes in weights_of(each.model).items():
+                found[device] = found.get(device, 0) + num_bytes
+    return found
 
 
 @contextmanager
@@ -182,7 +206,10 @@ def computed(
     elif node.stage.name == "clip":
         # its file is not read: what the VAE is given has the size of the run
         height, width = node.params["size"]
-        on.encode(torch.full((1, 3, node.params["frames"], height, width), 0.5))
+        on.encode_parts(
+            lambda start, stop: torch.full((1, 3, stop - start, height, width), 0.5),
+            (1, 3, node.params["frames"], height, width),
+        )
     else:
         with suppress(_Enough):
             for _ in run(job):
@@ -217,7 +244,8 @@ class _Job:
     def tell(self, event: Any) -> None:
         total = getattr(event, "total", 0)
         chunks = self._num_chunks()
-        if total and event.chunk > _NUM_CHUNKS * total // chunks:
+        before = chunks if total > chunks else 0
+        if total and event.chunk >= before + _LAST_CHUNK:
             raise _Enough
 
     def check(self) -> None:

@@ -19,6 +19,7 @@ from engine.checkpoints.packed import pack
 from engine.components import swapping
 from engine.components.clip import LocalImageEncoder
 from engine.components.holding import holding_of
+from engine.components.taehv import LocalTAEHV
 from engine.components.wan_dit import LocalDenoiser
 from engine.components.wan_vae import LocalVAE, vae_config
 from engine.dtypes import torch_dtype
@@ -34,6 +35,7 @@ from engine.models.quantised.scheme import Scheme
 from engine.models.swap.sources import Nothing
 from engine.models.swap.swap import Swap
 from engine.models.text_encoders import t5
+from engine.models.vae.taehv import TAEHV
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 
 if TYPE_CHECKING:
@@ -124,6 +126,8 @@ def component(model: Any, kind: str, part: Any, device: torch.device) -> Any:
         return _Told(t5.UMT5(model, lambda prompt: [0] * NUM_TOKENS))
     if kind == "image_encoder":
         return _Told(LocalImageEncoder(model, device, part.fit))
+    if kind == "vae" and part.name == "taehv":
+        return _Told(LocalTAEHV(model, part.chunk_frames))
     if kind == "vae":
         options = part.chunk_frames, part.tile_size, part.tile_overlap
         return _Told(LocalVAE(model, device, *options))
@@ -191,6 +195,8 @@ def _clip(part: Any) -> nn.Module:
 
 
 def _vae(part: Any) -> nn.Module:
+    if part.name == "taehv":
+        return TAEHV()
     path, opened = _opened("vae", part)
     config = WanVAEConfig() if opened is None else vae_config(path, opened[1])
     return WanVAE(config).channels_last()

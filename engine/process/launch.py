@@ -42,6 +42,8 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "engine.process.worker")
 _WORKER_NAMES = ("engine.process.worker", "engine.worker")
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
+# So long it is waited for an engine that is in the middle of a step.
+RELEASE_SECONDS = 10.0
 # How long the kernel may take to clear up after a killed process that had the memory of a large model.
 KILL_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -148,6 +150,20 @@ def stop_engine(store: Store, *, timeout_seconds: float = STOP_SECONDS) -> list[
         time.sleep(POLL_SECONDS)
     store.recover_if_possible()  # on a full disk the engine is stopped all the same
     return stopped
+
+
+def release_engines(
+    store: Store, *, timeout_seconds: float = RELEASE_SECONDS
+) -> list[EngineRecord]:
+    """Have the store's engines let go of models that they do not use; what they are after that, with what went. One
+    that has not come to it in time, in the middle of a step, is still to release: it does so after that."""
+    store.request_release()
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if not any(engine.is_to_release for engine in store.engines()):
+            break
+        time.sleep(POLL_SECONDS)
+    return store.engines()
 
 
 def kill_engines(store: Store) -> list[EngineRecord]:

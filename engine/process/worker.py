@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from store.lineage.events import Event
-    from store.lineage.records import RunRecord
+    from store.lineage.records import HeldModel, RunRecord
 
 IDLE_SECONDS = 300.0
 POLL_SECONDS = 0.05
@@ -50,6 +50,8 @@ HEARTBEAT_SECONDS = 1.0
 BUSY_SECONDS = 60.0
 # Idle for this long, the engine reads in full what its runs used.
 DIGEST_AFTER_SECONDS = 2.0
+# How often an idle engine looks whether it is to let go of its models.
+RELIEF_SECONDS = 1.0
 # How long to wait before each new attempt to record the end of a run.
 FINISH_PAUSES_SECONDS = (0.5, 2.0, 5.0, 10.0)
 # Between attempts to lease a run from a store that fails.
@@ -73,11 +75,13 @@ class Executor(Protocol):
         emit: Callable[[Event], None],
         cancelled: Callable[[], bool],
         paused: Callable[[], bool],
+        between: Callable[[], None],
     ) -> str:
         """Execute a run in the calling thread and return the path of its output.
 
-        `emit`, `cancelled` and `paused` are to be called from this thread only. Raises RunCancelled or
-        RunPaused soon after one of them is true.
+        `emit`, `cancelled`, `paused` and `between` are to be called from this thread only. Raises RunCancelled or
+        RunPaused soon after one of them is true. between: called between pieces of work, when what is not in use may
+        be released.
         """
 
 
@@ -118,6 +122,8 @@ class Worker:
         self.owed: list[tuple[str, str, str, str]] = []
         self.digester = Digester(store.root)
         self.version = installed_version()
+        self.relief_due = 0.0
+        self.told_models: tuple[HeldModel, ...] = ()
 
     def work(self, idle_seconds: float) -> None:
         """Execute queued runs until asked to stop, or until nothing was queued for a while."""
@@ -149,6 +155,7 @@ class Worker:
                 continue
             if time.monotonic() - idle_since >= DIGEST_AFTER_SECONDS:
                 self.digester.resume()
+            self._relieve()
             time.sleep(POLL_SECONDS)
         log.info("asked to stop; exiting")
 
@@ -223,14 +230,48 @@ class Worker:
             self.digester.add(run.spec_json)
 
     def _tell_held(self) -> None:
-        """Which models are in memory now, for the plans of the next runs."""
-        held = getattr(self.runner, "held", None)
+        """Which models are in memory now, for the plans of the next runs and for people."""
+        held, models = getattr(self.runner, "held", None), getattr(self.runner, "models", tuple)
         if held is None:
             return
         try:
-            self.store.set_held(self.engine_id, held())
+            self.told_models = models()
+            self.store.set_held(self.engine_id, held(), self.told_models)
         except StoreError as error:
             log.warning("what is in memory is not told: %s", one_line(error))
+
+    def _release_if_asked(self) -> None:
+        """Lets go of idle models where somebody has asked for that; of those that a run uses once it does not."""
+        try:
+            if not self.store.release_requested(self.engine_id):
+                return
+            released = self._released("release")
+            self.store.set_released(self.engine_id, released)
+        except PASSING as error:
+            self._tell_once("whether idle models are to go cannot be read", error)
+
+    def _between(self) -> None:
+        """Between pieces of work of a run: as asked, and what has come into memory is told."""
+        self._release_if_asked()
+        if getattr(self.runner, "models", tuple)() != self.told_models:
+            self._tell_held()
+
+    def _relieve(self) -> None:
+        """While nothing is to be done: as asked, and where the system is short of memory."""
+        if time.monotonic() >= self.relief_due:
+            self.relief_due = time.monotonic() + RELIEF_SECONDS
+            self._release_if_asked()
+            self._released("relieve")
+
+    def _released(self, name: str) -> Sequence[HeldModel]:
+        """What went by a function of the runner, which is told."""
+        release = getattr(self.runner, name, None)
+        released = release() if release is not None else ()
+        if released:
+            told = ", ".join(f"{each.kind} {each.name}" for each in released)
+            log.info("%s: no longer in memory: %s", name, told)
+            self._tell_held()
+        return released
 
     def _make_room(self, run_id: str) -> None:
         """Clean up where the store is over its budget or the disk nearly full.
@@ -320,6 +361,7 @@ class Worker:
                 emit=lambda event: self._emit(run.id, event),
                 cancelled=lambda: self._cancelled(run.id),
                 paused=lambda: self._paused(run.id),
+                between=self._between,
             )
         except RunCancelled:
             if self.stop.is_set and not self._is_flagged(self.store.cancel_requested, run.id):

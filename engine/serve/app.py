@@ -20,9 +20,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from torch import Tensor
 
-from engine.environment import environment, out_of_memory_explained, set_few_threads
+from engine.environment import environment, set_few_threads
 from engine.errors import EngineError
 from engine.models.seams import At
+from engine.out_of_memory import out_of_memory_explained
 from engine.process.version import installed_version
 from engine.remote.contract import (
     CONDITIONS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from store.lineage.events import Message
 
 if TYPE_CHECKING:
     from engine.execute import Job
+    from engine.models.vae.wanvae import Part
     from store.index.previews import Preview
 
 
@@ -72,13 +73,21 @@ def encode_frames(job: Job) -> Iterator[Made]:
     (node,) = job.nodes
     params = node.params
     (height, width), frames = params["size"], params["frames"]
-    video = torch.zeros(1, 3, frames, height, width)
+    given: dict[int, Tensor] = {}
     has_last = "last" in node.inputs
-    for slot, at in (("first", 0), ("last", -1)):
+    for slot, at in (("first", 0), ("last", frames - 1)):
         if slot in node.inputs:
             picture = to_floats(_pixels(job, slot))
-            video[0, :, at] = fitted(picture, height, width, params["area"])
-    latents, seconds, environment = _encoded(job, video)
+            given[at] = fitted(picture, height, width, params["area"])
+
+    def part(start: int, stop: int) -> Tensor:
+        video = torch.zeros(1, 3, stop - start, height, width)
+        for at, picture in given.items():
+            if start <= at < stop:
+                video[0, :, at - start] = picture
+        return video
+
+    latents, seconds, environment = _encoded(job, part, (1, 3, frames, height, width))
     mask = given_mask(frames, *latents.shape[1:], has_last=has_last)
     conditioning = torch.cat([mask, latents.cpu()])
     yield Made(node, {"latents": {"latents": conditioning}}, seconds, environment=environment)
@@ -105,14 +114,20 @@ def encode_clip(job: Job) -> Iterator[Made]:
     )
     for note in resampled.notes:
         job.tell(Message(level="info", text=note))
-    video = to_floats(torch.from_numpy(frames).flatten(1, 2)).unflatten(2, (height, width))
-    latents, seconds, environment = _encoded(job, video[None])
+    pixels = torch.from_numpy(frames)
+
+    def part(start: int, stop: int) -> Tensor:
+        rows = to_floats(pixels[start:stop].flatten(1, 2))
+        return rows.unflatten(2, (height, width))[None]
+
+    shape = (1, 3, len(pixels), height, width)
+    latents, seconds, environment = _encoded(job, part, shape)
     yield Made(
         node,
         {"latents": {"latents": latents[None]}},
         seconds,
         environment=environment,
-        preview=_preview_of(torch.from_numpy(frames)),
+        preview=_preview_of(pixels),
     )
 
 
@@ -164,12 +179,13 @@ def _pixels(job: Job, slot: str) -> Tensor:
     return pixels
 
 
-def _encoded(job: Job, video: Tensor) -> tuple[Tensor, float, str]:
-    """(latents fp32 [C,F,h,w] of a video [1,3,T,H,W], seconds, environment)."""
+def _encoded(job: Job, part: Part, shape: Sequence[int]) -> tuple[Tensor, float, str]:
+    """(latents fp32 [C,F,h,w] of a video of this shape, [1,3,T,H,W], seconds, environment)."""
     (node,) = job.nodes
     with job.component(node) as vae:
         begun = time.perf_counter()
-        latents = vae.encode(video)
+        in_parts = getattr(vae, "encode_parts", None)
+        latents = in_parts(part, shape) if in_parts else vae.encode(part(0, shape[2]))
         seconds = time.perf_counter() - begun
     if not bool(latents.isfinite().all()):
         raise not_finite(job, node, "the latents of what was given are not finite")

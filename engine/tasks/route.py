@@ -26,17 +26,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Route:
+    """parts: of its steps. spec: of the run itself, whose settings hold for what comes after the steps too."""
+
     course: Course
     parts: tuple[Part, ...]
+    spec: RunSpec
 
     @property
     def num_steps(self) -> int:
         return self.course.num_steps
-
-    @property
-    def spec(self) -> RunSpec:
-        """Of the run itself: the settings of its last part."""
-        return self.parts[-1].spec
 
 
 def course_of(spec: RunSpec) -> Course:
@@ -88,7 +86,7 @@ def num_skipped(whole: Course, spec: RunSpec) -> int:
 
 
 def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
-    """The route of a run: each segment's spec up to its stop, then its own.
+    """The route of a run: each segment's spec up to its stop, which may be the end of the steps, then its own.
 
     Raises PresetError where a segment stops where its course has no step.
     """
@@ -98,14 +96,15 @@ def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
     parts = []
     for start, stop, before, after in zip([0, *stops], stops, specs, specs[1:], strict=False):
         total = course.num_steps
-        try:
-            course = redirected(course, stop, course_of(after))
-        except ValueError as error:
-            raise PresetError(f"cannot branch there: {error}") from None
+        if stop != total:
+            try:
+                course = redirected(course, stop, course_of(after))
+            except ValueError as error:
+                raise PresetError(f"cannot branch there: {error}") from None
         parts.append(Part(start, stop, before, total))
     start = stops[-1] if stops else 0
     parts.append(Part(start, course.num_steps, specs[-1], course.num_steps))
-    return Route(course, tuple(part for part in parts if part.stop > part.start))
+    return Route(course, tuple(part for part in parts if part.stop > part.start), specs[-1])
 
 
 def route_of_run(run: RunRecord) -> Route:

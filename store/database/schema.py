@@ -153,6 +153,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # JSON: the names of the models that it has in memory (engine.components.held), as of its last run.
         "ALTER TABLE engines ADD COLUMN held TEXT NOT NULL DEFAULT '[]'",
     ),
+    (
+        # JSON: the same models for people, [[kind, name, device, bytes], ...].
+        "ALTER TABLE engines ADD COLUMN models TEXT NOT NULL DEFAULT '[]'",
+        # Somebody wants the idle ones gone; what went then, as above.
+        "ALTER TABLE engines ADD COLUMN release_requested INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE engines ADD COLUMN released TEXT NOT NULL DEFAULT '[]'",
+    ),
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

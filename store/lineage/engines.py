@@ -12,13 +12,16 @@ import os
 import re
 import socket
 import time
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from store import locks
 from store.database.database import Lineage, immediate, rows
 from store.lineage import queue
 from store.lineage.damage import sound
-from store.lineage.records import QUEUED, RUNNING, EngineRecord
+from store.lineage.records import QUEUED, RUNNING, EngineRecord, HeldModel
 from store.paths import engine_log
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ LOCK_TIMEOUT_SECONDS = 5.0
 # What Python's fault handler writes when a page of a mapped file is not there any more.
 _BUS_ERROR = b"Fatal Python error: Bus error"
 _TAIL_BYTES = 64 * 1024
+_MODELS = list[tuple[str, str, str, int]]
 
 
 def register(lineage: Lineage, engine_id: str, *, pid: int, version: str = "") -> locks.HeldLock:
@@ -74,11 +78,35 @@ def heartbeat(lineage: Lineage, engine_id: str) -> None:
         )
 
 
-def set_held(lineage: Lineage, engine_id: str, names: Sequence[str]) -> None:
-    """Say which models the engine has in memory."""
+def set_held(
+    lineage: Lineage, engine_id: str, names: Sequence[str], models: Sequence[HeldModel] = ()
+) -> None:
+    """Say which models the engine has in memory, by name and for people."""
     with immediate(lineage) as connection:
         connection.execute(
-            "UPDATE engines SET held=? WHERE id=?", (json.dumps(list(names)), engine_id)
+            "UPDATE engines SET held=?, models=? WHERE id=?",
+            (json.dumps(list(names)), _models_text(models), engine_id),
+        )
+
+
+def request_release(lineage: Lineage) -> None:
+    """Ask all engines to let go of the models that they do not use."""
+    with immediate(lineage) as connection:
+        connection.execute("UPDATE engines SET release_requested=1, released='[]'")
+
+
+def release_requested(lineage: Lineage, engine_id: str) -> bool:
+    """Whether somebody asked the engine for that."""
+    found = rows(lineage, "SELECT release_requested FROM engines WHERE id=?", (engine_id,))
+    return found == [(1,)]
+
+
+def set_released(lineage: Lineage, engine_id: str, released: Sequence[HeldModel]) -> None:
+    """Say what the engine has let go of, which nobody asks for any more."""
+    with immediate(lineage) as connection:
+        connection.execute(
+            "UPDATE engines SET release_requested=0, released=? WHERE id=?",
+            (_models_text(released), engine_id),
         )
 
 
@@ -141,17 +169,24 @@ def is_alive(lineage: Lineage, engine_id: str) -> bool:
 
 def engines(lineage: Lineage) -> list[EngineRecord]:
     """The live engines, oldest first."""
-    columns = "id, pid, host, started_ns, heartbeat_ns, version, retiring, held"
+    columns = (
+        "id, pid, host, started_ns, heartbeat_ns, version, retiring, held, models, "
+        "release_requested, released"
+    )
     found = rows(lineage, f"SELECT {columns} FROM engines ORDER BY rowid")
     at_work = dict(rows(lineage, "SELECT engine, id FROM runs WHERE status=?", (RUNNING,)))
 
     def record(row: tuple[Any, ...]) -> EngineRecord:
-        engine_id, pid, host, started, beat, version, retiring, held = row
+        engine_id, pid, host, started, beat, version, retiring, held, *rest = row
+        models, is_to_release, released = rest
         run_id = str(at_work.get(engine_id, ""))
         return EngineRecord(
             *(engine_id, pid, host, started, beat, run_id, version),
             is_retiring=bool(retiring),
             held=_names(held),
+            models=_models(models),
+            is_to_release=bool(is_to_release),
+            released=_models(released),
         )
 
     records = sound(lineage, "engines", columns, found, record)
@@ -165,6 +200,19 @@ def _names(text: object) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
+def _models_text(models: Sequence[HeldModel]) -> str:
+    return json.dumps([astuple(each) for each in models])
+
+
+def _models(text: object) -> tuple[HeldModel, ...]:
+    """Those of a row; none where it is damaged."""
+    try:
+        found = msgspec.json.decode(text if isinstance(text, str) else "", type=_MODELS)
+    except msgspec.MsgspecError:
+        return ()
+    return tuple(HeldModel(*each) for each in found)
 
 
 def orphans(lineage: Lineage) -> frozenset[str]:

@@ -124,6 +124,14 @@ class MemorySampled(_Base, frozen=True, tag="memory_sampled"):
     device_bytes: int
 
 
+class MemoryPlanned(_Base, frozen=True, tag="memory_planned"):
+    """What the run is expected to take at most, as its plan told before: stage -> device -> bytes. host_bytes: what the
+    process has beside that on the host: libraries, and all that no plan counts."""
+
+    peak_bytes: dict[str, dict[str, int]]
+    host_bytes: int = 0
+
+
 class LatentsStored(_Base, frozen=True, tag="latents_stored"):
     """The final latents are in the store as the blob `digest`."""
 
@@ -175,6 +183,7 @@ Event = (
     | ChunkDecoded
     | CallAnswered
     | MemorySampled
+    | MemoryPlanned
     | LatentsStored
     | Verified
     | RunFinished

@@ -69,7 +69,7 @@ def enqueue(
         raise ValueError(f"segments stop at {stops[1:]}; expected rising steps from 1 on")
     if stop_at is not None and stop_at < 0:
         raise ValueError(f"stop_at is {stop_at}; expected a step, or 0 to stop before the first")
-    encoded = json.dumps([[segment.stop, segment.spec_json.decode()] for segment in segments])
+    encoded = _segments_text(segments)
     with immediate(lineage, durable=True) as connection:
         for needed in filter(None, (parent, verifies)):
             status_of(lineage, connection, needed)
@@ -276,9 +276,18 @@ def reconsider(lineage: Lineage, run_id: str, spec_json: bytes, stop_at: int | N
 # What a run found out about itself
 
 
-def set_spec(lineage: Lineage, run_id: str, spec_json: bytes) -> None:
-    """Record the settings that a run goes on with, where it may not do all that it was asked for."""
-    set_value(lineage, run_id, "spec", spec_json.decode())
+def set_spec(
+    lineage: Lineage, run_id: str, spec_json: bytes, segments: Sequence[Segment] | None = None
+) -> None:
+    """Record the settings that a run goes on with, where it may not do all that it was asked for. segments: where those
+    change that held before; None leaves them."""
+    with immediate(lineage) as connection:
+        status_of(lineage, connection, run_id)
+        connection.execute("UPDATE runs SET spec=? WHERE id=?", (spec_json.decode(), run_id))
+        if segments is not None:
+            connection.execute(
+                "UPDATE runs SET segments=? WHERE id=?", (_segments_text(segments), run_id)
+            )
 
 
 def set_latents(lineage: Lineage, run_id: str, digest: str) -> None:
@@ -294,6 +303,10 @@ def set_output(lineage: Lineage, run_id: str, path: str) -> None:
 def set_environment(lineage: Lineage, run_id: str, text: str) -> None:
     """Record what a run is computed on, as canonical JSON."""
     set_value(lineage, run_id, "environment", text)
+
+
+def _segments_text(segments: Sequence[Segment]) -> str:
+    return json.dumps([[segment.stop, segment.spec_json.decode()] for segment in segments])
 
 
 def _request(lineage: Lineage, run_id: str, status: str, flag: str) -> str:

@@ -172,6 +172,16 @@ class LogEntry:
     event: Event
 
 
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A model in the memory of an engine: kind and name of its component, where it is, and what its weights take."""
+
+    kind: str
+    name: str
+    device: str
+    num_bytes: int
+
+
 # Heartbeats come once a second; this late, an engine is stuck, suspended or starved.
 LATE_SECONDS = 10.0
 
@@ -182,7 +192,8 @@ class EngineRecord:
 
     version: of the code that it runs; "" where that was before engines said so. is_retiring: it
     leases no more runs and leaves once its present one has ended. held: names of the models that it
-    has in memory, as of its last run.
+    has in memory, as of its last run or release; models: the same for people. is_to_release: somebody
+    has asked for those that are idle to go; released: those that went when that was last done.
     """
 
     id: str
@@ -194,3 +205,6 @@ class EngineRecord:
     version: str = ""
     is_retiring: bool = False
     held: tuple[str, ...] = ()
+    models: tuple[HeldModel, ...] = ()
+    is_to_release: bool = False
+    released: tuple[HeldModel, ...] = ()

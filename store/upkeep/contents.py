@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from store.blobs.files import disk_error
 from store.database.database import Lineage, rows
 from store.lineage import engines
+from store.paths import QUANTISED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ _A_LINK = ("", "", "", "", "", 0, 0.0, 0, "", "")
 _A_RUN_LINK = ("", "", 0, "", "", "", 0.0)
 _A_RUN = ("", "", 0, 0, "", "", "", 0, "")
 _NAME = re.compile(r"[0-9a-f]{64}")
+_WEIGHTS = re.compile(r"[0-9a-f]{64}\.safetensors")
 # of a blob or an index with the reason why, and of rows
 _ASIDE = re.compile(r"(?:\w+\.|rows-)([0-9]{18,19})(?:\.\w+)?")
 
@@ -36,7 +38,8 @@ class Blob(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """Something in quarantine/, a file or a folder, and when it was brought there."""
+    """Something in quarantine/, a file or a folder, and when it was brought there; or weights in quantised/, and when
+    they were last used."""
 
     path: Path
     num_bytes: int
@@ -181,6 +184,17 @@ def scan_quarantine(root: Path) -> list[SetAside]:
             num_bytes = file_bytes(path) if kind else folder_bytes(path)
             ns = int(_ASIDE.fullmatch(entry.name)[1])  # type: ignore[index]  # as it was found by
             found.append(SetAside(path, num_bytes, ns))
+    return sorted(found, key=lambda each: each.ns)
+
+
+def scan_quantised(root: Path) -> list[SetAside]:
+    """Weights as they were quantised when they were loaded, the longest unused first."""
+    found = []
+    for entry in _entries(root / QUANTISED, _WEIGHTS, [], of_files=True):
+        status = entry.stat(follow_symlinks=False)
+        # where a disk does not write down when it is read, what it takes is to make them again
+        used_ns = max(status.st_atime_ns, status.st_mtime_ns)
+        found.append(SetAside(Path(entry.path), status.st_size, used_ns))
     return sorted(found, key=lambda each: each.ns)
 
 

@@ -19,7 +19,13 @@ from store.blobs.files import disk_error, sweep_drafts
 from store.breaker import Breaker
 from store.database.database import Lineage, immediate, open_lineage, shrink
 from store.errors import StoreBusy, StoreError, StoreFull
-from store.upkeep.contents import look, read_rows, scan_blobs, scan_quarantine
+from store.upkeep.contents import (
+    look,
+    read_rows,
+    scan_blobs,
+    scan_quantised,
+    scan_quarantine,
+)
 from store.upkeep.removal import Plan, Policy, make_plan
 from store.upkeep.space import default_budget, free_bytes, reserve_bytes, steps_bytes
 
@@ -66,7 +72,7 @@ def writing(root: Path, breaker: Breaker | None = None) -> Iterator[None]:
 
 def preview(lineage: Lineage, policy: Policy) -> Plan:
     """What `clean` would do now."""
-    aside = scan_quarantine(lineage.root)
+    aside = _aside(lineage.root)
     return make_plan(look(lineage), policy, now_ns=time.time_ns(), aside=aside)
 
 
@@ -83,7 +89,7 @@ def clean(lineage: Lineage, policy: Policy, *, rebuilds: bool = False) -> Plan:
             plan = _forget(lineage, blobs, policy, now_ns)
         except StoreFull:
             sweep_drafts(lineage.root)
-            aside = scan_quarantine(lineage.root)
+            aside = _aside(lineage.root)
             plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns, aside=aside)
             if plan.is_empty:
                 return plan
@@ -156,7 +162,7 @@ def with_room(root: Path, num_bytes: int, store: Callable[[], None]) -> None:
 
 def _forget(lineage: Lineage, blobs: Mapping[str, Blob], policy: Policy, now_ns: int) -> Plan:
     """Plan by the rows of this very moment, and let them forget what will be removed."""
-    aside = scan_quarantine(lineage.root)
+    aside = _aside(lineage.root)
     with immediate(lineage, durable=True) as connection:
         plan = make_plan(read_rows(lineage, blobs), policy, now_ns=now_ns, aside=aside)
         connection.executemany(
@@ -191,6 +197,11 @@ def _unlink(root: Path, removals: Iterable[Stored]) -> None:
             pass
         except OSError as error:
             raise disk_error(error, path) from error
+
+
+def _aside(root: Path) -> list[SetAside]:
+    """What goes by its age alone."""
+    return scan_quarantine(root) + scan_quantised(root)
 
 
 def _remove_aside(aside: Iterable[SetAside]) -> None:

@@ -42,7 +42,8 @@ class Policy:
     """What to remove beside what nobody needs.
 
     budget_bytes: all above it of steps, keyframes, what only saves work and what removed runs left. older_than_ns: all
-    of it that was not used for so long, and what was set aside as damaged so long ago (by default a month). outputs:
+    of it that was not used for so long, what was set aside as damaged so long ago, and weights that were quantised as
+    they were loaded and not used for so long (by default a month). outputs:
     videos and final latents count as well.
     """
 
@@ -57,7 +58,8 @@ class Plan:
 
     changes: (digest, state, bytes, key) of links that lose something; dropped: keys of links of
     which nothing is left and that no run names. left_bytes: what will be there of that which a
-    budget is for. aside: what goes of that which was set aside as damaged.
+    budget is for. aside: what goes of that which was set aside as damaged, and of
+    quantised weights.
     """
 
     removals: tuple[Stored, ...]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from store.database.database import rows
+from store.paths import QUANTISED
 from store.upkeep.contents import file_bytes, folder_bytes
 from store.upkeep.needs import (
     BUDGETED,
@@ -149,7 +150,7 @@ def by_run(contents: Contents, known: Chains, stored: Mapping[str, Stored]) -> l
 def files_beside(root: Path) -> dict[str, int]:
     """The bytes of everything in the store that is no blob, by what it is."""
     database = sum(file_bytes(root / f"lineage.db{end}") for end in ("", "-wal", "-shm"))
-    folders = ("index", "previews", "backup", "quarantine", "logs", "tmp")
+    folders = ("index", "previews", "backup", "quarantine", QUANTISED, "logs", "tmp")
     return {"database": database, **{name: folder_bytes(root / name) for name in folders}}
 
 

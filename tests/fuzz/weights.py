@@ -216,16 +216,16 @@ def _inputs(folder: Path) -> dict[str, Files]:
     for kind in ("text_encoder", "vae"):
         torch.save(load_file(layouts.MICRO / f"{kind}.safetensors"), folder / f"{kind}.pth")
         found[f"pth {kind}"] = {f"{kind}.pth": (folder / f"{kind}.pth").read_bytes()}
-    clip_pth = _converted(folder, found["clip"], "model.safetensors", "original", "fp32")
+    clip_pth = _converted(folder, found["clip"], "model.safetensors", "original", dtype="fp32")
     found["pth clip"] = {"clip.pth": clip_pth}
     whole = {"tokenizer.json": tokenizer, "umt5.safetensors": micro["text_encoder.safetensors"]}
     found["gguf encoder"] = {
-        "umt5.gguf": _converted(folder, whole, "umt5.safetensors", "gguf", "q8_0"),
+        "umt5.gguf": _converted(folder, whole, "umt5.safetensors", "gguf", quantise="q8_0"),
         "tokenizer.json": tokenizer,
     }
     found["fp8 scaled"] = {
         "wan.safetensors": _converted(
-            folder, found["original"], "dit.safetensors", "comfyui", "fp8_scaled"
+            folder, found["original"], "dit.safetensors", "comfyui", quantise="fp8"
         ),
         "config.json": config,
     }
@@ -240,12 +240,12 @@ def _read(folder: Path) -> Files:
     }
 
 
-def _converted(folder: Path, files: Files, name: str, layout: str, dtype: str) -> bytes:
+def _converted(folder: Path, files: Files, name: str, layout: str, **how: str) -> bytes:
     place = folder / f"for {layout}"
     place.mkdir()
     for each, content in files.items():
         (place / each).write_bytes(content)
-    target = convert(open_source(place / name), place / "converted", layout=layout, dtype=dtype)
+    target = convert(open_source(place / name), place / "converted", layout=layout, **how)
     return target.read_bytes()
 
 

@@ -64,12 +64,14 @@ class Watched:
         self.runner = Runner(store)
         self.look = look
 
-    def execute(self, run: RunRecord, spec: RunSpec, *, emit, cancelled, paused) -> str:
+    def execute(self, run: RunRecord, spec: RunSpec, *, emit, cancelled, paused, between) -> str:
         def told(event: Event) -> None:
             emit(event)
             self.look(run, event)
 
-        return self.runner.execute(run, spec, emit=told, cancelled=cancelled, paused=paused)
+        return self.runner.execute(
+            run, spec, emit=told, cancelled=cancelled, paused=paused, between=between
+        )
 
 
 class Here:

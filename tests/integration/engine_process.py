@@ -37,7 +37,7 @@ class ScriptedRunner:
     def __init__(self, store):
         self.store = store
 
-    def execute(self, run, spec, *, emit, cancelled, paused):
+    def execute(self, run, spec, *, emit, cancelled, paused, between):
         word, _, argument = spec.prompt.partition(" ")
         emit(StageStarted("denoise"))
         if word == "raise":

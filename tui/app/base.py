@@ -280,6 +280,16 @@ class ModiffBase(KeysInOrder):
         await self.lab.engine(launch.stop_engine)
         self.notify("the engine has stopped")
 
+    @asks(exclusive=True, group="release")
+    async def release_engines(self) -> None:
+        """Have engines let go of the models that they do not use, and say what went."""
+        from engine.process.launch import release_engines
+        from tui.describe.engines import NO_ENGINE, release_line
+
+        engines = await self.lab.work(release_engines)
+        for line in [release_line(each) for each in engines] or [NO_ENGINE]:
+            self.notify(line, markup=False)
+
     @asks(group="force")
     async def force_engine(self) -> None:
         """End an engine that hears nothing, by force; asks first."""

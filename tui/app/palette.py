@@ -166,6 +166,9 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
             "engine: Stop", "After its present step; the queue waits", lambda: app.stop_engine()
         )
         yield Command(
+            "engine: Release", "Models that it does not use go", lambda: app.release_engines()
+        )
+        yield Command(
             "engine: End by force", "For one that hangs; asks first", lambda: app.force_engine()
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tui.units import size
@@ -32,6 +33,34 @@ def memory_rows(memory: Memory) -> list[tuple[str, ...]]:
         if use.peak_bytes == most[use.stage]
         or (use.peak_bytes >= _SMALL_BYTES and use.peak_bytes > use.kept_bytes)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The most that a plan told of a device, and in which stage."""
+
+    num_bytes: int
+    device: str
+    stage: str
+
+    @property
+    def words(self) -> str:
+        return f"planned {size(self.num_bytes)}, in {self.stage}"
+
+
+def planned_peak(
+    peak_bytes: Mapping[str, Mapping[str, int]], host_bytes: int = 0
+) -> Planned | None:
+    """Of what a plan told, the most on a GPU where it uses one, else of host memory. peak_bytes: stage -> device ->
+    bytes. host_bytes: what the process has on the host beside that."""
+    found = [
+        Planned(num_bytes + (host_bytes if device == "cpu" else 0), device, stage)
+        for stage, by_device in peak_bytes.items()
+        for device, num_bytes in by_device.items()
+    ]
+    most = max(found, key=lambda each: each.num_bytes, default=None)
+    on_gpu = [each for each in found if each.device != "cpu" and each.num_bytes >= _SMALL_BYTES]
+    return max(on_gpu, key=lambda each: each.num_bytes, default=most)
 
 
 def memory_lines(memory: Memory, total_bytes: int) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from engine.components.halves import copies
 from engine.runs.estimates import experience_with
 from engine.tasks.stages import DECODE, ENCODE, EXPAND, IMAGE_ENCODE, LOAD, READ, told
 from tui.describe.inputs import file_name, inputs_of, looked_at
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 class Row:
     """A part of a plan. state: stored, compute, skip where nothing needs it, or warm for what is in the engine's
     memory. first, last: the steps that it is about, from 1, or None. seconds: None where nothing is known; bytes: to
-    be stored. about: what is done with pictures and clips, "" for the rest."""
+    be stored. about: what is done with pictures and clips, "" for the rest. on: the devices or the address that its
+    settings name, "" where it needs no component."""
 
     stage: str
     first: int | None
@@ -35,6 +38,7 @@ class Row:
     seconds: float | None
     bytes: int
     about: str = ""
+    on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +136,26 @@ def _rows(plan: Plan, spec: RunSpec, past: Experience, *, is_warm: bool) -> list
     rows = [_row(LOAD.name, load, past.seconds.get(LOAD.name))]
     for title in plan.titles:
         if told(title).unit == "step":
-            rows += _step_rows(title, plan, spec, past)
+            rows += [
+                replace(row, on=_on(plan, title)) for row in _step_rows(title, plan, spec, past)
+            ]
         else:
             num_bytes = round(past.video_bytes or 0) if title == DECODE.name else 0
             row = _row(title, _state(plan, title), past.seconds.get(title), num_bytes)
-            rows.append(replace(row, about=_about(title, spec)))
+            rows.append(replace(row, about=_about(title, spec), on=_on(plan, title)))
     return rows
+
+
+def _on(plan: Plan, title: str) -> str:
+    """Where a stage runs: `auto`, `cuda:0 and cuda:1`, or the address of a server."""
+    parts = [node.part for node in plan.nodes(title) if node.part is not None]
+    named = (
+        [getattr(part, "url", "")]
+        if getattr(part, "url", "")
+        else [each.device for each in copies(part)]
+        for part in parts
+    )
+    return " and ".join(dict.fromkeys(itertools.chain.from_iterable(named)))
 
 
 def _state(plan: Plan, title: str) -> State:

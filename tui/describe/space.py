@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from store.store import Store
+    from store.upkeep.contents import SetAside
     from store.upkeep.removal import Plan, Policy
     from store.upkeep.space import Overview, RunShare, Share
     from store.upkeep.verify import Verdict
@@ -158,15 +159,23 @@ def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
         (_label(kind), str(share.num_blobs), size(share.num_bytes))
         for kind, share in by_kind(plan.removals).items()
     ]
-    if plan.aside:
-        num_bytes = sum(each.num_bytes for each in plan.aside)
-        rows.append(("quarantine", str(len(plan.aside)), size(num_bytes)))
+    for folder, found in _by_folder(plan).items():
+        num_bytes = sum(each.num_bytes for each in found)
+        rows.append((folder, str(len(found)), size(num_bytes)))
     return [
         *columns([("WHAT", "BLOBS", "SIZE"), *rows]),
         "",
         f"{'would free' if dry_run else 'freed'} {size(plan.freed_bytes)}; "
         f"{duration(plan.seconds)} to compute it again",
     ]
+
+
+def _by_folder(plan: Plan) -> dict[str, list[SetAside]]:
+    """What goes by its age alone, by the folder of the store that it is in."""
+    found: dict[str, list[SetAside]] = {}
+    for each in plan.aside:
+        found.setdefault(each.path.parent.name, []).append(each)
+    return found
 
 
 def plan_data(plan: Plan, budget: int | None, *, dry_run: bool) -> dict[str, Any]:
@@ -178,9 +187,13 @@ def plan_data(plan: Plan, budget: int | None, *, dry_run: bool) -> dict[str, Any
         "freed_bytes": plan.freed_bytes,
         "seconds": round(plan.seconds, 3),
         "removed": shares_data("kind", by_kind(plan.removals)),
-        "quarantine": [
-            {"file": each.path.name, "bytes": each.num_bytes, "ns": each.ns} for each in plan.aside
-        ],
+        **{
+            folder: [
+                {"file": each.path.name, "bytes": each.num_bytes, "ns": each.ns}
+                for each in _by_folder(plan).get(folder, ())
+            ]
+            for folder in ("quarantine", "quantised")
+        },
         "left_bytes": plan.left_bytes,
         "budget_bytes": budget,
     }

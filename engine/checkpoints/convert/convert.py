@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.convert import configurations
+from engine.checkpoints.convert.squeezing import codes_and_scale, note_of
 from engine.checkpoints.convert.writers import (
     Planned,
     dtype_name,
@@ -27,11 +27,14 @@ from engine.checkpoints.convert.writers import (
 from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
+from engine.checkpoints.holding import ROUNDED, is_large
+from engine.checkpoints.known.expected import is_taehv
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
 from engine.checkpoints.names import from_original, to_original, unwrapped
+from engine.checkpoints.notes import NOTE
 from engine.checkpoints.quantised import BESIDE, MARK, without_quanto
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
@@ -66,24 +69,16 @@ LAYOUTS: dict[str, dict[str, str]] = {
 PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # what the gguf package can write; the K types it can only read
 BLOCK_TYPES = {"q8_0": "Q8_0", "q5_1": "Q5_1", "q5_0": "Q5_0", "q4_1": "Q4_1", "q4_0": "Q4_0"}
-DTYPES = ("keep", *PLAIN, "fp8_e4m3fn", "fp8_scaled", *BLOCK_TYPES)
+DTYPES = ("keep", *PLAIN)
+# what the large matrices may be rounded to -> the layout whose readers know it
+QUANTISED = {"fp8": "comfyui", "int8": "comfyui", **dict.fromkeys(BLOCK_TYPES, "gguf")}
 
 _TEXT = "U8"  # of what is no numbers
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _SLICE = 1 << 23  # numbers looked at at a time
 # what to choose where a number is too large for a dtype; `bf16` elsewhere
-_WIDER = {"F8_E4M3": "fp8_scaled or bf16", "BF16": "fp32", "F32": "keep"}
+_WIDER = {"BF16": "fp32", "F32": "keep"}
 SHARD_BYTES = 10 * 10**9  # as diffusers shards by default
-
-_FP8 = torch.float8_e4m3fn
-_FP8_MAX = torch.finfo(_FP8).max
-# What the published quantised files leave as it is, whatever its size
-_KEPT = (
-    "modulation", "patch_embedding.", "text_embedding.", "time_projection.", "time_embedding.", "img_emb.",
-    "head.", "token_embedding.", "pos_embedding.",
-)  # fmt: skip
-# matrices that are looked up in, or added
-_NO_LINEAR = ("token_embedding.", "pos_embedding.", "modulation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +105,22 @@ def convert(
     *,
     layout: str,
     dtype: str = "keep",
+    quantise: str = "",
     shard_bytes: int = SHARD_BYTES,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
+    on_error: Callable[[str, float], None] = lambda name, error: None,
 ) -> Path:
     """Writes what `source` holds in another of LAYOUTS and returns `target`: a folder of safetensors and their
     config.json for `diffusers` and for an `original` transformer, a file for the rest (`.pth` for the other
     components of `original`).
 
-    dtype: one of DTYPES; `keep` stores every tensor as it is stored. The quantised ones squeeze the large
-    matrices of the blocks and keep the rest; `fp8_scaled` those of every linear layer, as its readers expect.
+    dtype: one of DTYPES; `keep` stores every tensor as it is stored. quantise: what the large matrices of the blocks
+    are rounded to, one of QUANTISED or empty: `int8` with a scale for each row, `fp8` (e4m3) with one for each matrix,
+    both with ComfyUI's notes, or a type of GGUF's blocks; `dtype` is that of the rest then.
     on_tensor: called with how many of how many tensors were read back. warn: told of what the source holds that the
-    target does not.
+    target does not. on_error: told of each weight that was quantised, by its original name, how far it is from what it
+    was: the L2 norm of the difference over that of the weight.
 
     What was written is read back and compared bit for bit with what should be there; only then does it appear
     under its name. Raises CheckpointError, and leaves nothing behind, where the source is not whole, the target
@@ -135,10 +134,12 @@ def convert(
             f"{source.path}: {found.variant or held.component} cannot be written as {layout}, which is known for "
             f"{', '.join(LAYOUTS[layout]).replace('_', ' ')} only"
         )
+    if held.component == "vae" and is_taehv(held.entries):
+        raise CheckpointError(f"{source.path}: a TAEHV, which is read everywhere as it is")
     if faults := describe(found.missing, found.unexpected, found.misshapen):
         raise CheckpointError(f"{source.path}: not whole: {faults}; get the complete files first")
     check_no_holes(source.tensors)
-    _check_dtype(source, held, layout, dtype)
+    _check_dtype(source, held, layout, dtype, quantise)
     vocabulary = None
     if held.component == "text_encoder" and layout in ("comfyui", "gguf"):
         vocabulary = _vocabulary_of(source, layout, warn)
@@ -148,34 +149,34 @@ def convert(
     _tell_left_out(source, whole, vocabulary is not None, warn)
     # in this order a source that changed meanwhile is noticed before the target gets its name
     with whole_or_nothing(target) as draft, Weights(whole.entries) as weights:
-        pieces = _pieces(whole, weights, naming, layout, dtype)
+        pieces = _pieces(whole, weights, naming, layout, dtype, quantise)
         if vocabulary is not None and layout == "comfyui":
             pieces.append(_spiece(vocabulary))
         _write(draft, source, held, layout, pieces, shard_bytes, vocabulary)
         _verify(draft, held, pieces, on_tensor)
+        if quantise:
+            _compare(draft, weights, on_error)
     return target
 
 
-def _check_dtype(source: Source, held: Layout, layout: str, dtype: str) -> None:
-    if dtype in BLOCK_TYPES and layout != "gguf":
+def _check_dtype(source: Source, held: Layout, layout: str, dtype: str, quantise: str) -> None:
+    if quantise and layout != QUANTISED[quantise]:
+        plain = f", or one of {', '.join(PLAIN)} without it" if layout in LAYOUTS else ""
         raise CheckpointError(
-            f"{dtype} is a GGUF type; choose the layout gguf, or one of {', '.join(PLAIN)}"
+            f"{quantise} is stored in the layout {QUANTISED[quantise]} only; choose that layout{plain}"
         )
-    if dtype.startswith("fp8") and layout != "comfyui":
+    if quantise and held.component not in ("denoiser", "text_encoder"):
         raise CheckpointError(
-            f"{dtype} is stored in the layout comfyui only; choose that layout, or bf16"
-        )
-    if dtype not in ("keep", *PLAIN) and held.component not in ("denoiser", "text_encoder"):
-        raise CheckpointError(
-            f"{source.path}: a {held.component.replace('_', ' ')} is not stored in {dtype}; choose keep, "
+            f"{source.path}: a {held.component.replace('_', ' ')} is not quantised; choose --dtype keep, "
             f"{', '.join(PLAIN)}"
         )
-    if dtype != "keep":
+    if dtype != "keep" or quantise:
         return
     stored = {part.dtype for entry in held.entries.values() for part in entry.parts}
     if stored & BLOCKS.keys() or any(entry.packings for entry in held.entries.values()):
         raise CheckpointError(
-            f"{source.path}: is quantised; say what to store instead, one of {', '.join(DTYPES[1:])}"
+            f"{source.path}: is quantised; say what to store instead, --dtype {', '.join(PLAIN)} or --quantise "
+            f"{', '.join(QUANTISED)}"
         )
     if layout != "comfyui" and any(name.startswith("F8") for name in stored):
         raise CheckpointError(
@@ -264,21 +265,20 @@ def _tell_left_out(
         )
 
 
-def _pieces(held: Layout, weights: Weights, naming: str, layout: str, dtype: str) -> list[Piece]:
+def _pieces(
+    held: Layout, weights: Weights, naming: str, layout: str, dtype: str, quantise: str
+) -> list[Piece]:
     """What to write, in the order of the source."""
     pieces = []
     for original, entry in held.entries.items():
         shape = configurations.shape_in(naming, original, entry.shape)
-        stored = _stored_as(original, dtype_name(natural_dtype(entry)), shape, layout, dtype)
+        squeezed = quantise if is_large(original, shape) else ""
+        stored = _stored_as(dtype_name(natural_dtype(entry)), shape, layout, dtype, squeezed)
         names = from_original(held.component, naming, original)
         for index, name in enumerate(names):
             part = (shape[0] // len(names), *shape[1:]) if len(names) > 1 else shape
             values = partial(_values, weights, original, index, len(names), part, stored)
-            planned = Planned(name, stored.dtype, part)
-            pieces += _stored(planned, values, is_scaled=dtype == "fp8_scaled")
-    if dtype == "fp8_scaled":
-        # two numbers: one would ask ComfyUI for matrix products in fp8
-        pieces.append(Piece(Planned(MARK, "F8_E4M3", (2,)), lambda: torch.zeros(2).to(_FP8)))
+            pieces += _stored(Planned(name, stored.dtype, part), values, squeezed)
     return pieces
 
 
@@ -315,51 +315,41 @@ def _check_range(weights: Weights, original: str, stored: Stored) -> None:
             )
 
 
-def _stored_as(original: str, held: str, shape: tuple[int, ...], layout: str, dtype: str) -> Stored:
-    name = _stored_dtype(original, held, shape, dtype)
+def _stored_as(held: str, shape: tuple[int, ...], layout: str, dtype: str, squeezed: str) -> Stored:
+    """squeezed: what the numbers of this tensor are rounded to, empty where they are stored in a dtype."""
+    if squeezed in ROUNDED:
+        return Stored(ROUNDED[squeezed], torch.finfo(torch.float32).max, False)
+    name = held if dtype == "keep" else dtype_name(PLAIN[dtype])
+    if squeezed:
+        name = BLOCK_TYPES[squeezed] if shape[-1] % BLOCKS[BLOCK_TYPES[squeezed]][1] == 0 else "F16"
     if layout == "gguf" and len(shape) != 2 and name not in BLOCKS:
         name = "F32"  # the readers of GGUF know BF16 in matrices only
     if name in BLOCKS:
         return Stored(name, torch.finfo(torch.float16).max, False)  # which the scales of blocks are
-    if name == "F8_E4M3" and dtype == "fp8_scaled":
-        return Stored(name, torch.finfo(torch.float32).max, False)
     return Stored(name, torch.finfo(TORCH_DTYPES[name]).max, name != "F8_E4M3")
 
 
-def _stored_dtype(original: str, held: str, shape: tuple[int, ...], dtype: str) -> str:
-    if dtype == "keep":
-        return held
-    if dtype in PLAIN:
-        return dtype_name(PLAIN[dtype])
-    is_linear = len(shape) == 2 and not any(word in original for word in _NO_LINEAR)
-    if dtype == "fp8_scaled" and is_linear:
-        return "F8_E4M3"
-    is_large = len(shape) == 2 and math.prod(shape) > 1024
-    if not is_large or any(word in original for word in _KEPT):
-        return held if held in ("F32", "BF16", "F16") else "F32"
-    if dtype not in BLOCK_TYPES:
-        return "F8_E4M3"
-    name = BLOCK_TYPES[dtype]
-    return name if shape[-1] % BLOCKS[name][1] == 0 else "F16"
-
-
 def _stored(
-    planned: Planned, values: Callable[[torch.dtype], Tensor], *, is_scaled: bool
+    planned: Planned, values: Callable[[torch.dtype], Tensor], squeezed: str
 ) -> list[Piece]:
-    """A tensor as it is stored, with its scale where it has one."""
+    """A tensor as it is stored, with what lies beside it."""
     if planned.dtype in BLOCKS:
         return [Piece(planned, lambda: values(torch.float32))]
-    if planned.dtype != "F8_E4M3" or not is_scaled:
+    if squeezed not in ROUNDED:
         return [Piece(planned, lambda: values(TORCH_DTYPES[planned.dtype]))]
 
-    def scale() -> Tensor:
-        return values(torch.float32).abs().max().clamp(min=1e-12) / _FP8_MAX
+    def of(index: int) -> Callable[[], Tensor]:
+        return lambda: codes_and_scale(values(torch.float32), squeezed, by_row=by_row)[index]
 
-    def squeezed() -> Tensor:
-        return (values(torch.float32) / scale()).to(_FP8)
-
-    name = f"{planned.name.removesuffix('.weight')}.scale_weight"
-    return [Piece(planned, squeezed), Piece(Planned(name, "F32", ()), scale)]
+    by_row = squeezed == "int8"  # readers of fp8 know one scale for each matrix
+    layer = planned.name.removesuffix(".weight")
+    shape = (planned.shape[0], 1) if by_row else ()
+    said = note_of(squeezed)
+    return [
+        Piece(planned, of(0)),
+        Piece(Planned(f"{layer}.weight_scale", "F32", shape), of(1)),
+        Piece(Planned(f"{layer}{NOTE}", _TEXT, tuple(said.shape)), lambda: said),
+    ]
 
 
 def _write(
@@ -418,7 +408,7 @@ def _verify(
     numbers = {
         name: Entry((info,), info.shape)
         for name, info in written.tensors.items()
-        if info.dtype != _TEXT
+        if info.dtype not in (_TEXT, "I8")
     }
     with Weights(numbers) as back:
         for done, piece in enumerate(pieces, 1):
@@ -430,10 +420,28 @@ def _verify(
                 continue
             if piece.planned.dtype in BLOCKS:
                 wanted = quantised_and_back(wanted, piece.planned.dtype)
-            actual = back.tensor(piece.planned.name, device=CPU)
+            if piece.planned.dtype == "I8":
+                actual = torch.empty(piece.planned.shape, dtype=torch.int8)
+                back.stored_into(written.tensors[piece.planned.name], actual)
+            else:
+                actual = back.tensor(piece.planned.name, device=CPU)
             if actual.shape != wanted.shape or not _same_bits(actual, wanted):
                 raise _unlike(draft, piece)
             on_tensor(done, len(pieces))
+
+
+def _compare(draft: Path, weights: Weights, on_error: Callable[[str, float], None]) -> None:
+    """Tells how far the large matrices that were written are from those of the source."""
+    entries = lay_out(open_source(draft)).entries
+    with Weights(entries) as back:
+        for name, entry in entries.items():
+            if not is_large(name, entry.shape):
+                continue
+            numbers, was = (
+                each.tensor(name, device=CPU, dtype=torch.float32) for each in (back, weights)
+            )
+            norm = float(was.norm())
+            on_error(name, float((numbers - was).norm()) / norm if norm else 0.0)
 
 
 def _unlike(draft: Path, piece: Piece) -> CheckpointError:

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +85,21 @@ def whole_or_nothing(target: Path) -> Iterator[Path]:
 
 
 def write_safetensors(
-    path: Path, tensors: Sequence[Planned], read: Read, *, metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Sequence[Planned],
+    read: Read,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    later: Collection[str] = (),
 ) -> None:
-    """A safetensors file: its header first, then one tensor after the other."""
+    """A safetensors file: its header first, then one tensor after the other. later: the names of those that are read
+    after the others."""
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     # all that keeps its successor aligned first: then large models can be mapped instead of read
     ordered = sorted(
-        tensors, key=lambda t: (t.num_bytes % ALIGNMENT != 0, -ITEM_BITS[t.dtype], t.name)
+        tensors,
+        key=lambda t: (t.name in later, t.num_bytes % ALIGNMENT != 0, -ITEM_BITS[t.dtype], t.name),
     )
     for tensor in ordered:
         end = offset + tensor.num_bytes

@@ -2,12 +2,12 @@
 
 What a file should hold follows from a few numbers, and those are read off the file itself: `dit_shape` and its
 siblings go from tensors to sizes, `dit` and its siblings back. Sources: Wan 2.1 (`wan/modules/model.py`, `vae.py`,
-`t5.py`, `clip.py`), Wan 2.1 VACE (`vace_model.py`), Wan 2.2 (`vae2_2.py`).
+`t5.py`, `clip.py`), Wan 2.1 VACE (`vace_model.py`), Wan 2.2 (`vae2_2.py`), TAEHV (`taehv.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -253,6 +253,35 @@ def vae22() -> dict[str, Shape]:
             wanted |= _residual(f"{name}.{index}", first, after)
         wanted |= _conv(f"{name}.3.resample.1", after, after, 3, 3) if stage < 3 else {}
         wanted |= _conv(f"{name}.3.time_conv", after, 2 * after, 3, 1, 1) if stage < 2 else {}
+    return wanted
+
+
+def is_taehv(names: Collection[str]) -> bool:
+    """Whether a VAE is a TAEHV, tiny, of any model's latents."""
+    return "encoder.4.conv.0.weight" in names
+
+
+def taehv() -> dict[str, Shape]:
+    """Names and shapes of the TAEHV for the latents of Wan 2.1: 128 tensors, by their layers' positions."""
+    wanted = _conv("encoder.0", 3, 64, 3, 3) | _conv("encoder.17", 64, 16, 3, 3)
+    wanted |= _conv("decoder.1", 16, 256, 3, 3) | _conv("decoder.22", 64, 3, 3, 3)
+    for first, stride in ((2, 2), (7, 2), (12, 1)):
+        wanted[f"encoder.{first}.conv.weight"] = (64, 64 * stride, 1, 1)
+        wanted[f"encoder.{first + 1}.weight"] = (64, 64, 3, 3)
+        wanted |= _memory_blocks("encoder", first + 2, 64)
+    for first, stride, dim, after in ((3, 1, 256, 128), (9, 2, 128, 64), (15, 2, 64, 64)):
+        wanted |= _memory_blocks("decoder", first, dim)
+        wanted[f"decoder.{first + 4}.conv.weight"] = (stride * dim, dim, 1, 1)
+        wanted[f"decoder.{first + 5}.weight"] = (after, dim, 3, 3)
+    return wanted
+
+
+def _memory_blocks(side: str, first: int, dim: int) -> dict[str, Shape]:
+    wanted: dict[str, Shape] = {}
+    for index in range(first, first + 3):
+        wanted |= _conv(f"{side}.{index}.conv.0", 2 * dim, dim, 3, 3)
+        wanted |= _conv(f"{side}.{index}.conv.2", dim, dim, 3, 3)
+        wanted |= _conv(f"{side}.{index}.conv.4", dim, dim, 3, 3)
     return wanted
 
 

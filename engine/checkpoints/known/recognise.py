@@ -2,7 +2,7 @@
 
 Two things the tensors do not tell: the 480P and 720P image-to-video models, and Wan 2.1's 14B text-to-video model
 and the experts of Wan 2.2's, have the very same names and shapes. Only there do folder and file names decide, and
-`note` says so.
+`note` says so. So it is with the TAEHV of several models.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _STRANGERS = {
         "the VAE of images": r"(^|\.)(quant_conv|decoder\.up\.0\.block)\.",
     }.items()
 }
+# whose latents a TAEHV of the same shapes is for, by what its file's name begins with
+_TAEHV_OF = {"taehv": "HunyuanVideo", "taecvx": "CogVideoX", "taeos": "Open-Sora"}
 _ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -173,6 +175,8 @@ def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape],
             reason = _not_configurable(source, layout) if supported else ""
             note = "; ".join(part for part in (reason, note) if part)
             return variant, wanted, note, supported and not reason
+        if layout.component == "vae" and expected.is_taehv(shapes):
+            return _identify_taehv(source.path, shapes)
         if (
             layout.component == "vae"
             and "decoder.upsamples.0.upsamples.0.residual.2.weight" in shapes
@@ -203,6 +207,25 @@ def _identify(source: Source, layout: Layout) -> tuple[str, Mapping[str, Shape],
     if layout.component == "lora":
         return "", {}, f"{lora_family(shapes)}; LoRA is {_NOT_YET}", False
     return "", {}, _stranger(source), False
+
+
+def _identify_taehv(
+    path: Path, shapes: Mapping[str, Shape]
+) -> tuple[str, Mapping[str, Shape], str, bool]:
+    channels = shapes.get("encoder.17.weight", (0,))[0]
+    pixels = shapes.get("encoder.0.weight", (0, 0))[1]
+    if (channels, pixels) != (16, 3):
+        note = f"a TAEHV for latents of {channels} channels; take taew2_1.safetensors, for the 16 of Wan 2.1"
+        return "taehv", {}, note, False
+    for begin, model in _TAEHV_OF.items():
+        if path.name.lower().startswith(begin):
+            note = f"for the latents of {model}, by its name; take taew2_1.safetensors"
+            return "taehv", {}, note, False
+    is_named = "taew2_1" in path.name.lower()
+    note = (
+        "" if is_named else "those for HunyuanVideo, CogVideoX and Open-Sora have the same tensors"
+    )
+    return "taehv for wan2.1", expected.taehv(), note, True
 
 
 def _is_t5(shapes: Mapping[str, Shape]) -> bool:

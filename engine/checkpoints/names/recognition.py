@@ -60,6 +60,8 @@ _CHARACTERISTIC = {
     "vae": (
         r"(en|de)coder\.middle\.[02]\.residual\.[03]\.gamma",
         r"(en|de)coder\.mid_block\.resnets\.[01]\.norm[12]\.gamma",
+        # TAEHV
+        r"(en|de)coder\.[0-9]+\.conv\.[024]\.weight",
     ),
     "text_encoder": (
         r"blocks\.[0-9]+\.pos_embedding\.embedding\.weight",

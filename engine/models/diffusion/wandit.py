@@ -235,6 +235,13 @@ class WanDiT(nn.Module):
             self.img_emb = ImageEmbedding(config)
         self.swap: Swap | None = None  # where not all blocks stay on their device
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes of its device now."""
+        held = [each for each in self.parameters() if each.device.type != "meta"]
+        slots = [] if self.swap is None else self.swap.slots
+        return sum(each.nbytes for each in [*held, *slots])
+
     def at_work(self) -> AbstractContextManager[None]:
         """From here to its end the model may be called: what brings blocks that are swapped is at work."""
         return nullcontext() if self.swap is None else self.swap.at_work()

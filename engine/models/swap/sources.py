@@ -25,6 +25,8 @@ from engine.models.swap.transfers import (
 
 log = logging.getLogger(__name__)
 
+_PORTABLE = 1  # pinned for every device, cudaHostRegisterPortable
+
 Reading = Callable[[], AbstractContextManager[Fill]]
 """Opens the files of a model, for as long as blocks are read."""
 
@@ -49,19 +51,19 @@ class Files:
 
     @contextmanager
     def transfers(self, slots: Sequence[Tensor]) -> Iterator[Transfers]:
-        with self._reading() as fill, _one_thread() as thread:
-            if self._device.type == "cpu":
+        if self._device.type == "cpu":
+            with self._reading() as fill, _one_thread() as thread:
                 yield FromFile(slots, fill, thread)
-                return
-            streams = streams_of(self._device)
-            memory = [torch.empty(len(slot), dtype=torch.uint8) for slot in slots]
-            pinned = [pin(each) for each in memory] if self._device.type == "cuda" else []
-            try:
-                with _awaited(streams):
-                    yield ThroughMemory(memory, Copying(slots, streams), fill, thread)
-            finally:
-                for unpin in pinned:
-                    unpin()
+            return
+        streams = streams_of(self._device)
+        # what ends first stands last: the thread, then what it asked for, then the memory that this is read from
+        with (
+            _between(slots, self._device) as memory,
+            _awaited(streams),
+            self._reading() as fill,
+            _one_thread() as thread,
+        ):
+            yield ThroughMemory(memory, Copying(slots, streams), fill, thread)
 
 
 class HostMemory:
@@ -115,7 +117,7 @@ def pin(memory: Tensor) -> Callable[[], object]:
     """
     cudart = torch.cuda.cudart()
     pointer = memory.data_ptr()
-    if int(cudart.cudaHostRegister(pointer, memory.nbytes, 0)):
+    if int(cudart.cudaHostRegister(pointer, memory.nbytes, _PORTABLE)):
         _forget_error(memory)
         return lambda: None
     return lambda: cudart.cudaHostUnregister(pointer)
@@ -128,6 +130,18 @@ def _forget_error(memory: Tensor) -> None:
         torch.cuda.synchronize()
     except RuntimeError as error:
         log.info("%.1f GB were not pinned: %s", memory.nbytes / 1e9, str(error).splitlines()[0])
+
+
+@contextmanager
+def _between(slots: Sequence[Tensor], device: torch.device) -> Iterator[list[Tensor]]:
+    """As much memory of this process as there is in the slots, pinned where the device is one of CUDA."""
+    memory = [torch.empty(len(slot), dtype=torch.uint8) for slot in slots]
+    pinned = [pin(each) for each in memory] if device.type == "cuda" else []
+    try:
+        yield memory
+    finally:
+        for unpin in pinned:
+            unpin()
 
 
 @contextmanager

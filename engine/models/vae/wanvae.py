@@ -29,8 +29,17 @@ LATENTS_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
+EXACT_OVERLAP = 112
+"""Pixels by which tiles must overlap for their results to be those of whole frames, up to rounding: no position of
+what tiles compute depends on one that is more than 56 pixels away."""
+
 History = dict[nn.Module, Tensor]
 """The last input frames of each causal convolution; an empty dict before a clip's first chunk."""
+
+
+Part = Callable[[int, int], Tensor]
+"""(first frame, frame after the last) -> those frames of a video, [B,3,t,H,W] in [-1,1], of any float dtype, on any
+device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,14 +257,25 @@ class Encoder(nn.Module):
             if i < len(config.temporal_downsample):
                 layers.append(Downsample(dim_out, config.temporal_downsample[i]))
         self.downsamples = nn.ModuleList(layers)
+        self.num_fine = len(layers) - config.num_res_blocks
         self.middle = _middle(dims[-1])
         self.head = _head(dims[-1], config.z_dim * 2)
 
-    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+    def fine(self, x: Tensor, history: History | None = None) -> Tensor:
+        """Video -> features of the latents' size. What a position becomes depends on what is near it alone."""
         x = self.conv1(x, history)
-        for layer in (*self.downsamples, *self.middle):
+        for layer in self.downsamples[: self.num_fine]:
+            x = layer(x, history)
+        return x
+
+    def coarse(self, x: Tensor, history: History | None = None) -> Tensor:
+        """The rest, all of the latents' size; its attention sees whole frames."""
+        for layer in (*self.downsamples[self.num_fine :], *self.middle):
             x = layer(x, history)
         return self.head["2"](_silu(self.head["0"](x)), history)
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        return self.coarse(self.fine(x, history), history)
 
 
 class Decoder(nn.Module):
@@ -273,13 +293,24 @@ class Decoder(nn.Module):
             if i < len(temporal):
                 layers.append(Upsample(dim_out, temporal[i]))
         self.upsamples = nn.ModuleList(layers)
+        self.num_coarse = config.num_res_blocks + 1
         self.head = _head(dims[-1], 3)
 
-    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+    def coarse(self, x: Tensor, history: History | None = None) -> Tensor:
+        """Latents -> features of their size; its attention sees whole frames."""
         x = self.conv1(x, history)
-        for layer in (*self.middle, *self.upsamples):
+        for layer in (*self.middle, *self.upsamples[: self.num_coarse]):
+            x = layer(x, history)
+        return x
+
+    def fine(self, x: Tensor, history: History | None = None) -> Tensor:
+        """The rest, up to the video. What a position becomes depends on what is near it alone."""
+        for layer in self.upsamples[self.num_coarse :]:
             x = layer(x, history)
         return self.head["2"](_silu(self.head["0"](x)), history)
+
+    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
+        return self.fine(self.coarse(x, history), history)
 
 
 class WanVAE(nn.Module):
@@ -308,15 +339,16 @@ class WanVAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """video [B,3,T,H,W] in [-1,1] -> mean and log-variance, each [B,z,1+(T-1)/4,H/8,W/8], before
         normalisation. With a `history` the video is the next chunk of a clip."""
-        video = video.to(self.conv1.weight.dtype, memory_format=torch.channels_last_3d)
-        mean, logvar = self.conv1(self.encoder(video, history)).chunk(2, dim=1)
+        return self._moments(self.encoder(self._laid(video), history))
+
+    def _moments(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.conv1(encoded).chunk(2, dim=1)
         return mean, logvar
 
     def decode_raw(self, latents: Tensor, history: History | None = None) -> Tensor:
         """Un-normalised latents [B,z,T,h,w] -> video [B,3,4T-3,8h,8w] ([B,3,4T,8h,8w] for a later chunk),
         not clamped."""
-        latents = latents.to(self.conv2.weight.dtype, memory_format=torch.channels_last_3d)
-        return self.decoder(self.conv2(latents), history)
+        return self.decoder(self.conv2(self._laid(latents)), history)
 
     @torch.no_grad()
     def encode(
@@ -324,36 +356,72 @@ class WanVAE(nn.Module):
     ) -> Tensor:
         """The normalised mean of the latents of a video.
 
-        video: [B,3,T,H,W], any float dtype, in [-1,1]; T = 4n+1, H and W multiples of 8.
-        chunk_frames: latent frames per chunk, 0 for the whole clip; memory grows with it, results do not
-        change beyond rounding. tile_size, tile_overlap: in pixels, multiples of 8; 0 encodes whole frames.
-        Tiles are cross-faded over their overlaps, so a tiled result is close to, not equal to, a whole one.
-        Returns fp32 [B,z,1+(T-1)/4,H/8,W/8]. Raises ValueError on a shape that does not fit.
+        video: [B,3,T,H,W], any float dtype, on any device, in [-1,1]; T = 4n+1, H and W multiples of 8. Otherwise as
+        `encode_parts`.
         """
-        _, channels, num_frames, height, width = video.shape
+        return self.encode_parts(
+            lambda start, stop: video[:, :, start:stop],
+            tuple(video.shape),
+            chunk_frames=chunk_frames,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+        )
+
+    @torch.no_grad()
+    def encode_parts(
+        self,
+        part: Part,
+        shape: Sequence[int],
+        *,
+        chunk_frames: int = 1,
+        tile_size: int = 0,
+        tile_overlap: int = 64,
+    ) -> Tensor:
+        """The normalised mean of the latents of a video of which `part` gives some frames at a time.
+
+        shape: of the whole video, [B,3,T,H,W]; T = 4n+1, H and W multiples of 8. part: called in the order of time,
+        with tiles once more for each of them.
+        chunk_frames: latent frames per chunk, 0 for the whole clip; memory grows with it, results do not
+        change beyond rounding. tile_size, tile_overlap: in pixels, multiples of 8; 0 encodes whole frames. What needs
+        the most memory then sees one tile at a time. Each position is of a tile that sees half the overlap around it:
+        with EXACT_OVERLAP or more the results are those of whole frames up to rounding, with less they are close.
+        Returns fp32 [B,z,1+(T-1)/4,H/8,W/8] on the model's device. Raises ValueError on a shape that does not fit.
+        """
+        batch, channels, num_frames, height, width = shape
         if channels != 3 or num_frames % 4 != 1 or height % 8 or width % 8:
             raise ValueError(
-                f"video has shape {tuple(video.shape)}; expected [B,3,4n+1,H,W] with H and W multiples of 8"
+                f"video has shape {tuple(shape)}; expected [B,3,4n+1,H,W] with H and W multiples of 8"
             )
-        tiles = _tiles(height // 8, width // 8, tile_size, tile_overlap, scale=1)
-        mean, std = self._statistics(video.device)
-        shape = (
-            video.shape[0],
-            self.config.z_dim,
-            1 + (num_frames - 1) // 4,
-            height // 8,
-            width // 8,
-        )
-        latents = torch.zeros(shape, device=video.device)
+        size = 1 + (num_frames - 1) // 4, height // 8, width // 8
+        tiles = _tiles(*size[1:], tile_size, tile_overlap)
+        chunks = list(_chunks(size[0], chunk_frames))
+        features = self._features_of_tiles(part, (batch, *size), tiles, chunks) if tiles else None
+        mean, std = self._statistics(self.conv1.weight.device)
+        latents = torch.zeros((batch, self.config.z_dim, *size), device=mean.device)
+        history: History = {}
+        for frames in chunks:
+            if features is None:
+                moments = self.encode_moments(part(*_video_frames(frames)), history)
+            else:
+                moments = self._moments(
+                    self.encoder.coarse(self._laid(features[:, :, frames]), history)
+                )
+            latents[:, :, frames] = (moments[0].float() - mean) / std
+        return latents
+
+    def _features_of_tiles(
+        self, part: Part, shape: Sequence[int], tiles: Sequence[_Tile], chunks: Sequence[slice]
+    ) -> Tensor:
+        """What `Encoder.fine` makes of a video, on the CPU, [B,C,F,h,w] of a shape [B,F,h,w]."""
+        batch, *size = shape
+        features = self._empty_features((batch, self.config.dim * self.config.dim_mult[-2], *size))
         for tile in tiles:
             history: History = {}
-            start = 0
-            for frames in _chunks(shape[2], chunk_frames):
-                stop = 4 * frames.stop - 3
-                part, _ = self.encode_moments(video[:, :, start:stop, *tile.window(8)], history)
-                tile.add(latents[:, :, frames], (part.float() - mean) / std)
-                start = stop
-        return latents
+            for frames in chunks:
+                video = self._laid(part(*_video_frames(frames))[..., *tile.window(8)])
+                found = self.encoder.fine(video, history)
+                features[:, :, frames, *tile.kept(1)] = found[..., *tile.inner(1)]
+        return features
 
     @torch.no_grad()
     def decode(
@@ -376,9 +444,7 @@ class WanVAE(nn.Module):
             tile_overlap=tile_overlap,
             on_chunk=on_chunk,
         )
-        batch, _, num_frames, height, width = latents.shape
-        shape = (batch, 3, 4 * num_frames - 3, height * 8, width * 8)
-        video = torch.empty(shape, device=latents.device)
+        video = torch.empty(_video_shape(latents), device=latents.device)
         start = 0
         for chunk in chunks:
             video[:, :, start : start + chunk.shape[2]] = chunk
@@ -396,63 +462,125 @@ class WanVAE(nn.Module):
     ) -> Iterator[Tensor]:
         """The video of normalised latents, chunk by chunk in the order of time.
 
-        latents: [B,z,T,h,w], any float dtype, finite. chunk_frames, tile_size, tile_overlap: as in `encode`.
-        on_chunk: called after every chunk of every tile with how many of how many are done; may raise to stop.
+        latents: [B,z,T,h,w], any float dtype, finite. chunk_frames, tile_size, tile_overlap: as in `encode_parts`.
+        on_chunk: called after every chunk with how many of how many are done; with tiles every chunk of whole frames
+        counts, and then every chunk of every tile; may raise to stop.
         Yields fp32 [B,3,t,8h,8w] in [-1,1], which is the caller's: t = 4 * chunk_frames (3 less in the first chunk,
-        maybe fewer in the last). Held are one chunk of whole frames, the working memory of one tile, and the
-        `History` of every tile: two frames of each convolution's input, for all tiles together those of whole
-        frames and of the overlaps once more.
+        maybe fewer in the last). Held are one chunk of whole frames, and of the chunks before it the `History`: two
+        frames of each convolution's input. With tiles it is one tile's, but one tile after another is decoded to its
+        end: the whole video is held on the CPU, and no chunk comes before the last tile is done.
         Raises ValueError on a shape that does not fit, at once.
         """
         if latents.dim() != 5 or latents.shape[1] != self.config.z_dim:
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B,{self.config.z_dim},T,h,w]"
             )
-        tiles = _tiles(latents.shape[3], latents.shape[4], tile_size, tile_overlap, scale=8)
+        tiles = _tiles(*latents.shape[3:], tile_size, tile_overlap)
         chunks = list(_chunks(latents.shape[2], chunk_frames))
-        return self._decoded(latents, tiles, chunks, on_chunk)
+        total, numbers = len(chunks) * (1 + len(tiles)), count(1)
+        decoded = self._decoded_tiles if tiles else self._decoded
+        return decoded(latents, tiles, chunks, lambda: on_chunk(next(numbers), total))
 
     def _decoded(
         self,
         latents: Tensor,
         tiles: Sequence[_Tile],
         chunks: Sequence[slice],
-        on_chunk: Callable[[int, int], None],
+        on_chunk: Callable[[], None],
     ) -> Iterator[Tensor]:
-        mean, std = self._statistics(latents.device)
-        latents = latents.float() * std + mean
-        histories: list[History] = [{} for _ in tiles]
-        numbers, total = count(1), len(tiles) * len(chunks)
+        latents = self._unnormalised(latents)
+        history: History = {}
         for frames in chunks:
             # no name for the chunk: it would be held until the next one is made
-            yield self._decoded_chunk(
-                latents[:, :, frames], tiles, histories, lambda: on_chunk(next(numbers), total)
-            )
+            yield self._decoded_chunk(latents[:, :, frames], history, on_chunk)
 
     @torch.no_grad()
     def _decoded_chunk(
+        self, latents: Tensor, history: History, on_chunk: Callable[[], None]
+    ) -> Tensor:
+        """Un-normalised latents [B,z,T,h,w] of a chunk -> its frames."""
+        chunk = self.decode_raw(latents, history).float().clamp_(-1, 1).contiguous()
+        on_chunk()
+        return chunk
+
+    def _decoded_tiles(
         self,
         latents: Tensor,
         tiles: Sequence[_Tile],
-        histories: Sequence[History],
-        on_tile: Callable[[], None],
+        chunks: Sequence[slice],
+        on_chunk: Callable[[], None],
+    ) -> Iterator[Tensor]:
+        video = self._video_of_tiles(latents, tiles, chunks, on_chunk)
+        for frames in chunks:
+            start, stop = _video_frames(frames)
+            yield video[:, :, start:stop].contiguous()
+
+    @torch.no_grad()
+    def _video_of_tiles(
+        self,
+        latents: Tensor,
+        tiles: Sequence[_Tile],
+        chunks: Sequence[slice],
+        on_chunk: Callable[[], None],
     ) -> Tensor:
-        """Un-normalised latents [B,z,T,h,w] of a chunk -> its frames; each tile goes on from its own history."""
-        batch, _, num_frames, height, width = latents.shape
-        num_frames = 4 * num_frames - (0 if histories[0] else 3)  # a clip's first frame is alone
-        chunk = torch.zeros((batch, 3, num_frames, height * 8, width * 8), device=latents.device)
-        for tile, history in zip(tiles, histories, strict=True):
-            part = self.decode_raw(latents[..., *tile.window(1)], history)
-            tile.add(chunk, part.float().clamp_(-1, 1))
-            del part  # or it would be held while the next tile is decoded
-            on_tile()
-        return chunk
+        """Normalised latents -> their video, on the CPU."""
+        features = self._features_of_latents(latents, chunks, on_chunk)
+        video = torch.empty(_video_shape(latents))
+        for tile in tiles:
+            history: History = {}
+            for frames in chunks:
+                found = self.decoder.fine(
+                    self._laid(features[:, :, frames, *tile.window(1)]), history
+                )
+                found = found[..., *tile.inner(8)].float().clamp_(-1, 1)
+                video[:, :, slice(*_video_frames(frames)), *tile.kept(8)] = found
+                del found  # or it would be held while the next one is made
+                on_chunk()
+        return video
+
+    def _features_of_latents(
+        self, latents: Tensor, chunks: Sequence[slice], on_chunk: Callable[[], None]
+    ) -> Tensor:
+        """What `Decoder.coarse` makes of normalised latents [B,z,T,h,w], on the CPU, [B,C,T,h,w]."""
+        batch, _, *size = latents.shape
+        latents = self._unnormalised(latents)
+        features = self._empty_features((batch, self.config.dim * self.config.dim_mult[-1], *size))
+        history: History = {}
+        for frames in chunks:
+            part = self.conv2(self._laid(latents[:, :, frames]))
+            features[:, :, frames] = self.decoder.coarse(part, history)
+            on_chunk()
+        return features
+
+    def _laid(self, x: Tensor) -> Tensor:
+        """As the convolutions want it."""
+        weight = self.conv1.weight
+        return x.to(weight.device, weight.dtype, memory_format=torch.channels_last_3d)
+
+    def _empty_features(self, shape: Sequence[int]) -> Tensor:
+        return torch.empty(
+            tuple(shape), dtype=self.conv1.weight.dtype, memory_format=torch.channels_last_3d
+        )
+
+    def _unnormalised(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics(latents.device)
+        return latents.float() * std + mean
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         def column(values: tuple[float, ...]) -> Tensor:
             return torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
 
         return column(self.config.latents_mean), column(self.config.latents_std)
+
+
+def _video_shape(latents: Tensor) -> tuple[int, int, int, int, int]:
+    batch, _, num_frames, height, width = latents.shape
+    return batch, 3, 4 * num_frames - 3, height * 8, width * 8
+
+
+def _video_frames(frames: slice) -> tuple[int, int]:
+    """Where the frames of some latent frames begin and end in the video; the first is alone, the others are four."""
+    return max(0, 4 * frames.start - 3), 4 * frames.stop - 3
 
 
 def _chunks(num_frames: int, chunk_frames: int) -> Iterator[slice]:
@@ -463,62 +591,70 @@ def _chunks(num_frames: int, chunk_frames: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """A window of the latent grid, and its share (1 at most) of every row and column it writes to."""
+class _Span:
+    """A window along one axis of the latent grid, and what of it is kept; the rest only is seen."""
 
-    top: int
-    left: int
-    height: int
-    width: int
-    rows: Tensor
-    columns: Tensor
+    start: int
+    stop: int
+    kept_start: int
+    kept_stop: int
+
+    def window(self, scale: int) -> slice:
+        return slice(self.start * scale, self.stop * scale)
+
+    def kept(self, scale: int) -> slice:
+        """In the whole grid."""
+        return slice(self.kept_start * scale, self.kept_stop * scale)
+
+    def inner(self, scale: int) -> slice:
+        """In the window."""
+        return slice((self.kept_start - self.start) * scale, (self.kept_stop - self.start) * scale)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A window of the latent grid; scale: output cells per latent."""
+
+    rows: _Span
+    columns: _Span
 
     def window(self, scale: int) -> tuple[slice, slice]:
-        return (
-            slice(self.top * scale, (self.top + self.height) * scale),
-            slice(self.left * scale, (self.left + self.width) * scale),
-        )
+        return self.rows.window(scale), self.columns.window(scale)
 
-    def add(self, whole: Tensor, part: Tensor) -> None:
-        """Adds this tile's share of `part` to its window of `whole`."""
-        target = whole[..., *self.window(len(self.rows) // self.height)]
-        shares = self.rows[:, None] * self.columns
-        if bool((shares == 1).all()):
-            target.copy_(part)
-        else:
-            target.addcmul_(part, shares.to(part.device))
+    def kept(self, scale: int) -> tuple[slice, slice]:
+        return self.rows.kept(scale), self.columns.kept(scale)
+
+    def inner(self, scale: int) -> tuple[slice, slice]:
+        return self.rows.inner(scale), self.columns.inner(scale)
 
 
-def _tiles(height: int, width: int, size: int, overlap: int, *, scale: int) -> list[_Tile]:
-    """Equal windows over a latent grid; `size` and `overlap` in pixels, shares for `scale` output
-    cells per latent. The shares of all windows add up to one everywhere."""
+def _tiles(height: int, width: int, size: int, overlap: int) -> list[_Tile]:
+    """Equal windows over a latent grid, whose kept parts cover it once; none where one window has all of it.
+    size, overlap: in pixels."""
     if size == 0:
-        return [_Tile(0, 0, height, width, torch.ones(height * scale), torch.ones(width * scale))]
+        return []
     if size % 8 or overlap % 8 or not 0 <= overlap < size:
         raise ValueError(
             f"tile_size {size} and tile_overlap {overlap} must be multiples of 8 pixels with the "
             "overlap smaller than the tile"
         )
-    tall, wide = min(size // 8, height), min(size // 8, width)
+    if size // 8 >= max(height, width):
+        return []
     return [
-        _Tile(top, left, tall, wide, rows, columns)
-        for top, rows in _spans(height, tall, overlap // 8, scale)
-        for left, columns in _spans(width, wide, overlap // 8, scale)
+        _Tile(rows, columns)
+        for rows in _spans(height, size // 8, overlap // 8)
+        for columns in _spans(width, size // 8, overlap // 8)
     ]
 
 
-def _spans(size: int, tile: int, overlap: int, scale: int) -> list[tuple[int, Tensor]]:
-    """Starts and shares of the windows along one axis; the last window ends at the border."""
-    count = 1 if tile >= size else math.ceil((size - overlap) / (tile - overlap))
+def _spans(size: int, tile: int, overlap: int) -> list[_Span]:
+    """Windows along one axis, each kept to the middle of what it shares with its neighbours; the last one ends at the
+    border."""
+    tile = min(tile, size)
+    count = 1 if tile == size else math.ceil((size - overlap) / (tile - overlap))
     starts = [min(i * (tile - overlap), size - tile) for i in range(count)]
-    shares = torch.zeros(count, size * scale)
-    for i, start in enumerate(starts):
-        shares[i, start * scale : (start + tile) * scale] = 1.0
-        if i > 0:
-            shared = (starts[i - 1] + tile - start) * scale
-            ramp = (torch.arange(shared) + 1.0) / (shared + 1)
-            shares[i, start * scale : start * scale + shared] = ramp
-            shares[:i] *= 1 - shares[i]
+    cuts = [0, *((before + tile + after) // 2 for before, after in pairwise(starts)), size]
     return [
-        (start, shares[i, start * scale : (start + tile) * scale]) for i, start in enumerate(starts)
+        _Span(start, start + tile, *kept)
+        for start, kept in zip(starts, pairwise(cuts), strict=True)
     ]

@@ -29,7 +29,7 @@ class Ready:
     def __init__(self, act):
         self.act = act
 
-    def execute(self, run, spec, *, emit, cancelled, paused):
+    def execute(self, run, spec, *, emit, cancelled, paused, between):
         self.act(emit)
         return run.output
 
@@ -119,10 +119,12 @@ def test_the_end_of_a_run_that_cannot_be_recorded_is_before_the_next_one_starts(
 class Listening(Ready):
     """One that asks whether it is to stop."""
 
-    def execute(self, run, spec, *, emit, cancelled, paused):
+    def execute(self, run, spec, *, emit, cancelled, paused, between):
         assert not cancelled()
         assert not paused()
-        return super().execute(run, spec, emit=emit, cancelled=cancelled, paused=paused)
+        return super().execute(
+            run, spec, emit=emit, cancelled=cancelled, paused=paused, between=between
+        )
 
 
 @pytest.mark.parametrize("error", [StoreFailing, StoreUnwritable])

@@ -13,6 +13,7 @@ import gguf
 import pytest
 import sentencepiece
 import torch
+from comfy_kitchen.tensor import TensorCoreFP8Layout, TensorWiseINT8Layout
 from diffusers import AutoencoderKLWan, GGUFQuantizationConfig, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -20,7 +21,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
 from engine.checkpoints.convert import writers
-from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, convert
+from engine.checkpoints.convert.convert import DTYPES, LAYOUTS, QUANTISED, convert
+from engine.checkpoints.known import expected
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
@@ -60,9 +62,9 @@ def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("dtype", ["keep", "q8_0"])
-def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, dtype: str) -> None:
-    path = convert(micro("denoiser"), tmp_path / "dit.gguf", layout="gguf", dtype=dtype)
+@pytest.mark.parametrize("quantise", ["", "q8_0"])
+def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, quantise: str) -> None:
+    path = convert(micro("denoiser"), tmp_path / "dit.gguf", layout="gguf", quantise=quantise)
     folder = convert(open_source(path), tmp_path / "dit", layout="diffusers", dtype="fp32")
     as_blocks = WanTransformer3DModel.from_single_file(
         str(path),
@@ -78,7 +80,7 @@ def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, dtype
         given = {"timestep": torch.tensor([500.0]), "encoder_hidden_states": text}
         theirs, ours = (m(latents, **given).sample for m in (as_blocks, plain))
     # which multiplies q8_0 in fp16
-    tolerance = 1e-3 if dtype == "q8_0" else 1e-5
+    tolerance = 1e-3 if quantise else 1e-5
     assert (theirs - ours).abs().max() < tolerance * ours.abs().max()
 
 
@@ -126,43 +128,86 @@ def test_clip_is_joined_and_cut_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "dtype", "worst"),
+    ("layout", "quantise", "worst"),
     [
-        ("comfyui", "fp8_e4m3fn", 0.07),
-        ("comfyui", "fp8_scaled", 0.07),
+        ("comfyui", "fp8", 0.07),
+        ("comfyui", "int8", 0.011),
         ("gguf", "q8_0", 0.01),
         ("gguf", "q5_0", 0.08),
         ("gguf", "q4_1", 0.12),
     ],
 )
-def test_quantised_weights_come_back_near_what_they_were(tmp_path, layout, dtype, worst) -> None:
-    """Relative L2 error of the matrices; the rest of the tensors is kept bit for bit."""
-    path = convert(micro("denoiser"), tmp_path / f"dit.{layout}", layout=layout, dtype=dtype)
+@pytest.mark.parametrize("kind", ["denoiser", "text_encoder"])
+def test_quantised_weights_come_back_near_what_they_were(
+    tmp_path, kind, layout, quantise, worst
+) -> None:
+    """Relative L2 error of the matrices, which is told; the rest of the tensors is kept bit for bit."""
+    errors: dict[str, float] = {}
+    path = convert(
+        micro(kind),
+        tmp_path / f"file.{layout}",
+        layout=layout,
+        quantise=quantise,
+        on_error=errors.__setitem__,
+    )
     entries = lay_out(open_source(path)).entries
-    assert dtype.split("_")[0] in recognise(open_source(path)).quantisation.lower()
+    assert quantise.split("_")[0] in recognise(open_source(path)).quantisation.lower()
     with Weights(entries) as weights:
-        for name, tensor in shipped("denoiser").items():
+        for name, tensor in shipped(kind).items():
             actual = weights.tensor(name, device=CPU, dtype=torch.float32)
             error = (actual - tensor.float()).norm() / tensor.float().norm().clamp(min=1e-9)
-            is_matrix = name.startswith("blocks.") and tensor.ndim == 2 and "modulation" not in name
-            is_linear = tensor.ndim == 2 and "modulation" not in name and name.endswith(".weight")
-            is_squeezed = is_linear if dtype == "fp8_scaled" else is_matrix
-            assert error < worst if is_squeezed else error == 0, name
-    if layout == "comfyui":
+            if name in errors:
+                assert 0 < error < worst
+                assert float(error) == pytest.approx(errors[name])
+            else:
+                assert error == 0, name
+    in_blocks = {name for name, t in shipped(kind).items() if "blocks." in name and t.ndim == 2}
+    assert errors.keys() == {name for name in in_blocks if "pos_embedding" not in name}
+    if (layout, kind) == ("comfyui", "denoiser"):
         assert load_file(path)["head.modulation"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("quantise", "theirs"), [("int8", TensorWiseINT8Layout), ("fp8", TensorCoreFP8Layout)]
+)
+def test_comfyui_reads_the_same_numbers(tmp_path: Path, quantise: str, theirs) -> None:
+    """By its own code, from what it looks for beside a weight."""
+    path = convert(
+        micro("denoiser"), tmp_path / "x.safetensors", layout="comfyui", quantise=quantise
+    )
+    stored = load_file(path)
+    with Weights(lay_out(open_source(path)).entries) as weights:
+        for layer in ("blocks.0.self_attn.q", "blocks.5.ffn.2"):
+            said = json.loads(stored[f"{layer}.comfy_quant"].numpy().tobytes())
+            assert said["format"] == {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn"}[quantise]
+            params = theirs.Params(
+                scale=stored[f"{layer}.weight_scale"],
+                orig_dtype=torch.float32,
+                orig_shape=tuple(stored[f"{layer}.weight"].shape),
+            )
+            numbers = theirs.dequantize(stored[f"{layer}.weight"], params)
+            assert torch.equal(numbers, weights.tensor(f"{layer}.weight", device=CPU))
+
+
+def test_what_is_not_rounded_is_stored_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
+    path = convert(
+        micro("denoiser"),
+        tmp_path / "x.safetensors",
+        layout="comfyui",
+        quantise="int8",
+        dtype="fp16",
+    )
+    dtypes = {tensor.dtype for name, tensor in load_file(path).items() if "comfy_quant" not in name}
+    assert dtypes == {torch.int8, torch.float16, torch.float32}  # of the last the scales are
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
         ("vae", {"layout": "gguf"}, "cannot be written as gguf"),
-        ("vae", {"layout": "comfyui", "dtype": "fp8_scaled"}, "a vae is not stored in fp8_scaled"),
-        ("denoiser", {"layout": "comfyui", "dtype": "q8_0"}, "q8_0 is a GGUF type"),
-        (
-            "denoiser",
-            {"layout": "diffusers", "dtype": "fp8_scaled"},
-            "stored in the layout comfyui only",
-        ),
+        ("vae", {"layout": "comfyui", "quantise": "fp8"}, "a vae is not quantised"),
+        ("denoiser", {"layout": "comfyui", "quantise": "q8_0"}, "stored in the layout gguf only"),
+        ("denoiser", {"layout": "diffusers", "quantise": "fp8"}, "in the layout comfyui only"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, kind, options, words) -> None:
@@ -172,7 +217,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, kind, options, words) -> None
 
 
 def test_a_quantised_source_needs_a_dtype(tmp_path: Path) -> None:
-    path = convert(micro("denoiser"), tmp_path / "q.gguf", layout="gguf", dtype="q8_0")
+    path = convert(micro("denoiser"), tmp_path / "q.gguf", layout="gguf", quantise="q8_0")
     with pytest.raises(CheckpointError, match="is quantised; say what to store instead"):
         convert(open_source(path), tmp_path / "out", layout="diffusers")
     convert(open_source(path), tmp_path / "out", layout="diffusers", dtype="bf16")
@@ -180,14 +225,16 @@ def test_a_quantised_source_needs_a_dtype(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["original", "diffusers", "gguf"])
 def test_plain_fp8_needs_a_dtype_where_it_has_no_place(tmp_path: Path, layout: str) -> None:
-    path = convert(
-        micro("denoiser"), tmp_path / "fp8.safetensors", layout="comfyui", dtype="fp8_e4m3fn"
-    )
+    path = tmp_path / "fp8.safetensors"
+    tensors = shipped("denoiser")
+    tensors[MATRIX] = tensors[MATRIX].to(torch.float8_e4m3fn)
+    config = micro("denoiser").path.with_name("config.json").read_text()
+    save_file(tensors, path, {"config": config})
     with pytest.raises(CheckpointError, match=r"holds fp8, .* comfyui only; .* --dtype bf16"):
         convert(open_source(path), tmp_path / "out", layout=layout)
     assert sorted(tmp_path.iterdir()) == [path]
     kept = convert(open_source(path), tmp_path / "again.safetensors", layout="comfyui")
-    assert kept.read_bytes() == path.read_bytes()
+    assert load_file(kept)[MATRIX].dtype == torch.float8_e4m3fn
     convert(open_source(path), tmp_path / "out", layout=layout, dtype="bf16")
 
 
@@ -210,54 +257,43 @@ MATRIX = "blocks.0.ffn.0.weight"
         (70_000.0, "fp16", "holds numbers up to 7e\\+04, but F16 ends at 6.55e\\+04; choose --dtype bf16"),
         (-70_000.0, "fp16", "choose --dtype bf16"),
         (3.4e38, "bf16", "but BF16 ends at .*; choose --dtype fp32"),
-        (449.0, "fp8_e4m3fn", "but F8_E4M3 ends at 448; choose --dtype fp8_scaled or bf16"),
-        (math.inf, "fp8_e4m3fn", "holds numbers up to inf, but F8_E4M3 ends at 448"),
-        (math.inf, "fp8_scaled", "holds numbers up to inf"),
-        (math.nan, "fp8_scaled", "holds numbers up to nan"),
+        (math.inf, "fp8", "holds numbers up to inf"),
+        (math.nan, "fp8", "holds numbers up to nan"),
+        (math.nan, "int8", "holds numbers up to nan"),
         (1e6, "q8_0", "but Q8_0 ends at .*; choose --dtype bf16"),
         (math.nan, "q4_0", "holds numbers up to nan"),
     ],
 )  # fmt: skip
 def test_numbers_that_a_dtype_cannot_hold_are_refused(tmp_path, number, dtype, advice) -> None:
     source = changed(tmp_path, "denoiser", MATRIX, number)
-    layout = "gguf" if dtype.startswith("q") else "comfyui"
+    how = {"quantise": dtype} if dtype in QUANTISED else {"dtype": dtype}
+    layout = QUANTISED.get(dtype, "comfyui")
     with pytest.raises(CheckpointError, match=f"{MATRIX} .*{advice}"):
-        convert(source, tmp_path / "out", layout=layout, dtype=dtype)
+        convert(source, tmp_path / "out", layout=layout, **how)
     assert list(tmp_path.iterdir()) == [source.path]
 
 
 @pytest.mark.parametrize(
     ("number", "dtype", "stored"),
-    [(448.0, "fp8_e4m3fn", 448.0), (1e6, "fp8_scaled", 448.0), (65_504.0, "fp16", 65_504.0),
+    [(1e6, "fp8", 448.0), (1e6, "int8", 127.0), (65_504.0, "fp16", 65_504.0),
      (math.inf, "fp16", math.inf), (math.inf, "bf16", math.inf)],
 )  # fmt: skip
 def test_the_largest_number_of_a_dtype_is_held(tmp_path, number, dtype, stored) -> None:
-    """And one that was infinite before stays so; a scale makes the largest number that of e4m3fn, 448."""
+    """And one that was infinite before stays so; a scale makes the largest number 448 in fp8 and 127 in int8."""
     source = changed(tmp_path, "denoiser", MATRIX, number)
-    path = convert(source, tmp_path / "out", layout="comfyui", dtype=dtype)
+    how = {"quantise": dtype} if dtype in QUANTISED else {"dtype": dtype}
+    path = convert(source, tmp_path / "out", layout="comfyui", **how)
     assert load_file(path)[MATRIX].float().abs().max() == stored
 
 
 def test_every_scale_uses_all_of_fp8(tmp_path: Path) -> None:
-    path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", dtype="fp8_scaled")
+    path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", quantise="fp8")
     stored = load_file(path)
     squeezed = {name: t for name, t in stored.items() if t.dtype == torch.float8_e4m3fn}
-    assert squeezed.pop("scaled_fp8").shape == (2,)  # two numbers: no products in fp8
     assert {float(t.float().abs().max()) for t in squeezed.values()} == {448.0}
-
-
-def test_every_linear_layer_is_scaled_where_one_is(tmp_path: Path) -> None:
-    """Readers make all of them fp8 once the mark is there: one without a scale would be cast as it is."""
-    path = convert(micro("denoiser"), tmp_path / "out", layout="comfyui", dtype="fp8_scaled")
-    stored = load_file(path)
-    linear = [n for n, t in stored.items() if n.endswith(".weight") and t.ndim == 2]
-    assert {"head.head.weight", "text_embedding.0.weight", "time_projection.1.weight"} <= {*linear}
-    for name in linear:
-        assert stored[name].dtype == torch.float8_e4m3fn
-        assert stored[f"{name.removesuffix('.weight')}.scale_weight"].shape == ()
-    encoder = convert(micro("text_encoder"), tmp_path / "t5", layout="comfyui", dtype="fp8_scaled")
-    embedding = load_file(encoder)["shared.weight"]
-    assert embedding.dtype != torch.float8_e4m3fn
+    assert stored["blocks.0.ffn.0.weight_scale"].shape == ()
+    said = json.loads(stored["blocks.0.ffn.0.comfy_quant"].numpy().tobytes())
+    assert said["full_precision_matrix_mult"]  # no products in fp8 unless somebody asks for them
 
 
 @pytest.mark.parametrize("dtype", ["keep", "bf16", "q8_0", "q4_0"])
@@ -267,7 +303,8 @@ def test_gguf_has_bf16_in_matrices_only(tmp_path: Path, kind: str, dtype: str) -
     source = open_source(
         convert(micro(kind), tmp_path / "bf16.safetensors", layout="comfyui", dtype="bf16")
     )
-    path = convert(source, tmp_path / "out.gguf", layout="gguf", dtype=dtype)
+    how = {"quantise": dtype} if dtype in QUANTISED else {"dtype": dtype}
+    path = convert(source, tmp_path / "out.gguf", layout="gguf", **how)
     tensors = gguf.GGUFReader(path).tensors
     kinds = {(len(t.shape) == 2, t.tensor_type.name) for t in tensors}
     assert {name for is_matrix, name in kinds if not is_matrix} == {"F32"}
@@ -322,7 +359,7 @@ def test_a_vocabulary_goes_into_an_encoder_as_its_readers_want_it(tmp_path: Path
     again = open_source(tmp_path / "t5.safetensors")
     assert heard(again, tmp_path / "fp16.safetensors", layout="comfyui", dtype="fp16") == []
     assert torch.equal(load_file(tmp_path / "fp16.safetensors")["spiece_model"], stored)
-    assert heard(again, tmp_path / "t5.gguf", layout="gguf", dtype="q8_0") == []
+    assert heard(again, tmp_path / "t5.gguf", layout="gguf", quantise="q8_0") == []
     fields = gguf.GGUFReader(tmp_path / "t5.gguf").fields
     assert fields["tokenizer.ggml.model"].contents() == "t5"
     pieces = fields["tokenizer.ggml.tokens"].contents()
@@ -397,6 +434,19 @@ def test_the_rest_of_clip_goes_along_or_is_told(
     (line,) = said
     assert line.startswith("left out, as no part of the image encoder: ")
     assert all(name in line for name in rest)
+
+
+def test_scales_do_not_go_along_without_what_they_scale(tmp_path: Path) -> None:
+    shape = expected.CLIPShape(width=160, layers=1, mlp=64, patch=14, tokens=5)
+    tensors = {name: torch.ones(size) for name, size in expected.clip(shape).items()}
+    for layer in ("visual.transformer.0.mlp.0", "textual.proj"):
+        tensors[f"{layer}.weight"] = torch.ones(64, 160).to(torch.float8_e4m3fn)
+        tensors[f"{layer}.scale_weight"] = torch.tensor(3.0)
+    save_file(tensors | {"log_scale": torch.ones(())}, tmp_path / "whole.safetensors")
+    source = open_source(tmp_path / "whole.safetensors")
+    written = torch.load(convert(source, tmp_path / "clip.pth", layout="original", dtype="fp32"))
+    assert written.keys() == {*expected.clip(shape), "log_scale"}
+    assert torch.equal(written["visual.transformer.0.mlp.0.weight"], torch.full((64, 160), 3.0))
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
@@ -508,7 +558,8 @@ def test_the_heads_of_an_unpublished_size_travel_with_the_weights(tmp_path: Path
 
 
 def test_the_command_offers_what_the_converter_knows() -> None:
-    assert (tuple(LAYOUTS), DTYPES) == (models_convert.LAYOUTS, models_convert.DTYPES)
+    offered = models_convert.LAYOUTS, models_convert.DTYPES, models_convert.QUANTISED
+    assert (tuple(LAYOUTS), DTYPES, QUANTISED) == offered
 
 
 @pytest.mark.parametrize("layout", ["comfyui", "gguf"])

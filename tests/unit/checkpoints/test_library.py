@@ -29,7 +29,7 @@ from engine.checkpoints.places import (
 from engine.errors import CheckpointError
 from store import locks
 from tests.counting import bytes_read
-from tests.model_files import t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
+from tests.model_files import in_nvfp4, t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
 
 
 @pytest.fixture(autouse=True)
@@ -423,6 +423,7 @@ def test_a_real_unigram_tokenizer_is_read_as_one(tmp_path):
 
 
 def test_the_best_file_for_a_name_comes_first(tmp_path, models):
+    write_safetensors(tmp_path / "x/4_bits.safetensors", *in_nvfp4(t2v_1_3b()))
     write_safetensors(tmp_path / "x/fp8.safetensors", t2v_1_3b("F8_E4M3"))
     write_safetensors(tmp_path / "x/Wan2_1-T2V-1_3B_bf16.safetensors", t2v_1_3b("BF16"))
     write_safetensors(tmp_path / "x/finetune_bf16.safetensors", t2v_1_3b("BF16"))
@@ -437,6 +438,7 @@ def test_the_best_file_for_a_name_comes_first(tmp_path, models):
         "z_fp16.safetensors",
         "z_other_fp16.safetensors",
         "fp8.safetensors",
+        "4_bits.safetensors",
     ]
     assert find("vae", "wan2.1-vae") == []
 

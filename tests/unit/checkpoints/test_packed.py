@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,13 +24,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints import load
+from engine.checkpoints.formats.table import TensorInfo
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
+from engine.checkpoints.names import from_original
 from engine.checkpoints.quantised import read_quantised, without_quanto
-from engine.checkpoints.source import open_source
+from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.unpacking import of_exponents, untiled
 from engine.models.quantised.pairs import of_pairs
 from tests import packed, packed_by_others
@@ -79,19 +84,22 @@ COMFYUI = {
     "float8_e4m3fn": partial(of_comfyui, TensorCoreFP8Layout, dtype=E4M3),
     "float8_e5m2": partial(of_comfyui, TensorCoreFP8Layout, dtype=E5M2),
     "int8_tensorwise": partial(of_comfyui, TensorWiseINT8Layout),
+    "int8_tensorwise by row": partial(of_comfyui, TensorWiseINT8Layout, per_channel=True),
     "mxfp8": partial(of_comfyui, TensorCoreMXFP8Layout),
     "nvfp4": partial(of_comfyui, TensorCoreNVFP4Layout),
 }
 
 
-@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 3 * 4 * 160], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "slice_bytes", [load.SLICE_BYTES, 3 * 16 * 4 * 160], ids=["whole", "sliced"]
+)
 @pytest.mark.parametrize("shape", [(96, 160), (128, 64), (288, 544)])
 @pytest.mark.parametrize("kind", COMFYUI)
 def test_what_comfyui_packs_is_read_bit_for_bit(
     tmp_path: Path, monkeypatch, kind: str, shape: tuple[int, int], slice_bytes: int
 ) -> None:
     monkeypatch.setattr(load, "SLICE_BYTES", slice_bytes)
-    tensors = COMFYUI[kind]({"format": kind}, random(*shape))
+    tensors = COMFYUI[kind]({"format": kind.split()[0]}, random(*shape))
     theirs = tensors.pop("")
     assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
 
@@ -104,7 +112,9 @@ def test_scales_of_blocks_may_be_stored_as_bytes(tmp_path: Path, kind: str) -> N
     assert torch.equal(loaded(tmp_path / "l.safetensors", tensors)["l"], theirs)
 
 
-@pytest.mark.parametrize("slice_bytes", [load.SLICE_BYTES, 5 * 4 * 128], ids=["whole", "sliced"])
+@pytest.mark.parametrize(
+    "slice_bytes", [load.SLICE_BYTES, 5 * 16 * 4 * 128], ids=["whole", "sliced"]
+)
 def test_what_quanto_and_musubi_pack_is_read_bit_for_bit(
     tmp_path: Path, monkeypatch, slice_bytes: int
 ) -> None:
@@ -203,6 +213,80 @@ def test_every_published_layout_is_known_by_its_name_and_read(tmp_path: Path, na
             difference += float((got - wanted).square().sum())
             total += float(wanted.square().sum())
     assert (difference / total) ** 0.5 < most
+
+
+def test_several_formats_in_one_file_are_read_layer_by_layer(tmp_path: Path) -> None:
+    packers = [packed.nvfp4, packed.mxfp8, PACKED["float8"][0]]
+    path = written(tmp_path, lambda weight, layer: packers[len(layer) % 3](weight, layer))
+    found = told(path)
+    assert (found.supported, found.note) == (True, "")
+    assert {"BF16", "F4_E2M1", "F8_E4M3"} <= found.dtypes.keys()
+    shipped = load_file(MICRO)
+    with Weights(lay_out(open_source(path)).entries) as weights:
+        for each in NAMES:
+            wanted = shipped[each].float()
+            difference = weights.tensor(each, device=CPU) - wanted
+            most = 0.12 if len(each.removesuffix(".weight")) % 3 == 0 else 0.04
+            assert difference.norm() < most * wanted.norm()
+
+
+def test_a_model_is_known_where_all_its_weights_have_the_names_of_quanto(tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, shape in expected.umt5(UMT5).items():
+        (theirs,) = from_original("text_encoder", "huggingface", name)
+        layer = theirs.removesuffix(".weight")
+        tensors |= (
+            packed.quanto(torch.ones(shape), layer)
+            if len(shape) == 2
+            else {theirs: torch.ones(shape)}
+        )
+    save_file(tensors, tmp_path / "umt5.safetensors")
+    found = told(tmp_path / "umt5.safetensors")
+    assert (found.component, found.supported, found.quantisation) == (
+        "text_encoder", True, "int8 (quanto)",
+    )  # fmt: skip
+
+
+WEIGHTS = [(256, 128), (256, 64), (256, 72), (128, 128), (1, 128), (2, 2), (256,), (2, 3, 1, 1), ()]
+SCALE_SHAPES = [
+    (), (1,), (1, 1), (256,), (256, 1), (1, 256), (256, 2), (256, 2, 1), (256, 1, 2), (4, 2), (2, 1), (1, 2), (2,),
+    (128,), (256, 4), (256, 8), (256, 12), (128, 4), (128, 8), (1024,), (2048,), (0,), (2, 0), (2, 2, 2, 2),
+    (256, 128), (128, 256),
+]  # fmt: skip
+KINDS = {
+    "": ("F8_E4M3", "F32"), "float8_e5m2": ("F8_E5M2", "F32"), "int8_tensorwise": ("I8", "BF16"),
+    "int8_blockwise": ("I8", "F32"), "mxfp8": ("F8_E4M3", "U8"), "nvfp4": ("U8", "F8_E4M3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_shapes_there_is_a_number_for_each_block_or_a_reason(kind: str) -> None:
+    dtype, of_scale = KINDS[kind]
+    notes = {"_quantization_metadata": json.dumps({"layers": {"l": {"format": kind}}})}
+    accepted = 0
+    for shape, scale in itertools.product(WEIGHTS, SCALE_SHAPES):
+        tensors = {
+            "l.weight": TensorInfo(dtype, shape, 0, 0, Path("x")),
+            "l.weight_scale": TensorInfo(of_scale, scale, 0, 0, Path("x")),
+        }
+        if kind == "nvfp4":
+            tensors["l.weight_scale_2"] = TensorInfo("F32", (), 0, 0, Path("x"))
+        source = Source(Path("x"), (), "", 0, tensors, notes if kind else {}, None)
+        found = read_quantised(source, tensors, "")
+        packing = found.packings.get("l.weight")
+        assert bool(packing) != bool(found.faults), (shape, scale)
+        if packing is None or found.faults:
+            continue
+        accepted += 1
+        rows, columns = packing.block
+        height, width = (*found.weights["l.weight"].shape, 1, 1)[:2]
+        down = height // rows if rows else 1
+        across = width // columns if columns else 1
+        assert (down * (rows or height), across * (columns or width)) == (height, width)
+        if packing.is_tiled:
+            down, across = -(-down // 128) * 128, -(-across // 4) * 4
+        assert math.prod(packing.scale.shape) == down * across, (shape, scale)
+    assert accepted >= 5
 
 
 # what may be wrong with a scale

@@ -86,7 +86,7 @@ def test_int8_of_comfyui_is_read_whether_it_was_rotated_or_not(tmp_path: Path, g
 
 @settings(max_examples=30, deadline=None)
 @given(
-    group=st.sampled_from([4, 16, 64, 256]),
+    group=st.sampled_from([4, 16, 64, 256, 1024]),
     groups=st.integers(1, 3),
     rows=st.integers(1, 5),
     seed=st.integers(0, 99),
@@ -102,6 +102,8 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
     theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
     ours = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group).float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+    exact = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group)
+    assert torch.equal(ours, exact.float())
 
 
 def test_what_was_made_of_rotated_weights_before_they_were_turned_back_has_another_key(
@@ -192,7 +194,10 @@ def beside(ending: str) -> packed.Packer:
         (beside(".weight_scale_inv"), "fp8 in blocks of 128 by 128"),
         (beside(".weight_codebook"), "asym_w4a8_int8"),
         (beside(".weight_zeros"), "awq_w4a16"),
+        (beside(".input_global_scale"), "NVFP4 of LightX2V"),
         (beside(".svd_up"), "SDNQ"),
+        (beside(".scale"), "SDNQ"),
+        (beside(".biases"), "MLX"),
         (lambda w, n: {f"{n}.qweight": w, f"{n}.wscales": w.clone()}, "SVDQuant"),
         (lambda w, n: {f"{n}.qweight": w, f"{n}.scales": w.clone()}, "GPTQ"),
         (lambda w, n: fp8(w, n, format="convrot_w4a4"), "convrot_w4a4"),

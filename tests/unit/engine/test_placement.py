@@ -21,7 +21,7 @@ from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import wanvae
 from engine.output import media
-from engine.reports import Control
+from engine.reports import Control, memory_sample
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
@@ -30,6 +30,7 @@ from store.index.index import Index, open_index
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
 from store.store import open_store
+from tests.pairwise import Choice, every_pair
 from tests.pretended import pretended
 
 SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
@@ -82,26 +83,38 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture
+def gpus(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """And no call that is another one on the CPU, or for both halves of the guidance."""
 
+    convolve = wanvae._conv3d
+
     def convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            return convolve(conv, x)
         options: Any = conv.padding, conv.stride, conv.dilation, conv.groups
         found: Tensor = torch.mkldnn_convolution(x, conv.weight, conv.bias, *options)  # type: ignore[attr-defined]
         return found
 
     monkeypatch.setattr(wanvae, "_conv3d", convolved)
     monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 0)
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pretended(monkeypatch):
         yield
-    torch.set_num_threads(num_threads)
 
 
 KINDS = ("text_encoder", "image_encoder", "denoiser", "vae")
-TEACACHE = 'extensions=[{name="teacache", options={threshold=0.5}}]'
-SKIP = 'extensions=[{name="skip-layer-guidance", options={blocks="1", start=0}}]'
+TEACACHE = '[{name="teacache", options={threshold=0.5}}]'
+SKIP = '[{name="skip-layer-guidance", options={blocks="1", start=0}}]'
+
+TILES = ["width=80", "components.vae.tile_size=64", "components.vae.tile_overlap=16"]
+RARE = "guidance.scale=[1, 5, 1]"
 
 
 def places(text_encoder: str, image_encoder: str, denoiser: str, vae: str) -> list[str]:
@@ -113,9 +126,10 @@ def beside(device: str) -> str:
     return f"components.denoiser.guidance_device={device}"
 
 
-@pytest.fixture
-def given(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files that a run begins from, by their settings."""
+    tmp_path = tmp_path_factory.mktemp("given")
     frames = torch.arange(5 * 32 * 32 * 3).remainder(251).to(torch.uint8).view(5, 32, 32, 3)
     found = {name: str(tmp_path / f"{name}.png") for name in ("image", "last_image")}
     for index, path in enumerate(found.values()):
@@ -128,9 +142,9 @@ def given(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("preset", "starts", "settings", "where"),
     [
-        ("micro", (), [], [*places("cuda:1", "cpu", "cuda:0", "mps"), beside("cuda:1")]),
-        ("micro", (), [TEACACHE], [*places("mps", "cpu", "cuda", "auto"), beside("cpu")]),
-        ("micro", (), [SKIP, "guidance.scale=[1, 5, 1]"], [*places("auto", "cpu", "cpu", "cuda:1"), beside("mps")]),
+        ("micro", (), TILES, [*places("cuda:1", "cpu", "cuda:0", "mps"), beside("cuda:1")]),
+        ("micro", (), [f"extensions={TEACACHE}"], [*places("mps", "cpu", "cuda", "auto"), beside("cpu")]),
+        ("micro", (), [f"extensions={SKIP}", RARE], [*places("auto", "cpu", "cpu", "cuda:1"), beside("mps")]),
         ("micro", (), ["noise=wan", "scheduler.name=sde-dpm++"], places("cpu", "cpu", "mps", "cpu")),
         ("micro-i2v", ("image",), [], [*places("cpu", "cuda:1", "mps", "cuda:0"), beside("cuda:0")]),
         ("micro-flf2v", ("image", "last_image"), [], [*places("cuda:0", "mps", "cuda:1", "cuda:0"), beside("mps")]),
@@ -151,6 +165,70 @@ def test_it_comes_to_the_same_bits_wherever_its_parts_are(
     lab.results = MemoryResults(lab._take)
     assert lab.run(*settings, *begun, *where, preset=preset) == here
     assert len(here) >= 6
+
+
+DEVICES = ("cpu", "cuda:0", "cuda:1", "mps")
+DTYPES = ("fp32", "bf16", "fp16")
+# of settings of every kind that say where and how a run is computed
+VALUES: dict[str, Sequence[str]] = {
+    "begins from": ("micro", "micro-flf2v image last_image", "micro video"),
+    **{f"components.{kind}.device": DEVICES for kind in KINDS},
+    "components.denoiser.guidance_device": ("", *DEVICES),
+    **{f"components.{kind}.dtype": DTYPES for kind in KINDS if kind != "vae"},
+    "components.denoiser.attention": ("plain", "sdpa", "sdpa-flash"),
+    "components.denoiser.quantise": ("", "fp8", "int8"),
+    "components.denoiser.unpack": ("auto", "load", "call"),
+    "components.denoiser.activations": ("plain", "quantised"),
+    "components.denoiser.resident_blocks": ("all", "1"),
+    "components.text_encoder.quantise": ("", "int8"),
+    "components.vae.chunk_frames": ("0", "1"),
+    "extensions": ("[]", TEACACHE, SKIP),
+    "guidance.scale": ("1", "5", "[5, 1]"),
+    "noise": ("cpu", "wan"),
+    "scheduler.name": ("unipc", "sde-dpm++"),
+}
+
+
+def is_refused(choice: Choice) -> bool:
+    """What tests/unit/checkpoints/test_packed.py holds to a reason."""
+    return choice.get("components.denoiser.activations") == "quantised" and (
+        choice.get("components.denoiser.quantise") == ""
+        or choice.get("components.denoiser.unpack") == "load"
+    )
+
+
+# what the CPU does in ways of its own
+HERE = {
+    "begins from": VALUES["begins from"],
+    "components.denoiser.device": ("cpu",),
+    "components.denoiser.guidance_device": ("", "cpu"),
+    "components.denoiser.dtype": DTYPES,
+    "components.denoiser.attention": ("plain", "sdpa", "sdpa-flash"),
+    "components.denoiser.quantise": ("", "fp8", "int8"),
+    "components.denoiser.unpack": ("auto", "load"),
+    "components.denoiser.resident_blocks": ("all", "1"),
+    "components.vae.dtype": ("fp32", "bf16"),
+}
+
+
+def run_of(lab: Lab, given: dict[str, str], choice: Choice) -> list[tuple[str, str]]:
+    preset, *starts = choice["begins from"].split()
+    settings = [f"{name}.path={given[name]}" for name in starts]
+    settings += [f"{key}={value}" for key, value in choice.items() if key != "begins from"]
+    return lab.run("scheduler.steps=2", *settings, preset=preset)
+
+
+@pytest.mark.parametrize("choice", every_pair(VALUES, is_refused))
+@pytest.mark.usefixtures("gpus")
+def test_every_pair_of_settings_runs(lab: Lab, given: dict[str, str], choice: Choice) -> None:
+    assert run_of(lab, given, choice)[-1][0] == "video"
+
+
+@pytest.mark.parametrize("choice", every_pair(HERE, is_refused))
+@pytest.mark.usefixtures("one_thread")
+def test_every_pair_of_settings_runs_here(lab: Lab, given: dict[str, str], choice: Choice) -> None:
+    assert run_of(lab, given, choice)[-1][0] == "video"
+    assert not any("once more" in text for text in lab.loaded)
 
 
 @pytest.mark.usefixtures("gpus")
@@ -198,3 +276,22 @@ def test_the_environment_of_steps_on_two_kinds_of_device(lab: Lab) -> None:
     (told,) = [environment for stage, _, environment in lab.made if stage == "step"]
     assert '"device":"cuda"' in told
     assert '"guidance device":"cpu"' in told
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_copy_stays_while_the_other_is_loaded_again(lab: Lab) -> None:
+    """What the first card has to give up for the decoder says nothing of the second."""
+    on = ["components.denoiser.device=cuda:0", beside("cuda:1"), "components.vae.device=cuda:0"]
+    lab.residents = Residents({"cuda:0": 1})
+    lab.run(*on)
+    lab.run(*on, "seed=1")
+    told = [text for text in lab.loaded if "denoiser" in text]
+    assert len(told) == 1
+    assert "once more" not in told[0]
+
+
+@pytest.mark.usefixtures("gpus")
+def test_what_a_run_holds_is_that_of_all_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {0: 3, 1: 40}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda card: held[card])
+    assert memory_sample().device_bytes == 43

@@ -50,7 +50,7 @@ def test_the_micro_preset_passes() -> None:
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("components.vae.name=other", ComponentError, r"vae\.name: unknown 'other'; known: remote, wan-vae"),
+        ("components.vae.name=other", ComponentError, r"vae\.name: unknown 'other'; known: remote, taehv, wan-vae"),
         ("components.denoiser.attention=flash9", ComponentError, "unknown backend 'flash9'; known: plain, sdpa"),
         ("components.vae.checkpoint=/nowhere.safetensors", CheckpointError, "is not there; put"),
         ("components.text_encoder.tokenizer=/nowhere.json", CheckpointError, "is not there; put"),

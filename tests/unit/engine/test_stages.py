@@ -326,7 +326,7 @@ def test_the_first_denoiser_is_gone_when_the_second_is_loaded(bench: Bench) -> N
     assert bench.steps() == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize(("budget", "reloads"), [(100, True), (200, False)])
+@pytest.mark.parametrize(("budget", "reloads"), [(180, True), (300, False)])
 def test_what_is_idle_goes_where_the_next_does_not_fit(
     bench: Bench, budget: int, reloads: bool
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from store.database.database import immediate, rows
 from store.errors import EngineRetired, StoreBusy
 from store.lineage.events import RunFinished
+from store.lineage.records import HeldModel
 
 ENGINE = """
 import os, sys
@@ -82,7 +83,8 @@ def test_a_run_that_was_asked_to_stop_is_cancelled_when_its_engine_dies(start, r
 def test_a_pid_that_lives_does_not_make_an_engine_live(store):
     with immediate(store.lineage) as connection:
         connection.execute(
-            "INSERT INTO engines VALUES ('ghost', ?, 'h', 0, 0, '', 0, '[]')", (os.getppid(),)
+            "INSERT INTO engines (id, pid, host, started_ns, heartbeat_ns) VALUES ('ghost', ?, 'h', 0, 0)",
+            (os.getppid(),),
         )
     assert store.engines() == []
 
@@ -201,3 +203,28 @@ def test_what_an_engine_holds_is_told(store):
         with immediate(store.lineage) as connection:
             connection.execute("UPDATE engines SET held='[1' WHERE id='e9'")
         assert [each.held for each in store.engines() if each.id == "e9"] == [()]
+
+
+def test_engines_are_asked_for_their_idle_models(store):
+    models = [HeldModel("vae", "wan-vae", "cuda:0", 7), HeldModel("denoiser", "wan-dit", "cpu", 9)]
+
+    def told():
+        (engine,) = store.engines()
+        return engine.models, engine.is_to_release, engine.released
+
+    with store.register_engine("e9", pid=os.getpid()):
+        assert told() == ((), False, ())
+        store.set_held("e9", ("a", "b"), models)
+        assert told() == (tuple(models), False, ())
+        assert not store.release_requested("e9")
+        store.request_release()
+        assert store.release_requested("e9")
+        assert told() == (tuple(models), True, ())
+        store.set_released("e9", models[:1])
+        store.set_held("e9", ("b",), models[1:])
+        assert told() == ((models[1],), False, (models[0],))
+        store.request_release()
+        assert told() == ((models[1],), True, ())
+        with immediate(store.lineage) as connection:
+            connection.execute("UPDATE engines SET models='[[1', released='[[1, 2]]'")
+        assert told() == ((), True, ())

@@ -25,6 +25,7 @@ class EngineKeys(ModiffScreen):
         Binding("s", "start", "Start", id="engine.start", tooltip="Start the engine"),
         Binding("S", "stop", "Stop", id="engine.stop", tooltip="Stop the engine after its present step"),
         Binding("R", "restart", "Restart", id="engine.restart", tooltip="Stop the engine and start another"),
+        Binding("m", "release", "Release", id="engine.release", tooltip="Have it give back idle models' memory"),
         Binding("F", "force", "End by force", id="engine.force", show=False, tooltip="For an engine that hangs"),
         Binding("l", "log", "Log", id="engine.log", tooltip="The last lines of the engine's log"),
     ]  # fmt: skip
@@ -36,7 +37,8 @@ class EngineKeys(ModiffScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         is_alive = self.is_engine_alive
-        return {"start": not is_alive, "stop": is_alive, "restart": is_alive}.get(action, True)
+        needs = {"start": False, "stop": True, "restart": True, "release": True}
+        return needs.get(action, is_alive) == is_alive
 
     def action_start(self) -> None:
         self.notify("the engine starts; that takes some seconds")
@@ -56,6 +58,9 @@ class EngineKeys(ModiffScreen):
 
         await self.app.lab.engine(stop_engine)
         await self.app.lab.engine(start_engine)
+
+    def action_release(self) -> None:
+        self.app.release_engines()
 
     def action_force(self) -> None:
         self.app.force_engine()

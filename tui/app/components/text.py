@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tui.app.widgets.listing import Column, Row
+from tui.describe.engines import held_words
 from tui.describe.hosts import rows as host_rows
 from tui.describe.models import block, table
 from tui.text import columns, printable
@@ -209,6 +210,7 @@ def _engine(engine: EngineRecord, now_ns: int, is_stuck: bool) -> list[str]:
                 ("since", since),
                 ("heartbeat", beat),
                 ("run", printable(engine.run) or "none, it waits"),
+                ("memory", held_words(engine.models)),
             ]
         ),
     ]

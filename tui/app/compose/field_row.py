@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tui.describe.given import Kind
 
 # Where the editor of a row begins, and how wide one is whose values are short.
-LABEL_CELLS = 16
+LABEL_CELLS = 18
 SHORT_CELLS = 20
 # Roles of fields that hold the path of a file, and what lies there.
 PATH_ROLES: Mapping[str, Kind] = {"picture": "picture", "clip": "clip", "file": "file"}
@@ -142,7 +142,7 @@ class RowEditor(Widget):
     RowEditor > .row-editor--changed { color: $text-warning; text-style: bold; }
     RowEditor > .row-editor--note { text-style: dim; }
     RowEditor > .row-editor--error { color: $text-error; }
-    RowEditor > Input, RowEditor > ChoiceLine { margin-left: 16; width: 1fr; }
+    RowEditor > Input, RowEditor > ChoiceLine { margin-left: 18; width: 1fr; }
     RowEditor > NumberInput { width: 20; }
     RowEditor > NumberInput.-long { width: 1fr; }
     """

@@ -274,12 +274,16 @@ def bad_step(state: RunState) -> int:
 
 
 def memory_series(state: RunState) -> list[Series]:
-    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt."""
+    """Bytes of the engine process, and of its device where it has one, by seconds of this attempt; and beside them what
+    the plan told of, where it did."""
     samples = state.memory
     xs = [sample.seconds for sample in samples]
     found = [_line("host", xs, (sample.rss_bytes for sample in samples))]
     if any(sample.device_bytes for sample in samples):
         found.append(_line("device", xs, (sample.device_bytes for sample in samples)))
+    if samples and state.planned is not None:
+        ends = (xs[0], max(xs[-1], xs[0] + 1))
+        found.append(_line("planned", ends, (state.planned.num_bytes,) * 2))
     return found if samples else []
 
 

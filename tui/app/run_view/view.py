@@ -265,6 +265,7 @@ class RunView(Widget):
 
     def _show_memory(self, state: RunState) -> None:
         self.query_one("#memory Plot", Plot).show(run_cells.memory_series(state))
+        self._set(self.query_one("#memory"), note=state.planned.words if state.planned else "")
 
     def _show_log(self, state: RunState) -> None:
         """Hidden, it would keep all that it is given until it knows its size."""

@@ -67,7 +67,7 @@ class ChoiceLine(Widget, can_focus=True):
         line = Text(no_wrap=True)
         for index, choice in enumerate(self._choices):
             is_chosen = choice in self.chosen
-            name = printable(choice)
+            name = _word(choice)
             style = self._style("chosen") if is_chosen else ""
             if self.has_focus and index == self._cursor:
                 style = self._style("cursor")
@@ -77,7 +77,7 @@ class ChoiceLine(Widget, can_focus=True):
     def _alone(self) -> Text:
         place = f"{self._cursor + 1} of {len(self._choices)}"
         room = max(3, self.size.width - cell_len(place) - 6)
-        chosen = shorten(printable(", ".join(self.chosen)), room)
+        chosen = shorten(", ".join(map(_word, self.chosen)), room)
         line = Text(no_wrap=True)
         line.append(f"‹ {chosen} ›", self._style("chosen"))
         return line.append(f"  {place}")
@@ -111,7 +111,7 @@ class ChoiceLine(Widget, can_focus=True):
             return
         end = 0
         for index, choice in enumerate(self._choices):
-            end += cell_len(printable(choice)) + 2
+            end += cell_len(_word(choice)) + 2
             if event.x < end:
                 self._cursor = index
                 if self._many:
@@ -122,3 +122,8 @@ class ChoiceLine(Widget, can_focus=True):
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(f"choice-line--{name}", partial=True)
+
+
+def _word(choice: str) -> str:
+    """What is drawn of a choice, also of the empty one."""
+    return printable(choice) or "none"

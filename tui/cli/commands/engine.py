@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from store.lineage.records import LATE_SECONDS
 from tui.cli.output import print_json, waiting_line
+from tui.describe.engines import NO_ENGINE, held_line, release_line
 from tui.errors import FAILED
 from tui.text import printable
 from tui.units import duration
@@ -48,6 +50,7 @@ def status(as_json: bool) -> None:
         return
     for each in engines:
         click.echo(_line(each))
+        click.echo(f"  {held_line(each.models)}")
         if names := other_variables(each):
             click.echo(f"  started with another {', '.join(names)} than this command has")
     if not engines:
@@ -97,6 +100,27 @@ def stop(as_json: bool, force: bool) -> None:
     click.echo("stopped" if stopped else "no engine is running", err=True)
     if waiting:
         click.echo(waiting, err=True)
+
+
+@engine.command()
+@_json
+def release(as_json: bool) -> int:
+    """Have the engine let go of the models that it does not use.
+
+    Memory for another program, without waiting for the engine to leave. What its run works with stays; the next
+    run loads again what it needs.
+    """
+    from engine.process.launch import release_engines
+    from store.store import open_store
+
+    with open_store() as store:
+        engines = release_engines(store)
+    if as_json:
+        print_json({"engines": [_row(each) for each in engines]})
+    else:
+        for line in [release_line(each) for each in engines] or [NO_ENGINE]:
+            click.echo(line)
+    return FAILED if any(each.is_to_release for each in engines) else 0
 
 
 @engine.command()
@@ -155,6 +179,8 @@ def _row(record: EngineRecord) -> dict[str, object]:
         "run": record.run or None,
         "seconds_alive": round(_seconds(record.started_ns, now), 1),
         "seconds_since_heartbeat": round(_seconds(record.heartbeat_ns, now), 1),
+        "models": [asdict(each) for each in record.models],
+        "released": [asdict(each) for each in record.released],
     }
 
 

@@ -18,6 +18,7 @@ from store.lineage.events import (
     ChunkDecoded,
     LatentsStored,
     LinkStored,
+    MemoryPlanned,
     MemorySampled,
     Message,
     PlanMade,
@@ -31,6 +32,7 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.lineage.records import COMPUTED, REUSED
+from tui.describe.memory import Planned, planned_peak
 from tui.describe.runs.elsewhere import Elsewhere
 from tui.text import printable
 from tui.units import clock, duration
@@ -107,8 +109,9 @@ class Line:
 @dataclass(slots=True)
 class RunState:
     """Everything that is shown of one run. stage: the one that began last. video: the key of the run's video, once that
-    is made. expanded: the digest of its expanded prompt, where it has one. peak_rss_bytes, peak_device_bytes: over all
-    attempts. changes: goes up with every event, so that who draws knows whether anything is new."""
+    is made. expanded: the digest of its expanded prompt, where it has one. planned: the most memory that its plan
+    told of, where it did. peak_rss_bytes, peak_device_bytes: over all attempts. changes: goes up with every event, so
+    that who draws knows whether anything is new."""
 
     run_id: str
     status: str = "queued"
@@ -125,6 +128,7 @@ class RunState:
     video: str = ""
     expanded: str = ""
     memory: list[MemorySample] = field(default_factory=list)
+    planned: Planned | None = None
     rss_bytes: int = 0
     device_bytes: int = 0
     peak_rss_bytes: int = 0
@@ -183,6 +187,8 @@ class RunState:
                 self.elsewhere.setdefault(component, Elsewhere()).add(event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(ns, rss_bytes, device_bytes)
+            case MemoryPlanned(peak_bytes, host_bytes):
+                self.planned = planned_peak(peak_bytes, host_bytes)
             case LatentsStored(digest):
                 self.latents = digest
                 self._say(ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
@@ -198,6 +204,7 @@ class RunState:
         self.reused_steps = self.chunk = self.num_chunks = 0
         self.elsewhere = {}
         self.memory = []
+        self.planned = None
         self._chunk_seconds.clear()
         self.stage = self.error = self.video = ""
         self.started_ns = self.ended_ns = 0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine import client
@@ -14,13 +17,15 @@ from engine.components.descriptions import Descriptions
 from engine.components.unseen import Published
 from engine.errors import EngineError
 from engine.fit import dry_run
-from engine.fit.dry_run import works_of
+from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
+from engine.fit.weightless import built
 from engine.fit.work import Memory, Use, Work
 from presets.library import load_preset
 from presets.spec import ExtensionSpec, RunSpec
 from store.index.index import open_index
 from store.store import Store, open_store
+from tests.pairwise import Choice, every_pair
 
 SMALL = ("width=32", "height=32", "frames=13", "scheduler.steps=4")
 TILES = ("components.vae.tile_size=64", "components.vae.tile_overlap=16")
@@ -139,3 +144,124 @@ def test_what_does_not_run_there_is_refused_in_a_line(store: Store) -> None:
         EngineError, match=r"what denoise takes cannot be told.*does not run on cpu"
     ):
         uses_of([work for work in works if work.stage == "denoise"])
+
+
+def with_two_blocks(kind: str, part: Any) -> nn.Module:
+    model: Any = built(kind, part)
+    if kind == "denoiser":
+        model.blocks = model.blocks[:2]
+    found: nn.Module = model
+    return found
+
+
+def test_two_devices_of_one_denoiser(store: Store) -> None:
+    """Each holds a copy and what one half takes."""
+
+    def told(*settings: str) -> dict[str, Use]:
+        works, _ = works_in(store, spec_of("components.denoiser.device=cuda:0", *settings))
+        steps = [work for work in works if work.stage == "denoise"]
+        return {use.device: use for use in uses_of(steps, build=with_two_blocks)}
+
+    def peaks(*settings: str) -> dict[str, int]:
+        return {device: use.peak_bytes for device, use in told(*settings).items()}
+
+    halves = told("components.denoiser.guidance_device=cuda:1")
+    first, other = halves["cuda:0"], halves["cuda:1"]
+    assert first.weights_bytes == other.weights_bytes > 0
+    one_call, both = peaks("guidance.scale=1"), peaks()
+    # the solver is on the first; on one device both halves are in one call
+    assert other.peak_bytes <= one_call["cuda:0"] <= first.peak_bytes < both["cuda:0"]
+    assert peaks("components.denoiser.guidance_device=cuda") == both
+    off = peaks("components.denoiser.guidance_device=cuda:1", "guidance.scale=1")
+    assert off == one_call
+
+
+def test_both_copies_stay_beside_the_decoder(store: Store) -> None:
+    on = [f"components.denoiser.{name}" for name in ("device=cuda:0", "guidance_device=cuda:1")]
+    works, _ = works_in(store, spec_of("components.vae.device=cuda:1", "frames=5", *on))
+    later = [work for work in works if work.stage != "text_encode"]
+    decode = {
+        use.device: use for use in uses_of(later, build=with_two_blocks) if use.stage == "decode"
+    }
+    kept = decode["cuda:0"].kept_bytes
+    assert kept == decode["cuda:1"].kept_bytes > 0
+    assert decode["cuda:0"].weights_bytes == 0 < decode["cuda:1"].weights_bytes
+
+
+DENOISER = {
+    "device": ("cpu", "cuda:0", "cuda:1", "mps"),
+    "guidance_device": ("", "cpu", "cuda:0", "cuda:1", "mps"),
+    "dtype": ("fp32", "bf16", "fp16"),
+    "attention": ("plain", "sdpa", "sdpa-flash", "sdpa-cudnn"),
+    "quantise": ("", "fp8", "int8"),
+    "unpack": ("auto", "load", "call"),
+    "resident_blocks": ("all", "auto", "1"),
+}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    every_pair(
+        {
+            **DENOISER,
+            "scheduler": ("unipc", "sde-dpm++"),
+            "extensions": ("", "teacache", "skip-layer-guidance"),
+        },
+        # a kernel of CUDA
+        lambda choice: (
+            choice.get("attention") == "sdpa-cudnn"
+            and "cpu" in (choice.get("device"), choice.get("guidance_device"))
+        ),
+    ),
+)
+def test_every_pair_of_settings_is_told(store: Store, choice: Choice) -> None:
+    extension = choice["extensions"]
+    settings = [f"components.denoiser.{name}={choice[name]}" for name in DENOISER]
+    settings += [f"scheduler.name={choice['scheduler']}", "frames=5"]
+    options = {"teacache": {"threshold": 0.1}, "skip-layer-guidance": {"blocks": "1", "start": 0}}
+    extensions = [ExtensionSpec(name=extension, options=options[extension])] if extension else []
+    works, uncounted = works_in(store, spec_of(*settings, extensions=extensions))
+    assert uncounted == ()
+    steps = [work for work in works if work.stage == "denoise"]
+    uses = uses_of(steps, build=with_two_blocks)
+    assert {use.device for use in uses if use.weights_bytes} == {
+        choice["device"],
+        choice["guidance_device"] or choice["device"],
+    }
+
+
+def test_what_was_told_of_a_stage_is_known_beside_a_run(store: Store) -> None:
+    """Also where the plan is another by now, because some of it is stored."""
+    plan = client.plan(store, spec_of())
+    with open_index(store.root) as index:
+        describe = Descriptions(index)
+        assert remembered(plan, describe, index) == Memory(())
+        told = dry_run.memory_of(store, plan)
+        assert remembered(plan, describe, index).peak_bytes == told.peak_bytes
+        rest = {
+            node: "stored" if node.stage.told == "text_encode" else state
+            for node, state in plan.states.items()
+        }
+        later = remembered(replace(plan, states=rest), describe, index)
+        assert later.peak_bytes.keys() == {"denoise", "decode"}
+        other = client.plan(store, spec_of("frames=17"))
+        assert remembered(other, describe, index).peak_bytes.keys() == {"text_encode"}
+        for stage, num_bytes in work_bytes(told).items():
+            use = next(each for each in told.uses if (each.stage, each.device) == (stage, "cpu"))
+            assert 0 < num_bytes == use.peak_bytes - use.weights_bytes - use.kept_bytes
+
+
+def test_models_that_leave_no_room_for_the_work_are_not_beside_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, _ = works_in(store, spec_of("components.vae.chunk_frames=0"))
+    roomy = {use.stage: use for use in uses_of(works)}
+    budget = roomy["denoise"].peak_bytes
+    monkeypatch.setattr("engine.fit.stages._budget", lambda device: budget)
+    tight = {use.stage: use for use in uses_of(works)}
+    assert tight["denoise"] == roomy["denoise"]
+    before, after = roomy["decode"], tight["decode"]
+    assert before.peak_bytes > budget
+    assert after.kept_bytes < before.kept_bytes
+    gone = before.kept_bytes - after.kept_bytes
+    assert after.peak_bytes == before.peak_bytes - gone <= budget

@@ -81,10 +81,14 @@ def own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "checkpoint", ["builtin:micro", "builtin:micro-i2v", "builtin:micro-flf2v"]
+    ("checkpoint", "dtype", "is_batched"),
+    [
+        ("builtin:micro", "fp32", True),
+        ("builtin:micro", "bf16", False),
+        ("builtin:micro-i2v", "fp32", False),
+        ("builtin:micro-flf2v", "fp32", False),
+    ],
 )
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("is_batched", [True, False])
 def test_micro_is_the_same_whatever_stays(
     checkpoint: str, dtype: str, is_batched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +287,7 @@ def test_what_is_held_is_told_and_not_shared(tmp_path: Path) -> None:
     assert model.swap is not None
     held = sum(p.nbytes for p in model.parameters() if p.device.type == "cpu")
     held += sum(slot.nbytes for slot in model.swap.slots)
+    assert model.num_bytes == held
     assert abs(some.num_bytes - held) < 27 * 256 * 2  # but for what parameters are aligned to
     assert some.num_bytes < every.num_bytes
 

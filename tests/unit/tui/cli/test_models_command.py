@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -488,6 +489,25 @@ def test_convert_says_where_it_wrote_and_overwrites_nothing(capsys, tmp_path):
     assert f"{target}: is there already" in err
     assert target.read_bytes() == before
     assert modiff(capsys, "convert", tmp_path / "no", target, "--layout", "original")[0] == 2
+
+
+def test_convert_tells_how_far_each_rounded_matrix_is(capsys, tmp_path):
+    source = ROOT / "engine/micro/weights/dit.safetensors"
+    target = tmp_path / "dit.safetensors"
+    code, out, err = modiff(capsys, "convert", source, target, "--quantise", "int8")
+    assert (code, out) == (0, f"{target}\n")
+    assert re.search(
+        r"relative error of 60 matrices: 0\.\d\d% on average; at most 1\.\d\d% blocks", err
+    )
+    target.unlink()
+    code, out, err = modiff(capsys, "convert", source, target, "--quantise", "int8", "--json")
+    told = json.loads(out)
+    errors = [*told["errors"].values()]
+    assert (code, told["path"], len(errors)) == (0, str(target), 60)
+    assert errors == sorted(errors, reverse=True)
+    code, out, err = modiff(capsys, "convert", source, tmp_path / "x")
+    assert code == 2
+    assert "say --layout original|diffusers|comfyui|gguf, or --quantise fp8|" in err
 
 
 def test_inspect_does_not_say_loads_it_of_what_no_run_would_load(capsys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -247,6 +248,7 @@ def test_gc_as_json(capsys, store):
             {"kind": "latents", "blobs": 1, "bytes": 500, "seconds": 0.0},
         ],
         "quarantine": [],
+        "quantised": [],
         "left_bytes": 0,
         "budget_bytes": None,
     }
@@ -263,6 +265,24 @@ def test_gc_shows_what_was_set_aside_as_damaged(capsys, store):
         {"file": old.name, "bytes": 2048, "ns": 1_700_000_000_000_000_000}
     ]
     assert not old.exists()
+
+
+def test_gc_gives_back_quantised_weights_that_nobody_used_for_a_month(capsys, store):
+    folder = store.root / "quantised"
+    folder.mkdir()
+    old, new, other = (folder / f"{letter * 64}.safetensors" for letter in "abz")
+    for path in (old, new, other):
+        path.write_text("x" * 2048)
+    os.utime(old, (1_700_000_000, 1_700_000_000))
+    os.utime(other, (1_700_000_000, 1_700_000_000))
+    code, out, _ = modiff(capsys, "gc", "--dry-run")
+    assert code == 0
+    assert cells(out, "quantised") == ["quantised", "1", "2 KiB"]
+    [gone] = data(capsys, "gc")["quantised"]
+    assert (gone["file"], gone["bytes"]) == (old.name, 2048)
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()  # no name of ours
 
 
 def test_gc_by_default_leaves_a_small_store_as_it_is(capsys, store):

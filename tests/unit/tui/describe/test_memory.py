@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.fit.answering import Device
 from engine.fit.work import Memory, Use
-from tui.describe.memory import bar_line, memory_lines, memory_rows
+from tui.describe.memory import bar_line, memory_lines, memory_rows, planned_peak
 
 GIB = 1 << 30
 
@@ -55,3 +55,21 @@ def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
     much = Device("cpu", 30 << 30, 24 << 30, "denoise")
     assert bar_line(much) == "cpu ▕████████▏ 30.0 of 24.0 GiB, in denoise ▲ too much"
     assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB, in denoise"
+
+
+def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
+    def words(**peaks: dict[str, int]) -> str:
+        planned = planned_peak(peaks)
+        return planned.words if planned else ""
+
+    assert words() == ""
+    assert words(denoise={"cpu": 2**30}, decode={"cpu": 2**31}) == "planned 2.0 GiB, in decode"
+    assert words(text_encode={"cpu": 2**34}, denoise={"cuda:0": 2**33, "cpu": 9}) == (
+        "planned 8.0 GiB, in denoise"
+    )
+    # the process has something of its own on the host
+    planned = planned_peak({"denoise": {"cpu": 2**30}}, host_bytes=2**29)
+    assert planned is not None
+    assert planned.words == "planned 1.5 GiB, in denoise"
+    # what a stage on the CPU has on a GPU beside it says nothing
+    assert words(decode={"cpu": 2**34, "cuda:0": 9}) == "planned 16.0 GiB, in decode"

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from tui.describe.plan import Row, shown
+import pytest
+
+from presets.library import load_preset
+from store.store import open_store
+from tui.describe.plan import Row, planned, shown
 
 
 def test_the_steps_of_a_row():
@@ -12,3 +17,20 @@ def test_the_steps_of_a_row():
     assert shown(row)[:3] == ("denoise", "1-12", "to compute")
     assert shown(replace(row, last=1))[1] == "1"
     assert shown(replace(row, first=None, last=None))[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "on"),
+    [
+        ([], "cuda:0"),
+        (["components.denoiser.guidance_device=cuda:1"], "cuda:0 and cuda:1"),
+        (["components.denoiser.guidance_device=cuda:0"], "cuda:0"),
+        (["components.denoiser.guidance_device=cuda:1", "guidance.scale=1"], "cuda:0"),
+    ],
+)
+def test_where_a_stage_runs(tmp_path: Path, settings: list[str], on: str):
+    devices = ["components.denoiser.device=cuda:0", "components.vae.device=auto"]
+    with open_store(tmp_path) as store:
+        rows = planned(store, load_preset("micro", [*devices, *settings])).rows
+    told = {"load": "", "text_encode": "cpu", "denoise": on, "decode": "auto"}
+    assert {row.stage: row.on for row in rows} == told

@@ -6,19 +6,24 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from tui.cli.output import echo_path
+from tui.cli.options import result_json_option
+from tui.cli.output import echo_path, print_json
 from tui.text import printable, shorten
 from tui.units import duration
 
-# engine.checkpoints.convert.LAYOUTS and DTYPES, repeated here because that module imports torch; held to it by a test
+# engine.checkpoints.convert's, repeated here because that module imports torch; held to it by a test
 LAYOUTS = ("original", "diffusers", "comfyui", "gguf")
-DTYPES = (
-    "keep", "fp32", "bf16", "fp16", "fp8_e4m3fn", "fp8_scaled", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0",
-)  # fmt: skip
+DTYPES = ("keep", "fp32", "bf16", "fp16")
+QUANTISED = {
+    "fp8": "comfyui", "int8": "comfyui",
+    "q8_0": "gguf", "q5_1": "gguf", "q5_0": "gguf", "q4_1": "gguf", "q4_0": "gguf",
+}  # fmt: skip
+_WORST = 3  # of the layers, told without --json
 _SECONDS_BETWEEN_LINES = 0.1
 
 
@@ -26,7 +31,9 @@ _SECONDS_BETWEEN_LINES = 0.1
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
-    "--layout", type=click.Choice(LAYOUTS), required=True, help="Whose names and packaging."
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    help="Whose names and packaging; with --quantise those that are read so.",
 )
 @click.option(
     "--dtype",
@@ -36,16 +43,37 @@ _SECONDS_BETWEEN_LINES = 0.1
     help="How numbers are stored.",
 )
 @click.option(
+    "--quantise",
+    type=click.Choice(tuple(QUANTISED)),
+    help="Round the large matrices of the blocks; --dtype is for the rest.",
+)
+@click.option(
     "--shard-size", type=click.FloatRange(min=0.001), default=10.0, show_default=True, metavar="GB",
     help="Largest file of a sharded layout.",
 )  # fmt: skip
-def convert(source: str, target: Path, layout: str, dtype: str, shard_size: float) -> None:
+@result_json_option
+def convert(
+    source: str,
+    target: Path,
+    layout: str | None,
+    dtype: str,
+    quantise: str | None,
+    shard_size: float,
+    as_json: bool,
+) -> None:
     """Write weights in another layout.
 
     SOURCE is a weight file, the index or folder of a sharded one, or the name of a model such as wan2.1-vae. TARGET
     is a new file, or a new folder for diffusers and for the original transformer; nothing is ever overwritten.
-    What was written is read back and compared tensor by tensor before it appears under its name.
+    What was written is read back and compared tensor by tensor before it appears under its name. With --quantise it is
+    told how far each rounded matrix is from what it was, the worst first.
     """
+    if layout is None:
+        if quantise is None:
+            raise click.exceptions.UsageError(
+                f"say --layout {'|'.join(LAYOUTS)}, or --quantise {'|'.join(QUANTISED)}"
+            )
+        layout = QUANTISED[quantise]
     from engine.checkpoints.source import open_source
     from engine.errors import CheckpointError
 
@@ -72,11 +100,14 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
                 nl=False,
             )
 
+    errors: dict[str, float] = {}
     write(
         opened,
         written,
         layout=layout,
         dtype=dtype,
+        quantise=quantise or "",
+        on_error=errors.__setitem__,
         shard_bytes=round(shard_size * 1e9),
         on_tensor=tell,
         warn=lambda text: click.echo(printable(text), err=True),
@@ -84,7 +115,21 @@ def convert(source: str, target: Path, layout: str, dtype: str, shard_size: floa
     click.echo(
         f"every tensor read back as written, in {duration(time.monotonic() - begun)}", err=True
     )
+    worst = dict(sorted(errors.items(), key=lambda item: -item[1]))
+    if as_json:
+        mean = sum(errors.values()) / len(errors) if errors else 0.0
+        print_json({"path": str(written), "mean_error": mean, "errors": worst})
+        return
+    if worst:
+        click.echo(_told(worst), err=True)
     echo_path(target)
+
+
+def _told(errors: Mapping[str, float]) -> str:
+    """How far rounded matrices are from what they were. errors: relative, by name, the worst first."""
+    some = [f"{error:.2%} {name}" for name, error in [*errors.items()][:_WORST]]
+    mean = sum(errors.values()) / len(errors)
+    return f"relative error of {len(errors)} matrices: {mean:.2%} on average; at most {', '.join(some)}"
 
 
 def _path_of(source: str) -> Path:

@@ -129,8 +129,8 @@ def plan(
     warn(made.warnings)
     for note in notes:
         click.echo(printable(note), err=True)
-    rows = [(*shown(row), printable(row.about)) for row in made.rows]
-    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", ""), *rows]):
+    rows = [(*shown(row), printable(row.on), printable(row.about)) for row in made.rows]
+    for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", "ON", ""), *rows]):
         click.echo(line.rstrip())
     if made.memory is not None:
         _print_memory(made.memory)

@@ -49,9 +49,15 @@ REPORT = {
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
     """What was asked of the engine."""
+
+    def released(store):
+        asked.append("release")
+        return store.engines()
+
     asked = []
     monkeypatch.setattr(ModiffApp, "ensure_engine", lambda app: asked.append("start"))
     monkeypatch.setattr(ModiffApp, "stop_engine", lambda app: asked.append("stop"))
+    monkeypatch.setattr("engine.process.launch.release_engines", released)
     return asked
 
 
@@ -200,14 +206,16 @@ def test_the_engine_is_shown_started_and_stopped(store, engine):
     async def script(pilot):
         lines = lambda: shown(pilot.app.screen, "#engine_lines")  # noqa: E731
         await until(pilot, lambda: "no engine lives" in lines())
-        await pilot.press("S", "R", "s")
+        await pilot.press("S", "R", "m", "s")
         assert engine == ["start"]
         with store.register_engine("engine1", pid=os.getpid(), version=installed_version()):
             await until(pilot, lambda: f"process {os.getpid()}" in lines())
             await pilot.press("s")
             assert engine == ["start"]
+            await pilot.press("m")
+            await until(pilot, lambda: "nothing is idle" in notices(pilot.app))
             await pilot.press("S")
-            await until(pilot, lambda: engine == ["start", "stop"])
+            await until(pilot, lambda: engine == ["start", "release", "stop"])
 
     play("components", script)
 

@@ -186,6 +186,15 @@ def test_memory_of_a_device_only_where_there_is_one():
     assert run_cells.memory_series(state_of()) == []
 
 
+def test_memory_is_drawn_against_what_the_plan_told():
+    planned = events.MemoryPlanned({"denoise": {"cuda:0": 2**33, "cpu": 9}})
+    state = state_of(planned, *HALF)
+    line = run_cells.memory_series(state)[-1]
+    assert (line.name, set(line.ys)) == ("planned", {2**33})
+    assert run_cells.memory_series(state_of(planned)) == []  # nothing measured yet
+    assert state_of(planned, events.RunResumed("paused")).planned is None
+
+
 def test_values_of_a_step():
     state = state_of(*HALF)
     told = run_cells.step_values(state, 3, SIGMAS)

@@ -1,0 +1,122 @@
+"""What was quantised as it was loaded, kept in the store: the next start reads the small file.
+
+It is an ordinary file under the original names, as ComfyUI's notes have it, with a scale for each row in fp8 too. What
+is broken, or is not what would be made now, is made again; where it cannot be written, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints.convert.squeezing import note_of
+from engine.checkpoints.convert.writers import (
+    Planned,
+    dtype_name,
+    whole_or_nothing,
+    write_safetensors,
+)
+from engine.checkpoints.formats.holes import check_no_holes
+from engine.checkpoints.holding import ROUNDED, Holding, is_large
+from engine.checkpoints.layout import Entry
+from engine.checkpoints.load import Weights, natural_dtype
+from engine.checkpoints.notes import NOTE
+from engine.checkpoints.opened import layout_at
+from engine.checkpoints.packed import rounded_entry
+from engine.errors import CheckpointError
+from store.upkeep.space import free_bytes, reserve_bytes
+
+CPU = torch.device("cpu")
+_SAYS = "modiff.quantised"  # of what it was made for, in its metadata
+
+
+def kept(
+    entries: Mapping[str, Entry], holding: Holding, path: Path | None, device_type: str
+) -> tuple[Mapping[str, Entry], Holding]:
+    """What to load in the place of `entries`, and how to hold it: the same bits, quantised already.
+
+    path: where it is kept, or is to be; None, and what asks for no quantisation, changes nothing. Raises
+    CheckpointError where numbers cannot be quantised.
+    """
+    if path is None or not holding.quantise:
+        return entries, holding
+    found = _read(path, entries, holding.quantise)
+    if found is None:
+        with suppress(
+            CheckpointError, OSError
+        ):  # such as a full disk; what cannot be rounded is told by who loads
+            _write(path, entries, holding.quantise)
+        found = _read(path, entries, holding.quantise)
+    if found is None:
+        return entries, holding
+    unpack = "call" if holding.unpacks_at_call(device_type) else "load"
+    return found, replace(holding, quantise="", unpack=unpack)
+
+
+def _read(path: Path, entries: Mapping[str, Entry], quantise: str) -> Mapping[str, Entry] | None:
+    """What is kept; None where it is not there, broken or something else."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        source, layout = layout_at(path)
+        check_no_holes(source.tensors)
+    except CheckpointError:
+        return None
+    is_whole = (
+        not (layout.faults or layout.foreign)
+        and source.metadata.get(_SAYS) == _made_for(entries, quantise)
+        and {name: entry.shape for name, entry in layout.entries.items()}
+        == {name: entry.shape for name, entry in entries.items()}
+    )
+    return layout.entries if is_whole else None
+
+
+def _write(path: Path, entries: Mapping[str, Entry], quantise: str) -> None:
+    """Raises CheckpointError, OSError."""
+    planned: list[Planned] = []
+    scales: dict[str, Tensor] = {}
+    note = note_of(quantise)
+    large = {name for name, entry in entries.items() if is_large(name, entry.shape)}
+    for name, entry in entries.items():
+        if name not in large:
+            planned.append(Planned(name, dtype_name(natural_dtype(entry)), entry.shape))
+            continue
+        layer = name.removesuffix(".weight")
+        planned += [
+            Planned(name, ROUNDED[quantise], entry.shape),
+            Planned(f"{layer}.weight_scale", "F32", (entry.shape[0], 1)),
+            Planned(f"{layer}{NOTE}", "U8", tuple(note.shape)),
+        ]
+    root = path.parent.parent
+    if free_bytes(root) - sum(each.num_bytes for each in planned) < reserve_bytes(root):
+        raise CheckpointError(f"{path}: no room to keep quantised weights")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+    with whole_or_nothing(path) as draft, Weights(entries) as weights:
+
+        def read(name: str) -> Tensor:
+            if name in large:
+                made = rounded_entry(weights, name, quantise)
+                scales[f"{name}_scale"] = made["weight_scale"]
+                return made["weight"]
+            if name.endswith(NOTE):
+                return note
+            return scales[name] if name in scales else weights.tensor(name, device=CPU)
+
+        # a matrix is read once, and gives its scale too
+        later = {each.name for each in planned if each.name.endswith(".weight_scale")}
+        metadata = {_SAYS: _made_for(entries, quantise)}
+        write_safetensors(draft, planned, read, metadata=metadata, later=later)
+
+
+def _made_for(entries: Mapping[str, Entry], quantise: str) -> str:
+    names = "\n".join(sorted(entries))
+    return f"{quantise} of {hashlib.sha256(names.encode()).hexdigest()[:16]}"
