@@ -10,6 +10,7 @@ from engine.fit import learned as module
 from engine.fit.learned import CONTEXT_BYTES, Learned, compared, learn, learned
 from engine.fit.work import Memory, Use
 from store.index.index import open_index
+from store.paths import prepare
 
 GB = 10**9
 
@@ -22,6 +23,7 @@ def test_nothing_is_known_at_first_and_a_tenth_assumed() -> None:
 def test_the_most_of_the_last_runs_counts_and_what_is_less_than_told_does_not(
     tmp_path: Path,
 ) -> None:
+    prepare(tmp_path)
     with open_index(tmp_path) as index:
         learn(index, "cpu", 2 * GB, CONTEXT_BYTES + 1 * GB)
         assert learned(index)["cpu"].ratio == 1.0
@@ -41,6 +43,7 @@ def test_the_most_of_the_last_runs_counts_and_what_is_less_than_told_does_not(
 def test_a_run_that_fails_teaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_reached", lambda device: CONTEXT_BYTES + 3 * GB)
     memory = Memory((Use("denoise", "cpu", 2 * GB, GB, 0, "mul", ""),))
+    prepare(tmp_path)
     with open_index(tmp_path) as index:
         with pytest.raises(ValueError, match="stopped"), compared(memory, index):
             raise ValueError("stopped")
