@@ -245,7 +245,7 @@ def test_the_commands_of_the_page_about_videos(real):
         said.append((out, err))
     _, (_, made), (plan, _), (still, _), (_, smaller) = said
     assert "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82" in made
-    assert re.search(r"^encode +stored +walk.mp4, into latents$", plan, re.M)
+    assert re.search(r"^encode +stored +cpu +walk.mp4, into latents$", plan, re.M)
     assert smaller.splitlines()[0].endswith("scaled to 32x32")
     frame = Path(still.strip()) / "00000.png"
     shown = real.data("show", str(frame))

@@ -106,7 +106,7 @@ def test_a_plan_says_what_is_done_with_a_clip(capsys):
     out, err = capsys.readouterr()
     assert err.splitlines()[:2] == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]
     (row,) = [line for line in out.splitlines() if line.startswith("encode")]
-    assert row.split() == ["encode", "to", "compute", "?", "clip.mp4,", "into", "latents"]
+    assert row.split() == ["encode", "to", "compute", "?", "cpu", "clip.mp4,", "into", "latents"]
     assert main(["plan", "micro", "--video", "clip.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["notes"] == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]

@@ -243,7 +243,7 @@ def test_every_field_is_in_a_section_and_each_kind_of_them_is_reached():
             await shown.pilot.pause()
             seen |= {row.row.key for row in shown.screen.query(RowEditor)}
             seen |= {area.key for area in shown.screen.query(PromptArea)}
-            assert len(shown.screen.query("*")) < 60
+            assert len(shown.screen.query("*")) < 64
         options = "components.prompt_expander.options"
         # a list, texts that a template and a review give, and a table whose keys are known
         others = {"extensions", "expansion.instructions", "expansion.text", options}
