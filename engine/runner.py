@@ -29,6 +29,8 @@ from engine.errors import (
 )
 from engine.execute import Execution, Keeping
 from engine.fit.dry_run import remembered, work_bytes
+from engine.fit.learned import compared
+from engine.fit.work import Memory
 from engine.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.output import encoders, media
@@ -184,7 +186,7 @@ class Runner:
         self._breaker.should_stop = control.is_asked
         results = StoreResults(self.store, run, self._previews, self._breaker)
         execution = Execution(targets, results, describe, self.residents, control, keeping)
-        plan = execution.plan()
+        plan, memory = execution.plan(), Memory(())
         control.emit(plan_made(plan))
         if "video" in targets and plan.state("decode") == "compute":
             encoders.check(format_of(route.spec.output))  # here, not when all is computed
@@ -199,7 +201,8 @@ class Runner:
                 control.emit(MemoryPlanned(memory.peak_bytes, self._own_bytes()))
 
         def make() -> Made:
-            execution.run(execution.plan())
+            with compared(memory, self._previews()):
+                execution.run(execution.plan())
             if run.stop_at == 0:
                 return Made()
             return Made(**{kind: execution.read(kind) for kind in targets})

@@ -3,11 +3,16 @@ Torch-free."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
+    from engine.fit.work import Memory
     from store.index.index import Index
 
 _PLACE = "memory/learned"
@@ -17,6 +22,8 @@ _KEPT = 12
 LEAST_BYTES = 1 << 28
 
 _ASSUMED_RATIO = 1.1
+# More than this is what else the process held, such as models of runs before.
+_MOST = 2.0
 # Of the process: Python, torch and its libraries, or a context of CUDA.
 CONTEXT_BYTES = 500_000_000
 
@@ -50,5 +57,46 @@ def learn(index: Index, device: str, told: int, reached: int) -> None:
         return
     known = learned(index)
     ratio = round(max(0, reached - CONTEXT_BYTES) / told, 4)
+    if ratio > _MOST:
+        return
     known[device] = Learned((*known.get(device, Learned()).ratios, ratio)[-_KEPT:])
     index.put(_PLACE, msgspec.json.encode(known))
+
+
+@contextmanager
+def compared(memory: Memory, index: Index) -> Iterator[None]:
+    """Learns from a run what it reaches against what was told of it; of one that does not end well nothing."""
+    if not memory.uses:
+        yield
+        return
+    _forget()
+    yield
+    for device, use in memory.largest.items():
+        reached = _reached(device)
+        if reached:
+            learn(index, device, use.peak_bytes, reached)
+
+
+def _forget() -> None:
+    """Peaks are counted anew, where the system allows that."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for i in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(i)
+
+
+def _reached(device: str) -> int:
+    """The most that this process has had of a device since then; 0 where nobody counts it."""
+    if device == "cpu":
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) << 10
+        return 0
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
+        return 0
+    reserved: int = torch.cuda.max_memory_reserved(torch.device(device))
+    return reserved + CONTEXT_BYTES

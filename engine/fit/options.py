@@ -153,13 +153,13 @@ def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     small: dict[str, Any] = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
     if small:
         yield small, "rounded"
-    if part.device != "cpu" and spec.dtype == "fp32":
-        small["dtype"] = "bf16"
-        yield {**small}, "approximate"
     # others know no tiles
     for side in TILES if spec.name == "wan-vae" else ():
         if side < part.side and not 0 < spec.tile_size <= side:
-            yield {**small, "tile_size": side}, "approximate"
+            small["tile_size"] = side
+            yield {**small}, "approximate"
+    if part.device != "cpu" and spec.dtype == "fp32":
+        yield {**small, "dtype": "bf16"}, "approximate"
     if part.device != "cpu":
         yield {"device": "cpu"}, "rounded"
 

@@ -324,8 +324,9 @@ def _copied(
     **others: Any,
 ) -> Size | None:
     kept = (None, torch.preserve_format)
-    if memory_format in kept and _is_dense(x):
-        return x.shape, x.stride(), dtype or x.dtype
+    if memory_format in kept:
+        strides = x.stride() if _is_dense(x) else _laid_out(x.shape, [x.stride()])
+        return x.shape, strides, dtype or x.dtype
     if memory_format is torch.contiguous_format:
         return _plain(x.shape, dtype or x.dtype)
     if memory_format in (torch.channels_last, torch.channels_last_3d):

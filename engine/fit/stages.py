@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +33,10 @@ from store.keys import canonical
 # The third chunk takes what every later one takes: the chunk before it is as long as any. With tiles it is that of the
 # first tile, and all chunks of whole frames come before.
 _LAST_CHUNK = 3
+
+
+# Settings that make two of one model.
+_HELD_BY = ("dtype", "quantise", "unpack", "activations", "resident_blocks")
 
 
 @dataclass
@@ -165,8 +168,8 @@ def _taken(
 ) -> Iterator[_Held]:
     """A copy of a work's component as `Residents.use` has it: what is idle makes room for it."""
     device, _ = _device(part.device)
-    how = msgspec.structs.replace(part, device=str(device))
-    facts = [dict(work.about.identity), work.about.resident, msgspec.to_builtins(how)]
+    how = [getattr(part, name, "") for name in _HELD_BY]
+    facts = [dict(work.about.identity), work.about.resident, str(device), *how]
     place = canonical([work.kind, *facts])
     num_bytes = work.about.on(device.type).num_bytes
     if place not in held:

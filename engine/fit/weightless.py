@@ -90,11 +90,12 @@ def _packed(model: nn.Module, kind: str, part: Any, device_type: str) -> Mapping
     they are rounded."""
     holding = holding_of(part)
     _, opened = _opened(kind, part)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     if opened is not None:
-        return packed_matrices(opened[1].entries, holding, device_type)
+        packed = packed_matrices(opened[1].entries, holding, device_type)
+        return {name: each for name, each in packed.items() if name in shapes}
     if not (holding.quantise and holding.unpacks_at_call(device_type)):
         return {}
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     found = {
         name: rounded(shape, holding.quantise)
         for name, shape in shapes.items()

@@ -49,6 +49,14 @@ def test_nothing_to_compute() -> None:
     assert "nothing of it is to be computed" in line
 
 
+def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
+    half = Device("cuda:0", 12 << 30, 24 << 30, "text_encode")
+    assert bar_line(half) == "cuda:0 ▕████    ▏ 12.0 of 24.0 GiB, in text encode"
+    much = Device("cpu", 30 << 30, 24 << 30, "denoise")
+    assert bar_line(much) == "cpu ▕████████▏ 30.0 of 24.0 GiB, in denoise ▲ too much"
+    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB, in denoise"
+
+
 def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
     def words(**peaks: dict[str, int]) -> str:
         planned = planned_peak(peaks)
@@ -65,11 +73,3 @@ def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
     assert planned.words == "planned 1.5 GiB, in denoise"
     # what a stage on the CPU has on a GPU beside it says nothing
     assert words(decode={"cpu": 2**34, "cuda:0": 9}) == "planned 16.0 GiB, in decode"
-
-
-def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
-    half = Device("cuda:0", 12 << 30, 24 << 30, "text_encode")
-    assert bar_line(half) == "cuda:0 ▕████    ▏ 12.0 of 24.0 GiB, in text encode"
-    much = Device("cpu", 30 << 30, 24 << 30, "denoise")
-    assert bar_line(much) == "cpu ▕████████▏ 30.0 of 24.0 GiB, in denoise ▲ too much"
-    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB, in denoise"
