@@ -237,6 +237,7 @@ class Runner:
         def is_possible(spec: RunSpec) -> bool:
             try:
                 choice.check(spec, describe)
+                route_of(spec, segments)  # steps that keep other settings keep them
             except (EngineError, PresetError):
                 return False
             return True

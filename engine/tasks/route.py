@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.schedulers.course import Course, course_from, make_course, redirected
+from engine.tasks.reach import reach
 from presets.encoding import decode_spec
 from presets.errors import PresetError
+from presets.settings import changed_keys
 from presets.spec import RunSpec
 from store.lineage.records import RunRecord, Segment
 
@@ -86,7 +88,8 @@ def num_skipped(whole: Course, spec: RunSpec) -> int:
 
 
 def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
-    """The route of a run: each segment's spec up to its stop, which may be the end of the steps, then its own.
+    """The route of a run: each segment's spec up to its stop, then its own. A segment of all steps leaves to the run
+    what comes after them, and nothing else may differ then.
 
     Raises PresetError where a segment stops where its course has no step.
     """
@@ -96,7 +99,7 @@ def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
     parts = []
     for start, stop, before, after in zip([0, *stops], stops, specs, specs[1:], strict=False):
         total = course.num_steps
-        if stop != total:
+        if stop != total or not _is_of_the_end(before, after):
             try:
                 course = redirected(course, stop, course_of(after))
             except ValueError as error:
@@ -105,6 +108,11 @@ def route_of(spec: RunSpec, segments: Sequence[Segment] = ()) -> Route:
     start = stops[-1] if stops else 0
     parts.append(Part(start, course.num_steps, specs[-1], course.num_steps))
     return Route(course, tuple(part for part in parts if part.stop > part.start), specs[-1])
+
+
+def _is_of_the_end(before: RunSpec, after: RunSpec) -> bool:
+    """Whether the two differ in nothing but what comes after the steps."""
+    return all(reach(key) == "end" for key in changed_keys(before, after))
 
 
 def route_of_run(run: RunRecord) -> Route:
