@@ -172,18 +172,19 @@ DTYPES = ("fp32", "bf16", "fp16")
 # of settings of every kind that say where and how a run is computed
 VALUES: dict[str, Sequence[str]] = {
     "begins from": ("micro", "micro-flf2v image last_image", "micro video"),
-    **{f"components.{kind}.device": DEVICES for kind in KINDS},
+    **{f"components.{kind}.device": ("cpu", "cuda:1", "mps") for kind in KINDS},
+    "components.denoiser.device": DEVICES,
     "components.denoiser.guidance_device": ("", *DEVICES),
     **{f"components.{kind}.dtype": DTYPES for kind in KINDS if kind != "vae"},
-    "components.denoiser.attention": ("plain", "sdpa", "sdpa-flash"),
+    "components.denoiser.attention": ("plain", "sdpa"),
     "components.denoiser.quantise": ("", "fp8", "int8"),
-    "components.denoiser.unpack": ("auto", "load", "call"),
+    "components.denoiser.unpack": ("auto", "load"),
     "components.denoiser.activations": ("plain", "quantised"),
     "components.denoiser.resident_blocks": ("all", "1"),
     "components.text_encoder.quantise": ("", "int8"),
     "components.vae.chunk_frames": ("0", "1"),
     "extensions": ("[]", TEACACHE, SKIP),
-    "guidance.scale": ("1", "5", "[5, 1]"),
+    "guidance.scale": ("5", "[5, 1]"),
     "noise": ("cpu", "wan"),
     "scheduler.name": ("unipc", "sde-dpm++"),
 }
@@ -199,7 +200,7 @@ def is_refused(choice: Choice) -> bool:
 
 # what the CPU does in ways of its own
 HERE = {
-    "begins from": VALUES["begins from"],
+    "begins from": ("micro",),
     "components.denoiser.device": ("cpu",),
     "components.denoiser.guidance_device": ("", "cpu"),
     "components.denoiser.dtype": DTYPES,
