@@ -16,7 +16,8 @@ def every_pair(
     values: Mapping[str, Sequence[str]], refused: Callable[[Choice], bool] = lambda choice: False
 ) -> list[Choice]:
     """Choices of one value for each name, such that each pair of values of two names is in one of them, but for those
-    that are `refused` by themselves. refused: of a choice of some names; tells of pairs alone.
+    that are `refused` by themselves. refused: of a choice of some names; whatever it refuses, some value of each
+    further name stays possible.
 
     Greedy, and the same at every call: of some choices that begin with a missing pair, and take of each further name
     the value that brings most of them, the best is taken.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.checkpoints.holding import packed_matrices
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
@@ -88,12 +89,24 @@ def settle(spec: DenoiserSpec, scan: Callable[[], Sequence[Found]]) -> DenoiserS
 
 
 def check_here(spec: DenoiserSpec) -> None:
-    """Raises ComponentError where the attention backend does not run on a device of the spec."""
+    """Raises ComponentError where the attention backend, or quantised activations, do not run on a device of the
+    spec."""
     from engine.dtypes import torch_device, torch_dtype
 
-    head_dim = dit_config(*layout_at(locate("denoiser", spec.checkpoint))).head_dim
+    source, layout = layout_at(locate("denoiser", spec.checkpoint))
+    head_dim = dit_config(source, layout).head_dim
     for each in copies(spec):
-        _try_attention(spec.attention, head_dim, torch_device(each.device), torch_dtype(spec.dtype))
+        device = torch_device(each.device)
+        _try_attention(spec.attention, head_dim, device, torch_dtype(spec.dtype))
+        packed = packed_matrices(layout.entries, holding_of(spec), device.type).values()
+        if spec.activations == "quantised" and not any(
+            matrix.scheme.rounds_activations for matrix in packed
+        ):
+            raise ComponentError(
+                f"got quantised, but {spec.quantise or 'these'} weights are not multiplied so on {device}; take plain, "
+                "int8 weights or another device",
+                key="components.denoiser.activations",
+            )
 
 
 def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:

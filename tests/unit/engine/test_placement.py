@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from engine.components import wan_dit
-from engine.components.choice import check, settle
+from engine.components.choice import check, check_here, settle
 from engine.components.descriptions import Descriptions
 from engine.components.residents import Residents
+from engine.errors import ComponentError
 from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import wanvae
@@ -26,6 +27,7 @@ from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
 from presets.library import load_preset
+from presets.spec import DenoiserSpec
 from store.index.index import Index, open_index
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
@@ -172,34 +174,55 @@ DTYPES = ("fp32", "bf16", "fp16")
 # of settings of every kind that say where and how a run is computed
 VALUES: dict[str, Sequence[str]] = {
     "begins from": ("micro", "micro-flf2v image last_image", "micro video"),
-    **{f"components.{kind}.device": DEVICES for kind in KINDS},
+    **{f"components.{kind}.device": ("cpu", "cuda:1", "mps") for kind in KINDS},
+    "components.denoiser.device": DEVICES,
     "components.denoiser.guidance_device": ("", *DEVICES),
     **{f"components.{kind}.dtype": DTYPES for kind in KINDS if kind != "vae"},
-    "components.denoiser.attention": ("plain", "sdpa", "sdpa-flash"),
+    "components.denoiser.attention": ("plain", "sdpa"),
     "components.denoiser.quantise": ("", "fp8", "int8"),
-    "components.denoiser.unpack": ("auto", "load", "call"),
+    "components.denoiser.unpack": ("auto", "load"),
     "components.denoiser.activations": ("plain", "quantised"),
     "components.denoiser.resident_blocks": ("all", "1"),
     "components.text_encoder.quantise": ("", "int8"),
     "components.vae.chunk_frames": ("0", "1"),
     "extensions": ("[]", TEACACHE, SKIP),
-    "guidance.scale": ("1", "5", "[5, 1]"),
+    "guidance.scale": ("5", "[5, 1]"),
     "noise": ("cpu", "wan"),
     "scheduler.name": ("unipc", "sde-dpm++"),
 }
 
 
 def is_refused(choice: Choice) -> bool:
-    """What tests/unit/checkpoints/test_packed.py holds to a reason."""
+    """What tests/unit/checkpoints/test_packed.py holds to a reason, and the test below."""
+    quantise = choice.get("components.denoiser.quantise")
+    places = [choice.get(f"components.denoiser.{name}") for name in ("device", "guidance_device")]
     return choice.get("components.denoiser.activations") == "quantised" and (
-        choice.get("components.denoiser.quantise") == ""
+        quantise == ""
         or choice.get("components.denoiser.unpack") == "load"
+        or (quantise == "fp8" and "mps" in places)
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"device": "mps", "quantise": "fp8", "activations": "quantised"}, "activations"),
+        ({"guidance_device": "mps", "quantise": "fp8", "activations": "quantised"}, "activations"),
+        ({"guidance_device": "cuda:1", "attention": "sdpa-cudnn"}, "attention"),
+    ],
+)
+@pytest.mark.usefixtures("gpus")
+def test_what_one_of_two_devices_cannot_do_is_refused(settings: dict[str, Any], key: str) -> None:
+    """Before anything is computed. sdpa-cudnn: these cards are the CPU, which has it not."""
+    part = DenoiserSpec(checkpoint="builtin:micro", dtype="fp32", **{"device": "cpu", **settings})
+    with pytest.raises(ComponentError, match=rf"^components\.denoiser\.{key}: ") as caught:
+        check_here([("denoiser", part)])
+    assert "another device" in str(caught.value) or "does not work on" in str(caught.value)
 
 
 # what the CPU does in ways of its own
 HERE = {
-    "begins from": VALUES["begins from"],
+    "begins from": ("micro",),
     "components.denoiser.device": ("cpu",),
     "components.denoiser.guidance_device": ("", "cpu"),
     "components.denoiser.dtype": DTYPES,
