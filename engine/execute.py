@@ -134,9 +134,8 @@ class Execution:
         self.results = results
         self.describe = describe
         self.control = control
-        self.work_bytes: Mapping[
-            str, int
-        ] = {}  # stage -> what it takes beside weights, where known
+        # stage -> what it takes beside weights, where that is known
+        self.work_bytes: Mapping[str, int] = {}
         self._residents = residents
         self._keeping = keeping
         self._made: dict[str, LinkRecord] = {}

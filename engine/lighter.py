@@ -6,7 +6,7 @@ smaller pieces for the VAE, fewer blocks of the denoiser on its device, the CPU 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,21 +78,28 @@ class Lightening:
         self._begun: dict[tuple[str, str], RunSpec] = {}
         self._words: dict[tuple[str, str], list[str]] = {}
 
-    def next(self, ended: Ended, *, has_room: bool) -> Lighter | None:
+    def next(
+        self,
+        ended: Ended,
+        *,
+        has_room: bool,
+        is_possible: Callable[[RunSpec], bool] = lambda spec: True,
+    ) -> Lighter | None:
         """The step that is to be tried now, whose settings are `spec` from here on. has_room: whether idle models have
-        gone. None where nothing is left; `spec` is then what it was when memory first ended there."""
+        gone. is_possible: whether a run can have these settings. None where nothing is left; `spec` is then what it was
+        when memory first ended there."""
         place = (ended.stage, ended.kind)
         self._begun.setdefault(place, self.spec)
         if not has_room:
             self._tried.add(_idle(ended))
-        step = lighter(self.spec, ended, self._tried)
-        if step is None:
-            self.spec = self._begun[place]
-            return None
-        self._tried.add(step.name)
-        self._words.setdefault(place, []).append(step.told)
-        self.spec = step.spec
-        return step
+        while (step := lighter(self.spec, ended, self._tried)) is not None:
+            self._tried.add(step.name)
+            if step.spec == self.spec or is_possible(step.spec):
+                self._words.setdefault(place, []).append(step.told)
+                self.spec = step.spec
+                return step
+        self.spec = self._begun[place]
+        return None
 
     def tried(self, ended: Ended) -> Sequence[str]:
         """What was tried in vain at a stage, in words."""
@@ -140,7 +147,7 @@ def _in_smaller_pieces(spec: RunSpec) -> Iterator[Lighter]:
     vae = spec.components.vae
     side = vae.tile_size or max(spec.width, spec.height)
     for tile in TILES:
-        if tile < side:
+        if tile < side and vae.name == "wan-vae":  # others know no tiles
             # at most half a tile
             overlap = min(vae.tile_overlap, tile // 2)
             lighter = _with(spec, "vae", tile_size=tile, tile_overlap=overlap)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from msgspec.structs import replace
 
 from engine.chain.thinning import kept_steps
+from engine.components import choice
 from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
 from engine.components.registry import reads_weights
@@ -44,6 +45,7 @@ from engine.tasks.route import Route, route_of
 from engine.tasks.stages import DECODE, EXPAND, MUX
 from engine.tasks.wan import Describe, graph_of, num_tokens
 from presets.encoding import encode_spec
+from presets.errors import PresetError
 from presets.expansion import expands
 from presets.output.rules import format_of
 from presets.spec import RunSpec
@@ -211,7 +213,7 @@ class Runner:
             if isinstance(made, Made):
                 return lightening.spec, made
             ended = _ended(made, lightening.spec, execution.plan(), describe, keeping)
-            segments = self._lighten(run, lightening, ended, segments, control)
+            segments = self._lighten(run, lightening, ended, segments, describe, control)
             route = route_of(lightening.spec, segments)
             execution.go_on(targets_of(route, describe, run.stop_at, kinds))
             execution.work_bytes = work_bytes(
@@ -224,13 +226,22 @@ class Runner:
         lightening: Lightening,
         ended: Ended,
         segments: tuple[Segment, ...],
+        describe: Descriptions,
         control: Control,
     ) -> tuple[Segment, ...]:
         """Makes room, and takes the next lighter settings where that was not enough; the segments of the run with
         them. Raises RunFailed where there are none; the run is then again as it came to this stage."""
-        released = self.release()
+        released = self.release(but=ended.kind)
         before = lightening.spec
-        step = lightening.next(ended, has_room=bool(released))
+
+        def is_possible(spec: RunSpec) -> bool:
+            try:
+                choice.check(spec, describe)
+            except (EngineError, PresetError):
+                return False
+            return True
+
+        step = lightening.next(ended, has_room=bool(released), is_possible=is_possible)
         if step is None:
             segments = run.segments
         elif ended.hanging_steps and step.is_other_vae(before):
@@ -251,7 +262,7 @@ class Runner:
                 return do()
 
         made = attempted(explained)
-        if isinstance(made, Full) and self.release():
+        if isinstance(made, Full) and self.release(but=made.kind):
             control.warn(f"{Ended(made.stage, made.kind).told}: goes on {WITHOUT_IDLE}")
             made = attempted(explained)
         if isinstance(made, Full):
@@ -285,9 +296,9 @@ class Runner:
         """The same, for people."""
         return self._residents.models() if self._residents is not None else ()
 
-    def release(self) -> tuple[HeldModel, ...]:
-        """Lets go of every model that is not in use; what they were."""
-        return self._residents.release() if self._residents is not None else ()
+    def release(self, *, but: str = "") -> tuple[HeldModel, ...]:
+        """Lets go of every model that is not in use, but of those of a kind; what they were."""
+        return self._residents.release(but=but) if self._residents is not None else ()
 
     def relieve(self) -> tuple[HeldModel, ...]:
         """As `release`, where others have come to need a device that something idle is on. To be called while nothing

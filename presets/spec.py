@@ -308,7 +308,7 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=0,
             le=MAX_SIDE,
             multiple_of=8,
-            description="side of a decoded tile in pixels, 0 for whole frames; approximate",
+            description="side of a tile in pixels, 0 for whole frames; approximate",
             extra={"neutral": 0},
         ),
     ] = 0
@@ -318,7 +318,7 @@ class VAESpec(ComponentSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ge=0,
             le=MAX_SIDE // 2,
             multiple_of=8,
-            description="pixels over which neighbouring tiles are blended, at most half a tile",
+            description="pixels by which tiles overlap, at most half a tile; more is nearer to whole frames",
             extra={"neutral": 64},
         ),
     ] = 64

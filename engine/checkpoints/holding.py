@@ -97,7 +97,7 @@ def packed_matrices(
         if not is_large(name, entry.shape):
             continue
         packed = rounded(entry.shape, holding.quantise) if holding.quantise else _as_stored(entry)
-        if packed is None:
+        if packed is None or not _is_known_on(device_type, packed):
             continue
         if holding.rounds_activations and packed.can_round_activations:
             packed = replace(packed, scheme=replace(packed.scheme, rounds_activations=True))
@@ -128,6 +128,14 @@ def held_bytes(
         else math.prod(shape) * (4 if keeps_fp32(name) else item_bytes)
         for name, shape in shapes.items()
     }
+
+
+def _is_known_on(device_type: str, packed: Packed) -> bool:
+    """Whether such a device has what it is held as and unpacked with: Apple's has no fp8, and no fp64 to rotate in."""
+    if device_type != "mps":
+        return True
+    has_fp8 = any(held.dtype.startswith("F8") for held in packed.tensors.values())
+    return not has_fp8 and not packed.scheme.rotation
 
 
 def _as_stored(entry: Entry) -> Packed | None:

@@ -147,6 +147,13 @@ def filling(
     packed on a device of that type are replaced. The rest as of `match`. Raises CheckpointError."""
     numbers = match(module, weights, path=path, dtype=dtype, keeps_fp32=keeps_fp32)
     packed = packed_matrices(weights.entries, holding, device_type)
+    if holding.rounds_activations and not any(
+        each.scheme.rounds_activations for each in packed.values()
+    ):
+        raise CheckpointError(
+            f"{path}: its activations cannot be quantised on {device_type}; take plain ones, int8 weights or another "
+            "device"
+        )
     pack(module, packed)
     stored: dict[str, Packed] = {}
     rounded: dict[str, str] = {}

@@ -101,10 +101,11 @@ class Residents:
         """The devices that something is held on."""
         return {str(each.device) for each in self._held.values()}
 
-    def release(self) -> tuple[HeldModel, ...]:
-        """Gives back everything that is not in use, and what was of use to nobody any more; says what was held."""
+    def release(self, *, but: str = "") -> tuple[HeldModel, ...]:
+        """Gives back everything that is not in use, and what was of use to nobody any more; says what was held. but: of
+        this kind it stays."""
         gc.collect()  # what an error has left behind may still use one
-        idle = [place for place, held in self._held.items() if not held.uses]
+        idle = [place for place, held in self._held.items() if not held.uses and held.kind != but]
         told = tuple(_told(self._held[place]) for place in idle)
         self._drop(idle)
         if torch.cuda.is_available() and torch.cuda.is_initialized():

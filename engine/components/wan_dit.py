@@ -23,6 +23,7 @@ from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
 from engine.models.diffusion.config import conditions_of
+from engine.out_of_memory import is_out_of_memory
 from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -290,6 +291,8 @@ def _try_attention(name: str, head_dim: int, device: torch.device, dtype: torch.
     try:
         attention(q, q, q)
     except (RuntimeError, ImportError, ValueError, AssertionError, TypeError) as error:
+        if is_out_of_memory(error):  # it would work if there were some
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ComponentError(
             f"{name!r} does not work on {device} in {dtype} ({reason}); "

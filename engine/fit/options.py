@@ -153,7 +153,8 @@ def _of_vae(part: Part) -> Iterator[tuple[dict[str, Any], Numbers]]:
     small: dict[str, Any] = {} if spec.chunk_frames == 1 else {"chunk_frames": 1}
     if small:
         yield small, "rounded"
-    for side in TILES:
+    # others know no tiles
+    for side in TILES if spec.name == "wan-vae" else ():
         if side < part.side and not 0 < spec.tile_size <= side:
             small["tile_size"] = side
             yield {**small}, "approximate"

@@ -64,6 +64,30 @@ mapped = {
 print(json.dumps([converted, mapped]))
 """
 
+SWAP = """
+import json, resource, sys
+from engine.checkpoints import packed
+from engine.components import swapping, wan_dit
+from engine.models.swap import swap
+from presets.spec import DenoiserSpec
+
+spec = DenoiserSpec(checkpoint=sys.argv[1], device="cpu", dtype="bf16", resident_blocks="0")
+resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, 6 * 10**9))
+before = peak()
+model = wan_dit.load(spec)
+numbers = []
+with model.at_work():
+    for i in range(2):
+        with model.swap.block(i):
+            numbers.append(int(model.blocks[i].ffn[2].weight.count_nonzero()))
+print(json.dumps({
+    "grown": peak() - before,
+    "held": model.num_bytes,
+    "slots": sum(slot.nbytes for slot in model.swap.slots),
+    "numbers": numbers,
+}))
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 
 
@@ -112,3 +136,18 @@ def test_it_is_loaded_in_the_memory_of_the_result(t2v_14b: Path) -> None:
     assert mapped["parameters"] == 14_288_491_584
     module = 200 << 20  # itself, 1,095 parameters
     assert mapped["grown"] < mapped["own"] + LARGEST + module
+
+
+def test_its_blocks_come_in_the_memory_of_their_slots(t2v_14b: Path) -> None:
+    """28.6 GB in a process that may map 6."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK + SWAP, str(t2v_14b)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["numbers"] == [0, 13824 * 5120 // (1 << 20)]
+    assert 2 * 0.70e9 < found["slots"] < 2 * 0.71e9
+    assert found["held"] - found["slots"] < 0.9e9  # what is in no block
+    assert found["grown"] < found["held"] + LARGEST

@@ -58,6 +58,7 @@ def multiplies_fp8(x: Tensor, codes: Tensor) -> bool:
         and codes.dtype == torch.float8_e4m3fn
         and x.device.type == "cuda"
         and torch.cuda.is_available()
+        and torch.version.hip is None  # AMD's e4m3 is another one
         and torch.cuda.get_device_capability(x.device) >= (9, 0)
         and all(size % 16 == 0 for size in codes.shape)
     )

@@ -10,6 +10,7 @@ Source of the architecture: github.com/madebyollin/taehv, `taehv.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -104,13 +105,12 @@ class TAEHV(nn.Module):
             raise ValueError(
                 f"video has shape {tuple(shape)}; expected [B,3,4n+1,H,W] with H and W multiples of 8"
             )
-        weight = self.encoder[0].weight
         size = 1 + (num_frames - 1) // _FRAMES, height // 8, width // 8
-        latents = torch.empty((batch, LATENT_CHANNELS, *size), device=weight.device)
+        latents = torch.empty((batch, LATENT_CHANNELS, *size), device=self._device)
         history: History = {}
         for frames in _chunks(size[0], chunk_frames):
             start, stop = _FRAMES * frames.start, min(_FRAMES * frames.stop, num_frames)
-            video = part(start, stop).to(weight.device, weight.dtype).add(1).div(2)
+            video = part(start, stop).to(self._device, self._dtype).add(1).div(2)
             video = F.pad(video, (0, 0, 0, 0, 0, _FRAMES * frames.stop - stop), "replicate")
             found = _through(self.encoder, video.movedim(1, 2), history)
             latents[:, :, frames] = found.movedim(2, 1).float()
@@ -134,9 +134,11 @@ class TAEHV(nn.Module):
         self, latents: Tensor, chunks: Sequence[slice], on_chunk: Callable[[int, int], None]
     ) -> Iterator[Tensor]:
         history: History = {}
-        for number, frames in enumerate(chunks, 1):
+        numbers = count(1)
+        for frames in chunks:
+            # no name for the chunk: it would be held until the next one is made
             yield self._decoded_chunk(
-                latents[:, :, frames], history, lambda n=number: on_chunk(n, len(chunks))
+                latents[:, :, frames], history, lambda: on_chunk(next(numbers), len(chunks))
             )
 
     @torch.no_grad()
@@ -162,8 +164,15 @@ class TAEHV(nn.Module):
         return torch.cat(found, 1).movedim(2, 1).float().clamp_(0, 1).mul_(2).sub_(1)
 
     def _frames(self, latents: Tensor) -> Tensor:
-        weight = self.decoder[1].weight
-        return latents.to(weight.device, weight.dtype).movedim(2, 1)
+        return latents.to(self._device, self._dtype).movedim(2, 1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
 
 def _conv(dim: int, dim_out: int, **options: object) -> nn.Conv2d:

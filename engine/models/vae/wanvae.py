@@ -475,7 +475,7 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B,{self.config.z_dim},T,h,w]"
             )
-        tiles = _tiles(*latents.shape[3:], tile_size, tile_overlap)
+        tiles = _tiles(latents.shape[3], latents.shape[4], tile_size, tile_overlap)
         chunks = list(_chunks(latents.shape[2], chunk_frames))
         total, numbers = len(chunks) * (1 + len(tiles)), count(1)
         decoded = self._decoded_tiles if tiles else self._decoded

@@ -15,7 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints.formats.table import BLOCKS
+from engine.checkpoints.holding import Holding, packed_matrices
+from engine.checkpoints.known.configure import dit_config
+from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
+from engine.checkpoints.opened import layout_at
+from engine.checkpoints.packed import filling
 from engine.components import umt5, wan_dit
 from engine.errors import CheckpointError, ComponentError
 from engine.models.diffusion.config import WanDiTConfig
@@ -289,3 +294,24 @@ def test_what_is_held_otherwise_is_loaded_by_itself(index) -> None:
     assert len({each[0] for each in (plain, int8, fp8, loaded, rounded)}) == 5
     assert int8[1] == loaded[1]
     assert len({each[1] for each in (plain, int8, fp8, rounded)}) == 4
+
+
+@pytest.mark.parametrize("way", ["fp8", "rotated", "int8"])
+def test_apples_gpu_gets_numbers_of_what_it_does_not_have(tmp_path: Path, way: str) -> None:
+    """fp8, and fp64, in which rotations are turned back."""
+    entries = layout_at(written(tmp_path, way))[1].entries
+    packed = packed_matrices(entries, Holding(), "mps")
+    assert bool(packed) == (way == "int8")
+    assert packed_matrices(entries, Holding(), "cuda")
+
+
+def test_activations_are_quantised_or_refused() -> None:
+    source, layout = layout_at(MICRO)
+    with torch.device("meta"):
+        model = WanDiT(dit_config(source, layout))
+    holding = Holding("fp8", rounds_activations=True)
+    with (
+        Weights(layout.entries) as weights,
+        pytest.raises(CheckpointError, match="cannot be quantised on mps; take plain ones"),
+    ):
+        filling(model, weights, holding, "mps", path=MICRO, dtype=torch.bfloat16)

@@ -142,6 +142,18 @@ def test_nothing_is_tried_twice_in_a_run() -> None:
     assert lighter(spec(), denoising, ["idle denoise denoiser", "no blocks"]) is not None
 
 
+def test_settings_that_a_run_cannot_have_are_passed_over() -> None:
+    """A budget that is too small for block swap, say."""
+    lightening = Lightening(spec("components.denoiser.resident_blocks=6GB"))
+    step = lightening.next(
+        Ended("denoise", "denoiser", num_blocks=40),
+        has_room=False,
+        is_possible=lambda wanted: wanted.components.denoiser.resident_blocks != "3GB",
+    )
+    assert step is not None
+    assert step.told == "with no block kept on the device"
+
+
 @pytest.mark.parametrize(
     ("ended", "words", "told"),
     [

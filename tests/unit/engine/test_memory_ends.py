@@ -314,7 +314,7 @@ def test_at_the_end_there_is_one_line_and_the_latents_are_kept(
     )
     assert decode_spec(run.spec_json).components.vae == wanted.components.vae
     assert blobs.is_stored(store.root, run.latents)
-    assert runner.models() == ()
+    assert [each.kind for each in runner.models()] == ["vae"]
     store.finish(run.id, "failed")
     client.resume(store, run.id)
     events = execute(runner, run.id)
@@ -335,3 +335,13 @@ def test_a_verification_goes_on_without_idle_models(
     ]
     (verdict,) = verdicts(events)
     assert verdict.identical
+
+
+def test_an_attention_kernel_for_which_there_is_no_memory_is_none_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    none = failing(lambda q, k, v: q, torch.OutOfMemoryError("CUDA out of memory"), calls=range(1))
+    monkeypatch.setattr("engine.models.attention.get_attention", lambda name: none)
+    with pytest.raises(torch.OutOfMemoryError):
+        wan_dit._try_attention("sdpa", 8, torch.device("cpu"), torch.float32)
+    assert wan_dit._try_attention("sdpa", 8, torch.device("cpu"), torch.float32) is none

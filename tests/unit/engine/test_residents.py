@@ -122,6 +122,7 @@ def test_release_says_what_went_and_keeps_what_is_in_use(monkeypatch: pytest.Mon
         assert box.residents.release() == (HeldModel("vae", "wan-vae", "cpu", 5),)
         assert box.residents.release() == ()
     assert box.residents.models() == (HeldModel("denoiser", "wan-dit", "cpu", 30),)
+    assert box.residents.release(but="denoiser") == ()
     assert [each.kind for each in box.residents.release()] == ["denoiser"]
     assert box.residents.models() == ()
 

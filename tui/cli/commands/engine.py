@@ -104,7 +104,7 @@ def stop(as_json: bool, force: bool) -> None:
 
 @engine.command()
 @_json
-def release(as_json: bool) -> int:
+def release(as_json: bool) -> None:
     """Have the engine let go of the models that it does not use.
 
     Memory for another program, without waiting for the engine to leave. What its run works with stays; the next
@@ -120,7 +120,6 @@ def release(as_json: bool) -> int:
     else:
         for line in [release_line(each) for each in engines] or [NO_ENGINE]:
             click.echo(line)
-    return FAILED if any(each.is_to_release for each in engines) else 0
 
 
 @engine.command()
@@ -180,6 +179,7 @@ def _row(record: EngineRecord) -> dict[str, object]:
         "seconds_alive": round(_seconds(record.started_ns, now), 1),
         "seconds_since_heartbeat": round(_seconds(record.heartbeat_ns, now), 1),
         "models": [asdict(each) for each in record.models],
+        "is_to_release": record.is_to_release,
         "released": [asdict(each) for each in record.released],
     }
 

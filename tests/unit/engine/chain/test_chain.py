@@ -372,7 +372,14 @@ def test_no_two_steps_of_a_run_are_one(store: Store) -> None:
     assert len(set(keys_of(store, spec).step)) == 200
 
 
-@pytest.mark.parametrize("stop", [6, 7, 100])
+def test_a_segment_of_all_steps_leaves_the_decoding_to_the_run() -> None:
+    own = override(SPEC, ["components.vae.chunk_frames=1"])
+    route = route_of(own, [Segment(6, encode_spec(SPEC))])
+    assert [(part.start, part.stop, part.spec) for part in route.parts] == [(0, 6, SPEC)]
+    assert (route.spec, route.num_steps) == (own, 6)
+
+
+@pytest.mark.parametrize("stop", [7, 100])
 def test_a_segment_beyond_the_last_step(stop: int) -> None:
     with pytest.raises(PresetError, match=rf"cannot branch there: step {stop} of 6"):
         route_of(SPEC, [Segment(stop, encode_spec(SPEC))])

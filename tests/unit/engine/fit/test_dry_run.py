@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine import client
@@ -19,7 +17,6 @@ from engine.errors import EngineError
 from engine.fit import dry_run
 from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
-from engine.fit.weightless import built
 from engine.fit.work import Memory, Use, Work
 from presets.library import load_preset
 from presets.spec import ExtensionSpec, RunSpec
@@ -146,21 +143,13 @@ def test_what_does_not_run_there_is_refused_in_a_line(store: Store) -> None:
         uses_of([work for work in works if work.stage == "denoise"])
 
 
-def with_two_blocks(kind: str, part: Any) -> nn.Module:
-    model: Any = built(kind, part)
-    if kind == "denoiser":
-        model.blocks = model.blocks[:2]
-    found: nn.Module = model
-    return found
-
-
 def test_two_devices_of_one_denoiser(store: Store) -> None:
     """Each holds a copy and what one half takes."""
 
     def told(*settings: str) -> dict[str, Use]:
         works, _ = works_in(store, spec_of("components.denoiser.device=cuda:0", *settings))
         steps = [work for work in works if work.stage == "denoise"]
-        return {use.device: use for use in uses_of(steps, build=with_two_blocks)}
+        return {use.device: use for use in uses_of(steps)}
 
     def peaks(*settings: str) -> dict[str, int]:
         return {device: use.peak_bytes for device, use in told(*settings).items()}
@@ -180,9 +169,7 @@ def test_both_copies_stay_beside_the_decoder(store: Store) -> None:
     on = [f"components.denoiser.{name}" for name in ("device=cuda:0", "guidance_device=cuda:1")]
     works, _ = works_in(store, spec_of("components.vae.device=cuda:1", "frames=5", *on))
     later = [work for work in works if work.stage != "text_encode"]
-    decode = {
-        use.device: use for use in uses_of(later, build=with_two_blocks) if use.stage == "decode"
-    }
+    decode = {use.device: use for use in uses_of(later) if use.stage == "decode"}
     kept = decode["cuda:0"].kept_bytes
     assert kept == decode["cuda:1"].kept_bytes > 0
     assert decode["cuda:0"].weights_bytes == 0 < decode["cuda:1"].weights_bytes
@@ -223,7 +210,7 @@ def test_every_pair_of_settings_is_told(store: Store, choice: Choice) -> None:
     works, uncounted = works_in(store, spec_of(*settings, extensions=extensions))
     assert uncounted == ()
     steps = [work for work in works if work.stage == "denoise"]
-    uses = uses_of(steps, build=with_two_blocks)
+    uses = uses_of(steps)
     assert {use.device for use in uses if use.weights_bytes} == {
         choice["device"],
         choice["guidance_device"] or choice["device"],

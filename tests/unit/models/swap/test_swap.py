@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -204,7 +204,24 @@ def test_what_is_in_no_block_is_loaded_and_no_more() -> None:
     )
 
 
-def test_a_file_that_is_cut_off_ends_the_run_with_a_clear_line(tmp_path: Path) -> None:
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replaced_by_another(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(path.read_bytes())
+    other.rename(path)
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [cut_off, replaced_by_another, removed])
+def test_a_file_that_changes_meanwhile_ends_the_run_with_a_clear_line(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     path = small(tmp_path, torch.float32)
     spec = DenoiserSpec(checkpoint=str(path), device="cpu", dtype="fp32", resident_blocks="0")
     on = denoiser(spec)
@@ -216,9 +233,10 @@ def test_a_file_that_is_cut_off_ends_the_run_with_a_clear_line(tmp_path: Path) -
             for step in range(3):
                 predict(torch.ones(1, 16, 1, 4, 4), torch.tensor([700.0]), [at])
                 if step == 1:
-                    os.truncate(path, path.stat().st_size // 2)
+                    change(path)
 
-    with pytest.raises(CheckpointError, match=r"dit.safetensors: (truncated|changed while)"):
+    told = r"dit.safetensors: (truncated|changed while|no such file)"
+    with pytest.raises(CheckpointError, match=told):
         run()
     assert "blocks_0" not in {thread.name for thread in threading.enumerate()}
 

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -20,6 +22,7 @@ from presets.library import load_preset
 from store.database.database import immediate
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
+from store.lineage.records import HeldModel
 from store.store import open_store
 from tui.cli.follow import part, result
 from tui.cli.main import COMMANDS, cli, main
@@ -452,7 +455,32 @@ def test_engine_status(capsys, store):
     assert (engine["id"], engine["pid"], engine["run"]) == ("engineaaaa", os.getpid(), run_id)
     assert told["queued"] == 1
     assert lines[0].startswith(f"engine engineaaaa (process {os.getpid()}) works on run {run_id}")
-    assert lines[1].startswith("1 queued")
+    assert (engine["models"], lines[1]) == ([], "  no model is in memory")
+    assert lines[2].startswith("1 queued")
+
+
+def test_engine_release(capsys, store):
+    vae = HeldModel("vae", "wan-vae", "cpu", 1 << 20)
+    assert data(capsys, "engine", "release") == {"engines": []}
+    assert main(["engine", "release"]) == 0
+    assert capsys.readouterr().out == "no engine is running, so that nothing is held\n"
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
+        store.set_held("engineaaaa", ["a name"], [vae])
+        assert main(["engine", "status"]) == 0
+        assert "in memory: vae wan-vae (1 MiB of cpu)" in capsys.readouterr().out
+
+        def answer():
+            with open_store() as own:
+                while not own.release_requested("engineaaaa"):
+                    time.sleep(0.01)
+                own.set_held("engineaaaa", [])
+                own.set_released("engineaaaa", [vae])
+
+        with ThreadPoolExecutor() as executor:
+            answered = executor.submit(answer)
+            assert main(["engine", "release"]) == 0
+            answered.result()
+        assert capsys.readouterr().out == "gave back 1 MiB: vae wan-vae (1 MiB of cpu)\n"
 
 
 def test_engine_stop_without_an_engine(capsys):
