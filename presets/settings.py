@@ -12,6 +12,17 @@ from presets.spec import RunSpec
 Settings = dict[str, Any]
 """Values by dotted key."""
 
+LATER: Settings = {
+    "url": "",
+    "quantise": "",
+    "unpack": "auto",
+    "activations": "plain",
+    "resident_blocks": "all",
+    "guidance_device": "",
+}
+"""Options of components that runs on record may not say, since these are older, by name: the values at which they do
+nothing."""
+
 
 def settings_of(spec: RunSpec) -> Settings:
     """All settings of a spec, those with their defaults too."""

@@ -19,6 +19,7 @@ from engine.tasks.stages import (
     TEXT_ENCODE,
 )
 from presets.expansion import expands
+from presets.settings import LATER
 from presets.tasks import PICTURES
 from store.lineage.records import COMPUTED
 
@@ -105,8 +106,8 @@ def _likeness(spec: Mapping[str, Any]) -> str:
         for each in spec.get("extensions", ())
         if each.get("enabled", True)
     ]
-    # a run of before there were options, or addresses, is like one that has none
-    absent: tuple[tuple[str, object], ...] = (("options", {}), ("url", ""))
+    # a run of before there were options is like one that has none
+    absent = [("options", {}), *LATER.items()]
     used = {
         "prompt_expander": spec.get("expansion", {}).get("enabled", False),
         "image_encoder": spec.get("task", "t2v") != "t2v",

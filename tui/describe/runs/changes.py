@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from engine.compare.settings import Difference
 from presets.fields import fields, found_out
-from presets.settings import Settings, flatten, settings_of
+from presets.settings import LATER, Settings, flatten, settings_of
 from presets.spec import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN, file_name
@@ -66,10 +66,11 @@ def _neutral() -> Settings:
         *("expansion.", "components.prompt_expander.", "components.image_encoder."),
         *("image.", "last_image.", "video.", "max_area"),
     )
+    endings = tuple(f".{name}" for name in LATER)
     return {
         key: value
         for key, value in settings_of(RunSpec()).items()
-        if key.startswith(later) or key.endswith(".url")
+        if key.startswith(later) or key.endswith(endings)
     }
 
 
