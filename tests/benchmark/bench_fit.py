@@ -25,16 +25,18 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Workload:
-    """settings: of the preset micro. sizes: of a model in place of the micro one, by its configuration's fields."""
+    """settings: of the preset. sizes: of a model in place of the micro one, by its configuration's fields."""
 
     name: str
     stage: str
     settings: tuple[str, ...]
     sizes: dict[str, Any]
+    preset: str = "micro"
 
 
 _DIT = {"dim": 768, "ffn_dim": 4608, "num_heads": 6, "num_layers": 3}
 _LONG = ("width=384", "height=256", "frames=33")
+_PICTURE = ("image.path=examples/pictures/green-triangle.png",)
 _BF16 = "components.denoiser.dtype=bf16"
 
 WORKLOADS = (
@@ -74,6 +76,20 @@ WORKLOADS = (
             "components.vae.tile_overlap=32",
         ),
         {"dim": 32},
+    ),
+    Workload(
+        "VAE fp32, encoding a picture's frames, 2 at a time",
+        "encode",
+        (*_PICTURE, "width=256", "height=192", "frames=17", "components.vae.chunk_frames=2"),
+        {"dim": 32},
+        "micro-i2v",
+    ),
+    Workload(
+        "CLIP fp32, a picture",
+        "image_encode",
+        _PICTURE,
+        {"width": 640, "mlp": 2560, "layers": 12},
+        "micro-i2v",
     ),
     Workload(
         "UMT5 fp32, 512 tokens",
@@ -161,7 +177,8 @@ def _work(workload: Workload) -> Any:
     from store.store import open_store
 
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "store") as store:
-        spec = load_preset("micro", ("scheduler.steps=2", *workload.settings))
+        spec = load_preset(workload.preset, ("scheduler.steps=2", *workload.settings))
+        spec = client.settled(store, spec).spec
         with open_index(store.root) as index:
             works, _ = works_of(client.plan(store, spec), Descriptions(index), index)
     return next(work for work in works if work.stage == workload.stage)
@@ -172,6 +189,8 @@ def _build(workload: Workload) -> Callable[[str, Any], Any]:
 
     from engine.models.diffusion.config import WanDiTConfig
     from engine.models.diffusion.wandit import WanDiT
+    from engine.models.image_encoders.clip import CLIP
+    from engine.models.image_encoders.config import CLIPConfig
     from engine.models.text_encoders import t5
     from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 
@@ -179,6 +198,8 @@ def _build(workload: Workload) -> Callable[[str, Any], Any]:
         with torch.device("meta"):
             if kind == "text_encoder":
                 return t5.build(t5.UMT5Config(**workload.sizes))
+            if kind == "image_encoder":
+                return CLIP(CLIPConfig(**workload.sizes))
             if kind == "vae":
                 return WanVAE(WanVAEConfig(**workload.sizes)).channels_last()
             return WanDiT(WanDiTConfig(text_dim=128, **workload.sizes))
