@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.client import settled
 from engine.components import choice
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
 from engine.output import media

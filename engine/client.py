@@ -341,8 +341,8 @@ def is_warm(store: Store, made: Plan) -> bool:
     """Whether a live engine has every model in memory that a plan needs, as of its last run. False for one that is at
     work, which may put others in their place."""
     from engine.components.descriptions import Descriptions
-    from engine.components.halves import copies
-    from engine.components.held import held_name
+    from engine.components.memory.halves import copies
+    from engine.components.memory.held import held_name
     from store.index.index import open_index
 
     idle = [engine for engine in store.engines() if not engine.run and not engine.is_retiring]

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from engine.components.halves import copies, used
+from engine.components.memory.halves import copies, used
 from engine.errors import EngineError, Unfaithful
+from engine.fit.out_of_memory import out_of_memory_explained
 from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
-from engine.out_of_memory import out_of_memory_explained
 from engine.plan import Plan, digest_in, make_plan
 from engine.reports import Control, Made, memory_sample
 from engine.results import Seen
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engine.components.descriptions import Descriptions
-    from engine.components.residents import Residents
+    from engine.components.memory.residents import Residents
     from engine.results import Results
     from store.index.previews import Preview
 

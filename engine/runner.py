@@ -17,8 +17,8 @@ from engine.chain.thinning import kept_steps
 from engine.components import choice
 from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
+from engine.components.memory.room import Free, is_short
 from engine.components.registry import reads_weights
-from engine.components.room import Free, is_short
 from engine.errors import (
     CheckpointError,
     ComponentError,
@@ -30,9 +30,9 @@ from engine.errors import (
 from engine.execute import Execution, Keeping
 from engine.fit.dry_run import remembered, work_bytes
 from engine.fit.learned import compared
+from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
+from engine.fit.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.fit.work import Memory
-from engine.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
-from engine.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.output import encoders, media
 from engine.output.mark import mark_of
 from engine.output.marking import marked, marked_latents, marked_video
@@ -59,7 +59,7 @@ from store.store import Store
 from store.upkeep.gc import WRITER_SECONDS
 
 if TYPE_CHECKING:
-    from engine.components.residents import Residents
+    from engine.components.memory.residents import Residents
     from engine.graph import Targets
     from store.index.index import Index
 
@@ -290,7 +290,7 @@ class Runner:
         return self._index
 
     def held(self) -> tuple[str, ...]:
-        """What is in memory, as of `engine.components.held.held_name`."""
+        """What is in memory, as of `engine.components.memory.held.held_name`."""
         return self._residents.names() if self._residents is not None else ()
 
     def models(self) -> tuple[HeldModel, ...]:
@@ -307,7 +307,7 @@ class Runner:
         devices = self._residents.devices() if self._residents is not None else set()
         if not devices:
             return ()
-        from engine.components.residents import free_memory
+        from engine.components.memory.residents import free_memory
 
         now = {device: free_memory(device) for device in devices}
         for device, free in now.items():
@@ -319,7 +319,7 @@ class Runner:
     def residents(self) -> Residents:
         """The components in memory; torch comes with them."""
         if self._residents is None:
-            from engine.components.residents import Residents
+            from engine.components.memory.residents import Residents
 
             self._residents = Residents()
         return self._residents

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.components import umt5, wan_dit, wan_vae
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.execute import Execution, Keeping
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5

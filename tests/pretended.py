@@ -88,7 +88,7 @@ def pretended(patch: pytest.MonkeyPatch) -> Iterator[None]:
         stack.enter_context(_Factories())
         # a mode is one thread's own
         executor = partial(ThreadPoolExecutor, initializer=lambda: _Factories().__enter__())
-        patch.setattr("engine.components.halves.ThreadPoolExecutor", executor)
+        patch.setattr("engine.components.memory.halves.ThreadPoolExecutor", executor)
         yield
 
 

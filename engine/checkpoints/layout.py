@@ -16,7 +16,7 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
-from engine.checkpoints.quantised import (
+from engine.checkpoints.packing.quantised import (
     Packing,
     dtype_fault,
     is_of_quanto,

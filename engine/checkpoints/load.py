@@ -25,8 +25,8 @@ from engine.checkpoints.formats.reading import facts_at, opened, refusal, trunca
 from engine.checkpoints.formats.table import BLOCKS, PAIRS, Facts, TensorInfo
 from engine.checkpoints.known.recognise import compare, describe
 from engine.checkpoints.layout import Entry
-from engine.checkpoints.quantised import Packing, dtype_fault
-from engine.checkpoints.unpacking import of_exponents, rotated_back, scaled, untiled
+from engine.checkpoints.packing.quantised import Packing, dtype_fault
+from engine.checkpoints.packing.unpacking import of_exponents, rotated_back, scaled, untiled
 from engine.errors import CheckpointError
 from engine.models.quantised.pairs import of_pairs
 

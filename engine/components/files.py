@@ -13,7 +13,7 @@ from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Layout
 from engine.checkpoints.locate import is_builtin
 from engine.checkpoints.opened import layout_at
-from engine.components.holding import check_holding, in_memory, kept_at, told_apart
+from engine.components.memory.holding import check_holding, in_memory, kept_at, told_apart
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
 from presets.identity import counting

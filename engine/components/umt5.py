@@ -22,7 +22,7 @@ from engine.checkpoints.vocabulary.held import (
     is_within_weights,
 )
 from engine.components.files import absolute, checked_layout, description
-from engine.components.holding import holding_of
+from engine.components.memory.holding import holding_of
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, together
 from presets.spec import TextEncoderSpec
@@ -106,9 +106,9 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     """Raises CheckpointError."""
     import torch
 
-    from engine.checkpoints.kept import kept
+    from engine.checkpoints.held.kept import kept
+    from engine.checkpoints.held.packed import filling
     from engine.checkpoints.load import Weights
-    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.text_encoders import t5
     from engine.prompt import load_tokenizer

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.checkpoints.holding import packed_matrices
+from engine.checkpoints.held.holding import packed_matrices
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
-from engine.components import swapping
 from engine.components.files import absolute, checked_layout, description
-from engine.components.halves import copies
-from engine.components.holding import holding_of
+from engine.components.memory import swapping
+from engine.components.memory.halves import copies
+from engine.components.memory.holding import holding_of
 from engine.components.protocols import Conditions, Description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
+from engine.fit.out_of_memory import is_out_of_memory
 from engine.models.diffusion.config import conditions_of
-from engine.out_of_memory import is_out_of_memory
 from presets.spec import DenoiserSpec
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
     """Raises ComponentError, CheckpointError."""
     import torch
 
-    from engine.checkpoints.kept import kept
+    from engine.checkpoints.held.kept import kept
+    from engine.checkpoints.held.packed import filling
     from engine.checkpoints.load import Weights
-    from engine.checkpoints.packed import filling
     from engine.dtypes import torch_device, torch_dtype
     from engine.models.diffusion.config import keeps_fp32
     from engine.models.diffusion.wandit import WanDiT

@@ -14,7 +14,7 @@ import msgspec
 from engine.checkpoints.digests import fingerprint_of
 from engine.checkpoints.formats.reading import facts_at
 from engine.checkpoints.places import models_folder
-from engine.components.holding import BYTES
+from engine.components.memory.holding import BYTES
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
 from engine.expansion.answer import KEY, Answer, Asked

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.chain.rebuild import chain_of, scheduler_of, solved
-from engine.components.halves import copies, joined
-from engine.components.residents import budget_of
-from engine.components.room import leaving
+from engine.components.memory.halves import copies, joined
+from engine.components.memory.residents import budget_of
+from engine.components.memory.room import leaving
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions

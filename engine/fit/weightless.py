@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from engine.checkpoints.holding import Packed, is_large, packed_matrices, rounded
+from engine.checkpoints.held.holding import Packed, is_large, packed_matrices, rounded
+from engine.checkpoints.held.packed import pack
 from engine.checkpoints.known import catalogue, configure, expected
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
-from engine.checkpoints.packed import pack
-from engine.components import swapping
 from engine.components.clip import LocalImageEncoder
-from engine.components.holding import holding_of
+from engine.components.memory import swapping
+from engine.components.memory.holding import holding_of
 from engine.components.taehv import LocalTAEHV
 from engine.components.wan_dit import LocalDenoiser
 from engine.components.wan_vae import LocalVAE, vae_config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.compare.latents import distance, rebuilt_latents
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.errors import EngineError, Unfaithful
 from engine.execute import Execution, Keeping
 from engine.reports import Control

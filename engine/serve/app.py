@@ -22,8 +22,8 @@ from torch import Tensor
 
 from engine.environment import environment, set_few_threads
 from engine.errors import EngineError
+from engine.fit.out_of_memory import out_of_memory_explained
 from engine.models.seams import At
-from engine.out_of_memory import out_of_memory_explained
 from engine.process.version import installed_version
 from engine.remote.contract import (
     CONDITIONS,

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from engine.checkpoints.library import scan_places
 from engine.components.choice import settled
 from engine.components.descriptions import Descriptions
-from engine.components.halves import used
+from engine.components.memory.halves import used
+from engine.components.memory.residents import Residents
 from engine.components.protocols import Description
-from engine.components.residents import Residents
 from engine.errors import ComponentError, EngineError
 from engine.remote.contract import Load, Told, digest_of
 from presets.spec import RunSpec

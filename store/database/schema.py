@@ -150,7 +150,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CHECK (rating BETWEEN 0 AND 5)",
     ),
     (
-        # JSON: the names of the models that it has in memory (engine.components.held), as of its last run.
+        # JSON: the names of the models that it has in memory (engine.components.memory.held), as of its last run.
         "ALTER TABLE engines ADD COLUMN held TEXT NOT NULL DEFAULT '[]'",
     ),
     (

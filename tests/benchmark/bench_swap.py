@@ -24,7 +24,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.components import swapping, wan_dit
+from engine.components import wan_dit
+from engine.components.memory import swapping
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At

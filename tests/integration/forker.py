@@ -50,7 +50,7 @@ Fault = dict[str, Any]
 IMPORTED = (
     "engine.process.worker",
     "engine.execute",
-    "engine.components.residents",
+    "engine.components.memory.residents",
     "engine.models.text_encoders.t5",
     "engine.prompt",
     "imageio_ffmpeg",

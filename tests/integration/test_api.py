@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.api import TextToVideo
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.errors import RunCancelled
 from presets.errors import PresetError
 from store.errors import StoreFull

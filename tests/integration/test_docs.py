@@ -15,7 +15,7 @@ import torch
 from engine.components import registry as components
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.execute import Execution, Keeping
 from engine.extensions import registry as extensions
 from engine.graph import Ref

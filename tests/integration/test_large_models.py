@@ -66,8 +66,9 @@ print(json.dumps([converted, mapped]))
 
 SWAP = """
 import json, resource, sys
-from engine.checkpoints import packed
-from engine.components import swapping, wan_dit
+from engine.checkpoints.held import packed
+from engine.components import wan_dit
+from engine.components.memory import swapping
 from engine.models.swap import swap
 from presets.spec import DenoiserSpec
 

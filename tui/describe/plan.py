@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from engine.components.halves import copies
+from engine.components.memory.halves import copies
 from engine.runs.estimates import experience_with
 from engine.tasks.stages import DECODE, ENCODE, EXPAND, IMAGE_ENCODE, LOAD, READ, told
 from tui.describe.inputs import file_name, inputs_of, looked_at

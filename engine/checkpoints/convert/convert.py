@@ -27,15 +27,15 @@ from engine.checkpoints.convert.writers import (
 from engine.checkpoints.formats.holes import check_no_holes
 from engine.checkpoints.formats.reading import bytes_of
 from engine.checkpoints.formats.table import BLOCKS
-from engine.checkpoints.holding import ROUNDED, is_large
+from engine.checkpoints.held.holding import ROUNDED, is_large
 from engine.checkpoints.known.expected import is_taehv
 from engine.checkpoints.known.recognise import describe, recognise
 from engine.checkpoints.layout import Entry, Layout, lay_out
 from engine.checkpoints.load import TORCH_DTYPES, Weights, natural_dtype
 from engine.checkpoints.locate import SPIECE_FILE, tokenizer_in
 from engine.checkpoints.names import from_original, to_original, unwrapped
-from engine.checkpoints.notes import NOTE
-from engine.checkpoints.quantised import BESIDE, MARK, without_quanto
+from engine.checkpoints.packing.notes import NOTE
+from engine.checkpoints.packing.quantised import BESIDE, MARK, without_quanto
 from engine.checkpoints.source import Source, open_source
 from engine.checkpoints.vocabulary.ggml import gguf_fields
 from engine.checkpoints.vocabulary.held import (

@@ -18,7 +18,7 @@ from engine.checkpoints.known import expected
 from engine.checkpoints.known.configure import clip_config, dit_config
 from engine.checkpoints.layout import Entry, Layout, lay_out, quantisation
 from engine.checkpoints.names import components_in, lora_family
-from engine.checkpoints.quantised import INSTEAD
+from engine.checkpoints.packing.quantised import INSTEAD
 from engine.checkpoints.source import Source, read_json
 from engine.errors import CheckpointError
 from engine.models.diffusion.config import keeps_fp32

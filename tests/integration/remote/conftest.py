@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.components import remote
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.errors import EngineError
 from engine.runner import Runner
 from presets.encoding import encode_spec

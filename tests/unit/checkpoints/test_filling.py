@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints.formats.table import BLOCKS
-from engine.checkpoints.holding import Holding, packed_matrices
+from engine.checkpoints.held.holding import Holding, packed_matrices
+from engine.checkpoints.held.packed import filling
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
-from engine.checkpoints.packed import filling
 from engine.components import umt5, wan_dit
 from engine.errors import CheckpointError, ComponentError
 from engine.models.diffusion.config import WanDiTConfig

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from engine.checkpoints import kept as module
-from engine.checkpoints import packed
+from engine.checkpoints.held import kept as module
+from engine.checkpoints.held import packed
 from engine.checkpoints.locate import locate
 from engine.components import umt5, wan_dit
 from engine.components.protocols import Description

@@ -19,7 +19,7 @@ from engine.checkpoints import load
 from engine.checkpoints.formats.weight_file import read_weight_file
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights, fill
-from engine.checkpoints.quantised import Packing
+from engine.checkpoints.packing.quantised import Packing
 from engine.errors import CheckpointError
 
 CPU = torch.device("cpu")

@@ -31,9 +31,9 @@ from engine.checkpoints.layout import Entry, lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.names import from_original
-from engine.checkpoints.quantised import read_quantised, without_quanto
+from engine.checkpoints.packing.quantised import read_quantised, without_quanto
+from engine.checkpoints.packing.unpacking import of_exponents, untiled
 from engine.checkpoints.source import Source, open_source
-from engine.checkpoints.unpacking import of_exponents, untiled
 from engine.models.quantised.pairs import of_pairs
 from tests import packed, packed_by_others
 from tests.packed import E4M3, E5M2, Packer, note

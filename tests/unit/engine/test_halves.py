@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.components import choice
-from engine.components.halves import GuidanceHalves, copies, joined
+from engine.components.memory.halves import GuidanceHalves, copies, joined
 from engine.components.protocols import Description
 from engine.errors import ComponentError
 from engine.models.seams import At

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.lighter import Ended, Lightening, given_up, lighter
+from engine.fit.lighter import Ended, Lightening, given_up, lighter
 from presets.library import load_preset
 from presets.spec import RunSpec
 

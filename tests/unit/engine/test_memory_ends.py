@@ -20,10 +20,10 @@ from engine import runner as runners
 from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.components.wan_dit import LocalPredict
 from engine.errors import OutOfMemory, RunFailed
+from engine.fit.out_of_memory import out_of_memory_explained
 from engine.models.image_encoders.clip import CLIP
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
-from engine.out_of_memory import out_of_memory_explained
 from engine.output import media
 from engine.output.mark import Mark, read_mark
 from engine.output.reading import comment_of

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.components import wan_dit
 from engine.components.choice import check, check_here, settle
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.errors import ComponentError
 from engine.execute import Execution, Keeping
 from engine.inputs.settle import settle as settled

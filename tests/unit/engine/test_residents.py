@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from engine.components import registry
-from engine.components import residents as in_memory
+from engine.components.memory import residents as in_memory
+from engine.components.memory.residents import Residents
+from engine.components.memory.room import Free, is_short, leaving, work_room
 from engine.components.protocols import Description
-from engine.components.residents import Residents
-from engine.components.room import Free, is_short, leaving, work_room
 from engine.runner import Runner
 from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
 from store.lineage.records import HeldModel

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from engine.components import registry
 from engine.components.descriptions import Descriptions
+from engine.components.memory.residents import Residents
 from engine.components.protocols import Description
-from engine.components.residents import Residents
 from engine.errors import RunFailed
 from engine.execute import Execution, Keeping
 from engine.graph import Node, Targets

@@ -14,7 +14,7 @@ import pytest
 from engine import client
 from engine.compare.frames import read_frames
 from engine.compare.similarity import similarity
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.plan import Plan
 from engine.process.version import installed_version
 from engine.runner import Runner

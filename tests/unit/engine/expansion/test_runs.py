@@ -11,7 +11,7 @@ import pytest
 
 from engine import client
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.errors import ComponentError
 from engine.output.mark import read_mark
 from engine.output.reading import comment_of

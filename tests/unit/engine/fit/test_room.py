@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.components.room import leaving
+from engine.components.memory.room import leaving
 
 
 @dataclass

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine import client
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.output.encoders import encode
 from engine.output.reading import comment_of
 from engine.process.version import installed_version

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from engine import client
 from engine.checkpoints.locate import locate
 from engine.components.descriptions import Descriptions
-from engine.components.residents import Residents
+from engine.components.memory.residents import Residents
 from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.components import swapping, wan_dit
+from engine.components import wan_dit
+from engine.components.memory import swapping
 from engine.models.seams import At
 from engine.models.swap import sources
 from engine.models.swap.transfers import OneStream

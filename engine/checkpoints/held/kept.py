@@ -24,12 +24,12 @@ from engine.checkpoints.convert.writers import (
     write_safetensors,
 )
 from engine.checkpoints.formats.holes import check_no_holes
-from engine.checkpoints.holding import ROUNDED, Holding, is_large
+from engine.checkpoints.held.holding import ROUNDED, Holding, is_large
+from engine.checkpoints.held.packed import rounded_entry
 from engine.checkpoints.layout import Entry
 from engine.checkpoints.load import Weights, natural_dtype
-from engine.checkpoints.notes import NOTE
 from engine.checkpoints.opened import layout_at
-from engine.checkpoints.packed import rounded_entry
+from engine.checkpoints.packing.notes import NOTE
 from engine.errors import CheckpointError
 from store.upkeep.space import free_bytes, reserve_bytes
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.formats.table import TensorInfo
-from engine.checkpoints.holding import Holding, Packed, is_large, packed_matrices
+from engine.checkpoints.held.holding import Holding, Packed, is_large, packed_matrices
 from engine.checkpoints.load import TORCH_DTYPES, Weights, match, put
 from engine.errors import CheckpointError
 from engine.models.quantised.linear import QuantLinear, weights_of

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine.components.residents import Residents
+    from engine.components.memory.residents import Residents
     from engine.models.seams import At
 
     class Placed(Denoiser, Protocol):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.holding import (
+from engine.checkpoints.held.holding import (
     VERSION,
     Holding,
     held_bytes,
@@ -16,7 +16,7 @@ from engine.checkpoints.holding import (
     rounded,
 )
 from engine.checkpoints.layout import quantisation
-from engine.components import swapping
+from engine.components.memory import swapping
 from engine.components.protocols import InMemory
 from engine.errors import ComponentError
 from engine.models.diffusion.config import keeps_fp32
@@ -26,7 +26,7 @@ from store.paths import QUANTISED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from engine.checkpoints.holding import Packed
+    from engine.checkpoints.held.holding import Packed
     from engine.checkpoints.layout import Entry, Layout
 
     Shapes = Mapping[str, Sequence[int]]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engine.checkpoints.formats.reading import shortened
 from engine.checkpoints.formats.table import BLOCKS, PAIRS, TensorInfo
-from engine.checkpoints.notes import NOTE, Note, read_notes
+from engine.checkpoints.packing.notes import NOTE, Note, read_notes
 from engine.checkpoints.source import Source
 
 # The mark of ComfyUI's first scaled fp8 files

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from engine.checkpoints.quantised import Packing
+from engine.checkpoints.packing.quantised import Packing
 
 _AT_ONCE = 64  # columns that are rotated by one product of matrices; more add more than they save
 _TILE_ROWS, _TILE_COLUMNS, _TILE_HEIGHT = 128, 4, 32

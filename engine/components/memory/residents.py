@@ -19,9 +19,9 @@ import psutil
 import torch
 
 from engine.components import registry
-from engine.components.held import held_name
+from engine.components.memory.held import held_name
+from engine.components.memory.room import Free, leaving, work_room
 from engine.components.protocols import Description
-from engine.components.room import Free, leaving, work_room
 from engine.dtypes import torch_device
 from store.lineage.records import HeldModel
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from engine.checkpoints.formats.table import BLOCKS, ITEM_BITS, PAIRS, TensorInfo
 from engine.checkpoints.layout import Entry
-from engine.checkpoints.quantised import Packing
+from engine.checkpoints.packing.quantised import Packing
 from engine.models.quantised.scheme import Scheme
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from engine.errors import EngineError, OutOfMemory
-from engine.lighter import stage_told
+from engine.fit.lighter import stage_told
 
 # of allocators without an exception type of their own: each system and library has its words
 _WORDS = (
