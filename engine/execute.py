@@ -259,7 +259,7 @@ class Execution:
             self.control.emit(Message(level="info", text=text))
             self._load_seconds += seconds
 
-        about, work_bytes = self.describe(kind, part), self.work_bytes.get(node.stage.told)
+        work_bytes = self.work_bytes.get(node.stage.told)
         with used(self._residents(), kind, part, about, loaded, work_bytes) as component:
             self.describe.check_unchanged(kind, part)
             told = getattr(component, "told", "")
