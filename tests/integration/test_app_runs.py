@@ -126,7 +126,7 @@ def test_yesterdays_run_is_branched_at_a_step_and_compared(store: Store):
             screen = app.screen
             steps = screen.query_one("#steps")
             await until(lambda: "relative L2 0." in str(steps.border_subtitle))
-            assert store.run(new.id).status == "done"
+            await until(lambda: store.run(new.id).status == "done")
             assert all(plot._content.series for plot in screen.query(Plot))
             for picture in screen.query(Picture):
                 await until(lambda picture=picture: picture._frames is not None)
