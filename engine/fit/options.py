@@ -16,6 +16,7 @@ import msgspec
 from engine.errors import EngineError
 from engine.fit.learned import Learned
 from engine.fit.work import Use
+from engine.models.swap.residency import NUM_SLOTS
 
 Numbers = Literal["exact", "rounded", "approximate"]
 """What becomes of the numbers: the same bits; the same up to rounding; others."""
@@ -25,8 +26,6 @@ Changes = Mapping[str, Any]
 
 QUANTISED = "int8"
 TILES = (512, 256)
-# as many blocks as slots would come: then all may stay
-_NUM_SLOTS = 2
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -84,7 +83,7 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """A component of a run. device: as a use tells it. num_blocks: of its model, 0 where they do not move. sides: the
+    """A component of a run. device: as a use tells it. num_blocks: of its model, 0 where they do not move. side: the
     longest side of a frame in pixels."""
 
     kind: str
@@ -193,7 +192,8 @@ def _swapped(
 ) -> Option | None:
     """With as many blocks on the device as fit, found from one walk with none: what a block takes that stays is what
     its weights take."""
-    if part.num_blocks <= _NUM_SLOTS:
+    # where no more than the slots would come, all stay
+    if part.num_blocks <= NUM_SLOTS:
         return None
 
     def with_resident(count: int) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _swapped(
     uses = trial.uses(part.kind, with_resident(0))
     least = trial.held_bytes(part.kind, with_resident(0))
     found: tuple[int, dict[str, int]] = 0, {}
-    for count in reversed(range(part.num_blocks - _NUM_SLOTS)):
+    for count in reversed(range(part.num_blocks - NUM_SLOTS)):
         more = trial.held_bytes(part.kind, with_resident(count)) - least
         found = count, _most(uses, trial, more={part.device: more})
         if _fits(found[1], limits):

@@ -48,7 +48,7 @@ class Rotation:
         self._fetch(block)
         try:
             self._transfers.receive(slot)
-        except BaseException:
+        except BaseException:  # whatever ended the wait, the slot holds nothing that may be read
             self._held[slot], self._taken = None, None
             raise
         return slot
