@@ -125,7 +125,7 @@ def _alike(model: nn.Module, is_tiled: bool) -> Iterator[tuple[str, dict[str, nn
         if isinstance(blocks, nn.ModuleList) and len({type(block) for block in blocks}) == 1:
             yield "forward", {f"{path}.{i}": block for i, block in enumerate(blocks)}
     if isinstance(model, WanDiT):
-        attending = {
+        attending: dict[str, nn.Module] = {
             f"blocks.{i}.cross_attn": block.cross_attn for i, block in enumerate(model.blocks)
         }
         yield "keys_values", attending
