@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Describe = Callable[[str, Any], Description]
 
+Facts = Mapping[str, Plain]
+
 _PREFIX = "memory/"
 _OF_STAGE = "memory/stage/"
 # what a run begins from or is called, which changes no size
@@ -45,7 +47,7 @@ def memory_of(store: Store, plan: Plan) -> Memory:
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, uncounted = works_of(plan, describe, index)
-        uses = uses_in(works, index)
+        uses = uses_in(works, index, here())
         return Memory(uses, uncounted, tuple(_brought(works, uses)))
 
 
@@ -79,9 +81,10 @@ def _file_bytes(work: Work) -> int:
     return model.releases[0].num_bytes or model.releases[0].about_bytes or 0
 
 
-def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
-    """What these take one after another, remembered or found out. Raises EngineError as `uses_of`."""
-    key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **_here()})
+def uses_in(works: Sequence[Work], index: Index, here: Facts) -> tuple[Use, ...]:
+    """What these take one after another, remembered or found out. here: as of `here`. Raises EngineError as
+    `uses_of`."""
+    key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **here})
     known = index.get(key)
     if known is not None:
         return msgspec.json.decode(known, type=tuple[Use, ...])
@@ -89,7 +92,7 @@ def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
 
     uses = tuple(uses_of(works))
     index.put(key, msgspec.json.encode(uses))
-    for stage, place in _stage_places(works).items():
+    for stage, place in _stage_places(works, here).items():
         index.put(place, msgspec.json.encode([use for use in uses if use.stage == stage]))
     return uses
 
@@ -99,7 +102,7 @@ def remembered(plan: Plan, describe: Describe, index: Index) -> Memory:
     nothing is computed for it, so that it is of use beside a run. Never raises."""
     with suppress(EngineError, OSError, msgspec.MsgspecError):
         works, _ = works_of(plan, describe, index)
-        known = map(index.get, _stage_places(works).values())
+        known = map(index.get, _stage_places(works, here()).values())
         uses = (msgspec.json.decode(each, type=tuple[Use, ...]) for each in known if each)
         return Memory(tuple(chain.from_iterable(uses)))
     return Memory(())
@@ -115,12 +118,11 @@ def work_bytes(memory: Memory) -> dict[str, int]:
     return found
 
 
-def _stage_places(works: Sequence[Work]) -> dict[str, str]:
+def _stage_places(works: Sequence[Work], here: Facts) -> dict[str, str]:
     """Where in the index it is remembered what a stage of these takes, by stage."""
     facts: dict[str, list[Plain]] = {}
     for work in works:
         facts.setdefault(work.stage, []).append(_facts(work))
-    here = _here()
     return {
         stage: _OF_STAGE + derive_key("memory", {"works": of_stage, **here})
         for stage, of_stage in facts.items()
@@ -220,7 +222,7 @@ def _of(node: Node, slot: str) -> Node:
     return ref.node
 
 
-def _here() -> Mapping[str, Plain]:
+def here() -> Facts:
     """What the answer depends on beside the run: the code, and what this machine has."""
     import psutil
 

@@ -7,6 +7,7 @@ that are not in use cost nothing: engines let them go where the room is needed. 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -201,13 +202,16 @@ def _swapped(
 
     uses = trial.uses(part.kind, with_resident(0))
     least = trial.held_bytes(part, with_resident(0))
-    found: tuple[int, dict[str, int]] = 0, {}
-    for count in reversed(range(part.num_blocks - NUM_SLOTS)):
+
+    def needed(count: int) -> dict[str, int]:
         more = trial.held_bytes(part, with_resident(count)) - least
-        found = count, _most(uses, trial, more={part.device: more})
-        if _fits(found[1], limits):
-            break
-    count, most = found
+        return _most(uses, trial, more={part.device: more})
+
+    # more blocks take more
+    counts = range(part.num_blocks - NUM_SLOTS)
+    too_many = bisect_left(counts, True, key=lambda count: not _fits(needed(count), limits))
+    count = max(0, too_many - 1)
+    most = needed(count)
     per_block = trial.held_bytes(part, with_resident(1)) - least
     moved = part.num_blocks - count
     return Option(

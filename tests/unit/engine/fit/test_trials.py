@@ -9,7 +9,7 @@ import pytest
 from engine import client
 from engine.components.descriptions import Descriptions
 from engine.components.unseen import Published
-from engine.fit.dry_run import memory_of, works_of
+from engine.fit.dry_run import here, memory_of, works_of
 from engine.fit.options import Option, Part, search
 from engine.fit.trials import Trials, fit_of
 from presets.library import load_preset
@@ -36,7 +36,7 @@ def test_blocks_that_are_solved_for_are_those_that_are_walked(
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, _ = works_of(plan, describe, index)
-        trials = Trials(works, describe, index, {})
+        trials = Trials(works, describe, index, {}, here())
         (work,) = (work for work in works if work.kind == "denoiser")
         part = Part("denoiser", work.part, "cuda:0", work.about.facts["num_blocks"])
         walked = trials.uses("denoiser", {"resident_blocks": str(resident)})
