@@ -27,7 +27,7 @@ from examples.micro.evaluate import Measurement
 from examples.micro.meter import read_clip
 from examples.micro.sampling import BATCH, MicroModel, Sampling, load_exported, sample_latents
 from examples.micro.sheets import write_sheet
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 
 FOLDER = Path(__file__).with_name("images")
 MICRO = locate("denoiser", "builtin:micro")

@@ -16,7 +16,7 @@ import msgspec
 from store.keys import derive_key
 
 if TYPE_CHECKING:
-    from presets.spec import ExtensionSpec
+    from presets.spec.sampling import ExtensionSpec
 
 Plain = Any
 """None, bool, int, float, str, and lists and dicts of these."""

@@ -48,7 +48,7 @@ from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.expansion import expands
 from presets.output.rules import format_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker
 from store.errors import StoreError

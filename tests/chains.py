@@ -14,8 +14,8 @@ from engine.results import StoreRecords
 from engine.runner import targets_of
 from engine.tasks.route import route_of
 from presets.identity import counting
-from presets.library import override
-from presets.spec import RunSpec
+from presets.library.loading import override
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.records import COMPUTED, LinkRecord, Segment
 from store.store import Store

@@ -20,8 +20,8 @@ from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import latents_of
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.lineage.records import LinkRecord
 

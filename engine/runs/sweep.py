@@ -28,10 +28,10 @@ from engine.tasks.reach import ORDER, reach
 from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.fields import Field, fields
-from presets.keys import parse_key, value_at
-from presets.overrides import parse_changes, toml_value
-from presets.spec import RunSpec
+from presets.fields.keys import parse_key, value_at
+from presets.fields.listing import Field, fields
+from presets.settings.overrides import parse_changes, toml_value
+from presets.spec.run import RunSpec
 from presets.validation import to_plain, validate
 from store.errors import StoreError
 from store.lineage.queue import new_id

@@ -18,7 +18,7 @@ from engine.models.vae.wanvae import WanVAE
 from engine.schedulers.scheduler import create_scheduler
 from examples.micro.export import FILES, TOKENIZER_FILE
 from examples.micro.world import FRAME_SIZE, NUM_FRAMES
-from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec, VAESpec
 
 BATCH = 16
 

@@ -24,7 +24,7 @@ from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.paths import prepare
 from tests.executing import SMALL

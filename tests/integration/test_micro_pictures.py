@@ -20,7 +20,7 @@ from examples.micro.pictures.evaluate import (
 )
 from examples.micro.report import measurement_report
 from examples.micro.sampling import load_exported
-from presets.spec import ImageEncoderSpec
+from presets.spec.components import ImageEncoderSpec
 from tests.layouts import MICRO
 
 CASES, SEED, MISTAKES = 8, 77, 3

@@ -25,7 +25,7 @@ from examples.micro.report import evaluation_report
 from examples.micro.sampling import load_exported
 from examples.micro.train_dit import DiTTraining
 from examples.micro.training import Budget, copy_weights
-from presets.spec import ImageEncoderSpec
+from presets.spec.components import ImageEncoderSpec
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -19,7 +19,7 @@ from examples.micro.tiny_decoder import (
     samples,
     write_tiny_decoder,
 )
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 
 SHIPPED = locate("vae", BUILTIN_MICRO).with_name(FILE)
 

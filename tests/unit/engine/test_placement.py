@@ -26,8 +26,8 @@ from engine.reports import Control, memory_sample
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
-from presets.library import load_preset
-from presets.spec import DenoiserSpec
+from presets.library.loading import load_preset
+from presets.spec.components import DenoiserSpec
 from store.index.index import Index, open_index
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord

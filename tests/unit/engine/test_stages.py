@@ -30,8 +30,8 @@ from engine.stages import latents
 from engine.tasks.route import route_of
 from engine.tasks.wan import NOISE, graph_of
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs.blobs import blob_path
 from store.database.database import immediate
 from store.index.index import Index, open_index

@@ -20,7 +20,7 @@ from engine.models.vae.wanvae import (
     WanVAEConfig,
     _tiles,
 )
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 from tests.parity import latent_statistics, randomise, relative_error, vae_pair
 
 MEAN, STD = latent_statistics(AutoencoderKLWan())  # theirs: ours are under test

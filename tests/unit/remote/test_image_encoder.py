@@ -15,8 +15,8 @@ from engine.components import clip, remote
 from engine.remote.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded
-from presets.library import load_preset
-from presets.spec import ImageEncoderSpec
+from presets.library.loading import load_preset
+from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests.toy_server import answering

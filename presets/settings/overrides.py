@@ -23,19 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import inspect
 
 from presets.errors import PresetError
-from presets.fields import (
-    annotation_at,
-    check_value,
-    fields,
-    groups,
-    is_list,
-    nearest_keys,
-    node_of,
-)
-from presets.keys import Path, key_of, parse_key, split_key
-from presets.spec import PresetFile, RunSpec
+from presets.fields.annotations import node_of
+from presets.fields.checks import check_value
+from presets.fields.keys import Path, key_of, parse_key, split_key
+from presets.fields.listing import fields, groups
+from presets.fields.lookup import annotation_at, is_list, nearest_keys
+from presets.fields.wording import did_you_mean
+from presets.spec.run import PresetFile, RunSpec
 from presets.validation import to_plain
-from presets.wording import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presets.problems import MAX_PROBLEMS, preset_problems
+from presets.library.problems import MAX_PROBLEMS, preset_problems
 
 FOUR = """\
 extends = "micro"

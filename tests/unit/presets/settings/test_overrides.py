@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from presets.errors import PresetError
-from presets.library import load_preset
-from presets.overrides import parse_overrides
-from presets.spec import ExtensionSpec
+from presets.library.loading import load_preset
+from presets.settings.overrides import parse_overrides
+from presets.spec.sampling import ExtensionSpec
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from msgspec import Meta
 
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.fields import build, fields, fields_of, value_of
-from presets.keys import key_of, parse_key, split_key, value_at
-from presets.library import load_preset, override
-from presets.overrides import toml_value
-from presets.sections import SECTIONS
-from presets.spec import ExtensionSpec, RunSpec
+from presets.fields.checks import build
+from presets.fields.keys import key_of, parse_key, split_key, value_at
+from presets.fields.listing import fields, fields_of, value_of
+from presets.library.loading import load_preset, override
+from presets.settings.overrides import toml_value
+from presets.spec.run import RunSpec
+from presets.spec.sampling import ExtensionSpec
+from presets.spec.sections import SECTIONS
 from presets.validation import to_plain
 
 few = settings(max_examples=30, deadline=None)

@@ -17,19 +17,13 @@ from msgspec.structs import replace
 import presets
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import (
-    MAX_FILE_BYTES,
-    dump_preset,
-    list_presets,
-    load_preset,
-    override,
-    preset_path,
-    read_preset_text,
-    save_preset,
-    write_preset_text,
-)
-from presets.paths import user_preset_dir
-from presets.spec import ExtensionSpec, RunSpec, SchedulerSpec
+from presets.library.files import MAX_FILE_BYTES, read_preset_text, write_preset_text
+from presets.library.listing import list_presets
+from presets.library.loading import load_preset, override
+from presets.library.paths import preset_path, user_preset_dir
+from presets.library.saving import dump_preset, save_preset
+from presets.spec.run import RunSpec
+from presets.spec.sampling import ExtensionSpec, SchedulerSpec
 
 ROOT = Path(presets.__file__).parent.parent
 
@@ -508,8 +502,8 @@ def test_a_failed_write_leaves_the_old_preset_and_no_debris(
 
 _KILLED_WHILE_SAVING = """
 import os, signal
-from presets.library import save_preset
-from presets.spec import RunSpec
+from presets.library.saving import save_preset
+from presets.spec.run import RunSpec
 os.{function} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 save_preset("mine", RunSpec(seed=2), overwrite=True)
 """
@@ -537,8 +531,8 @@ _RACER = """
 import sys
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import save_preset
-from presets.spec import RunSpec
+from presets.library.saving import save_preset
+from presets.spec.run import RunSpec
 sys.stdin.read()
 try:
     save_preset("race", RunSpec(seed=int(sys.argv[1])))

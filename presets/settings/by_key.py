@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 
 Settings = dict[str, Any]
 """Values by dotted key."""

@@ -10,8 +10,10 @@ from typing import Any
 import tomli_w
 
 from presets.errors import PresetError
-from presets.keys import parse_key
-from presets.library import load_preset, preset_path, read_preset_text
+from presets.fields.keys import parse_key
+from presets.library.files import read_preset_text
+from presets.library.loading import load_preset
+from presets.library.paths import preset_path
 
 # More are those of a file that is no preset.
 MAX_PROBLEMS = 20

@@ -7,10 +7,10 @@ from typing import get_args, get_type_hints
 import pytest
 
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from presets.output.formats import AUTO, ENDINGS, FORMATS, named_by
 from presets.output.rules import format_of, moved, of_branch
-from presets.spec import OutputSpec
+from presets.spec.output import OutputSpec
 
 
 def test_every_format_can_be_chosen():
