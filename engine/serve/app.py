@@ -281,7 +281,7 @@ class Server:
             # the first part before the status is said, so that what fails at once has one of its own
             try:
                 first = await parts.next()
-            except BaseException:
+            except BaseException:  # also where it is cancelled: the component works for nobody then
                 parts.leave()
                 raise
         if first is None:
