@@ -19,8 +19,9 @@ from engine.components.memory.residents import Residents
 from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
 from engine.output import media
+from engine.output.made import Made
 from engine.process.logs import one_line
-from engine.runner import Made, Runner
+from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.library.loading import load_preset

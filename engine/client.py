@@ -322,7 +322,7 @@ def plan(
     from engine.components.descriptions import Descriptions
     from engine.plan import make_plan
     from engine.results import StoreRecords
-    from engine.runner import targets_of
+    from engine.tasks.targets import targets_of
     from store.index.index import open_index
 
     spec = settled(store, choice.settle(validate(spec))).spec
@@ -372,7 +372,7 @@ def plan_unseen(
     from engine.components.unseen import Published
     from engine.plan import make_plan
     from engine.results import StoreRecords
-    from engine.runner import targets_of
+    from engine.tasks.targets import targets_of
     from store.index.index import open_index
 
     spec = settled(store, validate(spec)).spec

@@ -13,17 +13,17 @@ from pathlib import Path
 from engine.micro.grammar import heldout_prompts
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.architecture import VAEShape, build_vae
-from examples.micro.checkpoint import load_checkpoint
-from examples.micro.evaluate import Measurement, measure_round_trip
-from examples.micro.export import fold_statistics
-from examples.micro.meter import read_clip
-from examples.micro.report import measurement_report
-from examples.micro.sampling import MicroModel, Sampling, sample_clips
-from examples.micro.sheets import write_sheet
-from examples.micro.tokenizer import build_tokenizer
-from examples.micro.train_dit import TextToLatents
-from examples.micro.training import Progress, copy_weights
+from examples.micro.measures.evaluate import Measurement, measure_round_trip
+from examples.micro.measures.meter import read_clip
+from examples.micro.measures.report import measurement_report
+from examples.micro.measures.sampling import MicroModel, Sampling, sample_clips
+from examples.micro.measures.sheets import write_sheet
+from examples.micro.model.architecture import VAEShape, build_vae
+from examples.micro.model.export import fold_statistics
+from examples.micro.model.tokenizer import build_tokenizer
+from examples.micro.training.checkpoint import load_checkpoint
+from examples.micro.training.loop import Progress, copy_weights
+from examples.micro.training.train_dit import TextToLatents
 
 DEVELOPMENT_SEED, SHEET_CLIPS = 77, 16
 

@@ -16,7 +16,7 @@ from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
 from engine.schedulers.scheduler import create_scheduler
-from examples.micro.export import FILES, TOKENIZER_FILE
+from examples.micro.model.export import FILES, TOKENIZER_FILE
 from examples.micro.world import FRAME_SIZE, NUM_FRAMES
 from presets.spec.components import DenoiserSpec, TextEncoderSpec, VAESpec
 

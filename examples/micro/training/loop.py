@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.micro.parallel import Rank, agree
+from examples.micro.training.parallel import Rank, agree
 
 
 @dataclass(frozen=True, slots=True)

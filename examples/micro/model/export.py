@@ -18,9 +18,9 @@ from torch import Tensor
 
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD
-from examples.micro.architecture import DiTShape, dit_config
-from examples.micro.model_card import model_card
-from examples.micro.tokenizer import build_tokenizer
+from examples.micro.model.architecture import DiTShape, dit_config
+from examples.micro.model.model_card import model_card
+from examples.micro.model.tokenizer import build_tokenizer
 
 FILES = {"dit": "dit.safetensors", "text": "text_encoder.safetensors", "vae": "vae.safetensors"}
 TOKENIZER_FILE, CONFIG_FILE, CARD_FILE = "tokenizer.json", "config.json", "MODEL_CARD.md"

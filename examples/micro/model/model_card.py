@@ -88,8 +88,8 @@ weights.{history}
 - Edges are soft, and small stars are its weakest shape. Spinning shapes warp: it knows the word, do not count on it.
 - It takes "travels from right to left" for the opposite now and then: "moves left" is safe. Guidance above
   3 distorts colours.
-- The scores come from a program that reads pixels (`examples/micro/meter.py`); it accepts some clips that a person
-  would not.
+- The scores come from a program that reads pixels (`examples/micro/measures/meter.py`); it accepts some clips that a
+  person would not.
 
 ## Licence
 

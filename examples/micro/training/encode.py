@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from engine.micro.grammar import sample_training_attributes
-from examples.micro.architecture import VAEShape, build_vae
-from examples.micro.checkpoint import encoder_digest, load_checkpoint
-from examples.micro.latents import save_shard
-from examples.micro.parallel import Rank
-from examples.micro.training import copy_weights
+from examples.micro.model.architecture import VAEShape, build_vae
+from examples.micro.training.checkpoint import encoder_digest, load_checkpoint
+from examples.micro.training.latents import save_shard
+from examples.micro.training.loop import copy_weights
+from examples.micro.training.parallel import Rank
 from examples.micro.world import render
 
 CLIPS_PER_SHARD = 256

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from examples.micro.evaluate import Evaluation, Measurement
-from examples.micro.meter import FIELDS, judge
+from examples.micro.measures.evaluate import Evaluation, Measurement
+from examples.micro.measures.meter import FIELDS, judge
 
 COLUMNS = (*FIELDS, "all_four", "first_frame", "fit")
 

@@ -20,11 +20,9 @@ from torch.nn import functional as F
 
 from engine.micro.grammar import Attributes, sample_attributes
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.architecture import VAEShape, build_vae
-from examples.micro.checkpoint import load_checkpoint, save_checkpoint
-from examples.micro.muon import Muon
-from examples.micro.parallel import Rank, average_gradients, share_from_lead
-from examples.micro.training import (
+from examples.micro.model.architecture import VAEShape, build_vae
+from examples.micro.training.checkpoint import load_checkpoint, save_checkpoint
+from examples.micro.training.loop import (
     Budget,
     Progress,
     WeightAverage,
@@ -37,6 +35,8 @@ from examples.micro.training import (
     set_learning_rate,
     step_randomness,
 )
+from examples.micro.training.muon import Muon
+from examples.micro.training.parallel import Rank, average_gradients, share_from_lead
 from examples.micro.world import FRAME_SIZE, NUM_FRAMES, render
 
 Phase = Literal["curriculum", "joint", "decoder"]

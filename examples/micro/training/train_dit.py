@@ -25,7 +25,7 @@ from engine.micro.grammar import (
 )
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5Encoder
-from examples.micro.architecture import (
+from examples.micro.model.architecture import (
     MAX_TOKENS,
     DiTShape,
     TextShape,
@@ -33,12 +33,10 @@ from examples.micro.architecture import (
     build_text_encoder,
     encode_text,
 )
-from examples.micro.checkpoint import load_checkpoint, save_checkpoint
-from examples.micro.latents import LatentSet
-from examples.micro.muon import Muon
-from examples.micro.parallel import Rank, agree, average_gradients, share_from_lead
-from examples.micro.tokenizer import build_tokenizer, tokenize
-from examples.micro.training import (
+from examples.micro.model.tokenizer import build_tokenizer, tokenize
+from examples.micro.training.checkpoint import load_checkpoint, save_checkpoint
+from examples.micro.training.latents import LatentSet
+from examples.micro.training.loop import (
     Budget,
     Progress,
     WeightAverage,
@@ -51,6 +49,8 @@ from examples.micro.training import (
     set_learning_rate,
     step_randomness,
 )
+from examples.micro.training.muon import Muon
+from examples.micro.training.parallel import Rank, agree, average_gradients, share_from_lead
 
 # What stands for "no prompt" besides the empty one: typical negative prompts must mean nothing in particular.
 NEGATIVE_PROMPTS = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.micro.grammar import Attributes, attribute_indices, attributes_from_indices
-from examples.micro.checkpoint import load_checkpoint, save_checkpoint
+from examples.micro.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def save_shard(path: Path, attributes: Sequence[Attributes], latents: Tensor, encoder: str) -> None:

@@ -25,9 +25,9 @@ from engine.micro.grammar import (
     sample_attributes,
 )
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.meter import FIELDS, Reading, judge, read_clip, scores
-from examples.micro.sampling import MicroModel, Sampling, sample_clips
-from examples.micro.sheets import write_sheet
+from examples.micro.measures.meter import FIELDS, Reading, judge, read_clip, scores
+from examples.micro.measures.sampling import MicroModel, Sampling, sample_clips
+from examples.micro.measures.sheets import write_sheet
 from examples.micro.world import render
 
 SHEET_CLIPS = 24
