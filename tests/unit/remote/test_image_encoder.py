@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from engine.checkpoints.known.expected import CLIPShape
 from engine.checkpoints.known.expected import clip as tensors_of
 from engine.components import clip, remote
-from engine.remote.check import check
+from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded
 from presets.library.loading import load_preset

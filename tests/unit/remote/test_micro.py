@@ -12,7 +12,7 @@ from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.errors import ComponentError
 from engine.models.seams import At
-from engine.remote.check import check
+from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded
 from presets.library.loading import load_preset
