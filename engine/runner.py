@@ -26,7 +26,8 @@ from engine.errors import (
     RunFailed,
     RunPaused,
 )
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.fit.dry_run import remembered, work_bytes
 from engine.fit.learned import compared
 from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up

@@ -16,7 +16,8 @@ from engine.components import registry as components
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.extensions import registry as extensions
 from engine.graph import Ref
 from engine.plan import Plan

@@ -18,7 +18,8 @@ from engine.components.choice import check, check_here, settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
 from engine.errors import ComponentError
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.inputs.settle import settle as settled
 from engine.models.vae import layers
 from engine.output import media

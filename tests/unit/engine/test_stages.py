@@ -21,7 +21,8 @@ from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
 from engine.components.protocols import Description
 from engine.errors import RunFailed
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.graph import Node, Targets
 from engine.models.seams import At
 from engine.reports import Control

@@ -10,22 +10,22 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.components.memory.halves import copies, used
 from engine.errors import EngineError, Unfaithful
+from engine.execution.kept import Keeping, Kept
 from engine.fit.out_of_memory import out_of_memory_explained
-from engine.graph import Given, Node, Plain, Ref, Targets, encode_facts
+from engine.graph import Given, Node, Plain, Ref, Targets
 from engine.plan import Plan, digest_in, make_plan
-from engine.reports import Control, Made, memory_sample
+from engine.reports import Control, Made
 from engine.results import Seen
 from engine.tasks.stages import LOAD
 from store.errors import BlobCorrupt, BlobMissing
-from store.lineage.events import Event, LatentsStored, Message, StepFinished
-from store.lineage.records import REUSED, LinkRecord
+from store.lineage.events import Event, Message
+from store.lineage.records import LinkRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,23 +33,11 @@ if TYPE_CHECKING:
     from engine.components.descriptions import Descriptions
     from engine.components.memory.residents import Residents
     from engine.results import Results
-    from store.index.previews import Preview
 
 log = logging.getLogger(__name__)
 
 # More jobs than the worst store can cause in one run: a result that does not stay is a defect of its stage.
 MAX_TRIES = 200
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """What of a chain is kept. steps: numbers of steps done whose state is, None for every velocity.
-    previewer: gives what makes a preview of clean latents, None where nobody knows how. is_partial: whether the run
-    stops before its last step."""
-
-    steps: Callable[[int], Collection[int] | None] = lambda latent_bytes: None
-    previewer: Callable[[], Callable[[Tensor], Preview] | None] = lambda: None
-    is_partial: bool = False
 
 
 class Job:
@@ -106,7 +94,7 @@ class Job:
 
     def reused(self, nodes: Sequence[Node]) -> None:
         """To be said of the steps that a job goes on from, once their state is there."""
-        self._execution.reused(self._plan, nodes)
+        self._execution.kept.reused(self._plan, nodes)
 
     def tell(self, event: Event) -> None:
         """Progress. Raises RunCancelled or RunPaused."""
@@ -137,26 +125,21 @@ class Execution:
         # stage -> what it takes beside weights, where that is known
         self.work_bytes: Mapping[str, int] = {}
         self._residents = residents
-        self._keeping = keeping
-        self._made: dict[str, LinkRecord] = {}
-        self._held: dict[tuple[Node, str], Any] = {}
-        self._distrusted: set[str] = set()
-        self._told: set[tuple[str, int]] = set()
+        self.kept = Kept(results, control, keeping)
         self._finished: set[str] = set()
         self._spent: dict[str, float] = {}
         self._was_loaded = False
         self._tries = 0
         self._load_seconds = 0.0
-        self._latents = ""  # those at the end of the chain, once they were kept from hand
 
     def plan(self) -> Plan:
         """The plan with what is there now."""
         return make_plan(
-            Seen(self.results, self._made),
+            Seen(self.results, self.kept.made),
             self.targets,
             self.describe,
-            distrusted=self._distrusted,
-            held=self._held,
+            distrusted=self.kept.distrusted,
+            held=self.kept.held,
         )
 
     def run(self, plan: Plan) -> None:
@@ -174,9 +157,9 @@ class Execution:
         """Takes the same run up again with other settings: what was made, and what is held of it, stays as far as it
         has the same key. `run` is then to be called again."""
         keys = self.plan().keys
-        held = {(keys.get(node), output): value for (node, output), value in self._held.items()}
-        self.targets, self._held = targets, {}
-        self._held = {
+        held = {(keys.get(node), output): value for (node, output), value in self.kept.held.items()}
+        self.targets, self.kept.held = targets, {}
+        self.kept.held = {
             (node, output): held[key, output]
             for node, key in self.plan().keys.items()
             for output in (*node.stage.outputs, *node.stage.derived, *node.stage.transient)
@@ -191,7 +174,7 @@ class Execution:
                 plan = self._computed(plan)
             with self._mended(plan):
                 ref = self.targets[target]
-                held = self._held.get((ref.node, ref.output))
+                held = self.kept.held.get((ref.node, ref.output))
                 if held is not None and not isinstance(held, Mapping):
                     return held
                 return self.data(plan, ref)
@@ -200,7 +183,7 @@ class Execution:
     # For jobs
 
     def data(self, plan: Plan, ref: Ref) -> bytes | bytearray:
-        held = self._held.get((ref.node, ref.output))
+        held = self.kept.held.get((ref.node, ref.output))
         if isinstance(held, bytes | bytearray):
             return held
         digest = digest_in(plan.links.get(ref.node), ref.node, ref.output)
@@ -217,8 +200,8 @@ class Execution:
         if isinstance(given, Given):
             return decode_tensors(given.data)
         place = (given.node, given.output)
-        if place in self._held:
-            held: Mapping[str, Tensor] = self._held[place]
+        if place in self.kept.held:
+            held: Mapping[str, Tensor] = self.kept.held[place]
             return held
         digest = digest_in(plan.links.get(given.node), given.node, given.output)
         if given.output not in given.node.stage.derived or self.results.has(digest):
@@ -268,41 +251,6 @@ class Execution:
             watched = getattr(component, "watched", None)
             yield component if watched is None else watched(self.control)
 
-    def reused(self, plan: Plan, nodes: Sequence[Node]) -> None:
-        """Records that the run has these from where its results are, and tells of the steps; once each."""
-        places = {
-            node: index for title in plan.titles for index, node in enumerate(plan.nodes(title))
-        }
-        for node in nodes:
-            if node not in plan.links:
-                continue
-            place = (plan.keys[node], places[node])
-            if place in self._told:
-                continue
-            self._told.add(place)
-            sigma, timestep = None, None
-            if node.stage.keep == "chain":
-                sigma, timestep = node.params["update"][0], node.params["timestep"]
-            self.results.reuse(
-                plan.links[node],
-                self.control.warn,
-                stage=node.stage.name,
-                index=places[node],
-                sigma=sigma,
-                timestep=timestep,
-            )
-            if sigma is not None and timestep is not None:
-                self.control.emit(
-                    StepFinished(
-                        step=places[node] + 1,
-                        total=len(plan.chain),
-                        sigma=sigma,
-                        timestep=timestep,
-                        seconds=0.0,
-                        source=REUSED,
-                    )
-                )
-
     # Stages and jobs
 
     def _stage(self, title: str, plan: Plan) -> Plan:
@@ -317,16 +265,18 @@ class Execution:
             self.control.stage(title, cached=not computed, spent=self._spent.get(title, 0.0)),
         ):
             if not (computed and is_chain):
-                self.reused(plan, [node for node in nodes if plan.states[node] != "compute"])
+                self.kept.reused(plan, [node for node in nodes if plan.states[node] != "compute"])
             if is_chain and not computed:
                 plan = self._recalled(plan, nodes[-1])
             while any(plan.states[node] == "compute" for node in nodes):
                 plan = self._computed(plan, title)
             if computed and not is_chain:
                 # what the first of them came to may have led to what is stored
-                self.reused(plan, [node for node in nodes if plan.keys.get(node) not in self._made])
+                self.kept.reused(
+                    plan, [node for node in nodes if plan.keys.get(node) not in self.kept.made]
+                )
             if is_chain:
-                self._ended(plan, nodes[-1])
+                self.kept.ended(plan, nodes[-1])
         self._finished.add(title)
         return plan
 
@@ -368,7 +318,7 @@ class Execution:
         for ref in asked:
             is_there = False
             with self._mended(plan):
-                self._held[ref.node, ref.output] = self.tensors(plan, ref)
+                self.kept.held[ref.node, ref.output] = self.tensors(plan, ref)
                 is_there = True
             if not is_there:
                 return self.plan()
@@ -384,14 +334,13 @@ class Execution:
         made: Iterator[Made] = _function(stage.run)(Job(self, plan, nodes))
         with self._mended(plan), out_of_memory_explained(stage.told, stage.component):
             if stage.keep == "chain":
-                self._keep_steps(plan, made)
+                self.kept.keep_steps(plan, made)
             else:
                 for each in made:
-                    self._keep(plan, each)
-                    self._tell(each)
+                    self.kept.keep(plan, each)
         after = self.plan()
-        if (nodes[-1], "latents") in self._held:
-            self._ended(after, nodes[-1])
+        if (nodes[-1], "latents") in self.kept.held:
+            self.kept.ended(after, nodes[-1])
         return after
 
     @contextmanager
@@ -402,164 +351,8 @@ class Execution:
         except (BlobMissing, BlobCorrupt) as error:
             self.control.warn(f"{error}; it is computed again")
         except Unfaithful as error:
-            self._distrust(plan, error.node)
+            self.kept.distrust(plan, error.node)
             self.control.warn(f"{error}; the run goes on from step {error.node.hints['index']}")
-
-    def _distrust(self, plan: Plan, node: Node) -> None:
-        """No more of what is on record for a node, nor for those that go on from it by its key."""
-        found = {node}
-        for each in plan.order:
-            if any(ref.by == "key" and ref.node in found for ref in each.refs()):
-                found.add(each)
-        self._distrusted |= {plan.keys[each] for each in found if each in plan.keys}
-
-    def _keep(self, plan: Plan, made: Made) -> None:
-        """Keeps the result of a node that is none of a chain, and holds it: it is small or asked for."""
-        from store.blobs.blobs import digest_of
-        from store.blobs.tensors import encoded_parts
-
-        node = made.node
-        for output, value in made.outputs.items():
-            self._held[node, output] = value
-        result = made.outputs.get(node.stage.outputs[0])
-        if result is None:
-            return
-        parts = encoded_parts(result) if isinstance(result, Mapping) else [result]
-        link = replace(
-            self._link(plan, made), digest=digest_of(*parts), num_bytes=sum(map(len, parts))
-        )
-        self._made[link.key] = link
-        index = plan.nodes(node.stage.told).index(node)
-        self._told.add((link.key, index))
-        self._show(link.key, made)
-        self.results.record(
-            link,
-            parts,
-            self.control.warn,
-            stage=node.stage.name,
-            index=index,
-            replaces=self._trusted(link.key),
-        )
-
-    def _show(self, key: str, made: Made) -> None:
-        """Before the result is on record: whoever is told of it finds its preview. One that cannot be made costs
-        nothing else."""
-        if made.preview is None:
-            return
-        try:
-            self.results.show(key, made.preview())
-        except Exception as error:  # noqa: BLE001  # a plugin's stage may make it
-            log.warning("no preview of the %s: %s", made.node.name, error)
-
-    def _keep_steps(self, plan: Plan, steps: Iterator[Made]) -> None:
-        """Hands each step to the journal, as far as it is to be kept, and holds where the last one led to."""
-        from engine.chain.journal import Entry
-        from engine.chain.rebuild import latents_digest
-
-        last = plan.chain[-1]
-        kept: Collection[int] | None = None
-        show: Callable[[Tensor], Preview] | None = None
-        with self.results.journal(self.control) as journal:
-            for number, made in enumerate(steps):
-                node, latents = made.node, made.outputs["latents"]["latents"]
-                if not number:
-                    kept = self._keeping.steps(latents.nbytes)
-                    show = self._keeping.previewer()
-                    self.results.note_environment(made.environment, self.control.warn)
-                link = self._link(plan, made)
-                tensors, is_keyframe = self._to_keep(plan, made, kept)
-                journal.put(
-                    Entry(
-                        link,
-                        plan.chain.index(node),
-                        made.sigma,
-                        made.timestep,
-                        latents,
-                        tensors,
-                        is_keyframe,
-                        made.outputs["state"],
-                        _preview(show, made),
-                        self._trusted(link.key),
-                    )
-                )
-                self._told.add((link.key, plan.chain.index(node)))
-                if node is last:
-                    self._held[node, "latents"] = made.outputs["latents"]
-                    if made.clean is not None and self._asks(plan, node, "clean"):
-                        self._held[node, "clean"] = {"latents": made.clean()}
-                    self._made[link.key] = replace(link, latents=latents_digest(latents))
-                self._tell(made)
-
-    def _to_keep(
-        self, plan: Plan, made: Made, kept: Collection[int] | None
-    ) -> tuple[Mapping[str, Tensor], bool]:
-        """(what to keep of a step, whether that is a keyframe).
-
-        A run that stops early is made to be gone on with, and shows what its last velocity points to: that one is
-        kept whatever the policy says, and the state that it starts from.
-        """
-        number, total = plan.chain.index(made.node) + 1, len(plan.chain)
-        is_partial = self._keeping.is_partial
-        if kept is None or (is_partial and number == total):
-            return made.outputs["velocity"], False
-        if number in kept or (is_partial and number == total - 1):
-            return made.outputs["state"], True
-        return {}, False
-
-    def _ended(self, plan: Plan, last: Node) -> None:
-        """Keeps the latents after the last step: whatever fails from here on loses no denoising."""
-        link = plan.links.get(last)
-        held = self._held.get((last, "latents"))
-        if link is None or link.latents == self._latents:
-            return
-        if held is not None:
-            self._latents = link.latents
-            from store.blobs.tensors import encode_tensors
-
-            data = encode_tensors({name: tensor.cpu() for name, tensor in held.items()})
-            self.results.keep(data, self.control.warn)
-        if self.results.has(link.latents):
-            self.results.note_latents(link.latents, self.control.warn)
-            if held is not None:
-                self.control.emit(LatentsStored(digest=link.latents))
-
-    def _link(self, plan: Plan, made: Made) -> LinkRecord:
-        node = made.node
-        return LinkRecord(
-            plan.keys[node],
-            node.stage.name,
-            seconds=made.seconds,
-            environment=made.environment,
-            facts=encode_facts(plan.facts[node]),
-            resume_at=made.resume_at,
-            keep=node.stage.keep,
-        )
-
-    def _trusted(self, key: str) -> bool:
-        """Whether the result for a key takes the place of one that does not hold here; from now on it holds."""
-        if key not in self._distrusted:
-            return False
-        self._distrusted.discard(key)
-        return True
-
-    def _asks(self, plan: Plan, node: Node, output: str) -> bool:
-        refs = (ref for each in plan.order for ref in each.refs())
-        return any(ref.node is node and ref.output == output for ref in refs)
-
-    def _tell(self, made: Made) -> None:
-        for event in made.told:
-            self.control.emit(event)
-        if made.told:
-            self.control.emit(memory_sample())
-        self.control.check()
-
-
-def _preview(show: Callable[[Tensor], Preview] | None, made: Made) -> Callable[[], Preview] | None:
-    """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
-    clean = made.clean
-    if show is None or clean is None:
-        return None
-    return lambda: show(clean())
 
 
 def _function(path: str) -> Callable[..., Any]:
