@@ -16,7 +16,7 @@ import msgspec
 from engine.components import registry
 from engine.components.protocols import Description
 from engine.errors import EngineError
-from engine.fit.work import Memory, Use, Work, latents_shape
+from engine.fit.work import Brought, Memory, Use, Work, latents_shape
 from engine.graph import Node, Plain, Ref
 from store.keys import canonical, derive_key
 
@@ -45,7 +45,38 @@ def memory_of(store: Store, plan: Plan) -> Memory:
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, uncounted = works_of(plan, describe, index)
-        return Memory(uses_in(works, index), uncounted)
+        uses = uses_in(works, index)
+        return Memory(uses, uncounted, tuple(_brought(works, uses)))
+
+
+def device_of(stage: str, uses: Sequence[Use]) -> str:
+    """Where the component of a stage is: the device of most of its weights."""
+    return max(
+        (use for use in uses if use.stage == stage), key=lambda use: use.weights_bytes
+    ).device
+
+
+def _brought(works: Sequence[Work], uses: Sequence[Use]) -> Iterator[Brought]:
+    """Of each component, in the order of their stages."""
+    first = dict[str, Work]()
+    for work in works:
+        first.setdefault(work.kind, work)
+    for kind, work in first.items():
+        device = device_of(work.stage, uses)
+        held = work.about.on(device.partition(":")[0])
+        yield Brought(kind, device, _file_bytes(work), held.moved_bytes)
+
+
+def _file_bytes(work: Work) -> int:
+    """Of the files of a component or, where they are not here, of those that are published."""
+    from engine.checkpoints.known import catalogue
+
+    if work.about.files:
+        return sum(path.stat().st_size for path in work.about.files)
+    model = catalogue.model(work.part.checkpoint, work.kind)
+    if model is None:
+        return 0
+    return model.releases[0].num_bytes or model.releases[0].about_bytes or 0
 
 
 def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:

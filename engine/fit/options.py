@@ -72,8 +72,8 @@ class Trial(Protocol):
         """Of the stages on a component, with some of its settings changed. Raises EngineError for what cannot be."""
         ...
 
-    def held_bytes(self, kind: str, changes: Changes) -> int:
-        """What its weights take of its device."""
+    def held_bytes(self, part: Part, changes: Changes) -> int:
+        """What the weights of a component take of its device, with some of its settings changed."""
         ...
 
     def needed(self, device: str, num_bytes: int) -> int:
@@ -171,8 +171,8 @@ def _option(
     numbers: Numbers,
 ) -> Option | None:
     """None for what changes nothing."""
-    if changes == {"unpack": "call"} and trial.held_bytes(part.kind, changes) >= trial.held_bytes(
-        part.kind, {}
+    if changes == {"unpack": "call"} and trial.held_bytes(part, changes) >= trial.held_bytes(
+        part, {}
     ):
         return None
     if "resident_blocks" in changes:
@@ -200,15 +200,15 @@ def _swapped(
         return {**changes, "resident_blocks": str(count)}
 
     uses = trial.uses(part.kind, with_resident(0))
-    least = trial.held_bytes(part.kind, with_resident(0))
+    least = trial.held_bytes(part, with_resident(0))
     found: tuple[int, dict[str, int]] = 0, {}
     for count in reversed(range(part.num_blocks - NUM_SLOTS)):
-        more = trial.held_bytes(part.kind, with_resident(count)) - least
+        more = trial.held_bytes(part, with_resident(count)) - least
         found = count, _most(uses, trial, more={part.device: more})
         if _fits(found[1], limits):
             break
     count, most = found
-    per_block = trial.held_bytes(part.kind, with_resident(1)) - least
+    per_block = trial.held_bytes(part, with_resident(1)) - least
     moved = part.num_blocks - count
     return Option(
         part.kind,

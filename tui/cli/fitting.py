@@ -60,6 +60,7 @@ class Fitting:
                 yield f"apply it:  {_command(preset, overrides, self.fit.settings)}"
             return
         if self.smaller is None:
+            yield "nor does a smaller size or fewer frames"
             return
         changed, fit = self.smaller
         yield ""

@@ -117,7 +117,7 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
 
     def uses(works: Sequence[Work]) -> list[Use]:
         asked.append(len(works))
-        return [Use("denoise", "cpu", 3, 2, 1, "mul", "blocks.0")]
+        return [Use(work.stage, "cpu", 3, 2, 1, "mul", "blocks.0") for work in works]
 
     monkeypatch.setattr("engine.fit.stages.uses_of", uses)
 
@@ -125,7 +125,7 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
         return dry_run.memory_of(store, client.plan(store, spec_of(*settings)))
 
     first = told()
-    assert first.peak_bytes == {"denoise": {"cpu": 3}}
+    assert first.peak_bytes == {stage: {"cpu": 3} for stage in ("text_encode", "denoise", "decode")}
     for same in ("seed=7", "prompt=another", "guidance.scale=3.0", "scheduler.steps=9"):
         assert told(same) == first
     assert asked == [3]
