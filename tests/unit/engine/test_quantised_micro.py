@@ -10,9 +10,9 @@ import torch
 from engine.checkpoints.locate import locate
 from engine.components import wan_dit
 from engine.micro.grammar import heldout_prompts
-from examples.micro.meter import read_clip
-from examples.micro.sampling import MicroModel, Sampling, load_exported, sample_latents
-from presets.spec import DenoiserSpec
+from examples.micro.measures.meter import read_clip
+from examples.micro.measures.sampling import MicroModel, Sampling, load_exported, sample_latents
+from presets.spec.components import DenoiserSpec
 
 MICRO = locate("denoiser", "builtin:micro")
 ((WANTED, PROMPT),) = heldout_prompts(1, seed=4242)

@@ -18,8 +18,9 @@ from engine.fit import dry_run
 from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
 from engine.fit.work import Memory, Use, Work
-from presets.library import load_preset
-from presets.spec import ExtensionSpec, RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
+from presets.spec.sampling import ExtensionSpec
 from store.index.index import open_index
 from store.store import Store, open_store
 from tests.pairwise import Choice, every_pair

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.fit.options import Changes, Part, search
 from engine.fit.work import Use
-from presets.spec import Components
+from presets.spec.components import Components
 
 BLOCKS = 10
 COMPONENTS = Components()

@@ -12,7 +12,7 @@ from engine.components.unseen import Published
 from engine.fit.dry_run import here, memory_of, works_of
 from engine.fit.options import Option, Part, search
 from engine.fit.trials import Trials, fit_of
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.store import Store, open_store
 

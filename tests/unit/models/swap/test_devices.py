@@ -15,7 +15,7 @@ from engine.components.memory import swapping
 from engine.models.seams import At
 from engine.models.swap import sources
 from engine.models.swap.transfers import OneStream
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from tests.pretended import device_of, pretended
 
 
