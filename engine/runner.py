@@ -17,6 +17,7 @@ from engine.chain.thinning import kept_steps
 from engine.components import choice
 from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
+from engine.components.memory.halves import alone, other_device
 from engine.components.memory.room import Free, is_short
 from engine.components.registry import reads_weights
 from engine.errors import (
@@ -362,15 +363,17 @@ def _ended(
         return Ended(full.stage, full.kind)
     at_work = [node for node in plan.order if node.stage.component == full.kind]
     computed = [node for node in at_work if plan.states[node] == "compute"]
+    # no second device where no step is guided
+    used = computed[0].part if computed else part
     # of a run that begins from a picture or a clip
     hangs = any(node.stage.told != DECODE.name and node.part == part for node in at_work)
     is_decoding = full.stage == DECODE.name
     return Ended(
         full.stage,
         full.kind,
-        is_own=reads_weights(full.kind, part.name)
-        and all(node.part == part for node in computed[:1]),
+        is_own=reads_weights(full.kind, part.name) and used in (part, alone(part)),
         on_cpu=torch_device(part.device).type == "cpu",
+        other_device=other_device(used, full.copy),
         num_blocks=describe(full.kind, part).facts.get("num_blocks", 0),
         is_fixed=hangs and (keeping.is_partial if is_decoding else plan.num_stored_steps > 0),
         hanging_steps=len(plan.chain) if hangs and is_decoding else 0,
