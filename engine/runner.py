@@ -30,7 +30,7 @@ from engine.errors import (
 )
 from engine.execute import Execution, Keeping
 from engine.fit.dry_run import remembered, work_bytes
-from engine.fit.learned import compared
+from engine.fit.learned import compared, expected, learned
 from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.fit.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.fit.work import Memory
@@ -39,7 +39,7 @@ from engine.output.mark import mark_of
 from engine.output.marking import marked, marked_latents, marked_video
 from engine.output.paths import output_paths
 from engine.plan import Plan
-from engine.reports import Control, Emit, memory_sample
+from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
@@ -199,7 +199,8 @@ class Runner:
             memory = remembered(plan, describe, self._previews())
             execution.work_bytes = work_bytes(memory)
             if memory.uses:
-                control.emit(MemoryPlanned(memory.peak_bytes, self._own_bytes()))
+                known = learned(self._previews())
+                control.emit(MemoryPlanned(expected(memory, known)))
 
         def make() -> Made:
             with compared(memory, self._previews()):
@@ -278,11 +279,6 @@ class Runner:
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
-
-    def _own_bytes(self) -> int:
-        """What this process has on the host beside models, about."""
-        on_host = sum(each.num_bytes for each in self.models() if each.device == "cpu")
-        return max(0, memory_sample().rss_bytes - on_host)
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
