@@ -140,7 +140,8 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
             dtype=dtype,
             keeps_fp32=keeps_fp32,
         )
-        staying = swapping.staying(model, spec.resident_blocks, device)
+        work_bytes = None if about is None else about.work_bytes
+        staying = swapping.staying(model, spec.resident_blocks, device, work_bytes)
         if len(staying) < config.num_layers:
             swapping.fill(model, staying, device, of_file)
         else:
