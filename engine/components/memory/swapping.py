@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from engine.checkpoints.held.kept import InUse
     from engine.checkpoints.held.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
@@ -80,8 +81,15 @@ def staying(
     return _resident(setting, sizes, room)
 
 
-def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling: Filling) -> None:
-    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped."""
+def fill(
+    model: WanDiT,
+    resident: frozenset[int],
+    device: torch.device,
+    filling: Filling,
+    in_use: InUse | None = None,
+) -> None:
+    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. in_use: of the
+    files."""
     import torch
 
     from engine.checkpoints.load import put
@@ -107,7 +115,8 @@ def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling:
             filling.into(name, target)
             put(model, name, target)
     sizes = {i: slab.num_bytes for i, slab in slabs.items()}
-    model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
+    source = _source(device, sizes, reading)
+    model.swap = Swap(model.blocks, resident, device, source, in_use)
 
 
 def _source(
