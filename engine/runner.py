@@ -16,6 +16,7 @@ from engine.chain.thinning import kept_steps
 from engine.components import choice
 from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
+from engine.components.memory.halves import alone, other_device
 from engine.components.memory.room import Free, is_short
 from engine.components.registry import reads_weights
 from engine.errors import (
@@ -29,7 +30,7 @@ from engine.errors import (
 from engine.execution.jobs import Execution
 from engine.execution.kept import Keeping
 from engine.fit.dry_run import remembered, work_bytes
-from engine.fit.learned import compared
+from engine.fit.learned import compared, expected, learned
 from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.fit.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.fit.work import Memory
@@ -38,7 +39,7 @@ from engine.output.made import Made, written
 from engine.output.mark import mark_of
 from engine.output.marking import marked_latents, marked_video
 from engine.plan import Plan
-from engine.reports import Control, Emit, memory_sample
+from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
@@ -198,7 +199,8 @@ class Runner:
             memory = remembered(plan, describe, self._previews())
             execution.work_bytes = work_bytes(memory)
             if memory.uses:
-                control.emit(MemoryPlanned(memory.peak_bytes, self._own_bytes()))
+                known = learned(self._previews())
+                control.emit(MemoryPlanned(expected(memory, known)))
 
         def make() -> Made:
             with compared(memory, self._previews()):
@@ -277,11 +279,6 @@ class Runner:
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
-
-    def _own_bytes(self) -> int:
-        """What this process has on the host beside models, about."""
-        on_host = sum(each.num_bytes for each in self.models() if each.device == "cpu")
-        return max(0, memory_sample().rss_bytes - on_host)
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
@@ -362,15 +359,17 @@ def _ended(
         return Ended(full.stage, full.kind)
     at_work = [node for node in plan.order if node.stage.component == full.kind]
     computed = [node for node in at_work if plan.states[node] == "compute"]
+    # no second device where no step is guided
+    used = computed[0].part if computed else part
     # of a run that begins from a picture or a clip
     hangs = any(node.stage.told != DECODE.name and node.part == part for node in at_work)
     is_decoding = full.stage == DECODE.name
     return Ended(
         full.stage,
         full.kind,
-        is_own=reads_weights(full.kind, part.name)
-        and all(node.part == part for node in computed[:1]),
+        is_own=reads_weights(full.kind, part.name) and used in (part, alone(part)),
         on_cpu=torch_device(part.device).type == "cpu",
+        other_device=other_device(used, full.copy),
         num_blocks=describe(full.kind, part).facts.get("num_blocks", 0),
         is_fixed=hangs and (keeping.is_partial if is_decoding else plan.num_stored_steps > 0),
         hanging_steps=len(plan.chain) if hangs and is_decoding else 0,

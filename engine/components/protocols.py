@@ -115,7 +115,8 @@ class Description:
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
     packed, moved_bytes: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the
-    same. kept: where `load` may keep what it makes of the files, for the next time.
+    same. kept: where `load` may keep what it makes of the files, for the next time. work_bytes: for `load`, what it is
+    about to take of its device beside its weights, None where nobody knows.
     """
 
     identity: Identity
@@ -127,6 +128,7 @@ class Description:
     moved_bytes: int = 0
     off_cpu: InMemory | None = None
     kept: Path | None = None
+    work_bytes: int | None = None
 
     def on(self, device_type: str) -> InMemory:
         """What it takes of a device of that type ("cpu", "cuda", "mps")."""

@@ -126,7 +126,7 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     with torch.device("meta"):
         model = t5.build(t5.UMT5Config(**asdict(shape)))
     device = torch_device(spec.device)
-    entries, holding = kept(
+    entries, holding, _in_use = kept(
         layout.entries, holding_of(spec), None if about is None else about.kept, device.type
     )
     with Weights(entries) as weights:

@@ -69,7 +69,7 @@ def _shapes_and_facts(
         clip = expected.CLIPShape()
         return expected.clip(clip), {"image_dim": clip.width, "image_tokens": clip.tokens}
     if kind == "vae":
-        return expected.vae(), {
+        return expected.taehv() if model.name == "taew2.1" else expected.vae(), {
             "latent_channels": 16,
             "latent_stride": [4, 8, 8],
             "latents_of": "wan2.1",

@@ -48,13 +48,11 @@ class Planned:
         return f"planned {size(self.num_bytes)}, in {self.stage}"
 
 
-def planned_peak(
-    peak_bytes: Mapping[str, Mapping[str, int]], host_bytes: int = 0
-) -> Planned | None:
+def planned_peak(peak_bytes: Mapping[str, Mapping[str, int]]) -> Planned | None:
     """Of what a plan told, the most on a GPU where it uses one, else of host memory. peak_bytes: stage -> device ->
-    bytes. host_bytes: what the process has on the host beside that."""
+    bytes."""
     found = [
-        Planned(num_bytes + (host_bytes if device == "cpu" else 0), device, stage)
+        Planned(num_bytes, device, stage)
         for stage, by_device in peak_bytes.items()
         for device, num_bytes in by_device.items()
     ]

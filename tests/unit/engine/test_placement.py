@@ -36,7 +36,7 @@ from store.store import open_store
 from tests.pairwise import Choice, every_pair
 from tests.pretended import pretended
 
-SMALL = ("width=32", "height=32", "frames=5", "scheduler.steps=3")
+SMALL = ("width=16", "height=16", "frames=5", "scheduler.steps=2")
 
 
 @dataclass
