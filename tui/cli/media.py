@@ -142,7 +142,9 @@ def _value_of(key: str, *, is_text: bool) -> Callable[..., object]:
             (change,) = parse_changes([text_override(key, text) if is_text else f"{key}={text}"])
         except PresetError as error:
             raise click.BadParameter(error.problem) from None
-        if key == "video.sigma" and change.value == 0:  # in a preset: by strength, which is asked for by name here
+        if (
+            key == "video.sigma" and change.value == 0
+        ):  # in a preset: by strength, which is asked for by name here
             raise click.BadParameter(
                 "expected a noise level > 0 and <= 1, got 0, at which no step is left; --strength goes by steps"
             )

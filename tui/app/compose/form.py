@@ -373,7 +373,8 @@ class FormScreen(ModiffScreen):
         self.section = section
         form = self.query_one("#form")
         is_whole = self._kind_of(section) is WholeForm
-        self.set_class(section.name == "prompt" and not is_whole, "-prompt")
+        for name in ("prompt", "preset"):
+            self.set_class(section.name == name and not is_whole, f"-{name}")
         form.border_title = "settings" if is_whole else section.title
         if anew or not (is_whole and isinstance(self.view, WholeForm)):
             await self._open(section)
