@@ -1,6 +1,5 @@
-"""`modiff`, and `python -m tui.cli`: a process that an interrupt ends with its exit code and no stack trace, at any moment.
-
-Nothing else is imported before that holds.
+"""`modiff`, and `python -m tui.cli`: a process that an interrupt ends with an exit code and no stack trace, at any
+moment. Nothing of ours is imported before that holds.
 """
 
 import atexit

@@ -21,7 +21,9 @@ from store.lineage.records import REUSED, StageRecord
 from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.cli.progress import stage_told
 from tui.describe.expansion import is_to_review
+from tui.describe.runs.given import changed_file
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.run import with_file_back
 from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
@@ -384,9 +386,11 @@ def _narration(
             )
             return [f"modiff: {printable(record.error)}", onwards]
         case "failed":
+            file = changed_file(store, record, store.links_of(record.id))
+            way = f"`modiff resume {record.id}` goes on from what is stored"
             return [
                 f"modiff: run {record.id} failed: {printable(record.error)}",
-                f"`modiff resume {record.id}` goes on from what is stored, once that is mended",
+                f"{with_file_back(file)}{way}" if file else f"{way}, once that is mended",
             ]
         case _:
             return [f"left run {record.id} before it stopped; `modiff show {record.id}` tells when"]

@@ -121,8 +121,9 @@ _SEVERAL, _NEARLY_ALL = 5, 0.7
 
 def varying(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
     """By run the settings in which the runs of its preset differ: those first that most others have otherwise, then
-    the files that it begins from, then those of the most values; {} for the only one of a preset. What nearly all of several runs have in common is told of
-    the others alone. Presets are told apart by their names, and prompts by themselves."""
+    the files that it begins from, then those of the most values; {} for the only one of a preset. What nearly all of
+    several runs have in common is told of the others alone. Presets are told apart by their names, and prompts by
+    themselves."""
     return _varying(tuple((record.id, record.preset, record.spec_json) for record in records))
 
 

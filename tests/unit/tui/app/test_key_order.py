@@ -77,7 +77,7 @@ def test_what_is_typed_behind_a_key_that_opens_a_dialog_goes_there():
 
 def test_a_key_that_is_long_under_way_is_not_lost(monkeypatch):
     async def on_key(_form: Form) -> None:
-        time.sleep(0.05)  # as on a machine that does other things
+        time.sleep(0.05)  # noqa: ASYNC251  # as on a machine that does other things
         for _ in range(100):
             await asyncio.sleep(0)
 
