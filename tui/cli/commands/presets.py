@@ -24,8 +24,8 @@ from presets.problems import preset_problems
 from presets.saving import extended_by, save_from
 from presets.spec import RunSpec
 from presets.validation import to_plain
-from tui.cli.options import set_option
 from tui.cli.output import echo_path, print_json
+from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 

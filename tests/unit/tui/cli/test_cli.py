@@ -24,7 +24,7 @@ from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.lineage.records import HeldModel
 from store.store import open_store
-from tui.cli.follow import part, result
+from tui.cli.following.follow import part, result
 from tui.cli.main import COMMANDS, cli, main
 from tui.errors import explain
 

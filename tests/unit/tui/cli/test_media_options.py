@@ -12,7 +12,7 @@ from engine.output.encoders import encode
 from presets.encoding import decode_spec, encode_spec
 from presets.library import load_preset, override
 from tui.cli.main import main
-from tui.cli.prompts import prompt_of_preset
+from tui.cli.settings.prompts import prompt_of_preset
 from tui.describe.inputs import looked_at
 
 STRENGTH = "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82"

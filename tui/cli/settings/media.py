@@ -122,13 +122,6 @@ def going_on(store: Store, run: str, spec: RunSpec) -> tuple[RunSpec, str]:
     return override(spec, values={"image.path": str(last_frame(store, run_id))}), run_id
 
 
-def media_overrides(media: Mapping[str, object]) -> list[str]:
-    """The same as `presets.overrides` has it."""
-    from presets.overrides import toml_value
-
-    return [f"{key}={toml_value(value)}" for key, value in media.items()]
-
-
 def _value_of(key: str, *, is_text: bool) -> Callable[..., object]:
     """The callback of an option that sets a key: the value that its text means."""
 
