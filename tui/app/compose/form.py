@@ -255,7 +255,8 @@ class FormScreen(ModiffScreen):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec))
+        own = self.draft.base.prompt if self.draft and self.draft.preset else ""
+        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec, own))
         try:
             self.planned = await self.app.lab.work(planned, spec)
             self._missing = self.planned.missing
@@ -372,7 +373,8 @@ class FormScreen(ModiffScreen):
         self.section = section
         form = self.query_one("#form")
         is_whole = self._kind_of(section) is WholeForm
-        self.set_class(section.name == "prompt" and not is_whole, "-prompt")
+        for name in ("prompt", "preset"):
+            self.set_class(section.name == name and not is_whole, f"-{name}")
         form.border_title = "settings" if is_whole else section.title
         if anew or not (is_whole and isinstance(self.view, WholeForm)):
             await self._open(section)
@@ -521,7 +523,8 @@ def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
     return look_at(spec, name, index)
 
 
-def _prompt_warnings(spec: RunSpec) -> list[str]:
-    from tui.describe.prompt_warnings import prompt_warnings
+def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
+    """own: the prompt of its preset."""
+    from tui.describe.prompt_warnings import prompt_of_preset, prompt_warnings
 
-    return prompt_warnings(spec)
+    return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

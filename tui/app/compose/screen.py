@@ -351,7 +351,7 @@ class Compose(FormScreen):
             self.app.tell_error(error)
             sizes = {}
         return [
-            replace(item, note=f"✖ {sizes[item.value]} missing. {item.note}")
+            replace(item, note=f"{item.note} ✖ {sizes[item.value]}".strip())
             if item.value in sizes
             else item
             for item in items
