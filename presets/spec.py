@@ -13,7 +13,7 @@ options of what is named beside it), "switch" (whether an item of a list counts)
 stands (`presets.sections`).
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

@@ -50,6 +50,7 @@ from tests.terminal import Terminal
 from tui.app.top_line import TABS
 
 ROOT = Path(__file__).resolve().parents[2]
+BYTECODE = Path(tempfile.gettempdir()) / "modiff-benchmark-bytecode"
 BARE = """
 from textual.app import App
 from textual.containers import Horizontal, VerticalScroll
@@ -94,6 +95,9 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "MODIFF_STORE": str(folder / "store"),
         "MODIFF_CONFIG_DIR": str(folder / "config"),
+        # as of a package that is installed, whatever the environment says
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(BYTECODE),
     }
 
 
