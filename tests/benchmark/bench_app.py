@@ -50,7 +50,6 @@ from tests.terminal import Terminal
 from tui.app.top_line import TABS
 
 ROOT = Path(__file__).resolve().parents[2]
-BYTECODE = Path(tempfile.gettempdir()) / "modiff-benchmark-bytecode"
 BARE = """
 from textual.app import App
 from textual.containers import Horizontal, VerticalScroll
@@ -97,7 +96,7 @@ def environment(folder: Path) -> dict[str, str]:
         "MODIFF_CONFIG_DIR": str(folder / "config"),
         # as of a package that is installed, whatever the environment says
         "PYTHONDONTWRITEBYTECODE": "",
-        "PYTHONPYCACHEPREFIX": str(BYTECODE),
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
     }
 
 

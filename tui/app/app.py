@@ -90,7 +90,9 @@ def _make_screen(mode: str) -> Screen[Any]:
         (app.HORIZONTAL_BREAKPOINTS, app.size.width),
         (app.VERTICAL_BREAKPOINTS, app.size.height),
     ):
-        made.add_class(max(each for each in breakpoints or () if extent >= each[0])[1], update=False)
+        made.add_class(
+            max(each for each in breakpoints or () if extent >= each[0])[1], update=False
+        )
     return made
 
 

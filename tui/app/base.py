@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from textual.events import ScreenResume
     from textual.notifications import Notify
 
     from presets.spec import RunSpec
@@ -133,8 +134,9 @@ class ModiffBase(KeysInOrder):
 
     def show_top(self) -> None:
         """Draw the top line of the screen that is seen."""
-        for top in self.screen.query(TopLine):
-            top.show(self.status, self.trouble, self.job_told)
+        for top in self.screen.children:  # not by a query, which asks all widgets, four times a second
+            if isinstance(top, TopLine):
+                top.show(self.status, self.trouble, self.job_told)
 
     # What ends while nobody looks
 
@@ -323,6 +325,13 @@ class ModiffScreen(Screen[None]):
     FOR_A_RUN: ClassVar[frozenset[str]] = frozenset()
     # Those for what is under the cursor, which nobody sees from another screen: only the screen itself offers them.
     NEAR_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    _was_shown = False
+
+    def on_screen_resume(self, event: ScreenResume) -> None:
+        """Before Textual's own: what is on a new screen has its styles, only one that comes back may have missed some."""
+        event.refresh_styles = event.refresh_styles and self._was_shown
+        self._was_shown = True
 
     @property
     def chosen_run(self) -> str:
