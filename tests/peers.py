@@ -13,7 +13,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from engine.checkpoints.names import from_original
 from engine.schedulers.scheduler import follow_course
 from engine.tasks.route import course_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from tests.loaded import Loaded
 from tests.naming import dit_name, vae_name
 from tests.parity import latent_statistics

@@ -14,12 +14,12 @@ from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.extensions.registry import schemas as extension_schemas
 from engine.remote.hosts import known_hosts
-from presets.expansion import list_templates
+from presets.library.templates import list_templates
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    """The options of an extension or of a component, as `presets.fields.fields_of` asks for them; None where they are
-    not known here."""
+    """The options of an extension or of a component, as `presets.fields.listing.fields_of` asks for them; None where
+    they are not known here."""
     if kind not in KINDS:
         return extension_schemas(kind, name)
     try:

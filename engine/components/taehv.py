@@ -16,7 +16,7 @@ from engine.checkpoints.places import models_folder
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 
 if TYPE_CHECKING:
     from pathlib import Path

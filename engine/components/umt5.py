@@ -25,7 +25,7 @@ from engine.components.files import absolute, checked_layout, description
 from engine.components.memory.holding import holding_of
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, together
-from presets.spec import TextEncoderSpec
+from presets.spec.components import TextEncoderSpec
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found

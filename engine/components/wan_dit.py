@@ -25,7 +25,7 @@ from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
 from engine.fit.out_of_memory import is_out_of_memory
 from engine.models.diffusion.config import conditions_of
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 
 if TYPE_CHECKING:
     import torch

@@ -125,9 +125,8 @@ def _alike(model: nn.Module, is_tiled: bool) -> Iterator[tuple[str, dict[str, nn
         if isinstance(blocks, nn.ModuleList) and len({type(block) for block in blocks}) == 1:
             yield "forward", {f"{path}.{i}": block for i, block in enumerate(blocks)}
     if isinstance(model, WanDiT):
-        attending = {
-            f"blocks.{i}.cross_attn": block.cross_attn for i, block in enumerate(model.blocks)
-        }
+        names = [f"blocks.{i}.cross_attn" for i in range(len(model.blocks))]
+        attending = {name: model.get_submodule(name) for name in names}
         yield "keys_values", attending
         if model.config.has_image_branch:
             yield "image_keys_values", attending

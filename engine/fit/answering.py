@@ -23,7 +23,7 @@ import msgspec
 if TYPE_CHECKING:
     from engine.fit.learned import Learned
     from engine.fit.work import Memory
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 
@@ -69,7 +69,7 @@ def answer(store: Store, spec: RunSpec) -> list[Device]:
 
 
 def main() -> None:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import open_store
 
     os.nice(10)

@@ -13,7 +13,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from engine.tasks.stages import DECODE, LOAD
-from presets.spec import FRAME_STEP, RunSpec
+from presets.spec.run import RunSpec
+from presets.spec.values import FRAME_STEP
 
 TILES = (512, 256, 128)
 CHUNKS = (2, 1)

@@ -224,7 +224,7 @@ def computed(
 
 
 class _Job:
-    """As much of `engine.execute.Job` as stages ask for: inputs of the right size, which hold nothing."""
+    """As much of `engine.execution.jobs.Job` as stages ask for: inputs of the right size, which hold nothing."""
 
     def __init__(self, node: Node, on: Any, pictures: Sequence[tuple[int, int]]) -> None:
         self.nodes = (node,)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from textual.notifications import Notify
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
     from tui.app.lab import Lab

@@ -77,7 +77,7 @@ class _Signed(click.Option):
 
 
 def set_option(command: F) -> F:
-    """--set, --add and --remove: one list of overrides (`presets.overrides`), in the order typed."""
+    """--set, --add and --remove: one list of overrides (`presets.settings.overrides`), in the order typed."""
     for option in (
         click.option(
             "--remove",

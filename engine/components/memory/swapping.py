@@ -31,16 +31,18 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
-def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
-    """What a model takes on its device whose weights take these many bytes, by name. With "auto" at most, since what is
+def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """(what a model takes on its device whose weights take these many bytes, by name; what its blocks take that come
+    for each call). With "auto" at most, since what is
     free is found out when it is loaded; with a budget that is too small for the slots as much as they need.
     Torch-free."""
     setting = getattr(spec, "resident_blocks", "all")
     if setting == "all":
-        return sum(sizes.values())
+        return sum(sizes.values()), 0
     others, slabs = _parted(sizes)
     stay = frozenset() if refusal(spec, sizes) else resident_blocks(setting, slabs, sum(slabs))
-    return others + device_bytes(slabs, stay)
+    moved = sum(size for i, size in enumerate(slabs) if i not in stay)
+    return others + device_bytes(slabs, stay), moved
 
 
 def refusal(spec: Any, sizes: Mapping[str, int]) -> str:

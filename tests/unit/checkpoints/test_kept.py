@@ -19,7 +19,7 @@ from engine.checkpoints.locate import locate
 from engine.components import umt5, wan_dit
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
-from presets.spec import DenoiserSpec, TextEncoderSpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec
 from store.database.database import open_lineage
 from store.index.index import open_index
 from store.paths import prepare

@@ -19,8 +19,8 @@ from engine.components.protocols import Description
 from engine.errors import ComponentError, OutOfMemory
 from engine.fit.out_of_memory import out_of_memory_explained
 from engine.models.seams import At
-from presets.library import load_preset
-from presets.spec import DenoiserSpec, VAESpec
+from presets.library.loading import load_preset
+from presets.spec.components import DenoiserSpec, VAESpec
 
 BRANCHES = {"positive": {"text": torch.ones(1, 2)}, "negative": {"text": torch.zeros(1, 2)}}
 POSITIVE, NEGATIVE = (At(step=0, total=1, sigma=1.0, branch=name) for name in BRANCHES)

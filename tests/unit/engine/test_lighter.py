@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.fit.lighter import Ended, Lightening, given_up, lighter
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 
 IDLE = "without the models that are idle"
 

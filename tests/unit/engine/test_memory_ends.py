@@ -30,8 +30,8 @@ from engine.output.reading import comment_of
 from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.events import Event, Message, StageFinished, StageStarted, StepFinished, Verified
 from store.store import Store, open_store

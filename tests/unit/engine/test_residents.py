@@ -16,7 +16,7 @@ from engine.components.memory.residents import Residents
 from engine.components.memory.room import Free, is_short, leaving, work_room
 from engine.components.protocols import Description
 from engine.runner import Runner
-from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec, VAESpec
 from store.lineage.records import HeldModel
 
 PARTS = {

@@ -18,7 +18,7 @@ from engine.components import taehv, wan_vae
 from engine.components.unseen import published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.vae.taehv import TAEHV
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 from store.index.index import Index
 from tests.model_files import vae, write_safetensors
 from tests.parity import randomise

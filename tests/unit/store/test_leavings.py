@@ -15,8 +15,9 @@ import torch
 from engine.checkpoints import places
 from engine.checkpoints.convert.writers import whole_or_nothing
 from engine.output import media
-from presets.library import load_preset, save_preset
-from presets.paths import user_preset_dir
+from presets.library.loading import load_preset
+from presets.library.paths import user_preset_dir
+from presets.library.saving import save_preset
 from store.blobs import leavings
 from store.blobs.files import written_whole
 from store.blobs.leavings import sweep_leavings, sweep_temporary

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
 
-from presets.sections import SECTIONS
+from presets.spec.sections import SECTIONS
 from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
 from tui.describe.missing import missing_size

@@ -151,7 +151,7 @@ def serve(
 
 
 def _check(url: str, *, as_json: bool) -> int:
-    from engine.remote.check import check
+    from engine.remote.conformance.check import check
     from engine.remote.hosts import address_of
 
     address = address_of(url, "")

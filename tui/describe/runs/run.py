@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.runs.expanded import Expanded
-    from presets.settings import Settings
+    from presets.settings.by_key import Settings
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.events import Verified
@@ -414,7 +414,7 @@ def preset_settings(name: str) -> Settings:
     """Of a preset as it is now; {} where there is none, or none that can be read."""
     from presets.encoding import encode_spec
     from presets.errors import PresetError
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
 
     try:
         return settings_in(encode_spec(load_preset(name))) if name else {}

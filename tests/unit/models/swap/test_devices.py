@@ -19,7 +19,7 @@ from engine.models.swap import sources
 from engine.models.swap.residency import usual_work
 from engine.models.swap.slabs import slab_of
 from engine.models.swap.transfers import OneStream
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from tests.pretended import device_of, pretended
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from presets.output.formats import choice_of_endings
-from presets.overrides import text_override
+from presets.settings.overrides import text_override
 from tui.cli.commands.runs.list import stop
 from tui.cli.media import check_media, media_options, media_overrides
 from tui.cli.options import (

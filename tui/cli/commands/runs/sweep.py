@@ -28,7 +28,7 @@ from tui.text import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 _EPILOG = """\b
@@ -120,7 +120,7 @@ def sweep(
     """
     from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, new_tag, parse_axes, queue_member
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from store.store import open_store
     from tui.cli.follow import Manner, Wanted
     from tui.cli.many import follow_many
