@@ -40,7 +40,7 @@ def disk_error(error: OSError, path: Path) -> StoreError:
     if error.errno in FULL:
         return StoreFull(f"no space left for {path} ({error.strerror}); {FULL_ADVICE}")
     if error.errno == errno.EFBIG:
-        return too_large(path, error.strerror)
+        return too_large(path, str(error.strerror))
     if error.errno in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "
