@@ -1,6 +1,6 @@
 """The models of a run, and where and how each is held."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

@@ -1,6 +1,6 @@
 """What is asked for a longer prompt."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

@@ -1,6 +1,6 @@
 """What a run writes, and which of its steps stay in the store."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

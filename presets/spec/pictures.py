@@ -1,6 +1,6 @@
 """Pictures and clips that a run is given beside words."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated
 

@@ -1,6 +1,6 @@
 """The whole run, and the file that holds a preset of it."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

@@ -1,6 +1,6 @@
 """How a run samples: its scheduler, its guidance, and the extensions that change the denoiser's work."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated, Literal
 

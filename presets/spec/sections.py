@@ -3,7 +3,7 @@
 A field says in `Meta(extra={"section": NAME})` which one it is in, with all that it holds.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from dataclasses import dataclass
 

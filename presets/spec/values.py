@@ -1,6 +1,6 @@
 """Types and limits that several parts of a run share."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each start reads them, and would have to compile what is text.
 
 from typing import Annotated
 

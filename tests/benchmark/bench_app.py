@@ -94,6 +94,9 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "MODIFF_STORE": str(folder / "store"),
         "MODIFF_CONFIG_DIR": str(folder / "config"),
+        # as of a package that is installed, whatever the environment says
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
     }
 
 

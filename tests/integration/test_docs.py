@@ -59,7 +59,7 @@ def package(tmp_path, monkeypatch):
 def test_the_component_of_the_page_makes_a_step(package, tmp_path, monkeypatch):
     package(example("components.md", "provider"))
     entry = EntryPoint("text_encoder.spelling", "my_package", components.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(components, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     spec = settle(load_preset("micro", ["components.text_encoder.name=spelling", *SMALL]))
     (latents,) = denoised(spec, tmp_path, 1)
     assert bool(latents.isfinite().all())

@@ -212,16 +212,17 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def bar_line(device: Device) -> str:
-    """`cuda:0 ▕██████  ▏ 18.2 of 24 GiB, in denoise`; without a bar where the device is not here."""
+    """`cuda:0 18.2 of 24 GiB ▕██████  ▏ in denoise`, what matters most first, since what has no room is cut;
+    `cuda:0 ▲ 30.0 of 24.0 GiB ...` where that is too much, without a bar where the device is not here."""
     stage = _words(device.stage)
+    needed = size(device.needed_bytes)
     if device.free_bytes is None:
-        return f"{device.name} {size(device.needed_bytes)}, in {stage}"
+        return f"{device.name} {needed} in {stage}"
+    free = size(device.free_bytes)
+    told = f"{needed.removesuffix(free[free.index(' ') :])} of {free}"
+    mark = "" if device.needed_bytes <= device.free_bytes else "▲ "
     share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
-    needed, free = size(device.needed_bytes), size(device.free_bytes)
-    unit = free.rpartition(" ")[2]
-    told = f"{needed.removesuffix(f' {unit}')} of {free}"
-    mark = "" if device.needed_bytes <= device.free_bytes else " ▲ too much"
-    return f"{device.name} ▕{_bar(share)}▏ {told}, in {stage}{mark}"
+    return f"{device.name} {mark}{told} ▕{_bar(share)}▏ in {stage}"
 
 
 def _bar(share: float) -> str:

@@ -74,7 +74,7 @@ def test_attention_names_are_those_of_the_backends() -> None:
 
 def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
     found = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in entries]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
 
 
 class Shelf:

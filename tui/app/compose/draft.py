@@ -157,7 +157,7 @@ def fields_in(spec: RunSpec) -> Mapping[str, Field]:
 
 
 def _schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    from engine.components.known_names import schemas  # only where a run has some
+    from engine.components.options import schemas  # only where a run has some
 
     return schemas(kind, name)
 

@@ -24,7 +24,6 @@ from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
 from tui.describe.given import field_for, picture_preset
-from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -345,13 +344,15 @@ class Compose(FormScreen):
 
     async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
         """The presets, each with what is to be downloaded for it."""
+        from tui.describe.missing import by_preset
+
         try:
             sizes = await asyncio.to_thread(by_preset)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             sizes = {}
         return [
-            replace(item, note=f"✖ {sizes[item.value]} missing. {item.note}")
+            replace(item, note=f"{item.note} ✖ {sizes[item.value]}".strip())
             if item.value in sizes
             else item
             for item in items

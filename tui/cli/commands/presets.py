@@ -19,8 +19,8 @@ from presets.library.saving import dump_preset, extended_by, save_from
 from presets.settings.overrides import toml_value
 from presets.spec.run import RunSpec
 from presets.validation import to_plain
-from tui.cli.options import set_option
 from tui.cli.output import echo_path, print_json
+from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 

@@ -90,6 +90,8 @@ def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
     async def script(pilot):
         app, screen = pilot.app, pilot.app.screen
         await until(pilot, lambda: screen.checked)
+        app.post_message(Paste("/gone.png"))
+        await until(pilot, lambda: notices(app) == ["/gone.png: no such file"])
         screen.query_one("#prompt").fill("a red circle")
         await until(pilot, lambda: screen.draft.edits.get("prompt"))
         app.post_message(Paste(str(path).replace(" ", "\\ ")))

@@ -371,10 +371,10 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
         await shown.press("ctrl+o")
         await shown.until(lambda: isinstance(shown.app.screen, Picker))
         picker = shown.app.screen
-        await shown.until(lambda: any("missing" in item.note for item in picker._items))
+        await shown.until(lambda: any("to get" in item.note for item in picker._items))
         notes = {item.value: item.note for item in picker._items}
-        assert notes["wan2.1-t2v-14b"].startswith("✖ 69.04 GB missing. ")
-        assert "missing" not in notes["micro"]
+        assert notes["wan2.1-t2v-14b"].endswith("published defaults ✖ 69.04 GB to get")
+        assert "to get" not in notes["micro"]
 
     show(act)
 

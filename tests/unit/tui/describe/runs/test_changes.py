@@ -205,3 +205,5 @@ def test_of_values_that_have_no_room_the_number_is_told(width, told):
     assert values_within({}, width) == ""
     # one that is too long leaves the room to others
     assert values_within({"seed": 2**63, "width": 48}, 16) == "width 48 +1"
+    assert values_within({"image.path": "/a/cat.png", "seed": 7}, 16) == "image cat.png +1"
+    assert values_within({"image.path": "/a/black-cat.png", "seed": 7}, 16) == "image black-… +1"

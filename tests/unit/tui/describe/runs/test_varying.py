@@ -49,6 +49,11 @@ def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
     assert found[runs[7]] == {"guidance.scale": 4.0, "seed": 7}
 
 
+def test_the_file_that_a_run_begins_from_is_told_before_its_seed():
+    found = varying_in([spec(f"seed={seed}", f"video.path={seed % 2}.mp4") for seed in range(4)])
+    assert values_told(found[3]) == "video 1.mp4, seed 3"
+
+
 def test_what_is_of_a_clip_that_a_run_has_not_is_not_told(store: Store):
     settings = [["video.strength=0.3"], ["video.strength=0.9", "video.path=a.mp4"]]
     runs = [store.enqueue(spec(*each), preset="micro", output="x.mp4") for each in settings]

@@ -37,19 +37,18 @@ def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
 
 
 def prompt_of_preset(spec: RunSpec, preset: str, prompt: str | None) -> tuple[str, ...]:
-    """What to say of a run that begins from a picture, and whose prompt is that of its preset: a line, or none.
+    """What to say of a run that begins from a picture or a clip, and whose prompt is that of its preset: a line, or
+    none.
 
     preset: "" for the settings of a file, whose prompt is meant. prompt: that of the command.
     """
     from presets.library.loading import load_preset
-    from presets.tasks import PICTURES
+    from tui.describe import prompt_warnings
 
-    if prompt is not None or not preset or not PICTURES[spec.task]:
+    if prompt is not None or not preset:
         return ()
-    own = load_preset(preset).prompt
-    if not own or own != spec.prompt:
-        return ()
-    return (f'prompt: "{own}", as the preset has it; --prompt says what the picture shows',)
+    line = prompt_warnings.prompt_of_preset(spec, load_preset(preset).prompt)
+    return (f"{line}; --prompt says another",) if line else ()
 
 
 def warn(lines: Iterable[str]) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.follow import Manner, exit_code, follow_queued, latest_stages, result
+from tui.cli.following.follow import exit_code, follow_queued, latest_stages, result
 from tui.cli.output import Invocation, print_json
-from tui.cli.prompts import warn
+from tui.cli.settings.prompts import warn
 from tui.describe.expansion import is_to_review, waiting_prompt
 from tui.errors import CANCELLED
 from tui.text import escaped
 
 if TYPE_CHECKING:
     from store.store import Store
+    from tui.cli.following.manner import Manner
 
 _APPROVE, _EDIT, _AGAIN, _MINE, _LATER = "a", "e", "r", "m", "q"
 _QUESTION = "[a]pprove, [e]dit, [r]oll again, use [m]ine, [q]uit"

@@ -1,7 +1,7 @@
 """Following what was just queued to its end: how `run`, `branch`, `resume`, `sweep` and their like end.
 
 Several runs are followed one after another; all of them are queued or none. stdout gets the output path, or one JSON
-object; all else goes to stderr. The promises about signals are those of tui.cli.watch.
+object; all else goes to stderr. The promises about signals are those of tui.cli.following.watch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from store.lineage.records import REUSED, StageRecord
+from tui.cli.following.progress import stage_told
 from tui.cli.output import Invocation, close_output, echo_path, print_json
-from tui.cli.progress import stage_told
 from tui.describe.expansion import is_to_review
+from tui.describe.runs.given import changed_file
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.run import with_file_back
 from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
@@ -30,25 +32,12 @@ from tui.units import duration
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.cli.watch import Signals, Watched
+    from tui.cli.following.manner import Manner
+    from tui.cli.following.watch import Signals, Watched
 
 _MAX_VALUE = 40
 
 _WORTH_TELLING_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a command follows. again: how to go on with a run that its engine left unfinished,
-    `modiff resume` where empty. notify: call whoever looks elsewhere at the end. notes: what was said of what the run
-    begins from."""
-
-    detach: bool = False
-    quiet: bool = False
-    as_json: bool = False
-    again: str = ""
-    notify: bool = False
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +70,7 @@ def follow(
 
     note: a line of narration once all are queued. on_end: called with each run that ended by itself.
     """
-    from tui.cli.watch import Signals, Watched
+    from tui.cli.following.watch import Signals, Watched
 
     with Signals() as signals:
         run_ids = _queue_all(store, wanted, signals)
@@ -295,8 +284,8 @@ def watch_run(
     """
     from engine.errors import EngineUnavailable
     from store.errors import StoreError
-    from tui.cli.progress import open_display
-    from tui.cli.watch import watch
+    from tui.cli.following.progress import open_display
+    from tui.cli.following.watch import watch
 
     with closing(open_display(quiet=quiet)) as display:
         try:
@@ -384,9 +373,11 @@ def _narration(
             )
             return [f"modiff: {printable(record.error)}", onwards]
         case "failed":
+            file = changed_file(store, record, store.links_of(record.id))
+            way = f"`modiff resume {record.id}` goes on from what is stored"
             return [
                 f"modiff: run {record.id} failed: {printable(record.error)}",
-                f"`modiff resume {record.id}` goes on from what is stored, once that is mended",
+                f"{with_file_back(file)}{way}" if file else f"{way}, once that is mended",
             ]
         case _:
             return [f"left run {record.id} before it stopped; `modiff show {record.id}` tells when"]

@@ -36,13 +36,13 @@ _OPTIONS = (
         "strength",
         "S",
         "video.strength",
-        "How much of --video is made anew: the share of the steps that are done on it, up to 1.",
+        "How much of --video is made anew: the share of the steps that are done on it, above 0 and up to 1.",
     ),
     (
         "sigma",
         "S",
         "video.sigma",
-        "The noise level, up to 1, that --video begins at, instead of --strength.",
+        "The noise level, above 0 and up to 1, that --video begins at, instead of --strength.",
     ),
     ("width", "W", "width", "Pixels, a multiple of 16; 0 leaves it to the picture or the video."),
     ("height", "H", "height", "Pixels, as --width."),
@@ -122,13 +122,6 @@ def going_on(store: Store, run: str, spec: RunSpec) -> tuple[RunSpec, str]:
     return override(spec, values={"image.path": str(last_frame(store, run_id))}), run_id
 
 
-def media_overrides(media: Mapping[str, object]) -> list[str]:
-    """The same as `presets.settings.overrides` has it."""
-    from presets.settings.overrides import toml_value
-
-    return [f"{key}={toml_value(value)}" for key, value in media.items()]
-
-
 def _value_of(key: str, *, is_text: bool) -> Callable[..., object]:
     """The callback of an option that sets a key: the value that its text means."""
 
@@ -142,6 +135,12 @@ def _value_of(key: str, *, is_text: bool) -> Callable[..., object]:
             (change,) = parse_changes([text_override(key, text) if is_text else f"{key}={text}"])
         except PresetError as error:
             raise click.BadParameter(error.problem) from None
+        if (
+            key == "video.sigma" and change.value == 0
+        ):  # in a preset: by strength, which is asked for by name here
+            raise click.BadParameter(
+                "expected a noise level > 0 and <= 1, got 0, at which no step is left; --strength goes by steps"
+            )
         return change.value
 
     return callback

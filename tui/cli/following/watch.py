@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from store.lineage.events import Event
     from store.store import Store
-    from tui.cli.progress import Display
+    from tui.cli.following.progress import Display
 
 TICK_SECONDS = 0.1
 # How often to look whether the engine still gives signs of life.

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tui.cli.follow import (
-    Manner,
+from tui.cli.following.follow import (
     Wanted,
     call,
     follow,
@@ -25,6 +24,7 @@ from tui.units import duration
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from store.store import Store
+    from tui.cli.following.manner import Manner
 
 
 def follow_many(
