@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from store.lineage.records import LogEntry
     from store.store import Store
     from tui.describe.health import Status
+    from tui.describe.runs.detail import Detail
     from tui.describe.runs.previews import Shown
-    from tui.describe.runs.run import Detail
     from tui.describe.runs.watch import Watch
 
 Given = ParamSpec("Given")

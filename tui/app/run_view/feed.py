@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from engine.runs.expanded import expanded_text
 from tui.app.run_view.follower import Follower
 from tui.describe.plan import decode_seconds, sigmas
+from tui.describe.runs.detail import detail as detail_of
 from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
-from tui.describe.runs.run import detail as detail_of
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord

@@ -21,9 +21,10 @@ from store.lineage.records import REUSED, StageRecord
 from tui.cli.following.progress import stage_told
 from tui.cli.output import Invocation, close_output, echo_path, print_json
 from tui.describe.expansion import is_to_review
+from tui.describe.runs.detail import with_file_back
 from tui.describe.runs.given import changed_file
 from tui.describe.runs.notices import BELL, desktop_notice, end_line
-from tui.describe.runs.run import with_file_back
+from tui.describe.runs.run import stages_data
 from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
@@ -167,10 +168,7 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
         "status": status,
         "output": record.output if status == "done" else None,
         "seconds": round(record.seconds or 0.0, 3),
-        "stages": [
-            {"name": stage.name, "seconds": round(stage.seconds, 3), "cached": stage.cached}
-            for stage in stages
-        ],
+        "stages": stages_data(stages),
     }
     if record.error:
         told["error"] = record.error

@@ -15,8 +15,9 @@ from tui.describe.inputs import inputs_told, strength_told
 from tui.describe.runs.changes import branch_changes, change_told, preset_changes, settings_in
 from tui.describe.runs.columns import cell, columns_of, titles
 from tui.describe.runs.command_line import run_command
+from tui.describe.runs.detail import detail, lines
 from tui.describe.runs.filter import search_of
-from tui.describe.runs.run import detail, lines, num_steps, run_rows
+from tui.describe.runs.run import num_steps, run_rows
 from tui.describe.runs.setting_keys import setting, short_name
 
 

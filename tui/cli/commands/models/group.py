@@ -15,6 +15,7 @@ import click
 from tui.cli.commands.models.convert import convert
 from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
+from tui.cli.options import json_option
 from tui.cli.output import print_json
 from tui.describe.models import block, row
 from tui.errors import BAD_INPUT, FAILED
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from engine.components.needed import Needed
 
 MAX_BROKEN = 20  # lines; a folder of another program may hold hundreds of files that are not for us
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -41,7 +40,7 @@ models.add_command(get)
 
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@_json
+@json_option
 @click.pass_context
 def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Say what weights are, from their headers alone.
@@ -74,7 +73,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
 
 
 @models.command("list")
-@_json
+@json_option
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List all models in all places.
@@ -116,7 +115,7 @@ def _print_list(found: Sequence[Found]) -> None:
 @models.command()
 @click.argument("name", required=False)
 @click.option("--preset", is_flag=True, help="NAME is a preset: where all its components are.")
-@_json
+@json_option
 @click.pass_context
 def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> None:
     """Say where models are looked for, or where one is.

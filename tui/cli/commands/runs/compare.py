@@ -12,6 +12,7 @@ import click
 
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
+from tui.cli.options import json_option
 from tui.cli.output import echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import data_of, lines, value_text
@@ -33,7 +34,7 @@ class _BadInput(click.ClickException):
 @click.command()
 @click.argument("a", shell_complete=complete_run)
 @click.argument("b", shell_complete=complete_run)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

@@ -14,7 +14,7 @@ from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe.bundles import TRUST, imported_lines
 from tui.errors import BAD_INPUT
-from tui.text import printable
+from tui.text import counted, printable
 from tui.units import read_size, size
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def export(
         )
         return
     if done.num_thinned:
-        click.echo(f"{_count(done.num_thinned, 'result')} of steps had not been kept", err=True)
+        click.echo(f"{counted(done.num_thinned, 'result')} of steps had not been kept", err=True)
     click.echo(
-        f"{printable(str(done.path))}: {_count(len(done.runs), 'run')}, "
-        f"{_count(done.num_blobs, 'blob')}, {size(done.num_bytes)}",
+        f"{printable(str(done.path))}: {counted(len(done.runs), 'run')}, "
+        f"{counted(done.num_blobs, 'blob')}, {size(done.num_bytes)}",
         err=True,
     )
 
@@ -185,7 +185,3 @@ def _made_by() -> str:
         return f"modiff {version('modiff')}"
     except PackageNotFoundError:
         return "modiff"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,8 +5,6 @@ Data goes to stdout. Exit code 1 when something was found wrong, or when runs ar
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -14,8 +12,9 @@ import click
 
 from tui.cli.commands.store.bundle import export, import_
 from tui.cli.looking import store_as_it_is
-from tui.cli.options import read_by
+from tui.cli.options import json_option, read_by
 from tui.cli.output import print_json
+from tui.cli.overwritten import Pace, show
 from tui.describe.space import (
     overview_data,
     overview_lines,
@@ -29,12 +28,7 @@ from tui.describe.space import (
     verdict_lines,
 )
 from tui.errors import FAILED
-from tui.text import shorten
 from tui.units import read_age, read_size, size
-
-PROGRESS_SECONDS = 0.1
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -47,7 +41,7 @@ store.add_command(import_)
 
 
 @store.command()
-@_json
+@json_option
 def info(as_json: bool) -> None:
     """Say what is in the store and what takes space."""
     from store.upkeep.contents import look
@@ -76,7 +70,7 @@ def info(as_json: bool) -> None:
     show_default=True,
     help="At most so many runs.",
 )
-@_json
+@json_option
 def ls(by: str, limit: int, as_json: bool) -> None:
     """List what takes space, and what it would cost to compute again.
 
@@ -122,7 +116,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     is_flag=True,
     help="Mend rows of the database that are damaged, or set them aside.",
 )
-@_json
+@json_option
 def verify(quick: bool, repairs: bool, as_json: bool) -> int:
     """Read everything in the store again and check it.
 
@@ -138,7 +132,7 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
                 opened.lineage, quick=quick, repairs=repairs, on_progress=_progress()
             )
         finally:
-            _show("")
+            show("")
     if as_json:
         print_json(verdict_data(verdict))
     else:
@@ -162,7 +156,7 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
 )
 @click.option("--outputs", is_flag=True, help="Count videos and final latents as well.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@_json
+@json_option
 def gc(
     budget: int | None, older_than: int | None, outputs: bool, dry_run: bool, as_json: bool
 ) -> None:
@@ -207,22 +201,13 @@ def gc(
 
 
 def _progress() -> Callable[[int, int], None]:
-    shown = 0.0
+    pace = Pace()
 
     def tell(done: int, total: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PROGRESS_SECONDS:
-            shown = time.monotonic()
-            _show(f"{100 * done // max(1, total):3} %  of {size(total)}")
+        if pace.is_due:
+            show(f"{100 * done // max(1, total):3} %  of {size(total)}")
 
     return tell
-
-
-def _show(line: str) -> None:
-    """The one line that is overwritten; nothing where nobody watches."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        click.echo(f"\r\x1b[K{shorten(line, width - 1)}", err=True, nl=False)
 
 
 def _print_lines(lines: Iterable[str]) -> None:
