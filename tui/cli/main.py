@@ -239,7 +239,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _report_models(invocation: Invocation, error: ModelsAbsent) -> int:
     """Models that are not here, as the table that tells of them everywhere."""
     from engine.components.choice import OTHER_WAYS
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     code, line = explain(error)
     lacks = missing.absent(error.needed)

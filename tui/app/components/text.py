@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tui.app.widgets.listing import Column, Row
 from tui.describe.engines import held_words
 from tui.describe.hosts import rows as host_rows
-from tui.describe.models import block, table
+from tui.describe.models.files import block, table
 from tui.text import columns, printable
 from tui.units import lasting
 

@@ -41,7 +41,7 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.given import about_given, look_at
 from tui.describe.memory import bar_line
-from tui.describe.missing import commands
+from tui.describe.models.missing import commands
 from tui.describe.plan import planned
 from tui.text import printable
 
@@ -525,6 +525,6 @@ def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
 
 def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
     """own: the prompt of its preset."""
-    from tui.describe.prompt_warnings import prompt_of_preset, prompt_warnings
+    from tui.describe.prompts.warnings import prompt_of_preset, prompt_warnings
 
     return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

@@ -14,7 +14,7 @@ from textual.widgets.option_list import Option
 from presets.sections import SECTIONS
 from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
-from tui.describe.missing import missing_size
+from tui.describe.models.missing import missing_size
 from tui.describe.plan import shown
 from tui.text import printable
 from tui.units import duration, size

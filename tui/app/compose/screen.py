@@ -24,7 +24,7 @@ from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
 from tui.describe.given import field_for, picture_preset
-from tui.describe.missing import by_preset
+from tui.describe.models.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ class Compose(FormScreen):
         """A sentence that the model was trained on, where that knows but some; what was there can be taken back."""
         if self.draft is None or self.checked is None:
             return
-        from tui.describe.prompt_warnings import random_prompt
+        from tui.describe.prompts.warnings import random_prompt
 
         prompt = random_prompt(self.checked.shown)
         if not prompt:
@@ -284,7 +284,7 @@ class Compose(FormScreen):
         if self._refused or self._missing:
             self.action_panel("problems")
             return
-        from tui.app.compose.variants import Variants
+        from tui.app.compose.variants.dialog import Variants
 
         self.app.push_screen(Variants(spec, self.draft.preset))
 
@@ -365,7 +365,7 @@ class Compose(FormScreen):
 
     @asks(group="pick")
     async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
-        from tui.app.compose.save_preset import SavePreset
+        from tui.app.compose.presets.save import SavePreset
 
         own = self.info if self.info is not None and not self.info.shipped else None
         name, description = (own.name, own.description) if own else ("", "")
@@ -377,7 +377,7 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_edit_file(self) -> None:
         """The preset's file, here."""
-        from tui.app.compose.preset_file import PresetFile
+        from tui.app.compose.presets.edit import PresetFile
 
         path = self._file()
         if path is None:
@@ -434,7 +434,7 @@ class Compose(FormScreen):
         """A prompt of before, by searching."""
         from tui.app.compose.prompt_history import PromptHistory, in_order
         from tui.app.preferences import MAX_PROMPTS
-        from tui.describe.runs.filter import Search
+        from tui.describe.runs.finding.filter import Search
         from tui.describe.runs.run import found_rows
 
         rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)

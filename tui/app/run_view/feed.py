@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
-    from tui.describe.runs.state import RunState
+    from tui.describe.runs.following.state import RunState
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5

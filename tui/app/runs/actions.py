@@ -10,7 +10,7 @@ from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.lab import CommandFailed
 from tui.app.messages import ComposeWith, Queued, QueuedRuns
 from tui.app.run_view.review import review
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs import run as summary
 from tui.describe.verification import verdict_lines
 from tui.text import counted, printable, shorten

@@ -20,10 +20,10 @@ from tui.app.runs.tree import RunTree
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
-from tui.describe.runs import filter as searching
 from tui.describe.runs.changes import values_within
-from tui.describe.runs.columns import cell, fitting, room
 from tui.describe.runs.families import mark_of
+from tui.describe.runs.finding import filter as searching
+from tui.describe.runs.finding.columns import cell, fitting, room
 from tui.describe.runs.run import PIN
 from tui.text import counted, shorten
 

@@ -20,9 +20,9 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RUN_LIMIT, RunList
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.describe.runs import filter as searching
 from tui.describe.runs import run as summary
 from tui.describe.runs.families import families
+from tui.describe.runs.finding import filter as searching
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:

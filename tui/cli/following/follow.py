@@ -20,12 +20,12 @@ import click
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.following.progress import stage_told
 from tui.cli.output import Invocation, close_output, echo_path, print_json
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.detail import with_file_back
+from tui.describe.runs.following.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.following.state import RunState, state_of
 from tui.describe.runs.given import changed_file
-from tui.describe.runs.notices import BELL, desktop_notice, end_line
 from tui.describe.runs.run import stages_data
-from tui.describe.runs.state import RunState, state_of
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
 from tui.units import duration
@@ -256,7 +256,7 @@ def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, qu
 def value_told(key: str, value: object) -> str:
     """The value of a setting in a title or a table; of a picture or a clip the name of its file."""
     from tui.describe.inputs import file_name
-    from tui.describe.runs.setting_keys import given_files
+    from tui.describe.runs.finding.setting_keys import given_files
 
     if key in given_files() and isinstance(value, str):
         value = file_name(value)

@@ -16,7 +16,7 @@ from tui.cli.following.follow import (
     value_told,
 )
 from tui.cli.output import print_json
-from tui.describe.runs.notices import end_line
+from tui.describe.runs.following.notices import end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable
 from tui.units import duration

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tui.describe.expansion import is_to_review, written_by
 from tui.describe.guidance import scale_told
+from tui.describe.prompts.expansion import is_to_review, written_by
 from tui.describe.runs.changes import preset_changes, value_told, values_told
 from tui.describe.runs.elsewhere import Elsewhere, elsewhere_of
 from tui.describe.runs.given import changed_file

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from tui.describe.expansion import is_to_review
 from tui.describe.health import MOST_RUNNING
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.changes import settings_in, varying
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from store.index.previews import Preview
     from store.lineage.records import RunRecord, StageRecord
     from store.store import Store
-    from tui.describe.runs.filter import Search
+    from tui.describe.runs.finding.filter import Search
 
 At = int | Literal["decode"]
 

@@ -66,7 +66,7 @@ def get(
     """
     from engine.checkpoints.library import scan_places
     from engine.errors import CheckpointError
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     parts = _needed(names, scan_places(), home)
     lacks = missing.absent(parts)
@@ -119,7 +119,7 @@ def _needed(names: Sequence[str], among: Sequence[Found], home: Path | None) -> 
 
 
 def _print(parts: Sequence[Needed], *, as_json: bool) -> None:
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     if as_json:
         click.echo(escaped(json.dumps(missing.as_json(parts), indent=2, ensure_ascii=False)))

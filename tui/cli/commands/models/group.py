@@ -17,7 +17,7 @@ from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
 from tui.cli.options import json_option
 from tui.cli.output import print_json
-from tui.describe.models import block, row
+from tui.describe.models.files import block, row
 from tui.errors import BAD_INPUT, FAILED
 from tui.text import columns, printable
 
@@ -131,7 +131,7 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
     from engine.checkpoints.known.catalogue import MODELS
     from engine.checkpoints.library import scan_places
     from engine.components.needed import named
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     among = scan_places()
     models = [] if preset else [model for model in MODELS if model.name == name]
@@ -219,7 +219,7 @@ def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[
 
 
 def _print_table(found: Sequence[Found], indent: str = "") -> None:
-    from tui.describe.models import table
+    from tui.describe.models.files import table
 
     for line in columns(table(found)):
         click.echo(indent + line)

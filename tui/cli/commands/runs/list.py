@@ -18,8 +18,8 @@ from tui.cli.options import json_option, read_by, run_argument
 from tui.cli.output import print_json, waiting_line
 from tui.cli.run_of_file import resolve_run
 from tui.describe.runs.changes import values_within
-from tui.describe.runs.columns import NAMES, cell, columns_of, fitting, titles, value
-from tui.describe.runs.filter import Search, search_of
+from tui.describe.runs.finding.columns import NAMES, cell, columns_of, fitting, titles, value
+from tui.describe.runs.finding.filter import Search, search_of
 from tui.describe.runs.run import data, run_rows
 from tui.errors import FAILED
 from tui.text import columns, shorten

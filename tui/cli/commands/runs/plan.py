@@ -62,7 +62,7 @@ def plan(
     from msgspec import to_builtins
 
     from tui.cli.settings.prompts import prompt_of_preset, warn
-    from tui.describe import missing
+    from tui.describe.models import missing
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
 

@@ -13,11 +13,11 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.describe import expansion
+from tui.describe.prompts import expansion
 from tui.describe.runs import of_file as run_of_file
 from tui.describe.runs.detail import COMMAND_LINE, detail, lines
+from tui.describe.runs.following.state import state_of
 from tui.describe.runs.run import data, run_rows, stages_data
-from tui.describe.runs.state import state_of
 from tui.text import escaped, printable
 from tui.units import size
 

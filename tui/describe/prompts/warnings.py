@@ -11,7 +11,7 @@ from engine.micro.grammar import unknown_words
 from presets.expansion import expands, known_prompt
 from presets.tasks import PICTURES
 from tui.describe.inputs import inputs_of
-from tui.describe.micro_world import combination_warning, random_sentence
+from tui.describe.prompts.micro_world import combination_warning, random_sentence
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
