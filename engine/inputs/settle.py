@@ -21,13 +21,13 @@ from engine.inputs.refusal import printable
 from engine.inputs.sizes import fitting, size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
-from presets.spec import SIZE_STEP
+from presets.spec.values import SIZE_STEP
 from presets.tasks import PICTURES
 from presets.validation import validate
 
 if TYPE_CHECKING:
     from engine.graph import Node
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
 
 IsStored = Callable[[str], bool]

@@ -11,11 +11,9 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
 
-from presets.sections import SECTIONS
+from presets.spec.sections import SECTIONS
 from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
-from tui.describe.models.missing import missing_size
-from tui.describe.plan import shown
 from tui.text import printable
 from tui.units import duration, size
 
@@ -147,6 +145,10 @@ def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> s
 def _plan(planned: Planned | None) -> str:
     if planned is None:
         return "no plan yet"
+    # there is none before the form is painted, which need not wait for these
+    from tui.describe.models.missing import missing_size
+    from tui.describe.plan import shown
+
     lines = []
     for row in planned.rows:
         stage, steps, _, time, disk = shown(row)

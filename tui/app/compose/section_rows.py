@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import inspect
 
-from presets.keys import parse_key, value_at
-from presets.sections import SECTIONS
+from presets.fields.keys import parse_key, value_at
+from presets.spec.sections import SECTIONS
 from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
@@ -21,10 +21,10 @@ from tui.describe.inputs import GIVEN
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from presets.fields import Field
-    from presets.library import PresetInfo
-    from presets.sections import Section
-    from presets.spec import RunSpec
+    from presets.fields.listing import Field
+    from presets.library.listing import PresetInfo
+    from presets.spec.run import RunSpec
+    from presets.spec.sections import Section
     from tui.app.compose.draft import Checked, Draft
 
 Kind = Literal["text", "choice", "switch", "number", "list", "path"]

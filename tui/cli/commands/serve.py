@@ -147,7 +147,7 @@ def serve(
 
 
 def _check(url: str, *, as_json: bool) -> int:
-    from engine.remote.check import check
+    from engine.remote.conformance.check import check
     from engine.remote.hosts import address_of
     from tui.describe.hosts import check_lines
 

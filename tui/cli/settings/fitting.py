@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from engine.fit.options import Fit
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 _FREE = "free"
@@ -60,6 +60,7 @@ class Fitting:
                 yield f"apply it:  {_command(preset, overrides, self.fit.settings)}"
             return
         if self.smaller is None:
+            yield "nor does a smaller size or fewer frames"
             return
         changed, fit = self.smaller
         yield ""
@@ -92,7 +93,7 @@ def fitting_of(store: Store, spec: RunSpec, text: str) -> Fitting:
 def applied(store: Store, spec: RunSpec, text: str) -> tuple[RunSpec, tuple[str, ...]]:
     """The run with what makes it fit, and what there is to say of that. Raises click.ClickException where nothing
     does."""
-    from presets.library import override
+    from presets.library.loading import override
 
     found = fitting_of(store, spec, text)
     if found.fit.misses:

@@ -12,7 +12,7 @@ import click
 from tui.cli.completion import complete_file
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,7 +115,7 @@ def going_on(store: Store, run: str, spec: RunSpec) -> tuple[RunSpec, str]:
     """The settings with the last frame of a run as their first picture, and the id of that. Raises InputError,
     UnknownRun."""
     from engine.inputs.last_frame import last_frame
-    from presets.library import override
+    from presets.library.loading import override
     from tui.cli.run_of_file import resolve_run
 
     run_id = resolve_run(store, run)
@@ -127,7 +127,7 @@ def _value_of(key: str, *, is_text: bool) -> Callable[..., object]:
 
     def callback(_ctx: click.Context, _param: click.Parameter, text: str | None) -> object:
         from presets.errors import PresetError
-        from presets.overrides import parse_changes, text_override
+        from presets.settings.overrides import parse_changes, text_override
 
         if text is None:
             return None

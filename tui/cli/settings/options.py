@@ -17,7 +17,7 @@ from tui.cli.settings.prompts import prompt_option
 from tui.cli.settings.seeds import drawn_in, drawn_seed, seed_option
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,8 +61,8 @@ class Given:
 
     @property
     def as_overrides(self) -> list[str]:
-        """All of it as `presets.overrides` has it."""
-        from presets.overrides import toml_value
+        """All of it as `presets.settings.overrides` has it."""
+        from presets.settings.overrides import toml_value
 
         told = (f"{key}={toml_value(value)}" for key, value in self.values.items())
         return [*self.overrides, *told]
@@ -119,7 +119,7 @@ class _Signed(click.Option):
 
 
 def set_option(command: F) -> F:
-    """--set, --add and --remove: one list of overrides (`presets.overrides`), in the order typed."""
+    """--set, --add and --remove: one list of overrides (`presets.settings.overrides`), in the order typed."""
     return _all_of(
         command,
         click.option(

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from presets.spec import MAX_PROMPT_BYTES
+from presets.spec.values import MAX_PROMPT_BYTES
 from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 
 def prompt_option(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
@@ -42,7 +42,7 @@ def prompt_of_preset(spec: RunSpec, preset: str, prompt: str | None) -> tuple[st
 
     preset: "" for the settings of a file, whose prompt is meant. prompt: that of the command.
     """
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from tui.describe.prompts import warnings as prompt_warnings
 
     if prompt is not None or not preset:

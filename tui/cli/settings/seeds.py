@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from presets.seeds import RANDOM, random_seed, with_drawn
+from presets.settings.seeds import RANDOM, random_seed, with_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -37,7 +37,8 @@ def by_preset() -> dict[str, str]:
     from engine.checkpoints.library import scan_places
     from engine.components.needed import needed
     from presets.errors import PresetError
-    from presets.library import list_presets, load_preset
+    from presets.library.listing import list_presets
+    from presets.library.loading import load_preset
 
     among = scan_places()
     sizes: dict[str, str] = {}

@@ -17,7 +17,7 @@ from tui.text import printable, shorten
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 _WORDS_SHOWN = 12
 _CELLS_SHOWN = 60

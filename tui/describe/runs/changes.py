@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from engine.compare.settings import Difference
-from presets.fields import fields, found_out
-from presets.settings import LATER, Settings, flatten, settings_of
-from presets.spec import RunSpec
+from presets.fields.listing import fields, found_out
+from presets.settings.by_key import LATER, Settings, flatten, settings_of
+from presets.spec.run import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN, file_name
 from tui.describe.runs.finding.setting_keys import given_files, short_name

@@ -13,7 +13,7 @@ from tui.text import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.records import RunLink, RunRecord

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.output.mark import Mark
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png", ".safetensors")

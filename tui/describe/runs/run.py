@@ -15,7 +15,7 @@ from tui.describe.runs.changes import settings_in, varying
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from presets.settings import Settings
+    from presets.settings.by_key import Settings
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.records import RunRecord, StageRecord
@@ -209,7 +209,7 @@ def preset_settings(name: str) -> Settings:
     """Of a preset as it is now; {} where there is none, or none that can be read."""
     from presets.encoding import encode_spec
     from presets.errors import PresetError
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
 
     try:
         return settings_in(encode_spec(load_preset(name))) if name else {}

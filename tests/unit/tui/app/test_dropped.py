@@ -13,7 +13,7 @@ from engine.output import media
 from engine.output.mark import mark_of
 from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tests.unit.tui.opened_app import notices, play, shown, until
 from tui.app.compose.given_view import GivenView

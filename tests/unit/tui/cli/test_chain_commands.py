@@ -24,8 +24,8 @@ from engine.process.version import installed_version
 from engine.tasks import wan
 from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
-from presets.overrides import parse_overrides
+from presets.library.loading import load_preset
+from presets.settings.overrides import parse_overrides
 from store.blobs import blobs
 from store.errors import StoreFull
 from store.keys import derive_key

@@ -18,7 +18,7 @@ from engine.errors import CheckpointError, ComponentError, EngineUnavailable
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.database.database import immediate
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished

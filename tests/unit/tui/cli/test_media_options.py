@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.output.encoders import encode
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset, override
+from presets.library.loading import load_preset, override
 from tui.cli.main import main
 from tui.cli.settings.prompts import prompt_of_preset
 from tui.describe.inputs import looked_at

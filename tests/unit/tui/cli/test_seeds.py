@@ -7,7 +7,7 @@ import re
 import pytest
 
 from presets.encoding import decode_spec
-from presets.seeds import random_seed, with_drawn
+from presets.settings.seeds import random_seed, with_drawn
 from tui.cli.main import main
 from tui.cli.settings.seeds import drawn_in
 

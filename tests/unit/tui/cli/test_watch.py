@@ -9,7 +9,7 @@ import pytest
 
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.database.database import immediate
 from store.lineage.events import StageStarted, StepFinished
 from store.store import open_store

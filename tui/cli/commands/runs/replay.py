@@ -18,7 +18,7 @@ from tui.text import printable
 from tui.units import duration
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
 

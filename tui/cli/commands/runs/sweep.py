@@ -18,7 +18,7 @@ from tui.describe.runs.sweeps import MAX_UNASKED
 from tui.text import counted, printable
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 _EPILOG = """\b
@@ -89,7 +89,7 @@ def sweep(
     """
     from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, new_tag, parse_axes, queue_member
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from store.store import open_store
     from tui.cli.following.follow import Wanted
     from tui.cli.following.many import follow_many

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tui.describe.runs.changes import (

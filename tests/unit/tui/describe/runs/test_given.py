@@ -16,8 +16,8 @@ from engine.inputs.settle import picture_facts
 from engine.process.version import installed_version
 from engine.tasks.wan import picture_node
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import ClipSpec, PictureSpec
+from presets.library.loading import load_preset
+from presets.spec.pictures import ClipSpec, PictureSpec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.index.index import open_index

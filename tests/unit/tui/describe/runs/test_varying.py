@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import Store
 from tui.describe.runs.changes import values_told, varying, varying_in
 
