@@ -47,8 +47,9 @@ def prompt_of_preset(spec: RunSpec, preset: str, prompt: str | None) -> tuple[st
 
     if prompt is not None or not preset:
         return ()
-    line = prompt_warnings.prompt_of_preset(spec, load_preset(preset).prompt)
-    return (f"{line}; --prompt says another",) if line else ()
+    own = load_preset(preset).prompt
+    line = prompt_warnings.prompt_of_preset(spec, own)
+    return (f'{line}: "{own}"; --prompt says another',) if line else ()
 
 
 def warn(lines: Iterable[str]) -> None:

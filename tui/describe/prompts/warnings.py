@@ -43,8 +43,7 @@ def prompt_of_preset(spec: RunSpec, own: str) -> str:
     if not own or spec.prompt != own or not inputs_of(spec):
         return ""
     what = "picture" if PICTURES[spec.task] else "video"
-    told = shorten(printable(own), _CELLS_SHOWN)
-    return f'the prompt still is the preset\'s, "{told}", whatever the {what} shows'
+    return f"the prompt still is the preset's, whatever the {what} shows"
 
 
 def random_prompt(spec: RunSpec) -> str:

@@ -152,7 +152,9 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
 
 
 def _is_moot(key: str, settings: Settings) -> bool:
-    """Whether a setting is of a picture or a clip that a run does not have."""
+    """Whether a setting is of a picture or a clip that a run does not have, or of what looks at its pictures."""
+    if key.startswith("components.image_encoder."):
+        return settings.get("task", "t2v") == "t2v"
     name, _, _ = key.partition(".")
     return name in GIVEN and not settings.get(f"{name}.path")
 
