@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tui.app.widgets.listing import Column, Row
+from tui.describe.doctor import lines as doctor_lines
 from tui.describe.engines import held_words
 from tui.describe.hosts import rows as host_rows
 from tui.describe.models.files import block, table
@@ -217,20 +218,14 @@ def _engine(engine: EngineRecord, now_ns: int, is_stuck: bool) -> list[str]:
 
 
 def doctor(report: Mapping[str, Any]) -> list[str]:
-    """What `modiff doctor` prints, from its JSON."""
-    rows = [row for section in report["sections"] for row in section["rows"]]
-    width = max((len(row["name"]) for row in rows), default=0)
-    lines = [
-        "✓ all that is needed works" if report["ok"] else "✖ something that is needed does not work"
+    """What `modiff doctor` prints, from its JSON, below whether that is as it must be."""
+    return [
+        "✓ all that is needed works"
+        if report["ok"]
+        else "✖ something that is needed does not work",
+        "",
+        *doctor_lines(report, MARKS),
     ]
-    for section in report["sections"]:
-        lines += ["", printable(section["name"])]
-        for row in section["rows"]:
-            mark = MARKS.get(row["status"], row["status"])
-            lines.append(f"{mark} {printable(row['name']):<{width}}  {printable(row['value'])}")
-            if row["hint"]:
-                lines.append(f"  {'':<{width}}  → {printable(row['hint'])}")
-    return lines
 
 
 def findings(report: Mapping[str, Any], section: str) -> list[Mapping[str, str]]:
