@@ -10,7 +10,7 @@ import click
 
 from store.lineage.records import LATE_SECONDS
 from tui.cli.options import json_option
-from tui.cli.output import print_json, waiting_line
+from tui.cli.output import print_json, print_lines, waiting_line
 from tui.describe.engines import NO_ENGINE, held_line, release_line
 from tui.errors import FAILED
 from tui.text import printable
@@ -117,8 +117,7 @@ def release(as_json: bool) -> None:
     if as_json:
         print_json({"engines": [_row(each) for each in engines]})
     else:
-        for line in [release_line(each) for each in engines] or [NO_ENGINE]:
-            click.echo(line)
+        print_lines([release_line(each) for each in engines] or [NO_ENGINE])
 
 
 @engine.command()
@@ -154,8 +153,7 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
         print_json({"path": str(path), "lines": shown})
         return 0
     click.echo(printable(str(path)), err=True)
-    for line in shown:
-        click.echo(line)
+    print_lines(shown)
     return 0
 
 

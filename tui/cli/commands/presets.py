@@ -21,7 +21,7 @@ from presets.settings.overrides import toml_value
 from presets.spec.run import RunSpec
 from presets.validation import to_plain
 from tui.cli.options import json_option
-from tui.cli.output import echo_path, print_json
+from tui.cli.output import echo_path, print_json, print_lines
 from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
@@ -53,8 +53,7 @@ def list_(as_json: bool) -> None:
         )
         for info in infos
     ]
-    for line in columns(rows):
-        click.echo(line)
+    print_lines(columns(rows))
 
 
 @presets.command()

@@ -10,7 +10,7 @@ import click
 from tui.cli.completion import complete_host, complete_preset
 from tui.cli.listening import REFUSED, cannot_listen
 from tui.cli.options import json_option
-from tui.cli.output import flush_output, print_json
+from tui.cli.output import flush_output, print_json, print_lines
 from tui.cli.settings.options import set_option
 from tui.errors import FAILED
 from tui.text import printable
@@ -159,7 +159,6 @@ def _check(url: str, *, as_json: bool) -> int:
         print_json({"url": address, "passed": has_passed, "checks": checks})
     else:
         count, *lines = check_lines({"checks": checks})
-        for line in lines:
-            click.echo(line)
+        print_lines(lines)
         click.echo(count, err=True)
     return 0 if has_passed else FAILED

@@ -19,7 +19,7 @@ import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.following.progress import stage_told
-from tui.cli.output import Invocation, close_output, echo_path, print_json
+from tui.cli.output import Invocation, close_output, echo_path, print_json, print_lines
 from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.detail import with_file_back
 from tui.describe.runs.following.notices import BELL, desktop_notice, end_line
@@ -123,8 +123,7 @@ def follow_queued(
         return 128 + followed.ended_by
     if not manner.quiet:
         spent = _split(record, _stages(watched.state), asked_ns, is_warm=is_warm)
-        for line in _narration(store, record, watched, spent, again=manner.again):
-            click.echo(line, err=True)
+        print_lines(_narration(store, record, watched, spent, again=manner.again), err=True)
     elif record.error:
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.describe.verification import verdict_lines
 from tui.errors import FAILED
 from tui.text import printable
@@ -26,8 +26,7 @@ def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -
         print_json(data)
     else:
         first, *lines = verdict_lines(data)
-        for line in (f"run {record.id}: {first}", *(f"  {line}" for line in lines)):
-            click.echo(line)
+        print_lines((f"run {record.id}: {first}", *(f"  {line}" for line in lines)))
     return 0 if verdict.identical else FAILED
 
 

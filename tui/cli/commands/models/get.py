@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.output import Invocation
+from tui.cli.output import Invocation, print_lines
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def _print(parts: Sequence[Needed], *, as_json: bool) -> None:
     if as_json:
         click.echo(escaped(json.dumps(missing.as_json(parts), indent=2, ensure_ascii=False)))
         return
-    for line in columns(missing.rows(parts)):
-        click.echo(line, err=True)
+    print_lines(columns(missing.rows(parts)), err=True)
     for part in missing.absent(parts):
         for note in part.notes:
             click.echo(printable(f"{missing.title_of(part)}: {note}"), err=True)

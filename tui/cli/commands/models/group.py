@@ -16,8 +16,8 @@ from tui.cli.commands.models.convert import convert
 from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
 from tui.cli.options import json_option
-from tui.cli.output import print_json
-from tui.describe.models.files import block, row
+from tui.cli.output import print_json, print_lines
+from tui.describe.models.files import block, of_wan, row
 from tui.errors import BAD_INPUT, FAILED
 from tui.text import columns, printable
 
@@ -92,13 +92,11 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
 
 def _print_list(found: Sequence[Found]) -> None:
-    of_wan = [
-        each for each in found if each.recognition and each.recognition.component != "unknown"
-    ]
-    _print_table(of_wan)
+    known = of_wan(found)
+    _print_table(known)
     broken = [each for each in found if each.error]
     if broken:
-        click.echo("\ncannot be used:" if of_wan else "cannot be used:")
+        click.echo("\ncannot be used:" if known else "cannot be used:")
     for each in broken[:MAX_BROKEN]:
         click.echo(f"  {printable(each.error)}")
     if len(broken) > MAX_BROKEN:
@@ -106,9 +104,9 @@ def _print_list(found: Sequence[Found]) -> None:
             f"  and {len(broken) - MAX_BROKEN} more; `modiff models list --json` has them all"
         )
     click.echo("and builtin:micro, which comes with modiff", err=True)
-    if num_others := len(found) - len(of_wan) - len(broken):
+    if num_others := len(found) - len(known) - len(broken):
         click.echo(f"and {num_others} weight files that are no part of Wan", err=True)
-    if not of_wan:
+    if not known:
         _say_where_it_looked()
 
 
@@ -186,9 +184,7 @@ def add(path: Path) -> None:
         return
     click.echo(printable(str(place.path)))
     found = scan(place)
-    usable = [
-        each for each in found if each.recognition and each.recognition.component != "unknown"
-    ]
+    usable = of_wan(found)
     _print_table(usable, indent="  ")
     for each in found:
         if each.error:
@@ -234,8 +230,7 @@ def _print_places(*, as_json: bool) -> None:
         print_json([{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known])
         return
     rows = [(p.origin, "" if p.exists else "not there", printable(str(p.path))) for p in known]
-    for line in columns(rows):
-        click.echo(line)
+    print_lines(columns(rows))
 
 
 def _say_where_it_looked() -> None:

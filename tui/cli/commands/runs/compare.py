@@ -13,7 +13,7 @@ import click
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option
-from tui.cli.output import echo_path, print_json
+from tui.cli.output import echo_path, print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import data_of, lines, value_text
 from tui.errors import BAD_INPUT
@@ -60,8 +60,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     if as_json:
         print_json({**data, "output": [str(target) for target in targets]})
         return
-    for line in lines(data):
-        click.echo(line)
+    print_lines(lines(data))
     for target in targets:
         echo_path(target)
 

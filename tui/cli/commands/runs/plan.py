@@ -9,7 +9,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, preset_argument, stop_at_option
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.settings.fitting import fit_option, fitting_of
 from tui.cli.settings.options import Given, expand_option, output_option, settings_options
 from tui.text import columns, printable
@@ -114,8 +114,7 @@ def plan(
         )
         click.echo("        and what the work itself takes, which grows with the size of the video")
         click.echo(f"disk    {size(made.bytes)} for the steps in the store, and the video\n")
-        for line in missing.lines(made.missing, preset):
-            click.echo(line)
+        print_lines(missing.lines(made.missing, preset))
     elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)
 

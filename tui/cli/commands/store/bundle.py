@@ -10,7 +10,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.bundles import TRUST, imported_lines
 from tui.errors import BAD_INPUT
@@ -150,8 +150,7 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
     if as_json:
         print_json(_imported_data(done))
         return
-    for line in imported_lines(_imported_data(done), is_trusted=is_trusted):
-        click.echo(line, err=True)
+    print_lines(imported_lines(_imported_data(done), is_trusted=is_trusted), err=True)
 
 
 def _check_spec(encoded: bytes) -> None:

@@ -6,14 +6,14 @@ Data goes to stdout. Exit code 1 when something was found wrong, or when runs ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import click
 
 from tui.cli.commands.store.bundle import export, import_
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.overwritten import Pace, show
 from tui.describe.space import (
     overview_data,
@@ -52,7 +52,7 @@ def info(as_json: bool) -> None:
     if as_json:
         print_json(overview_data(overview))
     else:
-        _print_lines(overview_lines(overview))
+        print_lines(overview_lines(overview))
 
 
 @store.command()
@@ -90,7 +90,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
         if as_json:
             print_json([run_data(share) for share in shown])
         else:
-            _print_lines(runs_lines(shown) if shown else [])
+            print_lines(runs_lines(shown) if shown else [])
         if not runs:
             click.echo("no runs; `modiff run micro` makes one", err=True)
         elif len(runs) > len(shown):
@@ -103,7 +103,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(shares_data(title, shares))
     else:
-        _print_lines(shares_lines(title.upper(), shares))
+        print_lines(shares_lines(title.upper(), shares))
     if not shares:
         click.echo("the store holds no blobs", err=True)
 
@@ -136,7 +136,7 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
     if as_json:
         print_json(verdict_data(verdict))
     else:
-        _print_lines(verdict_lines(verdict))
+        print_lines(verdict_lines(verdict))
     return 0 if verdict.is_sound else FAILED
 
 
@@ -191,7 +191,7 @@ def gc(
     if as_json:
         print_json(plan_data(plan, budget, dry_run=dry_run))
     else:
-        _print_lines(plan_lines(plan, dry_run=dry_run))
+        print_lines(plan_lines(plan, dry_run=dry_run))
     if budget is not None and plan.left_bytes > budget:
         click.echo(
             f"{size(plan.left_bytes)} {'would stay' if dry_run else 'stay'}, more than the budget "
@@ -208,8 +208,3 @@ def _progress() -> Callable[[int, int], None]:
             show(f"{100 * done // max(1, total):3} %  of {size(total)}")
 
     return tell
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)
