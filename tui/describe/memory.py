@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tui.text import counted
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -168,9 +169,9 @@ def margin(learned: Learned) -> str:
     """What is added to what is told."""
     if not learned.ratios:
         return "with 10 % and 0.5 GB for the process assumed on top: no run here yet"
-    runs = "1 stage" if len(learned.ratios) == 1 else f"{len(learned.ratios)} stages"
+    stages = counted(len(learned.ratios), "stage")
     more = f"{100 * (learned.ratio - 1):.0f} % and 0.5 GB for the process on top"
-    return f"with {more}: learned from {runs} that ran here"
+    return f"with {more}: learned from {stages} that ran here"
 
 
 def _needs(option: Option, fit: Fit) -> str:

@@ -146,7 +146,7 @@ def _plan(planned: Planned | None) -> str:
     if planned is None:
         return "no plan yet"
     # there is none before the form is painted, which need not wait for these
-    from tui.describe.missing import missing_size
+    from tui.describe.models.missing import missing_size
     from tui.describe.plan import shown
 
     lines = []

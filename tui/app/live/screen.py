@@ -22,7 +22,7 @@ from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.run import RESUMABLE
 from tui.text import printable
 

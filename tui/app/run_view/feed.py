@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from engine.runs.expanded import expanded_text
 from tui.app.run_view.follower import Follower
 from tui.describe.plan import decode_seconds, sigmas
+from tui.describe.runs.detail import detail as detail_of
 from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
-from tui.describe.runs.run import detail as detail_of
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
-    from tui.describe.runs.state import RunState
+    from tui.describe.runs.following.state import RunState
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5

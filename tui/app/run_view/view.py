@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from store.index.previews import Preview
     from store.lineage.records import RunRecord
+    from tui.describe.runs.following.state import RunState
     from tui.describe.runs.given import GivenTo
-    from tui.describe.runs.state import RunState
 
 # Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
 _PANEL_NS = 500_000_000

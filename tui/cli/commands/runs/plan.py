@@ -9,7 +9,7 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, preset_argument, stop_at_option
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.settings.fitting import fit_option, fitting_of
 from tui.cli.settings.options import Given, expand_option, output_option, settings_options
 from tui.text import columns, printable
@@ -67,7 +67,7 @@ def plan(
 
     from engine.fit.learned import expected
     from tui.cli.settings.prompts import prompt_of_preset, warn
-    from tui.describe import missing
+    from tui.describe.models import missing
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
 
@@ -121,8 +121,7 @@ def plan(
         )
         click.echo("        and what the work itself takes, which grows with the size of the video")
         click.echo(f"disk    {size(made.bytes)} for the steps in the store, and the video\n")
-        for line in missing.lines(made.missing, preset):
-            click.echo(line)
+        print_lines(missing.lines(made.missing, preset))
     elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)
 

@@ -31,9 +31,9 @@ from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
-from tui.app.compose.preset_file import PresetFile
+from tui.app.compose.presets.edit import PresetFile
+from tui.app.compose.presets.save import SavePreset
 from tui.app.compose.prompts import PromptArea
-from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
 from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.files import FilePicker, Folder
