@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tui.describe.runs.given import GivenTo
     from tui.describe.runs.state import RunState
 
-# Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
+# Plots and log are drawn so often at most: they are most of what is drawn. The second is of steps that nobody sees each.
 _PANEL_NS = 500_000_000
+_FAST_PANEL_NS = 900_000_000
 # Below either, the panels under the head take turns as tabs of one area.
 _ALL_FROM = (100, 28)
 # From so many columns on what there is more is the preview's first.
@@ -196,7 +197,8 @@ class RunView(Widget):
             self._set(self.query_one("#run"), title=state.run_id)
             self.query_one(Timeline).show(run_cells.step_cells(state, points))
             self._follow()
-        if self._is_panel_due and (state.is_over or now_ns - self._panels_ns >= _PANEL_NS):
+        panel_ns = _FAST_PANEL_NS if run_cells.is_fast(state) else _PANEL_NS
+        if self._is_panel_due and (state.is_over or now_ns - self._panels_ns >= panel_ns):
             self._panels_ns, self._is_panel_due = now_ns, False
             self._show_panels()
 
