@@ -134,7 +134,9 @@ class ModiffBase(KeysInOrder):
 
     def show_top(self) -> None:
         """Draw the top line of the screen that is seen."""
-        for top in self.screen.children:  # not by a query, which asks all widgets, four times a second
+        for (
+            top
+        ) in self.screen.children:  # not by a query, which asks all widgets, four times a second
             if isinstance(top, TopLine):
                 top.show(self.status, self.trouble, self.job_told)
 
@@ -329,7 +331,7 @@ class ModiffScreen(Screen[None]):
     _was_shown = False
 
     def on_screen_resume(self, event: ScreenResume) -> None:
-        """Before Textual's own: what is on a new screen has its styles, only one that comes back may have missed some."""
+        """Before Textual's own: what is on a new screen has its styles; one that comes back may have missed some."""
         event.refresh_styles = event.refresh_styles and self._was_shown
         self._was_shown = True
 

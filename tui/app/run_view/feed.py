@@ -61,7 +61,7 @@ class RunFeed:
         return self.state.is_over
 
     def pause_seconds(self, tick_seconds: float) -> float:
-        """Until the next turn, which for fast steps draws all with their picture, at one stroke. tick_seconds: how often
+        """Until the next turn; for fast steps it draws all at one stroke, with their picture. tick_seconds: how often
         panels are drawn at most."""
         return max(tick_seconds, PREVIEW_SECONDS) if is_fast(self.state) else tick_seconds
 
