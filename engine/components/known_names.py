@@ -11,7 +11,7 @@ from engine.components.wan_dit import ATTENTION_BACKENDS
 from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.remote.hosts import known_hosts
-from presets.expansion import list_templates
+from presets.library.templates import list_templates
 
 
 def _hosts() -> tuple[str, ...]:

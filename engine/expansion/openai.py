@@ -28,8 +28,8 @@ from engine.remote.contract import one_line
 from engine.remote.hosts import checked_url
 from engine.remote.waiting import AGAIN, Again, repeated, retry_after, wait
 from presets.errors import PresetError
-from presets.fields import build
-from presets.spec import PromptExpanderSpec
+from presets.fields.checks import build
+from presets.spec.components import PromptExpanderSpec
 from store.lineage.events import CallAnswered
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
@@ -456,11 +456,15 @@ class ModiffApp(ModiffBase):
     def on_paste(self, event: Paste) -> None:
         """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,
         or the settings of the run that wrote it; elsewhere that run."""
-        from tui.describe.runs.of_file import dropped_path
+        from tui.describe.runs.of_file import dropped_path, no_file_told
 
+        if not isinstance(self.screen, ModiffScreen):
+            return
         path = dropped_path(event.text)
-        if path is not None and isinstance(self.screen, ModiffScreen):
+        if path is not None:
             self._open_dropped(path)
+        else:
+            self.notify(no_file_told(event.text), severity="warning", markup=False)
 
     @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:

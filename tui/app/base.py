@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
-from textual import getters
+from textual import getters, on
+from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from textual.events import ScreenResume
     from textual.notifications import Notify
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
     from tui.app.lab import Lab
@@ -330,8 +330,9 @@ class ModiffScreen(Screen[None]):
 
     _was_shown = False
 
-    def on_screen_resume(self, event: ScreenResume) -> None:
-        """Before Textual's own: what is on a new screen has its styles; one that comes back may have missed some."""
+    @on(ScreenResume)
+    def _keep_new_styles(self, event: ScreenResume) -> None:
+        """Before Textual's own: a new screen has its styles, only one that comes back may have missed some."""
         event.refresh_styles = event.refresh_styles and self._was_shown
         self._was_shown = True
 

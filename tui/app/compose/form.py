@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from presets import library
 from presets.errors import PresetError
-from presets.sections import SECTIONS
+from presets.library import listing, loading
+from presets.spec.sections import SECTIONS
 from tui.app.asking import asks, is_there
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
     from textual.widgets import OptionList
 
     from engine.components.needed import Needed
-    from presets.library import PresetInfo
-    from presets.sections import Section
-    from presets.spec import RunSpec
+    from presets.library.listing import PresetInfo
+    from presets.spec.run import RunSpec
+    from presets.spec.sections import Section
     from store.index.index import Index
     from store.store import Store
     from tui.app.compose.draft import Checked
@@ -134,11 +134,11 @@ class FormScreen(ModiffScreen):
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
         try:
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             kept, name = None, _FIRST_PRESET
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         self.app.preferences.preset = name
         draft = Draft(name, base)
         if kept is not None:
@@ -152,7 +152,7 @@ class FormScreen(ModiffScreen):
     async def open_run(self, spec: RunSpec, preset: str) -> None:
         """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
-            base = await asyncio.to_thread(library.load_preset, preset)
+            base = await asyncio.to_thread(loading.load_preset, preset)
         except PresetError:
             base = None
         except Exception as error:  # noqa: BLE001  # told, whatever it is
@@ -179,7 +179,7 @@ class FormScreen(ModiffScreen):
         preset is read, but not while rows are mounted, which the screen does itself."""
         name = draft.preset if draft is not None else broken[0] if broken is not None else ""
         try:
-            info = await asyncio.to_thread(library.preset_info, name)
+            info = await asyncio.to_thread(listing.preset_info, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             info = None
             self.app.tell_error(error)
@@ -264,7 +264,8 @@ class FormScreen(ModiffScreen):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec))
+        own = self.draft.base.prompt if self.draft and self.draft.preset else ""
+        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec, own))
         try:
             self.planned = await self.app.lab.work(_planned, spec)
             self._missing = self.planned.missing
@@ -381,7 +382,8 @@ class FormScreen(ModiffScreen):
         self.section = section
         form = self.query_one("#form")
         is_whole = self._kind_of(section) is WholeForm
-        self.set_class(section.name == "prompt" and not is_whole, "-prompt")
+        for name in ("prompt", "preset"):
+            self.set_class(section.name == name and not is_whole, f"-{name}")
         form.border_title = "settings" if is_whole else section.title
         if anew or not (is_whole and isinstance(self.view, WholeForm)):
             await self._open(section)
@@ -546,7 +548,8 @@ def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
     return look_at(spec, name, index)
 
 
-def _prompt_warnings(spec: RunSpec) -> list[str]:
-    from tui.describe.prompt_warnings import prompt_warnings
+def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
+    """own: the prompt of its preset."""
+    from tui.describe.prompt_warnings import prompt_of_preset, prompt_warnings
 
-    return prompt_warnings(spec)
+    return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

@@ -191,8 +191,8 @@ class RunState:
                 self.elsewhere.setdefault(component, Elsewhere()).add(event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(ns, rss_bytes, device_bytes)
-            case MemoryPlanned(peak_bytes, host_bytes):
-                self.planned = planned_peak(peak_bytes, host_bytes)
+            case MemoryPlanned(peak_bytes):
+                self.planned = planned_peak(peak_bytes)
             case LatentsStored(digest):
                 self.latents = digest
                 self._say(ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
