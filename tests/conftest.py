@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from textual import _wait
+
+from tests.later import Later
 
 # Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
 _wait.SLEEP_GRANULARITY = 1 / 500
@@ -19,7 +22,37 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # as many processes as cores: a second thread of each would wait for a core, spinning
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# rewriting the assertions of every file takes each process longer than all else before its first test: it is kept
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+PEERS = ("tests.parity", "tests.peers", "tests.layouts")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Workers begin with different files, so that each finds what another has rewritten."""
+    report = yield
+    worker = getattr(collector.config, "workerinput", None)
+    if worker and isinstance(collector, pytest.Directory):
+        number = int(worker["workerid"].removeprefix("gw"))
+        first = len(report.result) * number // worker["workercount"]
+        report.result = report.result[first:] + report.result[:first]
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One order for all workers. What is compared with other programs comes first: one worker has it all."""
+    items.sort(key=lambda item: (not _imports_later(item), item.path))
+
+
+def _imports_later(item: pytest.Item) -> bool:
+    held = vars(item.module).values()
+    return any(isinstance(each, Later) or getattr(each, "__module__", "") in PEERS for each in held)
 
 
 @pytest.fixture(autouse=True)

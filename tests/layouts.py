@@ -15,8 +15,8 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from tests.later import transformers
 from tests.loaded import load
 from tests.peers import Peer, make_peer
 
@@ -118,11 +118,11 @@ def kijai_folder(folder: Path) -> dict[str, Path]:
 
 def tiny_clip_folder(folder: Path) -> dict[str, Path]:
     """A vision tower of two layers with random numbers, saved by transformers; the micro model has none."""
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=160, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28,
         patch_size=14, hidden_act="gelu",
     )  # fmt: skip
-    CLIPVisionModel(config).to(torch.bfloat16).save_pretrained(folder)
+    transformers.CLIPVisionModel(config).to(torch.bfloat16).save_pretrained(folder)
     return {"image_encoder": folder}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from tests.later import diffusers
 from tests.naming import dit_name, vae_name
 
 
@@ -35,11 +35,11 @@ def randomise(module: nn.Module, seed: int) -> None:
                 parameter.copy_(noise / parameter[0].numel() ** 0.5)
 
 
-def dit_pair(config: WanDiTConfig, seed: int = 0) -> tuple[WanDiT, WanTransformer3DModel]:
+def dit_pair(config: WanDiTConfig, seed: int = 0) -> tuple[WanDiT, diffusers.WanTransformer3DModel]:
     ours = WanDiT(config).eval().requires_grad_(False)
     randomise(ours, seed)
     has_image = config.model_type != "t2v"
-    theirs = WanTransformer3DModel(
+    theirs = diffusers.WanTransformer3DModel(
         patch_size=config.patch_size,
         num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim,
@@ -59,10 +59,10 @@ def dit_pair(config: WanDiTConfig, seed: int = 0) -> tuple[WanDiT, WanTransforme
     return ours, theirs
 
 
-def vae_pair(config: WanVAEConfig, seed: int = 0) -> tuple[WanVAE, AutoencoderKLWan]:
+def vae_pair(config: WanVAEConfig, seed: int = 0) -> tuple[WanVAE, diffusers.AutoencoderKLWan]:
     ours = WanVAE(config).eval().requires_grad_(False)
     randomise(ours, seed)
-    theirs = AutoencoderKLWan(
+    theirs = diffusers.AutoencoderKLWan(
         base_dim=config.dim,
         z_dim=config.z_dim,
         dim_mult=list(config.dim_mult),
@@ -73,7 +73,7 @@ def vae_pair(config: WanVAEConfig, seed: int = 0) -> tuple[WanVAE, AutoencoderKL
     return ours.channels_last(), theirs
 
 
-def latent_statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+def latent_statistics(vae: diffusers.AutoencoderKLWan) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the latents as diffusers knows them, [1,16,1,1,1] each."""
     mean, std = (torch.tensor(v) for v in (vae.config.latents_mean, vae.config.latents_std))
     return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)

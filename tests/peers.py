@@ -6,32 +6,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor
-from transformers import UMT5Config, UMT5EncoderModel
 
 from engine.checkpoints.names import from_original
 from engine.schedulers.scheduler import follow_course
 from engine.tasks.route import course_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
+from tests.later import diffusers, transformers
 from tests.loaded import Loaded
 from tests.naming import dit_name, vae_name
 from tests.parity import latent_statistics
 
 # the published constants with the micro model's sizes; written out, not taken from the code under test
-MICRO_TEXT = UMT5Config(
-    vocab_size=138,
-    d_model=128,
-    d_kv=32,
-    d_ff=256,
-    num_layers=2,
-    num_heads=4,
-    relative_attention_num_buckets=32,
-    relative_attention_max_distance=128,
-    layer_norm_epsilon=1e-6,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-)
+MICRO_TEXT = {
+    "vocab_size": 138,
+    "d_model": 128,
+    "d_kv": 32,
+    "d_ff": 256,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Peer:
     """Our tokenizer, their everything else."""
 
     ours: Loaded
-    text_encoder: UMT5EncoderModel
-    transformer: WanTransformer3DModel
-    vae: AutoencoderKLWan
+    text_encoder: transformers.UMT5EncoderModel
+    transformer: diffusers.WanTransformer3DModel
+    vae: diffusers.AutoencoderKLWan
 
     def encode(self, prompt: str) -> Tensor:
         """[1, 512, d] the published way: 512 masked tokens, everything past the prompt zeroed."""
@@ -54,7 +53,9 @@ class Peer:
     def denoise(self, spec: RunSpec, noise: Tensor) -> Iterator[Tensor]:
         """The latents after every step of diffusers' UniPC, on our sigmas and timesteps."""
         scheduler = follow_course(course_of(spec))
-        solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+        solver = diffusers.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True
+        )
         solver.set_timesteps(sigmas=scheduler.sigmas[:-1].double().numpy())
         solver.sigmas = scheduler.sigmas.clone()
         solver.set_begin_index(0)
@@ -74,7 +75,7 @@ class Peer:
 
 def make_peer(ours: Loaded) -> Peer:
     dit, vae, umt5 = ours.dit, ours.vae, ours.umt5.model
-    transformer = WanTransformer3DModel(
+    transformer = diffusers.WanTransformer3DModel(
         num_attention_heads=dit.config.num_heads,
         attention_head_dim=dit.config.head_dim,
         text_dim=dit.config.text_dim,
@@ -82,9 +83,9 @@ def make_peer(ours: Loaded) -> Peer:
         num_layers=dit.config.num_layers,
     ).eval()
     transformer.load_state_dict({dit_name(n): t for n, t in dit.state_dict().items()}, strict=True)
-    autoencoder = AutoencoderKLWan(base_dim=vae.config.dim).eval()
+    autoencoder = diffusers.AutoencoderKLWan(base_dim=vae.config.dim).eval()
     autoencoder.load_state_dict({vae_name(n): t for n, t in vae.state_dict().items()}, strict=True)
-    text_encoder = UMT5EncoderModel(MICRO_TEXT).eval()
+    text_encoder = transformers.UMT5EncoderModel(transformers.UMT5Config(**MICRO_TEXT)).eval()
     theirs = (from_original("text_encoder", "huggingface", name) for name in umt5.state_dict())
     named = zip(theirs, umt5.state_dict().values(), strict=True)
     absent = text_encoder.load_state_dict(

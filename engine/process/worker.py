@@ -25,7 +25,7 @@ from engine.process.logs import bound_log, log_path, one_line, start_logging
 from engine.process.version import installed_version
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store import locks
 from store.blobs.leavings import sweep_temporary
 from store.breaker import Breaker

@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoints.convert.convert import convert
@@ -19,12 +18,13 @@ from engine.checkpoints.source import open_source
 from engine.checkpoints.verify import verify_file
 from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.errors import CheckpointError, EngineError
-from presets.spec import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 from tests import layouts
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
+from tests.later import comfy_layouts
 
 Files = dict[str, bytes]
 
@@ -258,7 +258,7 @@ def _int8(folder: Path, *, beside: bool) -> bytes:
             tensors[name] = tensor
             continue
         layer = name.removesuffix(".weight")
-        numbers, stored = TensorWiseINT8Layout.quantize(
+        numbers, stored = comfy_layouts.TensorWiseINT8Layout.quantize(
             tensor.float(), per_channel=True, convrot=True, convrot_groupsize=16
         )
         said = {"convrot": True, "convrot_groupsize": 16}

@@ -13,16 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    DiffusionPipeline,
-    UniPCMultistepScheduler,
-    WanImageToVideoPipeline,
-    WanVideoToVideoPipeline,
-)
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from engine.checkpoints.names import from_original
 from engine.components.choice import settle
@@ -30,10 +23,11 @@ from engine.inputs.settle import settle as settle_inputs
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.image_encoders.clip import CLIP, MEAN, STD, CLIPConfig
 from engine.output.media import write_video
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.paths import prepare
+from tests.later import diffusers, transformers
 from tests.loaded import denoised, load
 from tests.parity import dit_pair, randomise
 from tests.peers import make_peer
@@ -48,17 +42,17 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def image_encoder(folder: Path) -> CLIPVisionModel:
+def image_encoder(folder: Path) -> transformers.CLIPVisionModel:
     """transformers' tower, with random weights that lie in `folder` too."""
     ours = CLIP(CLIPConfig(width=80, layers=3, mlp=160)).eval().requires_grad_(False)
     randomise(ours, 5)
     weights = {name: tensor.contiguous() for name, tensor in ours.state_dict().items()}
     save_file(weights, folder / "clip.safetensors")
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=80, intermediate_size=160, num_hidden_layers=3, num_attention_heads=1,
         image_size=224, patch_size=14, hidden_act="gelu", layer_norm_eps=1e-5,
     )  # fmt: skip
-    theirs = CLIPVisionModel(config).eval()
+    theirs = transformers.CLIPVisionModel(config).eval()
     named = {}
     for name, tensor in weights.items():
         names = from_original("image_encoder", "huggingface", name)
@@ -76,7 +70,7 @@ def theirs_name(name: str) -> str:
     return name.removeprefix("vision_model.")
 
 
-def theirs_shape(theirs: CLIPVisionModel, name: str, tensor: Tensor) -> torch.Size:
+def theirs_shape(theirs: transformers.CLIPVisionModel, name: str, tensor: Tensor) -> torch.Size:
     return theirs.state_dict()[theirs_name(name)].shape
 
 
@@ -140,7 +134,7 @@ def test_every_step_from_a_clip(tmp_path: Path) -> None:
     with open_index(tmp_path) as index:
         spec = settle_inputs(settle(load_preset("micro", overrides)), index, lambda key: False).spec
     peer = make_peer(ours)
-    pipeline = WanVideoToVideoPipeline(
+    pipeline = diffusers.WanVideoToVideoPipeline(
         tokenizer=None, text_encoder=None, vae=peer.vae, scheduler=solver(spec), transformer=peer.transformer
     )  # fmt: skip
     found, on_step = recorder(pipeline)
@@ -157,13 +151,13 @@ def test_every_step_from_a_clip(tmp_path: Path) -> None:
         assert (latents - expected).abs().max() <= 1e-4, f"step {number}"
 
 
-def solver(spec: RunSpec) -> UniPCMultistepScheduler:
-    return UniPCMultistepScheduler(
+def solver(spec: RunSpec) -> diffusers.UniPCMultistepScheduler:
+    return diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=spec.scheduler.shift
     )
 
 
-def recorder(pipeline: DiffusionPipeline) -> tuple[list[Tensor], Callable[..., dict]]:
+def recorder(pipeline: diffusers.DiffusionPipeline) -> tuple[list[Tensor], Callable[..., dict]]:
     """(the latents after each step, what the pipeline is to call)."""
     pipeline.set_progress_bar_config(disable=True)
     found: list[Tensor] = []
@@ -178,13 +172,13 @@ def recorder(pipeline: DiffusionPipeline) -> tuple[list[Tensor], Callable[..., d
 def reference(
     spec: RunSpec,
     transformer: torch.nn.Module,
-    encoder: CLIPVisionModel,
+    encoder: transformers.CLIPVisionModel,
     images: dict[str, Image.Image],
 ) -> list[Tensor]:
     """The latents after each step of diffusers' pipeline; only what it would do to the prompts and to CLIP's picture is
     done for it, as published."""
     peer = make_peer(load("micro"))
-    pipeline = WanImageToVideoPipeline(
+    pipeline = diffusers.WanImageToVideoPipeline(
         tokenizer=None, text_encoder=None, vae=peer.vae, scheduler=solver(spec), image_processor=None,
         image_encoder=None, transformer=transformer,
     )  # fmt: skip

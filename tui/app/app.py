@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
@@ -76,8 +76,23 @@ def _commands() -> type[Provider]:
 
 
 def _make_screen(mode: str) -> Screen[Any]:
-    """A screen's module is imported when the screen is first opened."""
-    made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
+    """A screen's module is imported when the screen is first opened.
+
+    Its rules are added to those that are parsed already, and it knows how large it will be: Textual parses all rules
+    anew for a screen, twice, and finds the styles of all that is on it three times.
+    """
+    made: ModiffScreen = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
+    app = made.app
+    for path in made.css_path:
+        app.stylesheet.add_source(path.read_text(), (str(path), ""))
+    made._css_update_count = app._css_update_count
+    for breakpoints, extent in (
+        (app.HORIZONTAL_BREAKPOINTS, app.size.width),
+        (app.VERTICAL_BREAKPOINTS, app.size.height),
+    ):
+        made.add_class(
+            max(each for each in breakpoints or () if extent >= each[0])[1], update=False
+        )
     return made
 
 
@@ -441,11 +456,15 @@ class ModiffApp(ModiffBase):
     def on_paste(self, event: Paste) -> None:
         """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,
         or the settings of the run that wrote it; elsewhere that run."""
-        from tui.describe.runs.of_file import dropped_path
+        from tui.describe.runs.of_file import dropped_path, no_file_told
 
+        if not isinstance(self.screen, ModiffScreen):
+            return
         path = dropped_path(event.text)
-        if path is not None and isinstance(self.screen, ModiffScreen):
+        if path is not None:
             self._open_dropped(path)
+        else:
+            self.notify(no_file_told(event.text), severity="warning", markup=False)
 
     @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from engine.compare.frames import Frame
     from engine.fit.answering import Device
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.records import LogEntry

@@ -12,7 +12,7 @@ from tui.text import printable
 
 if TYPE_CHECKING:
     from engine.runs.expanded import Expanded
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
 

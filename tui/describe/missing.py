@@ -33,11 +33,12 @@ def missing_size(parts: Sequence[Needed]) -> str:
 
 
 def by_preset() -> dict[str, str]:
-    """What is to be downloaded, as `69.04 GB`, for the presets of which something is missing."""
+    """What is to be downloaded, as `69.04 GB to get`, for the presets of which something is missing."""
     from engine.checkpoints.library import scan_places
     from engine.components.needed import needed
     from presets.errors import PresetError
-    from presets.library import list_presets, load_preset
+    from presets.library.listing import list_presets
+    from presets.library.loading import load_preset
 
     among = scan_places()
     sizes: dict[str, str] = {}
@@ -47,7 +48,9 @@ def by_preset() -> dict[str, str]:
         except PresetError:
             continue  # told as broken
         if absent(parts):
-            sizes[name] = missing_size(parts) if missing_bytes(parts) else "a file is"
+            sizes[name] = (
+                f"{missing_size(parts)} to get" if missing_bytes(parts) else "a file is missing"
+            )
     return sizes
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.fit.work import Memory
     from engine.plan import Plan, State
     from engine.runs.estimates import Experience
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import Segment
     from store.store import Store
 

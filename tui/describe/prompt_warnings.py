@@ -9,13 +9,15 @@ from engine.checkpoints.locate import is_builtin
 from engine.cut_prompts import cut_line, cut_prompts, read_prompts
 from engine.micro.grammar import unknown_words
 from presets.expansion import expands, known_prompt
+from presets.tasks import PICTURES
+from tui.describe.inputs import inputs_of
 from tui.describe.micro_world import combination_warning, random_sentence
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 _WORDS_SHOWN = 12
 _CELLS_SHOWN = 60
@@ -33,6 +35,16 @@ def prompt_warnings(spec: RunSpec) -> list[str]:
             or ("" if expands(spec) else combination_warning(known_prompt(spec)))
         )
     return [line for line in found if line]
+
+
+def prompt_of_preset(spec: RunSpec, own: str) -> str:
+    """That a run which begins from a picture or a clip has the prompt that came with its preset; "" where it does not.
+    own: the preset's prompt."""
+    if not own or spec.prompt != own or not inputs_of(spec):
+        return ""
+    what = "picture" if PICTURES[spec.task] else "video"
+    told = shorten(printable(own), _CELLS_SHOWN)
+    return f'the prompt still is the preset\'s, "{told}", whatever the {what} shows'
 
 
 def random_prompt(spec: RunSpec) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from examples.micro import train_vae
 from examples.micro.tests import tiny
+from examples.micro.training import train_vae
 from tests.conftest import own_folders, own_signals
 
 __all__ = ["one_thread", "own_folders", "own_signals"]

@@ -13,11 +13,8 @@ import gguf
 import pytest
 import sentencepiece
 import torch
-from comfy_kitchen.tensor import TensorCoreFP8Layout, TensorWiseINT8Layout
-from diffusers import AutoencoderKLWan, GGUFQuantizationConfig, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5EncoderModel
 
 from engine.checkpoints.convert import convert as module
 from engine.checkpoints.convert import writers
@@ -34,6 +31,7 @@ from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as spiece
 from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
 from engine.errors import CheckpointError
+from tests.later import comfy_layouts, diffusers, transformers
 from tests.naming import dit_name, vae_name
 from tui.cli.commands.models import convert as models_convert
 
@@ -50,8 +48,8 @@ def shipped(kind: str) -> dict[str, torch.Tensor]:
 
 def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
     for kind, model, rename in (
-        ("denoiser", WanTransformer3DModel, dit_name),
-        ("vae", AutoencoderKLWan, vae_name),
+        ("denoiser", diffusers.WanTransformer3DModel, dit_name),
+        ("vae", diffusers.AutoencoderKLWan, vae_name),
     ):
         folder = convert(micro(kind), tmp_path / kind, layout="diffusers", shard_bytes=1 << 20)
         opened = model.from_pretrained(folder, torch_dtype=torch.bfloat16).state_dict()
@@ -66,13 +64,13 @@ def test_diffusers_opens_the_transformer_and_the_vae(tmp_path: Path) -> None:
 def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, quantise: str) -> None:
     path = convert(micro("denoiser"), tmp_path / "dit.gguf", layout="gguf", quantise=quantise)
     folder = convert(open_source(path), tmp_path / "dit", layout="diffusers", dtype="fp32")
-    as_blocks = WanTransformer3DModel.from_single_file(
+    as_blocks = diffusers.WanTransformer3DModel.from_single_file(
         str(path),
         config=str(folder),
-        quantization_config=GGUFQuantizationConfig(compute_dtype=torch.float32),
+        quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=torch.float32),
         torch_dtype=torch.float32,
     )
-    plain = WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
+    plain = diffusers.WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, plain.config.in_channels, 2, 8, 8, generator=generator)
     text = torch.randn(1, 7, plain.config.text_dim, generator=generator)
@@ -86,7 +84,7 @@ def test_diffusers_opens_a_gguf_and_reads_the_same_numbers(tmp_path: Path, quant
 
 def test_transformers_opens_the_text_encoder(tmp_path: Path) -> None:
     folder = convert(micro("text_encoder"), tmp_path / "umt5", layout="diffusers")
-    model = UMT5EncoderModel.from_pretrained(folder, dtype=torch.bfloat16)
+    model = transformers.UMT5EncoderModel.from_pretrained(folder, dtype=torch.bfloat16)
     tokens = shipped("text_encoder")["token_embedding.weight"]
     assert torch.equal(model.shared.weight, tokens)
     assert sum(p.numel() for p in model.parameters()) == sum(
@@ -103,11 +101,11 @@ def test_torch_opens_a_pth(tmp_path: Path) -> None:
 
 def test_clip_is_joined_and_cut_again(tmp_path: Path) -> None:
     """Queries, keys and values are one matrix in the original and three in transformers."""
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=160, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28,
         patch_size=14, hidden_act="gelu",
     )  # fmt: skip
-    model = CLIPVisionModel(config)
+    model = transformers.CLIPVisionModel(config)
     model.save_pretrained(tmp_path / "hf")
     source = open_source(tmp_path / "hf")
     found = recognise(source)
@@ -122,7 +120,7 @@ def test_clip_is_joined_and_cut_again(tmp_path: Path) -> None:
     assert torch.equal(joined["visual.transformer.1.attn.to_qkv.weight"], expected)
     assert joined["visual.cls_embedding"].shape == (1, 1, 160)
     again = convert(open_source(original), tmp_path / "again", layout="diffusers")
-    reopened = CLIPVisionModel.from_pretrained(again).state_dict()
+    reopened = transformers.CLIPVisionModel.from_pretrained(again).state_dict()
     assert reopened.keys() == layer.keys()
     assert all(torch.equal(reopened[name], tensor) for name, tensor in layer.items())
 
@@ -168,10 +166,11 @@ def test_quantised_weights_come_back_near_what_they_were(
 
 
 @pytest.mark.parametrize(
-    ("quantise", "theirs"), [("int8", TensorWiseINT8Layout), ("fp8", TensorCoreFP8Layout)]
+    ("quantise", "layout"), [("int8", "TensorWiseINT8Layout"), ("fp8", "TensorCoreFP8Layout")]
 )
-def test_comfyui_reads_the_same_numbers(tmp_path: Path, quantise: str, theirs) -> None:
+def test_comfyui_reads_the_same_numbers(tmp_path: Path, quantise: str, layout: str) -> None:
     """By its own code, from what it looks for beside a weight."""
+    theirs = getattr(comfy_layouts, layout)
     path = convert(
         micro("denoiser"), tmp_path / "x.safetensors", layout="comfyui", quantise=quantise
     )
@@ -407,11 +406,11 @@ REST = {
 def test_the_rest_of_clip_goes_along_or_is_told(
     tmp_path: Path, naming: str, layout: str, prefix: str
 ) -> None:
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=160, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28,
         patch_size=14, hidden_act="gelu",
     )  # fmt: skip
-    CLIPVisionModel(config).save_pretrained(tmp_path / "hf")
+    transformers.CLIPVisionModel(config).save_pretrained(tmp_path / "hf")
     tower = open_source(tmp_path / "hf")
     if naming == "original":
         tower = open_source(convert(tower, tmp_path / "tower.pth", layout="original"))
@@ -450,11 +449,13 @@ def test_scales_do_not_go_along_without_what_they_scale(tmp_path: Path) -> None:
 
 
 def test_parts_of_two_dtypes_are_kept_in_one_that_holds_both(tmp_path: Path) -> None:
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=160, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28,
         patch_size=14, hidden_act="gelu",
     )  # fmt: skip
-    tensors = {name: t.clone() for name, t in CLIPVisionModel(config).state_dict().items()}
+    tensors = {
+        name: t.clone() for name, t in transformers.CLIPVisionModel(config).state_dict().items()
+    }
     query = next(name for name in tensors if name.endswith("q_proj.weight"))
     dtypes = {"q": torch.bfloat16, "k": torch.float16, "v": torch.float16}
     for part, dtype in dtypes.items():

@@ -12,17 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.expected import PUBLISHED, CLIPShape, DiTShape, UMT5Shape
 from engine.checkpoints.names import to_original
 from engine.models.diffusion.wandit import WanDiT, WanDiTConfig
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from tests.later import diffusers, transformers
 
 Shape = tuple[int, ...]
 
@@ -97,8 +96,10 @@ def diffusers_dit(shape: DiTShape) -> nn.Module:
     if shape.vace_layers:
         step = shape.num_layers // shape.vace_layers
         layers = list(range(0, shape.num_layers, step))
-        return on_meta(WanVACETransformer3DModel, **sizes, vace_layers=layers, vace_in_channels=96)
-    return on_meta(WanTransformer3DModel, **sizes)
+        return on_meta(
+            diffusers.WanVACETransformer3DModel, **sizes, vace_layers=layers, vace_in_channels=96
+        )
+    return on_meta(diffusers.WanTransformer3DModel, **sizes)
 
 
 def shortened(shape: DiTShape) -> DiTShape:
@@ -154,42 +155,46 @@ def test_dit_is_ours_axis_by_axis(model_type: str) -> None:
 
 
 def test_vae_is_that_of_diffusers_and_ours() -> None:
-    theirs = on_meta(AutoencoderKLWan)
+    theirs = on_meta(diffusers.AutoencoderKLWan)
     assert originals("vae", "diffusers", theirs) == squeezed(expected.vae())
     assert state_shapes(on_meta(WanVAE, WanVAEConfig())) == expected.vae()
     assert state_shapes(on_meta(WanVAE, WanVAEConfig(dim=12))) == expected.vae(12)
 
 
 def test_vae22_is_that_of_diffusers() -> None:
-    theirs = on_meta(AutoencoderKLWan, **VAE22_DIFFUSERS)
+    theirs = on_meta(diffusers.AutoencoderKLWan, **VAE22_DIFFUSERS)
     assert originals("vae", "diffusers-2.2", theirs) == squeezed(expected.vae22())
 
 
 def test_umt5_is_that_of_transformers() -> None:
-    config = UMT5Config(
+    config = transformers.UMT5Config(
         vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
         feed_forward_proj="gated-gelu", tie_word_embeddings=False,
     )  # fmt: skip
-    theirs = originals("text_encoder", "huggingface", on_meta(UMT5EncoderModel, config))
+    theirs = originals(
+        "text_encoder", "huggingface", on_meta(transformers.UMT5EncoderModel, config)
+    )
     assert theirs == squeezed(expected.umt5(UMT5Shape()))
 
 
 def test_umt5_with_heads_of_another_width_together_than_the_model() -> None:
-    config = UMT5Config(
+    config = transformers.UMT5Config(
         vocab_size=96, d_model=64, d_kv=8, d_ff=80, num_layers=2, num_heads=4,
         relative_attention_num_buckets=16, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     shape = UMT5Shape(vocab=96, dim=64, ffn=80, layers=2, heads=4, buckets=16, inner=32)
-    theirs = originals("text_encoder", "huggingface", on_meta(UMT5EncoderModel, config))
+    theirs = originals(
+        "text_encoder", "huggingface", on_meta(transformers.UMT5EncoderModel, config)
+    )
     assert theirs == expected.umt5(shape)
 
 
 def test_clip_is_that_of_transformers() -> None:
-    config = CLIPVisionConfig(
+    config = transformers.CLIPVisionConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16,
         image_size=224, patch_size=14,
     )  # fmt: skip
-    theirs = on_meta(CLIPVisionModel, config)
+    theirs = on_meta(transformers.CLIPVisionModel, config)
     assert len(state_shapes(theirs)) == 519
     assert originals("image_encoder", "huggingface", theirs) == squeezed(expected.clip(CLIPShape()))
 

@@ -10,7 +10,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,10 +25,11 @@ from engine.errors import CheckpointError, ComponentError
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.quantised.linear import QuantLinear
-from presets.spec import DenoiserSpec, TextEncoderSpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests import packed
+from tests.later import comfy_layouts
 from tests.parity import randomise
 
 MICRO = locate("denoiser", "builtin:micro")
@@ -55,7 +55,7 @@ WIDE_WAYS = {"musubi": packed.musubi, "mxfp8": packed.mxfp8, "nvfp4": packed.nvf
 
 
 def rotated(weight: Tensor, layer: str, group: int) -> dict[str, Tensor]:
-    codes, stored = TensorWiseINT8Layout.quantize(
+    codes, stored = comfy_layouts.TensorWiseINT8Layout.quantize(
         weight, per_channel=True, convrot=True, convrot_groupsize=group
     )
     said = packed.note(format="int8_tensorwise", convrot=True, convrot_groupsize=group)

@@ -11,12 +11,10 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel, WanVACETransformer3DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from engine.checkpoints.known import expected
 from engine.checkpoints.known.expected import PUBLISHED, CLIPShape, UMT5Shape
@@ -30,6 +28,7 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
+from tests.later import diffusers, transformers
 from tests.naming import dit_name, vae_name
 
 # model -> its component and tensors
@@ -117,37 +116,45 @@ def diffusers_dit(**sizes: Any) -> dict[str, Any]:
 
 
 REAL = {
-    "t2v": ("denoiser", "diffusers", on_meta(WanTransformer3DModel, **diffusers_dit())),
+    "t2v": ("denoiser", "diffusers", lambda: on_meta(diffusers.WanTransformer3DModel, **diffusers_dit())),
     "flf2v": (
         "denoiser", "diffusers",
-        on_meta(
-            WanTransformer3DModel,
+        lambda: on_meta(
+            diffusers.WanTransformer3DModel,
             **diffusers_dit(image_dim=16, added_kv_proj_dim=24, pos_embed_seq_len=514),
         ),
     ),
     "vace": (
         "denoiser", "diffusers",
-        on_meta(WanVACETransformer3DModel, **diffusers_dit(vace_layers=[0, 2], vace_in_channels=96)),
+        lambda: on_meta(
+            diffusers.WanVACETransformer3DModel, **diffusers_dit(vace_layers=[0, 2], vace_in_channels=96)
+        ),
     ),
-    "vae": ("vae", "diffusers", on_meta(AutoencoderKLWan, base_dim=12)),
+    "vae": ("vae", "diffusers", lambda: on_meta(diffusers.AutoencoderKLWan, base_dim=12)),
     "vae 2.2": (
         "vae", "diffusers-2.2",
-        on_meta(
-            AutoencoderKLWan, base_dim=16, decoder_base_dim=24, is_residual=True, in_channels=12,
+        lambda: on_meta(
+            diffusers.AutoencoderKLWan, base_dim=16, decoder_base_dim=24, is_residual=True, in_channels=12,
             out_channels=12, patch_size=2,
         ),
     ),
     "umt5": (
         "text_encoder", "huggingface",
-        on_meta(UMT5EncoderModel, UMT5Config(num_layers=3, feed_forward_proj="gated-gelu")),
+        lambda: on_meta(
+            transformers.UMT5EncoderModel, transformers.UMT5Config(num_layers=3, feed_forward_proj="gated-gelu")
+        ),
     ),
-    "clip": ("image_encoder", "huggingface", on_meta(CLIPVisionModel, CLIPVisionConfig())),
+    "clip": (
+        "image_encoder", "huggingface",
+        lambda: on_meta(transformers.CLIPVisionModel, transformers.CLIPVisionConfig()),
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("model", REAL)
 def test_every_name_of_the_real_modules_is_renamed_and_back(model: str) -> None:
-    component, naming, names = REAL[model]
+    component, naming, real = REAL[model]
+    names = real()
     assert component_of(names) == component
     assert naming_of(component, names) == naming
     for name in names:
@@ -185,8 +192,8 @@ def test_clip_as_any_version_of_transformers_saves_it(prefix: str) -> None:
 
 
 def test_what_save_pretrained_writes_is_recognised(tmp_path: Path) -> None:
-    text = UMT5EncoderModel(
-        UMT5Config(
+    text = transformers.UMT5EncoderModel(
+        transformers.UMT5Config(
             vocab_size=8,
             d_model=8,
             d_kv=4,
@@ -196,12 +203,12 @@ def test_what_save_pretrained_writes_is_recognised(tmp_path: Path) -> None:
             feed_forward_proj="gated-gelu",
         )
     )
-    image = CLIPVisionModel(
-        CLIPVisionConfig(
+    image = transformers.CLIPVisionModel(
+        transformers.CLIPVisionConfig(
             hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=1
         )
     )
-    transformer = WanTransformer3DModel(**diffusers_dit(text_dim=8, freq_dim=8))
+    transformer = diffusers.WanTransformer3DModel(**diffusers_dit(text_dim=8, freq_dim=8))
     for model, component, naming, file in (
         (text, "text_encoder", "huggingface", "model.safetensors"),
         (image, "image_encoder", "huggingface", "model.safetensors"),

@@ -11,13 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfy_kitchen.float_utils import fp4_x2_to_f32, to_blocked
-from comfy_kitchen.tensor import (
-    TensorCoreFP8Layout,
-    TensorCoreMXFP8Layout,
-    TensorCoreNVFP4Layout,
-    TensorWiseINT8Layout,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -36,6 +29,7 @@ from engine.checkpoints.packing.unpacking import of_exponents, untiled
 from engine.checkpoints.source import Source, open_source
 from engine.models.quantised.pairs import of_pairs
 from tests import packed, packed_by_others
+from tests.later import comfy_floats, comfy_layouts
 from tests.packed import E4M3, E5M2, Packer, note
 
 CPU = torch.device("cpu")
@@ -70,8 +64,11 @@ def loaded(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         }
 
 
-def of_comfyui(layout, said: dict[str, object], weight: Tensor, **how: object) -> dict[str, Tensor]:
+def of_comfyui(
+    name: str, said: dict[str, object], weight: Tensor, **how: object
+) -> dict[str, Tensor]:
     """A layer as ComfyUI saves it, with the numbers that it reads."""
+    layout = getattr(comfy_layouts, name)
     numbers, params = layout.quantize(weight, **how)
     tensors = {
         f"l.weight{end}": tensor
@@ -81,12 +78,12 @@ def of_comfyui(layout, said: dict[str, object], weight: Tensor, **how: object) -
 
 
 COMFYUI = {
-    "float8_e4m3fn": partial(of_comfyui, TensorCoreFP8Layout, dtype=E4M3),
-    "float8_e5m2": partial(of_comfyui, TensorCoreFP8Layout, dtype=E5M2),
-    "int8_tensorwise": partial(of_comfyui, TensorWiseINT8Layout),
-    "int8_tensorwise by row": partial(of_comfyui, TensorWiseINT8Layout, per_channel=True),
-    "mxfp8": partial(of_comfyui, TensorCoreMXFP8Layout),
-    "nvfp4": partial(of_comfyui, TensorCoreNVFP4Layout),
+    "float8_e4m3fn": partial(of_comfyui, "TensorCoreFP8Layout", dtype=E4M3),
+    "float8_e5m2": partial(of_comfyui, "TensorCoreFP8Layout", dtype=E5M2),
+    "int8_tensorwise": partial(of_comfyui, "TensorWiseINT8Layout"),
+    "int8_tensorwise by row": partial(of_comfyui, "TensorWiseINT8Layout", per_channel=True),
+    "mxfp8": partial(of_comfyui, "TensorCoreMXFP8Layout"),
+    "nvfp4": partial(of_comfyui, "TensorCoreNVFP4Layout"),
 }
 
 
@@ -141,7 +138,7 @@ def test_scales_of_squares_multiply_these(tmp_path: Path, dtype: torch.dtype) ->
 
 def test_every_byte_is_two_numbers_and_one_power_of_two() -> None:
     every = torch.arange(256, dtype=torch.uint8)[None]
-    assert torch.equal(of_pairs(every), fp4_x2_to_f32(every))
+    assert torch.equal(of_pairs(every), comfy_floats.fp4_x2_to_f32(every))
     theirs = every.view(torch.float8_e8m0fnu).float()
     torch.testing.assert_close(of_exponents(every), theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -150,13 +147,16 @@ def test_every_byte_is_two_numbers_and_one_power_of_two() -> None:
 @given(rows=st.integers(1, 300), columns=st.integers(1, 12))
 def test_tiles_are_put_into_the_order_of_the_matrix(rows: int, columns: int) -> None:
     numbers = torch.arange(rows * columns).reshape(rows, columns)
-    for tiles in (to_blocked(numbers, flatten=True), to_blocked(numbers, flatten=False)):
+    for tiles in (
+        comfy_floats.to_blocked(numbers, flatten=True),
+        comfy_floats.to_blocked(numbers, flatten=False),
+    ):
         assert torch.equal(untiled(tiles, rows, columns), numbers)
 
 
 def test_our_tiles_are_those_of_comfyui() -> None:
     numbers = random(200, 9).to(E4M3).view(torch.uint8)
-    assert torch.equal(packed.in_tiles(numbers), to_blocked(numbers, flatten=False))
+    assert torch.equal(packed.in_tiles(numbers), comfy_floats.to_blocked(numbers, flatten=False))
 
 
 # the packer, what its files are called, how large the error may be

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -21,10 +20,11 @@ from engine.checkpoints.source import open_source
 from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
 from engine.models.quantised.rounding import rotated
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests import packed
+from tests.later import comfy_layouts
 from tests.packed import note
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def error_of(path: Path) -> float:
 
 def int8(weight: Tensor, layer: str, group: int, *, beside: bool = True) -> dict[str, Tensor]:
     """As ComfyUI stores it, by its own code."""
-    numbers, stored = TensorWiseINT8Layout.quantize(
+    numbers, stored = comfy_layouts.TensorWiseINT8Layout.quantize(
         weight, per_channel=True, convrot=bool(group), convrot_groupsize=group or 256
     )
     found = {f"{layer}.weight": numbers, f"{layer}.weight_scale": stored.scale}
@@ -96,10 +96,10 @@ def test_a_rotation_is_turned_back_as_comfyui_turns_it(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, group * groups, generator=generator)
-    numbers, stored = TensorWiseINT8Layout.quantize(
+    numbers, stored = comfy_layouts.TensorWiseINT8Layout.quantize(
         weight, per_channel=True, convrot=True, convrot_groupsize=group
     )
-    theirs = TensorWiseINT8Layout.dequantize(numbers, stored)
+    theirs = comfy_layouts.TensorWiseINT8Layout.dequantize(numbers, stored)
     ours = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group).float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
     exact = rotated((numbers.float() * stored.scale.view(-1, 1)).double(), group)

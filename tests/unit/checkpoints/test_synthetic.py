@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.library import look
 from engine.checkpoints.source import open_source
 from tests import layouts, synthetic
+from tests.later import transformers
 from tests.synthetic import DITS, FILES, REPOSITORIES, typed
 
 SMALL = {"a.weight": ("F32", (3, 2)), "b": ("BF16", (4,)), "c": ("F16", ()), "d": ("F32", (2, 2))}
@@ -158,12 +158,12 @@ def test_clip_in_both_namings() -> None:
 
 def test_names_are_those_that_transformers_saves(tmp_path: Path) -> None:
     sizes = {"vocab_size": 8, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    UMT5EncoderModel(UMT5Config(**sizes)).save_pretrained(tmp_path)
+    transformers.UMT5EncoderModel(transformers.UMT5Config(**sizes)).save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     named, config = synthetic.peer_module("UMT5EncoderModel", **sizes)
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == named
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert UMT5EncoderModel.from_pretrained(tmp_path).shared.num_embeddings == 8
+    assert transformers.UMT5EncoderModel.from_pretrained(tmp_path).shared.num_embeddings == 8
 
 
 PTH = {"text_encoder": 11_361_920_418, "vae": 507_609_880, "image_encoder": 4_772_359_047}
@@ -279,8 +279,8 @@ def test_a_tiny_image_encoder(tmp_path: Path) -> None:
     folder = layouts.tiny_clip_folder(tmp_path / "clip")["image_encoder"]
     found = recognised(folder)
     assert (found.component, found.variant) == ("image_encoder", "clip (custom)")
-    model = CLIPVisionModel.from_pretrained(folder)
-    assert isinstance(model.config, CLIPVisionConfig)
+    model = transformers.CLIPVisionModel.from_pretrained(folder)
+    assert isinstance(model.config, transformers.CLIPVisionConfig)
     assert found.parameters == sum(tensor.numel() for tensor in model.state_dict().values())
 
 

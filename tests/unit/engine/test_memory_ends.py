@@ -30,12 +30,13 @@ from engine.output.reading import comment_of
 from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.events import Event, Message, StageFinished, StageStarted, StepFinished, Verified
 from store.store import Store, open_store
 from tests.executing import ENGINE, SMALL, execute
+from tests.pretended import pretended
 
 SEEDS = itertools.count(7000)
 LINES = {
@@ -257,6 +258,32 @@ def test_a_denoiser_keeps_half_of_its_blocks_and_then_none(
     assert ran.spec.components.denoiser.resident_blocks == "0"
     assert ran.steps == COMPUTED
     assert (ran.latents, ran.video) == (plain.latents, plain.video)
+
+
+@pytest.mark.parametrize(("full", "others"), [("cuda:1", "cuda:0"), ("cuda:0", "cuda:1")])
+def test_both_halves_of_the_guidance_run_where_there_is_memory(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, others: str
+) -> None:
+    load = wan_dit.load
+
+    def loaded(part: Any, about: Any = None) -> Any:
+        if part.device == full:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(part, about)
+
+    monkeypatch.setattr(wan_dit, "load", loaded)
+    on = ["denoiser.device=cuda:0", "denoiser.guidance_device=cuda:1", "vae.device=cpu"]
+    places = [f"components.{each}" for each in (*on, "text_encoder.device=cpu")]
+    wanted = spec("guidance.scale=2", "scheduler.steps=1", *places)
+    with pretended(monkeypatch):
+        ran = Ran(Runner(store), wanted, tmp_path / "a.mp4")
+    assert ran.warnings == [
+        f"out of memory in load of the denoiser: {IDLE}",
+        f"out of memory in load of the denoiser: goes on with both halves of the guidance on {others}",
+    ]
+    denoiser = ran.spec.components.denoiser
+    assert (denoiser.device, denoiser.guidance_device) == (others, "")
+    assert ran.steps == COMPUTED[:1]
 
 
 def test_an_encoder_goes_to_the_cpu(

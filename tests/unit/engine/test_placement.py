@@ -21,17 +21,18 @@ from engine.components.choice import check, check_here, settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
 from engine.errors import ComponentError
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.extensions.caching import teacache
 from engine.inputs.settle import settle as settled
-from engine.models.vae import wanvae
+from engine.models.vae import layers
 from engine.output import media
 from engine.reports import Control, memory_sample
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
-from presets.library import load_preset
-from presets.spec import DenoiserSpec
+from presets.library.loading import load_preset
+from presets.spec.components import DenoiserSpec
 from store.index.index import Index, open_index
 from store.lineage.events import Event, Message
 from store.lineage.records import LinkRecord
@@ -100,7 +101,7 @@ def one_thread() -> Iterator[None]:
 def gpus(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """And no call that is another one on the CPU, or for both halves of the guidance."""
 
-    convolve = wanvae._conv3d
+    convolve = layers._conv3d
 
     def convolved(conv: nn.Conv3d, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
@@ -109,7 +110,7 @@ def gpus(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         found: Tensor = torch.mkldnn_convolution(x, conv.weight, conv.bias, *options)  # type: ignore[attr-defined]
         return found
 
-    monkeypatch.setattr(wanvae, "_conv3d", convolved)
+    monkeypatch.setattr(layers, "_conv3d", convolved)
     monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 0)
     with pretended(monkeypatch):
         yield

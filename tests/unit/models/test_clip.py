@@ -13,29 +13,22 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-)
 
 from engine.components import clip
 from engine.errors import CheckpointError
 from engine.models.image_encoders.clip import looked_at
 from engine.models.image_encoders.config import CLIPConfig as Sizes
-from presets.spec import ImageEncoderSpec
+from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
+from tests.later import transformers
 
 Tensors = dict[str, Tensor]
 
 WIDTH, LAYERS, SIDE = 160, 3, 16
-VISION = CLIPVisionConfig(
-    hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=LAYERS, num_attention_heads=2, image_size=SIDE,
-    patch_size=4, hidden_act="gelu", layer_norm_eps=1e-5,
-)  # fmt: skip
+VISION = {
+    "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
+    "image_size": SIDE, "patch_size": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
 # published name <- those of transformers, joined; {i}: the number of a layer
 _ORIGINAL = {
     "cls_embedding": ["embeddings.class_embedding"],
@@ -52,9 +45,9 @@ _ORIGINAL = {
 }  # fmt: skip
 
 
-def vision_model() -> CLIPVisionModel:
+def vision_model() -> transformers.CLIPVisionModel:
     torch.manual_seed(0)
-    model = CLIPVisionModel(VISION).eval()
+    model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)).eval()
     with torch.no_grad():  # what it begins with is small and has no biases
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.05)
@@ -103,10 +96,16 @@ def huggingface(folder: Path) -> Tensors:
 
 def huggingface_whole(folder: Path) -> Tensors:
     """Both towers; its post norm, which nobody asks for, included."""
-    text = CLIPTextConfig(
+    text = transformers.CLIPTextConfig(
         vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )  # fmt: skip
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8))
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config=text,
+            vision_config=transformers.CLIPVisionConfig(**VISION),
+            projection_dim=8,
+        )
+    )
     stems = {f"vision_model.{name.removeprefix('vision_model.')}" for name in weights()}
     model.load_state_dict({name: weights()[name] for name in stems}, strict=False)
     model.save_pretrained(folder)
@@ -237,7 +236,7 @@ def test_the_middle_of_a_picture_is_what_transformers_crops(size: tuple[int, int
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (12, 20, 3), dtype=np.uint8))
     image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
-    wanted = CLIPImageProcessor()(image, return_tensors="pt")["pixel_values"][0]
+    wanted = transformers.CLIPImageProcessor()(image, return_tensors="pt")["pixel_values"][0]
     picture = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
     difference = (looked_at(picture, 224, "crop") - wanted).abs()
     assert float(difference.mean()) < 0.02

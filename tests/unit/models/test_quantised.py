@@ -6,7 +6,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from comfy_kitchen.tensor import TensorWiseINT8Layout
 from torch import nn
 
 from engine.checkpoints.formats.table import BLOCKS
@@ -16,6 +15,7 @@ from engine.models.quantised.linear import QuantLinear
 from engine.models.quantised.products import fp8_products, integer_products
 from engine.models.quantised.rounding import rounded_rows
 from engine.models.quantised.scheme import Scheme
+from tests.later import comfy_layouts
 
 E4M3 = torch.float8_e4m3fn
 
@@ -44,7 +44,7 @@ def test_int8_rows_are_comfyuis() -> None:
     values = random(7, 96)
     values[3] = 0
     codes, scale = rounded_rows(values, torch.int8)
-    theirs, stored = TensorWiseINT8Layout.quantize(values, per_channel=True)
+    theirs, stored = comfy_layouts.TensorWiseINT8Layout.quantize(values, per_channel=True)
     assert torch.equal(codes, theirs)
     assert torch.equal(scale, stored.scale)
     assert ((codes.float() * scale - values).abs() <= scale / 2 * 1.0001).all()
@@ -110,7 +110,7 @@ def test_a_scale_multiplies_its_block_in_slices_of_any_size(monkeypatch, block) 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_quantised_int8_activations_are_near_the_plain_ones(dtype, rotation: int) -> None:
     weight, x = random(24, 64), random(2, 9, 64, seed=3).to(dtype)
-    stored = TensorWiseINT8Layout.quantize(
+    stored = comfy_layouts.TensorWiseINT8Layout.quantize(
         weight, per_channel=True, convrot=bool(rotation), convrot_groupsize=rotation or 256
     )
     codes, scale = stored[0], stored[1].scale

@@ -9,38 +9,41 @@ import copy
 
 import pytest
 import torch
-import transformers
-from transformers import UMT5EncoderModel
 
 from engine.checkpoints.names import from_original
 from engine.models.text_encoders.t5 import UMT5, UMT5Config, build
+from tests.later import transformers
 from tests.parity import randomise, relative_error
 
 SIZES = UMT5Config(vocab=96, dim=64, ffn=96, layers=3, heads=4, buckets=32, inner=64)
-CONFIG = transformers.UMT5Config(
-    vocab_size=96,
-    d_model=64,
-    d_kv=16,
-    d_ff=96,
-    num_layers=3,
-    num_heads=4,
-    dropout_rate=0.0,
-    feed_forward_proj="gated-gelu",
-    tie_word_embeddings=False,
-    relative_attention_num_buckets=32,
-    relative_attention_max_distance=128,
-    layer_norm_epsilon=1e-6,
-)
+CONFIG = {
+    "vocab_size": 96,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 3,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+}
 
 
 @pytest.fixture(scope="module")
-def reference() -> UMT5EncoderModel:
-    model = UMT5EncoderModel(CONFIG).eval().requires_grad_(False)
+def reference() -> transformers.UMT5EncoderModel:
+    model = (
+        transformers.UMT5EncoderModel(transformers.UMT5Config(**CONFIG))
+        .eval()
+        .requires_grad_(False)
+    )
     randomise(model, 5)
     return model
 
 
-def encoder(reference: UMT5EncoderModel, ids: list[int]) -> UMT5:
+def encoder(reference: transformers.UMT5EncoderModel, ids: list[int]) -> UMT5:
     ours = build(SIZES).to(reference.dtype)
     theirs = reference.state_dict()
     names = {
@@ -57,7 +60,9 @@ def ids_of(length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("length", [1, 24, 200, 512])
-def test_trimmed_equals_padded_and_masked(reference: UMT5EncoderModel, length: int) -> None:
+def test_trimmed_equals_padded_and_masked(
+    reference: transformers.UMT5EncoderModel, length: int
+) -> None:
     ids = ids_of(length)
     padded = torch.nn.functional.pad(ids, (0, 512 - length))[None]
     mask = (torch.arange(512) < length).long()[None]
@@ -71,7 +76,7 @@ def test_trimmed_equals_padded_and_masked(reference: UMT5EncoderModel, length: i
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("length", [1, 24, 200])
 def test_without_padding_the_bits_are_theirs(
-    reference: UMT5EncoderModel, dtype: torch.dtype, length: int
+    reference: transformers.UMT5EncoderModel, dtype: torch.dtype, length: int
 ) -> None:
     theirs = copy.deepcopy(reference).to(dtype)
     ids = ids_of(length)
@@ -80,7 +85,7 @@ def test_without_padding_the_bits_are_theirs(
     assert torch.equal(encoder(theirs, ids.tolist()).encode("anything"), expected)
 
 
-def test_infinities_of_fp16_are_clamped_as_theirs(reference: UMT5EncoderModel) -> None:
+def test_infinities_of_fp16_are_clamped_as_theirs(reference: transformers.UMT5EncoderModel) -> None:
     theirs = copy.deepcopy(reference).to(torch.float16)
     theirs.encoder.block[0].layer[1].DenseReluDense.wo.weight.mul_(5e4)
     ids = ids_of(24)

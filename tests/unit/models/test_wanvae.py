@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 import weakref
+from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
 from engine.components import wan_vae
-from engine.models.vae import wanvae
-from engine.models.vae.wanvae import (
-    EXACT_OVERLAP,
-    RMSNorm,
-    WanVAE,
-    WanVAEConfig,
-    _tiles,
-)
-from presets.spec import VAESpec
+from engine.models.vae.layers import RMSNorm
+from engine.models.vae.tiles import EXACT_OVERLAP, chunks_of, tiles_of
+from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from presets.spec.components import VAESpec
+from tests.later import diffusers
 from tests.parity import latent_statistics, randomise, relative_error, vae_pair
 
-MEAN, STD = latent_statistics(AutoencoderKLWan())  # theirs: ours are under test
+
+@cache
+def statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and the deviation of latents, [1,16,1,1,1] each: theirs, as ours are under test."""
+    with torch.device("meta"):
+        return latent_statistics(diffusers.AutoencoderKLWan())
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,10 @@ def random_latents(frames: int, height: int = 6, width: int = 8) -> torch.Tensor
 @pytest.mark.parametrize("frames", [1, 5, 17])
 def test_encode_equals_diffusers(pair, frames: int, chunk_frames: int) -> None:
     ours, theirs = pair
+    mean, std = statistics()
     video = random_video(frames)
     with torch.no_grad():
-        expected = (theirs.encode(video).latent_dist.mode() - MEAN) / STD
+        expected = (theirs.encode(video).latent_dist.mode() - mean) / std
     actual = ours.encode(video, chunk_frames=chunk_frames)
     assert actual.shape == (1, 16, 1 + frames // 4, 6, 8)
     assert relative_error(actual, expected) < 1e-5
@@ -58,9 +59,10 @@ def test_encode_equals_diffusers(pair, frames: int, chunk_frames: int) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_decode_equals_diffusers(pair, frames: int, chunk_frames: int) -> None:
     ours, theirs = pair
+    mean, std = statistics()
     latents = random_latents(frames)
     with torch.no_grad():
-        expected = theirs.decode(latents * STD + MEAN).sample
+        expected = theirs.decode(latents * std + mean).sample
     actual = ours.decode(latents, chunk_frames=chunk_frames)
     assert actual.shape == (1, 3, 4 * frames - 3, 48, 64)
     assert float(actual.abs().max()) <= 1
@@ -80,7 +82,7 @@ def test_every_position_is_kept_of_one_tile_that_sees_around_it(
     height: int, width: int, overlap: int
 ) -> None:
     kept = torch.zeros(height, width)
-    for tile in _tiles(height, width, 64, overlap):
+    for tile in tiles_of(height, width, 64, overlap):
         kept[tile.kept(1)] += 1
         window = torch.zeros(height, width)
         window[tile.window(1)] = 1
@@ -94,7 +96,7 @@ def test_every_position_is_kept_of_one_tile_that_sees_around_it(
 
 
 def test_one_tile_that_has_all_is_none() -> None:
-    assert _tiles(8, 8, 64, 32) == _tiles(5, 8, 72, 32) == _tiles(90, 160, 0, 64) == []
+    assert tiles_of(8, 8, 64, 32) == tiles_of(5, 8, 72, 32) == tiles_of(90, 160, 0, 64) == []
 
 
 EXACT = {"tile_size": EXACT_OVERLAP + 8, "tile_overlap": EXACT_OVERLAP, "chunk_frames": 1}
@@ -108,17 +110,19 @@ def narrow_pair():
 def test_tiles_that_overlap_enough_decode_to_whole_frames(narrow_pair) -> None:
     """Against diffusers, which decodes whole frames: attention and all."""
     ours, theirs = narrow_pair
+    mean, std = statistics()
     latents = random_latents(2, 16, 15)
     with torch.no_grad():
-        expected = theirs.decode(latents * STD + MEAN).sample
+        expected = theirs.decode(latents * std + mean).sample
     assert relative_error(ours.decode(latents, **EXACT), expected) < 1e-5
 
 
 def test_tiles_that_overlap_enough_encode_whole_frames(narrow_pair) -> None:
     ours, theirs = narrow_pair
+    mean, std = statistics()
     video = random_video(5, 128, 120)
     with torch.no_grad():
-        expected = (theirs.encode(video).latent_dist.mode() - MEAN) / STD
+        expected = (theirs.encode(video).latent_dist.mode() - mean) / std
     assert relative_error(ours.encode(video, **EXACT), expected) < 1e-5
 
 
@@ -143,6 +147,8 @@ def test_seams_of_a_trained_vae_are_invisible() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
 def test_norm_equals_diffusers_at_every_magnitude(scale: float) -> None:
     """A mean-square norm with an epsilon would pass at 1 and fail here."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
+
     theirs, ours = WanRMS_norm(8, images=False), RMSNorm(8, 3)
     x = torch.randn(1, 8, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * scale
     assert relative_error(ours(x).detach(), theirs(x).detach()) < 1e-6
@@ -154,7 +160,7 @@ def decoded_chunk_by_chunk(vae: WanVAE, latents: torch.Tensor, chunk_frames: int
     history: dict = {}
     chunks = [
         vae.decode_raw((latents.float() * std + mean)[:, :, frames], history)
-        for frames in wanvae._chunks(latents.shape[2], chunk_frames)
+        for frames in chunks_of(latents.shape[2], chunk_frames)
     ]
     return torch.cat(chunks, dim=2).float().clamp(-1, 1)
 
@@ -264,7 +270,8 @@ def test_training_kernels_are_differentiable_and_equal_to_inference(pair) -> Non
     randomise(vae, 0)
     video = random_video(5)
     mean, logvar = vae.encode_moments(video)
-    assert relative_error((mean.detach() - MEAN) / STD, vae.encode(video)) < 1e-5
+    middle, deviation = statistics()
+    assert relative_error((mean.detach() - middle) / deviation, vae.encode(video)) < 1e-5
     (vae.decode_raw(mean).square().mean() + logvar.square().mean()).backward()
     silent = [n for n, p in vae.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import (
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 
 from engine.schedulers.noise import step_noise
 from engine.schedulers.scheduler import create_scheduler
+from tests.later import diffusers
 
 
 def unipc_peer(sigmas: list[float]):
-    peer = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    peer = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True
+    )
     peer.set_timesteps(sigmas=torch.tensor(sigmas, dtype=torch.float64).numpy())
     return peer
 
 
 def dpm_peer(sigmas: list[float]):
-    peer = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    peer = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True
+    )
     peer.set_timesteps(len(sigmas))
     # It takes no sigmas of the caller's; these two are all that its steps read.
     peer.sigmas = torch.tensor([*sigmas, 0.0])
@@ -30,7 +30,7 @@ def dpm_peer(sigmas: list[float]):
 
 
 def sde_dpm_peer(sigmas: list[float]):
-    peer = DPMSolverMultistepScheduler(
+    peer = diffusers.DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, algorithm_type="sde-dpmsolver++"
     )
     peer.set_timesteps(len(sigmas))
@@ -40,7 +40,7 @@ def sde_dpm_peer(sigmas: list[float]):
 
 
 def euler_peer(sigmas: list[float]):
-    peer = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    peer = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     peer.set_timesteps(sigmas=sigmas)
     return peer
 

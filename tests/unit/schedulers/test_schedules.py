@@ -7,13 +7,13 @@ import math
 import numpy
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.schedulers.course import SCHEDULERS
 from engine.schedulers.schedule import linear_grid
 from engine.schedulers.scheduler import create_scheduler
+from tests.later import diffusers
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_grid_is_spaced_as_numpy_spaces_it(steps):
 @pytest.mark.parametrize("shift", [1.0, 2.5, 3.0, 5.0, 7.3, 12.0])
 def test_diffusers_grids(shift):
     peers = {
-        "unipc": UniPCMultistepScheduler(
+        "unipc": diffusers.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
         ),
-        "dpm++": DPMSolverMultistepScheduler(
+        "dpm++": diffusers.DPMSolverMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
         ),
-        "sde-dpm++": DPMSolverMultistepScheduler(
+        "sde-dpm++": diffusers.DPMSolverMultistepScheduler(
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
             flow_shift=shift,

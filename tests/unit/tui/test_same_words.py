@@ -7,7 +7,7 @@ import json
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.records import Segment
 from store.store import open_store
 from tests.recorded_runs import micro, record_run

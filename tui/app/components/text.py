@@ -11,7 +11,7 @@ from tui.describe.engines import held_words
 from tui.describe.hosts import rows as host_rows
 from tui.describe.models import block, table
 from tui.text import columns, printable
-from tui.units import duration
+from tui.units import lasting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -202,7 +202,7 @@ def engines(status: Status | None, now_ns: int | None = None) -> list[str]:
 def _engine(engine: EngineRecord, now_ns: int, is_stuck: bool) -> list[str]:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(engine.started_ns / 1e9))
     silence = (now_ns - engine.heartbeat_ns) / 1e9
-    beat = f"▲ silent for {duration(silence // 5 * 5)}" if is_stuck else "✓ beats every second"
+    beat = f"▲ silent for {lasting(silence // 5 * 5)}" if is_stuck else "✓ beats every second"
     return [
         f"{'▶' if engine.run else '●'} {printable(engine.host)}, process {engine.pid}",
         *columns(

@@ -11,9 +11,9 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static, TextArea
 
-from presets import library
 from presets.errors import PresetError
-from presets.problems import preset_problems
+from presets.library import files
+from presets.library.problems import preset_problems
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import line_of
@@ -86,9 +86,7 @@ class PresetFile(Dialog[bool]):
         """Also what is not valid yet: it can be mended in steps."""
         try:
             text = self.query_one(TextArea).text
-            await asyncio.to_thread(
-                library.write_preset_text, self._path, text, expected=self._text
-            )
+            await asyncio.to_thread(files.write_preset_text, self._path, text, expected=self._text)
         except PresetError as error:
             self._tell(f"✖ {error}", is_error=True)
         else:

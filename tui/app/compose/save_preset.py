@@ -12,7 +12,7 @@ from textual.containers import Vertical
 from textual.widgets import Input, Static
 
 from presets.errors import PresetError
-from presets.saving import save_from
+from presets.library.saving import save_from
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 
 class SavePreset(Dialog[Path | None]):

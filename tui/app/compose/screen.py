@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding
 
-from presets import library
 from presets.errors import PresetError
-from presets.library import read_preset_text
-from presets.sections import SECTIONS
-from presets.seeds import random_seed
+from presets.library import files, listing, loading
+from presets.library.files import read_preset_text
+from presets.settings.seeds import random_seed
+from presets.spec.sections import SECTIONS
 from tui.app.asking import asks
 from tui.app.compose.draft import Draft, edited, line_of
 from tui.app.compose.field_row import FieldEdited, PathInput
@@ -24,7 +24,6 @@ from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
 from tui.describe.given import field_for, picture_preset
-from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from textual.widgets import Input, OptionList
     from textual.worker import Worker
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from tui.app.dialogs.picker import Item
     from tui.describe.given import Kind, Look
 
@@ -313,7 +312,7 @@ class Compose(FormScreen):
     async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
         """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
         try:
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         except PresetError as error:
             await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
@@ -327,7 +326,7 @@ class Compose(FormScreen):
         from tui.app.dialogs.picker import Item, Picker
 
         self._start_asked = None  # which was of the one before
-        presets = await asyncio.to_thread(library.list_presets)
+        presets = await asyncio.to_thread(listing.list_presets)
         items = [
             Item(info.name, f"✖ {info.error}" if info.error else info.description)
             for info in presets
@@ -345,13 +344,15 @@ class Compose(FormScreen):
 
     async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
         """The presets, each with what is to be downloaded for it."""
+        from tui.describe.missing import by_preset
+
         try:
             sizes = await asyncio.to_thread(by_preset)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             sizes = {}
         return [
-            replace(item, note=f"✖ {sizes[item.value]} missing. {item.note}")
+            replace(item, note=f"{item.note} ✖ {sizes[item.value]}".strip())
             if item.value in sizes
             else item
             for item in items
@@ -382,7 +383,7 @@ class Compose(FormScreen):
         path = self._file()
         if path is None:
             return
-        text = await asyncio.to_thread(library.read_preset_text, path)
+        text = await asyncio.to_thread(files.read_preset_text, path)
         key = self.broken[1].key if self.broken else ""
         if await self.app.push_screen_wait(PresetFile(path, text, key)):
             self._reopen()

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from presets.errors import PresetError
-from presets.seeds import random_seed, with_drawn
+from presets.settings.seeds import random_seed, with_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -113,11 +113,10 @@ def _hits(state: RunState) -> str:
     if not state.steps:
         return ""
     parts = [stage.name for stage in state.stages.values() if stage.status == "cached"]
-    if reused := sum(step.status == "reused" for step in state.steps):
+    if reused := state.num_steps["reused"]:
         parts.append(f"{reused} of {len(state.steps)} steps")
     if not parts:
-        is_known = any(step.status == "computed" for step in state.steps)
-        return "all new" if is_known else ""
+        return "all new" if state.num_steps["computed"] else ""
     saved = state.saved_seconds
     line = f"reused: {', '.join(parts)}"
     return f"{line}; ~{duration(saved)} saved" if saved else line

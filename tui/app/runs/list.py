@@ -110,6 +110,19 @@ class RunTable(Listing):
         return action != "last" and super().check_action(action, parameters)
 
 
+class RunTiles(Thumbnails):
+    """The gallery. At the foot, before all other keys, are those that one comes for."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Open", id="thumbnails.choose"),
+        Binding("asterisk", "rate", "Stars", id="runs.rate", key_display="*"),
+    ]
+
+    async def action_rate(self) -> None:
+        """Give the run under the cursor stars."""
+        await self.run_action("screen.rate")
+
+
 class RunList(Vertical):
     """Holds the runs that are shown, which of them is current, and which are marked, in their order."""
 
@@ -169,7 +182,7 @@ class RunList(Vertical):
         with ContentSwitcher(initial="tree" if self._is_in_tree else "table", id="views"):
             yield RunTable(table((), (), 0, 80)[0], id="table")
             yield RunTree()
-            yield Thumbnails(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
+            yield RunTiles(fps=0.0 if self.app.is_remote else _GALLERY_FPS, id="gallery")
             yield Empty(_NO_RUNS, id="empty")
 
     # What is shown

@@ -13,7 +13,7 @@ from tui.cli.output import print_json, waiting_line
 from tui.describe.engines import NO_ENGINE, held_line, release_line
 from tui.errors import FAILED
 from tui.text import printable
-from tui.units import duration
+from tui.units import lasting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,9 +188,9 @@ def _line(record: EngineRecord) -> str:
     now = time.time_ns()
     task = f"works on run {record.run}" if record.run else "waits for runs"
     silence = _seconds(record.heartbeat_ns, now)
-    late = f", silent for {duration(silence)}" if silence > LATE_SECONDS else ""
-    alive = duration(_seconds(record.started_ns, now))
-    return f"engine {record.id} (process {record.pid}) {task}; up {alive}{late}"
+    late = f", silent for {lasting(silence)}" if silence > LATE_SECONDS else ""
+    alive = lasting(_seconds(record.started_ns, now))
+    return f"engine {record.id} (process {record.pid}) {task}; up for {alive}{late}"
 
 
 def _seconds(since_ns: int, now_ns: int) -> float:

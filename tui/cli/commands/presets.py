@@ -10,29 +10,24 @@ import click
 import msgspec
 
 from presets.encoding import preset_schema
-from presets.fields import fields, item_fields
-from presets.library import (
-    PresetInfo,
-    dump_preset,
-    list_presets,
-    load_preset,
-    preset_path,
-)
-from presets.overrides import toml_value
-from presets.paths import user_preset_dir
-from presets.problems import preset_problems
-from presets.saving import extended_by, save_from
-from presets.spec import RunSpec
+from presets.fields.listing import fields, item_fields
+from presets.library.listing import PresetInfo, list_presets
+from presets.library.loading import load_preset
+from presets.library.paths import preset_path, user_preset_dir
+from presets.library.problems import preset_problems
+from presets.library.saving import dump_preset, extended_by, save_from
+from presets.settings.overrides import toml_value
+from presets.spec.run import RunSpec
 from presets.validation import to_plain
-from tui.cli.options import set_option
 from tui.cli.output import echo_path, print_json
+from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from presets.fields import Field
+    from presets.fields.listing import Field
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -186,7 +181,7 @@ def path(name: str | None, as_json: bool) -> None:
 
 
 def _of_file(file: str, overrides: tuple[str, ...]) -> RunSpec:
-    from presets.library import override
+    from presets.library.loading import override
     from tui.describe.runs.of_file import path_of, settings_in
 
     return override(settings_in(path_of(file)), overrides)

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from tui.cli.completion import complete_host, complete_preset
-from tui.cli.options import json_option, set_option
+from tui.cli.options import json_option
 from tui.cli.output import flush_output, print_json
+from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT, FAILED
 from tui.text import printable
 
@@ -151,7 +152,7 @@ def serve(
 
 
 def _check(url: str, *, as_json: bool) -> int:
-    from engine.remote.check import check
+    from engine.remote.conformance.check import check
     from engine.remote.hosts import address_of
 
     address = address_of(url, "")

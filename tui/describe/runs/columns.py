@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from presets.wording import did_you_mean, nearest
+from presets.fields.wording import did_you_mean, nearest
 from store.errors import BadRequest
 from tui.describe.runs.changes import setting_of, setting_told, values_told
 from tui.describe.runs.run import PIN, stars, status_word, status_words, steps_told

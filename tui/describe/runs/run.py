@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.runs.expanded import Expanded
-    from presets.settings import Settings
+    from presets.settings.by_key import Settings
     from store.index.index import Index
     from store.index.previews import Preview
     from store.lineage.events import Verified
@@ -86,7 +86,8 @@ class Detail:
     changes: what it has otherwise than its preset, by key.
     expanded: its prompt as a language model wrote it out, where it has one.
     verdict: when (ns) it was last computed again to compare, and what came of that. elsewhere: what components did at
-    other hosts, by their kinds. inputs: the pictures and the clip that it begins from, and the words about each."""
+    other hosts, by their kinds. inputs: the pictures and the clip that it begins from, and the words about each.
+    changed_file: as of `tui.describe.runs.given.changed_file`, of a run that can go on."""
 
     record: RunRecord
     tags: tuple[str, ...]
@@ -103,6 +104,7 @@ class Detail:
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)
     inputs: tuple[tuple[str, str], ...] = ()
     expanded: Expanded | None = None
+    changed_file: str = ""
 
     @property
     def steps(self) -> tuple[RunLink, ...]:
@@ -231,7 +233,7 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
     record = detail.record
     found = [
         ("run", record.id + (f"  {PIN} pinned" if record.pinned else "")),
-        ("status", _status(record, hints)),
+        ("status", _status(record, hints, detail.changed_file)),
         ("error", record.error),
         ("rating", stars(record.rating)),
         ("preset", _preset(detail)),
@@ -257,7 +259,7 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
     return [(name, printable(value)) for name, value in found if value]
 
 
-def _status(record: RunRecord, hints: Hints) -> str:
+def _status(record: RunRecord, hints: Hints, changed_file: str) -> str:
     symbol = EARLY if is_early(record) else SYMBOLS.get(record.status, "?")
     told = f"{symbol} {status_words(record)}" if hints.has_symbol else status_words(record)
     if record.status == "running" and (record.cancel_requested or record.pause_requested):
@@ -266,7 +268,14 @@ def _status(record: RunRecord, hints: Hints) -> str:
         return f"{told}: its prompt waits for your word; {hints.review}"
     if is_early(record):
         return f"{told}, as it was to; {hints.finish}"
-    return f"{told}; {hints.resume}" if can_go_on(record) else told
+    if not can_go_on(record):
+        return told
+    return f"{told}; {with_file_back(changed_file)}{hints.resume}"
+
+
+def with_file_back(changed_file: str) -> str:
+    """Before how a run goes on, what it needs for that: a file that is another one now; "" where that is none."""
+    return f"{changed_file} is gone or another file now; with that of then " if changed_file else ""
 
 
 def _preset(detail: Detail) -> str:
@@ -414,7 +423,7 @@ def preset_settings(name: str) -> Settings:
     """Of a preset as it is now; {} where there is none, or none that can be read."""
     from presets.encoding import encode_spec
     from presets.errors import PresetError
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
 
     try:
         return settings_in(encode_spec(load_preset(name))) if name else {}
@@ -456,6 +465,7 @@ def detail(store: Store, run_id: str) -> Detail:
     from engine.runs.branch_points import branch_points
     from engine.runs.expanded import expanded_prompt
     from store.blobs.blobs import is_stored
+    from tui.describe.runs.given import changed_file
 
     record = store.run(run_id)
     links = store.links_of(run_id)
@@ -478,6 +488,7 @@ def detail(store: Store, run_id: str) -> Detail:
         elsewhere=elsewhere_of(store.calls(run_id)),
         inputs=_inputs(record),
         expanded=expanded_prompt(store, record, links),
+        changed_file=changed_file(store, record, links) if can_go_on(record) else "",
     )
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from presets.fields import fields, groups, nearest_keys
-from presets.spec import RunSpec
-from presets.wording import did_you_mean, nearest
+from presets.fields.listing import fields, groups
+from presets.fields.lookup import nearest_keys
+from presets.fields.wording import did_you_mean, nearest
+from presets.spec.run import RunSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from presets.fields import Field
+    from presets.fields.listing import Field
 
 # Where a run writes and what it keeps is no difference of what it makes.
 _OF_FILES = ("output.", "keep.")

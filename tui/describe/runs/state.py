@@ -7,7 +7,7 @@ run and fixed numbers of samples and log lines. Torch-free, and knows nothing of
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Literal
@@ -144,7 +144,11 @@ class RunState:
     _memory_stride: int = 1
     _memory_seen: int = 0
     _num_done: int = 0  # of the steps before the first one that is not
+    _step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
     _chunk_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
+    _counts: tuple[int, Counter[StepStatus]] = field(
+        default=(-1, Counter()), compare=False, repr=False
+    )
 
     def take(self, entries: Iterable[LogEntry]) -> None:
         """Take in log entries, in their order; those that were seen are passed over."""
@@ -187,8 +191,8 @@ class RunState:
                 self.elsewhere.setdefault(component, Elsewhere()).add(event)
             case MemorySampled(rss_bytes, device_bytes):
                 self._sample(ns, rss_bytes, device_bytes)
-            case MemoryPlanned(peak_bytes, host_bytes):
-                self.planned = planned_peak(peak_bytes, host_bytes)
+            case MemoryPlanned(peak_bytes):
+                self.planned = planned_peak(peak_bytes)
             case LatentsStored(digest):
                 self.latents = digest
                 self._say(ns, f"latents stored as {digest.rpartition(':')[2][:12]}")
@@ -205,6 +209,7 @@ class RunState:
         self.elsewhere = {}
         self.memory = []
         self.planned = None
+        self._step_seconds.clear()
         self._chunk_seconds.clear()
         self.stage = self.error = self.video = ""
         self.started_ns = self.ended_ns = 0
@@ -253,6 +258,7 @@ class RunState:
         step.change = event.change
         if event.source == COMPUTED:
             self._measured[event.step] = step
+            self._step_seconds.append(event.seconds)
         elif known := self._measured.get(event.step):
             step.mean, step.std, step.change = known.mean, known.std, known.change
         self._mark_running()
@@ -328,14 +334,20 @@ class RunState:
         return self.status not in ("queued", "running")
 
     @property
+    def num_steps(self) -> Counter[StepStatus]:
+        """How many steps are how far; counted once after a change, because there are up to a thousand."""
+        if self._counts[0] != self.changes:
+            self._counts = self.changes, Counter(step.status for step in self.steps)
+        return self._counts[1]
+
+    @property
     def steps_done(self) -> int:
-        return sum(step.status in ("computed", "reused") for step in self.steps)
+        return self.num_steps["computed"] + self.num_steps["reused"]
 
     @property
     def step_seconds(self) -> float | None:
         """Median over the last computed steps; None before the first."""
-        last = [step.seconds for step in self.steps if step.status == "computed"][-RATE_WINDOW:]
-        return median(last) if last else None
+        return median(self._step_seconds) if self._step_seconds else None
 
     @property
     def rate(self) -> str:
@@ -368,8 +380,7 @@ class RunState:
     def saved_seconds(self) -> float | None:
         """What the reused steps would have cost at the present rate; None where no step was computed."""
         seconds = self.step_seconds
-        reused = sum(step.status == "reused" for step in self.steps)
-        return None if seconds is None else reused * seconds
+        return None if seconds is None else self.num_steps["reused"] * seconds
 
     def elapsed_seconds(self, now_ns: int) -> float:
         """Of this attempt, from the lease on."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.plan import Plan
     from engine.runs.estimates import Experience
     from engine.runs.sweep import Axis, Member
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 # The command line asks for --yes above this: at a minute each, a thousand runs are most of a day.
@@ -85,7 +85,7 @@ def variants(
     """Runs like `spec`, one for every combination of values. over: as of `modiff sweep --over`. A path of its output
     is their pattern. Raises as `checked_members` does."""
     from engine.runs.sweep import parse_axes
-    from presets.library import override
+    from presets.library.loading import override
 
     num_variants(over)
     axes, load = parse_axes(over), partial(override, spec)

@@ -18,8 +18,9 @@ from engine.fit import dry_run
 from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
 from engine.fit.work import Memory, Use, Work
-from presets.library import load_preset
-from presets.spec import ExtensionSpec, RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
+from presets.spec.sampling import ExtensionSpec
 from store.index.index import open_index
 from store.store import Store, open_store
 from tests.pairwise import Choice, every_pair
@@ -116,7 +117,7 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
 
     def uses(works: Sequence[Work]) -> list[Use]:
         asked.append(len(works))
-        return [Use("denoise", "cpu", 3, 2, 1, "mul", "blocks.0")]
+        return [Use(work.stage, "cpu", 3, 2, 1, "mul", "blocks.0") for work in works]
 
     monkeypatch.setattr("engine.fit.stages.uses_of", uses)
 
@@ -124,7 +125,7 @@ def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
         return dry_run.memory_of(store, client.plan(store, spec_of(*settings)))
 
     first = told()
-    assert first.peak_bytes == {"denoise": {"cpu": 3}}
+    assert first.peak_bytes == {stage: {"cpu": 3} for stage in ("text_encode", "denoise", "decode")}
     for same in ("seed=7", "prompt=another", "guidance.scale=3.0", "scheduler.steps=9"):
         assert told(same) == first
     assert asked == [3]

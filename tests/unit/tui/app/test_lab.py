@@ -16,7 +16,7 @@ import pytest
 from engine import client
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.errors import StoreError, UnknownRun
 from store.lineage.events import Message
 from store.store import Store, open_store

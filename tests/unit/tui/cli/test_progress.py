@@ -18,8 +18,8 @@ from store.lineage.events import (
     StageStarted,
     StepFinished,
 )
-from tui.cli import progress as progress_module
-from tui.cli.progress import (
+from tui.cli.following import progress as progress_module
+from tui.cli.following.progress import (
     LineDisplay,
     LiveDisplay,
     SilentDisplay,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from engine.compare.settings import spec_differences
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from tui.describe.inputs import inputs_told, strength_told
 from tui.describe.runs.changes import branch_changes, change_told, preset_changes, settings_in
 from tui.describe.runs.columns import cell, columns_of, titles

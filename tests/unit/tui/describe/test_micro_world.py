@@ -7,7 +7,7 @@ import random
 import pytest
 
 from engine.micro.grammar import sample_training_attributes, training_caption
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from tui.describe.micro_world import combination_warning, named_in, random_sentence
 from tui.describe.prompt_warnings import prompt_warnings, random_prompt
 

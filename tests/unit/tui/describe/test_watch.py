@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.events import PlanMade, RunFinished, StageStarted, StepFinished
 from tui.describe.runs.watch import Progress, Watch
 

@@ -98,7 +98,8 @@ def _needed(names: Sequence[str], among: Sequence[Found], home: Path | None) -> 
     from engine.checkpoints.known.catalogue import MODELS
     from engine.checkpoints.library import target_of, wanted
     from engine.components.needed import named, needed
-    from presets.library import list_presets, load_preset
+    from presets.library.listing import list_presets
+    from presets.library.loading import load_preset
 
     presets = {info.name for info in list_presets()}
     found: dict[tuple[str, str], Needed] = {}

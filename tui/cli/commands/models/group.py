@@ -211,7 +211,8 @@ def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[
     """Where each component of a preset is; raises for a name that means nothing."""
     from engine.checkpoints.library import wanted
     from engine.components.needed import needed
-    from presets.library import list_presets, load_preset
+    from presets.library.listing import list_presets
+    from presets.library.loading import load_preset
 
     is_preset = name.endswith(".toml") or any(info.name == name for info in list_presets())
     if not is_named_so and not is_preset:

@@ -7,25 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.fitting import fit_option, fitting_of
 from tui.cli.looking import store_as_it_is
-from tui.cli.media import check_media, media_options
-from tui.cli.options import (
-    expand_option,
-    json_option,
-    named_values,
-    overwrite_option,
-    preset_argument,
-    prompt_options,
-    set_option,
-)
+from tui.cli.options import json_option, preset_argument, stop_at_option
 from tui.cli.output import print_json
-from tui.cli.seeds import drawn_in, drawn_seed
+from tui.cli.settings.fitting import fit_option, fitting_of
+from tui.cli.settings.options import Given, expand_option, output_option, settings_options
 from tui.text import columns, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from engine.fit.work import Memory
 
 _EPILOG = """\b
@@ -41,15 +30,10 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @preset_argument
-@prompt_options
-@media_options
+@settings_options
 @expand_option
-@set_option
-@click.option("--output", metavar="FILE", help="As of `modiff run`; nothing is written.")
-@overwrite_option
-@click.option(
-    "--stop-at", type=click.IntRange(min=1), metavar="STEP", help="For a run of only so many steps."
-)
+@output_option
+@stop_at_option
 @click.option(
     "--memory",
     "with_memory",
@@ -60,14 +44,9 @@ Examples:
 @json_option
 def plan(
     preset: str,
-    prompt: str | None,
+    given: Given,
     expand: bool,
-    negative_prompt: str | None,
-    seed: int | str | None,
-    media: Mapping[str, object],
-    overrides: tuple[str, ...],
     output: str | None,
-    overwrite: bool,
     stop_at: int | None,
     with_memory: bool,
     fit: str | None,
@@ -82,27 +61,16 @@ def plan(
     """
     from msgspec import to_builtins
 
-    from tui.cli.prompts import prompt_of_preset, warn
-    from tui.cli.run_of_file import load_settings
+    from tui.cli.settings.prompts import prompt_of_preset, warn
     from tui.describe import missing
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
 
-    values = named_values(
-        prompt=prompt,
-        expansion__enabled=expand,
-        negative_prompt=negative_prompt,
-        seed=drawn_seed(seed),
-        output__path=output,
-        output__overwrite=overwrite,
-    )
-    values |= media
-    spec, preset = load_settings(preset, drawn_in(overrides), values=values)
-    check_media(media, overrides, spec)
+    spec, preset = given.of_preset(preset, expansion__enabled=expand, output__path=output)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
         fitting = None if fit is None else fitting_of(store, spec, fit)
-    notes = (*prompt_of_preset(spec, preset, prompt), *made.notes)
+    notes = (*prompt_of_preset(spec, preset, given.prompt), *made.notes)
     if as_json:
         print_json(
             {
@@ -136,7 +104,7 @@ def plan(
         _print_memory(made.memory)
     if fitting is not None:
         click.echo()
-        for line in fitting.lines(preset, overrides):
+        for line in fitting.lines(preset, given.overrides):
             click.echo(printable(line))
         if made.missing:
             return  # what is to be downloaded is told without --fit

@@ -67,7 +67,7 @@ def show(run: str, as_json: bool) -> None:
 
 
 def _show_file(path: Path, mark: Mark, *, as_json: bool) -> None:
-    from presets.library import dump_preset
+    from presets.library.saving import dump_preset
 
     spec = run_of_file.settings_in(path)
     if as_json:

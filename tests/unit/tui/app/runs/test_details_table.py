@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from engine import client
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tui.app.runs.details import table
 from tui.describe.runs.run import detail
