@@ -49,10 +49,10 @@ def works_in(store: Store, spec: RunSpec) -> tuple[tuple[Work, ...], tuple[str, 
 @pytest.mark.parametrize(
     "settings",
     [
-        ("width=48", "height=64", "frames=33"),
+        ("width=48", "frames=17"),
         ("guidance.scale=[1.0, 1.0, 1.0, 6.0]", "components.vae.chunk_frames=1"),
         ("components.denoiser.attention=plain", "components.vae.chunk_frames=0"),
-        ("width=96", "frames=9", *TILES, *BF16),
+        ("width=80", "height=16", "frames=5", *TILES, *BF16),
     ],
     ids=" ".join,
 )
@@ -190,9 +190,10 @@ def test_both_copies_stay_beside_the_decoder(store: Store) -> None:
     assert decode["cuda:0"].weights_bytes == 0 < decode["cuda:1"].weights_bytes
 
 
+# of two devices: one, the same one, a card beside another, and two kinds
 DENOISER = {
-    "device": ("cpu", "cuda:0", "cuda:1", "mps"),
-    "guidance_device": ("", "cpu", "cuda:0", "cuda:1", "mps"),
+    "device": ("cpu", "cuda:1", "mps"),
+    "guidance_device": ("", "cpu", "cuda:0", "mps"),
     "dtype": ("fp32", "bf16", "fp16"),
     "attention": ("plain", "sdpa", "sdpa-flash", "sdpa-cudnn"),
     "quantise": ("", "fp8", "int8"),
