@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from engine.api import TextToVideo
-from examples.micro.sheets import write_sheet
+from examples.micro.measures.sheets import write_sheet
 
 FOLDER = Path(__file__).with_name("images")
 PROMPTS = (

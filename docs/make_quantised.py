@@ -23,11 +23,17 @@ from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.components import wan_dit
 from engine.micro.grammar import heldout_prompts
-from examples.micro.evaluate import Measurement
-from examples.micro.meter import read_clip
-from examples.micro.sampling import BATCH, MicroModel, Sampling, load_exported, sample_latents
-from examples.micro.sheets import write_sheet
-from presets.spec import DenoiserSpec
+from examples.micro.measures.evaluate import Measurement
+from examples.micro.measures.meter import read_clip
+from examples.micro.measures.sampling import (
+    BATCH,
+    MicroModel,
+    Sampling,
+    load_exported,
+    sample_latents,
+)
+from examples.micro.measures.sheets import write_sheet
+from presets.spec.components import DenoiserSpec
 
 FOLDER = Path(__file__).with_name("images")
 MICRO = locate("denoiser", "builtin:micro")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from presets.fields import fields
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.spec.run import RunSpec
 
 PAGE = Path(__file__).with_name("presets.md")
 START, END = "<!-- keys -->", "<!-- end of keys -->"

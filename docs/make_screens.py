@@ -23,7 +23,7 @@ HUNTED = "a star moves to the right"
 async def make(folder: Path) -> None:
     from engine import client
     from engine.process.launch import stop_engine
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from tui.app.app import ModiffApp
     from tui.app.base import start_engine
     from tui.app.preferences import Preferences

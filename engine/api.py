@@ -19,14 +19,15 @@ from engine.components.memory.residents import Residents
 from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
 from engine.output import media
+from engine.output.made import Made
 from engine.process.logs import one_line
-from engine.runner import Made, Runner
+from engine.runner import Runner
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from presets.output.formats import choice_of_endings, named_by
 from presets.output.rules import format_of, moved
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from presets.validation import validate
 from store.blobs.tensors import decode_tensors
 from store.breaker import Breaker

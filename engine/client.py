@@ -28,10 +28,10 @@ from engine.tasks.wan import CLIP
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.expansion import expands
-from presets.library import override
+from presets.library.loading import override
 from presets.output.formats import DEFAULT
 from presets.output.rules import format_of, of_branch
-from presets.settings import changed_keys, settings_of
+from presets.settings.by_key import changed_keys, settings_of
 from presets.tasks import PICTURES, has_pictures
 from presets.validation import validate
 from store.blobs.blobs import is_stored as is_blob_stored
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
     from engine.plan import Plan
     from engine.tasks.route import Route
-    from presets.spec import OutputSpec, RunSpec
+    from presets.spec.output import OutputSpec
+    from presets.spec.run import RunSpec
     from store.lineage.events import Event
     from store.lineage.records import RunRecord
     from store.store import Store
@@ -321,7 +322,7 @@ def plan(
     from engine.components.descriptions import Descriptions
     from engine.plan import make_plan
     from engine.results import StoreRecords
-    from engine.runner import targets_of
+    from engine.tasks.targets import targets_of
     from store.index.index import open_index
 
     spec = settled(store, choice.settle(validate(spec))).spec
@@ -371,7 +372,7 @@ def plan_unseen(
     from engine.components.unseen import Published
     from engine.plan import make_plan
     from engine.results import StoreRecords
-    from engine.runner import targets_of
+    from engine.tasks.targets import targets_of
     from store.index.index import open_index
 
     spec = settled(store, validate(spec)).spec

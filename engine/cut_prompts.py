@@ -11,7 +11,8 @@ from presets.guidance import scales
 
 if TYPE_CHECKING:
     from engine.prompt import Cut
-    from presets.spec import RunSpec, TextEncoderSpec
+    from presets.spec.components import TextEncoderSpec
+    from presets.spec.run import RunSpec
 
 
 def read_prompts(spec: RunSpec) -> dict[str, str]:

@@ -28,11 +28,12 @@ class RunFailed(EngineError):
 
 
 class OutOfMemory(RunFailed):
-    """Memory ended in a stage. stage: as events call it. kind: of the component at work, "" where there is none."""
+    """Memory ended in a stage. stage: as events call it. kind: of the component at work, "" where there is none. copy:
+    which of the component's copies was, as of `engine.components.memory.halves.copies`."""
 
-    def __init__(self, text: str, stage: str, kind: str = "") -> None:
+    def __init__(self, text: str, stage: str, kind: str = "", copy: int = 0) -> None:
         super().__init__(text)
-        self.stage, self.kind = stage, kind
+        self.stage, self.kind, self.copy = stage, kind, copy
 
 
 class CheckpointError(EngineError):

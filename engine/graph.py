@@ -16,7 +16,7 @@ import msgspec
 from store.keys import derive_key
 
 if TYPE_CHECKING:
-    from presets.spec import ExtensionSpec
+    from presets.spec.sampling import ExtensionSpec
 
 Plain = Any
 """None, bool, int, float, str, and lists and dicts of these."""
@@ -32,7 +32,7 @@ class Stage:
     """One kind of work; pure.
 
     name, version: enter every key; the version goes up with every change of code that changes numbers.
-    run: "module:function", imported when something is to be computed (see `engine.execute.Job`).
+    run: "module:function", imported when something is to be computed (see `engine.execution.jobs.Job`).
     outputs: what a link of it names, the result first. transient: outputs that nobody stores.
     derived: outputs that are cheap to have again, and from what: own outputs, or "before.X", the output X of the node
     that is its input `before`. derive: "module:function" that does it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,6 +16,7 @@ from engine.chain.thinning import kept_steps
 from engine.components import choice
 from engine.components.choice import check_can_ask, check_here
 from engine.components.descriptions import Descriptions
+from engine.components.memory.halves import alone, other_device
 from engine.components.memory.room import Free, is_short
 from engine.components.registry import reads_weights
 from engine.errors import (
@@ -27,28 +27,30 @@ from engine.errors import (
     RunFailed,
     RunPaused,
 )
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.fit.dry_run import remembered, work_bytes
-from engine.fit.learned import compared
+from engine.fit.learned import compared, expected, learned
 from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.fit.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.fit.work import Memory
-from engine.output import encoders, media
+from engine.output import encoders
+from engine.output.made import Made, written
 from engine.output.mark import mark_of
-from engine.output.marking import marked, marked_latents, marked_video
-from engine.output.paths import output_paths
+from engine.output.marking import marked_latents, marked_video
 from engine.plan import Plan
-from engine.reports import Control, Emit, memory_sample
+from engine.reports import Control, Emit
 from engine.results import StoreResults
 from engine.runs.expanded import with_text
 from engine.tasks.route import Route, route_of
 from engine.tasks.stages import DECODE, EXPAND, MUX
-from engine.tasks.wan import Describe, graph_of, num_tokens
+from engine.tasks.targets import targets_of
+from engine.tasks.wan import num_tokens
 from presets.encoding import encode_spec
 from presets.errors import PresetError
 from presets.expansion import expands
 from presets.output.rules import format_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.breaker import Breaker
 from store.errors import StoreError
@@ -60,7 +62,6 @@ from store.upkeep.gc import WRITER_SECONDS
 
 if TYPE_CHECKING:
     from engine.components.memory.residents import Residents
-    from engine.graph import Targets
     from store.index.index import Index
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class Runner:
 
         def write() -> str:
             marked = made.marked(mark, control.warn)
-            return _written(Path(run.output), spec, run.id, marked, earlier, control)
+            return written(Path(run.output), spec, run.id, marked, earlier, control.warn)
 
         with control.stage(MUX.name):
             try:
@@ -198,7 +199,8 @@ class Runner:
             memory = remembered(plan, describe, self._previews())
             execution.work_bytes = work_bytes(memory)
             if memory.uses:
-                control.emit(MemoryPlanned(memory.peak_bytes, self._own_bytes()))
+                known = learned(self._previews())
+                control.emit(MemoryPlanned(expected(memory, known)))
 
         def make() -> Made:
             with compared(memory, self._previews()):
@@ -277,11 +279,6 @@ class Runner:
 
         self._set_threads(route.spec, describe)
         return verify(self.store, self.store.run(run.verifies), describe, self.residents, control)
-
-    def _own_bytes(self) -> int:
-        """What this process has on the host beside models, about."""
-        on_host = sum(each.num_bytes for each in self.models() if each.device == "cpu")
-        return max(0, memory_sample().rss_bytes - on_host)
 
     def _previews(self) -> Index:
         """Kept open between runs: opening it takes as long as all the previews of a small one."""
@@ -362,72 +359,20 @@ def _ended(
         return Ended(full.stage, full.kind)
     at_work = [node for node in plan.order if node.stage.component == full.kind]
     computed = [node for node in at_work if plan.states[node] == "compute"]
+    # no second device where no step is guided
+    used = computed[0].part if computed else part
     # of a run that begins from a picture or a clip
     hangs = any(node.stage.told != DECODE.name and node.part == part for node in at_work)
     is_decoding = full.stage == DECODE.name
     return Ended(
         full.stage,
         full.kind,
-        is_own=reads_weights(full.kind, part.name)
-        and all(node.part == part for node in computed[:1]),
+        is_own=reads_weights(full.kind, part.name) and used in (part, alone(part)),
         on_cpu=torch_device(part.device).type == "cpu",
+        other_device=other_device(used, full.copy),
         num_blocks=describe(full.kind, part).facts.get("num_blocks", 0),
         is_fixed=hangs and (keeping.is_partial if is_decoding else plan.num_stored_steps > 0),
         hanging_steps=len(plan.chain) if hangs and is_decoding else 0,
-    )
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a run made. video: bytes of a video file; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3].
-    mark: for the frames; that of the others is in their bytes."""
-
-    video: bytes | bytearray | None = None
-    latents: bytes | bytearray | None = None
-    frames: Any = None
-    mark: str = ""
-
-    def marked(self, mark: str, warn: Callable[[str], None]) -> Made:
-        """The same, with what is to be said of the run in each file."""
-        parts = {"video": self.video, "latents": self.latents}
-        found = {kind: data for kind, data in parts.items() if data is not None}
-        return Made(**marked(found, mark, warn), frames=self.frames, mark=mark)
-
-    def is_at(self, kind: str, path: Path) -> bool:
-        """Whether the file is there already, as this run leaves it that is ended after it was written."""
-        data = {"video": self.video, "latents": self.latents}.get(kind)
-        return data is not None and path.is_file() and path.read_bytes() == data
-
-    def write(self, path: Path, spec: RunSpec, replaced: Collection[Path]) -> str:
-        """Writes the files of the run and returns the path of the main one. replaced: those that may be there
-        already; raises FileExistsError where another one is."""
-        targets = output_paths(path, spec.output.kinds)
-        may = {kind: target in replaced for kind, target in targets.items()}
-        if "video" in targets and self.video is not None:
-            media.write_bytes(targets["video"], self.video, replaces=may["video"])
-        if "frames" in targets and self.frames is not None:
-            media.write_frames(
-                targets["frames"],
-                self.frames,
-                replaces=may["frames"],
-                scale=(spec.output.scale, spec.output.resample),
-                comment=self.mark,
-            )
-        if "latents" in targets and self.latents is not None:
-            media.write_bytes(targets["latents"], self.latents, replaces=may["latents"])
-        return str(next(iter(targets.values())))
-
-
-def targets_of(
-    route: Route, describe: Describe, stop_at: int | None, kinds: Collection[str] = ()
-) -> Targets:
-    """The graph of a run on this machine. kinds: of outputs, those of its spec where empty."""
-    return graph_of(
-        route,
-        describe,
-        kinds or route.spec.output.kinds,
-        noise_device=_noise_device(route.parts[0].spec),
-        stop_at=stop_at,
     )
 
 
@@ -468,56 +413,3 @@ def _keeping(route: Route, describe: Descriptions, stop_at: int | None) -> Keepi
         previewer=previewer,
         is_partial=total < route.num_steps,
     )
-
-
-def _noise_device(spec: RunSpec) -> str:
-    """The type of the device that draws the noise of a run: the CPU, or the denoiser's with `noise = "wan"`, which
-    for a device of `auto` only torch can tell."""
-    if spec.noise == "cpu":
-        return "cpu"
-    device = spec.components.denoiser.device
-    if device != "auto":
-        return device.partition(":")[0]
-    from engine.dtypes import torch_device
-
-    return torch_device("auto").type
-
-
-def _written(
-    path: Path,
-    spec: RunSpec,
-    run_id: str,
-    made: Made,
-    earlier: Collection[str],
-    control: Control,
-) -> str:
-    """Writes the outputs, beside those of somebody else that took the name in the meantime; returns the main path.
-
-    earlier: digests of what the run wrote there before, when it was to stop early.
-    """
-    targets = output_paths(path, spec.output.kinds)
-    present = [target for target in targets.values() if target.exists()]
-    taken = (
-        []
-        if spec.output.overwrite
-        else [
-            target
-            for kind, target in targets.items()
-            if target in present
-            and not made.is_at(kind, target)
-            and not _is_one_of(target, earlier)
-        ]
-    )
-    if not taken:
-        try:
-            # What nobody had when we looked, somebody may have by now.
-            return made.write(path, spec, targets.values() if spec.output.overwrite else present)
-        except FileExistsError as error:
-            taken = [Path(error.filename2 or error.filename)]
-    free = path.with_stem(f"{path.stem}-{run_id}")
-    control.warn(f"{taken[0]} appeared during the run; writing {free}")
-    return made.write(free, spec, output_paths(free, spec.output.kinds).values())
-
-
-def _is_one_of(path: Path, digests: Collection[str]) -> bool:
-    return bool(digests) and path.is_file() and blobs.digest_of(path.read_bytes()) in digests

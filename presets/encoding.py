@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from presets.errors import PresetError
-from presets.fields import build
-from presets.spec import FORMAT, PresetFile, RunSpec
-from presets.validation import settle_names, settle_steps, validate
+from presets.fields.checks import build
+from presets.settings.settling import settle_names, settle_steps
+from presets.spec.run import FORMAT, PresetFile, RunSpec
+from presets.validation import validate
 
 
 def encode_spec(spec: RunSpec) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from presets.errors import PresetError
-from presets.spec import GuidancePiece, GuidanceSpec
+from presets.spec.sampling import GuidancePiece, GuidanceSpec
 
 # No guidance: uncond + 1 * (cond - uncond) is cond.
 NONE = 1.0

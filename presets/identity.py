@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from presets.fields import fields
+from presets.fields.listing import fields
 from presets.validation import to_plain
 
 

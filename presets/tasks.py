@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 # task -> the settings of its pictures, in the order of the models' inputs
 PICTURES: Mapping[str, tuple[str, ...]] = {

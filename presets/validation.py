@@ -1,27 +1,26 @@
-"""The rules between keys: what no single annotation of `spec.py` can say."""
+"""The rules between keys: what no single annotation of `presets.spec` can say."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from presets.errors import PresetError
-from presets.fields import build
+from presets.fields.checks import build
 from presets.guidance import scales
 from presets.output.formats import AUTO, FORMATS, MAX_SIDE, misfit
 from presets.output.rules import format_of
-from presets.spec import SIZE_STEP, GuidancePiece, RunSpec
+from presets.spec.run import RunSpec
+from presets.spec.sampling import GuidancePiece
+from presets.spec.values import SIZE_STEP
 from presets.tasks import PICTURES
 
 # Smaller tiles are mostly overlap, and the VAE's middle attention no longer sees a picture in them.
 MIN_TILE = 64
 
-# The extension that became `components.denoiser.resident_blocks`: it was exact, and so in no key.
-BLOCK_SWAP = "block-swap"
 
 _TAKEN = {"t2v": "no picture", "i2v": "a first picture alone"}
 _OTHER = {
@@ -64,50 +63,6 @@ def to_plain(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(part) for part in value]
     return value
-
-
-def settle_steps(values: Mapping[str, Any], *, anew: bool = False) -> dict[str, Any]:
-    """`values`, one layer of settings; where it sets sigmas and no steps, the sigmas set them. anew: whatever the
-    steps are."""
-    scheduler = values.get("scheduler")
-    if not isinstance(scheduler, Mapping) or ("steps" in scheduler and not anew):
-        return dict(values)
-    sigmas = scheduler.get("sigmas")
-    if not isinstance(sigmas, list | tuple) or not sigmas:
-        return dict(values)
-    return {**values, "scheduler": {**scheduler, "steps": len(sigmas)}}
-
-
-def settle_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values`, one layer of settings, with what has become another setting under its present name. What is not
-    understood of it stays, and is refused by its name."""
-    listed = values.get("extensions")
-    components = values.get("components", {})
-    if not isinstance(listed, list | tuple) or not isinstance(components, Mapping):
-        return dict(values)
-    left, part = [], components.get("denoiser", {})
-    for each in listed:
-        number = _swapped(each)
-        if number is None or not isinstance(part, Mapping):
-            left.append(each)
-        elif each.get("enabled", True) and part.get("resident_blocks", "all") == "all":
-            part = {**part, "resident_blocks": str(number)}
-    if len(left) == len(listed):
-        return dict(values)
-    settled = {**values, "extensions": left}
-    return {**settled, "components": {**components, "denoiser": part}} if part else settled
-
-
-def _swapped(extension: Any) -> int | None:
-    """The blocks that stayed by the extension that block swap once was; None for any other."""
-    if not isinstance(extension, Mapping) or extension.get("name") != BLOCK_SWAP:
-        return None
-    options = extension.get("options", {})
-    if extension.keys() - {"name", "enabled", "options"} or not isinstance(options, Mapping):
-        return None
-    number = options.get("resident_blocks", 0)
-    is_known = not options.keys() - {"resident_blocks"} and type(number) is int
-    return number if is_known and 0 <= number <= 1000 else None
 
 
 def _check_task(spec: RunSpec) -> None:

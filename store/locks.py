@@ -58,6 +58,25 @@ def try_acquire(path: Path, *, shared: bool = False) -> HeldLock | None:
     return HeldLock(path, descriptor)
 
 
+def try_use(path: Path, *, alone: bool = False) -> HeldLock | None:
+    """Lock a file itself, which no clean-up removes as long as somebody uses it; None where it is not there, or others
+    do. alone: as a clean-up does, where nobody uses it; else any number may."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        # it may have been removed before it was locked
+        is_there = os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except OSError:
+        is_there = False
+    if is_there:
+        return HeldLock(path, descriptor)
+    os.close(descriptor)
+    return None
+
+
 def acquire(
     path: Path, *, timeout_seconds: float, shared: bool = False, breaker: Breaker | None = None
 ) -> HeldLock:

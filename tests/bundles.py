@@ -17,7 +17,7 @@ import torch
 
 from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.bundle.exporting import export_bundle

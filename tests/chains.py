@@ -11,11 +11,11 @@ from engine.components.protocols import Description
 from engine.graph import Targets
 from engine.plan import Plan, make_plan
 from engine.results import StoreRecords
-from engine.runner import targets_of
 from engine.tasks.route import route_of
+from engine.tasks.targets import targets_of
 from presets.identity import counting
-from presets.library import override
-from presets.spec import RunSpec
+from presets.library.loading import override
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.records import COMPUTED, LinkRecord, Segment
 from store.store import Store

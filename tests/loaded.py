@@ -12,7 +12,8 @@ from engine.components import umt5, wan_dit, wan_vae
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE
@@ -20,8 +21,8 @@ from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import latents_of
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.lineage.records import LinkRecord
 

@@ -41,7 +41,9 @@ _VAE = (
     "engine/components/taehv.py",
     "engine/components/wan_vae.py",
     "engine/models/vae/__init__.py",
+    "engine/models/vae/layers.py",
     "engine/models/vae/taehv.py",
+    "engine/models/vae/tiles.py",
     "engine/models/vae/wanvae.py",
     *_WEIGHTS,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.checkpoints.names import from_original
 from engine.schedulers.scheduler import follow_course
 from engine.tasks.route import course_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from tests.later import diffusers, transformers
 from tests.loaded import Loaded
 from tests.naming import dit_name, vae_name

@@ -26,6 +26,19 @@ _PRETENDED = ("cuda", "mps")
 # that move numbers from one device to another
 _MOVING = {Tensor.copy_, Tensor.to, Tensor.cpu, Tensor.__setitem__}
 _ON_THE_CPU = {Tensor.numpy, Tensor.data_ptr, Tensor.__array__, Tensor.tolist}
+# the same wherever a tensor is
+_FACTS = {
+    *(Tensor.shape, Tensor.dtype, Tensor.requires_grad, Tensor.layout, Tensor.ndim, Tensor.is_meta),
+    *(
+        Tensor.size,
+        Tensor.dim,
+        Tensor.numel,
+        Tensor.stride,
+        Tensor.is_contiguous,
+        Tensor.element_size,
+    ),
+    *(Tensor.is_floating_point, Tensor.is_complex, Tensor.storage_offset),
+}
 _Generator = torch.Generator
 
 
@@ -36,6 +49,9 @@ class Pretended(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__self__", None) in _FACTS or func in _FACTS:
+            with torch._C.DisableTorchFunction():
+                return func(*args)
         return _computed(func, args, kwargs or {})
 
 

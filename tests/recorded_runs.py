@@ -13,8 +13,8 @@ from engine.output.media import encode_video
 from engine.process.version import installed_version
 from engine.schedulers.scheduler import SolverState, create_scheduler
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import encode_tensors
 from store.keys import derive_key

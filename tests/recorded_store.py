@@ -95,7 +95,7 @@ def _make(folder: Path) -> None:
     for seed in (1, 2, 3):
         with open_store(folder / "store") as store:
             from engine.client import submit
-            from presets.library import load_preset
+            from presets.library.loading import load_preset
 
             spec = load_preset("micro", [f"seed={seed}"], values={"prompt": STAR})
             submit(store, spec, preset="micro", output=str(folder / f"modiff-{seed}.mp4"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -58,6 +57,8 @@ def _has_folder() -> bool:
 
 def _write_log(error: Exception) -> str:
     """Write the trace beside the engine's logs, or to the temporary folder when that fails too."""
+    import tempfile
+
     from store.errors import StoreError
     from store.paths import store_root
 

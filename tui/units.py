@@ -96,12 +96,15 @@ def size(num_bytes: int) -> str:
 
 
 def age(ns: int) -> str:
-    """Whole units, the largest that fits: `now` for less than a minute, `5 min`, `3 h`, `9 d`."""
-    seconds = max(0, ns // 1_000_000_000)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return "now"
+    """As `lasting`, and `now` for less than a minute."""
+    seconds = ns / 1e9
+    return lasting(seconds) if seconds >= 60 else "now"
+
+
+def lasting(seconds: float) -> str:
+    """Whole units, the largest that fits, which no time of the clock looks like: `42 s`, `15 min`, `3 h`, `9 d`."""
+    unit = next((each for each in ("d", "h", "min") if seconds >= _UNIT_SECONDS[each]), "s")
+    return f"{max(0, int(seconds // _UNIT_SECONDS[unit]))} {unit}"
 
 
 def moment(ns: int) -> str:

@@ -6,7 +6,7 @@ keyframe, the solver's full state (up to three latents), because the entries bet
 
 from __future__ import annotations
 
-from presets.spec import KeepSpec
+from presets.spec.output import KeepSpec
 
 # A UniPC state: the latents and two earlier predictions.
 KEYFRAME_LATENTS = 3

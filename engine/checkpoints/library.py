@@ -31,7 +31,7 @@ from engine.checkpoints.source import MAX_DEPTH, MAX_ENTRIES, sources_in, stays_
 from engine.checkpoints.vocabulary.held import SPIECE_SUFFIX, read_spiece
 from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.errors import CheckpointError
-from presets.wording import did_you_mean, nearest
+from presets.fields.wording import did_you_mean, nearest
 
 _OF_WAN = re.compile(
     r"wan|umt5", re.IGNORECASE

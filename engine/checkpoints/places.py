@@ -17,7 +17,7 @@ from engine.checkpoints import elsewhere
 from engine.checkpoints.source import MAX_DEPTH, open_source, sources_in
 from engine.config_file import only_writer, read_table, write_table
 from engine.errors import CheckpointError
-from presets.paths import user_preset_dir
+from presets.library.paths import user_preset_dir
 
 MODELS, ADDED, HUGGING_FACE, COMFYUI = "models folder", "added", "Hugging Face cache", "ComfyUI"
 TOKENIZER = "tokenizer.json"

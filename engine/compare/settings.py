@@ -10,7 +10,7 @@ from typing import Any
 from engine.tasks.reach import reach
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.settings import Settings, flatten, settings_of
+from presets.settings.by_key import Settings, flatten, settings_of
 from store.lineage.records import RunRecord
 
 # of what was given: beside the path of its file

@@ -18,7 +18,7 @@ from engine.errors import CheckpointError, ComponentError, together
 from engine.extensions.registry import check as check_extensions
 from presets.expansion import expands
 from presets.expansion import settled as settled_expansion
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from presets.tasks import has_pictures
 
 Describe = Callable[[str, Any], Description]

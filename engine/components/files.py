@@ -83,6 +83,7 @@ def description(
         num_bytes=on_cpu.num_bytes,
         files=tuple(files),
         packed=on_cpu.packed,
+        moved_bytes=on_cpu.moved_bytes,
         off_cpu=None if off_cpu == on_cpu else off_cpu,
         kept=kept_at(spec, index.root, identity["weights"]),
     )

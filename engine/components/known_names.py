@@ -3,8 +3,6 @@ Torch-free."""
 
 from __future__ import annotations
 
-import msgspec
-
 from engine.checkpoints.known.catalogue import MODELS
 from engine.checkpoints.locate import builtin_names
 from engine.components import registry
@@ -12,20 +10,8 @@ from engine.components.protocols import KINDS
 from engine.components.wan_dit import ATTENTION_BACKENDS
 from engine.errors import ComponentError
 from engine.extensions.registry import extensions
-from engine.extensions.registry import schemas as extension_schemas
 from engine.remote.hosts import known_hosts
-from presets.expansion import list_templates
-
-
-def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    """The options of an extension or of a component, as `presets.fields.fields_of` asks for them; None where they are
-    not known here."""
-    if kind not in KINDS:
-        return extension_schemas(kind, name)
-    try:
-        return getattr(registry.provider(kind, name), "Options", None)
-    except ComponentError:
-        return None
+from presets.library.templates import list_templates
 
 
 def _hosts() -> tuple[str, ...]:

@@ -23,8 +23,8 @@ from engine.remote.client import Host, Refused, Unanswered
 from engine.remote.hosts import address_of
 from engine.remote.options import Retries, Timeout
 from presets.errors import PresetError
-from presets.fields import build
-from presets.spec import TextEncoderSpec
+from presets.fields.checks import build
+from presets.spec.components import TextEncoderSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

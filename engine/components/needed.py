@@ -17,7 +17,8 @@ from presets.tasks import has_pictures
 
 if TYPE_CHECKING:
     from engine.checkpoints.known.catalogue import Release
-    from presets.spec import Components, RunSpec
+    from presets.spec.components import Components
+    from presets.spec.run import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

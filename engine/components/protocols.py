@@ -98,10 +98,11 @@ class PromptExpander(Protocol):
 @dataclass(frozen=True)
 class InMemory:
     """What a loaded component takes of a device. packed: what its large matrices are held as ("int8", "Q4_K"), empty
-    where they are numbers in its dtype."""
+    where they are numbers in its dtype. moved_bytes: of its blocks that come to the device for each call."""
 
     num_bytes: int = 0
     packed: str = ""
+    moved_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ class Description:
     name fit where they tell the same value. What only one kind tells is its own affair.
     resident: what `load` holds in memory, beside the device; two specs with one of it share it.
     num_bytes: what that takes. files: what it is read from; a change of one of them ends the run.
-    packed: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the same.
-    kept: where `load` may keep what it makes of the files, for the next time.
+    packed, moved_bytes: as of `InMemory`. off_cpu: what it takes on another device than the CPU, where that is not the
+    same. kept: where `load` may keep what it makes of the files, for the next time. work_bytes: for `load`, what it is
+    about to take of its device beside its weights, None where nobody knows.
     """
 
     identity: Identity
@@ -123,14 +125,16 @@ class Description:
     num_bytes: int = 0
     files: tuple[Path, ...] = field(default=())
     packed: str = ""
+    moved_bytes: int = 0
     off_cpu: InMemory | None = None
     kept: Path | None = None
+    work_bytes: int | None = None
 
     def on(self, device_type: str) -> InMemory:
         """What it takes of a device of that type ("cpu", "cuda", "mps")."""
         if device_type != "cpu" and self.off_cpu is not None:
             return self.off_cpu
-        return InMemory(self.num_bytes, self.packed)
+        return InMemory(self.num_bytes, self.packed, self.moved_bytes)
 
 
 class Provider(Protocol):

@@ -7,7 +7,6 @@ with the entry named `kind.name` and its value a provider (engine.components.pro
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Any
 
 from engine.components.protocols import KINDS, Provider
@@ -39,6 +38,8 @@ def components() -> dict[tuple[str, str], str]:
 
     Raises ComponentError where two packages claim one name, or an entry's name is malformed.
     """
+    from importlib.metadata import entry_points  # what reads mail comes with it
+
     table = dict(_BUILTIN)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         kind, _, name = entry.name.partition(".")

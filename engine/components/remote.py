@@ -35,7 +35,7 @@ from engine.remote.contract import (
 from engine.remote.hosts import address_of
 from engine.remote.options import Retries, Timeout
 from presets.errors import PresetError
-from presets.fields import build
+from presets.fields.checks import build
 from store.lineage.events import CallAnswered
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from engine.checkpoints.places import models_folder
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from store.index.index import Index
 
 
-# Where one lies that steps are shown with, seen from the models folder; ComfyUI has a folder for such files.
+# Where one lies that steps are shown with, seen from the models folder; ComfyUI has a folder for such files, and
+# `modiff models get` makes one.
 PREVIEW_FILES = (
     "taew2_1.safetensors",
     "taew2_1.pth",
     "vae_approx/taew2_1.safetensors",
     "vae_approx/taew2_1.pth",
+    "taew2_1/taew2_1.safetensors",
 )
 
 
@@ -49,7 +51,7 @@ def describe(spec: VAESpec, index: Index) -> Description:
     source, layout = checked_layout("vae", path)
     if not is_taehv(layout.entries):
         raise CheckpointError(
-            f"{path} is a whole VAE, no TAEHV; choose a file such as taew2_1.safetensors, or "
+            f"{path} is a whole VAE, no TAEHV; choose taew2.1 (`modiff models get taew2.1`) or a file of one, or "
             "components.vae.name=wan-vae",
             key="components.vae.checkpoint",
         )

@@ -25,7 +25,7 @@ from engine.components.files import absolute, checked_layout, description
 from engine.components.memory.holding import holding_of
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, together
-from presets.spec import TextEncoderSpec
+from presets.spec.components import TextEncoderSpec
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -126,7 +126,7 @@ def load(spec: TextEncoderSpec, about: Description | None = None) -> UMT5:
     with torch.device("meta"):
         model = t5.build(t5.UMT5Config(**asdict(shape)))
     device = torch_device(spec.device)
-    entries, holding = kept(
+    entries, holding, _in_use = kept(
         layout.entries, holding_of(spec), None if about is None else about.kept, device.type
     )
     with Weights(entries) as weights:

@@ -48,13 +48,15 @@ def published(kind: str, part: Any) -> Description | None:
     if found is None:
         return None
     shapes, facts = found
-    held = in_memory(part, kind, shapes, {}, "cpu")
+    on_cpu, off_cpu = (in_memory(part, kind, shapes, {}, device) for device in ("cpu", "cuda"))
     return Description(
         identity={"published": part.checkpoint},
         facts=facts,
         resident="",
-        num_bytes=held.num_bytes,
-        packed=held.packed,
+        num_bytes=on_cpu.num_bytes,
+        packed=on_cpu.packed,
+        moved_bytes=on_cpu.moved_bytes,
+        off_cpu=None if off_cpu == on_cpu else off_cpu,
     )
 
 
@@ -67,7 +69,7 @@ def _shapes_and_facts(
         clip = expected.CLIPShape()
         return expected.clip(clip), {"image_dim": clip.width, "image_tokens": clip.tokens}
     if kind == "vae":
-        return expected.vae(), {
+        return expected.taehv() if model.name == "taew2.1" else expected.vae(), {
             "latent_channels": 16,
             "latent_stride": [4, 8, 8],
             "latents_of": "wan2.1",

@@ -25,7 +25,7 @@ from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
 from engine.fit.out_of_memory import is_out_of_memory
 from engine.models.diffusion.config import conditions_of
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
         model = WanDiT(config)
     device, dtype = torch_device(spec.device), torch_dtype(spec.dtype)
     _try_attention(spec.attention, config.head_dim, device, dtype)  # before the weights are read
-    entries, holding = kept(
+    entries, holding, in_use = kept(
         layout.entries, holding_of(spec), None if about is None else about.kept, device.type
     )
     with Weights(entries) as weights:
@@ -140,9 +140,10 @@ def load(spec: DenoiserSpec, about: Description | None = None) -> WanDiT:
             dtype=dtype,
             keeps_fp32=keeps_fp32,
         )
-        staying = swapping.staying(model, spec.resident_blocks, device)
+        work_bytes = None if about is None else about.work_bytes
+        staying = swapping.staying(model, spec.resident_blocks, device, work_bytes)
         if len(staying) < config.num_layers:
-            swapping.fill(model, staying, device, of_file)
+            swapping.fill(model, staying, device, of_file, in_use)
         else:
             of_file.fill(device)
     return model.eval()

@@ -14,7 +14,7 @@ from engine.checkpoints.opened import layout_at
 from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from engine.errors import ComponentError
 from engine.prompt import clean_prompt
-from presets.spec import MAX_PROMPT_BYTES
+from presets.spec.values import MAX_PROMPT_BYTES
 
 KEY = "components.prompt_expander"
 

@@ -18,7 +18,7 @@ from engine.components.memory.holding import BYTES
 from engine.components.protocols import Description
 from engine.errors import CheckpointError, ComponentError
 from engine.expansion.answer import KEY, Answer, Asked
-from presets.spec import PromptExpanderSpec
+from presets.spec.components import PromptExpanderSpec
 from store.keys import canonical
 
 if TYPE_CHECKING:

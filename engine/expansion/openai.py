@@ -17,23 +17,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx2 as httpx
 import msgspec
 from msgspec import Meta, Struct
 
 from engine.components.protocols import Description
 from engine.errors import ComponentError
 from engine.expansion.answer import KEY, Answer, Asked
+from engine.expansion.options import Options
 from engine.remote.contract import one_line
 from engine.remote.hosts import checked_url
-from engine.remote.options import Retries
 from engine.remote.waiting import AGAIN, Again, repeated, retry_after, wait
 from presets.errors import PresetError
-from presets.fields import build
-from presets.spec import PromptExpanderSpec
+from presets.fields.checks import build
+from presets.spec.components import PromptExpanderSpec
 from store.lineage.events import CallAnswered
 
 if TYPE_CHECKING:
+    import httpx2 as httpx
+
     from engine.reports import Control
     from store.index.index import Index
 
@@ -45,19 +46,6 @@ _MODELS_SECONDS = 5.0
 # However alive it looks, an answer that takes longer than so many silences never ends.
 _MAX_SILENCES = 20
 _STREAM = "text/event-stream"
-
-
-class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    timeout: Annotated[
-        float,
-        Meta(
-            ge=1,
-            le=86400,
-            description="seconds of silence before the server counts as gone; it may have to load its model first",
-            extra={"place": True},
-        ),
-    ] = 300.0
-    retries: Retries = 3
 
 
 def describe(spec: PromptExpanderSpec, index: Index) -> Description:
@@ -268,6 +256,8 @@ class Chat:
     async def _response(
         self, method: str, path: str, data: bytes = b""
     ) -> AsyncIterator[httpx.Response]:
+        import httpx2 as httpx  # the options are told without it
+
         request = _client(os.getpid()).stream(
             method,
             self.url + path,
@@ -441,6 +431,8 @@ def _message_of(error: object) -> str:
 
 @functools.cache
 def _client(pid: int) -> httpx.AsyncClient:
+    import httpx2 as httpx
+
     return httpx.AsyncClient(
         trust_env=False,  # no passwords out of a .netrc, and no proxy that nobody named
         follow_redirects=False,

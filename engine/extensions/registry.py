@@ -18,10 +18,11 @@ from engine.errors import ComponentError
 from engine.extensions.extension import Extension, Facts
 from engine.models.seams import SEAMS
 from presets.errors import PresetError
-from presets.fields import build, fields
-from presets.spec import ExtensionSpec
-from presets.validation import BLOCK_SWAP
-from presets.wording import did_you_mean, nearest
+from presets.fields.checks import build
+from presets.fields.listing import fields
+from presets.fields.wording import did_you_mean, nearest
+from presets.settings.settling import BLOCK_SWAP
+from presets.spec.sampling import ExtensionSpec
 
 ENTRY_POINT_GROUP = "modiff.extensions"
 
@@ -130,7 +131,8 @@ def enabled(specs: Sequence[ExtensionSpec]) -> tuple[ExtensionSpec, ...]:
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    """The options of an extension, as `presets.fields.fields_of` asks for them; None where they are not known here."""
+    """The options of an extension, as `presets.fields.listing.fields_of` asks for them; None where they are not
+    known here."""
     if kind != "extension":
         return None
     try:

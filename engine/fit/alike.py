@@ -2,14 +2,14 @@
 video that go through one autoencoder, each with a history of its own.
 
 What a block makes and drops while it runs, it makes and drops on top of what is there when it begins. That is the same
-for every block of a model whose parameters, and whose inputs, have the same sizes; what blocks leave behind, and what
-grows from one to the next outside of them (keys and values of the text, blocks that are moved), is walked for each.
+for every block of a model whose parameters, and whose inputs, have the same sizes; what blocks give back counts for as
+long as it is kept, and what grows from one to the next outside of them (blocks that are moved) is walked for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.fit.count import Counting, Peak
+from engine.models.diffusion.wandit import WanDiT
 from engine.models.vae.wanvae import WanVAE
 
 # Fewer are walked, each of them.
@@ -25,11 +26,11 @@ _WALKED = 2
 
 @dataclass(frozen=True)
 class _Walk:
-    """risen: the most beyond what was there, by device. made: what it gives back, as shape, strides, dtype and
-    device. kept: what its history holds afterwards, in the same words."""
+    """risen: the most beyond what was there, by device. made: the tensors that it gives back, each as shape, strides,
+    dtype and device. kept: what its history holds afterwards, in the same words."""
 
     risen: dict[torch.device, Peak]
-    made: tuple[Any, ...]
+    made: tuple[tuple[Any, ...], ...]
     kept: Mapping[Any, tuple[Any, ...]]
 
 
@@ -62,10 +63,13 @@ class _Alike:
         finally:
             here, counting.peaks = counting.peaks, peaks
             counting.rise(here)
-        if not _is_own(result, args):
+        results = _several(result)
+        if not _are_own(results, args):
             return result, None
         left = {device: now - before.get(device, 0) for device, now in counting.now.items()}
-        left[result.device] -= result.untyped_storage().nbytes() + _bytes_of(args) - held
+        for each in results:
+            left[each.device] -= each.untyped_storage().nbytes()
+        left[results[0].device] -= _bytes_of(args) - held
         if any(left.values()):
             return result, None
         risen = {
@@ -77,9 +81,9 @@ class _Alike:
             for device, peak in here.items()
         }
         kept = {each: _size(tensor) for each, tensor in _history(args).items()}
-        return result, _Walk(risen, _size(result), kept)
+        return result, _Walk(risen, tuple(map(_size, results)), kept)
 
-    def _again(self, name: str, walk: _Walk, args: Any) -> Tensor:
+    def _again(self, name: str, walk: _Walk, args: Any) -> Any:
         counting = self.counting
         counting.rise(
             {
@@ -93,34 +97,39 @@ class _Alike:
         for each, size in walk.kept.items():
             if each not in history or _size(history[each]) != size:
                 history[each] = _empty(size)
-        return _empty(walk.made)
+        made = tuple(map(_empty, walk.made))
+        return made if len(made) > 1 else made[0]
 
 
 @contextmanager
-def repeated(model: nn.Module, counting: Counting) -> Iterator[None]:
-    """While it is entered, no more than two blocks of each list of a model are walked: for tensors without numbers."""
-    changed: list[nn.Module] = []
-    for named in _alike(model):
-        alike = _Alike(counting)
-        for name, block in named.items():
-            block.forward = _calling(alike, name, block)
-            changed.append(block)
-    try:
+def repeated(model: nn.Module, counting: Counting, *, is_tiled: bool) -> Iterator[None]:
+    """While it is entered, no more than two blocks of each list of a model are walked: for tensors without numbers.
+    is_tiled: whether an autoencoder takes tiles, whose two halves are then called on their own."""
+    with ExitStack() as stack:
+        for function, named in _alike(model, is_tiled):
+            alike = _Alike(counting)
+            for name, block in named.items():
+                setattr(block, function, _calling(alike, name, block, getattr(block, function)))
+                stack.callback(delattr, block, function)
         yield
-    finally:
-        for block in changed:
-            del block.forward
 
 
-def _alike(model: nn.Module) -> Iterator[dict[str, nn.Module]]:
-    """Modules by their names, in groups of those that may be alike."""
+def _alike(model: nn.Module, is_tiled: bool) -> Iterator[tuple[str, dict[str, nn.Module]]]:
+    """Functions of modules by their names, in groups of those that may be alike."""
     if isinstance(model, WanVAE):
-        yield {"encoder": model.encoder}
-        yield {"decoder": model.decoder}
+        yield "forward", {"encoder": model.encoder}
+        for function in ("coarse", "fine") if is_tiled else ("forward",):
+            yield function, {"decoder": model.decoder}
         return
     for path, blocks in model.named_modules():
         if isinstance(blocks, nn.ModuleList) and len({type(block) for block in blocks}) == 1:
-            yield {f"{path}.{i}": block for i, block in enumerate(blocks)}
+            yield "forward", {f"{path}.{i}": block for i, block in enumerate(blocks)}
+    if isinstance(model, WanDiT):
+        names = [f"blocks.{i}.cross_attn" for i in range(len(model.blocks))]
+        attending = {name: model.get_submodule(name) for name in names}
+        yield "keys_values", attending
+        if model.config.has_image_branch:
+            yield "image_keys_values", attending
 
 
 def _history(args: Any) -> dict[Any, Tensor]:
@@ -137,20 +146,26 @@ def _empty(size: tuple[Any, ...]) -> Tensor:
     return torch.empty_strided(shape, stride, dtype=dtype, device=device)
 
 
-def _calling(alike: _Alike, name: str, block: nn.Module) -> Any:
-    forward = block.forward
-    return lambda *args, **kwargs: alike.call(name, block, forward, args, kwargs)
+def _calling(alike: _Alike, name: str, block: nn.Module, function: Any) -> Any:
+    return lambda *args, **kwargs: alike.call(name, block, function, args, kwargs)
 
 
-def _is_own(result: Any, args: Any) -> bool:
-    """Whether a result is one tensor with a storage of its own, all of which it takes."""
-    if not isinstance(result, Tensor):
-        return False
-    storage = result.untyped_storage()
-    given = {each.untyped_storage()._cdata for each in args if isinstance(each, Tensor)}
-    return (
-        storage._cdata not in given and storage.nbytes() == result.numel() * result.element_size()
-    )
+def _several(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _are_own(results: tuple[Any, ...], args: Any) -> bool:
+    """Whether results are tensors, each with a storage of its own, all of which it takes."""
+    taken = {each.untyped_storage()._cdata for each in args if isinstance(each, Tensor)}
+    for each in results:
+        if not isinstance(each, Tensor):
+            return False
+        storage = each.untyped_storage()
+        is_whole = storage.nbytes() == each.numel() * each.element_size()
+        if storage._cdata in taken or not is_whole:
+            return False
+        taken.add(storage._cdata)
+    return True
 
 
 def _sizes(given: Any) -> Hashable:

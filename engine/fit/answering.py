@@ -3,7 +3,8 @@
     python -m engine.fit.answering STORE
 
 Each line that comes in is `{"id": 1, "spec": {...}}`; each that goes out `{"id": 1, "devices": [...]}`, or
-`{"id": 1, "error": "..."}`. It ends with its input.
+`{"id": 1, "error": "..."}`. Who asks again waits for no earlier answer: of the questions that came meanwhile only the
+last has one. It ends with its input.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +23,7 @@ import msgspec
 if TYPE_CHECKING:
     from engine.fit.learned import Learned
     from engine.fit.work import Memory
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 
@@ -65,12 +69,12 @@ def answer(store: Store, spec: RunSpec) -> list[Device]:
 
 
 def main() -> None:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import open_store
 
     os.nice(10)
     with open_store(Path(sys.argv[1])) as store:
-        for line in sys.stdin:
+        for line in newest(sys.stdin):
             asked = json.loads(line)
             told: dict[str, Any] = {"id": asked["id"]}
             try:
@@ -80,6 +84,30 @@ def main() -> None:
                 told["error"] = str(error).partition("\n")[0]
             sys.stdout.write(f"{json.dumps(told)}\n")
             sys.stdout.flush()
+
+
+def newest(lines: Iterable[str]) -> Iterator[str]:
+    """Lines as they come, each the last that is there: those before it that wait are left out."""
+    waiting = SimpleQueue[str]()
+
+    def read() -> None:
+        for line in lines:
+            waiting.put(line)
+        waiting.put("")
+
+    Thread(target=read, daemon=True).start()
+    return _last_of_each(waiting)
+
+
+def _last_of_each(waiting: SimpleQueue[str]) -> Iterator[str]:
+    while line := waiting.get():
+        while not waiting.empty():
+            following = waiting.get()
+            if not following:
+                yield line
+                return
+            line = following
+        yield line
 
 
 def _free(device: str) -> int | None:

@@ -16,7 +16,7 @@ import msgspec
 from engine.components import registry
 from engine.components.protocols import Description
 from engine.errors import EngineError
-from engine.fit.work import Memory, Use, Work, latents_shape
+from engine.fit.work import Brought, Memory, Use, Work, latents_shape
 from engine.graph import Node, Plain, Ref
 from store.keys import canonical, derive_key
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from store.store import Store
 
 Describe = Callable[[str, Any], Description]
+
+Facts = Mapping[str, Plain]
 
 _PREFIX = "memory/"
 _OF_STAGE = "memory/stage/"
@@ -45,12 +47,44 @@ def memory_of(store: Store, plan: Plan) -> Memory:
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, uncounted = works_of(plan, describe, index)
-        return Memory(uses_in(works, index), uncounted)
+        uses = uses_in(works, index, here())
+        return Memory(uses, uncounted, tuple(_brought(works, uses)))
 
 
-def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
-    """What these take one after another, remembered or found out. Raises EngineError as `uses_of`."""
-    key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **_here()})
+def device_of(stage: str, uses: Sequence[Use]) -> str:
+    """Where the component of a stage is: the device of most of its weights."""
+    return max(
+        (use for use in uses if use.stage == stage), key=lambda use: use.weights_bytes
+    ).device
+
+
+def _brought(works: Sequence[Work], uses: Sequence[Use]) -> Iterator[Brought]:
+    """Of each component, in the order of their stages."""
+    first = dict[str, Work]()
+    for work in works:
+        first.setdefault(work.kind, work)
+    for kind, work in first.items():
+        device = device_of(work.stage, uses)
+        held = work.about.on(device.partition(":")[0])
+        yield Brought(kind, device, _file_bytes(work), held.moved_bytes)
+
+
+def _file_bytes(work: Work) -> int:
+    """Of the files of a component or, where they are not here, of those that are published."""
+    from engine.checkpoints.known import catalogue
+
+    if work.about.files:
+        return sum(path.stat().st_size for path in work.about.files)
+    model = catalogue.model(work.part.checkpoint, work.kind)
+    if model is None:
+        return 0
+    return model.releases[0].num_bytes or model.releases[0].about_bytes or 0
+
+
+def uses_in(works: Sequence[Work], index: Index, here: Facts) -> tuple[Use, ...]:
+    """What these take one after another, remembered or found out. here: as of `here`. Raises EngineError as
+    `uses_of`."""
+    key = _PREFIX + derive_key("memory", {"works": [*map(_facts, works)], **here})
     known = index.get(key)
     if known is not None:
         return msgspec.json.decode(known, type=tuple[Use, ...])
@@ -58,7 +92,7 @@ def uses_in(works: Sequence[Work], index: Index) -> tuple[Use, ...]:
 
     uses = tuple(uses_of(works))
     index.put(key, msgspec.json.encode(uses))
-    for stage, place in _stage_places(works).items():
+    for stage, place in _stage_places(works, here).items():
         index.put(place, msgspec.json.encode([use for use in uses if use.stage == stage]))
     return uses
 
@@ -68,7 +102,7 @@ def remembered(plan: Plan, describe: Describe, index: Index) -> Memory:
     nothing is computed for it, so that it is of use beside a run. Never raises."""
     with suppress(EngineError, OSError, msgspec.MsgspecError):
         works, _ = works_of(plan, describe, index)
-        known = map(index.get, _stage_places(works).values())
+        known = map(index.get, _stage_places(works, here()).values())
         uses = (msgspec.json.decode(each, type=tuple[Use, ...]) for each in known if each)
         return Memory(tuple(chain.from_iterable(uses)))
     return Memory(())
@@ -84,12 +118,11 @@ def work_bytes(memory: Memory) -> dict[str, int]:
     return found
 
 
-def _stage_places(works: Sequence[Work]) -> dict[str, str]:
+def _stage_places(works: Sequence[Work], here: Facts) -> dict[str, str]:
     """Where in the index it is remembered what a stage of these takes, by stage."""
     facts: dict[str, list[Plain]] = {}
     for work in works:
         facts.setdefault(work.stage, []).append(_facts(work))
-    here = _here()
     return {
         stage: _OF_STAGE + derive_key("memory", {"works": of_stage, **here})
         for stage, of_stage in facts.items()
@@ -189,7 +222,7 @@ def _of(node: Node, slot: str) -> Node:
     return ref.node
 
 
-def _here() -> Mapping[str, Plain]:
+def here() -> Facts:
     """What the answer depends on beside the run: the code, and what this machine has."""
     import psutil
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,9 +100,9 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     args = [_without_numbers(each) for each in args]
     size = size_of(func, args, kwargs)
     if isinstance(size, list):
-        return [_empty(each, device) for each in size]
+        return [_of_size(each, device) for each in size]
     if size is not None:
-        return _empty(size, device)
+        return _of_size(size, device)
     with _as_meta():
         found = _OURS.get(func, func)(*args, **kwargs)
     if isinstance(found, Tensor):
@@ -113,10 +112,18 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     return found
 
 
-def _empty(size: Size, device: torch.device) -> HollowTensor:
-    shape, strides, dtype = size
+def empty(
+    shape: Sequence[int], strides: Sequence[int], *, dtype: torch.dtype, device: torch.device
+) -> HollowTensor:
+    """As `torch.empty_strided`, past all modes."""
     with _as_meta():
-        return HollowTensor(torch.empty_strided(shape, strides, dtype=dtype, device=_META), device)
+        meta = torch.empty_strided(shape, strides, dtype=dtype, device=_META)
+        return HollowTensor(meta, device)
+
+
+def _of_size(size: Size, device: torch.device) -> HollowTensor:
+    shape, strides, dtype = size
+    return empty(shape, strides, dtype=dtype, device=device)
 
 
 def _hollow(found: Any, device: torch.device) -> Any:
@@ -130,9 +137,7 @@ def _without_numbers(given: Any) -> Any:
         return [_without_numbers(each) for each in given]
     if not isinstance(given, Tensor) or isinstance(given, HollowTensor):
         return given
-    with _as_meta():
-        meta = torch.empty_strided(given.shape, given.stride(), dtype=given.dtype, device=_META)
-    return HollowTensor(meta, given.device)
+    return empty(given.shape, given.stride(), dtype=given.dtype, device=given.device)
 
 
 def _device_of(func: Any, args: Any) -> torch.device:
@@ -166,12 +171,18 @@ def _takes_device(func: Any) -> bool:
     return any(argument.name == "device" for argument in func._schema.arguments)
 
 
-@contextmanager
-def _as_meta() -> Iterator[None]:
+class _as_meta:
     """Kernels see tensors of the meta device."""
-    with torch._C._DisableTorchDispatch(), torch._C._PreserveDispatchKeyGuard():
+
+    def __enter__(self) -> None:
+        self._guards = torch._C._DisableTorchDispatch(), torch._C._PreserveDispatchKeyGuard()
+        for guard in self._guards:
+            guard.__enter__()
         torch._C._set_meta_in_tls_dispatch_include(True)
-        yield
+
+    def __exit__(self, *error: Any) -> None:
+        for guard in reversed(self._guards):
+            guard.__exit__(*error)
 
 
 def _permuted(x: Tensor, axes: Sequence[int]) -> Tensor:

@@ -4,7 +4,7 @@ Torch-free."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ _ASSUMED_RATIO = 1.1
 _MOST = 2.0
 # Of the process: Python, torch and its libraries, or a context of CUDA.
 CONTEXT_BYTES = 500_000_000
+# Less than this is what a stage on another device leaves there, such as its positions.
+_SMALL_BYTES = 10**6
 
 
 class Learned(msgspec.Struct, frozen=True):
@@ -48,6 +50,17 @@ def learned(index: Index) -> dict[str, Learned]:
     """By device, of those that something is known of."""
     found = index.get(_PLACE)
     return {} if found is None else msgspec.json.decode(found, type=dict[str, Learned])
+
+
+def expected(memory: Memory, known: Mapping[str, Learned]) -> dict[str, dict[str, int]]:
+    """stage -> device -> what a run is expected to take there, with the models that stay loaded; without devices of
+    which it takes next to nothing. known: as of `learned`."""
+    found: dict[str, dict[str, int]] = {}
+    for use in memory.uses:
+        if use.peak_bytes >= _SMALL_BYTES:
+            needed = known.get(use.device, Learned()).needed(use.peak_bytes)
+            found.setdefault(use.stage, {})[use.device] = needed
+    return found
 
 
 def learn(index: Index, device: str, told: int, reached: int) -> None:

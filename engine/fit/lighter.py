@@ -13,7 +13,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from engine.tasks.stages import DECODE, LOAD
-from presets.spec import FRAME_STEP, RunSpec
+from presets.spec.run import RunSpec
+from presets.spec.values import FRAME_STEP
 
 TILES = (512, 256, 128)
 CHUNKS = (2, 1)
@@ -32,7 +33,8 @@ _COMPONENTS = {
 class Ended:
     """Where memory ended. stage: as events call it. kind: of the component at work, "" for none. is_own: whether
     that is the one of the run's own settings, in this process, and not of steps that it shares with another run.
-    on_cpu: whether it runs there. num_blocks: of a denoiser. is_fixed: whether steps that are stored hang on the
+    on_cpu: whether it runs there. other_device: where memory did not end, of a denoiser with a copy on two. num_blocks:
+    of a denoiser. is_fixed: whether steps that are stored hang on the
     VAE's tiles and chunks. hanging_steps: how many steps are done that do and keep these, while what follows gets
     others."""
 
@@ -40,6 +42,7 @@ class Ended:
     kind: str = ""
     is_own: bool = True
     on_cpu: bool = False
+    other_device: str = ""
     num_blocks: int = 0
     is_fixed: bool = False
     hanging_steps: int = 0
@@ -130,7 +133,11 @@ def _steps(spec: RunSpec, ended: Ended) -> Iterator[Lighter]:
     if part is None or not ended.is_own:
         return
     if ended.kind == "denoiser":
-        yield from _with_fewer_blocks(spec, ended.num_blocks)
+        on_one = list(_on_one_device(spec, ended.other_device))
+        # nothing is loaded for it, but all steps on the CPU take longer than blocks that come
+        is_dear = ended.other_device == "cpu"
+        fewer = list(_with_fewer_blocks(spec, ended.num_blocks))
+        yield from [*fewer, *on_one] if is_dear else [*on_one, *fewer]
         return
     if ended.kind == "vae" and ended.stage != LOAD.name and not ended.is_fixed:
         yield from _in_smaller_pieces(spec)
@@ -157,6 +164,17 @@ def _in_smaller_pieces(spec: RunSpec) -> Iterator[Lighter]:
         if chunk < min(vae.chunk_frames or frames, frames):
             told = f"with {chunk} latent {'frame' if chunk == 1 else 'frames'} at a time"
             yield Lighter(f"chunk {chunk}", _with(spec, "vae", chunk_frames=chunk), told)
+
+
+def _on_one_device(spec: RunSpec, device: str) -> Iterator[Lighter]:
+    part = spec.components.denoiser
+    # noise that is drawn where the denoiser runs would be another
+    draws_elsewhere = (
+        spec.noise == "wan" and device.partition(":")[0] != part.device.partition(":")[0]
+    )
+    if device and not draws_elsewhere:
+        lighter = _with(spec, "denoiser", device=device, guidance_device="")
+        yield Lighter("one device", lighter, f"with both halves of the guidance on {device}")
 
 
 def _with_fewer_blocks(spec: RunSpec, num_blocks: int) -> Iterator[Lighter]:

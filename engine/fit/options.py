@@ -7,6 +7,7 @@ that are not in use cost nothing: engines let them go where the room is needed. 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -72,8 +73,8 @@ class Trial(Protocol):
         """Of the stages on a component, with some of its settings changed. Raises EngineError for what cannot be."""
         ...
 
-    def held_bytes(self, kind: str, changes: Changes) -> int:
-        """What its weights take of its device."""
+    def held_bytes(self, part: Part, changes: Changes) -> int:
+        """What the weights of a component take of its device, with some of its settings changed."""
         ...
 
     def needed(self, device: str, num_bytes: int) -> int:
@@ -171,8 +172,8 @@ def _option(
     numbers: Numbers,
 ) -> Option | None:
     """None for what changes nothing."""
-    if changes == {"unpack": "call"} and trial.held_bytes(part.kind, changes) >= trial.held_bytes(
-        part.kind, {}
+    if changes == {"unpack": "call"} and trial.held_bytes(part, changes) >= trial.held_bytes(
+        part, {}
     ):
         return None
     if "resident_blocks" in changes:
@@ -200,15 +201,18 @@ def _swapped(
         return {**changes, "resident_blocks": str(count)}
 
     uses = trial.uses(part.kind, with_resident(0))
-    least = trial.held_bytes(part.kind, with_resident(0))
-    found: tuple[int, dict[str, int]] = 0, {}
-    for count in reversed(range(part.num_blocks - NUM_SLOTS)):
-        more = trial.held_bytes(part.kind, with_resident(count)) - least
-        found = count, _most(uses, trial, more={part.device: more})
-        if _fits(found[1], limits):
-            break
-    count, most = found
-    per_block = trial.held_bytes(part.kind, with_resident(1)) - least
+    least = trial.held_bytes(part, with_resident(0))
+
+    def needed(count: int) -> dict[str, int]:
+        more = trial.held_bytes(part, with_resident(count)) - least
+        return _most(uses, trial, more={part.device: more})
+
+    # more blocks take more
+    counts = range(part.num_blocks - NUM_SLOTS)
+    too_many = bisect_left(counts, True, key=lambda count: not _fits(needed(count), limits))
+    count = max(0, too_many - 1)
+    most = needed(count)
+    per_block = trial.held_bytes(part, with_resident(1)) - least
     moved = part.num_blocks - count
     return Option(
         part.kind,

@@ -26,10 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Full:
-    """Memory ended there: a stage and a kind of component, as of OutOfMemory."""
+    """Memory ended there: a stage, a kind of component and which of its copies, as of OutOfMemory."""
 
     stage: str
     kind: str
+    copy: int = 0
 
 
 @contextmanager
@@ -38,9 +39,25 @@ def out_of_memory_explained(stage: str, kind: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, OutOfMemory) and not error.stage:
+            copy = error.copy
+        elif is_out_of_memory(error):
+            copy = 0
+        else:
+            raise
+        text = f"out of memory in {stage_told(stage, kind)}"
+        raise OutOfMemory(text, stage, kind, copy) from None
+
+
+@contextmanager
+def out_of_memory_of(copy: int) -> Iterator[None]:
+    """The same for one of the copies of a component, in the block of that for its stage."""
+    try:
+        yield
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"out of memory in {stage_told(stage, kind)}", stage, kind) from None
+        raise OutOfMemory("out of memory", "", copy=copy) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -61,4 +78,4 @@ def attempted(do: Callable[[], T]) -> T | Full:
     try:
         return do()
     except OutOfMemory as error:
-        return Full(error.stage, error.kind)
+        return Full(error.stage, error.kind, error.copy)

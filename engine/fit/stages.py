@@ -19,10 +19,11 @@ from engine.components.memory.room import leaving
 from engine.dtypes import torch_device, torch_dtype
 from engine.errors import ComponentError, EngineError
 from engine.extensions import registry as extensions
+from engine.fit import hollow, weightless
 from engine.fit.alike import repeated
 from engine.fit.count import Counting, Elsewhere
 from engine.fit.hollow import Hollow
-from engine.fit.weightless import NUM_TOKENS, built, component, placed, weights_of
+from engine.fit.weightless import NUM_TOKENS, built, component, weights_of
 from engine.fit.work import Use, Work, latents_shape
 from engine.graph import Given, Node, Ref
 from engine.models.diffusion.wandit import rope_table
@@ -106,6 +107,7 @@ def _computed(
     # on the CPU torch takes the kernel that it takes for numbers
     # extensions may keep something of each block, and change from one to the next
     is_repeated = isinstance(fake, Hollow) and not work.nodes[0].extensions
+    is_tiled = getattr(work.part, "tile_size", 0) > 0
     elsewhere = Elsewhere() if any(device.type != "cpu" for device in labels) else nullcontext()
     with ExitStack() as stack:
         for context in (torch.no_grad(), fake, elsewhere, counting):
@@ -113,7 +115,7 @@ def _computed(
         for model in models.values():
             stack.enter_context(counting.named(model))
             if is_repeated:
-                stack.enter_context(repeated(model, counting))
+                stack.enter_context(repeated(model, counting, is_tiled=is_tiled))
         on = [
             component(each.model, work.kind, part, each.device)
             for each, part in zip(taken, parts, strict=True)
@@ -148,11 +150,14 @@ def _computed(
 def _weights(
     held: Mapping[bytes, _Held], models: Mapping[int, nn.Module], *, others: bool = False
 ) -> dict[torch.device, int]:
-    """The bytes of the weights of these models, by device; or of all others that are held."""
+    """The bytes of the weights of these models, by device, with the slots that some come into; or of all others that
+    are held."""
     found: dict[torch.device, int] = {}
     for each in held.values():
         if (id(each.model) in models) is not others:
-            for device, num_bytes in weights_of(each.model).items():
+            swap = getattr(each.model, "swap", None)
+            slots = [] if swap is None else [(slot.device, slot.nbytes) for slot in swap.slots]
+            for device, num_bytes in [*weights_of(each.model).items(), *slots]:
                 found[device] = found.get(device, 0) + num_bytes
     return found
 
@@ -175,9 +180,11 @@ def _taken(
     if place not in held:
         for gone in leaving(held, work.kind, device, num_bytes, _budget(device)):
             del held[gone]
-        model = build(work.kind, part)
+        model = weightless.held(build(work.kind, part), work.kind, part, device)
+        empty = hollow.empty if isinstance(fake, Hollow) else torch.empty_strided
         with fake, counting:
-            placed(model, work.kind, part, device)
+            weightless.placed(model, part, device, empty)
+        counting.include(model.parameters())
         held[place] = _Held(work.kind, device, num_bytes, model)
     held.move_to_end(place)
     held[place].uses += 1
@@ -220,7 +227,7 @@ def computed(
 
 
 class _Job:
-    """As much of `engine.execute.Job` as stages ask for: inputs of the right size, which hold nothing."""
+    """As much of `engine.execution.jobs.Job` as stages ask for: inputs of the right size, which hold nothing."""
 
     def __init__(self, node: Node, on: Any, pictures: Sequence[tuple[int, int]]) -> None:
         self.nodes = (node,)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.errors import EngineError
-from engine.fit.dry_run import Describe, uses_in, works_of
+from engine.fit.dry_run import Describe, Facts, device_of, here, uses_in, works_of
 from engine.fit.learned import Learned, learned
 from engine.fit.options import Changes, Fit, Part, search
 from engine.fit.work import Use, Work, latents_shape
@@ -29,15 +29,15 @@ class Trials:
     describe: Describe
     index: Index
     learned: Mapping[str, Learned]
+    here: Facts
 
     def uses(self, kind: str, changes: Changes) -> Sequence[Use]:
         changed = [self._changed(work, changes) for work in self.works if work.kind == kind]
-        return uses_in(changed, self.index)
+        return uses_in(changed, self.index, self.here)
 
-    def held_bytes(self, kind: str, changes: Changes) -> int:
-        work = next(work for work in self.works if work.kind == kind)
-        part = msgspec.structs.replace(work.part, **changes)
-        return self.describe(kind, part).on(part.device.partition(":")[0]).num_bytes
+    def held_bytes(self, part: Part, changes: Changes) -> int:
+        spec = msgspec.structs.replace(part.spec, **changes)
+        return self.describe(part.kind, spec).on(part.device.partition(":")[0]).num_bytes
 
     def needed(self, device: str, num_bytes: int) -> int:
         return self.learned.get(device, Learned()).needed(num_bytes)
@@ -63,7 +63,7 @@ def fit_of(store: Store, plan: Plan, limit: int | None) -> Fit:
     with open_index(store.root) as index:
         describe = Published(Descriptions(index))
         works, _ = works_of(plan, describe, index)
-        trials = Trials(works, describe, index, learned(index))
+        trials = Trials(works, describe, index, learned(index), here())
         parts = _parts(works, trials)
         limits = limits_of({part.device for part in parts}, limit)
         known = {device: trials.learned.get(device, Learned()) for device in limits}
@@ -103,9 +103,9 @@ def _parts(works: Sequence[Work], trials: Trials) -> list[Part]:
         if work.kind in found:
             continue
         uses = trials.uses(work.kind, {})
-        own = max(uses, key=lambda use: use.weights_bytes)
         blocks = work.about.facts.get("num_blocks", 0)
-        found[work.kind] = Part(work.kind, work.part, own.device, blocks, _side(work))
+        device = device_of(work.stage, uses)
+        found[work.kind] = Part(work.kind, work.part, device, blocks, _side(work))
     return list(found.values())
 
 

@@ -4,7 +4,9 @@ that hold nothing."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from engine.checkpoints.source import Source
     from engine.models.diffusion.wandit import Conditioning, Conditions
 
+Empty = Callable[..., Tensor]
+"""As `torch.empty_strided`."""
+
 NUM_TOKENS = 512
 """Of a prompt: as many as the text encoder reads of any. What a run needs is told for all prompts at once."""
 
@@ -50,39 +55,69 @@ NUM_TOKENS = 512
 def built(kind: str, part: Any) -> nn.Module:
     """The model of a component's spec on the meta device, from the headers of its files or, where they are not here,
     from what is published under its name. Raises CheckpointError."""
+    return _twin(_template(*_BUILT[kind](part)))
+
+
+@cache
+def _template(make: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """Not to be changed."""
     with torch.device("meta"), Hollow(), _NoNumbers():
-        return _BUILT[kind](part)
+        return make(config)
 
 
-def placed(model: nn.Module, kind: str, part: Any, device: torch.device) -> nn.Module:
-    """A model of the meta device as a component's spec has it held, with parameters on `device` that hold nothing: in
-    its dtype or in fp32, packed, and with some blocks that come into slots."""
+def _twin(model: nn.Module) -> nn.Module:
+    """Modules of their own over the same parameters, a hundredth of the work of making them anew."""
+    found = copy(model)
+    for name, value in vars(model).items():
+        if isinstance(value, dict):
+            setattr(found, name, value.copy())
+    found._modules = {
+        name: None if each is None else _twin(each) for name, each in model._modules.items()
+    }
+    return found
+
+
+def held(model: nn.Module, kind: str, part: Any, device: torch.device) -> nn.Module:
+    """A model of the meta device with its parameters as a spec has them held on `device`: in its dtype or in
+    fp32, and packed. They stay on the meta device."""
     dtype = torch_dtype(part.dtype)
-    packed = _packed(model, kind, part, device.type)
-    is_plain = not packed and getattr(part, "resident_blocks", "all") == "all"
     for name, parameter in list(model.named_parameters()):
         is_kept = kind == "denoiser" and keeps_fp32(name)
-        first = device if is_plain else torch.device("meta")
-        _put(model, name, parameter, torch.float32 if is_kept else dtype, first)
-    if is_plain:
-        return model.eval()
-    pack(model, packed)
-    stay = _staying(model, part, device)
-    for name, parameter in list(model.named_parameters()):
-        if _is_there(name, stay):
-            _put(model, name, parameter, parameter.dtype, device)
-    if stay is not None:
-        model.swap = Swap(model.blocks, stay, device, Nothing())  # type: ignore[arg-type,assignment]
+        _put(model, name, parameter, torch.float32 if is_kept else dtype, parameter.device)
+    pack(model, _packed(model, kind, part, device.type))
     return model.eval()
 
 
+def placed(model: nn.Module, part: Any, device: torch.device, empty: Empty) -> nn.Module:
+    """A model that is `held`, with parameters on `device` made by `empty`, but for blocks that come into slots."""
+    stay = _staying(model, part, device)
+    for name, parameter in list(model.named_parameters()):
+        if _is_there(name, stay):
+            _put(model, name, parameter, parameter.dtype, device, empty)
+    if stay is not None:
+        model.swap = Swap(model.blocks, stay, device, Nothing())  # type: ignore[arg-type,assignment]
+    return model
+
+
 def _put(
-    model: nn.Module, name: str, like: Tensor, dtype: torch.dtype, device: torch.device
+    model: nn.Module,
+    name: str,
+    like: Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+    empty: Empty = torch.empty_strided,
 ) -> None:
-    empty = torch.empty_strided(like.shape, like.stride(), dtype=dtype, device=device)
+    made = empty(like.shape, like.stride(), dtype=dtype, device=device)
     owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    module.register_parameter(leaf, nn.Parameter(empty, requires_grad=False))
+    model.get_submodule(owner)._parameters[leaf] = _parameter(made)
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    if type(tensor) is Tensor:
+        return nn.Parameter(tensor, requires_grad=False)
+    # as `nn.Parameter` marks what is of a class of its own, but without a copy of it
+    tensor._is_param = True  # type: ignore[attr-defined]
+    return cast("nn.Parameter", tensor)
 
 
 def _packed(model: nn.Module, kind: str, part: Any, device_type: str) -> Mapping[str, Packed]:
@@ -186,33 +221,44 @@ class _WithLengths:
         return self._model.prepare_each(several, lengths=lengths)
 
 
-def _umt5(part: Any) -> nn.Module:
+Recipe = tuple[Callable[[Any], nn.Module], Any]
+"""What makes a model, and of what."""
+
+
+def _umt5(part: Any) -> Recipe:
     shape = _by_shapes("text_encoder", part, expected.umt5_shape, expected.UMT5Shape())
-    return t5.build(t5.UMT5Config(**asdict(shape)))
+    return t5.build, t5.UMT5Config(**asdict(shape))
 
 
-def _clip(part: Any) -> nn.Module:
-    return CLIP(_by_shapes("image_encoder", part, configure.clip_config, CLIPConfig()))
+def _clip(part: Any) -> Recipe:
+    return CLIP, _by_shapes("image_encoder", part, configure.clip_config, CLIPConfig())
 
 
-def _vae(part: Any) -> nn.Module:
+def _vae(part: Any) -> Recipe:
     if part.name == "taehv":
-        return TAEHV()
+        return _taehv, None
     path, opened = _opened("vae", part)
-    config = WanVAEConfig() if opened is None else vae_config(path, opened[1])
+    return _wan_vae, WanVAEConfig() if opened is None else vae_config(path, opened[1])
+
+
+def _taehv(config: None) -> nn.Module:
+    return TAEHV()
+
+
+def _wan_vae(config: WanVAEConfig) -> nn.Module:
     return WanVAE(config).channels_last()
 
 
-def _dit(part: Any) -> nn.Module:
+def _dit(part: Any) -> Recipe:
     _, opened = _opened("denoiser", part)
     if opened is not None:
-        return WanDiT(configure.dit_config(*opened))
+        return WanDiT, configure.dit_config(*opened)
     model = catalogue.model(part.checkpoint, "denoiser")
     assert model is not None
-    return WanDiT(configure.published_config(expected.PUBLISHED[model.variants[-1]]))
+    return WanDiT, configure.published_config(expected.PUBLISHED[model.variants[-1]])
 
 
-_BUILT: dict[str, Callable[[Any], nn.Module]] = {
+_BUILT: dict[str, Callable[[Any], Recipe]] = {
     "text_encoder": _umt5,
     "image_encoder": _clip,
     "denoiser": _dit,

@@ -30,11 +30,23 @@ class Use(msgspec.Struct, frozen=True):
     module: str
 
 
+class Brought(msgspec.Struct, frozen=True):
+    """What a component brings from its files. read_bytes: their size. moved_bytes: of blocks that come to `device` for
+    each call: from the host's memory as far as it has room, else, and always to the CPU, from their files."""
+
+    kind: str
+    device: str
+    read_bytes: int
+    moved_bytes: int
+
+
 class Memory(msgspec.Struct, frozen=True):
-    """uncounted: a line for each stage that is computed and whose memory is not told, with the reason."""
+    """uncounted: a line for each stage that is computed and whose memory is not told, with the reason. brought: what
+    the components of the others bring."""
 
     uses: tuple[Use, ...]
     uncounted: tuple[str, ...] = ()
+    brought: tuple[Brought, ...] = ()
 
     @property
     def largest(self) -> dict[str, Use]:

@@ -19,7 +19,7 @@ from presets.errors import PresetError
 from store.blobs.files import written_whole
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
 

@@ -21,13 +21,13 @@ from engine.inputs.refusal import printable
 from engine.inputs.sizes import fitting, size_of
 from engine.tasks.wan import picture_node
 from presets.errors import PresetError
-from presets.spec import SIZE_STEP
+from presets.spec.values import SIZE_STEP
 from presets.tasks import PICTURES
 from presets.validation import validate
 
 if TYPE_CHECKING:
     from engine.graph import Node
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
 
 IsStored = Callable[[str], bool]
@@ -94,6 +94,27 @@ def picture_facts(path: Path, background: str, index: Index, *, key: str) -> Pic
     return _remembered(path, f"picture {background}", PictureFacts, look, index)
 
 
+def holds_given(spec: RunSpec, name: str, index: Index) -> bool:
+    """Whether the file of a picture or a clip still is what a run was queued with. name: of the setting."""
+    given, key = getattr(spec, name), f"{name}.path"
+    path = Path(given.path)
+    try:
+        if name == "video":
+            return _clip_digest(path, index, key) == given.digest
+        return picture_facts(path, given.background, index, key=key).digest == given.digest
+    except InputError:
+        return False
+
+
+def _clip_digest(path: Path, index: Index, key: str) -> str:
+    from engine.inputs.clips.reading import clip_digest
+
+    def look() -> ClipDigest:
+        return ClipDigest(clip_digest(path, key=key))
+
+    return _remembered(path, "file", ClipDigest, look, index).digest
+
+
 def _with_picture(
     spec: RunSpec, name: str, index: Index, is_stored: IsStored, notes: list[str]
 ) -> RunSpec:
@@ -144,12 +165,12 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
             return spec
         named = msgspec.structs.replace(clip, path=str(path))
         return msgspec.structs.replace(spec, video=named)
-    from engine.inputs.clips.reading import clip_digest, examine_clip, read_clip
+    from engine.inputs.clips.reading import examine_clip, read_clip
 
     key = "video.path"
     path = _absolute(clip.path, key)
     about = examine_clip(path, key=key)
-    found = _remembered(path, "file", ClipDigest, lambda: ClipDigest(clip_digest(path)), index)
+    digest = _clip_digest(path, index, key)
 
     def count() -> ClipLength:
         # as small as they get: only what is there, and what becomes of it, matters here
@@ -173,7 +194,7 @@ def _with_clip(spec: RunSpec, index: Index, notes: list[str]) -> RunSpec:
     notes.append(f"video: {path.name}, {'; '.join(told)}")
     return msgspec.structs.replace(
         spec,
-        video=msgspec.structs.replace(clip, path=str(path), digest=found.digest),
+        video=msgspec.structs.replace(clip, path=str(path), digest=digest),
         width=width,
         height=height,
         frames=length.frames,

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 from engine.errors import InputError
-from presets.spec import MAX_SIDE, SIZE_STEP
+from presets.spec.values import MAX_SIDE, SIZE_STEP
 
 _STRIDE = 8  # of the VAE; the transformer's patch doubles it
 

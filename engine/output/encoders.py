@@ -151,7 +151,7 @@ def _run_on(command: list[str], input: Iterable[Pixels], errors: IO[bytes]) -> i
                 program.stdin.write(data)
             except BrokenPipeError:  # it is gone, and its log or its status says why
                 break
-    except BaseException:
+    except BaseException:  # whatever stops the input, also a key: its file must not look whole
         program.kill()
         raise
     finally:

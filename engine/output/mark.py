@@ -17,7 +17,7 @@ from engine.checkpoints.known.catalogue import MODELS, is_published_name
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.output.rules import moved
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.bundle.portable import portable_preset, portable_spec
 
 if TYPE_CHECKING:

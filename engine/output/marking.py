@@ -7,7 +7,6 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from engine.errors import EngineError
 from engine.output.encoders import last_line, with_comment
 from engine.output.ffmpeg import program
+from store.blobs.leavings import temporary_folder
 from store.blobs.videos import container_of
 
 MARK = "modiff"
@@ -75,8 +75,8 @@ def marked_latents(data: bytes | bytearray, mark: str) -> bytes | bytearray:
 
 def _remuxed(data: bytes | bytearray, mark: str, demuxer: str, muxer: str) -> bytes:
     """The same packets in a new file. The mark comes from a file: an argument has a largest length."""
-    with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
-        video, told, made = (Path(folder, name) for name in ("video", "comment", "marked"))
+    with temporary_folder() as folder:
+        video, told, made = (folder / name for name in ("video", "comment", "marked"))
         video.write_bytes(data)
         comment = _SPECIAL.sub(r"\\\1", mark)
         told.write_text(f";FFMETADATA1\ncomment={comment}\n", encoding="utf-8")

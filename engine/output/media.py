@@ -3,7 +3,6 @@ to import."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from engine.output.encoders import encode
 from presets.output.formats import DEFAULT
 from store.blobs.files import written_whole
+from store.blobs.leavings import temporary_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +65,8 @@ def encode_video(
     Raises EngineError with the encoder's own last line where it fails, ValueError on frames of another size, OSError
     where there is no room.
     """
-    with tempfile.TemporaryDirectory(prefix="modiff-") as folder:
-        part = Path(folder) / "video"
+    with temporary_folder() as folder:
+        part = folder / "video"
         pixels = _pixels(frames, (*size, 3), scale)
         written = (size[0] * scale[0], size[1] * scale[0])
         encode(part, pixels, format=format, size=written, fps=fps, comment=comment)

@@ -13,7 +13,7 @@ from presets.output.formats import FORMATS
 from presets.output.rules import format_of
 
 if TYPE_CHECKING:
-    from presets.spec import OutputSpec
+    from presets.spec.output import OutputSpec
 
 LATENTS_ENDING = ".safetensors"
 

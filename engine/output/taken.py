@@ -12,7 +12,7 @@ from presets.errors import PresetError
 from presets.output.formats import AUTO, choice_of_endings, named_by
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 

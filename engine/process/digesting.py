@@ -93,7 +93,7 @@ class Digester:
                     self._digest(index, self._waiting[0], stop)
                     if not stop.is_set():
                         self._waiting.popleft()
-        except Exception:
+        except Exception:  # of a thread that nobody waits for: its log says what went wrong
             log.exception("the digests are given up")
             self._waiting.clear()
 

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 
 from engine.config_file import only_writer, read_table, write_table
 from engine.errors import ComponentError
-from presets.paths import user_preset_dir
+from presets.library.paths import user_preset_dir
 
 _MAX_TOKEN_BYTES = 4096
 _NOTE = "The hosts that serve components to modiff; `modiff hosts add` and `rm` write it."

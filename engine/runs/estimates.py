@@ -19,12 +19,12 @@ from engine.tasks.stages import (
     TEXT_ENCODE,
 )
 from presets.expansion import expands
-from presets.settings import LATER
+from presets.settings.by_key import LATER
 from presets.tasks import PICTURES
 from store.lineage.records import COMPUTED
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 # The newest runs are looked through for like ones, until each time is known from so many.
@@ -130,7 +130,7 @@ def _guided(spec: Mapping[str, Any]) -> float:
     import msgspec
 
     from presets.guidance import scales
-    from presets.spec import GuidanceSpec
+    from presets.spec.sampling import GuidanceSpec
 
     num_steps = spec["scheduler"]["steps"]
     found = scales(msgspec.convert({"scale": scale}, GuidanceSpec), num_steps)

@@ -15,7 +15,7 @@ from store.blobs import blobs
 from store.errors import BlobCorrupt, BlobMissing
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunLink, RunRecord
     from store.store import Store
 

@@ -28,10 +28,10 @@ from engine.tasks.reach import ORDER, reach
 from engine.tasks.route import route_of
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.fields import Field, fields
-from presets.keys import parse_key, value_at
-from presets.overrides import parse_changes, toml_value
-from presets.spec import RunSpec
+from presets.fields.keys import parse_key, value_at
+from presets.fields.listing import Field, fields
+from presets.settings.overrides import parse_changes, toml_value
+from presets.spec.run import RunSpec
 from presets.validation import to_plain, validate
 from store.errors import StoreError
 from store.lineage.queue import new_id
@@ -194,12 +194,11 @@ def queue_members(
     """Queue all runs of a sweep, or none: those that were queued are cancelled where one cannot be."""
     run_ids: list[str] = []
     try:
-        for (
-            member
-        ) in members:  # one by one, so that what is queued is known when the next is refused
+        # one by one, so that what is queued is known when the next is refused
+        for member in members:
             run_id = queue_member(store, member, preset=preset, stop_at=stop_at, tag=tag)
             run_ids.append(run_id)
-    except BaseException:
+    except BaseException:  # ctrl+c too: a part of a sweep is nothing that was asked for
         with contextlib.suppress(StoreError):  # what led here is the thing to tell
             store.request_cancel_all(run_ids)
         raise

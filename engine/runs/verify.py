@@ -13,7 +13,8 @@ from engine.compare.latents import distance, rebuilt_latents
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
 from engine.errors import EngineError, Unfaithful
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of_run

@@ -34,7 +34,8 @@ class Solver:
     grids: Mapping[str, Callable[[int, float], list[float]]]
 
 
-# A name is also one of the Literal in presets/spec.py, which cannot import this; a test holds the two together.
+# A name is also one of the Literal in presets/spec/sampling.py, which cannot import this; a test holds the two
+# together.
 SOLVERS: dict[str, Solver] = {
     "unipc": Solver(unipc_updates, {"wan": wan_unipc_sigmas, "diffusers": diffusers_unipc_sigmas}),
     "dpm++": Solver(dpm_updates, {"wan": wan_linear_sigmas, "diffusers": diffusers_dpm_sigmas}),

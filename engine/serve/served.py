@@ -20,7 +20,7 @@ from engine.components.memory.residents import Residents
 from engine.components.protocols import Description
 from engine.errors import ComponentError, EngineError
 from engine.remote.contract import Load, Told, digest_of
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.index.index import Index
 
 DEFAULT_WAITING = 8

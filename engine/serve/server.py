@@ -20,7 +20,7 @@ from engine.remote.hosts import is_loopback, read_token
 from engine.serve.app import Server
 from engine.serve.connection import Connection
 from engine.serve.served import DEFAULT_WAITING, loaded
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.index.index import Index
 
 DEFAULT_BODY_MB = 512

@@ -1,1 +1,1 @@
-"""What the stages do: tensors in, tensors out. Imported when something is to be computed (`engine.execute.Job`)."""
+"""What the stages do: tensors in, tensors out. Imported when something is to be computed (`engine.execution.jobs`)."""

@@ -26,7 +26,7 @@ from engine.chain.rebuild import (
 from engine.components.protocols import Predict
 from engine.environment import environment_of
 from engine.errors import Unfaithful
-from engine.execute import Job
+from engine.execution.jobs import Job
 from engine.extensions import registry as extensions
 from engine.extensions.extension import Extension, Stateful
 from engine.graph import Node, Ref

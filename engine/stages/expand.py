@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 
 from engine.cut_prompts import cut_line, cut_text
-from engine.execute import Job
+from engine.execution.jobs import Job
 from engine.expansion.answer import Answer, Asked, Record, decode_record, encode_record, prompt_in
 from engine.reports import Made
-from presets.spec import TextEncoderSpec
+from presets.spec.components import TextEncoderSpec
 from store.lineage.events import Message
 
 _CHARACTERS_SHOWN = 60

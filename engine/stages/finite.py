@@ -8,7 +8,7 @@ from engine.checkpoints.opened import layout_at
 from engine.components import registry
 from engine.dtypes import torch_dtype
 from engine.errors import CheckpointError, RunFailed
-from engine.execute import Job
+from engine.execution.jobs import Job
 from engine.graph import Node
 from engine.models.diffusion.config import keeps_fp32
 

@@ -22,7 +22,7 @@ from engine.stages.finite import not_finite
 from store.lineage.events import Message
 
 if TYPE_CHECKING:
-    from engine.execute import Job
+    from engine.execution.jobs import Job
     from engine.models.vae.wanvae import Part
     from store.index.previews import Preview
 

@@ -14,7 +14,7 @@ from engine.graph import Ref
 from engine.reports import Made
 
 if TYPE_CHECKING:
-    from engine.execute import Job
+    from engine.execution.jobs import Job
     from engine.graph import Node
 
 

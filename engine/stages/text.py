@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from engine.environment import environment_of
-from engine.execute import Job
+from engine.execution.jobs import Job
 from engine.reports import Made
 from engine.stages.finite import not_finite
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.chain.previews import Thumbnails
-from engine.execute import Job
+from engine.execution.jobs import Job
 from engine.graph import Ref
 from engine.output import media
 from engine.reports import Made

@@ -10,8 +10,8 @@ from engine.schedulers.course import Course, course_from, make_course, redirecte
 from engine.tasks.reach import reach
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.settings import changed_keys
-from presets.spec import RunSpec
+from presets.settings.by_key import changed_keys
+from presets.spec.run import RunSpec
 from store.lineage.records import RunRecord, Segment
 
 

@@ -24,7 +24,8 @@ from presets.errors import PresetError
 from presets.expansion import expands, instructions_of, known_prompt
 from presets.guidance import scales
 from presets.output.rules import format_of
-from presets.spec import DenoiserSpec, RunSpec
+from presets.spec.components import DenoiserSpec
+from presets.spec.run import RunSpec
 from presets.tasks import PICTURES
 
 EXPAND_PROMPT = Stage(

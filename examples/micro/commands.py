@@ -13,22 +13,22 @@ import torch
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.models.vae.tiny_decoder import FILE as TINY_DECODER_FILE
-from examples.micro.architecture import DiTShape, VAEShape
-from examples.micro.checkpoint import load_checkpoint
-from examples.micro.checks import DevelopmentCheck, RoundTripCheck
-from examples.micro.encode import Encoding, encode_clips
-from examples.micro.evaluate import evaluate
-from examples.micro.export import export_weights
+from examples.micro.measures.checks import DevelopmentCheck, RoundTripCheck
+from examples.micro.measures.evaluate import evaluate
+from examples.micro.measures.report import evaluation_report
+from examples.micro.measures.sampling import load_exported
+from examples.micro.model.architecture import DiTShape, VAEShape
+from examples.micro.model.export import export_weights
+from examples.micro.model.tiny_decoder import fit_tiny_decoder, write_tiny_decoder
 from examples.micro.narration import narrate
-from examples.micro.parallel import launch
 from examples.micro.pictures.commands import pictures
 from examples.micro.recipe import Recipe, run_recipe
-from examples.micro.report import evaluation_report
-from examples.micro.sampling import load_exported
-from examples.micro.tiny_decoder import fit_tiny_decoder, write_tiny_decoder
-from examples.micro.train_dit import DiTTraining, train_dit
-from examples.micro.train_vae import PHASES, train_vae
-from examples.micro.training import Budget
+from examples.micro.training.checkpoint import load_checkpoint
+from examples.micro.training.encode import Encoding, encode_clips
+from examples.micro.training.loop import Budget
+from examples.micro.training.parallel import launch
+from examples.micro.training.train_dit import DiTTraining, train_dit
+from examples.micro.training.train_vae import PHASES, train_vae
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

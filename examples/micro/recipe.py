@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.architecture import DiTShape, VAEShape, build_vae
-from examples.micro.checkpoint import load_checkpoint
-from examples.micro.checks import DevelopmentCheck, RoundTripCheck
-from examples.micro.encode import Encoding, encode_clips
-from examples.micro.evaluate import Evaluation, evaluate, measure_round_trip, vae_gates
-from examples.micro.export import export_weights
-from examples.micro.parallel import launch
-from examples.micro.report import evaluation_report
-from examples.micro.sampling import load_exported
-from examples.micro.train_dit import DiTTraining, train_dit
-from examples.micro.train_vae import PHASES, VAETraining, train_vae
-from examples.micro.training import Budget, copy_weights
+from examples.micro.measures.checks import DevelopmentCheck, RoundTripCheck
+from examples.micro.measures.evaluate import Evaluation, evaluate, measure_round_trip, vae_gates
+from examples.micro.measures.report import evaluation_report
+from examples.micro.measures.sampling import load_exported
+from examples.micro.model.architecture import DiTShape, VAEShape, build_vae
+from examples.micro.model.export import export_weights
+from examples.micro.training.checkpoint import load_checkpoint
+from examples.micro.training.encode import Encoding, encode_clips
+from examples.micro.training.loop import Budget, copy_weights
+from examples.micro.training.parallel import launch
+from examples.micro.training.train_dit import DiTTraining, train_dit
+from examples.micro.training.train_vae import PHASES, VAETraining, train_vae
 
 VAE_FILES = {"curriculum": "vae-curriculum.pt", "joint": "vae-joint.pt", "decoder": "vae.pt"}
 Log = Callable[[str], None]

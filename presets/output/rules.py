@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from presets.output.formats import AUTO, DEFAULT, misfit, named_by
-from presets.spec import OutputSpec
+from presets.spec.output import OutputSpec
 
 
 def format_of(output: OutputSpec) -> str:

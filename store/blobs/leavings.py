@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from store import locks
+
 STALE_SECONDS = 3600.0
 # Where a video is encoded; an engine that somebody suspended over night may go on.
 TEMPORARY_SECONDS = 86_400.0
@@ -44,6 +46,16 @@ def in_use(draft: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for a video in the making, among the system's temporary ones; nobody sweeps it while the block runs,
+    whatever their clock says."""
+    with tempfile.TemporaryDirectory(prefix="modiff-") as name:
+        folder = Path(name)
+        with locks.try_use(folder) or contextlib.nullcontext():
+            yield folder
+
+
 def sweep_leavings(folder: Path, pattern: re.Pattern[str] = DRAFT) -> int:
     """Remove the drafts in `folder` that are this user's, that nobody wrote to for an hour and nobody says to be at
     work on; returns how many.
@@ -64,20 +76,23 @@ def sweep_leavings(folder: Path, pattern: re.Pattern[str] = DRAFT) -> int:
 def sweep_temporary() -> int:
     """Remove what killed engines left in the system's folder for temporary files; returns how many folders that was.
 
-    Only those of this user that nobody else can enter, that hold a video in the making and nothing else, and that
-    nobody wrote to for a day.
+    Only those of this user that nobody else can enter, that hold a video in the making and nothing else, that nobody
+    wrote to for a day and nobody uses.
     """
     num_removed = 0
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as found:
         for entry in found:
             with contextlib.suppress(OSError):
                 path = Path(entry.path)
-                if (
+                if not (
                     _TEMPORARY.fullmatch(entry.name)
                     and _is_left(path, TEMPORARY_SECONDS)
                     and _is_of_encoding(path)
                 ):
-                    _remove(path)
+                    continue
+                if held := locks.try_use(path, alone=True):
+                    with held:
+                        _remove(path)
                     num_removed += 1
     return num_removed
 

@@ -125,11 +125,10 @@ class MemorySampled(_Base, frozen=True, tag="memory_sampled"):
 
 
 class MemoryPlanned(_Base, frozen=True, tag="memory_planned"):
-    """What the run is expected to take at most, as its plan told before: stage -> device -> bytes. host_bytes: what the
-    process has beside that on the host: libraries, and all that no plan counts."""
+    """What the run is expected to take at most, as its plan told before, with what its process has beside that: stage
+    -> device -> bytes."""
 
     peak_bytes: dict[str, dict[str, int]]
-    host_bytes: int = 0
 
 
 class LatentsStored(_Base, frozen=True, tag="latents_stored"):

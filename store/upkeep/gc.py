@@ -19,6 +19,7 @@ from store.blobs.files import disk_error, sweep_drafts
 from store.breaker import Breaker
 from store.database.database import Lineage, immediate, open_lineage, shrink
 from store.errors import StoreBusy, StoreError, StoreFull
+from store.paths import QUANTISED
 from store.upkeep.contents import (
     look,
     read_rows,
@@ -200,19 +201,35 @@ def _unlink(root: Path, removals: Iterable[Stored]) -> None:
 
 
 def _aside(root: Path) -> list[SetAside]:
-    """What goes by its age alone."""
-    return scan_quarantine(root) + scan_quantised(root)
+    """What goes by its age alone, without weights that somebody reads from."""
+    idle = []
+    for each in scan_quantised(root):
+        with _unused(each.path) as is_unused:
+            idle += [each] if is_unused else []
+    return scan_quarantine(root) + idle
 
 
 def _remove_aside(aside: Iterable[SetAside]) -> None:
     for each in aside:
-        try:
-            if each.path.is_dir():
-                shutil.rmtree(each.path)
-            else:
-                each.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise disk_error(error, each.path) from error
+        with _unused(each.path) as is_unused:
+            try:
+                if each.path.is_dir():
+                    shutil.rmtree(each.path)
+                elif is_unused:
+                    each.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise disk_error(error, each.path) from error
+
+
+@contextlib.contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether nobody uses what was set aside, or begins to while the block runs."""
+    if path.parent.name != QUANTISED:
+        yield True
+        return
+    held = locks.try_use(path, alone=True)
+    with held or contextlib.nullcontext():
+        yield held is not None
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.lineage import events
@@ -94,6 +94,9 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "MODIFF_STORE": str(folder / "store"),
         "MODIFF_CONFIG_DIR": str(folder / "config"),
+        # as of a package that is installed, whatever the environment says
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
     }
 
 

@@ -28,7 +28,7 @@ from engine.chain.journal import Entry, Journal
 from engine.chain.previews import previewer_of
 from engine.runner import Runner
 from engine.schedulers.scheduler import create_scheduler
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.blobs import blobs
 from store.blobs.tensors import encoded_parts, get_tensors
 from store.index.index import open_index

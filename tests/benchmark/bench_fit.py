@@ -172,7 +172,7 @@ def _work(workload: Workload) -> Any:
     from engine import client
     from engine.components.descriptions import Descriptions
     from engine.fit.dry_run import works_of
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from store.index.index import open_index
     from store.store import open_store
 

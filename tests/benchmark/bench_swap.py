@@ -29,7 +29,7 @@ from engine.components.memory import swapping
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from tests.benchmark.timing import show
 
 SIZES = {"832x480, 81 frames": (21, 60, 104), "416x240, 33 frames": (9, 30, 52)}  # of latents

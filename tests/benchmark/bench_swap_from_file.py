@@ -79,7 +79,7 @@ def _steps(path: Path, resident: str, size: int, steps: int) -> dict[str, object
     from engine.components import wan_dit
     from engine.components.files import checked_layout
     from engine.models.seams import At
-    from presets.spec import DenoiserSpec
+    from presets.spec.components import DenoiserSpec
 
     torch.set_num_threads(1)
     before = _status("VmHWM")

@@ -23,7 +23,7 @@ from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension
 from engine.micro.grammar import heldout_prompts
 from engine.schedulers.scheduler import create_scheduler
-from presets.spec import DenoiserSpec, TextEncoderSpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec
 from tests.benchmark import timing
 from tests.sampling_loop import Loop
 

@@ -22,7 +22,7 @@ from engine.inputs.clips.reading import read_clip
 from engine.micro.grammar import Attributes
 from engine.models.vae.wanvae import WanVAE
 from examples.micro.world import render
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 from tests.benchmark import timing
 
 TILES = ((64, 0), (64, 16), (64, 32), (128, 64))

@@ -23,7 +23,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from engine import client
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.database.database import check
 from store.lineage.events import PlanMade, RunStarted, StageStarted, StepFinished
 from store.lineage.records import QUEUED, RUNNING

@@ -10,10 +10,12 @@ from random import Random
 
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.fields import fields
-from presets.library import dump_preset, list_presets, load_preset, override
-from presets.overrides import toml_value
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.library.listing import list_presets
+from presets.library.loading import load_preset, override
+from presets.library.saving import dump_preset
+from presets.settings.overrides import toml_value
+from presets.spec.run import RunSpec
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
 

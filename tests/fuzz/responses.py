@@ -20,7 +20,7 @@ from engine.errors import ComponentError
 from engine.models.seams import At
 from engine.remote import client as client_module
 from engine.remote.contract import MAX_BODY_BYTES
-from presets.spec import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index
 from tests.fuzz import mutating
 from tests.fuzz.requests import guarded, limit_memory, requests

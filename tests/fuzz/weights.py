@@ -18,7 +18,7 @@ from engine.checkpoints.source import open_source
 from engine.checkpoints.verify import verify_file
 from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.errors import CheckpointError, EngineError
-from presets.spec import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 from tests import layouts

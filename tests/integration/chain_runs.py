@@ -14,8 +14,8 @@ from engine.process.version import installed_version
 from engine.process.worker import Worker
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.lineage.events import (
     Event,
     Message,

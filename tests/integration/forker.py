@@ -49,7 +49,7 @@ Fault = dict[str, Any]
 """{"fault": name of a function of chain_engine.FAULTS, and its arguments}."""
 IMPORTED = (
     "engine.process.worker",
-    "engine.execute",
+    "engine.execution.jobs",
     "engine.components.memory.residents",
     "engine.models.text_encoders.t5",
     "engine.prompt",

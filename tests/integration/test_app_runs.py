@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from engine.client import follow, submit
 from engine.process.launch import ensure_engine
 from presets.encoding import decode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import Store, open_store
 from tests.integration.forker import Forked, forker, launch_forks
 from tests.opened import opened

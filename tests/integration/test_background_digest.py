@@ -16,7 +16,7 @@ from engine.client import follow
 from engine.process.launch import ensure_engine, stop_engine
 from engine.process.logs import log_path
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.lineage.events import RunFinished
 from store.store import open_store

@@ -16,7 +16,8 @@ from engine.components import registry as components
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.extensions import registry as extensions
 from engine.graph import Ref
 from engine.plan import Plan
@@ -24,7 +25,7 @@ from engine.reports import Control
 from engine.results import MemoryResults
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.paths import prepare
 from tests.executing import SMALL
@@ -58,7 +59,7 @@ def package(tmp_path, monkeypatch):
 def test_the_component_of_the_page_makes_a_step(package, tmp_path, monkeypatch):
     package(example("components.md", "provider"))
     entry = EntryPoint("text_encoder.spelling", "my_package", components.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(components, "entry_points", lambda group: [entry])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
     spec = settle(load_preset("micro", ["components.text_encoder.name=spelling", *SMALL]))
     (latents,) = denoised(spec, tmp_path, 1)
     assert bool(latents.isfinite().all())

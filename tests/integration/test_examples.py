@@ -12,9 +12,9 @@ import pytest
 
 from engine.components import umt5
 from engine.components.remote import RemoteTextEncoder
-from engine.remote.check import check
 from engine.remote.client import Host
-from presets.library import load_preset
+from engine.remote.conformance.check import check
+from presets.library.loading import load_preset
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a small yellow star moves up over a dark blue background"

@@ -10,7 +10,7 @@ import pytest
 from engine.components.choice import settle
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.events import Message
 from store.lineage.records import REUSED
 from store.store import Store, open_store

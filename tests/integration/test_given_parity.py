@@ -23,8 +23,8 @@ from engine.inputs.settle import settle as settle_inputs
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.image_encoders.clip import CLIP, MEAN, STD, CLIPConfig
 from engine.output.media import write_video
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests.later import diffusers, transformers

@@ -70,7 +70,7 @@ from engine.checkpoints.held import packed
 from engine.components import wan_dit
 from engine.components.memory import swapping
 from engine.models.swap import swap
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 
 spec = DenoiserSpec(checkpoint=sys.argv[1], device="cpu", dtype="bf16", resident_blocks="0")
 resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, 6 * 10**9))

@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tests.integration.forker import launch_forks
 from tests.opened import opened

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from engine.api import TextToVideo
 from engine.micro.grammar import Attributes, heldout_prompts
-from examples.micro.evaluate import Measurement
-from examples.micro.meter import read_clip
-from examples.micro.report import measurement_report
-from examples.micro.sampling import Sampling, load_exported, sample_latents
+from examples.micro.measures.evaluate import Measurement
+from examples.micro.measures.meter import read_clip
+from examples.micro.measures.report import measurement_report
+from examples.micro.measures.sampling import Sampling, load_exported, sample_latents
 from tests.executing import SMALL
 from tests.layouts import MICRO
 

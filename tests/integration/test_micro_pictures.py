@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from engine.components import clip
-from examples.micro.evaluate import Measurement
+from examples.micro.measures.evaluate import Measurement
+from examples.micro.measures.report import measurement_report
+from examples.micro.measures.sampling import load_exported
 from examples.micro.pictures.evaluate import (
     FIRST_PSNR,
     LAST_PSNR,
@@ -18,9 +20,7 @@ from examples.micro.pictures.evaluate import (
     heldout_pictures,
     measure_pictures,
 )
-from examples.micro.report import measurement_report
-from examples.micro.sampling import load_exported
-from presets.spec import ImageEncoderSpec
+from presets.spec.components import ImageEncoderSpec
 from tests.layouts import MICRO
 
 CASES, SEED, MISTAKES = 8, 77, 3

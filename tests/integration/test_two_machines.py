@@ -13,7 +13,7 @@ import torch
 
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset, override
+from presets.library.loading import load_preset, override
 from store.lineage.records import COMPUTED, Segment
 from store.store import open_store
 from tests.executing import ENGINE, SMALL, execute

@@ -19,7 +19,7 @@ from engine.client import follow
 from engine.process.launch import ensure_engine
 from engine.process.logs import log_path
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from tests.integration.forker import ROOT, forker
 
 ENGINE = (

@@ -21,8 +21,6 @@ from textual.screen import ModalScreen
 
 from tui.app.asking import asks
 from tui.app.base import TOLD_SECONDS, ModiffBase, ModiffScreen
-from tui.app.contrast import readable_variables
-from tui.app.control_filter import Harmless
 from tui.app.messages import (
     Act,
     BranchFrom,
@@ -34,6 +32,8 @@ from tui.app.messages import (
     WatchRun,
 )
 from tui.app.preferences import load_preferences, save_preferences
+from tui.app.terminal.contrast import readable_variables
+from tui.app.terminal.control_filter import Harmless
 from tui.app.top_line import TABS, TopLine
 from tui.describe.health import MOST_RUNNING
 from tui.text import printable
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.widget import Widget
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
     from tui.app.preferences import Preferences
@@ -76,8 +76,23 @@ def _commands() -> type[Provider]:
 
 
 def _make_screen(mode: str) -> Screen[Any]:
-    """A screen's module is imported when the screen is first opened."""
-    made: Screen[Any] = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
+    """A screen's module is imported when the screen is first opened.
+
+    Its rules are added to those that are parsed already, and it knows how large it will be: Textual parses all rules
+    anew for a screen, twice, and finds the styles of all that is on it three times.
+    """
+    made: ModiffScreen = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
+    app = made.app
+    for path in made.css_path:
+        app.stylesheet.add_source(path.read_text(), (str(path), ""))
+    made._css_update_count = app._css_update_count
+    for breakpoints, extent in (
+        (app.HORIZONTAL_BREAKPOINTS, app.size.width),
+        (app.VERTICAL_BREAKPOINTS, app.size.height),
+    ):
+        made.add_class(
+            max(each for each in breakpoints or () if extent >= each[0])[1], update=False
+        )
     return made
 
 
@@ -179,7 +194,7 @@ class ModiffApp(ModiffBase):
     def get_driver_class(self) -> type[Driver]:
         from textual.drivers.linux_driver import LinuxDriver
 
-        from tui.app.terminal import Terminal
+        from tui.app.terminal.driver import Terminal
 
         found = super().get_driver_class()
         return Terminal if found is LinuxDriver else found
@@ -441,11 +456,15 @@ class ModiffApp(ModiffBase):
     def on_paste(self, event: Paste) -> None:
         """A file, dropped on the terminal or pasted where no text is typed: in Compose what the next run begins from,
         or the settings of the run that wrote it; elsewhere that run."""
-        from tui.describe.runs.of_file import dropped_path
+        from tui.describe.runs.of_file import dropped_path, no_file_told
 
+        if not isinstance(self.screen, ModiffScreen):
+            return
         path = dropped_path(event.text)
-        if path is not None and isinstance(self.screen, ModiffScreen):
+        if path is not None:
             self._open_dropped(path)
+        else:
+            self.notify(no_file_told(event.text), severity="warning", markup=False)
 
     @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:

@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
-from textual import getters
+from textual import getters, on
+from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
@@ -22,8 +23,8 @@ from tui.app.key_order import KeysInOrder
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
-from tui.describe.expansion import is_to_review
-from tui.describe.runs import notices
+from tui.describe.prompts.expansion import is_to_review
+from tui.describe.runs.following import notices
 from tui.errors import explain
 from tui.text import printable
 from tui.units import clock
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from textual.notifications import Notify
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
     from tui.app.lab import Lab
@@ -133,8 +134,11 @@ class ModiffBase(KeysInOrder):
 
     def show_top(self) -> None:
         """Draw the top line of the screen that is seen."""
-        for top in self.screen.query(TopLine):
-            top.show(self.status, self.trouble, self.job_told)
+        for (
+            top
+        ) in self.screen.children:  # not by a query, which asks all widgets, four times a second
+            if isinstance(top, TopLine):
+                top.show(self.status, self.trouble, self.job_told)
 
     # What ends while nobody looks
 
@@ -323,6 +327,14 @@ class ModiffScreen(Screen[None]):
     FOR_A_RUN: ClassVar[frozenset[str]] = frozenset()
     # Those for what is under the cursor, which nobody sees from another screen: only the screen itself offers them.
     NEAR_ONLY: ClassVar[frozenset[str]] = frozenset()
+
+    _was_shown = False
+
+    @on(ScreenResume)
+    def _keep_new_styles(self, event: ScreenResume) -> None:
+        """Before Textual's own: a new screen has its styles, only one that comes back may have missed some."""
+        event.refresh_styles = event.refresh_styles and self._was_shown
+        self._was_shown = True
 
     @property
     def chosen_run(self) -> str:

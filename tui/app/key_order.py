@@ -8,6 +8,7 @@ one before it has acted, and until a screen that this opened is composed.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from textual.message_pump import MessagePump
     from textual.screen import Screen
 
-# A key that was lost with the widget that had it holds up the others so long.
+# A key that was lost with the widget that had it holds up the others so long, and then for so many turns of the event
+# loop: where the machine is busy a key may be under way for seconds, but never for that many turns.
 LOST_SECONDS = 1.0
+LOST_TURNS = 1000
 
 
 class CameRound(Message, bubble=True):
@@ -49,7 +52,7 @@ class KeysInOrder(App[int]):
         elif event.is_forwarded:
             await super().on_event(event)
             if event is self._under_way:
-                await self._end_key()
+                self._end_soon(self._number)
         elif self._under_way is None:
             await self._begin_key(event)
         else:
@@ -64,7 +67,8 @@ class KeysInOrder(App[int]):
         if event.is_forwarded:
             self._wait_behind(target)
         else:  # it was a key of the app alone
-            await self._end_key()
+            self._number += 1
+            self._end_soon(self._number)
 
     def _wait_behind(self, target: MessagePump) -> None:
         self._number += 1
@@ -72,8 +76,15 @@ class KeysInOrder(App[int]):
         if self._held:
             self._watch()
 
-    async def on_came_round(self, message: CameRound) -> None:
-        if message.number == self._number and self._under_way is not None:
+    def on_came_round(self, message: CameRound) -> None:
+        self._end_soon(message.number)
+
+    def _end_soon(self, number: int) -> None:
+        """Behind what the key has asked of the app, such as another focus."""
+        self.call_later(self._end_key_of, number)
+
+    async def _end_key_of(self, number: int) -> None:
+        if number == self._number and self._under_way is not None:
             await self._end_key()
 
     async def _end_key(self) -> None:
@@ -87,10 +98,18 @@ class KeysInOrder(App[int]):
             await self._begin_key(self._held.popleft())
 
     def _watch(self) -> None:
-        self.set_timer(LOST_SECONDS, partial(self._give_up, self._number))
+        self.set_timer(LOST_SECONDS, partial(self._count_down, self._number, LOST_TURNS))
+
+    def _count_down(self, number: int, turns: int) -> None:
+        """What is waited for now was waited for a long while ago already; the last moment for it to come."""
+        if number != self._number or self._under_way is None:
+            return
+        if turns:
+            asyncio.get_running_loop().call_soon(self._count_down, number, turns - 1)
+        else:
+            self.call_later(self._give_up, number)
 
     async def _give_up(self, number: int) -> None:
-        """What is waited for now was waited for a long while ago already."""
         if number == self._number and self._under_way is not None:
             self._key_screen = self.screen if self.screen_stack else None
             await self._end_key()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.fit.answering import Device
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 _COMMAND = (sys.executable, "-P", "-m", "engine.fit.answering")
 

@@ -10,7 +10,7 @@ from textual.message import Message
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
 
 
 class WatchRun(Message):

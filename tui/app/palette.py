@@ -20,11 +20,12 @@ from textual.command import CommandPalette, DiscoveryHit, Hit, Provider
 from textual.content import Content
 from textual.css.query import NoMatches
 
-from presets.library import list_presets, load_preset
+from presets.library.listing import list_presets
+from presets.library.loading import load_preset
 from tui.app.asking import told
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
-from tui.describe.runs.filter import Search
+from tui.describe.runs.finding.filter import Search
 from tui.describe.runs.run import found_rows
 from tui.text import printable, shorten
 

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from presets.errors import PresetError
-from presets.paths import user_preset_dir
+from presets.library.paths import user_preset_dir
 
 MAX_PROMPTS = 200
 LOCK_SECONDS = 2.0

@@ -20,7 +20,7 @@ def complete_preset(
 ) -> list[CompletionItem]:
     """Presets whose names begin so, with their descriptions; files when a path is being typed."""
     from presets.errors import PresetError
-    from presets.library import list_presets
+    from presets.library.listing import list_presets
 
     if "/" in incomplete or incomplete.startswith((".", "~")):
         return [CompletionItem(incomplete, type="file")]
@@ -48,8 +48,8 @@ def complete_setting(
     """The keys of a run's settings that begin so, with a = for the value; after it what that can be."""
     from msgspec import inspect
 
-    from presets.fields import fields
-    from presets.spec import RunSpec
+    from presets.fields.listing import fields
+    from presets.spec.run import RunSpec
 
     key, equals, value = incomplete.partition("=")
     found = [field for field in fields(RunSpec) if field.key.startswith(key)]

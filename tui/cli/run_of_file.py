@@ -10,7 +10,7 @@ import click
 from tui.describe.runs.of_file import ENDINGS, is_file_name, path_of, settings_of_file, written_by
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 
@@ -28,9 +28,9 @@ def resolve_run(store: Store, given: str) -> str:
 def load_settings(
     preset: str, overrides: Iterable[str] = (), *, values: Mapping[str, object] | None = None
 ) -> tuple[RunSpec, str]:
-    """The run that a preset describes, or that wrote a file, as `presets.library.load_preset` has it; and the name of
-    the preset, "" for a file. Raises PresetError, UnknownRun."""
-    from presets.library import load_preset, override
+    """The run that a preset describes, or that wrote a file, as `presets.library.loading.load_preset` has it; and the
+    name of the preset, "" for a file. Raises PresetError, UnknownRun."""
+    from presets.library.loading import load_preset, override
     from store.store import open_as_it_is
 
     if not preset.lower().endswith(ENDINGS):

@@ -12,15 +12,15 @@ import msgspec
 
 from engine.errors import EngineError
 from presets.errors import PresetError
-from presets.library import load_preset
-from presets.spec import ClipSpec, PictureSpec
+from presets.library.loading import load_preset
+from presets.spec.pictures import ClipSpec, PictureSpec
 from presets.tasks import PICTURES
 from tui.describe.inputs import file_name, inputs_of, strength_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
 
 Kind = Literal["picture", "clip", "file"]

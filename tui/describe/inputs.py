@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from presets.tasks import PICTURES
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 GIVEN = {"image": "image", "last_image": "last image", "video": "video"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tui.text import counted
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -48,13 +49,11 @@ class Planned:
         return f"planned {size(self.num_bytes)}, in {self.stage}"
 
 
-def planned_peak(
-    peak_bytes: Mapping[str, Mapping[str, int]], host_bytes: int = 0
-) -> Planned | None:
+def planned_peak(peak_bytes: Mapping[str, Mapping[str, int]]) -> Planned | None:
     """Of what a plan told, the most on a GPU where it uses one, else of host memory. peak_bytes: stage -> device ->
-    bytes. host_bytes: what the process has on the host beside that."""
+    bytes."""
     found = [
-        Planned(num_bytes + (host_bytes if device == "cpu" else 0), device, stage)
+        Planned(num_bytes, device, stage)
         for stage, by_device in peak_bytes.items()
         for device, num_bytes in by_device.items()
     ]
@@ -69,10 +68,45 @@ def memory_lines(memory: Memory, total_bytes: int) -> Iterator[str]:
         if use.peak_bytes >= _SMALL_BYTES and use.peak_bytes > use.kept_bytes:
             here = f", and this machine has {size(total_bytes)}" if device == "cpu" else ""
             yield f"at most {size(use.peak_bytes)} of {device}, in {use.stage}{_alone(memory, use)}{here}"
+    yield from _brought(memory)
     for line in memory.uncounted:
         yield f"not counted: {line}"
     if not memory.uses and not memory.uncounted:
         yield "nothing of it is to be computed on a model, so that it takes no memory to speak of"
+
+
+def expected_lines(
+    expected: Mapping[str, Mapping[str, int]], margins: Mapping[str, str]
+) -> Iterator[str]:
+    """What a run is expected to take, as Live draws it. expected: as of `engine.fit.learned.expected`; margins: device
+    -> as of `margin`."""
+    most = dict[str, int]()
+    for of_stage in expected.values():
+        for device, num_bytes in of_stage.items():
+            most[device] = max(most.get(device, 0), num_bytes)
+    for device, num_bytes in most.items():
+        yield f"expected: {size(num_bytes)} of {device} ({margins[device]})"
+
+
+def _brought(memory: Memory) -> Iterator[str]:
+    read = {each.kind: each.read_bytes for each in memory.brought if each.read_bytes}
+    if read:
+        parts = ", ".join(f"{_words(kind)} {size(num_bytes)}" for kind, num_bytes in read.items())
+        yield f"read from files: {size(sum(read.values()))} ({parts})"
+    for each in memory.brought:
+        if not each.moved_bytes:
+            continue
+        blocks = f"blocks of the {_words(each.kind)}, {size(each.moved_bytes)}, come"
+        if each.device == "cpu":
+            yield f"{blocks} from their file for each call"
+        else:
+            yield (
+                f"{blocks} to {each.device} for each call: from the host's memory, which that takes, or from their file"
+            )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _alone(memory: Memory, largest: Use) -> str:
@@ -128,16 +162,16 @@ def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
         word = "fits" if uses[stage] <= limit else "more than"
         yield f"{device}: {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
     for stage in fit.misses:
-        yield f"{stage}: nothing of this fits; fewer frames or a smaller size do"
+        yield f"{stage}: nothing of this fits"
 
 
 def margin(learned: Learned) -> str:
     """What is added to what is told."""
     if not learned.ratios:
         return "with 10 % and 0.5 GB for the process assumed on top: no run here yet"
-    runs = "1 stage" if len(learned.ratios) == 1 else f"{len(learned.ratios)} stages"
+    stages = counted(len(learned.ratios), "stage")
     more = f"{100 * (learned.ratio - 1):.0f} % and 0.5 GB for the process on top"
-    return f"with {more}: learned from {runs} that ran here"
+    return f"with {more}: learned from {stages} that ran here"
 
 
 def _needs(option: Option, fit: Fit) -> str:
@@ -164,8 +198,9 @@ def _price(option: Option) -> str:
             )
         seconds = option.moved_bytes / _BUS
         return (
-            f"{moved} come over the bus at each step, {_gigabytes(option.moved_bytes)}: {seconds:.1f} s at 25 GB/s, "
-            "hidden where the step takes longer than that; as much of the host's memory, or its file"
+            f"{moved} come over the bus at each step, {_gigabytes(option.moved_bytes)}: "
+            f"{_seconds(seconds)} at 25 GB/s, hidden where the step takes longer than that; as much "
+            "of the host's memory, or its file"
         )
     if option.settings.get(f"components.{option.kind}.device") == "cpu":
         return "on the CPU, which takes longer"
@@ -178,8 +213,12 @@ def _price(option: Option) -> str:
     return ""
 
 
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.05 else "less than 0.1 s"
+
+
 def _gigabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB"
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 10**8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 _BAR = 8
@@ -187,16 +226,17 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def bar_line(device: Device) -> str:
-    """`cuda:0 ▕██████  ▏ 18.2 of 24 GiB, in denoise`; without a bar where the device is not here."""
-    stage = device.stage.replace("_", " ")
+    """`cuda:0 18.2 of 24 GiB ▕██████  ▏ in denoise`, what matters most first, since what has no room is cut;
+    `cuda:0 ▲ 30.0 of 24.0 GiB ...` where that is too much, without a bar where the device is not here."""
+    stage = _words(device.stage)
+    needed = size(device.needed_bytes)
     if device.free_bytes is None:
-        return f"{device.name} {size(device.needed_bytes)}, in {stage}"
+        return f"{device.name} {needed} in {stage}"
+    free = size(device.free_bytes)
+    told = f"{needed.removesuffix(free[free.index(' ') :])} of {free}"
+    mark = "" if device.needed_bytes <= device.free_bytes else "▲ "
     share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
-    needed, free = size(device.needed_bytes), size(device.free_bytes)
-    unit = free.rpartition(" ")[2]
-    told = f"{needed.removesuffix(f' {unit}')} of {free}"
-    mark = "" if device.needed_bytes <= device.free_bytes else " ▲ too much"
-    return f"{device.name} ▕{_bar(share)}▏ {told}, in {stage}{mark}"
+    return f"{device.name} {mark}{told} ▕{_bar(share)}▏ in {stage}"
 
 
 def _bar(share: float) -> str:

@@ -7,7 +7,7 @@ is broken, or is not what would be made now, is made again; where it cannot be w
 from __future__ import annotations
 
 import hashlib
-import os
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -31,39 +31,61 @@ from engine.checkpoints.load import Weights, natural_dtype
 from engine.checkpoints.opened import layout_at
 from engine.checkpoints.packing.notes import NOTE
 from engine.errors import CheckpointError
+from store.breaker import Breaker
+from store.locks import HeldLock, try_use
 from store.upkeep.space import free_bytes, reserve_bytes
+
+_CLEAN_UP_SECONDS = 5.0
 
 CPU = torch.device("cpu")
 _SAYS = "modiff.quantised"  # of what it was made for, in its metadata
 
 
+class InUse:
+    """The kept file is not removed by a clean-up as long as this lives."""
+
+    def __init__(self, held: HeldLock) -> None:
+        weakref.finalize(self, held.release)
+
+
 def kept(
     entries: Mapping[str, Entry], holding: Holding, path: Path | None, device_type: str
-) -> tuple[Mapping[str, Entry], Holding]:
-    """What to load in the place of `entries`, and how to hold it: the same bits, quantised already.
+) -> tuple[Mapping[str, Entry], Holding, InUse | None]:
+    """What to load in the place of `entries`, and how to hold it: the same bits, quantised already; and what is to live
+    as long as that is read from, None where it is `entries`.
 
     path: where it is kept, or is to be; None, and what asks for no quantisation, changes nothing. Raises
     CheckpointError where numbers cannot be quantised.
     """
     if path is None or not holding.quantise:
-        return entries, holding
-    found = _read(path, entries, holding.quantise)
+        return entries, holding, None
+    found = _used(path, entries, holding.quantise)
     if found is None:
         with suppress(
             CheckpointError, OSError
         ):  # such as a full disk; what cannot be rounded is told by who loads
             _write(path, entries, holding.quantise)
-        found = _read(path, entries, holding.quantise)
+        found = _used(path, entries, holding.quantise)
     if found is None:
-        return entries, holding
+        return entries, holding, None
     unpack = "call" if holding.unpacks_at_call(device_type) else "load"
-    return found, replace(holding, quantise="", unpack=unpack)
+    return found[0], replace(holding, quantise="", unpack=unpack), found[1]
+
+
+def _used(
+    path: Path, entries: Mapping[str, Entry], quantise: str
+) -> tuple[Mapping[str, Entry], InUse] | None:
+    """As of `_read`, in use from before it is looked at."""
+    # a clean-up looks for a moment whether it is
+    held = Breaker(_CLEAN_UP_SECONDS).wait(lambda: try_use(path)) if path.exists() else None
+    if held is None:
+        return None
+    in_use, found = InUse(held), _read(path, entries, quantise)
+    return None if found is None else (found, in_use)
 
 
 def _read(path: Path, entries: Mapping[str, Entry], quantise: str) -> Mapping[str, Entry] | None:
-    """What is kept; None where it is not there, broken or something else."""
-    if not os.path.lexists(path):
-        return None
+    """What is kept; None where it is broken or something else."""
     try:
         source, layout = layout_at(path)
         check_no_holes(source.tensors)

@@ -1,7 +1,7 @@
 """The models that presets name: what each is, and in which published files it can be had. Torch-free.
 
 Names and bytes are those of the repositories on Hugging Face; bytes that nobody here has checked are `None`, and
-what the weights must at least take stands beside them. The publisher's own release comes first.
+what the weights must at least take stands beside them. The publisher's own release comes first, where it is there.
 """
 
 from __future__ import annotations
@@ -264,6 +264,14 @@ MODELS: tuple[Model, ...] = (
             _comfy("wan_2.1_vae.safetensors", 253_815_318, "16 bits", "vae"),
             _kijai("Wan2_1_VAE_fp32.safetensors", None, "fp32", 4 * _VAE),
             _kijai("Wan2_1_VAE_bf16.safetensors", 253_806_278, "bf16"),
+        ),
+    ),
+    # MIT. Its author has it on GitHub (madebyollin/taehv), these are copies of that file and of its .pth
+    Model(
+        "taew2.1", "vae", "TAEHV for the latents of Wan 2.1, a tiny VAE", ("taew2.1",),
+        (
+            Release("OzzyGT/taew2_1", (PublishedFile("taew2_1.safetensors", 22_642_902),), "fp16"),
+            Release("lightx2v/Autoencoders", (PublishedFile("taew2_1.pth", 22_679_486),), "fp16"),
         ),
     ),
     Model(

@@ -221,11 +221,14 @@ def _identify_taehv(
         if path.name.lower().startswith(begin):
             note = f"for the latents of {model}, by its name; take taew2_1.safetensors"
             return "taehv", {}, note, False
-    is_named = "taew2_1" in path.name.lower()
+    name = path.name.lower()
+    is_named = "taew2_1" in name
     note = (
         "" if is_named else "those for HunyuanVideo, CogVideoX and Open-Sora have the same tensors"
     )
-    return "taehv for wan2.1", expected.taehv(), note, True
+    # LightX2V trained others
+    is_published = is_named and "lighttaew2_1" not in name
+    return "taew2.1" if is_published else "taehv for wan2.1", expected.taehv(), note, True
 
 
 def _is_t5(shapes: Mapping[str, Shape]) -> bool:

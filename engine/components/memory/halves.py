@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ import msgspec
 
 from engine.components.protocols import Conditions, Denoiser, Description, Predict
 from engine.extensions.extension import Extension, active
+from engine.fit.out_of_memory import out_of_memory_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 NEGATIVE = "negative"
 
 
+def alone(part: Any) -> Any:
+    """The spec of a component without a second device."""
+    if not getattr(part, "guidance_device", ""):
+        return part
+    return msgspec.structs.replace(part, guidance_device="")
+
+
 def copies(part: Any) -> tuple[Any, ...]:
     """The spec of a component, once for each device that it names; two that come to one device, as `auto` and `cpu`
     may, share what is loaded there."""
@@ -41,6 +49,15 @@ def copies(part: Any) -> tuple[Any, ...]:
     if beside in ("", part.device):
         return (part,)
     return part, msgspec.structs.replace(part, device=beside, guidance_device="")
+
+
+def other_device(part: Any, copy: int) -> str:
+    """Where the other one of two copies of a component is; "" where there is none."""
+    from engine.dtypes import torch_device
+
+    devices = [each.device for each in copies(part)]
+    is_one = len({torch_device(each) for each in devices}) == 1
+    return "" if is_one else devices[1 - copy]
 
 
 @contextmanager
@@ -55,15 +72,16 @@ def used(
     """The component of a spec, made of all its copies. loaded: called for each that was not in memory, with its spec
     and the seconds that took. work_bytes: what each is about to take beside its weights, None where nobody knows.
     Raises as `Residents.use`."""
+    found = dict[int, Any]()
     with ExitStack() as stack:
         # those that are there first: what is not in use goes for one that is loaded
-        found = {
-            each.device: stack.enter_context(
-                residents.use(kind, each, about, partial(loaded, each), work_bytes)
-            )
-            for each in sorted(copies(part), key=lambda each: not residents.holds(each, about))
-        }
-        yield joined([found[each.device] for each in copies(part)])
+        for i, each in sorted(
+            enumerate(copies(part)), key=lambda placed: not residents.holds(placed[1], about)
+        ):
+            with out_of_memory_of(i) if i else nullcontext():
+                use = residents.use(kind, each, about, partial(loaded, each), work_bytes)
+                found[i] = stack.enter_context(use)
+        yield joined([found[i] for i in sorted(found)])
 
 
 def joined(copies: Sequence[Any], *, in_turn: bool = False) -> Any:
@@ -110,8 +128,10 @@ class GuidanceHalves:
         with (
             ThreadPoolExecutor(1, thread_name_prefix="guidance") as executor,
             self.first.begin(mine, extensions) as first,
-            self.other.begin(others, extensions) as other,
+            ExitStack() as stack,
         ):
+            with out_of_memory_of(1):
+                other = stack.enter_context(self.other.begin(others, extensions))
             yield HalvesPredict(self, first, other, tuple(extensions), executor)
 
 
@@ -130,18 +150,26 @@ class HalvesPredict:
             [at for at in ats if (at.branch == NEGATIVE) is is_negative]
             for is_negative in (False, True)
         )
-        if not (near and far):
-            return (self.other if far else self.first)(x, timestep, ats)
+        if not far:
+            return self.first(x, timestep, near)
+        if not near:
+            return self._negative(x, timestep, far)
         # both before any call: a copy waits for all that was asked of the device which it leaves
-        mine, others = (x.to(each.device) for each in (self.halves.first, self.halves.other))
+        mine = x.to(self.halves.first.device)
+        with out_of_memory_of(1):
+            others = x.to(self.halves.other.device)
         found = self._both(
             lambda: self.first(mine, timestep, near),
-            lambda: self.other(others, timestep, far),
+            lambda: self._negative(others, timestep, far),
             # what wraps a model may keep something from call to call
             in_turn=self.halves.in_turn or bool(active(self.extensions, ats[0].step, ats[0].total)),
         )
         velocities = {at.branch: each for at, each in zip([*near, *far], found, strict=True)}
         return [velocities[at.branch] for at in ats]
+
+    def _negative(self, x: Tensor, timestep: Tensor, ats: Sequence[At]) -> list[Tensor]:
+        with out_of_memory_of(1):
+            return self.other(x, timestep, ats)
 
     def _both(
         self, first: Callable[[], list[Tensor]], other: Callable[[], list[Tensor]], *, in_turn: bool

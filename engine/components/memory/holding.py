@@ -115,7 +115,8 @@ def in_memory(
 ) -> InMemory:
     """What a component of these shapes takes of a device. entries: of its files, none where they are not here."""
     sizes, packed = _sizes(spec, kind, shapes, entries, device_type)
-    return InMemory(swapping.device_bytes_of(spec, sizes), _most_of(packed))
+    num_bytes, moved_bytes = swapping.device_bytes_of(spec, sizes)
+    return InMemory(num_bytes, _most_of(packed), moved_bytes)
 
 
 def _sizes(

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -72,7 +72,7 @@ class Residents:
             num_bytes = about.on(device.type).num_bytes
             self._make_room(kind, device, num_bytes, work_bytes)
             begun = time.perf_counter()
-            model = provider.load(part, about)
+            model = provider.load(part, replace(about, work_bytes=work_bytes))
             # some find out as they are loaded how much there is room for
             num_bytes = getattr(model, "num_bytes", num_bytes)
             self._held[place] = _Resident(kind, part.name, device, num_bytes, model)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import ComponentError
 from engine.models.swap.residency import (
     device_bytes,
+    in_memory,
     resident_blocks,
     room_of,
     slab_bytes,
+    usual_work,
 )
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from engine.checkpoints.held.kept import InUse
     from engine.checkpoints.held.packed import Filling
     from engine.models.diffusion.wandit import WanDiT
     from engine.models.swap.sources import Reading, Source
@@ -28,16 +31,18 @@ KEY = "components.denoiser.resident_blocks"
 _HOST_SHARE = 0.5
 
 
-def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> int:
-    """What a model takes on its device whose weights take these many bytes, by name. With "auto" at most, since what is
+def device_bytes_of(spec: Any, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """(what a model takes on its device whose weights take these many bytes, by name; what its blocks take that come
+    for each call). With "auto" at most, since what is
     free is found out when it is loaded; with a budget that is too small for the slots as much as they need.
     Torch-free."""
     setting = getattr(spec, "resident_blocks", "all")
     if setting == "all":
-        return sum(sizes.values())
+        return sum(sizes.values()), 0
     others, slabs = _parted(sizes)
     stay = frozenset() if refusal(spec, sizes) else resident_blocks(setting, slabs, sum(slabs))
-    return others + device_bytes(slabs, stay)
+    moved = sum(size for i, size in enumerate(slabs) if i not in stay)
+    return others + device_bytes(slabs, stay), moved
 
 
 def refusal(spec: Any, sizes: Mapping[str, int]) -> str:
@@ -62,20 +67,31 @@ def _parted(sizes: Mapping[str, int]) -> tuple[int, list[int]]:
     return others, [slab_bytes(blocks[i]) for i in sorted(blocks)]
 
 
-def staying(model: WanDiT, setting: str, device: torch.device) -> frozenset[int]:
-    """The blocks that stay on a device, of a model on the meta device with the dtypes in which it is held. Raises
-    ComponentError where the budget has no room for the slots."""
+def staying(
+    model: WanDiT, setting: str, device: torch.device, work_bytes: int | None = None
+) -> frozenset[int]:
+    """The blocks that stay on a device, of a model on the meta device with the dtypes in which it is held. work_bytes:
+    what it is about to take beside its weights, None where nobody knows. Raises ComponentError where the budget has no
+    room for the slots."""
     from engine.models.swap.slabs import slab_of
 
     sizes = [slab_of(block).num_bytes for block in model.blocks]
     parameters = model.named_parameters()
     others = sum(parameter.nbytes for name, parameter in parameters if _block_of(name) is None)
-    room = room_of(_free_bytes(device), others, model.config.dim) if setting == "auto" else 0
+    work = usual_work(model.config.dim) if work_bytes is None else work_bytes
+    room = room_of(_free_bytes(device), others, work) if setting == "auto" else 0
     return _resident(setting, sizes, room)
 
 
-def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling: Filling) -> None:
-    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped."""
+def fill(
+    model: WanDiT,
+    resident: frozenset[int],
+    device: torch.device,
+    filling: Filling,
+    in_use: InUse | None = None,
+) -> None:
+    """Puts on the device what stays there, and has the other blocks come. No file stays open or mapped. in_use: of the
+    files."""
     import torch
 
     from engine.checkpoints.load import put
@@ -101,7 +117,8 @@ def fill(model: WanDiT, resident: frozenset[int], device: torch.device, filling:
             filling.into(name, target)
             put(model, name, target)
     sizes = {i: slab.num_bytes for i, slab in slabs.items()}
-    model.swap = Swap(model.blocks, resident, device, _source(device, sizes, reading))
+    source = _source(device, sizes, reading)
+    model.swap = Swap(model.blocks, resident, device, source, in_use)
 
 
 def _source(
@@ -111,16 +128,19 @@ def _source(
 ) -> Source:
     import torch
 
-    from engine.models.swap.sources import Files, HostMemory
+    from engine.models.swap.sources import Both, Files, HostMemory
 
-    is_held = sum(sizes.values()) <= _HOST_SHARE * _free_bytes(torch.device("cpu"))
-    if device.type != "cuda" or not is_held:
-        return Files(reading, device)
-    slabs = {i: torch.empty(size, dtype=torch.uint8) for i, size in sizes.items()}
+    files = Files(reading, device)
+    budget = _HOST_SHARE * _free_bytes(torch.device("cpu"))
+    held = in_memory(sizes, budget) if device.type == "cuda" else []
+    if not held:
+        return files
+    slabs = {i: torch.empty(sizes[i], dtype=torch.uint8) for i in held}
     with reading() as block_into:
         for i, slab in slabs.items():
             block_into(i, slab)
-    return HostMemory(slabs, device)
+    memory = HostMemory(slabs, device)
+    return memory if len(held) == len(sizes) else Both(memory, files)
 
 
 def _resident(setting: str, sizes: list[int], room: int) -> frozenset[int]:

@@ -7,7 +7,7 @@ link to the device would rest for the remaining ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 NUM_SLOTS = 2
 """On a device: one is computed with while the next is filled."""
@@ -63,10 +63,24 @@ def device_bytes(sizes: Sequence[int], resident: frozenset[int]) -> int:
     return sum(sizes) - sum(swapped) + slots
 
 
-def room_of(free_bytes: int, other_bytes: int, dim: int) -> int:
-    """The budget of the blocks by "auto": a share of what is free, without the weights that are no blocks and what the
-    work of a block takes. dim: the width of the model."""
-    return max(0, int(SHARE * free_bytes) - other_bytes - _WORK_BYTES * dim * _TOKENS)
+def room_of(free_bytes: int, other_bytes: int, work_bytes: int) -> int:
+    """The budget of the blocks by "auto": a share of what is free, without the weights that are no blocks and what is
+    worked on."""
+    return max(0, int(SHARE * free_bytes) - other_bytes - work_bytes)
+
+
+def usual_work(dim: int) -> int:
+    """What a model of that width works on, where nobody has told."""
+    return _WORK_BYTES * dim * _TOKENS
+
+
+def in_memory(sizes: Mapping[int, int], budget: float) -> list[int]:
+    """Those of the blocks that come which lie in memory meanwhile: as many as a budget holds, evenly spaced among those
+    that are read from their file. sizes: by block."""
+    blocks = sorted(sizes)
+    counts = range(len(blocks), -1, -1)
+    spread = ([blocks[i * len(blocks) // count] for i in range(count)] for count in counts)
+    return next(each for each in spread if sum(sizes[block] for block in each) <= budget)
 
 
 def _within(budget: int, sizes: Sequence[int]) -> frozenset[int]:

@@ -16,6 +16,7 @@ from engine.models.swap.rotation import Transfers
 from engine.models.swap.transfers import (
     Copying,
     Fill,
+    FromBoth,
     FromFile,
     FromMemory,
     Streams,
@@ -47,23 +48,27 @@ class Files:
 
     def __init__(self, reading: Reading, device: torch.device) -> None:
         self._reading = reading
-        self._device = device
+        self.device = device
 
     @contextmanager
     def transfers(self, slots: Sequence[Tensor]) -> Iterator[Transfers]:
-        if self._device.type == "cpu":
+        if self.device.type == "cpu":
             with self._reading() as fill, _one_thread() as thread:
                 yield FromFile(slots, fill, thread)
             return
-        streams = streams_of(self._device)
+        with self.through_memory(Copying(slots, streams_of(self.device))) as transfers:
+            yield transfers
+
+    @contextmanager
+    def through_memory(self, copying: Copying) -> Iterator[ThroughMemory]:
         # what ends first stands last: the thread, then what it asked for, then the memory that this is read from
         with (
-            _between(slots, self._device) as memory,
-            _awaited(streams),
+            _between(copying.slots, self.device) as memory,
+            _awaited(copying.streams),
             self._reading() as fill,
             _one_thread() as thread,
         ):
-            yield ThroughMemory(memory, Copying(slots, streams), fill, thread)
+            yield ThroughMemory(memory, copying, fill, thread)
 
 
 class HostMemory:
@@ -71,15 +76,15 @@ class HostMemory:
     itself."""
 
     def __init__(self, slabs: Mapping[int, Tensor], device: torch.device) -> None:
-        self._slabs = dict(slabs)
+        self.slabs = dict(slabs)
         self._device = device
         pinned = 0
-        for slab in self._slabs.values():
+        for slab in self.slabs.values():
             unpin = pin(slab)
             pinned += len(slab) if slab.is_pinned() else 0
             # before the memory itself goes
             weakref.finalize(self, unpin)
-        num_bytes = sum(map(len, self._slabs.values()))
+        num_bytes = sum(map(len, self.slabs.values()))
         self.told = f"{num_bytes / 1e9:.1f} GB pinned"
         if pinned < num_bytes:
             self.told = f"{num_bytes / 1e9:.1f} GB in memory, {pinned / 1e9:.1f} of them pinned"
@@ -89,7 +94,21 @@ class HostMemory:
     def transfers(self, slots: Sequence[Tensor]) -> Iterator[Transfers]:
         streams = streams_of(self._device)
         with _awaited(streams):
-            yield FromMemory(self._slabs, Copying(slots, streams))
+            yield FromMemory(self.slabs, Copying(slots, streams))
+
+
+class Both:
+    """Blocks of which memory has not room for all: the others are read anew for each call."""
+
+    def __init__(self, memory: HostMemory, files: Files) -> None:
+        self._memory, self._files = memory, files
+        self.told = f"{len(memory.slabs)} from memory, {memory.told}, the others {files.told}"
+
+    @contextmanager
+    def transfers(self, slots: Sequence[Tensor]) -> Iterator[Transfers]:
+        slabs, copying = self._memory.slabs, Copying(slots, streams_of(self._files.device))
+        with self._files.through_memory(copying) as through:
+            yield FromBoth(slabs, FromMemory(slabs, copying), through)
 
 
 class Nothing:

@@ -16,7 +16,7 @@ from engine.models.swap.sources import Source
 
 class Swap:
     """blocks: those not in `resident` on the meta device, with the dtypes in which they are held. device: of the slots.
-    source: where those come from."""
+    source: where those come from. in_use: what is to live as long as they may be asked for."""
 
     def __init__(
         self,
@@ -24,7 +24,9 @@ class Swap:
         resident: frozenset[int],
         device: torch.device,
         source: Source,
+        in_use: object = None,
     ) -> None:
+        self._in_use = in_use
         self.resident = resident
         self.source = source
         self.slabs = {i: slab_of(block) for i, block in enumerate(blocks) if i not in resident}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -169,9 +169,38 @@ class ThroughMemory:
     def free(self, slot: int) -> None:
         self._copying.free(slot)
 
+    def forget(self, slot: int) -> None:
+        """What was sent into a slot and not received does not come into it any more, or is asked for already."""
+        sent = self._sent.pop(slot, None)
+        if sent is not None and not sent.cancel():
+            sent.exception()
+
     def _pass_on(self, block: int, slot: int) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % len(self._memory)
         self._emptied[turn].synchronize()  # the thread waits, not who computes
         self._fill(block, self._memory[turn])
         self._copying.copy(self._memory[turn], slot)
         self._emptied[turn].record(self._copying.streams.copying)
+
+
+class FromBoth:
+    """Some blocks from memory, the others through it from their file."""
+
+    def __init__(self, held: Collection[int], memory: FromMemory, file: ThroughMemory) -> None:
+        """held: the blocks in memory. Both copy by one `Copying`."""
+        self._held = held
+        self._memory = memory
+        self._file = file
+        self._sent: dict[int, FromMemory | ThroughMemory] = {}
+
+    def send(self, block: int, slot: int) -> None:
+        self._sent[slot] = self._memory if block in self._held else self._file
+        if block in self._held:
+            self._file.forget(slot)  # the thread would copy over it
+        self._sent[slot].send(block, slot)
+
+    def receive(self, slot: int) -> None:
+        self._sent[slot].receive(slot)
+
+    def free(self, slot: int) -> None:
+        self._sent[slot].free(slot)

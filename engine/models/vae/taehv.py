@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.models.vae.wanvae import History, Part
+from engine.models.vae.layers import History
+from engine.models.vae.wanvae import Part
 
 LATENT_CHANNELS = 16
 _WIDTH = 64

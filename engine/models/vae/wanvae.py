@@ -10,15 +10,24 @@ Source of the architecture: Wan 2.1, `wan/modules/vae.py` (arXiv:2503.20314).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+
+from engine.models.vae.layers import (
+    AttentionBlock,
+    CausalConv3d,
+    Downsample,
+    History,
+    ResidualBlock,
+    RMSNorm,
+    Upsample,
+    silu,
+)
+from engine.models.vae.tiles import Tile, chunks_of, tiles_of, video_frames, video_shape
 
 LATENTS_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -28,13 +37,6 @@ LATENTS_STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
-
-EXACT_OVERLAP = 112
-"""Pixels by which tiles must overlap for their results to be those of whole frames, up to rounding: no position of
-what tiles compute depends on one that is more than 56 pixels away."""
-
-History = dict[nn.Module, Tensor]
-"""The last input frames of each causal convolution; an empty dict before a clip's first chunk."""
 
 
 Part = Callable[[int, int], Tensor]
@@ -68,173 +70,6 @@ class WanVAEConfig:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries, expected z_dim = {self.z_dim}"
                 )
-
-
-class RMSNorm(nn.Module):
-    """x / |x| * sqrt(C) * gamma over the channel axis (axis 1), with fp32 statistics."""
-
-    def __init__(self, dim: int, spatial_dims: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim, *[1] * spatial_dims))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.gamma.flatten().to(x.dtype)
-        # eps only guards 0/0: the published norm has a floor of 1e-12 on |x| instead
-        return F.rms_norm(x.movedim(1, -1), weight.shape, weight, 1e-30).movedim(-1, 1)
-
-
-def _silu(x: Tensor) -> Tensor:
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
-def _conv3d(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """The convolution `conv`; in fp32 on the CPU always by oneDNN.
-
-    For a batch of one on one thread PyTorch picks a kernel of its own for smaller inputs, which re-lays the
-    weights at every call: the micro model's decoding takes seven times as long with it.
-    """
-    assert not isinstance(conv.padding, str)
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    if not is_plain or not torch.backends.mkldnn.is_available():
-        return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
-    return torch.mkldnn_convolution(  # type: ignore[attr-defined]
-        x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
-    )
-
-
-class CausalConv3d(nn.Conv3d):
-    """A convolution over (time, height, width) that sees the present and the two frames before it."""
-
-    def __init__(self, dim_in: int, dim_out: int, kernel: tuple[int, int, int]) -> None:
-        super().__init__(dim_in, dim_out, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
-
-    def forward(self, x: Tensor, history: History | None = None) -> Tensor:
-        """x [B,C,T,H,W] -> [B,C_out,T,H,W]; reads and replaces this layer's entry of `history`."""
-        past = None if history is None else history.get(self)
-        if past is None and x.shape[2] == 1:
-            return self._first_frame(x, history)
-        if past is None:
-            past = self._no_past(x)
-        padded = torch.cat([past, x], dim=2)
-        if history is not None:
-            # a clone, or the view would keep the whole chunk alive until the next one
-            history[self] = padded[:, :, 1 - self.kernel_size[0] :].clone()
-        return _conv3d(self, padded)
-
-    def _first_frame(self, x: Tensor, history: History | None) -> Tensor:
-        """The past is all zeros, so the kernel's last slice does the whole work, at a third of the cost."""
-        if history is not None:
-            history[self] = torch.cat([self._no_past(x)[:, :, 1:], x], dim=2)
-        frame = F.conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, padding=self.padding[1:])
-        return frame.unsqueeze(2)
-
-    def _no_past(self, x: Tensor) -> Tensor:
-        past = x.new_zeros(x.shape[0], x.shape[1], self.kernel_size[0] - 1, *x.shape[3:])
-        return past.contiguous(memory_format=torch.channels_last_3d)
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, dim_in: int, dim_out: int) -> None:
-        super().__init__()
-        # the keys are the positions in the published Sequential (1 and 4 SiLU, 5 dropout)
-        self.residual = nn.ModuleDict(
-            {
-                "0": RMSNorm(dim_in, 3),
-                "2": CausalConv3d(dim_in, dim_out, (3, 3, 3)),
-                "3": RMSNorm(dim_out, 3),
-                "6": CausalConv3d(dim_out, dim_out, (3, 3, 3)),
-            }
-        )
-        self.shortcut = nn.Conv3d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
-
-    def forward(self, x: Tensor, history: History | None) -> Tensor:
-        y = _silu(self.residual["0"](x))
-        y = self.residual["2"](y, history)
-        y = _silu(self.residual["3"](y))
-        y = self.residual["6"](y, history)
-        return y + self.shortcut(x)
-
-
-class AttentionBlock(nn.Module):
-    """Single-head self-attention over the positions of each frame."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(dim, 2)
-        self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
-        self.proj = nn.Conv2d(dim, dim, 1)
-
-    def forward(self, x: Tensor, history: History | None) -> Tensor:
-        del history  # frames do not see each other here
-        frames, _, _, height, width = x.shape[0] * x.shape[2], *x.shape[1:3], *x.shape[3:]
-        y = rearrange(x, "b c t h w -> (b t) c h w")
-        y = rearrange(self.norm(y), "n c h w -> n (h w) c")
-        qkv = F.linear(y, self.to_qkv.weight.flatten(1), self.to_qkv.bias)
-        q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
-        y = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        y = F.linear(y, self.proj.weight.flatten(1), self.proj.bias)
-        y = y.view(frames // x.shape[2], x.shape[2], height, width, -1).movedim(-1, 1)
-        return x + y
-
-
-class Downsample(nn.Module):
-    """Halves height and width, and time too where `temporal` (frame 0 stays a frame of its own)."""
-
-    def __init__(self, dim: int, temporal: bool) -> None:
-        super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim, 3, stride=2)})
-        self.time_conv = nn.Conv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
-
-    def forward(self, x: Tensor, history: History | None) -> Tensor:
-        x = _per_frame(self.resample["1"], x, lambda frames: F.pad(frames, (0, 1, 0, 1)))
-        if self.time_conv is None:
-            return x
-        last = None if history is None else history.get(self.time_conv)
-        if history is not None:
-            history[self.time_conv] = x[:, :, -1:].clone()
-        if last is not None:
-            return _conv3d(self.time_conv, torch.cat([last, x], dim=2))
-        if x.shape[2] == 1:
-            return x
-        return torch.cat([x[:, :, :1], _conv3d(self.time_conv, x)], dim=2)
-
-
-class Upsample(nn.Module):
-    """Doubles height and width, and time too where `temporal` (frame 0 stays a single frame)."""
-
-    def __init__(self, dim: int, temporal: bool) -> None:
-        super().__init__()
-        self.resample = nn.ModuleDict({"1": nn.Conv2d(dim, dim // 2, 3, padding=1)})
-        self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
-
-    def forward(self, x: Tensor, history: History | None) -> Tensor:
-        if self.time_conv is not None:
-            x = self._double_time(self.time_conv, x, history)
-        return _per_frame(
-            self.resample["1"],
-            x,
-            lambda frames: F.interpolate(frames, scale_factor=2.0, mode="nearest-exact"),
-        )
-
-    @staticmethod
-    def _double_time(time_conv: CausalConv3d, x: Tensor, history: History | None) -> Tensor:
-        first = x[:, :, :0]
-        if history is None or time_conv not in history:
-            # the clip's frame 0 is neither doubled nor part of the convolution's past
-            first, x = x[:, :, :1], x[:, :, 1:]
-            if x.shape[2] == 0:
-                if history is not None:
-                    history[time_conv] = torch.zeros_like(first).repeat(1, 1, 2, 1, 1)
-                return first
-        pairs = time_conv(x, history)
-        pairs = rearrange(pairs, "b (two c) t h w -> b c (t two) h w", two=2)
-        return torch.cat([first, pairs], dim=2)
-
-
-def _per_frame(conv: nn.Module, x: Tensor, before: object) -> Tensor:
-    """Applies `before` and a 2-D convolution to every frame; in channels-last both reshapes are views."""
-    frames = rearrange(x, "b c t h w -> (b t) c h w")
-    return rearrange(conv(before(frames)), "(b t) c h w -> b c t h w", b=x.shape[0])  # type: ignore[operator]
 
 
 def _head(dim: int, dim_out: int) -> nn.ModuleDict:
@@ -272,7 +107,7 @@ class Encoder(nn.Module):
         """The rest, all of the latents' size; its attention sees whole frames."""
         for layer in (*self.downsamples[self.num_fine :], *self.middle):
             x = layer(x, history)
-        return self.head["2"](_silu(self.head["0"](x)), history)
+        return self.head["2"](silu(self.head["0"](x)), history)
 
     def forward(self, x: Tensor, history: History | None = None) -> Tensor:
         return self.coarse(self.fine(x, history), history)
@@ -307,7 +142,7 @@ class Decoder(nn.Module):
         """The rest, up to the video. What a position becomes depends on what is near it alone."""
         for layer in self.upsamples[self.num_coarse :]:
             x = layer(x, history)
-        return self.head["2"](_silu(self.head["0"](x)), history)
+        return self.head["2"](silu(self.head["0"](x)), history)
 
     def forward(self, x: Tensor, history: History | None = None) -> Tensor:
         return self.fine(self.coarse(x, history), history)
@@ -393,15 +228,15 @@ class WanVAE(nn.Module):
                 f"video has shape {tuple(shape)}; expected [B,3,4n+1,H,W] with H and W multiples of 8"
             )
         size = 1 + (num_frames - 1) // 4, height // 8, width // 8
-        tiles = _tiles(*size[1:], tile_size, tile_overlap)
-        chunks = list(_chunks(size[0], chunk_frames))
+        tiles = tiles_of(*size[1:], tile_size, tile_overlap)
+        chunks = list(chunks_of(size[0], chunk_frames))
         features = self._features_of_tiles(part, (batch, *size), tiles, chunks) if tiles else None
         mean, std = self._statistics(self.conv1.weight.device)
         latents = torch.zeros((batch, self.config.z_dim, *size), device=mean.device)
         history: History = {}
         for frames in chunks:
             if features is None:
-                moments = self.encode_moments(part(*_video_frames(frames)), history)
+                moments = self.encode_moments(part(*video_frames(frames)), history)
             else:
                 moments = self._moments(
                     self.encoder.coarse(self._laid(features[:, :, frames]), history)
@@ -410,7 +245,7 @@ class WanVAE(nn.Module):
         return latents
 
     def _features_of_tiles(
-        self, part: Part, shape: Sequence[int], tiles: Sequence[_Tile], chunks: Sequence[slice]
+        self, part: Part, shape: Sequence[int], tiles: Sequence[Tile], chunks: Sequence[slice]
     ) -> Tensor:
         """What `Encoder.fine` makes of a video, on the CPU, [B,C,F,h,w] of a shape [B,F,h,w]."""
         batch, *size = shape
@@ -418,7 +253,7 @@ class WanVAE(nn.Module):
         for tile in tiles:
             history: History = {}
             for frames in chunks:
-                video = self._laid(part(*_video_frames(frames))[..., *tile.window(8)])
+                video = self._laid(part(*video_frames(frames))[..., *tile.window(8)])
                 found = self.encoder.fine(video, history)
                 features[:, :, frames, *tile.kept(1)] = found[..., *tile.inner(1)]
         return features
@@ -444,7 +279,7 @@ class WanVAE(nn.Module):
             tile_overlap=tile_overlap,
             on_chunk=on_chunk,
         )
-        video = torch.empty(_video_shape(latents), device=latents.device)
+        video = torch.empty(video_shape(latents), device=latents.device)
         start = 0
         for chunk in chunks:
             video[:, :, start : start + chunk.shape[2]] = chunk
@@ -475,18 +310,19 @@ class WanVAE(nn.Module):
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B,{self.config.z_dim},T,h,w]"
             )
-        tiles = _tiles(latents.shape[3], latents.shape[4], tile_size, tile_overlap)
-        chunks = list(_chunks(latents.shape[2], chunk_frames))
+        tiles = tiles_of(latents.shape[3], latents.shape[4], tile_size, tile_overlap)
+        chunks = list(chunks_of(latents.shape[2], chunk_frames))
         total, numbers = len(chunks) * (1 + len(tiles)), count(1)
-        decoded = self._decoded_tiles if tiles else self._decoded
-        return decoded(latents, tiles, chunks, lambda: on_chunk(next(numbers), total))
+
+        def on_each() -> None:
+            on_chunk(next(numbers), total)
+
+        if tiles:
+            return self._decoded_tiles(latents, tiles, chunks, on_each)
+        return self._decoded(latents, chunks, on_each)
 
     def _decoded(
-        self,
-        latents: Tensor,
-        tiles: Sequence[_Tile],
-        chunks: Sequence[slice],
-        on_chunk: Callable[[], None],
+        self, latents: Tensor, chunks: Sequence[slice], on_chunk: Callable[[], None]
     ) -> Iterator[Tensor]:
         latents = self._unnormalised(latents)
         history: History = {}
@@ -506,26 +342,26 @@ class WanVAE(nn.Module):
     def _decoded_tiles(
         self,
         latents: Tensor,
-        tiles: Sequence[_Tile],
+        tiles: Sequence[Tile],
         chunks: Sequence[slice],
         on_chunk: Callable[[], None],
     ) -> Iterator[Tensor]:
         video = self._video_of_tiles(latents, tiles, chunks, on_chunk)
         for frames in chunks:
-            start, stop = _video_frames(frames)
+            start, stop = video_frames(frames)
             yield video[:, :, start:stop].contiguous()
 
     @torch.no_grad()
     def _video_of_tiles(
         self,
         latents: Tensor,
-        tiles: Sequence[_Tile],
+        tiles: Sequence[Tile],
         chunks: Sequence[slice],
         on_chunk: Callable[[], None],
     ) -> Tensor:
         """Normalised latents -> their video, on the CPU."""
         features = self._features_of_latents(latents, chunks, on_chunk)
-        video = torch.empty(_video_shape(latents))
+        video = torch.empty(video_shape(latents))
         for tile in tiles:
             history: History = {}
             for frames in chunks:
@@ -533,7 +369,7 @@ class WanVAE(nn.Module):
                     self._laid(features[:, :, frames, *tile.window(1)]), history
                 )
                 found = found[..., *tile.inner(8)].float().clamp_(-1, 1)
-                video[:, :, slice(*_video_frames(frames)), *tile.kept(8)] = found
+                video[:, :, slice(*video_frames(frames)), *tile.kept(8)] = found
                 del found  # or it would be held while the next one is made
                 on_chunk()
         return video
@@ -571,90 +407,3 @@ class WanVAE(nn.Module):
             return torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
 
         return column(self.config.latents_mean), column(self.config.latents_std)
-
-
-def _video_shape(latents: Tensor) -> tuple[int, int, int, int, int]:
-    batch, _, num_frames, height, width = latents.shape
-    return batch, 3, 4 * num_frames - 3, height * 8, width * 8
-
-
-def _video_frames(frames: slice) -> tuple[int, int]:
-    """Where the frames of some latent frames begin and end in the video; the first is alone, the others are four."""
-    return max(0, 4 * frames.start - 3), 4 * frames.stop - 3
-
-
-def _chunks(num_frames: int, chunk_frames: int) -> Iterator[slice]:
-    if chunk_frames < 0:
-        raise ValueError(f"chunk_frames is {chunk_frames}, expected 0 (whole clip) or more")
-    length = chunk_frames or num_frames
-    return (slice(i, min(i + length, num_frames)) for i in range(0, num_frames, length))
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A window along one axis of the latent grid, and what of it is kept; the rest only is seen."""
-
-    start: int
-    stop: int
-    kept_start: int
-    kept_stop: int
-
-    def window(self, scale: int) -> slice:
-        return slice(self.start * scale, self.stop * scale)
-
-    def kept(self, scale: int) -> slice:
-        """In the whole grid."""
-        return slice(self.kept_start * scale, self.kept_stop * scale)
-
-    def inner(self, scale: int) -> slice:
-        """In the window."""
-        return slice((self.kept_start - self.start) * scale, (self.kept_stop - self.start) * scale)
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """A window of the latent grid; scale: output cells per latent."""
-
-    rows: _Span
-    columns: _Span
-
-    def window(self, scale: int) -> tuple[slice, slice]:
-        return self.rows.window(scale), self.columns.window(scale)
-
-    def kept(self, scale: int) -> tuple[slice, slice]:
-        return self.rows.kept(scale), self.columns.kept(scale)
-
-    def inner(self, scale: int) -> tuple[slice, slice]:
-        return self.rows.inner(scale), self.columns.inner(scale)
-
-
-def _tiles(height: int, width: int, size: int, overlap: int) -> list[_Tile]:
-    """Equal windows over a latent grid, whose kept parts cover it once; none where one window has all of it.
-    size, overlap: in pixels."""
-    if size == 0:
-        return []
-    if size % 8 or overlap % 8 or not 0 <= overlap < size:
-        raise ValueError(
-            f"tile_size {size} and tile_overlap {overlap} must be multiples of 8 pixels with the "
-            "overlap smaller than the tile"
-        )
-    if size // 8 >= max(height, width):
-        return []
-    return [
-        _Tile(rows, columns)
-        for rows in _spans(height, size // 8, overlap // 8)
-        for columns in _spans(width, size // 8, overlap // 8)
-    ]
-
-
-def _spans(size: int, tile: int, overlap: int) -> list[_Span]:
-    """Windows along one axis, each kept to the middle of what it shares with its neighbours; the last one ends at the
-    border."""
-    tile = min(tile, size)
-    count = 1 if tile == size else math.ceil((size - overlap) / (tile - overlap))
-    starts = [min(i * (tile - overlap), size - tile) for i in range(count)]
-    cuts = [0, *((before + tile + after) // 2 for before, after in pairwise(starts)), size]
-    return [
-        _Span(start, start + tile, *kept)
-        for start, kept in zip(starts, pairwise(cuts), strict=True)
-    ]

@@ -11,21 +11,21 @@ import click
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components import clip as image_encoder
 from engine.models.image_encoders.clip import CLIP
-from examples.micro.architecture import CLIPShape, build_image_encoder
-from examples.micro.checkpoint import load_checkpoint
+from examples.micro.measures.report import evaluation_report
+from examples.micro.measures.sampling import load_exported
+from examples.micro.model.architecture import CLIPShape, build_image_encoder
 from examples.micro.narration import narrate
-from examples.micro.parallel import Rank, launch
 from examples.micro.pictures.draw import draw_pictures
 from examples.micro.pictures.evaluate import evaluate_pictures
 from examples.micro.pictures.export import IMAGE_ENCODER_FILE, MODELS, export_pictures
 from examples.micro.pictures.given_frames import GivenSet, encode_given
 from examples.micro.pictures.train import train_i2v
 from examples.micro.pictures.train_clip import CLIPTraining, train_clip
-from examples.micro.report import evaluation_report
-from examples.micro.sampling import load_exported
-from examples.micro.train_dit import DiTTraining
-from examples.micro.training import Budget, copy_weights
-from presets.spec import ImageEncoderSpec
+from examples.micro.training.checkpoint import load_checkpoint
+from examples.micro.training.loop import Budget, copy_weights
+from examples.micro.training.parallel import Rank, launch
+from examples.micro.training.train_dit import DiTTraining
+from presets.spec.components import ImageEncoderSpec
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)

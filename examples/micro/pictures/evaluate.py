@@ -13,12 +13,12 @@ from torch import Tensor
 from engine.micro.grammar import Attributes, heldout_prompts
 from engine.models.image_encoders.clip import CLIP
 from engine.models.vae.wanvae import WanVAE
-from examples.micro.evaluate import Evaluation, Gate, Measurement
-from examples.micro.meter import judge, read_clip
+from examples.micro.measures.evaluate import Evaluation, Gate, Measurement
+from examples.micro.measures.meter import judge, read_clip
+from examples.micro.measures.sampling import BATCH, MicroModel, Sampling, sample_latents
+from examples.micro.measures.sheets import write_sheet
 from examples.micro.pictures.given_frames import ANYWHERE, given_video, masks
 from examples.micro.pictures.train_clip import tokens_of
-from examples.micro.sampling import BATCH, MicroModel, Sampling, sample_latents
-from examples.micro.sheets import write_sheet
 from examples.micro.world import render
 
 PICTURE_SEED = 9009

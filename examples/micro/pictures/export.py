@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from examples.micro.architecture import DiTShape, picture_config
-from examples.micro.export import CONFIG_FILE, FILES, config_of, write_whole
+from examples.micro.model.architecture import DiTShape, picture_config
+from examples.micro.model.export import CONFIG_FILE, FILES, config_of, write_whole
 from examples.micro.pictures.train import LAST
 
 IMAGE_ENCODER_FILE = "image_encoder.safetensors"

@@ -20,10 +20,11 @@ from engine.micro.grammar import (
     sample_training_attributes,
 )
 from engine.models.image_encoders.clip import CLIP
-from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, History, WanVAE
+from engine.models.vae.layers import History
+from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, WanVAE
 from engine.stages.given import given_mask
-from examples.micro.checkpoint import load_checkpoint, save_checkpoint
 from examples.micro.pictures.train_clip import tokens_of
+from examples.micro.training.checkpoint import load_checkpoint, save_checkpoint
 from examples.micro.world import render
 
 CLIPS_PER_SHARD, CLIPS_PER_PASS = 256, 8

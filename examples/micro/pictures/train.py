@@ -17,14 +17,11 @@ from torch import Tensor, nn
 
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
-from examples.micro.architecture import MAX_TOKENS, DiTShape, build_picture_dit, encode_text
-from examples.micro.checkpoint import load_checkpoint, save_checkpoint
-from examples.micro.muon import Muon
-from examples.micro.parallel import Rank, average_gradients, share_from_lead
+from examples.micro.model.architecture import MAX_TOKENS, DiTShape, build_picture_dit, encode_text
+from examples.micro.model.tokenizer import build_tokenizer, tokenize
 from examples.micro.pictures.given_frames import Given, GivenSet, masks
-from examples.micro.tokenizer import build_tokenizer, tokenize
-from examples.micro.train_dit import DiTTraining, captions, loss_weights, sample_sigmas
-from examples.micro.training import (
+from examples.micro.training.checkpoint import load_checkpoint, save_checkpoint
+from examples.micro.training.loop import (
     Progress,
     WeightAverage,
     copy_weights,
@@ -35,6 +32,9 @@ from examples.micro.training import (
     set_learning_rate,
     step_randomness,
 )
+from examples.micro.training.muon import Muon
+from examples.micro.training.parallel import Rank, average_gradients, share_from_lead
+from examples.micro.training.train_dit import DiTTraining, captions, loss_weights, sample_sigmas
 
 WARM_STEPS = 10_000  # where the average counts from: the weights are trained ones
 LAST = "last_positions"  # the name of what is learnt of the last picture's tokens

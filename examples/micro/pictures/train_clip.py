@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from engine.micro.grammar import attribute_indices, sample_training_attributes, tables
 from engine.models.image_encoders.clip import CLIP, looked_at
-from examples.micro.architecture import CLIPShape, build_image_encoder
-from examples.micro.checkpoint import save_checkpoint
-from examples.micro.parallel import Rank
-from examples.micro.training import Budget, Progress, learning_rate_factor, set_learning_rate
+from examples.micro.model.architecture import CLIPShape, build_image_encoder
+from examples.micro.training.checkpoint import save_checkpoint
+from examples.micro.training.loop import Budget, Progress, learning_rate_factor, set_learning_rate
+from examples.micro.training.parallel import Rank
 from examples.micro.world import render
 
 SHOWN = 4  # of a picture's attributes: not its motion

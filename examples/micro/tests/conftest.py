@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from examples.micro import train_vae
 from examples.micro.tests import tiny
+from examples.micro.training import train_vae
 from tests.conftest import copied_stores, own_folders, own_signals, tmp_path
 
 __all__ = ["copied_stores", "one_thread", "own_folders", "own_signals", "tmp_path"]

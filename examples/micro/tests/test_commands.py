@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from examples.micro.checkpoint import load_checkpoint
 from examples.micro.commands import main
 from examples.micro.tests import tiny
+from examples.micro.training.checkpoint import load_checkpoint
 
 
 def invoke(*arguments: object) -> Result:

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from engine.micro.grammar import Attributes, sample_attributes
-from examples.micro.architecture import build_vae
-from examples.micro.evaluate import (
+from examples.micro.measures.evaluate import (
     Evaluation,
     Gate,
     Measurement,
@@ -22,10 +21,11 @@ from examples.micro.evaluate import (
     model_gates,
     vae_gates,
 )
-from examples.micro.meter import Reading
-from examples.micro.report import confusion_table, evaluation_report, score_table
-from examples.micro.sampling import MicroModel
-from examples.micro.sheets import write_sheet
+from examples.micro.measures.meter import Reading
+from examples.micro.measures.report import confusion_table, evaluation_report, score_table
+from examples.micro.measures.sampling import MicroModel
+from examples.micro.measures.sheets import write_sheet
+from examples.micro.model.architecture import build_vae
 from examples.micro.tests import tiny
 
 

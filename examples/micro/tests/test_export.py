@@ -18,16 +18,11 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.checkpoints.source import open_source
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, WanVAE, WanVAEConfig
-from examples.micro import export
-from examples.micro.architecture import (
-    TextShape,
-    build_dit,
-    build_text_encoder,
-    build_vae,
-)
-from examples.micro.export import export_weights, fold_statistics, shipped_weights
-from examples.micro.model_card import TEMPLATE
-from examples.micro.sampling import load_exported
+from examples.micro.measures.sampling import load_exported
+from examples.micro.model import export
+from examples.micro.model.architecture import TextShape, build_dit, build_text_encoder, build_vae
+from examples.micro.model.export import export_weights, fold_statistics, shipped_weights
+from examples.micro.model.model_card import TEMPLATE
 from examples.micro.tests import tiny
 from tests.parity import randomise
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.micro.grammar import Attributes, sample_attributes
-from examples.micro.meter import FIELDS, judge, read_clip, scores, unit_area
+from examples.micro.measures.meter import FIELDS, judge, read_clip, scores, unit_area
 from examples.micro.world import render
 
 RED_CIRCLE = Attributes("red", "dark blue", "circle", "large", "left")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.micro.muon import Muon, orthogonalise
+from examples.micro.training.muon import Muon, orthogonalise
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

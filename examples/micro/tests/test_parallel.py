@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.micro import parallel
-from examples.micro.parallel import Rank, agree, average_gradients, launch, share_from_lead
+from examples.micro.training import parallel
+from examples.micro.training.parallel import Rank, agree, average_gradients, launch, share_from_lead
 
 
 def meet(rank: Rank, folder: Path) -> None:
@@ -81,10 +81,10 @@ def test_two_ranks_train_on_twice_the_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # not above, where each rank of the other test would import them
-    from examples.micro.checkpoint import load_checkpoint
     from examples.micro.narration import narrate
     from examples.micro.tests import tiny
-    from examples.micro.train_dit import train_dit
+    from examples.micro.training.checkpoint import load_checkpoint
+    from examples.micro.training.train_dit import train_dit
 
     latents, out = tiny.write_latents(tmp_path / "latents"), tmp_path / "dit.pt"
     # `narrate` as the command line passes it: everything that a rank gets must be importable there

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.micro.grammar import is_heldout
-from examples.micro.architecture import DiTShape, build_picture_dit
-from examples.micro.checkpoint import load_checkpoint
 from examples.micro.commands import main
-from examples.micro.meter import judge, read_clip
+from examples.micro.measures.meter import judge, read_clip
+from examples.micro.measures.sampling import load_exported
+from examples.micro.model.architecture import DiTShape, build_picture_dit
 from examples.micro.pictures import given_frames
 from examples.micro.pictures.evaluate import heldout_pictures
 from examples.micro.pictures.given_frames import given_video
 from examples.micro.pictures.train import LAST
-from examples.micro.sampling import load_exported
+from examples.micro.training.checkpoint import load_checkpoint
 
 WEIGHTS = locate("denoiser", BUILTIN_MICRO).parent
 

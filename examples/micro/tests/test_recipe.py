@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from examples.micro import encode
-from examples.micro.checkpoint import load_checkpoint
-from examples.micro.encode import Encoding
 from examples.micro.recipe import GateMissed, Recipe, run_recipe
 from examples.micro.tests import tiny
-from examples.micro.train_vae import PHASES
-from examples.micro.training import Budget
+from examples.micro.training import encode
+from examples.micro.training.checkpoint import load_checkpoint
+from examples.micro.training.encode import Encoding
+from examples.micro.training.loop import Budget
+from examples.micro.training.train_vae import PHASES
 
 RECIPE = Recipe(
     vae=tuple(replace(phase, budget=Budget(steps=1)) for phase in PHASES.values()),

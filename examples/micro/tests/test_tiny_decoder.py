@@ -12,14 +12,14 @@ from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components import wan_vae
 from engine.micro.grammar import FOREGROUNDS
 from engine.models.vae.tiny_decoder import FILE, read_tiny_decoder
-from examples.micro.tiny_decoder import (
+from examples.micro.model.tiny_decoder import (
     explained,
     fit_tiny_decoder,
     mean_colours,
     samples,
     write_tiny_decoder,
 )
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 
 SHIPPED = locate("vae", BUILTIN_MICRO).with_name(FILE)
 

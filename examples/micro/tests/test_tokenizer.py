@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.micro.grammar import WORDS, canonical_sentence, sample_attributes, training_caption
-from examples.micro.architecture import MAX_TOKENS, TextShape
-from examples.micro.tokenizer import EOS, PAD, UNKNOWN, VOCABULARY, build_tokenizer, tokenize
+from examples.micro.model.architecture import MAX_TOKENS, TextShape
+from examples.micro.model.tokenizer import EOS, PAD, UNKNOWN, VOCABULARY, build_tokenizer, tokenize
 
 
 @pytest.fixture(scope="module")

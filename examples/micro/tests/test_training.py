@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.micro import encode
-from examples.micro import train_vae as train_vae_module
-from examples.micro.checkpoint import encoder_digest, load_checkpoint
-from examples.micro.encode import Encoding, encode_clips
-from examples.micro.latents import LatentSet
-from examples.micro.parallel import Rank
 from examples.micro.tests import tiny
-from examples.micro.train_dit import train_dit
-from examples.micro.train_vae import (
+from examples.micro.training import encode
+from examples.micro.training import train_vae as train_vae_module
+from examples.micro.training.checkpoint import encoder_digest, load_checkpoint
+from examples.micro.training.encode import Encoding, encode_clips
+from examples.micro.training.latents import LatentSet
+from examples.micro.training.loop import Budget, Progress, WeightAverage, learning_rate_factor
+from examples.micro.training.parallel import Rank
+from examples.micro.training.train_dit import train_dit
+from examples.micro.training.train_vae import (
     CURRICULUM,
     PHASES,
     Crop,
@@ -32,7 +33,6 @@ from examples.micro.train_vae import (
     sample_with_stars,
     train_vae,
 )
-from examples.micro.training import Budget, Progress, WeightAverage, learning_rate_factor
 
 
 def assert_same(actual: Any, expected: Any, path: str = "") -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from engine.micro.grammar import sample_training_attributes
-from examples.micro.architecture import DiTShape, VAEShape
-from examples.micro.latents import save_shard
-from examples.micro.train_dit import DiTTraining
-from examples.micro.train_vae import Schedule
-from examples.micro.training import Budget
+from examples.micro.model.architecture import DiTShape, VAEShape
+from examples.micro.training.latents import save_shard
+from examples.micro.training.loop import Budget
+from examples.micro.training.train_dit import DiTTraining
+from examples.micro.training.train_vae import Schedule
 
 VAE = VAEShape(dim=2)
 DIT = DiTShape(dim=32, ffn_dim=64, num_heads=1, num_layers=1)

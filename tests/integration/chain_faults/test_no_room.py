@@ -12,7 +12,7 @@ import pytest
 from engine import client
 from engine.chain import journal
 from presets.encoding import encode_spec
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests.benchmark.storm import check_store

@@ -16,8 +16,8 @@ from engine.components.memory.residents import Residents
 from engine.errors import EngineError
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.lineage.events import Event
 from store.lineage.records import Segment
 from store.store import Store, open_store

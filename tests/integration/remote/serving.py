@@ -77,7 +77,7 @@ class Servers:
 def serve(kinds: Sequence[str], port: int, root: Path, ready: int) -> None:
     from engine.serve.server import Address, listen
     from engine.serve.server import serve as serve_until_asked
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from store.index.index import open_index
     from store.paths import prepare
 

@@ -14,7 +14,7 @@ import pytest
 
 from engine.errors import ComponentError, RunCancelled
 from presets.encoding import encode_spec
-from presets.spec import RunSpec
+from presets.spec.run import RunSpec
 from store.lineage.events import StepFinished
 from tests.integration.remote.conftest import Lab, error_of, spec_of
 from tests.integration.remote.serving import ALL, Servers

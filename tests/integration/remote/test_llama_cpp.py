@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from engine.components import umt5
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from tests.integration.remote.conftest import SEEDS, Lab, error_of
 
 

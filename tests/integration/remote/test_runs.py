@@ -13,7 +13,7 @@ from engine.components.choice import check
 from engine.components.descriptions import Descriptions
 from engine.errors import ComponentError
 from presets.encoding import encode_spec
-from presets.library import override
+from presets.library.loading import override
 from store.index.index import open_index
 from store.lineage.events import CallAnswered, ChunkDecoded, PlanMade, StepFinished
 from store.lineage.records import Segment

@@ -8,7 +8,7 @@ from engine.client import follow
 from engine.process.launch import stop_engine
 from engine.process.logs import log_path, redact
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.events import (
     RunFinished,
     RunQueued,

@@ -13,7 +13,7 @@ from engine.components.choice import settle
 from engine.errors import ComponentError
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from engine.components.protocols import Description
 from engine.errors import CheckpointError
 from engine.process.digesting import Digester
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.paths import prepare
 

@@ -25,7 +25,7 @@ from engine.errors import CheckpointError, ComponentError
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.quantised.linear import QuantLinear
-from presets.spec import DenoiserSpec, TextEncoderSpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests import packed

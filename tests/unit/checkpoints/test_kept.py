@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,12 @@ from engine.checkpoints.locate import locate
 from engine.components import umt5, wan_dit
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
-from presets.spec import DenoiserSpec, TextEncoderSpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec
+from store.database.database import open_lineage
 from store.index.index import open_index
 from store.paths import prepare
+from store.upkeep.gc import clean, preview
+from store.upkeep.removal import Policy
 
 MICRO = locate("denoiser", "builtin:micro")
 
@@ -167,3 +172,20 @@ def test_what_cannot_be_rounded_is_told(describe, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"blocks\.1\.ffn\.2\.weight holds .* not finite"):
         wan_dit.load(given, about)
     assert list(about.kept.parent.iterdir()) == []
+
+
+def test_a_clean_up_leaves_what_block_swap_reads_from(describe, tmp_path: Path) -> None:
+    """As long as the model is in memory."""
+    given = spec(resident_blocks="1")
+    about = describe(given)
+    model = wan_dit.load(given, about)
+    gone = Policy(older_than_ns=0)
+    with closing(open_lineage(tmp_path / "store", busy_seconds=5)) as lineage:
+        assert preview(lineage, gone).aside == clean(lineage, gone).aside == ()
+        assert about.kept.exists()
+        with model.at_work(), model.swap.block(min(model.swap.slabs)):
+            pass
+        del model
+        gc.collect()
+        assert [each.path for each in clean(lineage, gone).aside] == [about.kept]
+    assert not about.kept.exists()

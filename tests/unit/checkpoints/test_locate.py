@@ -20,8 +20,9 @@ from engine.components import umt5, wan_dit
 from engine.components.choice import settle
 from engine.components.protocols import Description
 from engine.errors import CheckpointError
-from presets.library import load_preset
-from presets.spec import Components, RunSpec, TextEncoderSpec
+from presets.library.loading import load_preset
+from presets.spec.components import Components, TextEncoderSpec
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from tests import model_files, vocabularies
 

@@ -20,7 +20,7 @@ from engine.checkpoints.source import open_source
 from engine.components.wan_dit import describe
 from engine.errors import CheckpointError
 from engine.models.quantised.rounding import rotated
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests import packed

@@ -17,8 +17,8 @@ from engine.process.version import installed_version
 from engine.runner import Runner
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.errors import StoreError, UnknownRun
 from store.lineage.events import (

@@ -20,7 +20,7 @@ from engine.extensions.guidance.skip_layer import SkipLayerGuidance
 from engine.models import attention
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tests.executing import SMALL
 

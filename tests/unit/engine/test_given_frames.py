@@ -16,8 +16,8 @@ from engine.inputs.pictures.reading import read_picture
 from engine.inputs.sizes import published_size
 from engine.stages.given import fitted, given_mask, read_picture_file, to_floats
 from engine.tasks.wan import picture_node
-from presets.library import load_preset
-from presets.spec import PictureSpec
+from presets.library.loading import load_preset
+from presets.spec.pictures import PictureSpec
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17, 81])

@@ -16,7 +16,7 @@ from msgspec import Meta
 from engine.components.protocols import Description
 from engine.graph import BEFORE, Given, Node, Ref, Stage, facts_of, key_of, ordered
 from engine.plan import Plan, make_plan
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 from store.blobs.blobs import digest_of
 from store.lineage.records import LinkRecord
 from tests import chains

@@ -7,19 +7,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from engine.components import choice
-from engine.components.memory.halves import GuidanceHalves, copies, joined
+from engine.components.memory.halves import GuidanceHalves, copies, joined, other_device, used
 from engine.components.protocols import Description
-from engine.errors import ComponentError
+from engine.errors import ComponentError, OutOfMemory
+from engine.fit.out_of_memory import out_of_memory_explained
 from engine.models.seams import At
-from presets.library import load_preset
-from presets.spec import DenoiserSpec, VAESpec
+from presets.library.loading import load_preset
+from presets.spec.components import DenoiserSpec, VAESpec
 
 BRANCHES = {"positive": {"text": torch.ones(1, 2)}, "negative": {"text": torch.zeros(1, 2)}}
 POSITIVE, NEGATIVE = (At(step=0, total=1, sigma=1.0, branch=name) for name in BRANCHES)
@@ -109,16 +110,79 @@ def test_one_branch_is_one_call(at: At, value: float) -> None:
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_an_error_of_either_is_that_of_both(fails: int) -> None:
-    def fail() -> None:
-        raise torch.OutOfMemoryError("no more")
-
     halves = [Half(1), Half(2)]
-    halves[fails].meet = fail
+    halves[fails].meet = failing(ValueError("no more"))
     with (
         GuidanceHalves(*halves).begin(BRANCHES) as predict,
-        pytest.raises(torch.OutOfMemoryError, match="no more"),
+        pytest.raises(ValueError, match="no more"),
     ):
         predict(X, TIMESTEP, [POSITIVE, NEGATIVE])
+
+
+@pytest.mark.parametrize("ats", [[POSITIVE, NEGATIVE], [NEGATIVE]])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_it_is_told_that_memory_ended_beside(ats: list[At], in_turn: bool) -> None:
+    other = Half(2, meet=failing(torch.OutOfMemoryError("no more")))
+    with (
+        pytest.raises(OutOfMemory, match=r"^out of memory in denoise$") as caught,
+        out_of_memory_explained("denoise", "denoiser"),
+        GuidanceHalves(Half(1), other, in_turn).begin(BRANCHES) as predict,
+    ):
+        predict(X, TIMESTEP, ats)
+    assert (caught.value.kind, caught.value.copy) == ("denoiser", 1)
+
+
+def test_where_memory_ended_first_there_is_none_beside() -> None:
+    first = Half(1, meet=failing(torch.OutOfMemoryError("no more")))
+    with (
+        pytest.raises(OutOfMemory) as caught,
+        out_of_memory_explained("denoise", "denoiser"),
+        GuidanceHalves(first, Half(2)).begin(BRANCHES) as predict,
+    ):
+        predict(X, TIMESTEP, [POSITIVE, NEGATIVE])
+    assert caught.value.copy == 0
+
+
+@pytest.mark.parametrize(("full", "copy"), [("cuda:0", 0), ("cuda:1", 1)])
+def test_it_is_told_which_copy_there_was_no_memory_for(full: str, copy: int) -> None:
+    class Some:
+        def holds(self, part: Any, about: Any) -> bool:
+            return bool(part.device == "cuda:1")
+
+        @contextmanager
+        def use(self, kind: str, part: Any, *given: Any) -> Iterator[Half]:
+            if part.device == full:
+                raise torch.OutOfMemoryError("no more")
+            yield Half(1, torch.device(part.device))
+
+    part = DenoiserSpec(device="cuda:0", guidance_device="cuda:1")
+    residents, about = cast("Any", Some()), cast("Any", None)
+    with (
+        pytest.raises(OutOfMemory) as caught,
+        out_of_memory_explained("load", "denoiser"),
+        used(residents, "denoiser", part, about),
+    ):
+        pass
+    assert caught.value.copy == copy
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("device", "beside", "others"),
+    [("cpu", "mps", ("mps", "cpu")), ("cpu", "", ("", "")), ("cpu", "cpu", ("", ""))],
+)
+def test_where_the_other_copy_is(
+    device: str, beside: str, others: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.dtypes.torch_device", torch.device)
+    part = DenoiserSpec(device=device, guidance_device=beside)
+    assert (other_device(part, 0), other_device(part, 1)) == others
 
 
 def test_the_environment_tells_of_the_other_device_where_it_differs(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from engine.fit.lighter import Ended, Lightening, given_up, lighter
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 
 IDLE = "without the models that are idle"
 
@@ -95,6 +95,37 @@ def test_of_the_denoiser_half_of_the_blocks_stay_and_then_none(
     ended = Ended(stage, "denoiser", num_blocks=40)
     found = tried(spec(f"components.denoiser.resident_blocks={wanted}"), ended)
     assert [made.components.denoiser.resident_blocks for _, made in found[1:]] == expected
+
+
+BLOCKS = ["with 20 blocks on the device at a time", "with no block kept on the device"]
+
+
+@pytest.mark.parametrize(
+    ("full", "other", "expected"),
+    [
+        ("cuda:1", "cuda:0", ["with both halves of the guidance on cuda:0", *BLOCKS]),
+        ("cuda:0", "cuda:1", ["with both halves of the guidance on cuda:1", *BLOCKS]),
+        ("cuda:0", "cpu", [*BLOCKS, "with both halves of the guidance on cpu"]),
+    ],
+)
+def test_both_halves_of_the_guidance_go_where_there_is_memory(
+    full: str, other: str, expected: list[str]
+) -> None:
+    """A copy is there already; on the CPU its steps take longer than blocks that come."""
+    places = [f"components.denoiser.{at}" for at in (f"device={full}", f"guidance_device={other}")]
+    ended = Ended("denoise", "denoiser", num_blocks=40, other_device=other)
+    found = tried(spec(*places), ended)[1:]
+    assert [told for told, _ in found] == expected
+    denoiser = found[-1][1].components.denoiser
+    assert (denoiser.device, denoiser.guidance_device) == (other, "")
+
+
+def test_noise_that_is_drawn_on_the_device_of_the_denoiser_stays_what_it_is() -> None:
+    halves = ["components.denoiser.device=cuda:0", "components.denoiser.guidance_device=mps"]
+    begun = spec("noise=wan", *halves)
+    beside = tried(begun, Ended("denoise", "denoiser", other_device="cuda:0"))
+    first = tried(begun, Ended("denoise", "denoiser", other_device="mps"))
+    assert (len(beside), len(first)) == (2, 1)
 
 
 @pytest.mark.parametrize("kind", ["text_encoder", "image_encoder", "vae"])

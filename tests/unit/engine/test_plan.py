@@ -17,8 +17,8 @@ from engine.graph import Given
 from engine.plan import Plan
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.records import LinkRecord, RunRecord, Segment
 from store.store import Store, open_store

@@ -13,9 +13,9 @@ from engine.graph import Given, Node, Targets, ordered
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of
 from engine.tasks.wan import graph_of
-from presets.library import load_preset, override
-from presets.settings import changed_keys, settings_of
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.settings.by_key import changed_keys, settings_of
+from presets.spec.run import RunSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 

@@ -23,8 +23,8 @@ from engine.components.unseen import Published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
 from presets.errors import PresetError
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.store import open_store
 from tests.model_files import write_safetensors
@@ -74,7 +74,7 @@ def test_attention_names_are_those_of_the_backends() -> None:
 
 def _entries(monkeypatch: pytest.MonkeyPatch, *entries: tuple[str, str]) -> None:
     found = [EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in entries]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
 
 
 class Shelf:
@@ -132,7 +132,7 @@ def test_checking_imports_no_torch(tmp_path) -> None:
         "import sys\n"
         "from pathlib import Path\n"
         "from engine import client\n"
-        "from presets.library import load_preset\n"
+        "from presets.library.loading import load_preset\n"
         "from store.store import open_store\n"
         "with open_store(Path(sys.argv[1])) as store:\n"
         "    client.check(store, load_preset('micro'))\n"
@@ -158,7 +158,7 @@ PLAN = """
 import sys
 from pathlib import Path
 from engine import client
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 with open_store(Path(sys.argv[1])) as store:
     plan = client.plan(store, load_preset("micro", ["components.vae.name=far-away"]))

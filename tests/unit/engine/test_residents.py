@@ -16,7 +16,7 @@ from engine.components.memory.residents import Residents
 from engine.components.memory.room import Free, is_short, leaving, work_room
 from engine.components.protocols import Description
 from engine.runner import Runner
-from presets.spec import DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import DenoiserSpec, TextEncoderSpec, VAESpec
 from store.lineage.records import HeldModel
 
 PARTS = {
@@ -78,9 +78,11 @@ class Box:
         monkeypatch.setattr(registry, "provider", lambda kind, name: self)
         self.residents = Residents(budgets)
         self.loads = 0
+        self.told: int | None = 0
 
     def load(self, part: Any, about: Description) -> object:
         self.loads += 1
+        self.told = about.work_bytes
         return object()
 
     def use_it(self, kind: str, num_bytes: int, work_bytes: int | None = None) -> list[str]:
@@ -100,6 +102,15 @@ def test_room_is_made_for_work_also_where_nothing_is_loaded(
     assert box.use_it("vae", 5, 60) == ["denoiser", "vae"]
     assert box.use_it("vae", 5, 90) == ["vae"]
     assert box.loads == 3
+
+
+@pytest.mark.parametrize("work_bytes", [None, 17])
+def test_what_is_loaded_knows_of_the_work(
+    monkeypatch: pytest.MonkeyPatch, work_bytes: int | None
+) -> None:
+    box = Box(monkeypatch, {"cpu": 100})
+    box.use_it("denoiser", 20, work_bytes)
+    assert box.told == work_bytes
 
 
 def test_on_the_host_what_others_have_taken_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from engine.output.mark import read_mark
 from engine.output.reading import comment_of
 from engine.runner import Runner
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.blobs.tensors import decode_tensors
 from store.errors import StoreFull

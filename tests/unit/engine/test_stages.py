@@ -21,7 +21,8 @@ from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
 from engine.components.protocols import Description
 from engine.errors import RunFailed
-from engine.execute import Execution, Keeping
+from engine.execution.jobs import Execution
+from engine.execution.kept import Keeping
 from engine.graph import Node, Targets
 from engine.models.seams import At
 from engine.reports import Control
@@ -30,8 +31,8 @@ from engine.stages import latents
 from engine.tasks.route import route_of
 from engine.tasks.wan import NOISE, graph_of
 from presets.encoding import encode_spec
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs.blobs import blob_path
 from store.database.database import immediate
 from store.index.index import Index, open_index

@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 
 from engine.chain.previews import preview_of, previewer_of
 from engine.checkpoints.convert.convert import convert
-from engine.checkpoints.known import expected
+from engine.checkpoints.known import catalogue, expected
 from engine.checkpoints.known.recognise import recognise
+from engine.checkpoints.library import scan_places, target_of
 from engine.checkpoints.source import open_source
 from engine.components import taehv, wan_vae
+from engine.components.unseen import published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.vae.taehv import TAEHV
-from presets.spec import VAESpec
+from presets.spec.components import VAESpec
 from store.index.index import Index
 from tests.model_files import vae, write_safetensors
 from tests.parity import randomise
@@ -45,7 +47,7 @@ def test_a_file_of_either_format_is_loaded(tmp_path, index, weights, name: str) 
     save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
     found = recognise(open_source(path))
     assert (found.component, found.variant, found.supported, found.note) == (
-        "vae", "taehv for wan2.1", True, "",
+        "vae", "taew2.1", True, "",
     )  # fmt: skip
     about = taehv.describe(spec(path), index)
     assert about.facts == {
@@ -131,3 +133,24 @@ def test_steps_are_shown_by_the_matrix_where_its_file_is_none(
 def test_tiles_are_refused(tmp_path, index) -> None:
     with pytest.raises(ComponentError, match="takes whole frames"):
         taehv.describe(spec(tmp_path / "x", tile_size=128), index)
+
+
+def test_the_published_one_is_found_by_its_name(tmp_path, weights, monkeypatch) -> None:
+    """Not others of its layout, which are other weights."""
+    monkeypatch.setenv("MODIFF_MODELS", str(tmp_path))
+    named = VAESpec(name="taehv", checkpoint="taew2.1", device="cpu")
+    model = catalogue.model("taew2.1", "vae")
+    assert model is not None
+    for name in ("lighttaew2_1.safetensors", "tiny.safetensors"):
+        save_file(weights, tmp_path / name)
+    with pytest.raises(CheckpointError, match="OzzyGT/taew2_1"):
+        taehv.settle(named, scan_places)
+    about = published("vae", named)
+    assert about is not None
+    path = target_of(model.releases[0]) / "taew2_1.safetensors"
+    path.parent.mkdir()
+    save_file(weights, path)
+    assert taehv.settle(named, scan_places).checkpoint == str(path)
+    assert about.num_bytes == sum(weight.numel() for weight in weights.values()) * 4
+    # as `modiff models get` leaves it, it shows steps too
+    assert previewer_of(WAN) is not preview_of

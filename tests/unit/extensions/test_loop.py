@@ -16,7 +16,8 @@ from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension, needs_own_calls
 from engine.models.diffusion.wandit import WanDiT
 from engine.schedulers.scheduler import create_scheduler
-from presets.spec import DenoiserSpec, ExtensionSpec
+from presets.spec.components import DenoiserSpec
+from presets.spec.sampling import ExtensionSpec
 from tests.sampling_loop import Loop
 
 FACTS = {"num_blocks": 6, "dim": 128, "model": "micro"}

@@ -15,8 +15,8 @@ from engine.errors import ComponentError
 from engine.extensions import registry
 from engine.extensions.extension import Extension
 from presets.errors import PresetError
-from presets.fields import fields
-from presets.spec import ExtensionSpec
+from presets.fields.listing import fields
+from presets.spec.sampling import ExtensionSpec
 
 MICRO = {"num_blocks": 6, "dim": 128, "model": "micro"}
 BUILTIN = ("skip-layer-guidance", "teacache")
@@ -89,7 +89,8 @@ def test_the_built_in_ones_are_there() -> None:
 
 def test_asking_for_options_imports_no_torch() -> None:
     code = (
-        "import sys; from engine.extensions import registry, extension; from presets.spec import ExtensionSpec as S\n"
+        "import sys; from engine.extensions import registry, extension\n"
+        "from presets.spec.sampling import ExtensionSpec as S\n"
         "for name in registry.extensions(): registry.options_of(S(name=name)); registry.identity(S(name=name), {})\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
     )

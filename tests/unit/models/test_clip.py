@@ -18,7 +18,7 @@ from engine.components import clip
 from engine.errors import CheckpointError
 from engine.models.image_encoders.clip import looked_at
 from engine.models.image_encoders.config import CLIPConfig as Sizes
-from presets.spec import ImageEncoderSpec
+from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
 from tests.later import transformers
 

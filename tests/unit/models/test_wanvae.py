@@ -11,15 +11,10 @@ import pytest
 import torch
 
 from engine.components import wan_vae
-from engine.models.vae import wanvae
-from engine.models.vae.wanvae import (
-    EXACT_OVERLAP,
-    RMSNorm,
-    WanVAE,
-    WanVAEConfig,
-    _tiles,
-)
-from presets.spec import VAESpec
+from engine.models.vae.layers import RMSNorm
+from engine.models.vae.tiles import EXACT_OVERLAP, chunks_of, tiles_of
+from engine.models.vae.wanvae import WanVAE, WanVAEConfig
+from presets.spec.components import VAESpec
 from tests.later import diffusers
 from tests.parity import latent_statistics, randomise, relative_error, vae_pair
 
@@ -87,7 +82,7 @@ def test_every_position_is_kept_of_one_tile_that_sees_around_it(
     height: int, width: int, overlap: int
 ) -> None:
     kept = torch.zeros(height, width)
-    for tile in _tiles(height, width, 64, overlap):
+    for tile in tiles_of(height, width, 64, overlap):
         kept[tile.kept(1)] += 1
         window = torch.zeros(height, width)
         window[tile.window(1)] = 1
@@ -101,7 +96,7 @@ def test_every_position_is_kept_of_one_tile_that_sees_around_it(
 
 
 def test_one_tile_that_has_all_is_none() -> None:
-    assert _tiles(8, 8, 64, 32) == _tiles(5, 8, 72, 32) == _tiles(90, 160, 0, 64) == []
+    assert tiles_of(8, 8, 64, 32) == tiles_of(5, 8, 72, 32) == tiles_of(90, 160, 0, 64) == []
 
 
 EXACT = {"tile_size": EXACT_OVERLAP + 8, "tile_overlap": EXACT_OVERLAP, "chunk_frames": 1}
@@ -165,7 +160,7 @@ def decoded_chunk_by_chunk(vae: WanVAE, latents: torch.Tensor, chunk_frames: int
     history: dict = {}
     chunks = [
         vae.decode_raw((latents.float() * std + mean)[:, :, frames], history)
-        for frames in wanvae._chunks(latents.shape[2], chunk_frames)
+        for frames in chunks_of(latents.shape[2], chunk_frames)
     ]
     return torch.cat(chunks, dim=2).float().clamp(-1, 1)
 

@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from presets.errors import PresetError
-from presets.expansion import (
-    MAX_FILE_BYTES,
-    expands,
-    known_prompt,
-    list_templates,
-    load_template,
-    settled,
-)
-from presets.library import load_preset, override, save_preset
+from presets.expansion import expands, known_prompt, settled
+from presets.library.loading import load_preset, override
+from presets.library.saving import save_preset
+from presets.library.templates import MAX_FILE_BYTES, list_templates, load_template
 
 OURS = ("film-en", "film-zh", "i2v-en", "i2v-zh", "t2v-en", "t2v-zh")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from presets.encoding import decode_spec, encode_spec, json_schema
 from presets.errors import PresetError
 from presets.guidance import scales
-from presets.library import load_preset
-from presets.spec import GuidancePiece, GuidanceSpec, RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
+from presets.spec.sampling import GuidancePiece, GuidanceSpec
 
 
 def piece(start: float, stop: float, scale: float) -> GuidancePiece:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from msgspec import Meta
 from msgspec.structs import replace
 
-from presets.fields import fields
+from presets.fields.listing import fields
 from presets.identity import counting
-from presets.spec import ComponentSpec, DenoiserSpec, TextEncoderSpec, VAESpec
+from presets.spec.components import ComponentSpec, DenoiserSpec, TextEncoderSpec, VAESpec
 from presets.validation import to_plain
 
 PARTS: tuple[type[ComponentSpec], ...] = (TextEncoderSpec, DenoiserSpec, VAESpec)

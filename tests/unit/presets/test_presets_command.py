@@ -10,10 +10,10 @@ import pytest
 
 from engine.extensions import registry
 from presets.encoding import decode_spec
-from presets.fields import fields, item_fields
-from presets.library import load_preset
-from presets.paths import user_preset_dir
-from presets.spec import RunSpec
+from presets.fields.listing import fields, item_fields
+from presets.library.loading import load_preset
+from presets.library.paths import user_preset_dir
+from presets.spec.run import RunSpec
 from tui.cli.main import main
 
 Capture = pytest.CaptureFixture[str]

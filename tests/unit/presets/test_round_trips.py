@@ -14,24 +14,22 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from presets.encoding import decode_spec, encode_spec
-from presets.fields import fields
-from presets.library import dump_preset, load_preset, save_preset
-from presets.overrides import toml_value
-from presets.spec import (
+from presets.fields.listing import fields
+from presets.library.loading import load_preset
+from presets.library.saving import dump_preset, save_preset
+from presets.settings.overrides import toml_value
+from presets.spec.components import (
     Components,
     DenoiserSpec,
-    ExpansionSpec,
-    ExtensionSpec,
-    GuidancePiece,
-    GuidanceSpec,
     ImageEncoderSpec,
-    OutputSpec,
     PromptExpanderSpec,
-    RunSpec,
-    SchedulerSpec,
     TextEncoderSpec,
     VAESpec,
 )
+from presets.spec.expansion import ExpansionSpec
+from presets.spec.output import OutputSpec
+from presets.spec.run import RunSpec
+from presets.spec.sampling import ExtensionSpec, GuidancePiece, GuidanceSpec, SchedulerSpec
 from presets.validation import to_plain, validate
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 import presets
 from presets.encoding import decode_spec, encode_spec, json_schema, preset_schema
 from presets.errors import PresetError
-from presets.fields import fields, groups
-from presets.library import load_preset
-from presets.spec import FORMAT, ExtensionSpec, GuidanceSpec, RunSpec, SchedulerSpec
+from presets.fields.listing import fields, groups
+from presets.library.loading import load_preset
+from presets.spec.run import FORMAT, RunSpec
+from presets.spec.sampling import ExtensionSpec, GuidanceSpec, SchedulerSpec
 from presets.validation import validate
 
 ROOT = Path(presets.__file__).parent.parent
@@ -154,7 +155,7 @@ def test_the_schema_of_preset_files_knows_the_keys_about_the_preset() -> None:
 
 def test_importing_the_library_imports_no_heavy_package() -> None:
     code = (
-        "import sys, presets.library; "
+        "import sys, presets.library.loading; "
         "print([m for m in ('torch', 'numpy', 'transformers', 'textual', 'click') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.remote import check as check_module
-from engine.remote.check import check
+from engine.remote.conformance import any_server
+from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from store.blobs.tensors import decode_tensors, encode_tensors
 from tests.toy_server import CHANNELS, TEXT_DIM, Toys, answering, served_toys
@@ -281,7 +281,7 @@ BROKEN: dict[str, tuple[Callable, str, str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_wrong_is_found_and_named(name, monkeypatch):
-    monkeypatch.setattr(check_module, "_HEALTH_SECONDS", 0.5)
+    monkeypatch.setattr(any_server, "HEALTH_SECONDS", 0.5)
     spoil, where, told = BROKEN[name]
     with answered_by(spoil) as url:
         found = wrong(url)

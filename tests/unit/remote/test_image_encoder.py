@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from engine.checkpoints.known.expected import CLIPShape
 from engine.checkpoints.known.expected import clip as tensors_of
 from engine.components import clip, remote
-from engine.remote.check import check
+from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded
-from presets.library import load_preset
-from presets.spec import ImageEncoderSpec
+from presets.library.loading import load_preset
+from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
 from store.paths import prepare
 from tests.toy_server import answering

@@ -12,11 +12,11 @@ from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.errors import ComponentError
 from engine.models.seams import At
-from engine.remote.check import check
+from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 from tests.toy_server import answering

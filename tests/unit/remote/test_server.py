@@ -36,7 +36,7 @@ from engine.remote.contract import (
     condition_shape,
 )
 from engine.remote.wire import encoded
-from engine.serve import app as app_module
+from engine.serve import conditions
 from engine.serve import connection as connection_module
 from engine.serve.app import Server
 from engine.serve.connection import Connection
@@ -263,7 +263,7 @@ def test_the_digest_of_a_condition_is_of_the_bytes_that_were_sent(asked):
 
 def test_conditions_do_not_grow_without_end(start, monkeypatch):
     asked = start()
-    monkeypatch.setattr(app_module, "MAX_CONDITIONS", 2)
+    monkeypatch.setattr(conditions, "MAX_CONDITIONS", 2)
     assert MAX_CONDITIONS >= 16
     digests = []
     for value in range(3):
@@ -284,7 +284,7 @@ def test_nor_do_their_bytes(start):
         given = torch.full((GIVEN_CHANNELS, 2, 128, 200), float(value))  # 0.98 of a body
         data = body({"condition": given}, Condition(name="latents"))
         digests.append(asked.put(data))
-    assert list(asked.server._conditions) == digests[1:]
+    assert list(asked.server._conditions.held) == digests[1:]
 
 
 def test_pictures_of_any_size(asked):

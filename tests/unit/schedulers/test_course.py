@@ -24,8 +24,9 @@ from engine.schedulers.schedule import to_float32
 from engine.schedulers.scheduler import follow_course
 from engine.schedulers.update import Update
 from presets.errors import PresetError
-from presets.fields import fields
-from presets.spec import RunSpec, SchedulerSpec
+from presets.fields.listing import fields
+from presets.spec.run import RunSpec
+from presets.spec.sampling import SchedulerSpec
 from presets.validation import validate
 
 courses = st.one_of(

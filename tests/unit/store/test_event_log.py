@@ -46,7 +46,7 @@ EXAMPLES = [
     StepFinished(3, 20, 0.9375, 937.5, 0.25, -0.001, 1.01, "computed", 0.125),
     LinkStored("denoise", 2, "k1:" + "0" * 64, "sha256:" + "1" * 64, "", "computed"),
     MemorySampled(1 << 40, 0),
-    MemoryPlanned({"denoise": {"cuda:0": 1 << 40, "cpu": 0}}, 7),
+    MemoryPlanned({"denoise": {"cuda:0": 1 << 40, "cpu": 0}}),
     ChunkDecoded(1, 5, 0.5),
     CallAnswered("vae", "http://mac:8765", 1, 2, 0.5),
     LatentsStored("sha256:" + "0" * 64),

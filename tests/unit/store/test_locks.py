@@ -73,3 +73,30 @@ def test_a_lock_that_cannot_be_opened_is_one_line(tmp_path):
     with pytest.raises(StoreUnwritable, match="cannot open the lock"):
         locks.try_acquire(tmp_path / "lock")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_is_used_by_many_or_by_one_alone(tmp_path):
+    path = tmp_path / "weights"
+    assert locks.try_use(path) is None
+    assert not path.exists()
+    path.touch()
+    with locks.try_use(path), locks.try_use(path):
+        assert locks.try_use(path, alone=True) is None
+    with locks.try_use(path, alone=True):
+        assert locks.try_use(path) is None
+    with locks.try_use(path):
+        pass
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_not_used(tmp_path, monkeypatch):
+    path = tmp_path / "weights"
+    path.touch()
+    flock = locks.fcntl.flock
+
+    def late(descriptor, how):
+        path.unlink()
+        path.touch()  # another one
+        flock(descriptor, how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", late)
+    assert locks.try_use(path) is None

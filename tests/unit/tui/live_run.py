@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.lineage.events import (

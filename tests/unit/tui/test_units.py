@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tui.units import age, duration, read_age, read_size, size
+from tui.units import age, duration, lasting, read_age, read_size, size
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,10 @@ def test_ages_that_are_typed(text, seconds):
 )
 def test_ages(seconds, told):
     assert age(seconds * 10**9) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(-5, "0 s"), (59.9, "59 s"), (943, "15 min"), (200_000, "2 d")]
+)
+def test_how_long_something_lasts(seconds, told):
+    assert lasting(seconds) == told

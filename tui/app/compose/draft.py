@@ -17,11 +17,12 @@ import msgspec
 from msgspec import inspect
 
 from presets.errors import PresetError
-from presets.fields import Field, check_value, fields, fields_of, value_of
-from presets.keys import parse_key, value_at
-from presets.library import override
-from presets.overrides import changes_of, parse_changes, toml_value
-from presets.spec import RunSpec
+from presets.fields.checks import check_value
+from presets.fields.keys import parse_key, value_at
+from presets.fields.listing import Field, fields, fields_of, value_of
+from presets.library.loading import override
+from presets.settings.overrides import changes_of, parse_changes, toml_value
+from presets.spec.run import RunSpec
 from presets.validation import to_plain
 from tui.text import columns
 
@@ -156,7 +157,7 @@ def fields_in(spec: RunSpec) -> Mapping[str, Field]:
 
 
 def _schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    from engine.components.known_names import schemas  # only where a run has some
+    from engine.components.options import schemas  # only where a run has some
 
     return schemas(kind, name)
 
@@ -231,7 +232,7 @@ def model_problems(parts: Sequence[Needed], preset: str) -> list[Problem]:
     """A line for each model of a run, here or not, the total, and the command that gets those that are not."""
     if not parts:
         return []
-    from tui.describe.missing import absent, brief_rows, missing_size
+    from tui.describe.models.missing import absent, brief_rows, missing_size
 
     lines = columns(brief_rows(parts))
     found = [
@@ -310,7 +311,7 @@ def _check_alone(key: str, text: str, field: Field | None) -> None:
 def _parts(
     edits: Mapping[str, str], known: Mapping[str, Field]
 ) -> tuple[list[str], dict[str, object]]:
-    """Edits as the two arguments of `presets.library.override`."""
+    """Edits as the two arguments of `presets.library.loading.override`."""
     literal: dict[str, object] = {
         key: text for key, text in edits.items() if key in known and takes_text(known[key])
     }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.geometry import Size
 
-    from presets.fields import Field
+    from presets.fields.listing import Field
     from tui.app.compose.draft import Checked, Draft
     from tui.app.compose.section_rows import FormRow
     from tui.describe.given import Kind

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from textual.widget import Widget
 
-    from presets.sections import Section
+    from presets.spec.sections import Section
     from tui.app.compose.section_rows import FormRow
 
 

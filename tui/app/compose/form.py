@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
-from presets import library
 from presets.errors import PresetError
-from presets.sections import SECTIONS
+from presets.library import listing, loading
+from presets.spec.sections import SECTIONS
 from tui.app.asking import asks, is_there
 from tui.app.base import ModiffScreen
 from tui.app.compose.draft import (
@@ -41,18 +42,18 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.given import about_given, look_at
 from tui.describe.memory import bar_line
-from tui.describe.missing import commands
-from tui.describe.plan import planned
 from tui.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from textual.app import ComposeResult
     from textual.widgets import OptionList
 
     from engine.components.needed import Needed
-    from presets.library import PresetInfo
-    from presets.sections import Section
-    from presets.spec import RunSpec
+    from presets.library.listing import PresetInfo
+    from presets.spec.run import RunSpec
+    from presets.spec.sections import Section
     from store.index.index import Index
     from store.store import Store
     from tui.app.compose.draft import Checked
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
 
 # Before names are looked up: it reads much, for lists that are opened later, and would slow the first painting.
 NAMES_SECONDS = 0.4
+# How long the first painting waits for the first preset.
+FIRST_SECONDS = 0.5
 # After the last change, before the plan is made again.
 PLAN_SECONDS = 0.2
 # After the plan.
@@ -96,9 +99,11 @@ class FormScreen(ModiffScreen):
         # a draft whose place another one took at one stroke, and that one as it was put there
         self.replaced: tuple[Draft, Draft | None] | None = None
         self._opening = asyncio.Lock()
+        self._has_draft = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield TopLine("compose")
+        self.view = self._kind_of(self.section)(self.section, self._known)
         with Horizontal(id="main"):
             yield Stages()
             with Vertical(id="middle"):
@@ -114,10 +119,13 @@ class FormScreen(ModiffScreen):
         yield Static(id="summary", markup=False)
         yield Footer()
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         self.app.status_signal.subscribe(self, self._on_status)
         self._begin()
         self.set_timer(NAMES_SECONDS, self._learn_names)
+        # nothing is painted before: an empty form would be painted for a moment, and all of it again
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_draft.wait(), FIRST_SECONDS)
 
     # What the form holds
 
@@ -126,11 +134,11 @@ class FormScreen(ModiffScreen):
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
         try:
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             kept, name = None, _FIRST_PRESET
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         self.app.preferences.preset = name
         draft = Draft(name, base)
         if kept is not None:
@@ -144,7 +152,7 @@ class FormScreen(ModiffScreen):
     async def open_run(self, spec: RunSpec, preset: str) -> None:
         """The settings of a run, as changes of the preset that they came from; those before can be taken back."""
         try:
-            base = await asyncio.to_thread(library.load_preset, preset)
+            base = await asyncio.to_thread(loading.load_preset, preset)
         except PresetError:
             base = None
         except Exception as error:  # noqa: BLE001  # told, whatever it is
@@ -171,7 +179,7 @@ class FormScreen(ModiffScreen):
         preset is read, but not while rows are mounted, which the screen does itself."""
         name = draft.preset if draft is not None else broken[0] if broken is not None else ""
         try:
-            info = await asyncio.to_thread(library.preset_info, name)
+            info = await asyncio.to_thread(listing.preset_info, name)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             info = None
             self.app.tell_error(error)
@@ -179,6 +187,7 @@ class FormScreen(ModiffScreen):
         self._keep_draft()
         self._recheck()
         self.call_next(self.show_section, self.section, anew=True)
+        self._has_draft.set()
 
     def _recheck(self, source: str = "") -> None:
         """source: the key of the field that was typed in just now."""
@@ -255,9 +264,10 @@ class FormScreen(ModiffScreen):
             return
         panel.show(self.planned, "…")
         await asyncio.sleep(PLAN_SECONDS)
-        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec))
+        own = self.draft.base.prompt if self.draft and self.draft.preset else ""
+        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec, own))
         try:
-            self.planned = await self.app.lab.work(planned, spec)
+            self.planned = await self.app.lab.work(_planned, spec)
             self._missing = self.planned.missing
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
@@ -317,7 +327,7 @@ class FormScreen(ModiffScreen):
         changed = changes(draft, checked) if draft and checked else ()
         is_roomy = not self.is_narrow and self.has_class("-tall")
         self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
-        self.query_one(Problems).show(found, commands(self._missing))
+        self.query_one(Problems).show(found, _commands(self._missing))
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
         line = plan_line(self.planned, num_errors, len(changed))
@@ -372,7 +382,8 @@ class FormScreen(ModiffScreen):
         self.section = section
         form = self.query_one("#form")
         is_whole = self._kind_of(section) is WholeForm
-        self.set_class(section.name == "prompt" and not is_whole, "-prompt")
+        for name in ("prompt", "preset"):
+            self.set_class(section.name == name and not is_whole, f"-{name}")
         form.border_title = "settings" if is_whole else section.title
         if anew or not (is_whole and isinstance(self.view, WholeForm)):
             await self._open(section)
@@ -399,7 +410,8 @@ class FormScreen(ModiffScreen):
         """How a section is shown."""
         if list_of(section):
             return ListSection
-        is_large = self.size.width >= WHOLE_FROM[0] and self.size.height >= WHOLE_FROM[1]
+        size = self.size or self.app.size  # before it has one it will be that of the app
+        is_large = size.width >= WHOLE_FROM[0] and size.height >= WHOLE_FROM[1]
         return WholeForm if is_large else FieldsSection
 
     async def _open(self, section: Section) -> None:
@@ -517,11 +529,27 @@ def _known_names() -> dict[str, tuple[str, ...]]:
     return known_names()
 
 
+def _planned(store: Store, spec: RunSpec) -> Planned:
+    from tui.describe.plan import planned
+
+    return planned(store, spec)
+
+
+def _commands(missing: Sequence[Needed]) -> Sequence[str]:
+    """What gets the models of a run that are not here."""
+    if not missing:
+        return ()
+    from tui.describe.models.missing import commands
+
+    return commands(missing)
+
+
 def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
     return look_at(spec, name, index)
 
 
-def _prompt_warnings(spec: RunSpec) -> list[str]:
-    from tui.describe.prompt_warnings import prompt_warnings
+def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
+    """own: the prompt of its preset."""
+    from tui.describe.prompts.warnings import prompt_of_preset, prompt_warnings
 
-    return prompt_warnings(spec)
+    return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

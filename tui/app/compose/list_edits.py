@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from presets.keys import parse_key, value_at
-from presets.overrides import toml_value
+from presets.fields.keys import parse_key, value_at
+from presets.settings.overrides import toml_value
 from presets.validation import to_plain
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding
 
-from presets.fields import item_fields
-from presets.keys import parse_key
-from presets.spec import RunSpec
+from presets.fields.keys import parse_key
+from presets.fields.listing import item_fields
+from presets.spec.run import RunSpec
 from tui.app.asking import asks
 from tui.app.compose.field_row import DraftEdited, RowEditor
 from tui.app.compose.fields_section import FieldsSection

@@ -11,22 +11,23 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.option_list import Option
 
-from presets.sections import SECTIONS
+from presets.spec.sections import SECTIONS
 from tui.app.compose.section_rows import section_of, summary
 from tui.app.widgets.list_panel import ListPanel, put
-from tui.describe.missing import missing_size
-from tui.describe.plan import shown
 from tui.text import printable
 from tui.units import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from textual.binding import BindingType
 
     from tui.app.compose.draft import Change, Checked, Draft, Problem
     from tui.describe.plan import Planned
 
+# Before the panel is laid out.
+_PLAN_CELLS = 40
 _MARKS = {"stored": "✓", "compute": "●", "skip": "·", "warm": "✓"}
 
 
@@ -61,7 +62,8 @@ class Stages(ListPanel):
 
 
 class PlanPanel(Static):
-    """What the run would compute."""
+    """What the run would compute. Its table is cut where it has no room; what is said in words has as many lines as
+    that takes."""
 
     def __init__(self) -> None:
         super().__init__(id="plan", classes="panel", markup=False)
@@ -81,8 +83,16 @@ class PlanPanel(Static):
         self._memory = lines
         self._draw()
 
+    def on_resize(self) -> None:
+        self._draw()
+
     def _draw(self) -> None:
-        put(self, "\n".join([_plan(self._planned), *map(printable, self._memory)]))
+        notes = self._planned.notes if self._planned else ()
+        width = self.content_size.width or _PLAN_CELLS
+        words = [
+            line for note in notes for line in _wrapped(self.app.console, printable(note), width)
+        ]
+        put(self, "\n".join([_plan(self._planned), *words, *map(printable, self._memory)]))
 
 
 class Problems(ListPanel):
@@ -135,6 +145,10 @@ def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> s
 def _plan(planned: Planned | None) -> str:
     if planned is None:
         return "no plan yet"
+    # there is none before the form is painted, which need not wait for these
+    from tui.describe.models.missing import missing_size
+    from tui.describe.plan import shown
+
     lines = []
     for row in planned.rows:
         stage, steps, _, time, disk = shown(row)
@@ -163,9 +177,16 @@ def _plan(planned: Planned | None) -> str:
             f"memory  {memory}",
             f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
             f"stored  {planned.stored_steps} of {planned.total_steps} steps",
-            *planned.notes,
         ]
     )
+
+
+def _wrapped(console: Console, text: str, width: int) -> list[str]:
+    """Its lines, those after the first indented."""
+    if cell_len(text) <= width:
+        return [text]
+    lines = Text(text).wrap(console, width - 2)
+    return [f"{'  ' if number else ''}{line.plain}" for number, line in enumerate(lines)]
 
 
 def _problem(problem: Problem) -> Text:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding
 
-from presets import library
 from presets.errors import PresetError
-from presets.library import read_preset_text
-from presets.sections import SECTIONS
-from presets.seeds import random_seed
+from presets.library import files, loading
+from presets.library.files import read_preset_text
+from presets.settings.seeds import random_seed
+from presets.spec.sections import SECTIONS
 from tui.app.asking import asks
 from tui.app.compose.draft import Draft, edited, line_of
 from tui.app.compose.field_row import FieldEdited, PathInput
@@ -24,18 +23,16 @@ from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
 from tui.describe.given import field_for, picture_preset
-from tui.describe.missing import by_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from textual.binding import BindingType
     from textual.widgets import Input, OptionList
     from textual.worker import Worker
 
-    from presets.spec import RunSpec
-    from tui.app.dialogs.picker import Item
+    from presets.spec.run import RunSpec
     from tui.describe.given import Kind, Look
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
@@ -230,7 +227,7 @@ class Compose(FormScreen):
         """A sentence that the model was trained on, where that knows but some; what was there can be taken back."""
         if self.draft is None or self.checked is None:
             return
-        from tui.describe.prompt_warnings import random_prompt
+        from tui.describe.prompts.warnings import random_prompt
 
         prompt = random_prompt(self.checked.shown)
         if not prompt:
@@ -284,7 +281,7 @@ class Compose(FormScreen):
         if self._refused or self._missing:
             self.action_panel("problems")
             return
-        from tui.app.compose.variants import Variants
+        from tui.app.compose.variants.dialog import Variants
 
         self.app.push_screen(Variants(spec, self.draft.preset))
 
@@ -313,7 +310,7 @@ class Compose(FormScreen):
     async def open_preset(self, name: str, edits: Mapping[str, str]) -> None:
         """Begin from a preset, with these edits; a broken one is shown with what is wrong."""
         try:
-            base = await asyncio.to_thread(library.load_preset, name)
+            base = await asyncio.to_thread(loading.load_preset, name)
         except PresetError as error:
             await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
@@ -324,17 +321,11 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_pick(self) -> None:
         """Pick another preset. What was changed of this one comes back with it."""
-        from tui.app.dialogs.picker import Item, Picker
+        from tui.app.compose.presets.pick import pick_preset
 
         self._start_asked = None  # which was of the one before
-        presets = await asyncio.to_thread(library.list_presets)
-        items = [
-            Item(info.name, f"✖ {info.error}" if info.error else info.description)
-            for info in presets
-        ]
         present = self.draft.preset if self.draft else ""
-        picker = Picker("presets", items, present, self._with_missing(items))
-        name = await self.app.push_screen_wait(picker)
+        name = await pick_preset(self.app, present)
         if name is None or (self.draft and name == present):
             return
         edits: dict[str, str] = {}
@@ -342,20 +333,6 @@ class Compose(FormScreen):
             self._left[present] = self.draft.edits
             edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
         self.open_preset(name, {**self._left.get(name, {}), **edits})
-
-    async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
-        """The presets, each with what is to be downloaded for it."""
-        try:
-            sizes = await asyncio.to_thread(by_preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            sizes = {}
-        return [
-            replace(item, note=f"✖ {sizes[item.value]} missing. {item.note}")
-            if item.value in sizes
-            else item
-            for item in items
-        ]
 
     async def action_save(self) -> None:
         """Save the form as a preset of one's own, and go on from that."""
@@ -365,7 +342,7 @@ class Compose(FormScreen):
 
     @asks(group="pick")
     async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
-        from tui.app.compose.save_preset import SavePreset
+        from tui.app.compose.presets.save import SavePreset
 
         own = self.info if self.info is not None and not self.info.shipped else None
         name, description = (own.name, own.description) if own else ("", "")
@@ -377,12 +354,12 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_edit_file(self) -> None:
         """The preset's file, here."""
-        from tui.app.compose.preset_file import PresetFile
+        from tui.app.compose.presets.edit import PresetFile
 
         path = self._file()
         if path is None:
             return
-        text = await asyncio.to_thread(library.read_preset_text, path)
+        text = await asyncio.to_thread(files.read_preset_text, path)
         key = self.broken[1].key if self.broken else ""
         if await self.app.push_screen_wait(PresetFile(path, text, key)):
             self._reopen()
@@ -434,7 +411,7 @@ class Compose(FormScreen):
         """A prompt of before, by searching."""
         from tui.app.compose.prompt_history import PromptHistory, in_order
         from tui.app.preferences import MAX_PROMPTS
-        from tui.describe.runs.filter import Search
+        from tui.describe.runs.finding.filter import Search
         from tui.describe.runs.run import found_rows
 
         rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import inspect
 
-from presets.keys import parse_key, value_at
-from presets.sections import SECTIONS
+from presets.fields.keys import parse_key, value_at
+from presets.spec.sections import SECTIONS
 from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
@@ -21,10 +21,10 @@ from tui.describe.inputs import GIVEN
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from presets.fields import Field
-    from presets.library import PresetInfo
-    from presets.sections import Section
-    from presets.spec import RunSpec
+    from presets.fields.listing import Field
+    from presets.library.listing import PresetInfo
+    from presets.spec.run import RunSpec
+    from presets.spec.sections import Section
     from tui.app.compose.draft import Checked, Draft
 
 Kind = Literal["text", "choice", "switch", "number", "list", "path"]
@@ -32,6 +32,7 @@ Kind = Literal["text", "choice", "switch", "number", "list", "path"]
 # What a device field is most often set to; others are typed.
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 _IMAGE_ENCODER = "components.image_encoder."
+_EXPANSION = ("expansion.", "components.prompt_expander.")
 # The roles of what lies in a file.
 _FILES = ("model", "file", "folder", "picture", "clip", "lora")
 
@@ -83,13 +84,14 @@ def list_of(section: Section) -> str:
 def rows(
     section: Section, draft: Draft, checked: Checked, known: Mapping[str, Sequence[str]]
 ) -> tuple[FormRow, ...]:
-    """The rows of a section. known: by role, names that exist on this machine."""
+    """The rows of a section, what switches it on first. known: by role, names that exist on this machine."""
     is_list = bool(list_of(section))
-    return tuple(
+    found = [
         _row(field, draft, checked, tuple(known.get(field.role, ())))
         for key, field in checked.fields.items()
         if field.section == section.name and ("[" in key) == is_list and _has_row(field)
-    )
+    ]
+    return tuple(sorted(found, key=lambda row: row.key != "expansion.enabled"))
 
 
 def _has_row(field: Field) -> bool:
@@ -153,7 +155,7 @@ def about_preset(name: str, info: PresetInfo | None, error: str) -> str:
         lines += ["", f"✖ {error}", "", "e edits the file here, f4 in your editor"]
     else:
         lines += ["", "ctrl+r makes this video", "enter picks another preset"]
-        lines += ["↓ goes on to the prompt and the other stages"]
+        lines += ["tab goes to the prompt, ↓ to the other stages"]
     return "\n".join(printable(line) for line in lines)
 
 
@@ -203,12 +205,17 @@ def _row(field: Field, draft: Draft, checked: Checked, known: tuple[str, ...]) -
         base_text=draft.before(key),
         is_changed=key in checked.changed,
         error=error,
-        is_shown=bool(error) or _matters(key, checked.shown),
+        is_shown=bool(error) or key in checked.changed or _matters(key, checked.shown),
     )
 
 
 def _matters(key: str, spec: RunSpec) -> bool:
-    """Whether the run as it is has a use for a field, of those that not every run has."""
+    """Whether the run as it is has a use for a field, of those that not every run has, and it is a choice: a task is
+    what the preset's models were made for."""
+    if key == "task":
+        return False
+    if key.startswith(_EXPANSION):
+        return spec.expansion.enabled or key == "expansion.enabled"
     if key.startswith(_IMAGE_ENCODER):
         return has_pictures(spec)
     return key.partition(".")[0] not in GIVEN or is_shown(spec, key)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from textual.widgets import Static
 
-from presets.sections import SECTIONS
+from presets.spec.sections import SECTIONS
 from tui.app.compose.fields_section import FieldsSection, widgets_of
 from tui.app.compose.section_rows import list_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from presets.sections import Section
+    from presets.spec.sections import Section
     from tui.app.compose.section_rows import FormRow
 
 # From so many columns and rows of the screen on.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
 
-from presets.fields import fields
-from presets.overrides import text_override, toml_value
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.settings.overrides import text_override, toml_value
+from presets.spec.run import RunSpec
 
 if TYPE_CHECKING:
     from tui.describe.runs.run import At

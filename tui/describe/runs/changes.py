@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 
 from engine.compare.settings import Difference
-from presets.fields import fields, found_out
-from presets.settings import LATER, Settings, flatten, settings_of
-from presets.spec import RunSpec
+from presets.fields.listing import fields, found_out
+from presets.settings.by_key import LATER, Settings, flatten, settings_of
+from presets.spec.run import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN, file_name
-from tui.describe.runs.setting_keys import given_files, short_name
+from tui.describe.runs.finding.setting_keys import given_files, short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _places() -> dict[str, int]:
 
 def setting_of(record: RunRecord, key: str) -> Any:
     """The value of one setting; its default where the spec is from before it, None for one that it does not have."""
-    from tui.describe.runs.setting_keys import UnknownKey, setting
+    from tui.describe.runs.finding.setting_keys import UnknownKey, setting
 
     found = settings_in(record.spec_json)
     if key in found:
@@ -121,8 +121,9 @@ _SEVERAL, _NEARLY_ALL = 5, 0.7
 
 def varying(records: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
     """By run the settings in which the runs of its preset differ: those first that most others have otherwise, then
-    those of the most values; {} for the only one of a preset. What nearly all of several runs have in common is told of
-    the others alone. Presets are told apart by their names, and prompts by themselves."""
+    the files that it begins from, then those of the most values; {} for the only one of a preset. What nearly all of
+    several runs have in common is told of the others alone. Presets are told apart by their names, and prompts by
+    themselves."""
     return _varying(tuple((record.id, record.preset, record.spec_json) for record in records))
 
 
@@ -151,7 +152,9 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
 
 
 def _is_moot(key: str, settings: Settings) -> bool:
-    """Whether a setting is of a picture or a clip that a run does not have."""
+    """Whether a setting is of a picture or a clip that a run does not have, or of what looks at its pictures."""
+    if key.startswith("components.image_encoder."):
+        return settings.get("task", "t2v") == "t2v"
     name, _, _ = key.partition(".")
     return name in GIVEN and not settings.get(f"{name}.path")
 
@@ -163,8 +166,8 @@ def _usual(values: Sequence[object], share: float = 0.5) -> str | int | None:
 
 
 def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
-    """For each spec of a set its values of the settings that vary in it, those of the most values first and prompts,
-    which are long, last; {} where nothing does."""
+    """For each spec of a set its values of the settings that vary in it, files first, then those of the most values,
+    and prompts, which are long, last; {} where nothing does."""
     settings = [settings_in(spec) for spec in specs]
     keys = _keys_that_vary(settings, told_elsewhere=())
     keys.sort(key=lambda key: key.endswith("prompt"))
@@ -182,7 +185,8 @@ def _keys_that_vary(
         if key not in told_elsewhere and not key.startswith(_NOT_TOLD)
     }
     varied = [key for key, number in num_values.items() if number > 1]
-    return sorted(varied, key=lambda key: -num_values[key])
+    # what a run begins from tells people more than any number
+    return sorted(varied, key=lambda key: (key not in given_files(), -num_values[key]))
 
 
 def _written(value: object) -> str | int:
@@ -198,11 +202,14 @@ def values_told(values: Mapping[str, object]) -> str:
 
 
 def values_within(values: Mapping[str, object], width: int) -> str:
-    """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`."""
+    """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`. A file that comes
+    first is cut rather than left out."""
     parts = [f"{short_name(key)} {setting_told(key, value)}" for key, value in values.items()]
     if cell_len(whole := ", ".join(parts)) <= width:
         return whole
     more = len(f" +{len(parts)}")
+    if next(iter(values)) in given_files():
+        parts[0] = shorten(parts[0], max(1, width - more))
     shown: list[str] = []
     for part in parts:
         if cell_len(", ".join([*shown, part])) + more <= width:

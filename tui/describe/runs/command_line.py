@@ -10,11 +10,11 @@ import msgspec
 
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.expansion import load_template
-from presets.fields import fields
-from presets.library import load_preset
-from presets.overrides import parse_overrides, text_override, toml_value
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.library.loading import load_preset
+from presets.library.templates import load_template
+from presets.settings.overrides import parse_overrides, text_override, toml_value
+from presets.spec.run import RunSpec
 from presets.validation import to_plain
 from store.errors import UnknownRun
 from tui.describe.runs.run import num_steps

@@ -11,12 +11,12 @@ from tui.describe.inputs import GIVEN, file_name, inputs_of
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.index.index import Index
     from store.index.previews import Preview
-    from store.lineage.records import RunLink
+    from store.lineage.records import RunLink, RunRecord
     from store.store import Store
 
 
@@ -49,6 +49,29 @@ def given_to(store: Store, index: Index, run_id: str) -> list[GivenTo]:
     paths = inputs_of(spec)
     links = store.links_of(run_id) if paths else []
     return [_given(store, index, spec, name, path, links) for name, path in paths.items()]
+
+
+def changed_file(store: Store, record: RunRecord, links: Sequence[RunLink]) -> str:
+    """The name of a file that a run which goes on would have to read and that is gone, or another one than it was
+    queued with; "" for none. A run that has made a step has read all of them."""
+    if any(link.stage == "step" for link in links):
+        return ""
+    try:
+        spec = decode_spec(record.spec_json)
+    except PresetError:
+        return ""
+    from engine.inputs.settle import holds_given
+    from store.blobs.blobs import is_stored
+    from store.index.index import open_index
+
+    read = {"video": "clip", "image": "picture", "last_image": "picture"}
+    stored = {link.stage for link in links if is_stored(store.root, link.digest)}
+    with open_index(store.root) as index:
+        for name, path in inputs_of(spec).items():
+            is_wanted = getattr(spec, name).digest and read[name] not in stored
+            if is_wanted and not holds_given(spec, name, index):
+                return printable(file_name(path))
+    return ""
 
 
 def _given(

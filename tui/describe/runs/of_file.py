@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.output.mark import Mark
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".gif", ".webp", ".png", ".safetensors")
@@ -64,20 +64,39 @@ def is_file_name(given: str) -> bool:
 def dropped_path(text: str) -> Path | None:
     """The file that a terminal means which pastes the path of what is dropped on it: as it is, quoted or escaped for a
     shell, or as an address. None for any other text."""
+    for path in _paths_in(text):
+        if path.suffix.lower() in _DROPPED and os.path.isfile(path):
+            return path
+    return None
+
+
+def no_file_told(text: str) -> str:
+    """Why a text that is pasted where a file is expected is none."""
+    path = next(reversed(_paths_in(text)), None)
+    if path is None:
+        return (
+            "text is pasted into a field; here, the path of a picture, a clip or what a run wrote"
+        )
+    if not os.path.exists(path):
+        return f"{printable(str(path))}: no such file"
+    return f"{printable(str(path))}: expected a picture, a clip or what a run wrote"
+
+
+def _paths_in(text: str) -> list[Path]:
+    """What a text can mean where it is the path of one file, from the root on: as it is, then as a shell has it."""
     text = text.strip()
     if not text or len(text) > _MAX_PATH or "\n" in text or "\0" in text:
-        return None
+        return []
     try:
         words = shlex.split(text)
     except ValueError:  # a quotation mark that is part of the name
         words = []
-    for given in (text, *(words if len(words) == 1 else ())):
-        if given.startswith("file://"):
-            given = unquote(urlsplit(given).path)
-        path = Path(os.path.expanduser(given))
-        if path.is_absolute() and path.suffix.lower() in _DROPPED and os.path.isfile(path):
-            return path
-    return None
+    given = (text, *(words if len(words) == 1 else ()))
+    paths = (
+        unquote(urlsplit(each).path) if each.startswith("file://") else os.path.expanduser(each)
+        for each in given
+    )
+    return [Path(path) for path in paths if os.path.isabs(path)]
 
 
 def path_of(given: str) -> Path:

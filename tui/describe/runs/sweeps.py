@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.output.taken import check_outputs
 from engine.tasks.stages import DECODE, DENOISE, LOAD
 from tui.describe.plan import journal_bytes
+from tui.text import counted
 from tui.units import duration, size
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from engine.plan import Plan
     from engine.runs.estimates import Experience
     from engine.runs.sweep import Axis, Member
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 # The command line asks for --yes above this: at a minute each, a thousand runs are most of a day.
@@ -85,7 +86,7 @@ def variants(
     """Runs like `spec`, one for every combination of values. over: as of `modiff sweep --over`. A path of its output
     is their pattern. Raises as `checked_members` does."""
     from engine.runs.sweep import parse_axes
-    from presets.library import override
+    from presets.library.loading import override
 
     num_variants(over)
     axes, load = parse_axes(over), partial(override, spec)
@@ -166,7 +167,7 @@ def _fresh_nodes(plan: Plan, seen: set[str]) -> list[Node]:
 
 def sweep_lines(planned: PlannedSweep) -> list[str]:
     """What it comes to, in words."""
-    runs = "1 run" if planned.num_runs == 1 else f"{planned.num_runs} runs"
+    runs = counted(planned.num_runs, "run")
     parts = [f"{planned.fresh_steps} of {planned.total_steps} steps to compute"]
     if planned.shared_steps:
         parts.append(f"{planned.shared_steps} shared among them")

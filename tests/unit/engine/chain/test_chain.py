@@ -25,9 +25,9 @@ from engine.tasks.route import course_of, route_of
 from engine.tasks.wan import NOISE, STEP, TEXT, VIDEO
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
-from presets.fields import fields
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 from store.blobs.blobs import digest_of
 from store.index.index import open_index
 from store.lineage.records import Segment

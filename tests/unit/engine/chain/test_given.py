@@ -11,8 +11,8 @@ from engine.graph import Node, ordered, structures
 from engine.tasks.route import course_of, route_of
 from engine.tasks.wan import graph_of
 from presets.errors import PresetError
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 FACTS: Mapping[str, object] = {"latent_channels": 16, "latent_stride": [4, 8, 8]}

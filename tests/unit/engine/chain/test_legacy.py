@@ -99,7 +99,7 @@ def test_a_replay_decodes_again_and_says_so(
     """`modiff replay` up to where an engine would take over."""
     monkeypatch.setenv("MODIFF_STORE", str(store.root))
     monkeypatch.setattr(
-        "tui.cli.follow.follow_queued", lambda invocation, _, queue, manner: queue() and 0
+        "tui.cli.following.follow.follow_queued", lambda invocation, _, queue, manner: queue() and 0
     )
     monkeypatch.setattr("engine.client.ensure_engine", lambda _: None)
     old = old_video(store)

@@ -18,8 +18,8 @@ from engine.chain.previews import STEP_FRAMES, Thumbnails, preview_of, previewer
 from engine.models.vae.tiny_decoder import TinyDecoder
 from engine.process.version import installed_version
 from engine.runner import Runner
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from store.blobs.tensors import get_tensors
 from store.index.index import open_index
 from store.index.previews import MAX_FRAMES, MAX_SIDE, Preview, get_preview, put_preview

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from engine.chain.thinning import KEYFRAME_LATENTS, kept_steps
 from presets.errors import PresetError
-from presets.library import load_preset, override
-from presets.spec import KeepSpec, RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.output import KeepSpec
+from presets.spec.run import RunSpec
 
 MB = 10**6
 keeps = st.builds(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.expansion.answer import MAX_ANSWER, Answer, NoPrompt, prompt_in
-from presets.spec import MAX_PROMPT_BYTES
+from presets.spec.values import MAX_PROMPT_BYTES
 
 PROMPT = 'A red fox runs over snow: quick, low. The sign says "open".'
 

@@ -12,7 +12,7 @@ from engine.errors import CheckpointError, ComponentError, RunCancelled
 from engine.expansion.answer import Asked
 from engine.expansion.local import describe, load, settle
 from engine.reports import Control
-from presets.spec import PromptExpanderSpec
+from presets.spec.components import PromptExpanderSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 from tests.later import transformers

@@ -15,7 +15,7 @@ from engine.expansion.answer import Answer, Asked
 from engine.expansion.openai import Chat, Events, check_can_ask, describe, load
 from engine.reports import Control
 from presets.errors import PresetError
-from presets.spec import PromptExpanderSpec
+from presets.spec.components import PromptExpanderSpec
 from store.lineage.events import CallAnswered, Event
 from tests.language_server import (
     MODEL,

@@ -23,8 +23,8 @@ from engine.runs.verify import verify
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.expansion import settled
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 from store.blobs.blobs import digest_of
 from store.bundle.exporting import export_bundle
 from store.bundle.importing import import_bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.fit import learned as module
-from engine.fit.learned import CONTEXT_BYTES, Learned, compared, learn, learned
+from engine.fit.learned import CONTEXT_BYTES, Learned, compared, expected, learn, learned
 from engine.fit.work import Memory, Use
 from store.index.index import open_index
 from store.paths import prepare
@@ -38,6 +38,19 @@ def test_the_most_of_the_last_runs_counts_and_what_is_less_than_told_does_not(
         for _ in range(20):
             learn(index, "cpu", 2 * GB, CONTEXT_BYTES + 2 * GB)
         assert learned(index)["cpu"] == Learned((1.0,) * 12)
+
+
+def test_what_a_run_is_expected_to_take_is_what_fit_says() -> None:
+    uses = [
+        Use("text_encode", "cuda:0", 4 * GB, GB, 0, "mul", ""),
+        Use("denoise", "cuda:0", 9 * GB, GB, 2 * GB, "mul", ""),
+        Use("denoise", "cpu", GB, 0, 0, "mul", ""),
+        Use("decode", "cuda:0", 9, 0, 0, "polar", ""),
+    ]
+    assert expected(Memory(tuple(uses)), {"cuda:0": Learned((1.2, 1.05))}) == {
+        "text_encode": {"cuda:0": 4_800_000_000 + CONTEXT_BYTES},
+        "denoise": {"cuda:0": 10_800_000_000 + CONTEXT_BYTES, "cpu": 1_100_000_000 + CONTEXT_BYTES},
+    }
 
 
 def test_a_run_that_fails_teaches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.fit.options import Changes, Part, search
 from engine.fit.work import Use
-from presets.spec import Components
+from presets.spec.components import Components
 
 BLOCKS = 10
 COMPONENTS = Components()
@@ -22,14 +22,17 @@ class Made:
 
     def uses(self, kind: str, changes: Changes) -> Sequence[Use]:
         device = "cpu" if changes.get("device") == "cpu" else "cuda:0"
-        held = self.held_bytes(kind, changes)
+        held = self._held(kind, changes)
         peak = (
             held
             + {"denoiser": self.work, "text_encoder": 1, "vae": 30 * self._frames(changes)}[kind]
         )
         return [Use(kind, device, peak, held, 0, "mul", "")]
 
-    def held_bytes(self, kind: str, changes: Changes) -> int:
+    def held_bytes(self, part: Part, changes: Changes) -> int:
+        return self._held(part.kind, changes)
+
+    def _held(self, kind: str, changes: Changes) -> int:
         if kind != "denoiser":
             return {"text_encoder": 60, "vae": 5}[kind] // (2 if changes.get("quantise") else 1)
         block = 5 if changes.get("quantise") else 10

@@ -13,8 +13,8 @@ from engine.errors import InputError
 from engine.inputs.settle import Settled, settle
 from engine.output.encoders import encode
 from presets.errors import PresetError
-from presets.library import load_preset, override
-from presets.spec import RunSpec
+from presets.library.loading import load_preset, override
+from presets.spec.run import RunSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
 

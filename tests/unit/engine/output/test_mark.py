@@ -18,7 +18,7 @@ from engine.output.mark import Mark, mark_of, read_mark
 from engine.output.marking import marked, marked_latents, marked_video
 from engine.output.reading import comment_of
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from presets.output.formats import FORMATS
 from store.blobs.tensors import encode_tensors
 from store.lineage.records import RunRecord, Segment

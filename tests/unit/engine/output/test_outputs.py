@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.output.paths import default_output, folder_problem, output_paths, output_problem
-from presets.spec import OutputSpec
+from presets.spec.output import OutputSpec
 
 
 def test_everything_lies_beside_the_video() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from engine.output.taken import check_output
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 
 

@@ -6,7 +6,7 @@ import json
 
 from engine.runs.estimates import _likeness, _stages, likeness
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 
 
 def of(*overrides: str) -> str:

@@ -20,7 +20,7 @@ from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner
 from engine.runs.verify import verify
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.bundle.exporting import export_bundle
 from store.bundle.importing import import_bundle
 from store.index.index import open_index

@@ -19,7 +19,7 @@ from engine.inputs.settle import Settled
 from engine.runs.sweep import Axis, count, make_members, parse_axes, with_outputs
 from presets.encoding import decode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 
 
@@ -286,7 +286,7 @@ def test_a_path_of_the_preset_is_one_file_for_all_and_refused():
 
 def test_torch_is_not_needed():
     code = (
-        "import sys; from engine.runs.sweep import *; from presets.library import load_preset\n"
+        "import sys; from engine.runs.sweep import *; from presets.library.loading import load_preset\n"
         "make_members(parse_axes(['seed=1..2']), lambda o: load_preset('micro', o), print)\n"
         "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
     )

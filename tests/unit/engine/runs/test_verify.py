@@ -21,7 +21,7 @@ from engine.process.version import installed_version
 from engine.reports import Control
 from engine.runner import Runner
 from engine.runs.verify import verify
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.errors import StoreError
 from store.index.index import open_index
 from store.lineage.events import Event, StepFinished, Verified

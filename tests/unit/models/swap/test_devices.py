@@ -12,10 +12,14 @@ import torch
 
 from engine.components import wan_dit
 from engine.components.memory import swapping
+from engine.models.diffusion.config import WanDiTConfig
+from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At
 from engine.models.swap import sources
+from engine.models.swap.residency import usual_work
+from engine.models.swap.slabs import slab_of
 from engine.models.swap.transfers import OneStream
-from presets.spec import DenoiserSpec
+from presets.spec.components import DenoiserSpec
 from tests.pretended import device_of, pretended
 
 
@@ -44,9 +48,15 @@ def velocities(**settings: Any) -> tuple[wan_dit.LocalDenoiser, list[torch.Tenso
 @pytest.mark.parametrize(
     ("device", "share", "told"),
     [
-        ("cuda:1", 0.5, "cuda:1, 4 come for each call (0.0 GB in memory, 0.0 of them pinned)"),
+        ("cuda:1", 1.0, "cuda:1, 4 come for each call (0.0 GB in memory, 0.0 of them pinned)"),
+        (
+            "cuda:1",
+            0.5,
+            "cuda:1, 4 come for each call (3 from memory, 0.0 GB in memory, 0.0 of them pinned, "
+            "the others from the file)",
+        ),
         ("cuda:1", 0.0, "cuda:1, 4 come for each call (from the file)"),
-        ("mps", 0.5, "mps, 4 come for each call (from the file)"),
+        ("mps", 1.0, "mps, 4 come for each call (from the file)"),
     ],
 )
 def test_they_come_to_the_same_bits_there(
@@ -54,6 +64,7 @@ def test_they_come_to_the_same_bits_there(
 ) -> None:
     monkeypatch.setattr(wan_dit, "BATCHED_GUIDANCE_TOKENS", 0)
     monkeypatch.setattr(swapping, "_HOST_SHARE", share)
+    monkeypatch.setattr(swapping, "_free_bytes", lambda device: 8_000_000)  # a block has 1.3 MB
     _, expected = velocities(device="cpu")
     on, found = velocities(device=device, resident_blocks="2")
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -72,6 +83,21 @@ def test_auto_keeps_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> N
         swap = wan_dit.load(spec).swap
         kept.append(6 if swap is None else len(swap.resident))
     assert kept[0] <= kept[1] <= kept[2] == 6
+
+
+def test_auto_knows_what_a_dry_run_has_told_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is usual, for a model of this width."""
+    config = WanDiTConfig(dim=128, ffn_dim=256, num_heads=2, num_layers=6, text_dim=32)
+    with torch.device("meta"):
+        model = WanDiT(config)
+    others = sum(p.nbytes for name, p in model.named_parameters() if not name.startswith("blocks"))
+    block = slab_of(model.blocks[0]).num_bytes
+    assert usual_work(config.dim) > 100 * block
+    for stay in range(4):
+        free = others + (stay + 2) * block + 7000
+        monkeypatch.setattr(swapping, "_free_bytes", lambda device, free=free: free / 0.8)
+        told = [swapping.staying(model, "auto", torch.device("cpu"), work) for work in (6900, None)]
+        assert [len(each) for each in told] == [stay, 0]
 
 
 def test_memory_that_the_system_does_not_pin_stays_as_it_is(

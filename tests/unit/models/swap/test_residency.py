@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from engine.models.swap.residency import (
     NUM_SLOTS,
     device_bytes,
+    in_memory,
     resident_blocks,
     room_of,
     slab_bytes,
+    usual_work,
 )
 
 SIZES = st.lists(st.integers(1, 10**9), min_size=1, max_size=48)
@@ -76,8 +78,27 @@ def test_slots_are_of_the_largest_block_that_comes() -> None:
 
 def test_room_is_a_share_of_what_is_free_less_the_work() -> None:
     # 14B on a card with 24 GB free: 19.2, less the other weights and some 5.4 for the work at 832x480
-    assert 13.0e9 < room_of(24 * 10**9, 4 * 10**8, 5120) < 13.5e9
-    assert room_of(10**9, 2 * 10**9, 1536) == 0
+    assert 13.0e9 < room_of(24 * 10**9, 4 * 10**8, usual_work(5120)) < 13.5e9
+    assert room_of(24 * 10**9, 4 * 10**8, 10**9) == 178 * 10**8
+    assert room_of(10**9, 2 * 10**9, 0) == 0
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(1, 10**9)), st.integers(0, 3 * 10**10))
+def test_memory_holds_as_many_of_those_that_come_as_it_has_room_for(
+    sizes: dict[int, int], budget: int
+) -> None:
+    held = in_memory(sizes, budget)
+    assert sum(sizes[block] for block in held) <= budget
+    assert held == sorted(set(held))
+    if len(set(sizes.values())) == 1 and len(held) < len(sizes):
+        assert sum(sizes[block] for block in held) + max(sizes.values()) > budget
+
+
+def test_between_those_that_are_read_are_as_many_from_memory() -> None:
+    sizes = dict.fromkeys(range(0, 20, 2), 1)
+    assert in_memory(sizes, 10) == [*sizes]
+    assert in_memory(sizes, 5) == [0, 4, 8, 12, 16]
+    assert in_memory(sizes, 0) == []
 
 
 def test_parameters_of_a_block_are_aligned() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.models.swap.rotation import Rotation
-from engine.models.swap.transfers import Copying, FromMemory
+from engine.models.swap.transfers import Copying, FromBoth, FromMemory, ThroughMemory
 
 
 @dataclass
@@ -24,13 +27,15 @@ class Mark:
 class Event:
     """As CUDA's: whoever waits for it waits for the last record before that."""
 
+    thread: Thread
     last: Mark | None = None
 
     def record(self, stream: Stream) -> None:
         self.last = Mark(stream.time)
 
     def synchronize(self) -> None:
-        raise AssertionError("the host waits")
+        assert self.thread.is_at_work, "the host waits"
+        self.thread.time = max(self.thread.time, self.last.time if self.last else 0.0)
 
 
 @dataclass
@@ -53,46 +58,32 @@ class Streams:
     main: Stream = field(default_factory=Stream)
     current: Stream | None = None
     are_two: bool = True
+    thread: Thread = field(default_factory=lambda: Thread())
 
     def computing(self) -> Stream:
         return self.main
 
     def event(self) -> Event:
-        return Event()
+        return Event(self.thread)
 
     @contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
         self.current = stream
+        if self.thread.is_at_work:
+            stream.time = max(stream.time, self.thread.time)
         yield
         self.current = None
 
 
-@dataclass(frozen=True)
-class Memory:
-    """A block in memory."""
-
-    block: int
-
-    def __len__(self) -> int:
-        return 1
-
-
 @dataclass
-class Slot:
-    """written: (begin, end, block) of each copy into it; read: the same of each use."""
+class Place:
+    """Where a block may lie. written: (begin, end, block) of each copy into it; read: the same of each use."""
 
-    streams: Streams
-    seconds: Iterator[float]
     written: list[tuple[float, float, int]] = field(default_factory=list)
     read: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def __getitem__(self, part: slice) -> Slot:
-        return self
-
-    def copy_(self, memory: Memory, non_blocking: bool) -> None:
-        assert non_blocking
-        assert self.streams.current is self.streams.copying
-        self.written.append((*self.streams.copying.work(next(self.seconds)), memory.block))
+    def __len__(self) -> int:
+        return 1
 
     def check(self) -> None:
         """Nothing is written while it is read or read while it is written, and what is read is what was asked for."""
@@ -102,6 +93,70 @@ class Slot:
             assert before[-1] == block
 
 
+@dataclass
+class Slot(Place):
+    streams: Streams = field(default_factory=Streams)
+    seconds: Iterator[float] = field(default_factory=lambda: iter(lambda: 1.0, None))
+
+    def __getitem__(self, part: slice) -> Slot:
+        return self
+
+    def copy_(self, memory: Place, non_blocking: bool) -> None:
+        assert non_blocking
+        assert self.streams.current is self.streams.copying
+        begin, end = self.streams.copying.work(next(self.seconds))
+        block = memory.written[-1][2]
+        memory.read.append((begin, end, block))
+        self.written.append((begin, end, block))
+
+
+@dataclass
+class Thread:
+    """Takes its work in order, some of it when it is asked for and some much later. time: when what it has begun is
+    done."""
+
+    time: float = 0.0
+    is_at_work: bool = False
+    waiting: list[Asked] = field(default_factory=list)
+    at_once: Iterator[bool] = field(default_factory=lambda: iter(lambda: True, None))
+
+    def submit(self, do: Callable[..., None], *given: int) -> Asked:
+        asked = Asked(self, partial(do, *given))
+        self.waiting.append(asked)
+        self.some()
+        return asked
+
+    def some(self) -> None:
+        while self.waiting and next(self.at_once):
+            self.one()
+
+    def one(self) -> None:
+        self.is_at_work = True
+        self.waiting.pop(0).do()
+        self.is_at_work = False
+
+
+@dataclass(eq=False)
+class Asked:
+    """As a future; who asks for its result waits for it."""
+
+    thread: Thread
+    do: Callable[[], None]
+
+    def result(self) -> None:
+        while self in self.thread.waiting:
+            self.thread.one()
+
+    exception = result
+
+    def cancel(self) -> bool:
+        self.thread.some()  # it may have begun
+        if self not in self.thread.waiting:
+            return False
+        self.thread.waiting.remove(self)
+        return True
+
+
 def seconds(drawn: st.DataObject) -> Iterator[float]:
     while True:
         yield drawn.draw(st.sampled_from([0.01, 0.1, 1.0, 3.0, 20.0]))
@@ -109,10 +164,31 @@ def seconds(drawn: st.DataObject) -> Iterator[float]:
 
 def rotation(swapped: list[int], num_slots: int, times: Iterator[float]):
     streams = Streams()
-    slots = [Slot(streams, times) for _ in range(num_slots)]
-    slabs = {block: Memory(block) for block in swapped}
-    transfers = FromMemory(slabs, Copying(slots, streams))  # type: ignore[arg-type]
+    slots = [Slot(streams=streams, seconds=times) for _ in range(num_slots)]
+    transfers = FromMemory(in_memory(swapped), Copying(slots, streams))  # type: ignore[arg-type]
     return Rotation(swapped, num_slots, transfers), slots, streams
+
+
+def in_memory(blocks: Collection[int]) -> dict[int, Any]:
+    return {block: Place([(0.0, 0.0, block)]) for block in blocks}
+
+
+def computed(
+    turning: Rotation,
+    slots: list[Slot],
+    streams: Streams,
+    times: Iterator[float],
+    calls: list[list[int]],
+    swapped: Collection[int],
+) -> None:
+    for blocks in calls:
+        for block in blocks:
+            if block not in swapped:
+                streams.main.work(next(times))
+                continue
+            slot = turning.take(block)
+            slots[slot].read.append((*streams.main.work(next(times)), block))
+            turning.give_back(block)
 
 
 @given(
@@ -130,18 +206,45 @@ def test_no_slot_is_overwritten_before_its_reader_is_done(
     num_blocks, swapped = blocks
     times = seconds(drawn)
     turning, slots, streams = rotation(sorted(swapped), num_slots, times)
-    for without in left_out:
-        for block in range(num_blocks):
-            if block in without:
-                continue
-            if block not in swapped:
-                streams.main.work(next(times))
-                continue
-            slot = turning.take(block)
-            slots[slot].read.append((*streams.main.work(next(times)), block))
-            turning.give_back(block)
+    calls = [[block for block in range(num_blocks) if block not in each] for each in left_out]
+    computed(turning, slots, streams, times, calls, swapped)
     for slot in slots:
         slot.check()
+
+
+@given(
+    st.integers(1, 10).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))),
+    st.integers(1, 3),
+    st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=4),
+    st.data(),
+)
+def test_nor_where_some_blocks_come_from_memory_and_others_by_a_thread(
+    blocks: tuple[int, set[int]], num_slots: int, left_out: list[set[int]], drawn: st.DataObject
+) -> None:
+    num_blocks, held = blocks
+    times, streams = seconds(drawn), Streams()
+    streams.thread.at_once = iter(lambda: drawn.draw(st.booleans()), None)
+    slots = [Slot(streams=streams, seconds=times) for _ in range(num_slots)]
+    pieces = [Place() for _ in slots]
+
+    def fill(block: int, piece: Place) -> None:
+        begin = streams.thread.time
+        streams.thread.time += next(times)
+        piece.written.append((begin, streams.thread.time, block))
+
+    copying: Any = Copying(slots, streams)  # type: ignore[arg-type]
+    transfers = FromBoth(
+        held,
+        FromMemory(in_memory(held), copying),
+        ThroughMemory(pieces, copying, fill, streams.thread),  # type: ignore[arg-type]
+    )
+    turning = Rotation([*range(num_blocks)], num_slots, transfers)
+    calls = [[block for block in range(num_blocks) if block not in each] for each in left_out]
+    computed(turning, slots, streams, times, calls, range(num_blocks))
+    while streams.thread.waiting:
+        streams.thread.one()
+    for place in (*slots, *pieces):
+        place.check()
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
@@ -158,6 +261,29 @@ def test_in_order_each_block_comes_once_for_each_call(
         assert copies == num_blocks
     else:
         assert copies == calls * num_blocks + num_slots  # those for the next call are under way
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_what_the_thread_has_still_to_send_does_not_come_over_what_is_in_memory(
+    has_begun: bool,
+) -> None:
+    """Of a block that was left out."""
+    streams = Streams()
+    streams.thread.at_once = iter([False, has_begun, False])
+    slot, piece = Slot(streams=streams), Place()
+    copying: Any = Copying([slot], streams)  # type: ignore[list-item,arg-type]
+
+    def fill(block: int, piece: Place) -> None:
+        piece.written.append((0.0, 0.0, block))
+
+    through: Any = ThroughMemory([piece], copying, fill, streams.thread)  # type: ignore[list-item,arg-type]
+    transfers = FromBoth([1], FromMemory(in_memory([1]), copying), through)
+    transfers.send(0, 0)
+    transfers.send(1, 0)
+    for _ in [*streams.thread.waiting]:
+        streams.thread.one()
+    transfers.receive(0)
+    assert [block for _, _, block in slot.written][-1] == 1
 
 
 def test_the_next_block_comes_while_one_is_computed_with() -> None:

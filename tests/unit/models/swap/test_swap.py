@@ -24,7 +24,8 @@ from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At
 from engine.models.swap.sources import Nothing
 from engine.models.swap.swap import Swap
-from presets.spec import DenoiserSpec, ExtensionSpec
+from presets.spec.components import DenoiserSpec
+from presets.spec.sampling import ExtensionSpec
 
 
 def small(folder: Path, dtype: torch.dtype, **changes: object) -> Path:

@@ -13,7 +13,7 @@ from engine.output import media
 from engine.output.mark import mark_of
 from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tests.unit.tui.opened_app import notices, play, shown, until
 from tui.app.compose.given_view import GivenView
@@ -90,6 +90,8 @@ def test_a_picture_is_what_the_next_video_begins_from(tmp_path):
     async def script(pilot):
         app, screen = pilot.app, pilot.app.screen
         await until(pilot, lambda: screen.checked)
+        app.post_message(Paste("/gone.png"))
+        await until(pilot, lambda: notices(app) == ["/gone.png: no such file"])
         screen.query_one("#prompt").fill("a red circle")
         await until(pilot, lambda: screen.draft.edits.get("prompt"))
         app.post_message(Paste(str(path).replace(" ", "\\ ")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import ClassVar
 
 import pytest
@@ -74,12 +75,57 @@ def test_what_is_typed_behind_a_key_that_opens_a_dialog_goes_there():
     assert app.over == "ab"
 
 
+def test_a_key_that_is_long_under_way_is_not_lost(monkeypatch):
+    async def on_key(_form: Form) -> None:
+        time.sleep(0.05)  # noqa: ASYNC251  # as on a machine that does other things
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(key_order, "LOST_SECONDS", 0.01)
+    monkeypatch.setattr(Form, "on_key", on_key, raising=False)
+    assert after(Ordered(), "ctrl+u", "9") == "9."
+
+
 @pytest.mark.parametrize("number", [1, 3])
 def test_keys_go_on_where_one_was_lost(monkeypatch, number):
     monkeypatch.setattr(key_order, "LOST_SECONDS", 0.05)
     monkeypatch.setattr(KeysInOrder, "on_came_round", lambda _app, _message: None)
     keys = "456"[:number]
     assert after(Ordered(), *keys) == f"123{keys}."
+
+
+class Led(Ordered):
+    """Its key f3 leads to another field, while there is much to do."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("f3", "elsewhere", "Elsewhere")]
+
+    def compose(self) -> ComposeResult:
+        yield Form()
+        yield Input(id="elsewhere")
+
+    async def _check_bindings(self, key: str, priority: bool = False) -> bool:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return await super()._check_bindings(key, priority)
+
+    def action_elsewhere(self) -> None:
+        self.query_one("#elsewhere").focus()
+
+
+def test_what_is_typed_behind_a_key_that_moves_the_focus_goes_there():
+    async def run():
+        app = Led()
+        async with app.run_test() as pilot:
+            field, other = app.query(Input)
+            field.focus()
+            await pilot.pause()
+            for key in ("f3", "a", "b"):
+                app.post_message(Key(key, key if len(key) == 1 else None))
+            while len(field.value + other.value) < len("123ab"):
+                await pilot.pause(0.01)
+            assert (field.value, other.value) == ("123", "ab")
+
+    asyncio.run(run())
 
 
 def test_what_is_pasted_waits_too():

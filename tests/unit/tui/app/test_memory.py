@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.fit.answering import Device
-from presets.library import load_preset
-from presets.spec import RunSpec
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
 from tui.app.memory import MemoryAnswers, Unanswered
 
 # answers with the width of a run as bytes; of 64 with an error, and at 128 it ends

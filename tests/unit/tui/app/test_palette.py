@@ -13,7 +13,8 @@ from textual.widgets import Input, OptionList
 
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset, save_preset
+from presets.library.loading import load_preset
+from presets.library.saving import save_preset
 from store.store import open_store
 from tests.unit.tui.opened_app import play, until
 from tui.app import palette

@@ -24,8 +24,8 @@ from engine.process.version import installed_version
 from engine.tasks import wan
 from engine.tasks.route import route_of_run
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
-from presets.overrides import parse_overrides
+from presets.library.loading import load_preset
+from presets.settings.overrides import parse_overrides
 from store.blobs import blobs
 from store.errors import StoreFull
 from store.keys import derive_key
@@ -33,7 +33,7 @@ from store.lineage.events import RunFinished, RunResumed, StageFinished, StageSt
 from store.lineage.records import LinkRecord
 from store.store import open_store
 from tests.imported import imported_by
-from tui.cli import follow as following
+from tui.cli.following import follow as following
 from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -704,7 +704,7 @@ def test_ctrl_c_waits_for_a_run_that_an_engine_took_up_meanwhile(capsys, store, 
         return watch(store, run_id, signals, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tui.cli.follow.watch_run", interrupted)
+        patch.setattr("tui.cli.following.follow.watch_run", interrupted)
         out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..4", "--json", code=130)
     statuses = [each["status"] for each in json.loads(out)["runs"]]
     assert statuses == ["done", "cancelled", "cancelled", "cancelled"]

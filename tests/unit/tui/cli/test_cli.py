@@ -18,13 +18,13 @@ from engine.errors import CheckpointError, ComponentError, EngineUnavailable
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.database.database import immediate
 from store.errors import BadRequest, StoreBusy, StoreFull, UnknownRun
 from store.lineage.events import LatentsStored, MemorySampled, Message, StageFinished, StepFinished
 from store.lineage.records import HeldModel
 from store.store import open_store
-from tui.cli.follow import part, result
+from tui.cli.following.follow import part, result
 from tui.cli.main import COMMANDS, cli, main
 from tui.errors import explain
 
@@ -417,7 +417,7 @@ def test_an_engine_from_a_clock_that_was_put_back_has_been_up_for_no_time(capsys
         [engine] = data(capsys, "engine", "status")["engines"]
         assert (engine["seconds_alive"], engine["seconds_since_heartbeat"]) == (0, 0)
         assert main(["engine", "status"]) == 0
-        assert "up 0.00 s\n" in capsys.readouterr().out
+        assert "up for 0 s\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def server() -> Iterator[LanguageServer]:
 def answering(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """As if somebody sat at a terminal and typed these."""
     typed = iter(words)
-    monkeypatch.setattr("tui.cli.review.check_can_ask", lambda **_: None)
+    monkeypatch.setattr("tui.cli.following.review.check_can_ask", lambda **_: None)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: next(typed))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from tui.cli.follow import _split
+from tui.cli.following.follow import _split
 
 NS = 10**9
 

@@ -10,12 +10,18 @@ from PIL import Image
 
 from engine.output.encoders import encode
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset, override
+from presets.library.loading import load_preset, override
 from tui.cli.main import main
-from tui.cli.prompts import prompt_of_preset
+from tui.cli.settings.prompts import prompt_of_preset
 from tui.describe.inputs import looked_at
 
 STRENGTH = "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82"
+NOTES = [
+    "the prompt still is the preset's, whatever the video shows: "
+    '"a large red circle moves left over a dark blue background"; --prompt says another',
+    "video: clip.mp4, 64x64; 9 frames at 8 a second",
+    STRENGTH,
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +51,14 @@ def test_a_clip_and_its_strength(capsys, store):
     assert (spec.video.path, spec.video.strength) == (str(Path("clip.mp4").absolute()), 0.6)
     assert spec.video.digest.startswith("sha256:")
     assert spec.frames == 9
-    assert told == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]
+    assert told == NOTES
 
 
 def test_programs_are_told_the_same_and_quiet_is_quiet(capsys, store):
     assert main(["run", "micro", "--video", "clip.mp4", "--quiet", "--json", "--detach"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert json.loads(out)["notes"] == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]
+    assert json.loads(out)["notes"] == NOTES
 
 
 def test_a_sigma_goes_instead_of_a_strength_and_the_other_way_round(capsys, store):
@@ -71,7 +77,7 @@ def test_the_size_as_options(capsys, store):
         capsys, store, "run", "micro", "--video", "clip.mp4", "--width", "0", "--height", "32"
     )
     assert (spec.width, spec.height) == (32, 32)
-    assert told[0].endswith("scaled to 32x32")
+    assert told[1].endswith("scaled to 32x32")
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
@@ -82,6 +88,8 @@ def test_the_size_as_options(capsys, store):
         (["--video", "clip.mp4", "--strength", "1.5"], "expected a finite number > 0 and <= 1"),
         (["--video", "clip.mp4", "--strength", "x"], "expected a finite number > 0 and <= 1"),
         (["--video", "clip.mp4", "--sigma", "-1"], "expected a finite number >= 0 and <= 1"),
+        (["--video", "clip.mp4", "--strength", "0"], "expected a finite number > 0 and <= 1"),
+        (["--video", "clip.mp4", "--sigma", "0"], "expected a noise level > 0 and <= 1"),
         (["--video", "clip.mp4", "--sigma", "0.8", "--strength", "0.5"], "give one of them"),
         (["--video", "clip.mp4", "--strength", "0.01"], "video.strength: 0.01 leaves none"),
         (["--strength", "0.5"], "give one with --video"),
@@ -104,12 +112,12 @@ def test_what_cannot_be_is_one_line_and_queues_nothing(capsys, store, command, a
 def test_a_plan_says_what_is_done_with_a_clip(capsys):
     assert main(["plan", "micro", "--video", "clip.mp4", "--strength", "0.6"]) == 0
     out, err = capsys.readouterr()
-    assert err.splitlines()[:2] == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]
+    assert err.splitlines()[:3] == NOTES
     (row,) = [line for line in out.splitlines() if line.startswith("encode")]
     assert row.split() == ["encode", "to", "compute", "?", "cpu", "clip.mp4,", "into", "latents"]
     assert main(["plan", "micro", "--video", "clip.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["notes"] == ["video: clip.mp4, 64x64; 9 frames at 8 a second", STRENGTH]
+    assert told["notes"] == NOTES
     assert (told["total_steps"], told["stages"][1]["about"]) == (12, "clip.mp4, into latents")
 
 
@@ -121,7 +129,7 @@ def test_a_sweep_looks_at_everything_before_it_queues_anything(capsys, store):
     assert main([*over, "--video", "clip.mp4", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["notes"] == [
-        "video: clip.mp4, 64x64; 9 frames at 8 a second",
+        *NOTES[:2],
         "strength 0.4 at shift 3: 8 of 20 steps, from sigma 0.67",
         STRENGTH,
     ]
@@ -148,16 +156,18 @@ def test_a_strength_that_is_set_needs_a_video(command, capsys, store):
 
 
 def test_a_picture_with_the_prompt_of_its_preset_is_told():
-    own = load_preset("micro-i2v")
+    own = load_preset("micro-i2v", ["image.path=cat.png"])
     (told,) = prompt_of_preset(own, "micro-i2v", None)
-    assert (
-        told
-        == f'prompt: "{own.prompt}", as the preset has it; --prompt says what the picture shows'
+    assert told == (
+        "the prompt still is the preset's, whatever the picture shows: "
+        f'"{own.prompt}"; --prompt says another'
     )
     assert not prompt_of_preset(own, "micro-i2v", own.prompt)
     assert not prompt_of_preset(own, "", None)
     assert not prompt_of_preset(override(own, ["prompt=a star"]), "micro-i2v", None)
     assert not prompt_of_preset(load_preset("micro"), "micro", None)
+    (told,) = prompt_of_preset(load_preset("micro", ["video.path=cat.mp4"]), "micro", None)
+    assert "whatever the video shows" in told
 
 
 def test_a_sweep_over_clips_is_named_by_them(capsys, store):
@@ -253,4 +263,4 @@ def test_a_plan_says_whose_prompt_it_is_too(capsys, store):
     ]
     assert told == [0, 0]
     own = load_preset("micro-i2v").prompt
-    assert capsys.readouterr().err.count(f'prompt: "{own}", as the preset has it') == 1
+    assert capsys.readouterr().err.count(f'whatever the picture shows: "{own}"') == 1

@@ -18,8 +18,8 @@ from store.lineage.events import (
     StageStarted,
     StepFinished,
 )
-from tui.cli import progress as progress_module
-from tui.cli.progress import (
+from tui.cli.following import progress as progress_module
+from tui.cli.following.progress import (
     LineDisplay,
     LiveDisplay,
     SilentDisplay,
@@ -27,7 +27,7 @@ from tui.cli.progress import (
     open_display,
     stage_told,
 )
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 
 
 def step(number: int, total: int, seconds: float) -> StepFinished:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from presets.encoding import decode_spec
-from presets.spec import MAX_PROMPT_BYTES
+from presets.spec.values import MAX_PROMPT_BYTES
 from tui.cli.main import main
 
 

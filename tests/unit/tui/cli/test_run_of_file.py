@@ -15,7 +15,7 @@ from engine.output.mark import mark_of
 from engine.process.version import installed_version
 from engine.tasks.wan import VIDEO
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.blobs import blobs
 from store.keys import derive_key
 from store.lineage.records import LinkRecord

@@ -17,7 +17,7 @@ import pytest
 
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.blobs import blobs
 from store.database.database import immediate
 from store.keys import derive_key

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from presets.encoding import decode_spec
-from presets.seeds import random_seed, with_drawn
+from presets.settings.seeds import random_seed, with_drawn
 from tui.cli.main import main
-from tui.cli.seeds import drawn_in
+from tui.cli.settings.seeds import drawn_in
 
 TOLD = re.compile(r"^the seed is (\d+)$", re.MULTILINE)
 

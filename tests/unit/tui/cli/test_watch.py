@@ -9,12 +9,12 @@ import pytest
 
 from engine.process.version import installed_version
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.database.database import immediate
 from store.lineage.events import StageStarted, StepFinished
 from store.store import open_store
-from tui.cli.progress import SilentDisplay
-from tui.cli.watch import Signals, watch
+from tui.cli.following.progress import SilentDisplay
+from tui.cli.following.watch import Signals, watch
 
 
 def step(number: int) -> StepFinished:
@@ -78,8 +78,8 @@ class Notes(SilentDisplay):
 
 
 def test_who_watches_is_told_once_that_the_engine_is_silent_and_that_it_is_not(store, monkeypatch):
-    monkeypatch.setattr("tui.cli.watch.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("tui.cli.watch.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("tui.cli.following.watch.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("tui.cli.following.watch.TICK_SECONDS", 0.001)
     (run,) = store.runs(limit=1)
     with immediate(store.lineage) as connection:
         connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
@@ -93,16 +93,16 @@ def test_who_watches_is_told_once_that_the_engine_is_silent_and_that_it_is_not(s
 
 
 def test_who_watches_is_told_once_that_a_step_takes_long_and_that_it_ended(store, monkeypatch):
-    monkeypatch.setattr("tui.cli.watch.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("tui.cli.watch.TICK_SECONDS", 0.001)
-    monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("tui.describe.runs.stalling.FIRST_SECONDS", 1e9)
+    monkeypatch.setattr("tui.cli.following.watch.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("tui.cli.following.watch.TICK_SECONDS", 0.001)
+    monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("tui.describe.runs.following.stalling.FIRST_SECONDS", 1e9)
     (run,) = store.runs(limit=1)
     store.append(run.id, [StageStarted("denoise"), step(1), step(2)])
     signals = Signals()
 
     def go_on():
-        monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 1e9)
+        monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 1e9)
         store.append(run.id, [step(3)])
 
     notes = Notes(signals, go_on)

@@ -9,7 +9,8 @@ import pytest
 
 from engine import client
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset, save_preset
+from presets.library.loading import load_preset
+from presets.library.saving import save_preset
 from tui.cli.main import main
 from tui.describe.runs.command_line import branch_command, command_of, run_command
 

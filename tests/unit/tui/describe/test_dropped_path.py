@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tui.describe.given import kind_of
-from tui.describe.runs.of_file import dropped_path
+from tui.describe.runs.of_file import dropped_path, no_file_told
 
 
 def test_paths_as_terminals_paste_them(tmp_path: Path):
@@ -37,6 +37,21 @@ def test_paths_as_terminals_paste_them(tmp_path: Path):
 )
 def test_other_texts_are_no_files(text: str):
     assert dropped_path(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("'/gone/a b.mp4'", "/gone/a b.mp4: no such file"),
+        ("/gone/a b.mp4", "/gone/a b.mp4: no such file"),
+        ("file:///gone/a%20b.mp4", "/gone/a b.mp4: no such file"),
+        ("/", "/: expected a picture"),
+        ("a red circle", "text is pasted into a field"),
+        ("", "text is pasted into a field"),
+    ],
+)
+def test_what_is_no_file_is_told(text: str, told: str):
+    assert no_file_told(text).startswith(told)
 
 
 def test_two_files_are_not_one(tmp_path: Path):

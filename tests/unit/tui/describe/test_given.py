@@ -14,8 +14,9 @@ from engine.graph import key_of
 from engine.inputs.pictures.reading import read_picture
 from engine.output import media
 from engine.tasks.wan import picture_node
-from presets.library import load_preset
-from presets.spec import PictureSpec, RunSpec
+from presets.library.loading import load_preset
+from presets.spec.pictures import PictureSpec
+from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.store import open_store

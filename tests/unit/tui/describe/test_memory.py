@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.fit.answering import Device
-from engine.fit.work import Memory, Use
-from tui.describe.memory import bar_line, memory_lines, memory_rows, planned_peak
+from engine.fit.work import Brought, Memory, Use
+from tui.describe.memory import bar_line, expected_lines, memory_lines, memory_rows, planned_peak
 
 GIB = 1 << 30
 
@@ -43,6 +43,32 @@ def test_lines_name_the_largest_of_each_device_with_and_without_what_stays() -> 
     ]
 
 
+def test_what_is_expected_is_the_most_of_each_device_with_the_margin() -> None:
+    expected = {"denoise": {"cuda:0": 9 * GIB, "cpu": GIB}, "decode": {"cuda:0": 8 * GIB}}
+    margins = {"cuda:0": "with 5 % on top", "cpu": "with 10 % on top"}
+    assert list(expected_lines(expected, margins)) == [
+        "expected: 9.0 GiB of cuda:0 (with 5 % on top)",
+        "expected: 1.0 GiB of cpu (with 10 % on top)",
+    ]
+
+
+def test_what_is_read_and_what_waits_on_the_host() -> None:
+    brought = (
+        Brought("text_encoder", "cpu", 11 * GIB, 0),
+        Brought("denoiser", "cuda:0", 57 * GIB, 21 * GIB),
+        Brought("vae", "cuda:0", 0, 0),
+    )
+    assert list(memory_lines(Memory(MEMORY.uses, (), brought), GIB))[2:] == [
+        "read from files: 68.0 GiB (text encoder 11.0 GiB, denoiser 57.0 GiB)",
+        "blocks of the denoiser, 21.0 GiB, come to cuda:0 for each call: from the host's memory, which that takes, or "
+        "from their file",
+    ]
+    (line,) = memory_lines(
+        Memory((use("denoise", "cpu", 1),), (), (Brought("denoiser", "cpu", 0, GIB),)), GIB
+    )
+    assert line == "blocks of the denoiser, 1.0 GiB, come from their file for each call"
+
+
 def test_nothing_to_compute() -> None:
     assert memory_rows(Memory(())) == []
     (line,) = memory_lines(Memory(()), GIB)
@@ -51,10 +77,10 @@ def test_nothing_to_compute() -> None:
 
 def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
     half = Device("cuda:0", 12 << 30, 24 << 30, "text_encode")
-    assert bar_line(half) == "cuda:0 ▕████    ▏ 12.0 of 24.0 GiB, in text encode"
+    assert bar_line(half) == "cuda:0 12.0 of 24.0 GiB ▕████    ▏ in text encode"
     much = Device("cpu", 30 << 30, 24 << 30, "denoise")
-    assert bar_line(much) == "cpu ▕████████▏ 30.0 of 24.0 GiB, in denoise ▲ too much"
-    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB, in denoise"
+    assert bar_line(much) == "cpu ▲ 30.0 of 24.0 GiB ▕████████▏ in denoise"
+    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB in denoise"
 
 
 def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
@@ -67,9 +93,5 @@ def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
     assert words(text_encode={"cpu": 2**34}, denoise={"cuda:0": 2**33, "cpu": 9}) == (
         "planned 8.0 GiB, in denoise"
     )
-    # the process has something of its own on the host
-    planned = planned_peak({"denoise": {"cpu": 2**30}}, host_bytes=2**29)
-    assert planned is not None
-    assert planned.words == "planned 1.5 GiB, in denoise"
     # what a stage on the CPU has on a GPU beside it says nothing
     assert words(decode={"cpu": 2**34, "cuda:0": 9}) == "planned 16.0 GiB, in decode"

@@ -9,9 +9,9 @@ import pytest
 from engine.checkpoints.known import catalogue
 from engine.components.needed import ModelsAbsent, Needed, needed
 from engine.errors import CheckpointError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
-from tui.describe import missing
+from tui.describe.models import missing
 from tui.describe.plan import memory_estimate, planned
 from tui.text import columns
 
@@ -116,7 +116,7 @@ def test_a_path_that_is_not_there_is_still_refused():
 def test_the_catalogue_and_the_published_shapes_agree():
     """Every denoiser that a preset can name has its plan without weights."""
     from engine.components.unseen import published
-    from presets.spec import DenoiserSpec
+    from presets.spec.components import DenoiserSpec
 
     for model in catalogue.MODELS:
         if model.kind == "denoiser":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tui.describe.plan import Row, planned, shown
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
-from presets.output.formats import choice_of_endings
-from presets.overrides import text_override
 from tui.cli.commands.runs.list import stop
-from tui.cli.media import check_media, media_options, media_overrides
-from tui.cli.options import (
-    detach_option,
-    json_option,
-    notify_option,
-    overwrite_option,
-    prompt_options,
-    quiet_option,
-    result_json_option,
-    run_argument,
-    runs_argument,
-    set_option,
-)
+from tui.cli.following.manner import Manner, manner_options
+from tui.cli.options import json_option, run_argument, runs_argument
 from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
-from tui.cli.seeds import drawn_in
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tui.cli.settings.media import check_media
+from tui.cli.settings.options import Given, output_option, settings_options
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -69,37 +55,17 @@ def _step_or_decode(
     required=True,
     help="How many steps to share with RUN; decode: all of them, and only decode again.",
 )
-@prompt_options
-@media_options
-@set_option
-@click.option(
-    "--output",
-    default="",
-    metavar="FILE",
-    help=f"Where the video goes, in the format of its ending: {choice_of_endings()}. {{run}} in it becomes the run's "
-    "id.  [default: modiff-{run}.mp4]",
-)
-@overwrite_option
-@detach_option
-@notify_option
-@quiet_option
-@result_json_option
+@settings_options
+@output_option
+@manner_options
 @click.pass_obj
 def branch(
     invocation: Invocation,
     run: str,
     at: int | Literal["decode"],
-    prompt: str | None,
-    negative_prompt: str | None,
-    seed: int | str | None,
-    media: Mapping[str, object],
-    overrides: tuple[str, ...],
-    output: str,
-    overwrite: bool,
-    detach: bool,
-    notify: bool,
-    quiet: bool,
-    as_json: bool,
+    given: Given,
+    output: str | None,
+    manner: Manner,
 ) -> int:
     """Go on from a step of a run with other settings.
 
@@ -109,32 +75,25 @@ def branch(
     """
     from engine import client
     from store.store import open_store
-    from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import tell, warn_of_prompts
+    from tui.cli.following.follow import follow_queued
+    from tui.cli.settings.prompts import tell, warn_of_prompts
     from tui.describe.inputs import looked_at
 
-    texts = {"prompt": prompt, "negative_prompt": negative_prompt}
-    changes = [
-        *drawn_in(overrides, quiet=quiet),
-        *(text_override(key, text) for key, text in texts.items() if text is not None),
-        *drawn_in([f"seed={seed}"] if seed is not None else [], quiet=quiet),
-        *media_overrides(media),
-        *(["output.overwrite=true"] if overwrite else []),
-    ]
     with open_store() as store:
         store.recover()
         run_id = resolve_run(store, run)
-        wanted = client.branched(store, run_id, at=at, overrides=changes, output=output)
-        check_media(media, overrides, wanted.spec)
-        if not quiet:
+        changes, path = given.as_overrides, output or ""
+        wanted = client.branched(store, run_id, at=at, overrides=changes, output=path)
+        check_media(given.media, given.overrides, wanted.spec)
+        if not manner.quiet:
             warn_of_prompts([wanted.spec])
-        notes = looked_at(store, wanted.spec)[1] if media else ()
-        tell(notes, quiet=quiet)
+        notes = looked_at(store, wanted.spec)[1] if given.media else ()
+        tell(notes, quiet=manner.quiet)
         return follow_queued(
             invocation,
             store,
-            lambda: client.branch(store, run_id, at=at, overrides=changes, output=output),
-            Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes),
+            lambda: client.branch(store, run_id, at=at, overrides=changes, output=path),
+            replace(manner, notes=notes),
         )
 
 
@@ -157,14 +116,9 @@ def pause(run: str, as_json: bool) -> int:
 
 @click.command(epilog=_RESUME_EPILOG)
 @run_argument
-@detach_option
-@notify_option
-@quiet_option
-@result_json_option
+@manner_options
 @click.pass_obj
-def resume(
-    invocation: Invocation, run: str, detach: bool, notify: bool, quiet: bool, as_json: bool
-) -> int:
+def resume(invocation: Invocation, run: str, manner: Manner) -> int:
     """Go on with a run that stopped before its end.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote: a run that was
@@ -173,7 +127,7 @@ def resume(
     """
     from engine import client
     from store.store import open_store
-    from tui.cli.follow import Manner, follow_queued
+    from tui.cli.following.follow import follow_queued
 
     with open_store() as store:
         store.recover()
@@ -183,25 +137,13 @@ def resume(
             client.resume(store, run_id)
             return run_id
 
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
         return follow_queued(invocation, store, queue, manner)
 
 
 @click.command(epilog=_FINISH_EPILOG)
 @runs_argument
-@detach_option
-@notify_option
-@quiet_option
-@result_json_option
-@click.pass_obj
-def finish(
-    invocation: Invocation,
-    run_prefixes: tuple[str, ...],
-    detach: bool,
-    notify: bool,
-    quiet: bool,
-    as_json: bool,
-) -> int:
+@manner_options
+def finish(run_prefixes: tuple[str, ...], manner: Manner) -> int:
     """Take runs that stopped early to their end.
 
     RUN is an id from `modiff runs`, the beginning of one, or a file that it wrote: a run of
@@ -209,8 +151,8 @@ def finish(
     """
     from engine import client
     from store.store import open_store
-    from tui.cli.follow import Manner, Wanted
-    from tui.cli.many import follow_many
+    from tui.cli.following.follow import Wanted
+    from tui.cli.following.many import follow_many
 
     with open_store() as store:
         store.recover()
@@ -232,6 +174,4 @@ def finish(
                     f"{record.stop_at}, `modiff resume` goes on with others"
                 )
         wanted = [Wanted(partial(client.finish, store, run_id)) for run_id in run_ids]
-        return follow_many(
-            store, wanted, Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
-        )
+        return follow_many(store, wanted, manner)

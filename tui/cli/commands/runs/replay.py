@@ -18,7 +18,7 @@ from tui.text import printable
 from tui.units import duration
 
 if TYPE_CHECKING:
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.lineage.records import RunRecord
     from store.store import Store
 
@@ -71,14 +71,15 @@ def replay(
     from engine.runs.expanded import with_text
     from presets.encoding import decode_spec
     from store.store import open_as_it_is
-    from tui.cli.follow import Manner, follow_queued
+    from tui.cli.following.follow import follow_queued
+    from tui.cli.following.manner import Manner
 
     began = time.perf_counter()
     with open_as_it_is() as store:
         run_id = resolve_run(store, run)
         record = store.run(run_id)
         if verify:
-            from tui.cli.verification import verify_run
+            from tui.cli.following.verification import verify_run
 
             return verify_run(store, record, quiet=quiet, as_json=as_json)
         if record.status != "done":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tui.cli.options import notify_option, quiet_option, result_json_option, run_argument
+from tui.cli.following.manner import Manner, waiting_options
+from tui.cli.options import run_argument
 from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 
@@ -16,23 +17,19 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @run_argument
-@notify_option
-@quiet_option
-@result_json_option
+@waiting_options
 @click.pass_obj
-def review(invocation: Invocation, run: str, notify: bool, quiet: bool, as_json: bool) -> int:
+def review(invocation: Invocation, run: str, manner: Manner) -> int:
     """Read the expanded prompt of a run, and let it go on.
 
     RUN is an id from `modiff runs`, or the beginning of one: a run of `modiff run --review` that was left before it was
     answered. Approve the prompt, edit it in your editor, have it written anew, or take your own.
     """
     from store.store import open_store
-    from tui.cli.follow import Manner
-    from tui.cli.review import check_can_ask, review_waiting
+    from tui.cli.following.review import check_can_ask, review_waiting
 
     check_can_ask()
     with open_store() as store:
         store.recover()
         run_id = resolve_run(store, run)
-        manner = Manner(quiet=quiet, as_json=as_json, notify=notify)
         return review_waiting(invocation, store, run_id, manner)

@@ -8,31 +8,16 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
-from presets.output.formats import choice_of_endings
 from tui.cli.completion import complete_run
-from tui.cli.fitting import applied, fit_option
-from tui.cli.media import check_continued, check_media, going_on, media_options
-from tui.cli.options import (
-    detach_option,
-    expand_option,
-    named_values,
-    notify_option,
-    overwrite_option,
-    preset_argument,
-    prompt_options,
-    quiet_option,
-    result_json_option,
-    set_option,
-)
+from tui.cli.following.manner import Manner, manner_options
+from tui.cli.options import preset_argument, stop_at_option
 from tui.cli.output import Invocation
-from tui.cli.seeds import drawn_in, drawn_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from tui.cli.settings.fitting import applied, fit_option
+from tui.cli.settings.media import check_continued, going_on
+from tui.cli.settings.options import Given, expand_option, output_option, settings_options
 
 _EPILOG = """\b
 Examples:
@@ -56,8 +41,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
 
 @click.command(epilog=_EPILOG)
 @preset_argument
-@prompt_options
-@media_options
+@settings_options
 @click.option(
     "--continue",
     "continued",
@@ -71,45 +55,22 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 cancelled.
     is_flag=True,
     help="Show the expanded prompt before the run: approve it, edit it, have it written anew, or take your own.",
 )
-@click.option(
-    "--output",
-    metavar="FILE",
-    help=f"Where the video goes, in the format of its ending: {choice_of_endings()}. {{run}} in it becomes the run's "
-    "id.  [default: modiff-{run}.mp4]",
-)
-@overwrite_option
-@set_option
-@click.option(
-    "--stop-at",
-    type=click.IntRange(min=1),
-    metavar="STEP",
-    help="Do so many steps and show what they point to; `modiff finish` goes on.",
-)
+@output_option
+@stop_at_option
 @fit_option
-@result_json_option
-@detach_option
-@notify_option
-@quiet_option
+@manner_options
 @click.pass_obj
 def run(
     invocation: Invocation,
     preset: str,
-    prompt: str | None,
+    given: Given,
+    continued: str | None,
     expand: bool,
     review: bool,
-    negative_prompt: str | None,
-    seed: int | str | None,
-    media: Mapping[str, object],
-    continued: str | None,
     output: str | None,
-    overwrite: bool,
-    overrides: tuple[str, ...],
     stop_at: int | None,
     fit: str | None,
-    as_json: bool,
-    detach: bool,
-    notify: bool,
-    quiet: bool,
+    manner: Manner,
 ) -> int:
     """Make a video from a preset.
 
@@ -120,26 +81,15 @@ def run(
     from engine.client import submit
     from presets.expansion import expands
     from store.store import open_store
-    from tui.cli.follow import Manner, follow_queued
-    from tui.cli.prompts import prompt_of_preset, tell, warn_of_prompts
-    from tui.cli.review import check_can_ask, run_reviewed
-    from tui.cli.run_of_file import load_settings
+    from tui.cli.following.follow import follow_queued
+    from tui.cli.following.review import check_can_ask, run_reviewed
+    from tui.cli.settings.prompts import prompt_of_preset, tell, warn_of_prompts
     from tui.describe.inputs import looked_at
 
     if review:
-        check_can_ask(detach=detach)
-    values = named_values(
-        prompt=prompt,
-        expansion__enabled=expand,
-        negative_prompt=negative_prompt,
-        seed=drawn_seed(seed, quiet=quiet),
-        output__path=output,
-        output__overwrite=overwrite,
-    )
-    values |= media
-    spec, preset = load_settings(preset, drawn_in(overrides, quiet=quiet), values=values)
-    check_media(media, overrides, spec)
-    check_continued(continued, media, spec)
+        check_can_ask(detach=manner.detach)
+    spec, preset = given.of_preset(preset, expansion__enabled=expand, output__path=output)
+    check_continued(continued, given.media, spec)
     if review and stop_at is not None:
         raise click.UsageError(
             "--review stops before the first step; leave out --stop-at, or --review"
@@ -152,15 +102,15 @@ def run(
         before = ""
         if continued is not None:
             spec, before = going_on(store, continued, spec)
-        if not quiet:
+        if not manner.quiet:
             warn_of_prompts([spec])
         spec, notes = looked_at(store, spec)
         if fit is not None:
             spec, told = applied(store, spec, fit)
             notes = (*notes, *told)
-        notes = (*prompt_of_preset(spec, preset, prompt), *notes)
-        tell(notes, quiet=quiet)
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify, notes=notes)
+        notes = (*prompt_of_preset(spec, preset, given.prompt), *notes)
+        tell(notes, quiet=manner.quiet)
+        manner = replace(manner, notes=notes)
 
         def queue(stop_at: int | None) -> str:
             run_id = submit(store, spec, preset=preset, stop_at=stop_at)
@@ -172,8 +122,5 @@ def run(
             return run_reviewed(invocation, store, lambda: queue(0), manner)
         again = shlex.join(["modiff", *invocation.arguments])
         return follow_queued(
-            invocation,
-            store,
-            lambda: queue(stop_at),
-            replace(manner, again=again),
+            invocation, store, lambda: queue(stop_at), replace(manner, again=again)
         )

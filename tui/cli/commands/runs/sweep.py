@@ -9,26 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.media import check_media, check_varied, media_options
-from tui.cli.options import (
-    named_values,
-    notify_option,
-    overwrite_option,
-    preset_argument,
-    prompt_options,
-    quiet_option,
-    result_json_option,
-    set_option,
-)
-from tui.cli.output import Invocation
-from tui.cli.seeds import drawn_in, drawn_seed
+from tui.cli.following.manner import Manner, manner_options
+from tui.cli.options import preset_argument, stop_at_option
+from tui.cli.settings.media import check_media, check_varied
+from tui.cli.settings.options import Given, settings_options
+from tui.cli.settings.seeds import drawn_in
 from tui.describe.runs.sweeps import MAX_UNASKED
-from tui.text import printable
+from tui.text import counted, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from presets.spec import RunSpec
+    from presets.spec.run import RunSpec
     from store.store import Store
 
 _EPILOG = """\b
@@ -61,15 +51,8 @@ Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
     metavar="STEP",
     help="What is varied holds from this step on, and the preset's own before; a seed always holds from 0.",
 )
-@click.option(
-    "--stop-at",
-    type=click.IntRange(min=1),
-    metavar="STEP",
-    help="Do only so many steps of each; `modiff finish` goes on with the good ones.",
-)
-@prompt_options
-@media_options
-@set_option
+@stop_at_option
+@settings_options
 @click.option(
     "--output",
     metavar="PATTERN",
@@ -78,7 +61,6 @@ Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
     "run's own.  "
     "[default: modiff-{run}.mp4]",
 )
-@overwrite_option
 @click.option(
     "--sheet",
     is_flag=False,
@@ -87,30 +69,17 @@ Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
     help="Draw a contact sheet at the end, as `modiff sheet` does.  [default: modiff-sheet-ID.png]",
 )
 @click.option("--yes", "-y", is_flag=True, help=f"Queue more than {MAX_UNASKED} runs.")
-@click.option("--detach", is_flag=True, help="Print the ids of the runs and leave them running.")
-@notify_option
-@quiet_option
-@result_json_option
-@click.pass_obj
+@manner_options
 def sweep(
-    invocation: Invocation,
     preset: str,
     over: tuple[str, ...],
     from_step: int | None,
     stop_at: int | None,
-    prompt: str | None,
-    negative_prompt: str | None,
-    seed: int | str | None,
-    media: Mapping[str, object],
-    overrides: tuple[str, ...],
+    given: Given,
     output: str,
-    overwrite: bool,
     sheet: str | None,
     yes: bool,
-    detach: bool,
-    notify: bool,
-    quiet: bool,
-    as_json: bool,
+    manner: Manner,
 ) -> int:
     """Make a run for every combination of values.
 
@@ -120,54 +89,47 @@ def sweep(
     """
     from engine.process.launch import retire_other_engines
     from engine.runs.sweep import count, new_tag, parse_axes, queue_member
-    from presets.library import load_preset
+    from presets.library.loading import load_preset
     from store.store import open_store
-    from tui.cli.follow import Manner, Wanted
-    from tui.cli.many import follow_many
-    from tui.cli.prompts import prompt_of_preset, tell, warn_of_prompts
+    from tui.cli.following.follow import Wanted
+    from tui.cli.following.many import follow_many
+    from tui.cli.settings.prompts import prompt_of_preset, tell, warn_of_prompts
     from tui.describe.inputs import strengths_told
     from tui.describe.runs.sweeps import checked_members
 
-    axes = parse_axes(drawn_in(over, quiet=quiet))
-    overrides = drawn_in(overrides, quiet=quiet)
+    axes = parse_axes(drawn_in(over, quiet=manner.quiet))
     if (total := count(axes)) > MAX_UNASKED and not yes:
         raise click.UsageError(f"this would queue {total} runs; add --yes if it should")
-    values = named_values(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        seed=drawn_seed(seed, quiet=quiet),
-        output__overwrite=overwrite,
-    )
-    values |= media
-    _refuse_set_and_varied([axis.key for axis in axes], values, overrides)
+    _refuse_set_and_varied([axis.key for axis in axes], given)
 
     def load(extra: Sequence[str]) -> RunSpec:
-        return load_preset(preset, [*overrides, *extra], values=values)
+        return load_preset(preset, [*given.overrides, *extra], values=given.values)
 
     tag = new_tag()
     sweep_id = tag.removeprefix("sweep/")
-    target = _sheet_target(sheet, sweep_id, total, detach=detach)
+    target = _sheet_target(sheet, sweep_id, total, detach=manner.detach)
     with open_store() as store:
         members = checked_members(
             store, axes, load, from_step=from_step, stop_at=stop_at, pattern=output
         )
         for member in members:
-            check_media(media, overrides, member.spec)
+            check_media(given.media, given.overrides, member.spec)
             check_varied(member.values, member.spec)
         store.recover()
         retire_other_engines(store)
-        if not quiet:
+        if not manner.quiet:
             warn_of_prompts(member.spec for member in members)
         said = (note for each in members for note in (*each.notes, *strengths_told(each.spec)))
-        own = (note for each in members for note in prompt_of_preset(each.spec, preset, prompt))
+        own = (
+            note for each in members for note in prompt_of_preset(each.spec, preset, given.prompt)
+        )
         notes = tuple(dict.fromkeys((*own, *said)))
-        tell(notes, quiet=quiet)
+        tell(notes, quiet=manner.quiet)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
-        manner = Manner(detach=detach, quiet=quiet, as_json=as_json, notify=notify)
-        note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
+        note = f"{counted(total, 'run')}; modiff runs --tag {tag}"
         about = {"sweep": sweep_id, "tag": tag, **({"notes": list(notes)} if notes else {})}
-        at_end = partial(_draw_sheet, store, target, tag, quiet=quiet)
+        at_end = partial(_draw_sheet, store, target, tag, quiet=manner.quiet)
         return follow_many(store, wanted, manner, note=note, about=about, at_end=at_end)
 
 
@@ -208,12 +170,10 @@ def _draw_sheet(
     return {"sheet": str(target)}
 
 
-def _refuse_set_and_varied(
-    varied: Sequence[str], values: dict[str, object], overrides: Sequence[str]
-) -> None:
+def _refuse_set_and_varied(varied: Sequence[str], given: Given) -> None:
     from presets.errors import PresetError
 
-    given = {*values, *(text.partition("=")[0].strip() for text in overrides)}
+    is_set = {*given.values, *(text.partition("=")[0].strip() for text in given.overrides)}
     for key in varied:
-        if key in given:
+        if key in is_set:
             raise PresetError("is both set and varied; leave one of them out", key=key)

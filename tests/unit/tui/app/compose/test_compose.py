@@ -17,12 +17,13 @@ from textual.widgets import Input, OptionList, Static, TextArea
 
 from engine import client
 from engine.output import media
-from presets import library
 from presets.encoding import decode_spec
-from presets.library import load_preset, save_preset
-from presets.paths import user_preset_dir
-from presets.sections import SECTIONS
-from presets.spec import RunSpec
+from presets.library import files, listing, loading
+from presets.library.loading import load_preset
+from presets.library.paths import user_preset_dir
+from presets.library.saving import save_preset
+from presets.spec.run import RunSpec
+from presets.spec.sections import SECTIONS
 from store.store import open_store
 from tests.opened import WAIT_SECONDS, is_whole, opened
 from tui.app.app import ModiffApp
@@ -30,9 +31,9 @@ from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
-from tui.app.compose.preset_file import PresetFile
+from tui.app.compose.presets.edit import PresetFile
+from tui.app.compose.presets.save import SavePreset
 from tui.app.compose.prompts import PromptArea
-from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
 from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.files import FilePicker, Folder
@@ -139,13 +140,13 @@ def test_what_is_pressed_before_the_preset_is_read_is_done_once_it_is(
 ) -> None:
     async def run() -> None:
         app = ModiffApp(preferences=Preferences())
-        load, may_read = library.load_preset, threading.Event()
+        load, may_read = loading.load_preset, threading.Event()
 
         def load_late(name: str) -> RunSpec:
             assert may_read.wait(60)
             return load(name)
 
-        monkeypatch.setattr(library, "load_preset", load_late)
+        monkeypatch.setattr(loading, "load_preset", load_late)
         async with app.run_test(size=(120, 36)) as pilot:
             shown = Shown(app, pilot)
             await shown.press(*keys)  # the first of them comes before the screen itself
@@ -370,10 +371,10 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
         await shown.press("ctrl+o")
         await shown.until(lambda: isinstance(shown.app.screen, Picker))
         picker = shown.app.screen
-        await shown.until(lambda: any("missing" in item.note for item in picker._items))
+        await shown.until(lambda: any("to get" in item.note for item in picker._items))
         notes = {item.value: item.note for item in picker._items}
-        assert notes["wan2.1-t2v-14b"].startswith("✖ 69.04 GB missing. ")
-        assert "missing" not in notes["micro"]
+        assert notes["wan2.1-t2v-14b"].endswith("published defaults ✖ 69.04 GB to get")
+        assert "to get" not in notes["micro"]
 
     show(act)
 
@@ -586,7 +587,7 @@ def test_a_broken_preset_of_the_last_time_is_no_obstacle():
 def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
     broken_preset()
     asked, may_read = threading.Event(), threading.Event()
-    read = library.preset_info
+    read = listing.preset_info
 
     def slow(name):
         if name == "mine":
@@ -594,7 +595,7 @@ def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
             assert may_read.wait(60)
         return read(name)
 
-    monkeypatch.setattr(library, "preset_info", slow)
+    monkeypatch.setattr(listing, "preset_info", slow)
 
     async def act(shown):
         shown.screen.open_preset("mine", {})
@@ -611,14 +612,14 @@ def test_a_broken_preset_is_shown_once_its_file_is_known_too(monkeypatch):
 def test_what_is_typed_while_a_file_is_saved_does_not_end_the_saving(monkeypatch):
     broken_preset()
     saving, may_save = threading.Event(), threading.Event()
-    write = library.write_preset_text
+    write = files.write_preset_text
 
     def slow(*given, **options):
         saving.set()
         assert may_save.wait(60)
         write(*given, **options)
 
-    monkeypatch.setattr(library, "write_preset_text", slow)
+    monkeypatch.setattr(files, "write_preset_text", slow)
 
     async def act(shown):
         shown.screen.open_preset("mine", {})

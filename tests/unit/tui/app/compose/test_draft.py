@@ -8,10 +8,11 @@ import pytest
 
 from engine.errors import CheckpointError, together
 from presets.errors import PresetError
-from presets.fields import fields
-from presets.library import PresetInfo, load_preset
-from presets.sections import SECTIONS
-from presets.spec import RunSpec
+from presets.fields.listing import fields
+from presets.library.listing import PresetInfo
+from presets.library.loading import load_preset
+from presets.spec.run import RunSpec
+from presets.spec.sections import SECTIONS
 from tui.app.compose.draft import (
     FIELDS,
     Draft,

@@ -11,8 +11,8 @@ from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from presets.library import load_preset
-from presets.sections import SECTIONS
+from presets.library.loading import load_preset
+from presets.spec.sections import SECTIONS
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS, Draft, check
 from tui.app.compose.field_row import FieldEdited, NumberInput, RowEditor

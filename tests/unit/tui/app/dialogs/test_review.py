@@ -8,7 +8,7 @@ import pytest
 from textual.pilot import Pilot
 
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.blobs import blobs
 from store.lineage.records import COMPUTED, LinkRecord
 from store.store import Store, open_store

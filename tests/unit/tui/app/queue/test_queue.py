@@ -8,7 +8,7 @@ import pytest
 
 from engine.process.version import installed_version
 from presets.encoding import decode_spec, encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.events import PlanMade, StageStarted, StepFinished
 from store.lineage.records import Segment
 from store.store import open_store

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset, override
+from presets.library.loading import load_preset, override
 from tui.app.runs.branch_fields import FIELDS, first_step, overrides_of, shares, values_of
 
 SPEC = load_preset("micro", ['prompt="a red circle"', "guidance.scale=2.5"])

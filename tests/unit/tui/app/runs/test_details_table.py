@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from engine import client
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tui.app.runs.details import table
-from tui.describe.runs.run import detail
+from tui.describe.runs.detail import detail
 
 
 @pytest.mark.parametrize("silence", ["", "the engine is suspended"])

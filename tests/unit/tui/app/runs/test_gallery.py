@@ -6,6 +6,7 @@ import json
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets._footer import FooterKey
 
 from presets.encoding import encode_spec
 from store.index.index import open_index
@@ -95,6 +96,10 @@ def test_eight_runs_are_told_apart_and_the_best_two_finished_with_three_keys(sto
     play("runs", script)
 
 
+def at_the_foot(screen) -> list[str]:
+    return [key.description for key in screen.query(FooterKey) if key.display]
+
+
 def test_there_and_back(store):
     ids = swept(store, 3)
 
@@ -103,6 +108,7 @@ def test_there_and_back(store):
         runs = screen.query_one(RunList)
         grid = await opened_gallery(pilot)
         assert not screen.query_one(RunDetails).display
+        await until(pilot, lambda: at_the_foot(screen)[:2] == ["Open", "Stars"])
         await pilot.press("home", "m", "right", "enter")
         await until(pilot, lambda: screen.query_one(RunDetails).has_focus_within)
         assert not runs.display

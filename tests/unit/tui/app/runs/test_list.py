@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tui.app.runs.list import table
 from tui.describe.runs.run import RunRow, run_rows

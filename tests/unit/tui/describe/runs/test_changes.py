@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.lineage.records import RunRecord, Segment
 from store.store import open_store
 from tui.describe.runs.changes import (
@@ -205,3 +205,5 @@ def test_of_values_that_have_no_room_the_number_is_told(width, told):
     assert values_within({}, width) == ""
     # one that is too long leaves the room to others
     assert values_within({"seed": 2**63, "width": 48}, 16) == "width 48 +1"
+    assert values_within({"image.path": "/a/cat.png", "seed": 7}, 16) == "image cat.png +1"
+    assert values_within({"image.path": "/a/black-cat.png", "seed": 7}, 16) == "image black-… +1"

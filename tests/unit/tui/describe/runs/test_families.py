@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import open_store
 from tui.describe.runs.families import families, told
 from tui.describe.runs.run import run_rows

@@ -7,7 +7,7 @@ import pytest
 from engine.runs import sweep
 from engine.runs.sweep import new_tag, queue_members
 from presets.errors import PresetError
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.errors import StoreFull
 from store.store import open_store
 from tui.describe.runs.sweeps import PlannedSweep, planned_sweep, sweep_lines, variants
@@ -57,7 +57,7 @@ def test_shared_steps_count_once(store):
 
     from engine import client
     from engine.runs.sweep import make_members, parse_axes
-    from presets.library import override
+    from presets.library.loading import override
 
     axes = parse_axes(["seed=1,2", "guidance.scale=3,4"])
     load, check = partial(override, micro()), partial(client.check, store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from presets.encoding import encode_spec
-from presets.library import load_preset
+from presets.library.loading import load_preset
 from store.store import Store
 from tui.describe.runs.changes import values_told, varying, varying_in
 
@@ -47,6 +47,18 @@ def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
     found = varying([store.run(run_id) for run_id in runs])
     assert found[runs[3]] == {"seed": 3}
     assert found[runs[7]] == {"guidance.scale": 4.0, "seed": 7}
+
+
+def test_what_looks_at_pictures_is_not_told_of_a_run_without():
+    with_picture = encode_spec(load_preset("micro-i2v", ["image.path=a.png"]))
+    of_words, of_picture = varying_in([spec("seed=7"), with_picture])
+    assert not any("image_encoder" in key for key in of_words)
+    assert any("image_encoder" in key for key in of_picture)
+
+
+def test_the_file_that_a_run_begins_from_is_told_before_its_seed():
+    found = varying_in([spec(f"seed={seed}", f"video.path={seed % 2}.mp4") for seed in range(4)])
+    assert values_told(found[3]) == "video 1.mp4, seed 3"
 
 
 def test_what_is_of_a_clip_that_a_run_has_not_is_not_told(store: Store):

@@ -1,0 +1,1 @@
+"""Computes of a graph what its plan says, and keeps what is made."""

@@ -1,0 +1,1 @@
+"""The model: its networks and words, and its files as they ship."""

@@ -1,0 +1,1 @@
+"""Training: what it learns from, the two loops, and what they share."""
