@@ -3,6 +3,7 @@ process that was just started: what it starts would inherit those that are ignor
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _imports_later(item: pytest.Item) -> bool:
     held = vars(item.module).values()
     return any(isinstance(each, Later) or getattr(each, "__module__", "") in PEERS for each in held)
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays: an engine that gives models back collects garbage, and would walk through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

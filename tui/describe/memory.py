@@ -75,6 +75,19 @@ def memory_lines(memory: Memory, total_bytes: int) -> Iterator[str]:
         yield "nothing of it is to be computed on a model, so that it takes no memory to speak of"
 
 
+def expected_lines(
+    expected: Mapping[str, Mapping[str, int]], margins: Mapping[str, str]
+) -> Iterator[str]:
+    """What a run is expected to take, as Live draws it. expected: as of `engine.fit.learned.expected`; margins: device
+    -> as of `margin`."""
+    most = dict[str, int]()
+    for of_stage in expected.values():
+        for device, num_bytes in of_stage.items():
+            most[device] = max(most.get(device, 0), num_bytes)
+    for device, num_bytes in most.items():
+        yield f"expected: {size(num_bytes)} of {device} ({margins[device]})"
+
+
 def _brought(memory: Memory) -> Iterator[str]:
     read = {each.kind: each.read_bytes for each in memory.brought if each.read_bytes}
     if read:

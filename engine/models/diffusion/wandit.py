@@ -138,6 +138,12 @@ class CrossAttention(nn.Module):
         return self.o(attend(q).transpose(1, 2).flatten(2))
 
 
+def _modulation(rows: int, dim: int) -> nn.Parameter:
+    """[1, rows, dim]. To draw numbers on the meta device has torch import its compiler: seconds of every start."""
+    numbers = torch.empty(1, rows, dim)
+    return nn.Parameter(numbers if numbers.is_meta else numbers.normal_().div_(dim**0.5))
+
+
 class Block(nn.Module):
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
@@ -152,7 +158,7 @@ class Block(nn.Module):
             nn.GELU(approximate="tanh"),
             nn.Linear(config.ffn_dim, config.dim),
         )
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = _modulation(6, config.dim)
 
     def forward(
         self,
@@ -179,7 +185,7 @@ class Head(nn.Module):
         super().__init__()
         self.eps = config.eps
         self.head = nn.Linear(config.dim, math.prod(config.patch_size) * config.out_dim)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = _modulation(2, config.dim)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B,N,d], time [1|B,d], both fp32 -> [B,N,patch*out_dim] fp32."""

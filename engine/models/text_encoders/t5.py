@@ -92,7 +92,7 @@ class RelativePositions(nn.Module):
 
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.buckets, config.heads)
+        self.embedding = _embedding(config.buckets, config.heads)
 
     def forward(self, buckets: Tensor) -> Tensor:
         """buckets: int64 [L,L] -> [heads,L,L]."""
@@ -116,11 +116,19 @@ class Block(nn.Module):
         return _finite(x + self.ffn(self.norm2(x)))
 
 
+def _embedding(rows: int, dim: int) -> nn.Embedding:
+    """As nn.Embedding(rows, dim), which on the meta device has torch import its compiler: seconds of every start."""
+    numbers = torch.empty(rows, dim)
+    return nn.Embedding.from_pretrained(
+        numbers if numbers.is_meta else numbers.normal_(), freeze=False
+    )
+
+
 class UMT5Encoder(nn.Module):
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab, config.dim)
+        self.token_embedding = _embedding(config.vocab, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
 

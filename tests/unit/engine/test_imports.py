@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,3 +43,23 @@ def test_imports_nothing_else(file: Path) -> None:
 def test_there_is_something_to_look_at() -> None:
     names = {file.name for file in FILES}
     assert {"wandit.py", "wanvae.py", "t5.py", "flow_unipc.py"} <= names
+
+
+def test_loading_models_imports_no_compiler() -> None:
+    """Of torch and what it stands on: seconds of the first run of every engine."""
+    code = """
+import sys
+from engine.components import clip, umt5, wan_dit, wan_vae
+from presets.library import load_preset
+parts = load_preset("micro-i2v").components
+for load in (
+    lambda: umt5.load(parts.text_encoder),
+    lambda: clip.load(parts.image_encoder),
+    lambda: wan_dit.load(parts.denoiser),
+    lambda: wan_vae.load(parts.vae),
+):
+    load()
+assert "torch" in sys.modules
+assert not {"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

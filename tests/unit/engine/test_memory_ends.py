@@ -20,6 +20,7 @@ from engine import runner as runners
 from engine.components import clip, umt5, wan_dit, wan_vae
 from engine.components.wan_dit import LocalPredict
 from engine.errors import OutOfMemory, RunFailed
+from engine.fit import lighter
 from engine.fit.out_of_memory import out_of_memory_explained
 from engine.models.image_encoders.clip import CLIP
 from engine.models.text_encoders.t5 import UMT5
@@ -35,7 +36,7 @@ from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.events import Event, Message, StageFinished, StageStarted, StepFinished, Verified
 from store.store import Store, open_store
-from tests.executing import ENGINE, SMALL, execute
+from tests.executing import ENGINE, execute
 from tests.pretended import pretended
 
 SEEDS = itertools.count(7000)
@@ -50,7 +51,13 @@ LINES = {
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
     ),
 }
+TILED = ("width=80", "frames=1", "scheduler.steps=2")  # one more than the smallest of tiles
 IDLE = "goes on without the models that are idle"
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lighter, "TILES", (64,))
 
 
 @contextmanager
@@ -69,7 +76,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def spec(*overrides: str, preset: str = "micro") -> RunSpec:
-    own = ["scheduler.steps=3", "guidance.scale=1", f"seed={next(SEEDS)}", *SMALL]
+    own = [
+        "width=16",
+        "height=16",
+        "frames=5",
+        "scheduler.steps=3",
+        "guidance.scale=1",
+        f"seed={next(SEEDS)}",
+    ]
     return load_preset(preset, [*own, *overrides])
 
 
@@ -175,20 +189,21 @@ def test_a_run_goes_on_wherever_idle_models_were_in_the_way(
     assert started[-1] == "mux"
 
 
+@pytest.mark.usefixtures("small_tiles")
 def test_a_decode_goes_on_in_tiles_and_the_run_is_what_it_was_made_with(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = spec("width=256", "height=160", "scheduler.steps=2")
+    wanted = spec(*TILED)
     runner = Runner(store)
 
     monkeypatch.setattr(WanVAE, "decode_chunks", only_in_tiles)
     ran = Ran(runner, wanted, tmp_path / "a.mp4")
     assert ran.warnings == [
         f"out of memory in decode: {IDLE}",
-        "out of memory in decode: goes on with tiles of 128 pixels (approximate)",
+        "out of memory in decode: goes on with tiles of 64 pixels (approximate)",
     ]
     assert ran.steps == COMPUTED[:2]
-    assert ran.spec.components.vae.tile_size == 128
+    assert ran.spec.components.vae.tile_size == 64
     # asked for with these settings it is the same video, which is stored
     same = Ran(runner, ran.spec, tmp_path / "b.mp4")
     assert {source for _, source in same.steps} == {"reused"}
@@ -199,24 +214,24 @@ def test_a_decode_goes_on_in_tiles_and_the_run_is_what_it_was_made_with(
     first = Ran(runner, wanted, tmp_path / "c.mp4")
     assert {source for _, source in first.steps} == {"reused"}
     assert first.video_key != ran.video_key == same.video_key
-    assert mark_in(tmp_path / "a.mp4").spec().components.vae.tile_size == 128
+    assert mark_in(tmp_path / "a.mp4").spec().components.vae.tile_size == 64
 
 
+@pytest.mark.usefixtures("small_tiles")
 def test_smaller_tiles_leave_the_steps_of_a_run_from_a_picture_as_they_are(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its picture went through the same VAE, in whole frames: that, and the steps that hang on it, stay on record."""
-    Image.fromarray(np.full((160, 160, 3), 90, np.uint8)).save(tmp_path / "given.png")
-    given = [f"image.path={tmp_path / 'given.png'}", "width=160", "height=160", "scheduler.steps=2"]
-    wanted = spec(*given, preset="micro-i2v")
+    Image.fromarray(np.full((16, 80, 3), 90, np.uint8)).save(tmp_path / "given.png")
+    wanted = spec(f"image.path={tmp_path / 'given.png'}", *TILED, preset="micro-i2v")
     runner = Runner(store)
 
     with monkeypatch.context() as patched:
         patched.setattr(WanVAE, "decode_chunks", only_in_tiles)
         ran = Ran(runner, wanted, tmp_path / "a.mp4")
-    assert ran.warnings[-1].endswith("goes on with tiles of 128 pixels (approximate)")
+    assert ran.warnings[-1].endswith("goes on with tiles of 64 pixels (approximate)")
     assert ran.steps == COMPUTED[:2]
-    assert ran.spec.components.vae.tile_size == 128
+    assert ran.spec.components.vae.tile_size == 64
     (segment,) = store.run(ran.id).segments
     assert (segment.stop, decode_spec(segment.spec_json).components.vae.tile_size) == (2, 0)
     assert mark_in(tmp_path / "a.mp4").branched == (2,)
@@ -225,7 +240,8 @@ def test_smaller_tiles_leave_the_steps_of_a_run_from_a_picture_as_they_are(
     # by hand it is the same: with whole frames for the picture, and tiles for the video
     plain = Ran(runner, wanted, tmp_path / "b.mp4")
     assert plain.latents == ran.latents
-    branch = client.branch(store, plain.id, at="decode", overrides=["components.vae.tile_size=128"])
+    tiles = ["components.vae.tile_size=64", "components.vae.tile_overlap=32"]
+    branch = client.branch(store, plain.id, at="decode", overrides=tiles)
     events = execute(runner, branch)
     assert {e.source for e in events if isinstance(e, StepFinished)} == {"reused"}
     video = [each.digest for each in store.links_of(branch) if each.stage == "video"]

@@ -173,7 +173,7 @@ class Live(ModiffScreen):
             self._after_turn(feed)
             if feed.is_over and not is_full:
                 return
-            await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+            await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
 
     async def _begin(self, run_id: str) -> RunFeed:
         if self._feed is not None:

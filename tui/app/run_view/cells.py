@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from tui.describe.runs.following.state import RunState, Stage, Step
 
 
+# Of steps that are shorter nobody sees each.
+_SEEN_SECONDS = 0.2
+
+
+def is_fast(state: RunState) -> bool:
+    """Whether steps are done faster than they can be looked at."""
+    seconds = state.unit_seconds
+    return not state.is_over and seconds is not None and seconds < _SEEN_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What the head of a run says. is_output: whether `message` is the path of the run's file; is_problem: whether it

@@ -205,7 +205,7 @@ class RunDetails(Vertical):
                 is_full = await feed.turn() if is_seen else False
                 if is_seen and feed.is_over and not is_full:
                     return
-                await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+                await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
         except Exception as error:
             if feed is self._feed:
                 self._end_feed()  # the next look begins again
