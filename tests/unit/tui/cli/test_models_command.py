@@ -541,6 +541,7 @@ def test_neither_torch_nor_numpy_is_imported(models):
         ("models", "list"),
         ("models", "where", "wan2.1-t2v-14b"),
         ("models", "add", models / "Wan2.1-T2V-14B"),
+        first="import engine.checkpoints.library",
     )
     for command, modules in found.items():
         heavy = {"torch", "numpy", "safetensors", "gguf", "transformers"}
