@@ -162,7 +162,13 @@ def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
         word = "fits" if uses[stage] <= limit else "more than"
         yield f"{device}: {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
     for stage in fit.misses:
-        yield f"{stage}: nothing of this fits"
+        alone = fit.alone_bytes.get(stage)
+        why = (
+            "nothing of this fits"
+            if alone is None
+            else f"its work alone needs {size(alone)}, however its weights are held"
+        )
+        yield f"{stage}: {why}"
 
 
 def margin(learned: Learned) -> str:

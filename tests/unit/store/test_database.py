@@ -32,6 +32,8 @@ from store.lineage.events import Message
 from store.paths import store_root
 from store.store import open_as_it_is, open_store
 
+MAKES_STORES = True
+
 
 def assert_one_line(error: BaseException, *parts: object) -> None:
     text = str(error)

@@ -50,58 +50,30 @@ class Compose(FormScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
-        Binding(
-            "ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"
-        ),
-        Binding(
-            "ctrl+g", "variants", "Variants", id="compose.variants",
-            tooltip="several seeds and values at once",
-        ),
+        Binding("ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"),
+        Binding("ctrl+g", "variants", "Variants", id="compose.variants", tooltip="several seeds and values at once"),
         Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
         Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
         Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),
-        Binding(
-            "f4",
-            "editor",
-            "Editor",
-            id="compose.editor", show=False,
-            tooltip="the prompt, or the preset's file, in $EDITOR",
-        ),
-        Binding(
-            "u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"
-        ),
-        Binding(
-            "U",
-            "undo_all",
-            "Undo all",
-            id="compose.undo_all",
-            show=False,
-            tooltip="all fields as the preset has them",
-        ),
+        Binding("f4", "editor", "Editor", id="compose.editor", show=False,
+            tooltip="the prompt, or the preset's file, in $EDITOR"),
+        Binding("u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"),
+        Binding("U", "undo_all", "Undo all", id="compose.undo_all", show=False,
+            tooltip="all fields as the preset has them"),
         Binding("a", "add", "Add", id="compose.add", show=False, tooltip="add to the list of this stage"),
-        Binding(
-            "f2", "suggest", "Known values", id="compose.suggest", show=False,
-            tooltip="what a field can be set to",
-        ),
+        Binding("f2", "suggest", "Known values", id="compose.suggest", show=False,
+            tooltip="what a field can be set to"),
         Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
-        Binding(
-            "f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
-            tooltip="a sentence that the micro model was trained on",
-        ),
-        Binding(
-            "f7", "begin", "Picture or clip", id="compose.begin", show=False,
-            tooltip="pick what the video begins from",
-        ),
-        Binding(
-            "e", "edit_file", "Edit preset file", id="compose.file", show=False,
-            tooltip="edit the preset's file here",
-        ),
+        Binding("f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
+            tooltip="a sentence that the micro model was trained on"),
+        Binding("f7", "begin", "Picture or clip", id="compose.begin", show=False,
+            tooltip="pick what the video begins from"),
+        Binding("e", "edit_file", "Edit preset file", id="compose.file", show=False,
+            tooltip="edit the preset's file here"),
         Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
         Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
-        Binding(
-            "y", "copy", "Copy as command", id="app.copy", show=False,
-            tooltip="the command line that makes this run",
-        ),
+        Binding("y", "copy", "Copy as command", id="app.copy", show=False,
+            tooltip="the command line that makes this run"),
         Binding("p", "panel('problems')", "Plan", id="compose.plan", tooltip="the plan, and what is wrong"),
         Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
         Binding("escape", "back", "Back to the stages", id="compose.back", show=False),

@@ -82,20 +82,11 @@ class Runs(ModiffScreen):
         Binding("n", "note", "Note", id="runs.note", show=False),
         Binding("l", "load", "Load into Compose", id="runs.load", show=False),
         Binding("X", "export", "Export a bundle", id="runs.export", show=False),
-        Binding(
-            "delete",
-            "remove",
-            "Remove",
-            id="runs.remove",
-            show=False,
-            tooltip="Delete from the list",
-        ),
+        Binding("delete", "remove", "Remove", id="runs.remove", show=False, tooltip="Delete from the list"),
         Binding("y", "copy", "Copy as command", id="app.copy", show=False),
         Binding("Y", "copy_id", "Copy the id", id="runs.copy_id", show=False),
         Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
-        Binding(
-            "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
-        ),
+        Binding("right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False ),
         Binding("escape", "back", "Back", id="app.back", show=False),
     ]  # fmt: skip
 
