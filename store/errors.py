@@ -23,11 +23,15 @@ class StoreUnwritable(StoreError):
     """The store's path is not a folder that this user may write."""
 
 
+class FileTooLarge(StoreUnwritable):
+    """This process may make no file as large as one of the store would have to be."""
+
+
 class StoreFailing(StoreError):
     """The disk did not do what it was asked to, as one that is dying or was pulled."""
 
 
-# What may be otherwise in a moment: a long-lived process waits for it.
+# What may be otherwise in a moment: a long-lived process waits for it, but for FileTooLarge.
 PASSING = (StoreBusy, StoreFull, StoreUnwritable, StoreFailing)
 
 

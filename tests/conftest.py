@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from textual import _wait
 
+from tests import quick_stores
+from tests.folders import live_in, new_folder
 from tests.later import Later
 
 # Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
@@ -75,16 +78,21 @@ def own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return new_folder(tmp_path_factory, re.sub(r"\W", "_", request.node.name)[:30])
+
+
+@pytest.fixture(autouse=True)
+def copied_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module whose subject is how stores are made says MAKES_STORES."""
+    if not getattr(request.module, "MAKES_STORES", False):
+        quick_stores.copy_new_stores(monkeypatch)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that holds this test's `store`, `config` and `models`, and is its home."""
-    home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("HOME", str(home))  # where ComfyUI's folders are looked for
-    monkeypatch.setenv("HF_HUB_CACHE", str(home / "hub"))
-    for name in ("HF_HOME", "HUGGINGFACE_HUB_CACHE", "COMFYUI_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MODIFF_STORE", str(home / "store"))
-    monkeypatch.setenv("MODIFF_CONFIG_DIR", str(home / "config"))
-    monkeypatch.setenv("MODIFF_MODELS", str(home / "models"))
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    home = new_folder(tmp_path_factory, "home")
+    live_in(monkeypatch, home)
     return home

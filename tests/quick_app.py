@@ -33,9 +33,13 @@ def spare_the_collector() -> None:
 def share_style_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an app has read with the same variables of its theme, the next one has too."""
     parse = Stylesheet._parse_rules
+    variables: tuple[object, frozenset[Any]] = None, frozenset()
 
     def parse_once(sheet: Stylesheet, *source: Any, **more: Any) -> list[RuleSet]:
-        key = source, *more.values(), frozenset(sheet._variables.items())
+        nonlocal variables
+        if variables[0] is not sheet._variables:
+            variables = sheet._variables, frozenset(sheet._variables.items())
+        key = source, *more.values(), variables[1]
         if key not in _rules:
             _rules[key] = parse(sheet, *source, **more)
         return _rules[key]

@@ -338,6 +338,7 @@ class Execution:
             else:
                 for each in made:
                     self.kept.keep(plan, each)
+                    self.kept.tell(each)
         after = self.plan()
         if (nodes[-1], "latents") in self.kept.held:
             self.kept.ended(after, nodes[-1])

@@ -112,7 +112,7 @@ class Kept:
                     if made.clean is not None and self._asks(plan, node, "clean"):
                         self.held[node, "clean"] = {"latents": made.clean()}
                     self.made[link.key] = replace(link, latents=latents_digest(latents))
-                self._tell(made)
+                self.tell(made)
 
     def ended(self, plan: Plan, last: Node) -> None:
         """Keeps the latents after the last step: whatever fails from here on loses no denoising."""
@@ -174,6 +174,14 @@ class Kept:
                 found.add(each)
         self.distrusted |= {plan.keys[each] for each in found if each in plan.keys}
 
+    def tell(self, made: Made) -> None:
+        """What a result has to say, once it is kept. Raises RunCancelled or RunPaused."""
+        for event in made.told:
+            self._control.emit(event)
+        if made.told:
+            self._control.emit(memory_sample())
+        self._control.check()
+
     def _show(self, key: str, made: Made) -> None:
         """Before the result is on record: whoever is told of it finds its preview. One that cannot be made costs
         nothing else."""
@@ -222,13 +230,6 @@ class Kept:
     def _asks(self, plan: Plan, node: Node, output: str) -> bool:
         refs = (ref for each in plan.order for ref in each.refs())
         return any(ref.node is node and ref.output == output for ref in refs)
-
-    def _tell(self, made: Made) -> None:
-        for event in made.told:
-            self._control.emit(event)
-        if made.told:
-            self._control.emit(memory_sample())
-        self._control.check()
 
 
 def _preview(show: Callable[[Tensor], Preview] | None, made: Made) -> Callable[[], Preview] | None:

@@ -51,12 +51,14 @@ class Option(msgspec.Struct, frozen=True):
 class Fit(msgspec.Struct, frozen=True):
     """limits: device -> what may be taken of it. needed_bytes: stage -> device -> what it needs as the run is set.
     options: what was looked at, in the order of price for each component. misses: stages for which nothing fits.
-    learned: device -> what the needs were reckoned with."""
+    alone_bytes: of those, what their work needs without any weights, where that is more than there is. learned: device
+    -> what the needs were reckoned with."""
 
     limits: dict[str, int]
     needed_bytes: dict[str, dict[str, int]]
     options: tuple[Option, ...]
     misses: tuple[str, ...] = ()
+    alone_bytes: dict[str, int] = {}
     learned: dict[str, Learned] = {}
 
     @property
@@ -99,17 +101,31 @@ def search(parts: Sequence[Part], trial: Trial, limits: Mapping[str, int]) -> Fi
     needed: dict[str, dict[str, int]] = {}
     options: list[Option] = []
     misses: list[str] = []
+    alone: dict[str, int] = {}
     for part in parts:
         uses = trial.uses(part.kind, {})
         for use in uses:
             needed.setdefault(use.stage, {})[use.device] = _needed(use, trial)
         if _fits(_most(uses, trial), limits):
             continue
-        found = list(_tried(part, trial, limits))
+        too_much = _alone(uses, trial, limits) if part.num_blocks else {}
+        alone |= too_much
+        # whatever is done to the weights, the work stays
+        found = [] if too_much else list(_tried(part, trial, limits))
         options += found
         if not any(option.is_chosen for option in found):
             misses += dict.fromkeys(use.stage for use in uses)
-    return Fit(dict(limits), needed, tuple(options), tuple(misses))
+    return Fit(dict(limits), needed, tuple(options), tuple(misses), alone)
+
+
+def _alone(uses: Sequence[Use], trial: Trial, limits: Mapping[str, int]) -> dict[str, int]:
+    """stage -> what it needs of a device that has less, without all weights."""
+    found = {use: _needed(use, trial, -use.weights_bytes) for use in uses}
+    return {
+        use.stage: num_bytes
+        for use, num_bytes in found.items()
+        if not _fits({use.device: num_bytes}, limits)
+    }
 
 
 def _tried(part: Part, trial: Trial, limits: Mapping[str, int]) -> Iterator[Option]:

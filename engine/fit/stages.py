@@ -150,11 +150,14 @@ def _computed(
 def _weights(
     held: Mapping[bytes, _Held], models: Mapping[int, nn.Module], *, others: bool = False
 ) -> dict[torch.device, int]:
-    """The bytes of the weights of these models, by device; or of all others that are held."""
+    """The bytes of the weights of these models, by device, with the slots that some come into; or of all others that
+    are held."""
     found: dict[torch.device, int] = {}
     for each in held.values():
         if (id(each.model) in models) is not others:
-            for device, num_bytes in weights_of(each.model).items():
+            swap = getattr(each.model, "swap", None)
+            slots = [] if swap is None else [(slot.device, slot.nbytes) for slot in swap.slots]
+            for device, num_bytes in [*weights_of(each.model).items(), *slots]:
                 found[device] = found.get(device, 0) + num_bytes
     return found
 

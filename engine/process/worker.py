@@ -29,7 +29,7 @@ from presets.spec.run import RunSpec
 from store import locks
 from store.blobs.leavings import sweep_temporary
 from store.breaker import Breaker
-from store.errors import PASSING, EngineRetired, StoreError
+from store.errors import PASSING, EngineRetired, FileTooLarge, StoreError
 from store.lineage import queue
 from store.lineage.events import Message
 from store.paths import prepare, store_root
@@ -142,6 +142,8 @@ class Worker:
             except EngineRetired as error:
                 log.info("%s; exiting", error)
                 return
+            except FileTooLarge:
+                raise  # nobody gives space back for it
             except PASSING as error:
                 self._tell_once("no run can be leased", error)
                 if self._gives_up(time.monotonic() - idle_since >= idle_seconds):

@@ -20,7 +20,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from store.blobs.leavings import STALE_SECONDS, sweep_leavings
-from store.errors import StoreFailing, StoreFull, StoreUnwritable
+from store.errors import FileTooLarge, StoreFailing, StoreFull, StoreUnwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 8 * 1024 * 1024
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 FULL_ADVICE = "the disk is full: let `modiff store gc` give space back, or free some and try again"
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -39,12 +39,21 @@ def disk_error(error: OSError, path: Path) -> StoreError:
     """The StoreError that says in one line what the system refused to do with `path`."""
     if error.errno in FULL:
         return StoreFull(f"no space left for {path} ({error.strerror}); {FULL_ADVICE}")
+    if error.errno == errno.EFBIG:
+        return too_large(path, str(error.strerror))
     if error.errno in _UNWRITABLE:
         return StoreUnwritable(
             f"cannot write {path} ({error.strerror}); check the rights on its folder, "
             "or set MODIFF_STORE to another"
         )
     return StoreFailing(f"reading or writing {path} failed ({error.strerror})")
+
+
+def too_large(path: Path, reason: str) -> FileTooLarge:
+    return FileTooLarge(
+        f"{path} is larger than files may be here ({reason}); see `ulimit -f`, or set MODIFF_STORE to a folder on "
+        "another disk"
+    )
 
 
 def write_durably(

@@ -19,10 +19,10 @@ from urllib.parse import quote
 import msgspec
 
 from store import locks
-from store.blobs.files import FULL_ADVICE, disk_error, write_durably
+from store.blobs.files import FULL_ADVICE, disk_error, too_large, write_durably
 from store.breaker import TRY_SECONDS
 from store.database.backups import back_up
-from store.database.filesystems import is_full, refuse_network
+from store.database.filesystems import is_at_limit, is_full, refuse_network
 from store.database.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from store.database.sqlite import Database, sqlite3
 from store.errors import (
@@ -458,6 +458,8 @@ def _store_error(code: int, reason: str, path: Path) -> StoreError:
             f"{path} is locked by {locks.holder(*_write_lock(path))} for too long ({reason}); "
             "try again, or end that process"
         )
+    if code in (_FULL, *_MAYBE_FULL) and is_at_limit(path):
+        return too_large(path, reason)
     if code == _FULL or (code in _MAYBE_FULL and is_full(path.parent)):
         return StoreFull(f"no space left for {path} ({reason}); {FULL_ADVICE}")
     if code in _UNWRITABLE:

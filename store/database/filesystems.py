@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import uuid
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def is_full(folder: Path) -> bool:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
+
+
+def is_at_limit(path: Path) -> bool:
+    """Whether a database, or what SQLite keeps beside it, is as large as this process may make files, or nearly."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    beside = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+    largest = max(each.stat().st_size if each.exists() else 0 for each in beside)
+    return limit != resource.RLIM_INFINITY and largest + PROBE_BYTES > limit
 
 
 def refuse_network(root: Path) -> None:

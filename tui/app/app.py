@@ -21,8 +21,6 @@ from textual.screen import ModalScreen
 
 from tui.app.asking import asks
 from tui.app.base import TOLD_SECONDS, ModiffBase, ModiffScreen
-from tui.app.contrast import readable_variables
-from tui.app.control_filter import Harmless
 from tui.app.messages import (
     Act,
     BranchFrom,
@@ -34,6 +32,8 @@ from tui.app.messages import (
     WatchRun,
 )
 from tui.app.preferences import load_preferences, save_preferences
+from tui.app.terminal.contrast import readable_variables
+from tui.app.terminal.control_filter import Harmless
 from tui.app.top_line import TABS, TopLine
 from tui.describe.health import MOST_RUNNING
 from tui.text import printable
@@ -194,7 +194,7 @@ class ModiffApp(ModiffBase):
     def get_driver_class(self) -> type[Driver]:
         from textual.drivers.linux_driver import LinuxDriver
 
-        from tui.app.terminal import Terminal
+        from tui.app.terminal.driver import Terminal
 
         found = super().get_driver_class()
         return Terminal if found is LinuxDriver else found

@@ -23,8 +23,8 @@ from tui.app.key_order import KeysInOrder
 from tui.app.messages import Queued
 from tui.app.preferences import Preferences, load_preferences
 from tui.app.top_line import TopLine
-from tui.describe.expansion import is_to_review
-from tui.describe.runs import notices
+from tui.describe.prompts.expansion import is_to_review
+from tui.describe.runs.following import notices
 from tui.errors import explain
 from tui.text import printable
 from tui.units import clock

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from store.lineage.records import LogEntry
     from store.store import Store
     from tui.describe.health import Status
+    from tui.describe.runs.detail import Detail
+    from tui.describe.runs.following.watch import Watch
     from tui.describe.runs.previews import Shown
-    from tui.describe.runs.run import Detail
-    from tui.describe.runs.watch import Watch
 
 Given = ParamSpec("Given")
 Told = TypeVar("Told")
@@ -86,7 +86,7 @@ class Lab:
         """Ends the runs of dead engines on the way, as every viewer does."""
 
         def ask(store: Store) -> Status:
-            from tui.describe.runs.watch import Watch
+            from tui.describe.runs.following.watch import Watch
 
             if self._watch is None:
                 self._watch = Watch()

@@ -38,9 +38,9 @@ def start() -> int:
         _say(f"modiff: {reason}")
         return BAD_INPUT
     gc.disable()  # until the first screen is there: starting makes much, and no garbage
-    from tui.app.alt_digits import read_alt_digits
     from tui.app.app import ModiffApp
     from tui.app.preferences import load_preferences
+    from tui.app.terminal.alt_digits import read_alt_digits
     from tui.app.widgets.graphics import load_graphics, wanted_graphics
 
     if has_terminal:

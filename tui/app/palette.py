@@ -25,7 +25,7 @@ from presets.library.loading import load_preset
 from tui.app.asking import told
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
-from tui.describe.runs.filter import Search
+from tui.describe.runs.finding.filter import Search
 from tui.describe.runs.run import found_rows
 from tui.text import printable, shorten
 

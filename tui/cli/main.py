@@ -23,71 +23,39 @@ from tui.text import printable
 if TYPE_CHECKING:
     from engine.components.needed import ModelsAbsent
 
-# name: (where the command lives, its line in `modiff --help`, held to its own by a test)
-COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("tui.cli.commands.runs.run:run", "Make a video from a preset."),
-    "sweep": ("tui.cli.commands.runs.sweep:sweep", "Make a run for every combination of values."),
-    "plan": ("tui.cli.commands.runs.plan:plan", "Tell what a run would compute, before it does."),
-    "runs": ("tui.cli.commands.runs.list:runs", "List runs, newest first."),
-    "show": ("tui.cli.commands.runs.show:show", "Show all that is known about one run."),
-    "tree": ("tui.cli.commands.runs.tree:tree", "Show which run was branched from which."),
-    "compare": (
-        "tui.cli.commands.runs.compare:compare",
-        "Compare two runs, from settings to frames.",
-    ),
-    "sheet": ("tui.cli.commands.runs.sheet:sheet", "Draw a contact sheet of runs."),
-    "replay": (
-        "tui.cli.commands.runs.replay:replay",
-        "Make the output of a run again, from the store.",
-    ),
-    "branch": (
-        "tui.cli.commands.runs.branch:branch",
-        "Go on from a step of a run with other settings.",
-    ),
-    "cancel": ("tui.cli.commands.runs.list:cancel", "Cancel a run that is queued or running."),
-    "pause": ("tui.cli.commands.runs.branch:pause", "Pause a run that is queued or running."),
-    "resume": (
-        "tui.cli.commands.runs.branch:resume",
-        "Go on with a run that stopped before its end.",
-    ),
-    "finish": ("tui.cli.commands.runs.branch:finish", "Take runs that stopped early to their end."),
-    "tag": ("tui.cli.commands.runs.label:tag", "Give a run tags, or take them off."),
-    "note": ("tui.cli.commands.runs.label:note", "Write a note on a run; an empty one removes it."),
-    "rate": ("tui.cli.commands.runs.label:rate", "Give a run 1 to 5 stars; 0 takes them off."),
-    "pin": ("tui.cli.commands.runs.label:pin", "Keep what a run made from every clean-up."),
-    "rm": (
-        "tui.cli.commands.runs.label:rm",
-        "Remove runs from the list; the files that they wrote stay.",
-    ),
-    "models": (
-        "tui.cli.commands.models.group:models",
-        "Find, download, inspect and check the models on this machine.",
-    ),
-    "presets": ("tui.cli.commands.presets:presets", "List, show, check and save presets."),
-    "store": (
-        "tui.cli.commands.store.group:store",
-        "See what takes space, check it, give it back.",
-    ),
-    "engine": ("tui.cli.commands.engine:engine", "Look after the background engine process."),
-    "web": ("tui.cli.commands.web:web", "Show the app in a browser."),
-    "review": (
-        "tui.cli.commands.runs.review:review",
-        "Read the expanded prompt of a run, and let it go on.",
-    ),
-    "serve": (
-        "tui.cli.commands.serve:serve",
-        "Serve components to runs of this machine or of others.",
-    ),
-    "hosts": (
-        "tui.cli.commands.hosts:hosts",
-        "Know the hosts that serve components, and how to ask them.",
-    ),
-    "completion": (
-        "tui.cli.commands.completion:completion",
-        "Print what makes a shell complete modiff.",
-    ),
-    "doctor": ("tui.cli.commands.doctor:doctor", "Check what works on this machine."),
-}
+# name, where in `tui.cli.commands` the command lives, its line in `modiff --help`, held to its own by a test
+_ROWS = (
+    ("run", "runs.run", "Make a video from a preset."),
+    ("sweep", "runs.sweep", "Make a run for every combination of values."),
+    ("plan", "runs.plan", "Tell what a run would compute, before it does."),
+    ("runs", "runs.list", "List runs, newest first."),
+    ("show", "runs.show", "Show all that is known about one run."),
+    ("tree", "runs.tree", "Show which run was branched from which."),
+    ("compare", "runs.compare", "Compare two runs, from settings to frames."),
+    ("sheet", "runs.sheet", "Draw a contact sheet of runs."),
+    ("replay", "runs.replay", "Make the output of a run again, from the store."),
+    ("branch", "runs.branch", "Go on from a step of a run with other settings."),
+    ("cancel", "runs.list", "Cancel a run that is queued or running."),
+    ("pause", "runs.branch", "Pause a run that is queued or running."),
+    ("resume", "runs.branch", "Go on with a run that stopped before its end."),
+    ("finish", "runs.branch", "Take runs that stopped early to their end."),
+    ("tag", "runs.label", "Give a run tags, or take them off."),
+    ("note", "runs.label", "Write a note on a run; an empty one removes it."),
+    ("rate", "runs.label", "Give a run 1 to 5 stars; 0 takes them off."),
+    ("pin", "runs.label", "Keep what a run made from every clean-up."),
+    ("rm", "runs.label", "Remove runs from the list; the files that they wrote stay."),
+    ("models", "models.group", "Find, download, inspect and check the models on this machine."),
+    ("presets", "presets", "List, show, check and save presets."),
+    ("store", "store.group", "See what takes space, check it, give it back."),
+    ("engine", "engine", "Look after the background engine process."),
+    ("web", "web", "Show the app in a browser."),
+    ("review", "runs.review", "Read the expanded prompt of a run, and let it go on."),
+    ("serve", "serve", "Serve components to runs of this machine or of others."),
+    ("hosts", "hosts", "Know the hosts that serve components, and how to ask them."),
+    ("completion", "completion", "Print what makes a shell complete modiff."),
+    ("doctor", "doctor", "Check what works on this machine."),
+)
+COMMANDS = {name: (f"tui.cli.commands.{module}:{name}", line) for name, module, line in _ROWS}
 
 
 class LazyGroup(click.Group):
@@ -239,7 +207,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _report_models(invocation: Invocation, error: ModelsAbsent) -> int:
     """Models that are not here, as the table that tells of them everywhere."""
     from engine.components.choice import OTHER_WAYS
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     code, line = explain(error)
     lacks = missing.absent(error.needed)

@@ -16,7 +16,7 @@ from tui.errors import CANCELLED
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from store.store import Store
 
@@ -43,6 +43,12 @@ def print_json(data: object) -> None:
     """Data as JSON on stdout: one line for a program, indented for a person at a terminal."""
     indent = 2 if sys.stdout.isatty() else None
     click.echo(escaped(json.dumps(data, indent=indent, ensure_ascii=False)))
+
+
+def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Harmless lines, on stdout or stderr."""
+    for line in lines:
+        click.echo(line, err=err)
 
 
 def print_failure(

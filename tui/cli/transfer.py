@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from typing import Self
 
 import click
 
 from engine.checkpoints.known.catalogue import decimal_size
-from tui.text import printable, shorten
+from tui.cli.overwritten import Pace, show
+from tui.text import printable
 from tui.units import clock
-
-_EVERY_SECONDS = 0.2
 
 
 class Transfer:
@@ -22,7 +19,7 @@ class Transfer:
     def __init__(self, name: str, num_bytes: int) -> None:
         self._name = printable(name)
         self._num_bytes = num_bytes
-        self._begun = self._shown = time.monotonic()
+        self._begun, self._pace = time.monotonic(), Pace()
         self._first: int | None = None
 
     def loaded(self, done: int) -> None:
@@ -32,26 +29,21 @@ class Transfer:
             self._begun, self._first = now, done
         rate = (done - self._first) / max(now - self._begun, 1e-3)
         left = f"  eta {clock((self._num_bytes - done) / rate)}" if rate > 0 else ""
-        self._show(f"{decimal_size(done)}  {decimal_size(int(rate))}/s{left}", done, now)
+        self._show(f"{decimal_size(done)}  {decimal_size(int(rate))}/s{left}", done)
 
     def checked(self, done: int) -> None:
         """done: bytes that were read again."""
-        self._show("checking", done, time.monotonic())
+        self._show("checking", done)
 
-    def _show(self, told: str, done: int, now: float) -> None:
-        if now - self._shown < _EVERY_SECONDS or not sys.stderr.isatty():
-            return
-        self._shown = now
-        share = 100 * done // max(1, self._num_bytes)
-        width = shutil.get_terminal_size().columns
-        line = shorten(f"{share:3} %  {self._name}  {told}", width - 1)
-        click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+    def _show(self, told: str, done: int) -> None:
+        if self._pace.is_due:
+            share = 100 * done // max(1, self._num_bytes)
+            show(f"{share:3} %  {self._name}  {told}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if sys.stderr.isatty():
-            click.echo("\r\x1b[K", err=True, nl=False)
+        show("")
         if kind is None:
             click.echo(f"✓ {self._name}  {decimal_size(self._num_bytes)}", err=True)

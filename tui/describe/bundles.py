@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tui.text import printable
+from tui.text import counted, printable
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def imported_lines(data: Mapping[str, Any], *, is_trusted: bool) -> list[str]:
         else:
             lines.append(f"run {bundled_id} is another one here; it is now {run_id}")
     if data["differing_links"]:
-        count = _count(data["differing_links"], "link")
+        count = counted(data["differing_links"], "link")
         lines.append(f"{count} of the bundle differ from the store's, which stay")
-    lines.append(f"{_count(data['new_blobs'], 'blob')} new here, {size(data['new_bytes'])}")
+    lines.append(f"{counted(data['new_blobs'], 'blob')} new here, {size(data['new_bytes'])}")
     if is_trusted:
         lines.append(_trusted_line(data["new_links"]))
     elif any(run["new"] for run in data["runs"]):
@@ -41,9 +41,5 @@ def imported_lines(data: Mapping[str, Any], *, is_trusted: bool) -> list[str]:
 def _trusted_line(num_links: int) -> str:
     """What `--trust` did, which is the same for runs that were here already."""
     if num_links:
-        return f"other runs reuse {_count(num_links, 'result')} of this bundle from now on"
+        return f"other runs reuse {counted(num_links, 'result')} of this bundle from now on"
     return "`--trust` changed nothing: the bundle holds no result that is new here"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

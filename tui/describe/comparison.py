@@ -9,19 +9,18 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
-from tui.describe.runs.run import points_told
+from tui.describe.runs.detail import points_told
 from tui.text import columns, printable, shorten
 from tui.units import duration
 
 if TYPE_CHECKING:
     from engine.compare.chains import Timings
     from engine.compare.report import Comparison
-    from engine.compare.settings import Difference
     from store.lineage.records import RunRecord
 
 WIDTH = 100
@@ -54,7 +53,7 @@ def data_of(found: Comparison) -> dict[str, Any]:
     return {
         "a": _run(found.a, found.timings[0]),
         "b": _run(found.b, found.timings[1]),
-        "settings": [difference_data(each) for each in found.settings],
+        "settings": [asdict(each) for each in found.settings],
         "environment": [{"key": each.key, "a": each.a, "b": each.b} for each in found.environment],
         "chain": {
             "shared_steps": chain.shared,
@@ -107,19 +106,12 @@ def _run(run: RunRecord, times: Timings) -> dict[str, Any]:
         "status": run.status,
         "preset": run.preset,
         "parent": run.parent or None,
-        "stages": [
-            {"name": stage.name, "seconds": stage.seconds, "cached": stage.cached}
-            for stage in times.stages
-        ],
+        "stages": [asdict(stage) for stage in times.stages],
         "step_seconds": times.step,
         "seconds": times.total,
         "steps_computed": times.computed,
         "steps_reused": times.reused,
     }
-
-
-def difference_data(each: Difference) -> dict[str, Any]:
-    return {"key": each.key, "a": each.a, "b": each.b, "start": each.start, "stop": each.stop}
 
 
 def _finite(value: float) -> float | None:

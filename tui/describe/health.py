@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from store.lineage.records import EngineRecord, RunRecord
     from store.store import Store
-    from tui.describe.runs.watch import Progress, Watch
+    from tui.describe.runs.following.watch import Progress, Watch
 
 # An engine writes its heartbeat every second; after so long without, it is told as stuck.
 STUCK_SECONDS = 10.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from tui.text import columns, printable
 from tui.units import duration
 
@@ -69,14 +71,15 @@ def about(asked: Asked) -> list[str]:
 
 
 def check_lines(told: Mapping[str, Any]) -> list[str]:
-    """What `modiff serve --check` found, from its JSON."""
+    """How many checks passed, and each; told: what `modiff serve --check --json` tells."""
     checks = told["checks"]
     num_wrong = sum(bool(each["wrong"]) for each in checks)
-    lines = [f"{len(checks) - num_wrong} of {len(checks)} checks passed", ""]
-    for each in checks:
-        mark, why = ("✖", f": {each['wrong']}") if each["wrong"] else ("✓", "")
-        lines.append(printable(f"{mark} {each['name']}{why}"))
-    return lines
+    lines = [
+        f"wrong  {each['name']}: {each['wrong']}" if each["wrong"] else f"ok     {each['name']}"
+        for each in checks
+    ]
+    passed = f"{len(checks) - num_wrong} of {len(checks)} checks passed"
+    return [passed, *map(printable, lines)]
 
 
 def as_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
@@ -97,10 +100,4 @@ def as_json(asked: Sequence[Asked]) -> list[dict[str, Any]]:
 
 
 def known_as_json(host: KnownHost) -> dict[str, Any]:
-    return {
-        "name": host.name,
-        "url": host.url,
-        "token_file": host.token_file,
-        "token_env": host.token_env,
-        "ca_file": host.ca_file,
-    }
+    return asdict(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tui.text import counted
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ def memory_lines(memory: Memory, total_bytes: int) -> Iterator[str]:
         yield f"not counted: {line}"
     if not memory.uses and not memory.uncounted:
         yield "nothing of it is to be computed on a model, so that it takes no memory to speak of"
+
+
+def expected_lines(
+    expected: Mapping[str, Mapping[str, int]], margins: Mapping[str, str]
+) -> Iterator[str]:
+    """What a run is expected to take, as Live draws it. expected: as of `engine.fit.learned.expected`; margins: device
+    -> as of `margin`."""
+    most = dict[str, int]()
+    for of_stage in expected.values():
+        for device, num_bytes in of_stage.items():
+            most[device] = max(most.get(device, 0), num_bytes)
+    for device, num_bytes in most.items():
+        yield f"expected: {size(num_bytes)} of {device} ({margins[device]})"
 
 
 def _brought(memory: Memory) -> Iterator[str]:
@@ -148,16 +162,22 @@ def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
         word = "fits" if uses[stage] <= limit else "more than"
         yield f"{device}: {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
     for stage in fit.misses:
-        yield f"{stage}: nothing of this fits"
+        alone = fit.alone_bytes.get(stage)
+        why = (
+            "nothing of this fits"
+            if alone is None
+            else f"its work alone needs {size(alone)}, however its weights are held"
+        )
+        yield f"{stage}: {why}"
 
 
 def margin(learned: Learned) -> str:
     """What is added to what is told."""
     if not learned.ratios:
         return "with 10 % and 0.5 GB for the process assumed on top: no run here yet"
-    runs = "1 stage" if len(learned.ratios) == 1 else f"{len(learned.ratios)} stages"
+    stages = counted(len(learned.ratios), "stage")
     more = f"{100 * (learned.ratio - 1):.0f} % and 0.5 GB for the process on top"
-    return f"with {more}: learned from {runs} that ran here"
+    return f"with {more}: learned from {stages} that ran here"
 
 
 def _needs(option: Option, fit: Fit) -> str:

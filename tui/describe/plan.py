@@ -81,8 +81,8 @@ def planned(
     from engine.components.needed import ModelsAbsent
     from engine.fit.dry_run import memory_of
     from engine.output.taken import check_output
-    from tui.describe.expansion import expansion_notes
-    from tui.describe.prompt_warnings import prompt_warnings
+    from tui.describe.prompts.expansion import expansion_notes
+    from tui.describe.prompts.warnings import prompt_warnings
 
     check_output(store, spec)
     spec, given = looked_at(store, spec)

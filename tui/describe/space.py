@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tui.describe.runs.run import prompt_of
+from tui.describe.runs.run import prompt_of, timestamp
 from tui.text import columns, printable
 from tui.units import duration, size
 
@@ -137,12 +136,11 @@ def runs_lines(shares: Sequence[RunShare]) -> list[str]:
 
 def run_data(share: RunShare) -> dict[str, Any]:
     """A run of `modiff store ls --json`."""
-    created = datetime.fromtimestamp(share.run.created_ns / 1e9, UTC)
     return {
         "run": share.run.id,
         "preset": share.run.preset,
         "pinned": share.run.is_pinned,
-        "created": created.isoformat(" ", "seconds"),
+        "created": timestamp(share.run.created_ns),
         "alone_bytes": share.alone_bytes,
         "shared_bytes": share.shared_bytes,
         "seconds": round(share.seconds, 3),

@@ -9,9 +9,9 @@ import torch
 
 from examples.micro.tests import tiny
 from examples.micro.training import train_vae
-from tests.conftest import own_folders, own_signals
+from tests.conftest import copied_stores, own_folders, own_signals, tmp_path
 
-__all__ = ["one_thread", "own_folders", "own_signals"]
+__all__ = ["copied_stores", "one_thread", "own_folders", "own_signals", "tmp_path"]
 
 
 @pytest.fixture

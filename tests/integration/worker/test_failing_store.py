@@ -10,7 +10,7 @@ import pytest
 from engine.process.version import installed_version
 from engine.process.worker import FINISH_PAUSES_SECONDS, RETRY_SECONDS, Worker
 from store.blobs.files import FULL_ADVICE
-from store.errors import StoreFailing, StoreUnwritable
+from store.errors import FileTooLarge, StoreFailing, StoreUnwritable
 from store.lineage.events import (
     Message,
     RunFinished,
@@ -152,6 +152,15 @@ def test_a_disk_that_fails_for_a_moment_costs_neither_a_run_nor_the_engine(
     assert num_failed == 2
     assert [store.run(run_id).status for run_id in runs] == ["done", "done"]
     assert len([r for r in caplog.records if "disk I/O error" in r.message]) in (1, 2)
+
+
+def test_an_engine_that_may_make_no_larger_files_ends_with_that(store, monkeypatch):
+    def fail(self, *arguments, **options):
+        raise FileTooLarge("lineage.db is larger than files may be here")
+
+    monkeypatch.setattr(Store, "lease", fail)
+    with pytest.raises(FileTooLarge):
+        work(store, lambda emit: None)
 
 
 def test_an_engine_whose_disk_does_not_come_back_leaves(store, monkeypatch):

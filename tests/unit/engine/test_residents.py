@@ -44,7 +44,7 @@ def held(**sizes: int) -> OrderedDict[str, Kept]:
 def test_14b_in_bf16_has_the_encoder_beside_it_only_where_there_is_room_for_its_work(
     card: int, beside: list[str]
 ) -> None:
-    """The sizes of docs/fit.md in GiB: 27 of weights, 11 of work."""
+    """The sizes of docs/memory.md in GiB: 27 of weights, 11 of work."""
     others = held(text_encoder=11, vae=1)
     gone = leaving(others, "denoiser", "card", 27 + 11, 0.8 * card)
     assert [kind for kind in others if kind not in gone] == beside

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 from msgspec.structs import replace
@@ -60,6 +60,7 @@ def test_an_option_that_is_added_changes_nothing_until_it_is_used(
     assert counting(added(blocks_swapped=3)) == counting(part()) | {"blocks_swapped": 3}
 
 
+@settings(max_examples=40, deadline=None)
 @given(neutral=values, value=values, other=values)
 def test_an_option_counts_just_where_it_is_written_otherwise_than_its_neutral_value(
     neutral: object, value: object, other: object

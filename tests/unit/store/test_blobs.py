@@ -205,20 +205,20 @@ FILL = """
 import resource, sys
 from pathlib import Path
 from store.blobs import blobs
-from store.errors import StoreFull
+from store.errors import FileTooLarge
 root = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     blobs.put(root, bytes(10_000))
-except StoreFull as error:
+except FileTooLarge as error:
     print(error)
 print(blobs.put(root, b"small"))
 """
 
 
-def test_a_full_disk_leaves_nothing_half_written(start, root):
+def test_a_limit_on_files_leaves_nothing_half_written(start, root):
     told, digest = start(FILL, root).finish()
-    assert told.startswith("no space left for")
+    assert "is larger than files may be here (File too large); see `ulimit -f`" in told
     assert drafts(root) == []
     assert blobs.get(root, digest) == b"small"
     with pytest.raises(BlobMissing):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import sqlite3 as system_sqlite
 import stat
@@ -18,6 +19,7 @@ from store.database import database, filesystems
 from store.database.schema import SCHEMA_VERSION
 from store.database.sqlite import has_wal_reset_bug
 from store.errors import (
+    FileTooLarge,
     StoreBusy,
     StoreDamaged,
     StoreError,
@@ -29,6 +31,8 @@ from store.errors import (
 from store.lineage.events import Message
 from store.paths import store_root
 from store.store import open_as_it_is, open_store
+
+MAKES_STORES = True
 
 
 def assert_one_line(error: BaseException, *parts: object) -> None:
@@ -397,6 +401,24 @@ def test_what_sqlite_calls_an_io_error_is_a_full_disk_where_nothing_fits(
     with pytest.raises(StoreFailing, match="disk I/O error"), database.immediate(store.lineage):
         raise error
     assert list(store.root.glob(".modiff-*")) == []
+
+
+def test_what_sqlite_calls_an_io_error_is_a_limit_on_files_where_one_is_reached(store):
+    def add(num_bytes):
+        with database.immediate(store.lineage) as connection:
+            connection.execute("UPDATE runs SET note=?", ("x" * num_bytes,))
+            connection.execute("CREATE TABLE more AS SELECT zeroblob(?)", (num_bytes,))
+
+    log = store.root / "lineage.db-wal"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 50_000, before[1]))
+    try:
+        with pytest.raises(FileTooLarge) as caught:
+            add(500_000)
+        assert_one_line(caught.value, "larger than files may be here", "ulimit -f")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    add(500_000)
 
 
 @pytest.mark.parametrize("name", ["blobs", "tmp", "quarantine"])

@@ -18,6 +18,8 @@ from store.lineage.events import Message, RunFinished, RunQueued, encode_event
 from store.lineage.records import LinkRecord, StageRecord
 from store.store import open_store
 
+MAKES_STORES = True
+
 RUNS = [
     ("aaaaaaaaaa", "done", '{"prompt":"ein roter Kreis"}', "e1", "", 0, 10, 20, 30),
     ("bbbbbbbbbb", "interrupted", '{"prompt":"b"}', "e1", "the engine ended", 1, 11, 21, 31),

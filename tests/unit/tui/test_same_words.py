@@ -15,9 +15,10 @@ from tui.app.queue.text import table as queue_table
 from tui.app.runs.list import table
 from tui.cli.main import main
 from tui.describe.runs.changes import values_told
+from tui.describe.runs.detail import APP, COMMAND_LINE, detail, lines
 from tui.describe.runs.families import changes_told, families
 from tui.describe.runs.queued import expected
-from tui.describe.runs.run import APP, COMMAND_LINE, detail, lines, run_rows
+from tui.describe.runs.run import run_rows
 
 
 @pytest.fixture

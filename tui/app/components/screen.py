@@ -22,9 +22,9 @@ from tui.app.widgets.listing import Listing
 from tui.describe.health import components
 from tui.describe.hosts import about as host_lines
 from tui.describe.hosts import check_lines
-from tui.describe.known_files import known_of
-from tui.describe.known_files import lines as known_lines
-from tui.describe.models import found_at
+from tui.describe.models.files import found_at
+from tui.describe.models.fingerprints import known_of
+from tui.describe.models.fingerprints import lines as known_lines
 from tui.text import printable
 
 if TYPE_CHECKING:

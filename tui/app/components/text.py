@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tui.app.widgets.listing import Column, Row
+from tui.describe.doctor import lines as doctor_lines
 from tui.describe.engines import held_words
 from tui.describe.hosts import rows as host_rows
-from tui.describe.models import block, table
+from tui.describe.models.files import block, of_wan, table
 from tui.text import columns, printable
 from tui.units import lasting
 
@@ -148,14 +149,14 @@ def about_part(
 
 def models(found: Sequence[Found]) -> list[Row]:
     """Those of Wan, then what cannot be used; a row's key is its path."""
-    of_wan = known_models(found)
+    known = of_wan(found)
     rows = [
         Row(
             str(each.path),
             ("✓" if loads == "yes" else "✖", variant, numbers, size, path),
         )
         for each, (variant, _, _, numbers, size, loads, path) in zip(
-            of_wan, table(of_wan)[1:], strict=True
+            known, table(known)[1:], strict=True
         )
     ]
     broken = [each for each in found if each.error]
@@ -166,14 +167,10 @@ def models(found: Sequence[Found]) -> list[Row]:
     return rows
 
 
-def known_models(found: Sequence[Found]) -> list[Found]:
-    return [each for each in found if each.recognition and each.recognition.component != "unknown"]
-
-
 def models_note(found: Sequence[Found]) -> str:
     """What the list of models leaves out, for its border."""
     num_broken = sum(bool(each.error) for each in found)
-    num_others = len(found) - len(known_models(found)) - num_broken
+    num_others = len(found) - len(of_wan(found)) - num_broken
     told = [f"{num_broken} unusable"] if num_broken else []
     told += [f"{num_others} files not of Wan"] if num_others else []
     return ", ".join([*told, "more: modiff models add FOLDER"])
@@ -217,20 +214,14 @@ def _engine(engine: EngineRecord, now_ns: int, is_stuck: bool) -> list[str]:
 
 
 def doctor(report: Mapping[str, Any]) -> list[str]:
-    """What `modiff doctor` prints, from its JSON."""
-    rows = [row for section in report["sections"] for row in section["rows"]]
-    width = max((len(row["name"]) for row in rows), default=0)
-    lines = [
-        "✓ all that is needed works" if report["ok"] else "✖ something that is needed does not work"
+    """What `modiff doctor` prints, from its JSON, below whether that is as it must be."""
+    return [
+        "✓ all that is needed works"
+        if report["ok"]
+        else "✖ something that is needed does not work",
+        "",
+        *doctor_lines(report, MARKS),
     ]
-    for section in report["sections"]:
-        lines += ["", printable(section["name"])]
-        for row in section["rows"]:
-            mark = MARKS.get(row["status"], row["status"])
-            lines.append(f"{mark} {printable(row['name']):<{width}}  {printable(row['value'])}")
-            if row["hint"]:
-                lines.append(f"  {'':<{width}}  → {printable(row['hint'])}")
-    return lines
 
 
 def findings(report: Mapping[str, Any], section: str) -> list[Mapping[str, str]]:

@@ -232,7 +232,7 @@ def model_problems(parts: Sequence[Needed], preset: str) -> list[Problem]:
     """A line for each model of a run, here or not, the total, and the command that gets those that are not."""
     if not parts:
         return []
-    from tui.describe.missing import absent, brief_rows, missing_size
+    from tui.describe.models.missing import absent, brief_rows, missing_size
 
     lines = columns(brief_rows(parts))
     found = [

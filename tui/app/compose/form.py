@@ -539,7 +539,7 @@ def _commands(missing: Sequence[Needed]) -> Sequence[str]:
     """What gets the models of a run that are not here."""
     if not missing:
         return ()
-    from tui.describe.missing import commands
+    from tui.describe.models.missing import commands
 
     return commands(missing)
 
@@ -550,6 +550,6 @@ def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
 
 def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
     """own: the prompt of its preset."""
-    from tui.describe.prompt_warnings import prompt_of_preset, prompt_warnings
+    from tui.describe.prompts.warnings import prompt_of_preset, prompt_warnings
 
     return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

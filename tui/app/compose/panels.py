@@ -90,7 +90,7 @@ class PlanPanel(Static):
         notes = self._planned.notes if self._planned else ()
         width = self.content_size.width or _PLAN_CELLS
         words = [
-            line for note in notes for line in _wrapped(self.app.console, printable(note), width)
+            line for note in notes for line in wrapped(self.app.console, printable(note), width)
         ]
         put(self, "\n".join([_plan(self._planned), *words, *map(printable, self._memory)]))
 
@@ -146,7 +146,7 @@ def _plan(planned: Planned | None) -> str:
     if planned is None:
         return "no plan yet"
     # there is none before the form is painted, which need not wait for these
-    from tui.describe.missing import missing_size
+    from tui.describe.models.missing import missing_size
     from tui.describe.plan import shown
 
     lines = []
@@ -181,7 +181,7 @@ def _plan(planned: Planned | None) -> str:
     )
 
 
-def _wrapped(console: Console, text: str, width: int) -> list[str]:
+def wrapped(console: Console, text: str, width: int) -> list[str]:
     """Its lines, those after the first indented."""
     if cell_len(text) <= width:
         return [text]

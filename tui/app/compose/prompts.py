@@ -49,23 +49,9 @@ class PromptArea(TextArea):
     app = getters.app(ModiffBase)
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "ctrl+up,alt+up",
-            "older",
-            "Older prompt",
-            id="prompt.older",
-            show=False,
-            tooltip="the prompt before this one",
-        ),
-        Binding(
-            "ctrl+down,alt+down",
-            "newer",
-            "Newer prompt",
-            id="prompt.newer",
-            show=False,
-            tooltip="the prompt after this one",
-        ),
-    ]
+        Binding("ctrl+up,alt+up", "older", "Older prompt", id="prompt.older", show=False, tooltip="the one before"),
+        Binding("ctrl+down,alt+down", "newer", "Newer prompt", id="prompt.newer", show=False, tooltip="the one after"),
+    ]  # fmt: skip
 
     def __init__(self, key: str, placeholder: str) -> None:
         super().__init__(compact=True, placeholder=placeholder, highlight_cursor_line=False, id=key)

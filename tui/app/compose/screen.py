@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding
 
 from presets.errors import PresetError
-from presets.library import files, listing, loading
+from presets.library import files, loading
 from presets.library.files import read_preset_text
 from presets.settings.seeds import random_seed
 from presets.spec.sections import SECTIONS
@@ -27,14 +26,13 @@ from tui.describe.given import field_for, picture_preset
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from textual.binding import BindingType
     from textual.widgets import Input, OptionList
     from textual.worker import Worker
 
     from presets.spec.run import RunSpec
-    from tui.app.dialogs.picker import Item
     from tui.describe.given import Kind, Look
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
@@ -52,58 +50,30 @@ class Compose(FormScreen):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
-        Binding(
-            "ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"
-        ),
-        Binding(
-            "ctrl+g", "variants", "Variants", id="compose.variants",
-            tooltip="several seeds and values at once",
-        ),
+        Binding("ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"),
+        Binding("ctrl+g", "variants", "Variants", id="compose.variants", tooltip="several seeds and values at once"),
         Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
         Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
         Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),
-        Binding(
-            "f4",
-            "editor",
-            "Editor",
-            id="compose.editor", show=False,
-            tooltip="the prompt, or the preset's file, in $EDITOR",
-        ),
-        Binding(
-            "u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"
-        ),
-        Binding(
-            "U",
-            "undo_all",
-            "Undo all",
-            id="compose.undo_all",
-            show=False,
-            tooltip="all fields as the preset has them",
-        ),
+        Binding("f4", "editor", "Editor", id="compose.editor", show=False,
+            tooltip="the prompt, or the preset's file, in $EDITOR"),
+        Binding("u", "undo", "Undo", id="compose.undo", tooltip="the field as the preset has it"),
+        Binding("U", "undo_all", "Undo all", id="compose.undo_all", show=False,
+            tooltip="all fields as the preset has them"),
         Binding("a", "add", "Add", id="compose.add", show=False, tooltip="add to the list of this stage"),
-        Binding(
-            "f2", "suggest", "Known values", id="compose.suggest", show=False,
-            tooltip="what a field can be set to",
-        ),
+        Binding("f2", "suggest", "Known values", id="compose.suggest", show=False,
+            tooltip="what a field can be set to"),
         Binding("r", "random_seed", "Random seed", id="compose.random", show=False),
-        Binding(
-            "f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
-            tooltip="a sentence that the micro model was trained on",
-        ),
-        Binding(
-            "f7", "begin", "Picture or clip", id="compose.begin", show=False,
-            tooltip="pick what the video begins from",
-        ),
-        Binding(
-            "e", "edit_file", "Edit preset file", id="compose.file", show=False,
-            tooltip="edit the preset's file here",
-        ),
+        Binding("f6", "random_prompt", "Random prompt", id="compose.random_prompt", show=False,
+            tooltip="a sentence that the micro model was trained on"),
+        Binding("f7", "begin", "Picture or clip", id="compose.begin", show=False,
+            tooltip="pick what the video begins from"),
+        Binding("e", "edit_file", "Edit preset file", id="compose.file", show=False,
+            tooltip="edit the preset's file here"),
         Binding("left_square_bracket", "section(-1)", "Stage before", id="compose.previous", show=False),
         Binding("right_square_bracket", "section(1)", "Stage after", id="compose.next", show=False),
-        Binding(
-            "y", "copy", "Copy as command", id="app.copy", show=False,
-            tooltip="the command line that makes this run",
-        ),
+        Binding("y", "copy", "Copy as command", id="app.copy", show=False,
+            tooltip="the command line that makes this run"),
         Binding("p", "panel('problems')", "Plan", id="compose.plan", tooltip="the plan, and what is wrong"),
         Binding("d", "panel('changes')", "Differences", id="compose.diff", show=False),
         Binding("escape", "back", "Back to the stages", id="compose.back", show=False),
@@ -229,7 +199,7 @@ class Compose(FormScreen):
         """A sentence that the model was trained on, where that knows but some; what was there can be taken back."""
         if self.draft is None or self.checked is None:
             return
-        from tui.describe.prompt_warnings import random_prompt
+        from tui.describe.prompts.warnings import random_prompt
 
         prompt = random_prompt(self.checked.shown)
         if not prompt:
@@ -283,7 +253,7 @@ class Compose(FormScreen):
         if self._refused or self._missing:
             self.action_panel("problems")
             return
-        from tui.app.compose.variants import Variants
+        from tui.app.compose.variants.dialog import Variants
 
         self.app.push_screen(Variants(spec, self.draft.preset))
 
@@ -323,17 +293,11 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_pick(self) -> None:
         """Pick another preset. What was changed of this one comes back with it."""
-        from tui.app.dialogs.picker import Item, Picker
+        from tui.app.compose.presets.pick import pick_preset
 
         self._start_asked = None  # which was of the one before
-        presets = await asyncio.to_thread(listing.list_presets)
-        items = [
-            Item(info.name, f"✖ {info.error}" if info.error else info.description)
-            for info in presets
-        ]
         present = self.draft.preset if self.draft else ""
-        picker = Picker("presets", items, present, self._with_missing(items))
-        name = await self.app.push_screen_wait(picker)
+        name = await pick_preset(self.app, present)
         if name is None or (self.draft and name == present):
             return
         edits: dict[str, str] = {}
@@ -341,22 +305,6 @@ class Compose(FormScreen):
             self._left[present] = self.draft.edits
             edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
         self.open_preset(name, {**self._left.get(name, {}), **edits})
-
-    async def _with_missing(self, items: Sequence[Item]) -> list[Item]:
-        """The presets, each with what is to be downloaded for it."""
-        from tui.describe.missing import by_preset
-
-        try:
-            sizes = await asyncio.to_thread(by_preset)
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.app.tell_error(error)
-            sizes = {}
-        return [
-            replace(item, note=f"{item.note} ✖ {sizes[item.value]}".strip())
-            if item.value in sizes
-            else item
-            for item in items
-        ]
 
     async def action_save(self) -> None:
         """Save the form as a preset of one's own, and go on from that."""
@@ -366,7 +314,7 @@ class Compose(FormScreen):
 
     @asks(group="pick")
     async def _save_as(self, spec: RunSpec, draft: Draft) -> None:
-        from tui.app.compose.save_preset import SavePreset
+        from tui.app.compose.presets.save import SavePreset
 
         own = self.info if self.info is not None and not self.info.shipped else None
         name, description = (own.name, own.description) if own else ("", "")
@@ -378,7 +326,7 @@ class Compose(FormScreen):
     @asks(group="pick")
     async def action_edit_file(self) -> None:
         """The preset's file, here."""
-        from tui.app.compose.preset_file import PresetFile
+        from tui.app.compose.presets.edit import PresetFile
 
         path = self._file()
         if path is None:
@@ -435,7 +383,7 @@ class Compose(FormScreen):
         """A prompt of before, by searching."""
         from tui.app.compose.prompt_history import PromptHistory, in_order
         from tui.app.preferences import MAX_PROMPTS
-        from tui.describe.runs.filter import Search
+        from tui.describe.runs.finding.filter import Search
         from tui.describe.runs.run import found_rows
 
         rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)

@@ -22,7 +22,7 @@ from tui.app.run_view.view import RunView
 from tui.app.top_line import TopLine
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.run import RESUMABLE
 from tui.text import printable
 
@@ -173,7 +173,7 @@ class Live(ModiffScreen):
             self._after_turn(feed)
             if feed.is_over and not is_full:
                 return
-            await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+            await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
 
     async def _begin(self, run_id: str) -> RunFeed:
         if self._feed is not None:

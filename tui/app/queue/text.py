@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tui.describe.health import Status
+    from tui.describe.runs.following.state import RunState
     from tui.describe.runs.queued import Expected
     from tui.describe.runs.run import RunRow
-    from tui.describe.runs.state import RunState
 
 COLUMNS = (
     Column("", 3),

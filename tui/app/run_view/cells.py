@@ -12,10 +12,10 @@ from engine.tasks.stages import told
 from tui.app.run_view.stages import StageCell
 from tui.app.run_view.timeline import StepCell
 from tui.app.widgets.plot import Series
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
+from tui.describe.runs.following.stalling import stalled
 from tui.describe.runs.given import given_files
 from tui.describe.runs.run import SYMBOLS, status_words
-from tui.describe.runs.stalling import stalled
 from tui.text import printable
 from tui.units import clock, duration, size
 
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from store.lineage.records import RunRecord
-    from tui.describe.runs.state import RunState, Stage, Step
+    from tui.describe.runs.following.state import RunState, Stage, Step
+
+
+# Of steps that are shorter nobody sees each.
+_SEEN_SECONDS = 0.2
+
+
+def is_fast(state: RunState) -> bool:
+    """Whether steps are done faster than they can be looked at."""
+    seconds = state.unit_seconds
+    return not state.is_over and seconds is not None and seconds < _SEEN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

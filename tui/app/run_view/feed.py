@@ -9,17 +9,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from engine.runs.expanded import expanded_text
+from tui.app.run_view.cells import is_fast
 from tui.app.run_view.follower import Follower
 from tui.describe.plan import decode_seconds, sigmas
+from tui.describe.runs.detail import detail as detail_of
 from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
-from tui.describe.runs.run import detail as detail_of
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
-    from tui.describe.runs.state import RunState
+    from tui.describe.runs.following.state import RunState
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5
@@ -58,6 +59,11 @@ class RunFeed:
     def is_over(self) -> bool:
         """Whether this attempt of the run has ended."""
         return self.state.is_over
+
+    def pause_seconds(self, tick_seconds: float) -> float:
+        """Until the next turn; for fast steps it draws all at one stroke, with their picture. tick_seconds: how often
+        panels are drawn at most."""
+        return max(tick_seconds, PREVIEW_SECONDS) if is_fast(self.state) else tick_seconds
 
     async def begin(self) -> None:
         """What the log does not say. Raises UnknownRun where the run was removed."""
@@ -140,11 +146,16 @@ class RunFeed:
             preview = await self._follower.preview(step)
         if preview is not None:
             self._shown = (step, known[step - 1].key)
-            is_passing = view.is_following and not self.is_over
-            view.show_preview(preview, step_told(step), fps=PASSING_FPS if is_passing else None)
+            view.show_preview(preview, step_told(step), fps=self._step_fps())
         elif not view.is_following:
             self._shown = (step, "")
             view.show_preview(None, f"step {step} has no preview" if step else "the noise")
+
+    def _step_fps(self) -> float | None:
+        """Of the picture of a step; None for the usual one."""
+        if self.is_over or not self._view.is_following:
+            return None
+        return 0.0 if is_fast(self.state) else PASSING_FPS
 
     async def _show_given(self) -> None:
         """What the run began from; of what it has not read yet there is no picture."""

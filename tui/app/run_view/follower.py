@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from tui.app.lab import LOG_PAGE
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 
 if TYPE_CHECKING:
     from store.index.previews import Preview

@@ -64,6 +64,7 @@ class LogView(ScrollView, can_focus=True):
         self.auto_scroll = True
         self._kept: deque[_Line] = deque(maxlen=MAX_LINES)
         self._shown: deque[_Line] = deque(maxlen=MAX_LINES)
+        self._styles: dict[str, Style] = {}  # by part; kept, because each walks all ancestors
         self._describe()
 
     @property
@@ -88,16 +89,21 @@ class LogView(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         left, top = self.scroll_offset
         width = self.scrollable_content_region.width
+        plain = self._styled("plain")
         if top + y >= len(self._shown):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, plain)
         line = self._shown[top + y]
         strip = Strip(
             [
-                Segment(line.time, self._colour("time")),
-                Segment(f" {line.level:{_WORD_CELLS}} {line.text}", self._colour(line.level)),
+                Segment(line.time, self._styled("time")),
+                Segment(f" {line.level:{_WORD_CELLS}} {line.text}", self._styled(line.level)),
             ]
         )
-        return strip.crop_extend(left, left + width, self.rich_style).apply_style(self.rich_style)
+        return strip.crop_extend(left, left + width, plain)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._styles.clear()
 
     def action_follow(self) -> None:
         """Stay at the end as lines come, or stop doing so."""
@@ -162,12 +168,15 @@ class LogView(ScrollView, can_focus=True):
             self.scroll_end(animate=False, immediate=False, x_axis=False)
         self.refresh()
 
-    def _colour(self, part: str) -> Style:
-        """The style of a part without its background, which is another one while focused."""
-        if part == "info":
-            return Style.null()
-        style = self.get_component_rich_style(f"log-view--{part}")
-        return Style(color=style.color, bold=style.bold)
+    def _styled(self, part: str) -> Style:
+        """The style of a part, on the background of the log, which is another one while focused."""
+        if part not in self._styles:
+            style = self.rich_style
+            if part not in ("plain", "info"):
+                own = self.get_component_rich_style(f"log-view--{part}")
+                style += Style(color=own.color, bold=own.bold)
+            self._styles[part] = style
+        return self._styles[part]
 
     def _describe(self) -> None:
         level = self.level if self.level == LEVELS[-1] else f"{self.level}+"

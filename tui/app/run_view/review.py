@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tui.app.dialogs.review import ReviewPrompt
 from tui.app.messages import Queued
-from tui.describe.expansion import waiting_prompt
+from tui.describe.prompts.expansion import waiting_prompt
 
 if TYPE_CHECKING:
     from tui.app.base import ModiffBase

@@ -9,7 +9,7 @@ from engine.runs.branch_points import num_steps
 from tui.app.run_view.timeline import StepCell
 
 if TYPE_CHECKING:
-    from tui.describe.runs.run import Detail
+    from tui.describe.runs.detail import Detail
 
 
 def cells_of(detail: Detail) -> list[StepCell]:

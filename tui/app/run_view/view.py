@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from textual.binding import Binding
 from textual.containers import Vertical
+from textual.geometry import Region
 from textual.message import Message
 from textual.widget import Widget
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
     from store.index.previews import Preview
     from store.lineage.records import RunRecord
+    from tui.describe.runs.following.state import RunState
     from tui.describe.runs.given import GivenTo
-    from tui.describe.runs.state import RunState
 
-# Plots and log are drawn so often at most: a new line of the log makes Textual lay out the whole screen.
+# Plots and log, most of what is drawn, are drawn so often at most; the second is of steps that nobody sees each.
 _PANEL_NS = 500_000_000
+_FAST_PANEL_NS = 900_000_000
 # Below either, the panels under the head take turns as tabs of one area.
 _ALL_FROM = (100, 28)
 # From so many columns on what there is more is the preview's first.
@@ -46,6 +48,23 @@ class Panel(Vertical, can_focus=True):
     """A titled box that can be focused, so that it can be enlarged."""
 
     ALLOW_MAXIMIZE = True
+    _is_noting = False
+
+    def note(self, text: str) -> None:
+        """Put a text into the lower border, and paint that alone: Textual paints all of a box whose border changes."""
+        if str(self.border_subtitle or "") != text:
+            self._is_noting = True
+            self.border_subtitle = text
+            self._is_noting = False
+
+    def refresh(
+        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
+    ) -> Self:
+        if self._is_noting:
+            left, top = self.gutter.top_left  # regions are told from the content on
+            width, height = self.outer_size
+            regions = (Region(-left, height - 1 - top, width, 1),)
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
 
 class RunView(Widget):
@@ -193,10 +212,11 @@ class RunView(Widget):
         drawn = (state.changes, record and record.id, len(sigmas), points)
         if drawn != self._drawn:
             self._drawn, self._is_panel_due = drawn, True
-            self._set(self.query_one("#run"), title=state.run_id)
+            self._title("run", state.run_id)
             self.query_one(Timeline).show(run_cells.step_cells(state, points))
             self._follow()
-        if self._is_panel_due and (state.is_over or now_ns - self._panels_ns >= _PANEL_NS):
+        panel_ns = _FAST_PANEL_NS if run_cells.is_fast(state) else _PANEL_NS
+        if self._is_panel_due and (state.is_over or now_ns - self._panels_ns >= panel_ns):
             self._panels_ns, self._is_panel_due = now_ns, False
             self._show_panels()
 
@@ -207,7 +227,7 @@ class RunView(Widget):
         picture = self.query_one(Picture)
         picture.fps = STEP_FPS if fps is None else fps
         picture.show(preview, "" if preview else told)
-        self._set(self.query_one("#preview"), note=told if preview else "")
+        self.query_one("#preview", Panel).note(told if preview else "")
 
     def show_given(self, given: Sequence[GivenTo]) -> None:
         """What the run began from."""
@@ -232,7 +252,7 @@ class RunView(Widget):
 
     def _show_values(self, state: RunState) -> None:
         values = run_cells.step_values(state, self.cursor, self._sigmas)
-        self._set(self.query_one("#run"), note=values)
+        self.query_one("#run", Panel).note(values)
 
     def _show_panels(self) -> None:
         """The panels that can be seen, and the values in the border; the others are drawn when their turn comes."""
@@ -261,11 +281,11 @@ class RunView(Widget):
             x_range=(1, max(2, len(state.steps))),
         )
         bad = run_cells.bad_step(state)
-        self._set(self.query_one("#latents"), note=f"✖ not finite at step {bad}" if bad else "")
+        self.query_one("#latents", Panel).note(f"✖ not finite at step {bad}" if bad else "")
 
     def _show_memory(self, state: RunState) -> None:
         self.query_one("#memory Plot", Plot).show(run_cells.memory_series(state))
-        self._set(self.query_one("#memory"), note=state.planned.words if state.planned else "")
+        self.query_one("#memory", Panel).note(state.planned.words if state.planned else "")
 
     def _show_log(self, state: RunState) -> None:
         """Hidden, it would keep all that it is given until it knows its size."""
@@ -285,19 +305,17 @@ class RunView(Widget):
         self._tab = tab
         is_small = self.has_class("-tabs")
         for name in TABS:
-            panel = self.query_one(f"#{name}")
-            panel.set_class(name == tab, "-current")
-            self._set(panel, title=_tab_title(name) if is_small else TABS[name])
+            self.query_one(f"#{name}").set_class(name == tab, "-current")
+            self._title(name, _tab_title(name) if is_small else TABS[name])
         self._show_panels()
         if self.wants_preview:
             self.post_message(self.PreviewWanted())
 
-    def _set(self, panel: Widget, *, title: str | None = None, note: str | None = None) -> None:
+    def _title(self, name: str, title: str) -> None:
         """Titles are drawn again only where they differ."""
-        if title is not None and str(panel.border_title or "") != title:
+        panel = self.query_one(f"#{name}")
+        if str(panel.border_title or "") != title:
             panel.border_title = title
-        if note is not None and str(panel.border_subtitle or "") != note:
-            panel.border_subtitle = note
 
 
 def _tab_title(current: str) -> str:

@@ -10,14 +10,14 @@ from tui.app.dialogs.ask import Ask, Confirm
 from tui.app.lab import CommandFailed
 from tui.app.messages import ComposeWith, Queued, QueuedRuns
 from tui.app.run_view.review import review
-from tui.describe.expansion import is_to_review
+from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs import run as summary
-from tui.text import printable, shorten
+from tui.describe.verification import verdict_lines
+from tui.text import counted, printable, shorten
 from tui.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
     from store.store import Store
     from tui.app.base import ModiffBase
@@ -84,28 +84,12 @@ async def verify(app: ModiffBase, row: RunRow) -> None:
     if "identical" not in verdict:
         raise CommandFailed(str(verdict.get("error")))
     app.notify(
-        verdict_told(verdict),
+        "\n".join(verdict_lines(verdict)),
         title=f"verified run {run_id}",
         severity="information" if verdict["identical"] else "warning",
         timeout=_TOLD_SECONDS,
         markup=False,
     )
-
-
-def verdict_told(verdict: Mapping[str, Any]) -> str:
-    """Identical, or the first difference and what differs in the environment."""
-    if verdict["identical"]:
-        return f"identical: all {verdict['checked']} links computed again have their bytes"
-    far = verdict["relative_l2"]
-    lines = [
-        f"it differs first at {verdict['first_difference']}"
-        + ("" if far is None else f", by {far:.1e} (relative L2)")
-    ]
-    for name, sides in verdict["environment"].items():
-        lines.append(f"{name} was {sides['then']}, is {sides['now']}")
-    if not verdict["environment"]:
-        lines.append("nothing differs in the environment; the code or the weights changed")
-    return "\n".join(map(printable, lines))
 
 
 async def pin(app: ModiffBase, row: RunRow) -> None:
@@ -206,4 +190,4 @@ def _line_of(row: RunRow) -> str:
 
 
 def _runs(ids: Sequence[str]) -> str:
-    return f"run {ids[0]}" if len(ids) == 1 else f"{len(ids)} runs"
+    return f"run {ids[0]}" if len(ids) == 1 else counted(len(ids), "run")

@@ -22,7 +22,7 @@ from tui.app.runs.branch_fields import FIELDS, first_step, overrides_of, shares,
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.tick import Tick
 from tui.describe.plan import planned, shown
-from tui.describe.runs.run import detail as detail_of
+from tui.describe.runs.detail import detail as detail_of
 from tui.text import columns
 from tui.units import clock, size
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from store.store import Store
     from tui.describe.plan import Planned
-    from tui.describe.runs.run import At, Detail
+    from tui.describe.runs.detail import Detail
+    from tui.describe.runs.run import At
 
 # A plan is asked for when nothing has been typed for so long.
 _REST_SECONDS = 0.25

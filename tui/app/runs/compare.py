@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group
@@ -28,7 +29,7 @@ from tui.app.widgets.footer import Footer
 from tui.app.widgets.picture import STEP_FPS, Picture
 from tui.app.widgets.plot import Plot, Series
 from tui.describe import comparison
-from tui.describe.runs.run import detail as detail_of
+from tui.describe.runs.detail import detail as detail_of
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
     from textual.binding import BindingType
 
-    from tui.describe.runs.run import Detail
+    from tui.describe.runs.detail import Detail
 
 _LOOK_SECONDS = 0.5
 _TOLD_SECONDS = 12
@@ -121,9 +122,7 @@ class Compare(ModiffScreen):
             title = f"{name} {detail.record.id}  {printable(str(prompt))}"
             self.query_one(f"#panel-{name}").border_title = Content(shorten(title, 80))
         a, b = (detail.record for detail in self._details)
-        known = comparison.settings_section(
-            [comparison.difference_data(each) for each in spec_differences(a, b)]
-        )
+        known = comparison.settings_section([asdict(each) for each in spec_differences(a, b)])
         self.query_one("#lines", Static).update(
             _table([known, comparison.Section("results", (), _WAITING)])
         )

@@ -19,7 +19,8 @@ from tui.app.run_view.feed import RunFeed
 from tui.app.run_view.given import GivenPictures
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import STEP_FPS, Picture
-from tui.describe.runs import run as summary
+from tui.describe.runs.detail import detail as detail_of
+from tui.describe.runs.detail import lines
 from tui.describe.runs.given import given_files, given_to
 from tui.text import escaped, printable
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
 
     from tui.describe.health import Status
-    from tui.describe.runs.run import Detail, RunRow
+    from tui.describe.runs.detail import Detail
+    from tui.describe.runs.run import RunRow
 
 # The cursor may pass over many runs on its way; only where it rests one is read.
 _REST_SECONDS = 0.12
@@ -126,7 +128,7 @@ class RunDetails(Vertical):
         if is_other:
             await asyncio.sleep(_REST_SECONDS)
         try:
-            self._draw(await self.app.lab.read(summary.detail, row.record.id))
+            self._draw(await self.app.lab.read(detail_of, row.record.id))
         except UnknownRun:
             self._draw(None)
         else:
@@ -203,7 +205,7 @@ class RunDetails(Vertical):
                 is_full = await feed.turn() if is_seen else False
                 if is_seen and feed.is_over and not is_full:
                     return
-                await asyncio.sleep(0 if is_full else self.app.tick_seconds)
+                await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
         except Exception as error:
             if feed is self._feed:
                 self._end_feed()  # the next look begins again
@@ -228,7 +230,7 @@ def table(detail: Detail, silence: str) -> RenderResult:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in summary.lines(detail):
+    for name, value in lines(detail):
         table.add_row(name, Text(value))
         if name == "status" and silence:
             table.add_row("engine", Text(f"▲ {printable(silence)}", style="bold"))

@@ -20,12 +20,12 @@ from tui.app.runs.tree import RunTree
 from tui.app.widgets.empty import Empty
 from tui.app.widgets.listing import Column, Listing, Row
 from tui.app.widgets.thumbnails import Thumbnails, Tile
-from tui.describe.runs import filter as searching
 from tui.describe.runs.changes import values_within
-from tui.describe.runs.columns import cell, fitting, room
 from tui.describe.runs.families import mark_of
+from tui.describe.runs.finding import filter as searching
+from tui.describe.runs.finding.columns import cell, fitting, room
 from tui.describe.runs.run import PIN
-from tui.text import shorten
+from tui.text import counted, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -228,9 +228,8 @@ class RunList(Vertical):
         self.tags |= dict.fromkeys(tag for row in rows for tag in row.tags)
         self.marks = [run_id for run_id in self.marks if run_id in self._rows]
         more = "+" if len(rows) >= RUN_LIMIT else ""
-        self.query_one("#found", Static).update(
-            f" {len(rows)}{more} run{'' if len(rows) == 1 else 's'}"
-        )
+        count = counted(len(rows), "run").replace(" ", f"{more} ")
+        self.query_one("#found", Static).update(f" {count}")
         self._fitting = [row.record.id for row in rows]
         self._draw()
 

@@ -20,9 +20,9 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RUN_LIMIT, RunList
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
-from tui.describe.runs import filter as searching
 from tui.describe.runs import run as summary
 from tui.describe.runs.families import families
+from tui.describe.runs.finding import filter as searching
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -49,19 +49,8 @@ class Runs(ModiffScreen):
     NEAR_ONLY = frozenset({"mark", "filter", "tab", "back"})
     FOR_A_RUN = frozenset(
         {
-            *(
-                "branch",
-                "continue",
-                "go_on",
-                "play",
-                "replay",
-                "verify",
-                "pin",
-                "tags",
-                "note",
-                "load",
-            ),
-            *("export", "remove", "copy", "copy_id", "compare"),
+            *("branch", "continue", "go_on", "play", "replay", "verify", "pin", "tags", "note"),
+            *("load", "export", "remove", "copy", "copy_id", "compare"),
         }
     )
     HELP = (
@@ -93,20 +82,11 @@ class Runs(ModiffScreen):
         Binding("n", "note", "Note", id="runs.note", show=False),
         Binding("l", "load", "Load into Compose", id="runs.load", show=False),
         Binding("X", "export", "Export a bundle", id="runs.export", show=False),
-        Binding(
-            "delete",
-            "remove",
-            "Remove",
-            id="runs.remove",
-            show=False,
-            tooltip="Delete from the list",
-        ),
+        Binding("delete", "remove", "Remove", id="runs.remove", show=False, tooltip="Delete from the list"),
         Binding("y", "copy", "Copy as command", id="app.copy", show=False),
         Binding("Y", "copy_id", "Copy the id", id="runs.copy_id", show=False),
         Binding("left_square_bracket,comma", "tab(-1)", "Tab back", id="panel.prev", show=False),
-        Binding(
-            "right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False
-        ),
+        Binding("right_square_bracket,full_stop", "tab(1)", "Next tab", id="panel.next", show=False ),
         Binding("escape", "back", "Back", id="app.back", show=False),
     ]  # fmt: skip
 
@@ -325,7 +305,7 @@ class Runs(ModiffScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         row = self.runs.current if self.is_mounted else None
-        if action in _NEED_RUN and row is None:
+        if row is None and action in (self.FOR_A_RUN - {"go_on"}) | {"mark", "rate"}:
             return False
         if action == "go_on":
             marked = self.runs.marked if self.is_mounted else []
@@ -441,21 +421,3 @@ class Runs(ModiffScreen):
             self.app.push_screen(Compare(pair[0], pair[1]))
         else:
             self.notify("mark one or two runs with m to compare them", severity="warning")
-
-
-_NEED_RUN = (
-    *(
-        "mark",
-        "compare",
-        "branch",
-        "rate",
-        "pin",
-        "tags",
-        "note",
-        "load",
-        "export",
-        "remove",
-        "copy",
-        "copy_id",
-    ),
-)

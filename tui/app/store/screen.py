@@ -24,7 +24,7 @@ from tui.app.widgets.listing import Listing
 from tui.describe.bundles import NO_TRUST, TRUST, imported_lines
 from tui.describe.space import plan_lines, planned_removal, remove_by, verdict_lines
 from tui.describe.space import space as space_of
-from tui.text import printable
+from tui.text import counted, printable
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -135,9 +135,7 @@ class Store(ModiffScreen):
         listing = self.query_one(Listing)
         rows = store_text.table(self._space, self._view)
         listing.show(rows, columns=store_text.COLUMNS[self._view])
-        listing.border_title = (
-            f"{len(rows)} {'run' if len(rows) == 1 else 'runs'}" if self._view == "run" else ""
-        )
+        listing.border_title = counted(len(rows), "run") if self._view == "run" else ""
         listing.display = bool(rows)
         if rows and self.focused is None:
             listing.focus()  # a list that was hidden has lost it

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from tui.app.widgets.drawn import Drawn
 from tui.describe.space import LABELS
-from tui.text import printable
+from tui.text import counted, printable
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def shares(sizes: Sequence[int], width: int) -> list[int]:
 def totals(overview: Overview, width: int) -> list[str]:
     """What there is, what is free, and what a clean-up would be about."""
     told = [
-        f"all {size(overview.num_bytes)} of {overview.num_runs} run{'' if overview.num_runs == 1 else 's'}",
+        f"all {size(overview.num_bytes)} of {counted(overview.num_runs, 'run')}",
         f"free on this disk {size(overview.free_bytes)}",
     ]
     if overview.protected_bytes:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.options import json_option
 from tui.cli.output import print_json
+from tui.describe.doctor import lines
 from tui.errors import FAILED
-from tui.text import printable
 
 if TYPE_CHECKING:
     from engine.doctor import Report
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(as_json: bool) -> int:
     """Check what works on this machine.
 
@@ -28,10 +29,11 @@ def doctor(as_json: bool) -> int:
 
     os.getcwd()  # where there is none, a library of torch ends the process without a word
     report = examine(store_root())
+    data = _data(report)
     if as_json:
-        print_json(_data(report))
+        print_json(data)
     else:
-        for line in _lines(report):
+        for line in lines(data, {"absent": "-"}):  # words need neither colour nor UTF-8
             click.echo(line)
     return 0 if report.is_healthy else FAILED
 
@@ -50,17 +52,3 @@ def _data(report: Report) -> dict[str, object]:
             for section in report.sections
         ],
     }
-
-
-def _lines(report: Report) -> list[str]:
-    """Sections with aligned rows. The status is a word, so that it needs neither colour nor UTF-8."""
-    width = max(len(row.name) for section in report.sections for row in section.rows)
-    lines: list[str] = []
-    for section in report.sections:
-        lines += ["", section.title] if lines else [section.title]
-        for row in section.rows:
-            mark = "-" if row.status == "absent" else row.status
-            lines.append(f"  {mark:<4}  {row.name:<{width}}  {printable(row.value)}")
-            if row.hint:
-                lines.append(f"{'':<8}{'':<{width}}  -> {printable(row.hint)}")
-    return lines

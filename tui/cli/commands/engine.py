@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from store.lineage.records import LATE_SECONDS
-from tui.cli.output import print_json, waiting_line
+from tui.cli.options import json_option
+from tui.cli.output import print_json, print_lines, waiting_line
 from tui.describe.engines import NO_ENGINE, held_line, release_line
 from tui.errors import FAILED
 from tui.text import printable
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from store.lineage.records import EngineRecord
     from store.store import Store
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -34,7 +33,7 @@ def engine() -> None:
 
 
 @engine.command()
-@_json
+@json_option
 def status(as_json: bool) -> None:
     """Tell which engines live and what they do."""
     from engine.process.launch import other_variables
@@ -59,7 +58,7 @@ def status(as_json: bool) -> None:
 
 
 @engine.command()
-@_json
+@json_option
 def start(as_json: bool) -> None:
     """Start an engine if none lives; it goes on with the runs that wait."""
     from engine.process.launch import ensure_engine
@@ -75,7 +74,7 @@ def start(as_json: bool) -> None:
 
 @engine.command()
 @click.option("--force", is_flag=True, help="End it at once, for an engine that hangs.")
-@_json
+@json_option
 def stop(as_json: bool, force: bool) -> None:
     """Stop the engine, when its present step ends.
 
@@ -103,7 +102,7 @@ def stop(as_json: bool, force: bool) -> None:
 
 
 @engine.command()
-@_json
+@json_option
 def release(as_json: bool) -> None:
     """Have the engine let go of the models that it does not use.
 
@@ -118,8 +117,7 @@ def release(as_json: bool) -> None:
     if as_json:
         print_json({"engines": [_row(each) for each in engines]})
     else:
-        for line in [release_line(each) for each in engines] or [NO_ENGINE]:
-            click.echo(line)
+        print_lines([release_line(each) for each in engines] or [NO_ENGINE])
 
 
 @engine.command()
@@ -132,7 +130,7 @@ def release(as_json: bool) -> None:
     help="How many lines from the end; 0 for all.",
 )
 @click.option("--pid", type=int, metavar="N", help="The log of the engine that was process N.")
-@_json
+@json_option
 def logs(lines: int, pid: int | None, as_json: bool) -> int:
     """Print the end of the engine's log: the live engine's, else the last one's."""
     from engine.process.logs import log_path
@@ -155,8 +153,7 @@ def logs(lines: int, pid: int | None, as_json: bool) -> int:
         print_json({"path": str(path), "lines": shown})
         return 0
     click.echo(printable(str(path)), err=True)
-    for line in shown:
-        click.echo(line)
+    print_lines(shown)
     return 0
 
 

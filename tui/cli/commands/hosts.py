@@ -6,7 +6,7 @@ import click
 
 from tui.cli.completion import complete_host
 from tui.cli.options import json_option
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.text import columns, printable
 
 _EPILOG = """\b
@@ -69,8 +69,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json(told(asked))
         return
-    for line in columns(rows(asked)):
-        click.echo(line)
+    print_lines(columns(rows(asked)))
     if not asked:
         click.echo("no host is known; `modiff hosts add NAME URL` makes one known", err=True)
 

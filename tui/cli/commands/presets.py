@@ -4,6 +4,7 @@ a `PresetError`.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ import msgspec
 
 from presets.encoding import preset_schema
 from presets.fields.listing import fields, item_fields
-from presets.library.listing import PresetInfo, list_presets
+from presets.library.listing import list_presets
 from presets.library.loading import load_preset
 from presets.library.paths import preset_path, user_preset_dir
 from presets.library.problems import preset_problems
@@ -19,7 +20,8 @@ from presets.library.saving import dump_preset, extended_by, save_from
 from presets.settings.overrides import toml_value
 from presets.spec.run import RunSpec
 from presets.validation import to_plain
-from tui.cli.output import echo_path, print_json
+from tui.cli.options import json_option
+from tui.cli.output import echo_path, print_json, print_lines
 from tui.cli.settings.options import set_option
 from tui.errors import BAD_INPUT
 from tui.text import columns, escaped, printable
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
     from presets.fields.listing import Field
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
 
 @click.group()
 def presets() -> None:
@@ -38,12 +38,12 @@ def presets() -> None:
 
 
 @presets.command("list")
-@_json
+@json_option
 def list_(as_json: bool) -> None:
     """List all presets, the shipped ones first."""
     infos = list_presets()
     if as_json:
-        print_json([_row(info) for info in infos])
+        print_json([asdict(info) | {"path": str(info.path)} for info in infos])
         return
     rows = [
         (
@@ -53,8 +53,7 @@ def list_(as_json: bool) -> None:
         )
         for info in infos
     ]
-    for line in columns(rows):
-        click.echo(line)
+    print_lines(columns(rows))
 
 
 @presets.command()
@@ -67,7 +66,7 @@ def list_(as_json: bool) -> None:
     help="Print every key that --set takes, N for the index in a list, every option of an extension, "
     "and what they take.",
 )
-@_json
+@json_option
 def show(
     preset: str | None, overrides: tuple[str, ...], schema: bool, keys: bool, as_json: bool
 ) -> None:
@@ -95,7 +94,7 @@ def show(
 @presets.command()
 @click.argument("names", metavar="[PRESET]...", nargs=-1)
 @set_option
-@_json
+@json_option
 @click.pass_context
 def validate(
     ctx: click.Context, names: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
@@ -135,7 +134,7 @@ def validate(
 @set_option
 @click.option("--description", metavar="TEXT", help="One line for `modiff presets list`.")
 @click.option("--overwrite", is_flag=True, help="Replace a preset of the same name.")
-@_json
+@json_option
 def save(
     name: str,
     parent: str | None,
@@ -167,7 +166,7 @@ def save(
 
 @presets.command()
 @click.argument("name", required=False)
-@_json
+@json_option
 def path(name: str | None, as_json: bool) -> None:
     """Print where presets lie.
 
@@ -191,17 +190,6 @@ def _errors_of(name: str, listed: str, overrides: tuple[str, ...]) -> list[str]:
     """listed: what is wrong with its name in the list of presets."""
     found = [str(error) for error in preset_problems(name, overrides)]
     return [listed] if listed and listed not in found and not overrides else found
-
-
-def _row(info: PresetInfo) -> dict[str, Any]:
-    return {
-        "name": info.name,
-        "path": str(info.path),
-        "shipped": info.shipped,
-        "description": info.description,
-        "extends": info.extends,
-        "error": info.error,
-    }
 
 
 def _print_keys(*, as_json: bool) -> None:

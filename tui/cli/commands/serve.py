@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from tui.cli.completion import complete_host, complete_preset
+from tui.cli.listening import REFUSED, cannot_listen
 from tui.cli.options import json_option
-from tui.cli.output import flush_output, print_json
+from tui.cli.output import flush_output, print_json, print_lines
 from tui.cli.settings.options import set_option
-from tui.errors import BAD_INPUT, FAILED
+from tui.errors import FAILED
 from tui.text import printable
 
 # as on the command line; the names of `engine.remote.contract.SERVED`
@@ -136,14 +137,8 @@ def serve(
 
     try:
         listener = listen(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
-        click.echo(
-            f"modiff: cannot listen at {printable(host)}, port {port} ({printable(reason)}); "
-            "choose others with --host and --port",
-            err=True,
-        )
-        return BAD_INPUT
+    except REFUSED as error:
+        return cannot_listen(host, port, error)
     with listener, open_store() as store, open_index(store.root) as index:
         serve_until_asked(
             listener, address, spec, names, index, token=token, max_waiting=max_waiting, ready=ready
@@ -154,19 +149,16 @@ def serve(
 def _check(url: str, *, as_json: bool) -> int:
     from engine.remote.conformance.check import check
     from engine.remote.hosts import address_of
+    from tui.describe.hosts import check_lines
 
     address = address_of(url, "")
     found = check(address)
-    wrong = [each for each in found if each.wrong]
+    has_passed = not any(each.wrong for each in found)
+    checks = [{"name": each.name, "wrong": each.wrong} for each in found]
     if as_json:
-        told = [{"name": each.name, "wrong": each.wrong} for each in found]
-        print_json({"url": address, "passed": not wrong, "checks": told})
+        print_json({"url": address, "passed": has_passed, "checks": checks})
     else:
-        for each in found:
-            click.echo(
-                printable(
-                    f"wrong  {each.name}: {each.wrong}" if each.wrong else f"ok     {each.name}"
-                )
-            )
-        click.echo(f"{len(found) - len(wrong)} of {len(found)} checks passed", err=True)
-    return FAILED if wrong else 0
+        count, *lines = check_lines({"checks": checks})
+        print_lines(lines)
+        click.echo(count, err=True)
+    return 0 if has_passed else FAILED

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from tui.cli.listening import REFUSED, cannot_listen
 from tui.cli.output import flush_output
 from tui.errors import BAD_INPUT
-from tui.text import printable
 
 _EPILOG = """\b
 Examples:
@@ -51,15 +51,8 @@ def web(port: int, host: str) -> int:
         return BAD_INPUT
     try:
         listener = listen(host, port)
-    except (OSError, OverflowError, UnicodeError) as error:
-        # Python adds what it was doing
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
-        click.echo(
-            f"modiff: cannot listen at {printable(host)}, port {port} ({printable(reason)}); "
-            "choose others with --host and --port",
-            err=True,
-        )
-        return BAD_INPUT
+    except REFUSED as error:
+        return cannot_listen(host, port, error)
     with listener:
         token = new_token()
         named = f"[{host}]" if ":" in host else host

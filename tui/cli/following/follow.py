@@ -19,12 +19,13 @@ import click
 
 from store.lineage.records import REUSED, StageRecord
 from tui.cli.following.progress import stage_told
-from tui.cli.output import Invocation, close_output, echo_path, print_json
-from tui.describe.expansion import is_to_review
+from tui.cli.output import Invocation, close_output, echo_path, print_json, print_lines
+from tui.describe.prompts.expansion import is_to_review
+from tui.describe.runs.detail import with_file_back
+from tui.describe.runs.following.notices import BELL, desktop_notice, end_line
+from tui.describe.runs.following.state import RunState, state_of
 from tui.describe.runs.given import changed_file
-from tui.describe.runs.notices import BELL, desktop_notice, end_line
-from tui.describe.runs.run import with_file_back
-from tui.describe.runs.state import RunState, state_of
+from tui.describe.runs.run import stages_data
 from tui.errors import CANCELLED, FAILED
 from tui.text import printable, shorten
 from tui.units import duration
@@ -122,8 +123,7 @@ def follow_queued(
         return 128 + followed.ended_by
     if not manner.quiet:
         spent = _split(record, _stages(watched.state), asked_ns, is_warm=is_warm)
-        for line in _narration(store, record, watched, spent, again=manner.again):
-            click.echo(line, err=True)
+        print_lines(_narration(store, record, watched, spent, again=manner.again), err=True)
     elif record.error:
         click.echo(f"modiff: {printable(record.error)}", err=True)
     if manner.as_json:
@@ -167,10 +167,7 @@ def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> 
         "status": status,
         "output": record.output if status == "done" else None,
         "seconds": round(record.seconds or 0.0, 3),
-        "stages": [
-            {"name": stage.name, "seconds": round(stage.seconds, 3), "cached": stage.cached}
-            for stage in stages
-        ],
+        "stages": stages_data(stages),
     }
     if record.error:
         told["error"] = record.error
@@ -258,7 +255,7 @@ def _await_running(store: Store, run_ids: Sequence[str], signals: Signals, *, qu
 def value_told(key: str, value: object) -> str:
     """The value of a setting in a title or a table; of a picture or a clip the name of its file."""
     from tui.describe.inputs import file_name
-    from tui.describe.runs.setting_keys import given_files
+    from tui.describe.runs.finding.setting_keys import given_files
 
     if key in given_files() and isinstance(value, str):
         value = file_name(value)

@@ -15,8 +15,8 @@ from tui.cli.following.follow import (
     tell_leaving,
     value_told,
 )
-from tui.cli.output import print_json
-from tui.describe.runs.notices import end_line
+from tui.cli.output import print_json, print_lines
+from tui.describe.runs.following.notices import end_line
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable
 from tui.units import duration
@@ -104,8 +104,7 @@ def _report(
         )
         for each in found
     ]
-    for line in columns(rows):
-        click.echo(line)
+    print_lines(columns(rows))
 
 
 def _result(store: Store, run_id: str, wanted: Wanted) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from store.lineage.events import (
     StageStarted,
     StepFinished,
 )
-from tui.describe.runs.state import rate_of
+from tui.describe.runs.following.state import rate_of
 from tui.text import printable
 from tui.units import clock, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tui.describe.runs.state import RunState
+    from tui.describe.runs.following.state import RunState
 
 # A bar takes eight cells at least, and the numbers beside it are worth more than it.
 _BAR_FROM_WIDTH = 60

@@ -12,7 +12,7 @@ import click
 from tui.cli.following.follow import exit_code, follow_queued, latest_stages, result
 from tui.cli.output import Invocation, print_json
 from tui.cli.settings.prompts import warn
-from tui.describe.expansion import is_to_review, waiting_prompt
+from tui.describe.prompts.expansion import is_to_review, waiting_prompt
 from tui.errors import CANCELLED
 from tui.text import escaped
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
+from tui.describe.verification import verdict_lines
 from tui.errors import FAILED
 from tui.text import printable
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -> int:
     """Have the engine compute a run again, print the verdict and return the exit code: 1 where something differs."""
     verdict = _followed(store, record, shows_progress=not quiet and sys.stderr.isatty())
+    data = _data(record, verdict)
     if as_json:
-        print_json(_data(record, verdict))
+        print_json(data)
     else:
-        for line in _lines(record, verdict):
-            click.echo(line)
+        first, *lines = verdict_lines(data)
+        print_lines((f"run {record.id}: {first}", *(f"  {line}" for line in lines)))
     return 0 if verdict.identical else FAILED
 
 
@@ -65,18 +67,3 @@ def _data(record: RunRecord, verdict: Verified) -> dict[str, object]:
             name: {"then": then, "now": now} for name, (then, now) in verdict.environment.items()
         },
     }
-
-
-def _lines(record: RunRecord, verdict: Verified) -> list[str]:
-    if verdict.identical:
-        lines = [
-            f"run {record.id} is identical: all {verdict.checked} links computed again have their bytes"
-        ]
-    else:
-        far = "" if verdict.relative_l2 is None else f", by {verdict.relative_l2:.1e} (relative L2)"
-        lines = [f"run {record.id} differs first at {verdict.first}{far}"]
-    for name, (then, now) in verdict.environment.items():
-        lines.append(f"  {printable(name)} was {printable(str(then))}, is {printable(str(now))}")
-    if not verdict.identical and not verdict.environment:
-        lines.append("  nothing differs in the environment; the code or the weights changed")
-    return lines

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 from engine.client import follow, held_up
 from store.errors import StoreError
 from store.store import open_store
-from tui.describe.runs.stalling import stalled
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.stalling import stalled
+from tui.describe.runs.following.state import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

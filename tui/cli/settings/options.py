@@ -61,7 +61,7 @@ class Given:
 
     @property
     def as_overrides(self) -> list[str]:
-        """All of it as `presets.overrides` has it."""
+        """All of it as `presets.settings.overrides` has it."""
         from presets.settings.overrides import toml_value
 
         told = (f"{key}={toml_value(value)}" for key, value in self.values.items())
@@ -119,7 +119,7 @@ class _Signed(click.Option):
 
 
 def set_option(command: F) -> F:
-    """--set, --add and --remove: one list of overrides (`presets.overrides`), in the order typed."""
+    """--set, --add and --remove: one list of overrides (`presets.settings.overrides`), in the order typed."""
     return _all_of(
         command,
         click.option(

@@ -27,7 +27,7 @@ def prompt_option(_ctx: click.Context, _param: click.Parameter, text: str | None
 
 def warn_of_prompts(specs: Iterable[RunSpec]) -> None:
     """Each warning about the prompts of some runs once, on stderr."""
-    from tui.describe.prompt_warnings import prompt_warnings
+    from tui.describe.prompts.warnings import prompt_warnings
 
     by_prompts = {
         (spec.prompt, spec.negative_prompt, spec.components.text_encoder, spec.guidance): spec
@@ -43,12 +43,13 @@ def prompt_of_preset(spec: RunSpec, preset: str, prompt: str | None) -> tuple[st
     preset: "" for the settings of a file, whose prompt is meant. prompt: that of the command.
     """
     from presets.library.loading import load_preset
-    from tui.describe import prompt_warnings
+    from tui.describe.prompts import warnings as prompt_warnings
 
     if prompt is not None or not preset:
         return ()
-    line = prompt_warnings.prompt_of_preset(spec, load_preset(preset).prompt)
-    return (f"{line}; --prompt says another",) if line else ()
+    own = load_preset(preset).prompt
+    line = prompt_warnings.prompt_of_preset(spec, own)
+    return (f'{line}: "{own}"; --prompt says another',) if line else ()
 
 
 def warn(lines: Iterable[str]) -> None:

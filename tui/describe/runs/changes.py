@@ -19,7 +19,7 @@ from presets.settings.by_key import LATER, Settings, flatten, settings_of
 from presets.spec.run import RunSpec
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN, file_name
-from tui.describe.runs.setting_keys import given_files, short_name
+from tui.describe.runs.finding.setting_keys import given_files, short_name
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _places() -> dict[str, int]:
 
 def setting_of(record: RunRecord, key: str) -> Any:
     """The value of one setting; its default where the spec is from before it, None for one that it does not have."""
-    from tui.describe.runs.setting_keys import UnknownKey, setting
+    from tui.describe.runs.finding.setting_keys import UnknownKey, setting
 
     found = settings_in(record.spec_json)
     if key in found:
@@ -152,7 +152,9 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
 
 
 def _is_moot(key: str, settings: Settings) -> bool:
-    """Whether a setting is of a picture or a clip that a run does not have."""
+    """Whether a setting is of a picture or a clip that a run does not have, or of what looks at its pictures."""
+    if key.startswith("components.image_encoder."):
+        return settings.get("task", "t2v") == "t2v"
     name, _, _ = key.partition(".")
     return name in GIVEN and not settings.get(f"{name}.path")
 

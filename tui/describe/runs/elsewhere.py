@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.lineage.events import CallAnswered
-from tui.text import printable
+from tui.text import counted, printable
 from tui.units import size
 
 
@@ -32,8 +32,8 @@ class Elsewhere:
     @property
     def words(self) -> str:
         """`at http://mac:8765: 4 calls, 21 kB up, 40 kB down`."""
-        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
         sent, received = size(self.sent_bytes), size(self.received_bytes)
+        calls = counted(self.calls, "call")
         return f"at {printable(self.host)}: {calls}, {sent} up, {received} down"
 
 

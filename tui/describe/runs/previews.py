@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from store.index.previews import Preview
-    from tui.describe.runs.run import Detail
+    from tui.describe.runs.detail import Detail
 
 VIDEO = "the video"
 # Nobody sees more of them in a terminal.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.output.taken import check_outputs
 from engine.tasks.stages import DECODE, DENOISE, LOAD
 from tui.describe.plan import journal_bytes
+from tui.text import counted
 from tui.units import duration, size
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _fresh_nodes(plan: Plan, seen: set[str]) -> list[Node]:
 
 def sweep_lines(planned: PlannedSweep) -> list[str]:
     """What it comes to, in words."""
-    runs = "1 run" if planned.num_runs == 1 else f"{planned.num_runs} runs"
+    runs = counted(planned.num_runs, "run")
     parts = [f"{planned.fresh_steps} of {planned.total_steps} steps to compute"]
     if planned.shared_steps:
         parts.append(f"{planned.shared_steps} shared among them")

@@ -112,6 +112,20 @@ def test_nothing_counts_scores_that_fused_attention_does_not_hold(store: Store) 
     assert peaks[1] / peaks[0] < 17 / 9
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_slots_are_of_the_weights_and_not_of_the_work(store: Store, device: str) -> None:
+    """By which `resident_blocks = "auto"` knows what is left for blocks."""
+    work_bytes = set()
+    for resident in ("all", "0", "2"):
+        settings = (f"device={device}", f"resident_blocks={resident}")
+        works, _ = works_in(store, spec_of(*(f"components.denoiser.{each}" for each in settings)))
+        steps = [work for work in works if work.stage == "denoise"]
+        use = max(uses_of(steps), key=lambda use: use.weights_bytes)
+        assert use.weights_bytes == steps[0].about.on(device).num_bytes
+        work_bytes.add(use.peak_bytes - use.weights_bytes)
+    assert len(work_bytes) == 1
+
+
 def test_it_is_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

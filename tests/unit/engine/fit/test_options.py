@@ -73,6 +73,13 @@ def test_what_is_exact_goes_before_what_is_not_and_both_together_come_last() -> 
     assert settings(20, part("denoiser", BLOCKS)) == {"misses": ("denoiser",)}
 
 
+def test_work_that_is_too_much_without_weights_has_nothing_tried() -> None:
+    found = search([part("denoiser", BLOCKS)], Made(), {"cuda:0": 19})
+    assert (found.options, found.misses, found.alone_bytes) == ((), ("denoiser",), {"denoiser": 20})
+    found = search([part("denoiser", BLOCKS)], Made(), {"cuda:0": 20})
+    assert (len(found.options) > 0, found.alone_bytes) == (True, {})
+
+
 def test_a_dearer_one_is_told_too() -> None:
     found = search([part("denoiser", BLOCKS)], Made(), {"cuda:0": 105})
     assert [(option.numbers, option.is_chosen, option.fits) for option in found.options] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import _ansi_sequences
 from textual._xterm_parser import XTermParser
 
-from tui.app.alt_digits import read_alt_digits
+from tui.app.terminal.alt_digits import read_alt_digits
 
 
 def keys(text):

@@ -19,7 +19,7 @@ from tui.app.compose.screen import Compose
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.top_line import TopLine
-from tui.describe.runs.notices import TAKE_TITLE_BACK
+from tui.describe.runs.following.notices import TAKE_TITLE_BACK
 
 
 @pytest.fixture(autouse=True)

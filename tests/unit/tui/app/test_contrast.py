@@ -8,7 +8,7 @@ from textual.color import Color
 from textual.filter import dim_color
 
 from tests.unit.tui.opened_app import play, until
-from tui.app.contrast import ENOUGH, ratio, readable_variables
+from tui.app.terminal.contrast import ENOUGH, ratio, readable_variables
 from tui.app.top_line import TABS
 
 # Lines and bars, which say nothing that is not written too; and what is never shown: numbers of lines, and the cursor

@@ -32,9 +32,10 @@ from tui.app.runs.actions import _set_tags
 from tui.describe import health
 from tui.describe import space as spaces
 from tui.describe.health import at_work_told
-from tui.describe.models import found_at
+from tui.describe.models.files import found_at
 from tui.describe.runs import run as runs
-from tui.describe.runs.filter import Search
+from tui.describe.runs.detail import detail as detail_of
+from tui.describe.runs.finding.filter import Search
 from tui.describe.runs.of_file import video_path
 from tui.describe.runs.queued import expected
 
@@ -125,7 +126,7 @@ def test_errors_come_out_of_await_as_they_are(store):
         with pytest.raises(UnknownRun):
             await lab.read(Store.run, "nothing")
         with pytest.raises(UnknownRun):
-            await lab.read(runs.detail, "nothing")
+            await lab.read(detail_of, "nothing")
         with pytest.raises(StoreError, match="only queued runs"):
             await lab.change(Store.reorder, made.id, None)
         with pytest.raises(ZeroDivisionError):
@@ -322,7 +323,7 @@ def test_marks_on_runs_and_the_log(store):
         pages = [await lab.log(made.id, 0)]
         while pages[-1]:
             pages.append(await lab.log(made.id, pages[-1][-1].id))
-        detail = await lab.read(runs.detail, made.id)
+        detail = await lab.read(detail_of, made.id)
         return row, [len(page) for page in pages], detail
 
     row, pages, detail = ask(questions)
@@ -372,7 +373,7 @@ def test_what_reading_everything_raises_ends_it(store):
 
 def test_what_is_known_of_files_costs_no_reading_of_large_ones(store, monkeypatch):
     from engine.checkpoints.locate import BUILTIN_MICRO, locate
-    from tui.describe import known_files as remembered
+    from tui.describe.models import fingerprints as remembered
 
     path = locate("vae", BUILTIN_MICRO)
 

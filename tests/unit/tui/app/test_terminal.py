@@ -9,7 +9,7 @@ from contextlib import suppress
 from textual.drivers._writer_thread import WriterThread
 
 from tui.app.app import ModiffApp
-from tui.app.terminal import Lasting, Terminal
+from tui.app.terminal.driver import Lasting, Terminal
 
 
 def test_what_a_terminal_that_is_gone_does_not_take_is_dropped():

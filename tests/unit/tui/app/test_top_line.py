@@ -9,7 +9,7 @@ import pytest
 
 from tui.app.top_line import TopLine, _at_work
 from tui.describe.health import Status
-from tui.describe.runs.watch import Progress
+from tui.describe.runs.following.watch import Progress
 
 
 def status(progress, num_queued=0):

@@ -56,7 +56,7 @@ def test_where_nothing_fits_it_says_so_and_a_run_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, _ = told(capsys, "plan", "micro", "--fit", "0.001", *SMALL)
-    assert "denoise: nothing of this fits" in out
+    assert "denoise: its work alone needs" in out
     assert out.splitlines()[-1] == "nor does a smaller size or fewer frames"
     _, err = told(capsys, "run", "micro", "--fit", "0.001", *SMALL, code=1)
     assert "nothing makes" in err

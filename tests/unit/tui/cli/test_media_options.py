@@ -17,8 +17,8 @@ from tui.describe.inputs import looked_at
 
 STRENGTH = "strength 0.6 at shift 3: 12 of 20 steps, from sigma 0.82"
 NOTES = [
-    'the prompt still is the preset\'s, "a large red circle moves left over a dark blue background", '
-    "whatever the video shows; --prompt says another",
+    "the prompt still is the preset's, whatever the video shows: "
+    '"a large red circle moves left over a dark blue background"; --prompt says another',
     "video: clip.mp4, 64x64; 9 frames at 8 a second",
     STRENGTH,
 ]
@@ -159,8 +159,8 @@ def test_a_picture_with_the_prompt_of_its_preset_is_told():
     own = load_preset("micro-i2v", ["image.path=cat.png"])
     (told,) = prompt_of_preset(own, "micro-i2v", None)
     assert told == (
-        f'the prompt still is the preset\'s, "{own.prompt}", whatever the picture shows; '
-        "--prompt says another"
+        "the prompt still is the preset's, whatever the picture shows: "
+        f'"{own.prompt}"; --prompt says another'
     )
     assert not prompt_of_preset(own, "micro-i2v", own.prompt)
     assert not prompt_of_preset(own, "", None)
@@ -263,4 +263,4 @@ def test_a_plan_says_whose_prompt_it_is_too(capsys, store):
     ]
     assert told == [0, 0]
     own = load_preset("micro-i2v").prompt
-    assert capsys.readouterr().err.count(f'the prompt still is the preset\'s, "{own}"') == 1
+    assert capsys.readouterr().err.count(f'whatever the picture shows: "{own}"') == 1

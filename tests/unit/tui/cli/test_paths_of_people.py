@@ -97,27 +97,39 @@ def modiff(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        ("run micro --detach", 2),
-        ("models add .", 2),
-        ("doctor", 2),
-        ("runs", 0),
-    ],
-)
-def test_a_folder_that_was_removed_is_told(store, tmp_path, command, code):
-    ended = modiff(f"mkdir gone && cd gone && rmdir ../gone && modiff {command}", tmp_path)
-    assert ended.returncode == code, ended.stderr
-    assert ("the current folder was removed" in ended.stderr) == (code == 2)
+def test_a_folder_that_was_removed_is_told(store, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    told = "the current folder was removed"
+    for command in ("run micro --detach", "models add .", "doctor"):
+        assert main(command.split()) == 2, command
+        assert told in capsys.readouterr().err, command
+    assert main(["runs"]) == 0
+    assert told not in capsys.readouterr().err
+    # as a process, too, which begins there
+    ended = modiff("mkdir away && cd away && rmdir ../away && modiff models add .", tmp_path)
+    assert (ended.returncode, told in ended.stderr) == (2, True), ended.stderr
 
 
 @pytest.mark.parametrize("command", ["runs", "models list", "plan micro"])
-def test_without_a_standard_output_nothing_is_a_defect(store, run_id, tmp_path, command):
-    ended = modiff(f"modiff {command} >&-", tmp_path)
+def test_without_a_standard_output_nothing_is_a_defect(store, run_id, monkeypatch, capsys, command):
+    for closed in (["stdout"], ["stdin", "stdout", "stderr"]):
+        with monkeypatch.context() as patched:
+            for name in closed:
+                patched.setattr(sys, name, None)  # as Python has it where the terminal is closed
+            code = main(command.split())
+        out, err = capsys.readouterr()
+        assert (code, out) == (0, ""), err
+        assert "defect" not in err
+        assert not err or "stderr" not in closed
+
+
+def test_a_process_without_a_standard_output(store, run_id, tmp_path):
+    ended = modiff("modiff runs >&-", tmp_path)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     assert "defect" not in ended.stderr
-    ended = modiff(f"modiff {command} <&- >&- 2>&-", tmp_path)
+    ended = modiff("modiff runs <&- >&- 2>&-", tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

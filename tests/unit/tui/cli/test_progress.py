@@ -27,7 +27,7 @@ from tui.cli.following.progress import (
     open_display,
     stage_told,
 )
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 
 
 def step(number: int, total: int, seconds: float) -> StepFinished:

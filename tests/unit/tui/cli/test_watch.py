@@ -95,14 +95,14 @@ def test_who_watches_is_told_once_that_the_engine_is_silent_and_that_it_is_not(s
 def test_who_watches_is_told_once_that_a_step_takes_long_and_that_it_ended(store, monkeypatch):
     monkeypatch.setattr("tui.cli.following.watch.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("tui.cli.following.watch.TICK_SECONDS", 0.001)
-    monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 0.0)
-    monkeypatch.setattr("tui.describe.runs.stalling.FIRST_SECONDS", 1e9)
+    monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("tui.describe.runs.following.stalling.FIRST_SECONDS", 1e9)
     (run,) = store.runs(limit=1)
     store.append(run.id, [StageStarted("denoise"), step(1), step(2)])
     signals = Signals()
 
     def go_on():
-        monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 1e9)
+        monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 1e9)
         store.append(run.id, [step(3)])
 
     notes = Notes(signals, go_on)

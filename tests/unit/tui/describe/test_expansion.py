@@ -11,9 +11,9 @@ from engine.runs.expanded import Expanded
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.store import open_store
-from tui.describe.expansion import expansion_notes, is_to_review, written_by
+from tui.describe.prompts.expansion import expansion_notes, is_to_review, written_by
 from tui.describe.runs.changes import settings_in
-from tui.describe.runs.notices import end_line
+from tui.describe.runs.following.notices import end_line
 from tui.describe.runs.run import status_word, status_words
 
 RECORD = Record(

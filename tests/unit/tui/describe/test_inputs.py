@@ -13,11 +13,12 @@ from presets.errors import PresetError
 from presets.library.loading import load_preset
 from tui.describe.inputs import inputs_told, strength_told
 from tui.describe.runs.changes import branch_changes, change_told, preset_changes, settings_in
-from tui.describe.runs.columns import cell, columns_of, titles
 from tui.describe.runs.command_line import run_command
-from tui.describe.runs.filter import search_of
-from tui.describe.runs.run import detail, lines, num_steps, run_rows
-from tui.describe.runs.setting_keys import setting, short_name
+from tui.describe.runs.detail import detail, lines
+from tui.describe.runs.finding.columns import cell, columns_of, titles
+from tui.describe.runs.finding.filter import search_of
+from tui.describe.runs.finding.setting_keys import setting, short_name
+from tui.describe.runs.run import num_steps, run_rows
 
 
 def on_clip(path="/clips/walk on.mp4", digest="0", **settings):

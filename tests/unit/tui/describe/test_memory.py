@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.fit.answering import Device
 from engine.fit.work import Brought, Memory, Use
-from tui.describe.memory import bar_line, memory_lines, memory_rows, planned_peak
+from tui.describe.memory import bar_line, expected_lines, memory_lines, memory_rows, planned_peak
 
 GIB = 1 << 30
 
@@ -40,6 +40,15 @@ def test_lines_name_the_largest_of_each_device_with_and_without_what_stays() -> 
         "at most 32.0 GiB of cuda:0, in decode; without the others 20.0 GiB, in denoise",
         "at most 1.0 GiB of cpu, in decode, and this machine has 16.0 GiB",
         "not counted: image_encode: remote runs elsewhere, or is not ours",
+    ]
+
+
+def test_what_is_expected_is_the_most_of_each_device_with_the_margin() -> None:
+    expected = {"denoise": {"cuda:0": 9 * GIB, "cpu": GIB}, "decode": {"cuda:0": 8 * GIB}}
+    margins = {"cuda:0": "with 5 % on top", "cpu": "with 10 % on top"}
+    assert list(expected_lines(expected, margins)) == [
+        "expected: 9.0 GiB of cuda:0 (with 5 % on top)",
+        "expected: 1.0 GiB of cpu (with 10 % on top)",
     ]
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from engine.micro.grammar import sample_training_attributes, training_caption
 from presets.library.loading import load_preset
-from tui.describe.micro_world import combination_warning, named_in, random_sentence
-from tui.describe.prompt_warnings import prompt_warnings, random_prompt
+from tui.describe.prompts.micro_world import combination_warning, named_in, random_sentence
+from tui.describe.prompts.warnings import prompt_warnings, random_prompt
 
 
 def test_no_sentence_of_the_training_is_warned_of():

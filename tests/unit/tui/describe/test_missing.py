@@ -11,7 +11,7 @@ from engine.components.needed import ModelsAbsent, Needed, needed
 from engine.errors import CheckpointError
 from presets.library.loading import load_preset
 from store.store import open_store
-from tui.describe import missing
+from tui.describe.models import missing
 from tui.describe.plan import memory_estimate, planned
 from tui.text import columns
 

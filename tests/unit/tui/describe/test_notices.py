@@ -8,7 +8,7 @@ import pytest
 
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
-from tui.describe.runs.notices import desktop_notice, end_line, terminal_title
+from tui.describe.runs.following.notices import desktop_notice, end_line, terminal_title
 
 
 @pytest.fixture

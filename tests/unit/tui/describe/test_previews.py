@@ -9,8 +9,8 @@ import pytest
 
 from store.index.previews import Preview
 from store.lineage.records import RunLink, RunRecord
+from tui.describe.runs.detail import Detail
 from tui.describe.runs.previews import VIDEO, keys_of, playing_rate, shown, step_told, video_fps
-from tui.describe.runs.run import Detail
 
 RECORD = RunRecord(
     id="k3f",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.lineage.events import PlanMade, RunFinished, StageStarted, StepFinished
-from tui.describe.runs.watch import Progress, Watch
+from tui.describe.runs.following.watch import Progress, Watch
 
 
 def add(store, **options):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,8 @@ import click
 
 from tui.cli.options import result_json_option
 from tui.cli.output import echo_path, print_json
-from tui.text import printable, shorten
+from tui.cli.overwritten import Pace, show
+from tui.text import printable
 from tui.units import duration
 
 # engine.checkpoints.convert's, repeated here because that module imports torch; held to it by a test
@@ -24,7 +23,6 @@ QUANTISED = {
     "q8_0": "gguf", "q5_1": "gguf", "q5_0": "gguf", "q4_1": "gguf", "q4_0": "gguf",
 }  # fmt: skip
 _WORST = 3  # of the layers, told without --json
-_SECONDS_BETWEEN_LINES = 0.1
 
 
 @click.command()
@@ -85,20 +83,13 @@ def convert(
     # torch takes a second to import: only once there is something to convert
     from engine.checkpoints.convert.convert import convert as write
 
-    begun = shown = time.monotonic()
+    begun, pace = time.monotonic(), Pace()
 
     def tell(done: int, total: int) -> None:
-        nonlocal shown
-        if sys.stderr.isatty() and (
-            done == total or time.monotonic() - shown > _SECONDS_BETWEEN_LINES
-        ):
-            shown = time.monotonic()
-            line = "" if done == total else f"{done} of {total} tensors compared"
-            click.echo(
-                f"\r\x1b[K{shorten(line, shutil.get_terminal_size().columns - 1)}",
-                err=True,
-                nl=False,
-            )
+        if done == total:
+            show("")
+        elif pace.is_due:
+            show(f"{done} of {total} tensors compared")
 
     errors: dict[str, float] = {}
     write(

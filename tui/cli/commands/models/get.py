@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.output import Invocation
+from tui.cli.output import Invocation, print_lines
 from tui.text import columns, escaped, printable
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def get(
     """
     from engine.checkpoints.library import scan_places
     from engine.errors import CheckpointError
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     parts = _needed(names, scan_places(), home)
     lacks = missing.absent(parts)
@@ -120,13 +120,12 @@ def _needed(names: Sequence[str], among: Sequence[Found], home: Path | None) -> 
 
 
 def _print(parts: Sequence[Needed], *, as_json: bool) -> None:
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     if as_json:
         click.echo(escaped(json.dumps(missing.as_json(parts), indent=2, ensure_ascii=False)))
         return
-    for line in columns(missing.rows(parts)):
-        click.echo(line, err=True)
+    print_lines(columns(missing.rows(parts)), err=True)
     for part in missing.absent(parts):
         for note in part.notes:
             click.echo(printable(f"{missing.title_of(part)}: {note}"), err=True)

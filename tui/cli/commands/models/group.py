@@ -15,8 +15,9 @@ import click
 from tui.cli.commands.models.convert import convert
 from tui.cli.commands.models.get import get
 from tui.cli.commands.models.verify import verify
-from tui.cli.output import print_json
-from tui.describe.models import block, row
+from tui.cli.options import json_option
+from tui.cli.output import print_json, print_lines
+from tui.describe.models.files import block, of_wan, row
 from tui.errors import BAD_INPUT, FAILED
 from tui.text import columns, printable
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from engine.components.needed import Needed
 
 MAX_BROKEN = 20  # lines; a folder of another program may hold hundreds of files that are not for us
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -41,7 +40,7 @@ models.add_command(get)
 
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@_json
+@json_option
 @click.pass_context
 def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
     """Say what weights are, from their headers alone.
@@ -74,7 +73,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
 
 
 @models.command("list")
-@_json
+@json_option
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
     """List all models in all places.
@@ -93,13 +92,11 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
 
 def _print_list(found: Sequence[Found]) -> None:
-    of_wan = [
-        each for each in found if each.recognition and each.recognition.component != "unknown"
-    ]
-    _print_table(of_wan)
+    known = of_wan(found)
+    _print_table(known)
     broken = [each for each in found if each.error]
     if broken:
-        click.echo("\ncannot be used:" if of_wan else "cannot be used:")
+        click.echo("\ncannot be used:" if known else "cannot be used:")
     for each in broken[:MAX_BROKEN]:
         click.echo(f"  {printable(each.error)}")
     if len(broken) > MAX_BROKEN:
@@ -107,16 +104,16 @@ def _print_list(found: Sequence[Found]) -> None:
             f"  and {len(broken) - MAX_BROKEN} more; `modiff models list --json` has them all"
         )
     click.echo("and builtin:micro, which comes with modiff", err=True)
-    if num_others := len(found) - len(of_wan) - len(broken):
+    if num_others := len(found) - len(known) - len(broken):
         click.echo(f"and {num_others} weight files that are no part of Wan", err=True)
-    if not of_wan:
+    if not known:
         _say_where_it_looked()
 
 
 @models.command()
 @click.argument("name", required=False)
 @click.option("--preset", is_flag=True, help="NAME is a preset: where all its components are.")
-@_json
+@json_option
 @click.pass_context
 def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> None:
     """Say where models are looked for, or where one is.
@@ -132,7 +129,7 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
     from engine.checkpoints.known.catalogue import MODELS
     from engine.checkpoints.library import scan_places
     from engine.components.needed import named
-    from tui.describe import missing
+    from tui.describe.models import missing
 
     among = scan_places()
     models = [] if preset else [model for model in MODELS if model.name == name]
@@ -187,9 +184,7 @@ def add(path: Path) -> None:
         return
     click.echo(printable(str(place.path)))
     found = scan(place)
-    usable = [
-        each for each in found if each.recognition and each.recognition.component != "unknown"
-    ]
+    usable = of_wan(found)
     _print_table(usable, indent="  ")
     for each in found:
         if each.error:
@@ -221,7 +216,7 @@ def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[
 
 
 def _print_table(found: Sequence[Found], indent: str = "") -> None:
-    from tui.describe.models import table
+    from tui.describe.models.files import table
 
     for line in columns(table(found)):
         click.echo(indent + line)
@@ -235,8 +230,7 @@ def _print_places(*, as_json: bool) -> None:
         print_json([{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known])
         return
     rows = [(p.origin, "" if p.exists else "not there", printable(str(p.path))) for p in known]
-    for line in columns(rows):
-        click.echo(line)
+    print_lines(columns(rows))
 
 
 def _say_where_it_looked() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.options import json_option
 from tui.cli.output import print_json
+from tui.cli.overwritten import show
 from tui.errors import FAILED
-from tui.text import printable, shorten
+from tui.text import printable
 
 if TYPE_CHECKING:
     from engine.checkpoints.library import Found
@@ -25,7 +26,7 @@ PROGRESS_BYTES = 256 << 20  # between two updates of the line
 
 @click.command()
 @click.argument("names", metavar="[NAME|PATH]...", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Read weights whole and compare them with what is known.
@@ -45,14 +46,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
         seen: set[str] = set()
         for each in found:
             for verdict in _verdicts(index, each, seen):
-                told.append(
-                    {
-                        "path": str(verdict.path),
-                        "status": verdict.status,
-                        "sha256": verdict.sha256,
-                        "note": verdict.note,
-                    }
-                )
+                told.append(asdict(verdict) | {"path": str(verdict.path)})
                 if not as_json:
                     note = f": {verdict.note}" if verdict.note else ""
                     click.echo(
@@ -123,20 +117,20 @@ def _verdicts(index: Index, found: Found, seen: set[str]) -> list[Verdict]:
         except CheckpointError as error:
             verdicts.append(Verdict(file, DAMAGED, "", str(error).removeprefix(f"{file}: ")))
         finally:
-            _show("")
+            show("")
     told = found.recognition
     if told.missing or told.misshapen:
         verdicts.append(
             Verdict(found.path, DAMAGED, "", describe(told.missing, (), told.misshapen))
         )
     elif has_news and told.supported and told.component != "tokenizer":
-        _show(f"      {printable(found.path.name)}: numbers")
+        show(f"      {printable(found.path.name)}: numbers")
         try:
             bad = verify_numbers(found.path)
         except CheckpointError as error:
             bad = Verdict(found.path, DAMAGED, "", str(error).removeprefix(f"{found.path}: "))
         finally:
-            _show("")
+            show("")
         verdicts += [bad] if bad else []
     return verdicts
 
@@ -148,13 +142,6 @@ def _progress_of(file: Path) -> Callable[[int, int], None]:
         nonlocal shown
         if done - shown >= PROGRESS_BYTES:
             shown = done
-            _show(f"{100 * done // max(1, total):3} %  {printable(file.name)}")
+            show(f"{100 * done // max(1, total):3} %  {printable(file.name)}")
 
     return tell
-
-
-def _show(line: str) -> None:
-    """The one line that is overwritten; nothing where nobody watches."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        click.echo(f"\r\x1b[K{shorten(line, width - 1)}", err=True, nl=False)

@@ -12,7 +12,8 @@ import click
 
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
-from tui.cli.output import echo_path, print_json
+from tui.cli.options import json_option
+from tui.cli.output import echo_path, print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import data_of, lines, value_text
 from tui.errors import BAD_INPUT
@@ -33,7 +34,7 @@ class _BadInput(click.ClickException):
 @click.command()
 @click.argument("a", shell_complete=complete_run)
 @click.argument("b", shell_complete=complete_run)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -59,8 +60,7 @@ def compare(a: str, b: str, as_json: bool, output: Path | None) -> None:
     if as_json:
         print_json({**data, "output": [str(target) for target in targets]})
         return
-    for line in lines(data):
-        click.echo(line)
+    print_lines(lines(data))
     for target in targets:
         echo_path(target)
 

@@ -12,7 +12,7 @@ from store.lineage.records import MAX_RATING
 from tui.cli.options import run_argument, runs_argument
 from tui.cli.run_of_file import resolve_run
 from tui.errors import BAD_INPUT, FAILED
-from tui.text import printable
+from tui.text import counted, printable
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
@@ -99,7 +99,7 @@ def rate(run: str, stars: int) -> None:
     with open_store() as store:
         run_id = resolve_run(store, run)
         store.rate(run_id, stars)
-    told = f"has {stars} star{'' if stars == 1 else 's'}" if stars else "has no stars"
+    told = f"has {counted(stars, 'star') if stars else 'no stars'}"
     click.echo(f"run {run_id} {told}", err=True)
 
 

@@ -15,11 +15,11 @@ import click
 from store.lineage.records import STATUSES
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, run_argument
-from tui.cli.output import print_json, waiting_line
+from tui.cli.output import print_json, print_lines, waiting_line
 from tui.cli.run_of_file import resolve_run
 from tui.describe.runs.changes import values_within
-from tui.describe.runs.columns import NAMES, cell, columns_of, fitting, titles, value
-from tui.describe.runs.filter import Search, search_of
+from tui.describe.runs.finding.columns import NAMES, cell, columns_of, fitting, titles, value
+from tui.describe.runs.finding.filter import Search, search_of
 from tui.describe.runs.run import data, run_rows
 from tui.errors import FAILED
 from tui.text import columns, shorten
@@ -147,8 +147,7 @@ def runs(
         return
     # On a terminal a line is a run; in a file or a pipe nothing is cut, and tabs are between the columns.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for line in table(rows, wanted, width, time.time_ns()):
-        click.echo(line)
+    print_lines(table(rows, wanted, width, time.time_ns()))
 
 
 def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:

@@ -9,13 +9,17 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, preset_argument, stop_at_option
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.settings.fitting import fit_option, fitting_of
 from tui.cli.settings.options import Given, expand_option, output_option, settings_options
 from tui.text import columns, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.fit.learned import Learned
     from engine.fit.work import Memory
+    from store.store import Store
 
 _EPILOG = """\b
 Examples:
@@ -61,8 +65,9 @@ def plan(
     """
     from msgspec import to_builtins
 
+    from engine.fit.learned import expected
     from tui.cli.settings.prompts import prompt_of_preset, warn
-    from tui.describe import missing
+    from tui.describe.models import missing
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
 
@@ -70,6 +75,7 @@ def plan(
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
         fitting = None if fit is None else fitting_of(store, spec, fit)
+        known = _learned(store) if with_memory else {}
     notes = (*prompt_of_preset(spec, preset, given.prompt), *made.notes)
     if as_json:
         print_json(
@@ -84,6 +90,7 @@ def plan(
                 "device_bytes": made.device_bytes,
                 "peak_bytes": None if made.memory is None else made.memory.peak_bytes,
                 "memory": None if made.memory is None else to_builtins(made.memory),
+                "expected_bytes": None if made.memory is None else expected(made.memory, known),
                 "fit": None if fitting is None else fitting.as_json(preset),
                 "warnings": list(made.warnings),
                 "notes": list(notes),
@@ -101,7 +108,7 @@ def plan(
     for line in columns([("STAGE", "STEPS", "STATE", "TIME", "DISK", "ON", ""), *rows]):
         click.echo(line.rstrip())
     if made.memory is not None:
-        _print_memory(made.memory)
+        _print_memory(made.memory, known)
     if fitting is not None:
         click.echo()
         for line in fitting.lines(preset, given.overrides):
@@ -114,20 +121,30 @@ def plan(
         )
         click.echo("        and what the work itself takes, which grows with the size of the video")
         click.echo(f"disk    {size(made.bytes)} for the steps in the store, and the video\n")
-        for line in missing.lines(made.missing, preset):
-            click.echo(line)
+        print_lines(missing.lines(made.missing, preset))
     elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)
 
 
-def _print_memory(memory: Memory) -> None:
+def _learned(store: Store) -> dict[str, Learned]:
+    from engine.fit.learned import learned
+    from store.index.index import open_index
+
+    with open_index(store.root) as index:
+        return learned(index)
+
+
+def _print_memory(memory: Memory, known: Mapping[str, Learned]) -> None:
     import psutil
 
-    from tui.describe.memory import HEADINGS, memory_lines, memory_rows
+    from engine.fit.learned import Learned, expected
+    from tui.describe.memory import HEADINGS, expected_lines, margin, memory_lines, memory_rows
 
     click.echo()
     rows = memory_rows(memory)
     for line in columns([HEADINGS, *rows] if rows else []):
         click.echo(printable(line))
-    for line in memory_lines(memory, psutil.virtual_memory().total):
+    margins = {device: margin(known.get(device, Learned())) for device in memory.largest}
+    told = memory_lines(memory, psutil.virtual_memory().total)
+    for line in (*told, *expected_lines(expected(memory, known), margins)):
         click.echo(printable(line))

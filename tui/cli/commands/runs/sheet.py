@@ -172,7 +172,7 @@ def _ids(store: Store, prefixes: Sequence[str]) -> list[str]:
 def _found(store: Store, tags: Sequence[str], line: str) -> list[RunRecord]:
     """The oldest first, as they were queued."""
     from engine.compare.sheet import MAX_PICTURES
-    from tui.describe.runs.filter import BadSearch, parse
+    from tui.describe.runs.finding.filter import BadSearch, parse
 
     try:
         search = parse(line)

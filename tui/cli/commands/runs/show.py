@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,10 +13,11 @@ from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, run_argument
 from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.describe import expansion
+from tui.describe.prompts import expansion
 from tui.describe.runs import of_file as run_of_file
-from tui.describe.runs.run import COMMAND_LINE, data, detail, lines, run_rows
-from tui.describe.runs.state import state_of
+from tui.describe.runs.detail import COMMAND_LINE, detail, lines
+from tui.describe.runs.following.state import state_of
+from tui.describe.runs.run import data, run_rows, stages_data
 from tui.text import escaped, printable
 from tui.units import size
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
     from engine.output.mark import Mark
     from store.lineage.events import Event
     from store.lineage.records import RunLink, RunRecord
-    from tui.describe.runs.run import Detail, RunRow
+    from tui.describe.runs.detail import Detail
+    from tui.describe.runs.run import RunRow
 
 _EPILOG = """\b
 Examples:
@@ -93,19 +96,9 @@ def _details(known: Detail, row: RunRow, events: Sequence[Event]) -> dict[str, A
         "stop_at": known.record.stop_at,
         "origin": known.record.origin,
         "engine": known.record.engine,
-        "stages": [
-            {"name": stage.name, "seconds": round(stage.seconds, 3), "cached": stage.cached}
-            for stage in known.stages
-        ],
+        "stages": stages_data(known.stages),
         "elsewhere": [
-            {
-                "component": kind,
-                "host": each.host,
-                "calls": each.calls,
-                "sent_bytes": each.sent_bytes,
-                "received_bytes": each.received_bytes,
-                "seconds": round(each.seconds, 3),
-            }
+            {"component": kind, **asdict(each), "seconds": round(each.seconds, 3)}
             for kind, each in known.elsewhere.items()
         ],
         "steps": [

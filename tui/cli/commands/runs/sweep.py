@@ -15,7 +15,7 @@ from tui.cli.settings.media import check_media, check_varied
 from tui.cli.settings.options import Given, settings_options
 from tui.cli.settings.seeds import drawn_in
 from tui.describe.runs.sweeps import MAX_UNASKED
-from tui.text import printable
+from tui.text import counted, printable
 
 if TYPE_CHECKING:
     from presets.spec.run import RunSpec
@@ -127,7 +127,7 @@ def sweep(
         tell(notes, quiet=manner.quiet)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
-        note = f"{'1 run' if total == 1 else f'{total} runs'}; modiff runs --tag {tag}"
+        note = f"{counted(total, 'run')}; modiff runs --tag {tag}"
         about = {"sweep": sweep_id, "tag": tag, **({"notes": list(notes)} if notes else {})}
         at_end = partial(_draw_sheet, store, target, tag, quiet=manner.quiet)
         return follow_many(store, wanted, manner, note=note, about=about, at_end=at_end)

@@ -10,11 +10,11 @@ import click
 
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
-from tui.cli.output import print_json
+from tui.cli.output import print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.bundles import TRUST, imported_lines
 from tui.errors import BAD_INPUT
-from tui.text import printable
+from tui.text import counted, printable
 from tui.units import read_size, size
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def export(
         )
         return
     if done.num_thinned:
-        click.echo(f"{_count(done.num_thinned, 'result')} of steps had not been kept", err=True)
+        click.echo(f"{counted(done.num_thinned, 'result')} of steps had not been kept", err=True)
     click.echo(
-        f"{printable(str(done.path))}: {_count(len(done.runs), 'run')}, "
-        f"{_count(done.num_blobs, 'blob')}, {size(done.num_bytes)}",
+        f"{printable(str(done.path))}: {counted(len(done.runs), 'run')}, "
+        f"{counted(done.num_blobs, 'blob')}, {size(done.num_bytes)}",
         err=True,
     )
 
@@ -150,8 +150,7 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
     if as_json:
         print_json(_imported_data(done))
         return
-    for line in imported_lines(_imported_data(done), is_trusted=is_trusted):
-        click.echo(line, err=True)
+    print_lines(imported_lines(_imported_data(done), is_trusted=is_trusted), err=True)
 
 
 def _check_spec(encoded: bytes) -> None:
@@ -185,7 +184,3 @@ def _made_by() -> str:
         return f"modiff {version('modiff')}"
     except PackageNotFoundError:
         return "modiff"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

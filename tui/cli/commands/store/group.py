@@ -5,17 +5,16 @@ Data goes to stdout. Exit code 1 when something was found wrong, or when runs ar
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import click
 
 from tui.cli.commands.store.bundle import export, import_
 from tui.cli.looking import store_as_it_is
-from tui.cli.options import read_by
-from tui.cli.output import print_json
+from tui.cli.options import json_option, read_by
+from tui.cli.output import print_json, print_lines
+from tui.cli.overwritten import Pace, show
 from tui.describe.space import (
     overview_data,
     overview_lines,
@@ -29,12 +28,7 @@ from tui.describe.space import (
     verdict_lines,
 )
 from tui.errors import FAILED
-from tui.text import shorten
 from tui.units import read_age, read_size, size
-
-PROGRESS_SECONDS = 0.1
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -47,7 +41,7 @@ store.add_command(import_)
 
 
 @store.command()
-@_json
+@json_option
 def info(as_json: bool) -> None:
     """Say what is in the store and what takes space."""
     from store.upkeep.contents import look
@@ -58,7 +52,7 @@ def info(as_json: bool) -> None:
     if as_json:
         print_json(overview_data(overview))
     else:
-        _print_lines(overview_lines(overview))
+        print_lines(overview_lines(overview))
 
 
 @store.command()
@@ -76,7 +70,7 @@ def info(as_json: bool) -> None:
     show_default=True,
     help="At most so many runs.",
 )
-@_json
+@json_option
 def ls(by: str, limit: int, as_json: bool) -> None:
     """List what takes space, and what it would cost to compute again.
 
@@ -96,7 +90,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
         if as_json:
             print_json([run_data(share) for share in shown])
         else:
-            _print_lines(runs_lines(shown) if shown else [])
+            print_lines(runs_lines(shown) if shown else [])
         if not runs:
             click.echo("no runs; `modiff run micro` makes one", err=True)
         elif len(runs) > len(shown):
@@ -109,7 +103,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(shares_data(title, shares))
     else:
-        _print_lines(shares_lines(title.upper(), shares))
+        print_lines(shares_lines(title.upper(), shares))
     if not shares:
         click.echo("the store holds no blobs", err=True)
 
@@ -122,7 +116,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     is_flag=True,
     help="Mend rows of the database that are damaged, or set them aside.",
 )
-@_json
+@json_option
 def verify(quick: bool, repairs: bool, as_json: bool) -> int:
     """Read everything in the store again and check it.
 
@@ -138,11 +132,11 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
                 opened.lineage, quick=quick, repairs=repairs, on_progress=_progress()
             )
         finally:
-            _show("")
+            show("")
     if as_json:
         print_json(verdict_data(verdict))
     else:
-        _print_lines(verdict_lines(verdict))
+        print_lines(verdict_lines(verdict))
     return 0 if verdict.is_sound else FAILED
 
 
@@ -162,7 +156,7 @@ def verify(quick: bool, repairs: bool, as_json: bool) -> int:
 )
 @click.option("--outputs", is_flag=True, help="Count videos and final latents as well.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@_json
+@json_option
 def gc(
     budget: int | None, older_than: int | None, outputs: bool, dry_run: bool, as_json: bool
 ) -> None:
@@ -197,7 +191,7 @@ def gc(
     if as_json:
         print_json(plan_data(plan, budget, dry_run=dry_run))
     else:
-        _print_lines(plan_lines(plan, dry_run=dry_run))
+        print_lines(plan_lines(plan, dry_run=dry_run))
     if budget is not None and plan.left_bytes > budget:
         click.echo(
             f"{size(plan.left_bytes)} {'would stay' if dry_run else 'stay'}, more than the budget "
@@ -207,24 +201,10 @@ def gc(
 
 
 def _progress() -> Callable[[int, int], None]:
-    shown = 0.0
+    pace = Pace()
 
     def tell(done: int, total: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= PROGRESS_SECONDS:
-            shown = time.monotonic()
-            _show(f"{100 * done // max(1, total):3} %  of {size(total)}")
+        if pace.is_due:
+            show(f"{100 * done // max(1, total):3} %  of {size(total)}")
 
     return tell
-
-
-def _show(line: str) -> None:
-    """The one line that is overwritten; nothing where nobody watches."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        click.echo(f"\r\x1b[K{shorten(line, width - 1)}", err=True, nl=False)
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)

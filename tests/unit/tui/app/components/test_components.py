@@ -373,7 +373,7 @@ def test_hosts_are_told_and_one_is_tested_on_a_key(monkeypatch):
         await until(pilot, lambda: "components.vae.url = box" in shown(pilot.app.screen, "#lines"))
         assert "7 answered in 1.50 s" in shown(pilot.app.screen, "#lines")
         await pilot.press("t")
-        for words in ("1 of 2 checks passed", "✖ frames: too few"):
+        for words in ("1 of 2 checks passed", "wrong  frames: too few"):
             await until(pilot, lambda words=words: words in shown(pilot.app.screen, "#lines"))
         assert asked == [("serve", "--check", "http://127.0.0.1:9")]
 

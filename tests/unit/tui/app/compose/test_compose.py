@@ -31,9 +31,9 @@ from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
-from tui.app.compose.preset_file import PresetFile
+from tui.app.compose.presets.edit import PresetFile
+from tui.app.compose.presets.save import SavePreset
 from tui.app.compose.prompts import PromptArea
-from tui.app.compose.save_preset import SavePreset
 from tui.app.compose.screen import Compose
 from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.files import FilePicker, Folder
@@ -774,8 +774,7 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
             await shown.until(lambda: name in [each[0] for each in names()])
 
         await shown.until(lambda: shown.screen._known)
-        await shown.press(*["right_square_bracket"] * 8)
-        assert shown.screen.section.name == "extensions"
+        await shown.screen.show_section(next(s for s in SECTIONS if s.name == "extensions"))
         await shown.pilot.pause()
         await shown.press("enter")  # of an empty list: adds
         await shown.until(lambda: isinstance(shown.app.screen, Picker))

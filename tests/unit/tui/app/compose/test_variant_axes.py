@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from presets.errors import PresetError
-from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
+from tui.app.compose.variants.axes import SeedsKept, over_of, stop_of
 
 
 def seeds() -> SeedsKept:

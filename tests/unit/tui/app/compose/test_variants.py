@@ -10,7 +10,7 @@ from textual.widgets import Input
 from store.store import open_store
 from tests.unit.tui.opened_app import play, shown, until
 from tui.app.app import ModiffApp
-from tui.app.compose.variants import Variants
+from tui.app.compose.variants.dialog import Variants
 from tui.app.runs.list import RunList
 from tui.app.runs.screen import Runs
 from tui.app.widgets.thumbnails import Thumbnails

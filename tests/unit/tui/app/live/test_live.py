@@ -141,8 +141,8 @@ def test_what_keeps_a_run_from_getting_on_is_told_while_it_does(tmp_path, monkey
     async def act(watched: Watched) -> None:
         run.step(1)
         await watched.until_head("1 of 8 steps", "memory")
-        monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 0.0)
-        monkeypatch.setattr("tui.describe.runs.stalling.TIMES_USUAL", 0.0)
+        monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 0.0)
+        monkeypatch.setattr("tui.describe.runs.following.stalling.TIMES_USUAL", 0.0)
         await watched.until_head("no progress since", "(denoise 1 of 8 done")
         with immediate(run.store.lineage) as connection:
             connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 60000000000")
@@ -152,7 +152,7 @@ def test_what_keeps_a_run_from_getting_on_is_told_while_it_does(tmp_path, monkey
         words = [str(each.content) for each in watched.app.screen.query(Static)]
         assert any("it hears nothing: the engine (process" in line for line in words)
         await watched.pilot.press("escape")
-        monkeypatch.setattr("tui.describe.runs.stalling.LEAST_SECONDS", 1e9)
+        monkeypatch.setattr("tui.describe.runs.following.stalling.LEAST_SECONDS", 1e9)
         run.store.heartbeat(f"engine{run.id}")
         await watched.until_head("memory")
 

@@ -11,9 +11,9 @@ from store.lineage.records import LogEntry
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.app.queue.text import summary, table
+from tui.describe.runs.following.state import RunState
 from tui.describe.runs.queued import Expected
 from tui.describe.runs.run import RunRow
-from tui.describe.runs.state import RunState
 
 SECOND = 1_000_000_000
 

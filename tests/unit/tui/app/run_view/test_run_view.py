@@ -25,7 +25,7 @@ from tui.app.run_view.timeline import Timeline
 from tui.app.run_view.view import RunView
 from tui.app.widgets.picture import Picture
 from tui.app.widgets.plot import Plot
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 
 SECOND = 10**9
 STEPS = 6

@@ -11,7 +11,7 @@ from engine import client
 from presets.library.loading import load_preset
 from store.store import open_store
 from tui.app.runs.details import table
-from tui.describe.runs.run import detail
+from tui.describe.runs.detail import detail
 
 
 @pytest.mark.parametrize("silence", ["", "the engine is suspended"])

@@ -32,7 +32,7 @@ from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList, table
 from tui.app.runs.tree import RunTree
 from tui.app.widgets.listing import Listing, Row
-from tui.describe.runs.run import Detail, detail
+from tui.describe.runs.detail import Detail, detail
 
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
 

@@ -6,7 +6,7 @@ from store.lineage.events import CallAnswered, RunStarted, StageFinished, StageS
 from store.lineage.records import LogEntry
 from store.store import Store
 from tui.describe.runs.elsewhere import elsewhere_of
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 
 MAC = "http://mac:8765"
 CALLS = [

@@ -24,8 +24,8 @@ from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.lineage.records import LinkRecord
 from store.store import open_store
+from tui.describe.runs.detail import COMMAND_LINE, detail, lines
 from tui.describe.runs.given import GivenTo, given_files, given_to
-from tui.describe.runs.run import COMMAND_LINE, detail, lines
 
 PREVIEW = Preview(1, 8, 8, bytes(192))
 DIGEST = f"sha256:{'1' * 64}"

@@ -10,8 +10,9 @@ import pytest
 from store.lineage.events import Verified
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
+from tui.describe.runs import detail as all_about
 from tui.describe.runs import run as summary
-from tui.describe.runs.run import Detail, points_told
+from tui.describe.runs.detail import Detail, points_told
 
 SECOND = 1_000_000_000
 
@@ -24,11 +25,11 @@ def store():
 
 def detail_of(run_id: str) -> Detail:
     with open_store() as store:
-        return summary.detail(store, run_id)
+        return all_about.detail(store, run_id)
 
 
 def lines(detail: Detail) -> dict[str, str]:
-    return dict(summary.lines(detail))
+    return dict(all_about.lines(detail))
 
 
 def test_a_run_that_is_done(store):

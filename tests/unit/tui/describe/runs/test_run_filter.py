@@ -9,7 +9,7 @@ import pytest
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.store import open_store
-from tui.describe.runs.filter import BadSearch, Search, complete, parse, search_of
+from tui.describe.runs.finding.filter import BadSearch, Search, complete, parse, search_of
 
 
 def add(store, prompt: str, preset: str = "micro") -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from store.lineage import events
 from store.lineage.records import LogEntry
-from tui.describe.runs.state import MAX_LINES, MAX_SAMPLES, RunState
+from tui.describe.runs.following.state import MAX_LINES, MAX_SAMPLES, RunState
 
 SECOND = 10**9
 STEPS = 5

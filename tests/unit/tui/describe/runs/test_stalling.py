@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tui.describe.runs.stalling import stalled
+from tui.describe.runs.following.stalling import stalled
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
     assert found[runs[7]] == {"guidance.scale": 4.0, "seed": 7}
 
 
+def test_what_looks_at_pictures_is_not_told_of_a_run_without():
+    with_picture = encode_spec(load_preset("micro-i2v", ["image.path=a.png"]))
+    of_words, of_picture = varying_in([spec("seed=7"), with_picture])
+    assert not any("image_encoder" in key for key in of_words)
+    assert any("image_encoder" in key for key in of_picture)
+
+
 def test_the_file_that_a_run_begins_from_is_told_before_its_seed():
     found = varying_in([spec(f"seed={seed}", f"video.path={seed % 2}.mp4") for seed in range(4)])
     assert values_told(found[3]) == "video 1.mp4, seed 3"

@@ -11,7 +11,7 @@ from engine.micro.grammar import unknown_words
 from presets.expansion import expands, known_prompt
 from presets.tasks import PICTURES
 from tui.describe.inputs import inputs_of
-from tui.describe.micro_world import combination_warning, random_sentence
+from tui.describe.prompts.micro_world import combination_warning, random_sentence
 from tui.text import printable, shorten
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def prompt_of_preset(spec: RunSpec, own: str) -> str:
     if not own or spec.prompt != own or not inputs_of(spec):
         return ""
     what = "picture" if PICTURES[spec.task] else "video"
-    told = shorten(printable(own), _CELLS_SHOWN)
-    return f'the prompt still is the preset\'s, "{told}", whatever the {what} shows'
+    return f"the prompt still is the preset's, whatever the {what} shows"
 
 
 def random_prompt(spec: RunSpec) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,6 +56,11 @@ def found_at(path: Path) -> list[Found]:
     from engine.checkpoints.source import sources_in
 
     return [look(each) for each in (sources_in(path) if path.is_dir() else [path])]
+
+
+def of_wan(found: Iterable[Found]) -> list[Found]:
+    """Those that are a part of Wan, whether it can be loaded or not."""
+    return [each for each in found if each.recognition and each.recognition.component != "unknown"]
 
 
 def table(found: Sequence[Found]) -> list[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """What runs are wanted: `star seed:7 guidance.scale:>3 status:done tag:sweep/* rating:>=4 since:2d pinned`.
 
 Words must stand in the prompt, note, id, output or preset, all of them; `key:value` says more, where a key is one of
-KEYS or any setting (tui.describe.runs.setting_keys). Times are those of the command line (tui.units). The same words in
-the filter line of the app and behind `modiff runs`.
+KEYS or any setting (see `setting_keys`). Times are those of the command line (tui.units). The same words in the filter
+line of the app and behind `modiff runs`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import inspect
 
 from store.errors import BadRequest
 from store.lineage.records import MAX_RATING, STATUSES, Compared
-from tui.describe.runs.setting_keys import UnknownKey, given_files, setting, short_names
+from tui.describe.runs.finding.setting_keys import UnknownKey, given_files, setting, short_names
 from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from store.lineage.records import RunRecord
     from store.store import Store
-    from tui.describe.runs.setting_keys import Setting
+    from tui.describe.runs.finding.setting_keys import Setting
 
 KEYS = ("preset", "status", "tag", "since", "until", "rating", "is", "text")
 _IS = ("pinned",)

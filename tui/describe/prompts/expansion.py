@@ -37,7 +37,7 @@ def waiting_prompt(store: Store, run_id: str) -> Waiting | None:
     """None for a run that does not wait for it. Raises UnknownRun, PresetError."""
     from engine.runs.expanded import expanded_prompt
     from presets.encoding import decode_spec
-    from tui.describe.prompt_warnings import prompt_warnings
+    from tui.describe.prompts.warnings import prompt_warnings
 
     record = store.run(run_id)
     if not is_to_review(record):

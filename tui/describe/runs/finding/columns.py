@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from presets.fields.wording import did_you_mean, nearest
 from store.errors import BadRequest
 from tui.describe.runs.changes import setting_of, setting_told, values_told
+from tui.describe.runs.finding.setting_keys import UnknownKey, setting, short_names
 from tui.describe.runs.run import PIN, stars, status_word, status_words, steps_told
-from tui.describe.runs.setting_keys import UnknownKey, setting, short_names
 from tui.text import printable
 from tui.units import age, duration
 
@@ -65,7 +65,7 @@ def _column(name: str) -> str:
 
 def titles(names: Sequence[str]) -> tuple[str, ...]:
     """`RUN`, `STATUS`, `GUIDANCE.SCALE`."""
-    from tui.describe.runs.setting_keys import short_name
+    from tui.describe.runs.finding.setting_keys import short_name
 
     return tuple("RUN" if name == "id" else short_name(name).upper() for name in names)
 

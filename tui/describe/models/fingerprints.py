@@ -39,7 +39,7 @@ def known_of(index: Index, files: Sequence[Path], num_bytes: int) -> Known:
 
 
 def lines(known: Known) -> list[str]:
-    """For people, under what `tui.describe.models.block` tells."""
+    """For people, under what `tui.describe.models.files.block` tells."""
     told = known.fingerprint or "not known yet; a run, or `modiff models verify`, computes it"
     rows = [("fingerprint", told)]
     for i, digest in enumerate(known.digests):

@@ -14,7 +14,7 @@ from textual.widgets import Input, Label, Static
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS
-from tui.app.compose.variant_axes import SeedsKept, over_of, stop_of
+from tui.app.compose.variants.axes import SeedsKept, over_of, stop_of
 from tui.app.dialogs.base import Dialog
 from tui.app.messages import QueuedRuns
 from tui.describe.runs.sweeps import planned_variants, sweep_lines, variants

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from store.errors import UnknownRun
 from tui.describe.plan import decode_seconds
-from tui.describe.runs.state import RunState
+from tui.describe.runs.following.state import RunState
 from tui.units import clock
 
 if TYPE_CHECKING:

@@ -1,0 +1,41 @@
+"""Picking a preset, by name or by what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from presets.library import listing
+from tui.app.dialogs.picker import Item, Picker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tui.app.base import ModiffBase
+
+
+async def pick_preset(app: ModiffBase, present: str) -> str | None:
+    """The name of the one that is picked, None for none. present: the one that is highlighted first."""
+    items = [
+        Item(info.name, f"✖ {info.error}" if info.error else info.description)
+        for info in await asyncio.to_thread(listing.list_presets)
+    ]
+    return await app.push_screen_wait(Picker("presets", items, present, _with_missing(app, items)))
+
+
+async def _with_missing(app: ModiffBase, items: Sequence[Item]) -> list[Item]:
+    """The presets, each with what is to be downloaded for it."""
+    from tui.describe.models.missing import by_preset
+
+    try:
+        sizes = await asyncio.to_thread(by_preset)
+    except Exception as error:  # noqa: BLE001  # told, whatever it is
+        app.tell_error(error)
+        sizes = {}
+    return [
+        replace(item, note=f"{item.note} ✖ {sizes[item.value]}".strip())
+        if item.value in sizes
+        else item
+        for item in items
+    ]

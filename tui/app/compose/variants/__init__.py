@@ -1,0 +1,1 @@
+"""Several runs at once from what is in the form: seeds, values, where they stop."""

@@ -1,0 +1,1 @@
+"""How runs are found and listed: the names of settings, filters, columns."""
