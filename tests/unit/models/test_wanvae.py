@@ -23,7 +23,8 @@ from tests.parity import latent_statistics, randomise, relative_error, vae_pair
 def statistics() -> tuple[torch.Tensor, torch.Tensor]:
     """The mean and the deviation of latents, [1,16,1,1,1] each: theirs, as ours are under test."""
     with torch.device("meta"):
-        return latent_statistics(diffusers.AutoencoderKLWan())
+        theirs = diffusers.AutoencoderKLWan()
+    return latent_statistics(theirs)
 
 
 @pytest.fixture(scope="module")
