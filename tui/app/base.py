@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
 from textual import getters, on
+from textual._styles_cache import StylesCache
 from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.signal import Signal
@@ -48,6 +49,12 @@ REMOTE_TICK_SECONDS = 0.5
 # How long an error is to be read; the same one is not told again meanwhile.
 TOLD_SECONDS = 10.0
 _MAX_EXPLAINED = 64
+
+
+# Textual's own is by instance, though it says cls: it keeps the drawn lines of a thousand widgets that are gone.
+_inner_outer = vars(StylesCache).get("get_inner_outer")
+if hasattr(_inner_outer, "cache_info"):
+    StylesCache.get_inner_outer = classmethod(_inner_outer)  # type: ignore[assignment,arg-type]
 
 
 class ModiffBase(KeysInOrder):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from textual._styles_cache import StylesCache
+from textual.color import Color
 from textual.command import CommandPalette
 from textual.events import AppBlur, AppFocus
 from textual.widgets import Input, TextArea
@@ -184,3 +187,11 @@ def test_what_is_told_of_a_screen_goes_with_it_and_its_tabs_say_how_to_leave_a_t
         assert "wrong" in notices(app)[0]
 
     play("compose", script)
+
+
+def test_what_was_drawn_of_a_widget_goes_with_it():
+    lines = StylesCache()
+    gone = weakref.ref(lines)
+    lines.get_inner_outer(Color(0, 0, 0), Color(1, 1, 1))
+    del lines
+    assert gone() is None

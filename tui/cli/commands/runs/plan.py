@@ -121,7 +121,10 @@ def plan(
         )
         click.echo("        and what the work itself takes, which grows with the size of the video")
         click.echo(f"disk    {size(made.bytes)} for the steps in the store, and the video\n")
-        print_lines(missing.lines(made.missing, preset))
+        is_of_preset = not any(
+            each.lstrip("+-").startswith("components.") for each in given.overrides
+        )
+        print_lines(missing.lines(made.missing, preset if is_of_preset else ""))
     elif made.seconds is None:
         click.echo("no like run is on record here, so not all times are known", err=True)
 
