@@ -28,6 +28,7 @@ LOAD = """
 import json, sys
 from pathlib import Path
 import torch
+from engine.checkpoints import load
 from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights, fill
@@ -35,6 +36,7 @@ from engine.checkpoints.source import open_source
 from engine.models.diffusion.config import keeps_fp32
 from engine.models.diffusion.wandit import WanDiT
 
+load.SLICE_BYTES = 12 << 20  # several in the largest matrix, as of a larger model
 path, cpu, held = Path(sys.argv[1]), torch.device("cpu"), {}
 source = open_source(path)
 layout = lay_out(source)
