@@ -418,7 +418,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=2000)
     options = parser.parse_args()
     result: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    # what is killed may still write its byte code
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         if options.what in ("start", "all"):
             result["start"] = start(options.rounds, Path(scratch))
         if options.what in ("live", "all"):
