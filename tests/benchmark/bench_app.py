@@ -44,7 +44,6 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.store import Store, open_store
-from tests.benchmark.timing import show
 from tests.recorded_runs import micro, record_run, wave
 from tests.terminal import Terminal
 from tui.app.top_line import TABS
@@ -437,6 +436,9 @@ def main() -> None:
                 result[name] = measure(folder)
         if options.what in ("keys", "all"):
             result["keys"] = keys(options.seconds, options.rate, Path(scratch))
+    # torch comes with it, for which the processes that write logs would wait
+    from tests.benchmark.timing import show
+
     show(result)
 
 
