@@ -9,11 +9,13 @@ import re
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from textual import _wait
 
+from engine.process import version
 from tests import quick_stores
 from tests.folders import live_in, new_folder
 from tests.later import Later
@@ -29,6 +31,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # rewriting the assertions of every file takes each process longer than all else before its first test: it is kept
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# every command looks whether a source file was touched; none is while tests run
+ROOT = Path(__file__).resolve().parents[1]
+look_for_files = version._files
+files_of_ours = cache(look_for_files)
+version._files = lambda root: files_of_ours(root) if root == ROOT else look_for_files(root)
 
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 PEERS = ("tests.parity", "tests.peers", "tests.layouts")

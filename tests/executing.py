@@ -9,9 +9,9 @@ from engine.runner import Runner
 from presets.encoding import decode_spec
 from store.lineage.events import Event, PlanMade, StepFinished
 
-# Overrides for the smallest clip that has a frame after the first: two frames of 4 by 4 latents, a tenth of the
+# Overrides for the smallest clip that has a frame after the first: two frames of 2 by 2 latents, a fortieth of the
 # preset's.
-SMALL = ("width=32", "height=32", "frames=5")
+SMALL = ("width=16", "height=16", "frames=5")
 
 # To be registered by whoever opens the store.
 ENGINE = "engineaaaa"

@@ -35,7 +35,7 @@ print(json.dumps(told))
 
 def imported_by(*commands: Sequence[str], first: str = "") -> dict[str, set[str]]:
     """Top-level and dotted names of all that each command line imported, by its words; each must exit with 0. They are
-    run in turn, on the same store. first: code that is run before."""
+    run in turn, on the same store. first: code that is run before, such as an import of what all need."""
     given = [[str(word) for word in command] for command in commands]
     done = subprocess.run(
         [sys.executable, "-c", CODE % first, json.dumps(given)],

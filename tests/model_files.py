@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from engine.checkpoints.formats.table import ITEM_BITS
+from engine.checkpoints.known import expected
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
 
@@ -26,6 +27,11 @@ def t2v_14b(dtype: str = "F32") -> Tensors:
 
 def vae(dtype: str = "F32") -> Tensors:
     return {name: (dtype, shape) for name, shape in _vae_shapes()}
+
+
+def taehv(dtype: str = "F16") -> Tensors:
+    """The smallest that has a name: 22 MB."""
+    return {name: (dtype, shape) for name, shape in expected.taehv().items()}
 
 
 def in_nvfp4(tensors: Tensors) -> tuple[Tensors, dict[str, str]]:

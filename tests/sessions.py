@@ -91,6 +91,7 @@ class PtySession:
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
         self.terminal = Terminal(MODIFF, environment=environment, folder=folder)
         self._drawn = pyte.Screen(120, 36)
+        self._shown: str | None = None
         self._stream = pyte.ByteStream(self._drawn)
 
     def press(self, *keys: str) -> None:
@@ -100,7 +101,9 @@ class PtySession:
 
     def screen(self) -> str:
         self._draw(0.0)
-        return "\n".join(self._drawn.display)
+        if self._shown is None:
+            self._shown = "\n".join(self._drawn.display)
+        return self._shown
 
     def is_over(self) -> bool:
         self._draw(0.05)
@@ -118,6 +121,7 @@ class PtySession:
             data = self.terminal.read(max(0.0, deadline - time.monotonic()))
             if data:
                 self._stream.feed(data)
+                self._shown = None
             elif time.monotonic() >= deadline:
                 return
 

@@ -114,7 +114,8 @@ class Calm(Here):
 
 
 def spec_of(*overrides: str, kinds: str = '["latents"]') -> RunSpec:
-    own = (f"scheduler.steps={STEPS}", "frames=5", f"output.kinds={kinds}")
+    size = ("width=16", "height=16", "frames=5")
+    own = (f"scheduler.steps={STEPS}", *size, f"output.kinds={kinds}")
     return load_preset("micro", [*own, *overrides])
 
 

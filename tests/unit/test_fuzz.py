@@ -19,10 +19,10 @@ from tests.fuzz.running import fuzz
 KINDS = {
     "weights": (weights.make, 30),
     "presets": (presets.make, 60),
-    "bundles": (bundles.make, 100),
-    "requests": (requests.make, 200),
-    "responses": (responses.make, 200),
-    "pictures": (pictures.make, 400),
+    "bundles": (bundles.make, 60),
+    "requests": (requests.make, 100),
+    "responses": (responses.make, 100),
+    "pictures": (pictures.make, 150),
 }
 
 

@@ -79,7 +79,7 @@ def trained_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("tiny_crops")
 @pytest.mark.parametrize(
-    ("phase", "steps", "stop"), [("curriculum", 4, 2), ("joint", 3, 2), ("decoder", 3, 2)]
+    ("phase", "steps", "stop"), [("curriculum", 3, 2), ("joint", 2, 1), ("decoder", 2, 1)]
 )
 def test_a_resumed_vae_training_equals_an_unbroken_one(
     phase: str, steps: int, stop: int, trained_vae: Path, tmp_path: Path

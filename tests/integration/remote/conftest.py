@@ -119,7 +119,7 @@ def lab(make_lab: Callable[[], Lab]) -> Lab:
 def spec_of(urls: dict[str, str], *overrides: str, seed: int | None = None) -> RunSpec:
     """A small run of the micro model that nobody made before, with these components elsewhere."""
     own = [
-        "scheduler.steps=4",
+        *("width=32", "height=32", "frames=5", "scheduler.steps=4"),
         'output.kinds=["video","latents"]',
         f"seed={next(SEEDS) if seed is None else seed}",
     ]

@@ -67,14 +67,17 @@ def rotated(weight: Tensor, layer: str, group: int) -> dict[str, Tensor]:
 
 
 def written(folder: Path, way: str) -> Path:
-    """The micro transformer, the matrices of its blocks stored in one of WAYS."""
+    """The first two blocks of the micro transformer, their matrices stored in one of WAYS."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in load_file(MICRO).items():
+        if name.startswith(tuple(f"blocks.{number}." for number in range(2, 6))):
+            continue
         layer = name.removesuffix(".weight")
         tensors |= WAYS[way](tensor.float(), layer) if is_large(name, tensor) else {name: tensor}
     path = folder / "file.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    (folder / "config.json").write_bytes(MICRO.with_name("config.json").read_bytes())
+    config = json.loads(MICRO.with_name("config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_layers": 2}))
     return path
 
 

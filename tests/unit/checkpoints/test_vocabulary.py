@@ -408,6 +408,15 @@ def test_a_count_that_the_file_has_not_takes_no_memory(tmp_path: Path) -> None:
             check_fits(path, 4)
 
 
+def test_a_model_of_more_pieces_than_any_is_refused_as_soon_as_it_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.checkpoints.vocabulary.pieces.MAX_PIECES", 1000)
+    path = encoder(tmp_path / "t5.safetensors", b"\x0a\x00" * 1001 + b"no model")
+    with pytest.raises(CheckpointError, match="more than 1,000 pieces"):
+        vocabulary_in(open_source(path))
+
+
 def spiece(**trainer: int) -> bytes:
     """The model of pieces_and() with another field of its trainer's part."""
     return as_spiece(pieces_and()) + b"\x12\x02" + bytes([trainer["field"] << 3, trainer["value"]])
@@ -419,7 +428,6 @@ def spiece(**trainer: int) -> bytes:
         (b"pieces", "no SentencePiece model"),
         (SPIECE[:5000], "it ends in the middle"),
         (b"\x0a\xff\xff\xff\xff\x7f", "it ends in the middle"),
-        (b"\x0a\x00" * (MAX_PIECES + 1), "more than 524,288 pieces"),
         (b"\x0a\x06\x0a\x01\xff\x10\x01\x18", "no SentencePiece model"),
         (spiece(field=3, value=2), "not of the kind Unigram"),
         (as_spiece(pieces_and()) + b"\x32\x00", "it has a part with the number 6"),

@@ -117,11 +117,23 @@ def grow(path):
         file.write(b"more")
 
 
-def flip_a_bit(path):
+def flip(path, at):
     path.chmod(0o600)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[at] ^= 1
     path.write_bytes(data)
+
+
+def flip_the_first_bit(path):
+    flip(path, 0)
+
+
+def flip_a_bit(path):
+    flip(path, path.stat().st_size // 2)
+
+
+def flip_the_last_bit(path):
+    flip(path, -1)
 
 
 def zero(path):
@@ -133,6 +145,11 @@ def replace_by_link(path):
     copy = path.with_name("copy")
     path.rename(copy)
     path.symlink_to(copy)
+
+
+def replace_by_link_to_nothing(path):
+    path.unlink()
+    path.symlink_to("/nonexistent")
 
 
 def replace_by_fifo(path):
@@ -149,9 +166,12 @@ DAMAGES = [
     truncate,
     empty,
     grow,
+    flip_the_first_bit,
     flip_a_bit,
+    flip_the_last_bit,
     zero,
     replace_by_link,
+    replace_by_link_to_nothing,
     replace_by_fifo,
     replace_by_folder,
 ]

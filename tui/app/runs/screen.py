@@ -280,8 +280,10 @@ class Runs(ModiffScreen):
 
     def action_back(self) -> None:
         """One level back: from the details or the filter to the list, from marks to none, from some runs to all."""
-        if self.has_class("-opened") or not self.runs.has_list_focus:
-            self.remove_class("-opened")
+        has_list = bool(self.runs.newest)  # else there is none to go back to
+        is_away = self.has_class("-opened") or not self.runs.has_list_focus
+        self.remove_class("-opened")
+        if has_list and is_away:
             self.runs.focus_list()
         elif self.runs.is_in_gallery:
             self.action_gallery()

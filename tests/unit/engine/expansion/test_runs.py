@@ -33,7 +33,7 @@ from store.index.index import open_index
 from store.lineage.events import Event, Message, StageStarted
 from store.lineage.records import Segment
 from store.store import Store, open_store
-from tests.executing import ENGINE, execute, plan_in
+from tests.executing import ENGINE, SMALL, execute, plan_in
 from tests.language_server import LanguageServer, language_server, plain, refused
 
 SEEDS = itertools.count(7000)
@@ -67,6 +67,7 @@ def spec_of(url: str, *overrides: str) -> RunSpec:
     return load_preset(
         "micro",
         [
+            *SMALL,
             "scheduler.steps=2",
             "guidance.scale=1",
             "output.kinds=['latents']",
@@ -141,6 +142,7 @@ def test_it_is_as_if_the_text_had_been_typed(
     typed = load_preset(
         "micro",
         [
+            *SMALL,
             "scheduler.steps=2",
             "guidance.scale=1",
             "output.kinds=['latents']",

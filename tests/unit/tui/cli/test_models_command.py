@@ -12,7 +12,15 @@ import pytest
 
 from engine.checkpoints.locate import locate
 from tests.imported import imported_by
-from tests.model_files import Tensors, t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
+from tests.model_files import (
+    Tensors,
+    t2v_1_3b,
+    t2v_14b,
+    taehv,
+    vae,
+    write_safetensors,
+    write_sharded,
+)
 from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -458,10 +466,10 @@ def test_verify_tells_of_weights_that_are_no_numbers(capsys, tmp_path):
 
 
 def test_verify_all_and_by_name(capsys, models):
-    path = write_safetensors(models / "vae.safetensors", vae("F16"))
+    path = write_safetensors(models / "taew2_1.safetensors", taehv("F16"))
     small_file(models)
     assert modiff(capsys, "verify")[1] == f"new      {path}: remembered from now on\n"
-    assert modiff(capsys, "verify", "wan2.1-vae")[1] == f"ok       {path}\n"
+    assert modiff(capsys, "verify", "taew2.1")[1] == f"ok       {path}\n"
     code, out, err = modiff(capsys, "verify", "umt5-xxl")
     assert (code, out) == (2, "")
     assert "not found on this machine" in err
@@ -533,6 +541,7 @@ def test_neither_torch_nor_numpy_is_imported(models):
         ("models", "list"),
         ("models", "where", "wan2.1-t2v-14b"),
         ("models", "add", models / "Wan2.1-T2V-14B"),
+        first="import engine.checkpoints.library",
     )
     for command, modules in found.items():
         heavy = {"torch", "numpy", "safetensors", "gguf", "transformers"}

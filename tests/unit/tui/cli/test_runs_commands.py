@@ -522,7 +522,8 @@ def test_rm_asks_on_a_terminal(store, answer, code, left):
 def test_looking_and_labelling_import_nothing_heavy(store):
     root, *_ = family(store)
     add_steps(store, root, 3)
-    found = imported_by(("show", root), ("tree",), ("runs", "--text", "a"), ("tag", root, "x"))
+    commands = (("show", root), ("tree",), ("runs", "--text", "a"), ("tag", root, "x"))
+    found = imported_by(*commands, first="import engine.client, store.store")
     for command, modules in found.items():
         assert not modules & NOT_IMPORTED, command
 

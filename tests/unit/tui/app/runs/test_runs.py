@@ -254,6 +254,8 @@ def test_no_runs(store):
         await pilot.press("slash", "x")
         empty = list_of(pilot).query_one("#empty Static", Static)
         await until(pilot, lambda: "no run fits" in str(empty.content))
+        await pilot.press("escape")
+        assert list_of(pilot).query_one(Input).value == ""  # no list to go back to
 
     play(script)
 
