@@ -44,7 +44,6 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.store import Store, open_store
-from tests.benchmark.timing import show
 from tests.recorded_runs import micro, record_run, wave
 from tests.terminal import Terminal
 from tui.app.top_line import TABS
@@ -418,7 +417,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=2000)
     options = parser.parse_args()
     result: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    # what is killed may still write its byte code
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         if options.what in ("start", "all"):
             result["start"] = start(options.rounds, Path(scratch))
         if options.what in ("live", "all"):
@@ -436,6 +436,9 @@ def main() -> None:
                 result[name] = measure(folder)
         if options.what in ("keys", "all"):
             result["keys"] = keys(options.seconds, options.rate, Path(scratch))
+    # torch comes with it, for which the processes that write logs would wait
+    from tests.benchmark.timing import show
+
     show(result)
 
 
