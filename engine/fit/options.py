@@ -32,12 +32,14 @@ TILES = (512, 256)
 class Option(msgspec.Struct, frozen=True):
     """What may be set for the stages of one component.
 
-    settings: as `--set` takes them. needed_bytes: device -> the most that it needs then. moved_blocks of num_blocks
-    come to the device at each step, moved_bytes of them all, from the host's memory or ("cpu") from their file.
+    stages: those of the component. settings: as `--set` takes them. needed_bytes: device -> the most that it needs
+    then. moved_blocks of num_blocks come to the device at each step, moved_bytes of them all, from the host's memory or
+    ("cpu") from their file.
     """
 
     kind: str
     device: str
+    stages: tuple[str, ...]
     settings: dict[str, str]
     numbers: Numbers
     needed_bytes: dict[str, int]
@@ -194,10 +196,12 @@ def _option(
         return None
     if "resident_blocks" in changes:
         return _swapped(part, trial, limits, changes, numbers)
-    most = _most(trial.uses(part.kind, changes), trial)
+    uses = trial.uses(part.kind, changes)
+    most = _most(uses, trial)
     device = "cpu" if changes.get("device") == "cpu" else part.device
     settings = _settings(part.kind, changes)
-    return Option(part.kind, device, settings, numbers, most, _fits(most, limits))
+    stages = _stages(uses)
+    return Option(part.kind, device, stages, settings, numbers, most, _fits(most, limits))
 
 
 def _swapped(
@@ -233,6 +237,7 @@ def _swapped(
     return Option(
         part.kind,
         part.device,
+        _stages(uses),
         _settings(part.kind, with_resident(count)),
         numbers,
         most,
@@ -241,6 +246,10 @@ def _swapped(
         moved_blocks=moved,
         num_blocks=part.num_blocks,
     )
+
+
+def _stages(uses: Sequence[Use]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(use.stage for use in uses))
 
 
 def _settings(kind: str, changes: Changes) -> dict[str, str]:

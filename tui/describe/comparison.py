@@ -360,7 +360,11 @@ def _step_rows(shown: Sequence[Data]) -> Iterator[tuple[str, ...]]:
     """A row for each, under its headings; a second column of sigmas where the two schedules differ."""
     longest = max((each["relative_l2"] or 0.0 for each in shown), default=0.0)
     is_one = all(each["sigma_a"] == each["sigma_b"] for each in shown)
-    sides = {"sigma": "sigma_a"} if is_one else {"sigma A": "sigma_a", "sigma B": "sigma_b"}
+    sides = (
+        {"from sigma": "sigma_a"}
+        if is_one
+        else {"from sigma A": "sigma_a", "from sigma B": "sigma_b"}
+    )
     yield "    step", *sides, "relative L2", "   cosine", ""
     for each in shown:
         yield (

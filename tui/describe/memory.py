@@ -115,7 +115,8 @@ def _alone(memory: Memory, largest: Use) -> str:
         return ""
     on_it = [use for use in memory.uses if use.device == largest.device]
     alone = max(on_it, key=lambda use: use.peak_bytes - use.kept_bytes)
-    return f"; without the others {size(alone.peak_bytes - alone.kept_bytes)}, in {alone.stage}"
+    needed = size(alone.peak_bytes - alone.kept_bytes)
+    return f"; {needed}, in {alone.stage}, where others make room"
 
 
 def _row(use: Use) -> tuple[str, ...]:
@@ -160,7 +161,14 @@ def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
             continue
         stage = max(uses, key=lambda each: uses[each])
         word = "fits" if uses[stage] <= limit else "more than"
-        yield f"{device}: {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
+        yield (
+            f"{device}: as it is set {size(uses[stage])} at most, in {stage}, {word} {size(limit)} ({margins[device]})"
+        )
+        if uses[stage] > limit and not fit.misses:
+            with_all = max(_as_chosen(fit, device), default=0)
+            yield f"{device}: with what is marked {size(with_all)} at most, which fits"
+    if not fit.needed_bytes:
+        yield "nothing of it is to be computed on a model, so that it fits anything"
     for stage in fit.misses:
         alone = fit.alone_bytes.get(stage)
         why = (
@@ -171,10 +179,21 @@ def fit_lines(fit: Fit, margins: Mapping[str, str]) -> Iterator[str]:
         yield f"{stage}: {why}"
 
 
+def _as_chosen(fit: Fit, device: str) -> Iterator[int]:
+    """What each component needs of a device with what is chosen for it."""
+    chosen = [option for option in fit.options if option.is_chosen]
+    changed = {stage for option in chosen for stage in option.stages}
+    for option in chosen:
+        yield option.needed_bytes.get(device, 0)
+    for stage, of_device in fit.needed_bytes.items():
+        if stage not in changed:
+            yield of_device.get(device, 0)
+
+
 def margin(learned: Learned) -> str:
     """What is added to what is told."""
     if not learned.ratios:
-        return "with 10 % and 0.5 GB for the process assumed on top: no run here yet"
+        return "with 10 % and 0.5 GB for the process assumed on top: no large run here yet"
     stages = counted(len(learned.ratios), "stage")
     more = f"{100 * (learned.ratio - 1):.0f} % and 0.5 GB for the process on top"
     return f"with {more}: learned from {stages} that ran here"

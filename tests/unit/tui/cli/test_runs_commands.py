@@ -120,6 +120,15 @@ def test_runs_are_found_by_all_that_is_given(capsys, store):
     assert listed(capsys, "--text", "a", "--limit", "1") == [other]
 
 
+def test_where_there_are_more_runs_than_it_lists_it_says_so(capsys, store):
+    for _ in range(3):
+        enqueue(store)
+    assert "newest" not in told(capsys, "runs", "--limit", "3").err
+    out, err = told(capsys, "runs", "--limit", "2")
+    assert len(out.splitlines()) == 3
+    assert err.splitlines()[-1] == "the newest 2; --limit N shows more"
+
+
 def test_nothing_that_fits_is_told_apart_from_nothing_at_all(capsys, store):
     enqueue(store)
     assert told(capsys, "runs", "--tag", "nope").out == ""

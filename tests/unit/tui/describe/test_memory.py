@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from engine.fit.answering import Device
+from engine.fit.options import Fit, Option
 from engine.fit.work import Brought, Memory, Use
-from tui.describe.memory import bar_line, expected_lines, memory_lines, memory_rows, planned_peak
+from tui.describe.memory import (
+    bar_line,
+    expected_lines,
+    fit_lines,
+    memory_lines,
+    memory_rows,
+    planned_peak,
+)
 
 GIB = 1 << 30
 
@@ -37,7 +45,7 @@ def test_rows_leave_out_what_is_small_beside_another_device() -> None:
 
 def test_lines_name_the_largest_of_each_device_with_and_without_what_stays() -> None:
     assert list(memory_lines(MEMORY, 16 * GIB)) == [
-        "at most 32.0 GiB of cuda:0, in decode; without the others 20.0 GiB, in denoise",
+        "at most 32.0 GiB of cuda:0, in decode; 20.0 GiB, in denoise, where others make room",
         "at most 1.0 GiB of cpu, in decode, and this machine has 16.0 GiB",
         "not counted: image_encode: remote runs elsewhere, or is not ours",
     ]
@@ -95,3 +103,25 @@ def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:
     )
     # what a stage on the CPU has on a GPU beside it says nothing
     assert words(decode={"cpu": 2**34, "cuda:0": 9}) == "planned 16.0 GiB, in decode"
+
+
+def test_what_fits_is_told_as_it_is_set_and_with_what_is_marked() -> None:
+    swapped = Option(
+        "denoiser",
+        "cuda:0",
+        ("denoise",),
+        {"components.denoiser.resident_blocks": "3"},
+        "exact",
+        {"cuda:0": 11 * GIB},
+        fits=True,
+        is_chosen=True,
+    )
+    needed = {"denoise": {"cuda:0": 30 * GIB}, "decode": {"cuda:0": 10 * GIB}}
+    fit = Fit({"cuda:0": 12 * GIB}, needed, (swapped,))
+    assert list(fit_lines(fit, {"cuda:0": "as told"})) == [
+        "cuda:0: as it is set 30.0 GiB at most, in denoise, more than 12.0 GiB (as told)",
+        "cuda:0: with what is marked 11.0 GiB at most, which fits",
+    ]
+    assert list(fit_lines(Fit({}, {}, ()), {})) == [
+        "nothing of it is to be computed on a model, so that it fits anything"
+    ]

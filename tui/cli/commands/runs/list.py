@@ -129,7 +129,8 @@ def runs(
         until_ns=search.until_ns if until is None else until,
     )
     with store_as_it_is() as store:
-        rows = run_rows(store, search.find(store, limit))
+        found = search.find(store, limit + 1)
+        rows = run_rows(store, found[:limit])
         waiting = waiting_line(store)
     if as_json:
         print_json([_data(row, wanted) for row in rows])
@@ -148,6 +149,8 @@ def runs(
     # On a terminal a line is a run; in a file or a pipe nothing is cut, and tabs are between the columns.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     print_lines(table(rows, wanted, width, time.time_ns()))
+    if len(found) > limit:
+        click.echo(f"the newest {limit}; --limit N shows more", err=True)
 
 
 def table(rows: Sequence[RunRow], wanted: Sequence[str], width: int, now_ns: int) -> list[str]:
