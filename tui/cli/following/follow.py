@@ -21,7 +21,7 @@ from store.lineage.records import REUSED, StageRecord
 from tui.cli.following.progress import stage_told
 from tui.cli.output import Invocation, close_output, echo_path, print_json, print_lines
 from tui.describe.prompts.expansion import is_to_review
-from tui.describe.runs.detail import with_file_back
+from tui.describe.runs.detail import WORTH_TELLING_SECONDS, with_file_back
 from tui.describe.runs.following.notices import BELL, desktop_notice, end_line
 from tui.describe.runs.following.state import RunState, state_of
 from tui.describe.runs.given import changed_file
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from tui.cli.following.watch import Signals, Watched
 
 _MAX_VALUE = 40
-
-_WORTH_TELLING_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +408,7 @@ def _split(record: RunRecord, stages: list[StageRecord], asked_ns: int, *, is_wa
         if is_warm
         else [("start", waited), ("imports", outside)]
     )
-    parts = [(name, each) for name, each in around if each >= _WORTH_TELLING_SECONDS]
+    parts = [(name, each) for name, each in around if each >= WORTH_TELLING_SECONDS]
     parts += [(stage.name, stage.seconds) for stage in stages]
     split = ", ".join(f"{printable(name)} {duration(each)}" for name, each in parts)
     state = "warm" if is_warm else "cold"

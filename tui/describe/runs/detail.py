@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from store.lineage.records import RunLink, RunRecord, StageRecord
     from store.store import Store
 
+# Of a run, beside its stages.
+WORTH_TELLING_SECONDS = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Hints:
@@ -208,6 +211,9 @@ def _times(detail: Detail) -> str:
         f"{stage.name} {'cached' if stage.cached else duration(stage.seconds)}"
         for stage in detail.stages
     ]
+    rest = (total or 0.0) - sum(stage.seconds for stage in detail.stages)
+    if stages and rest >= WORTH_TELLING_SECONDS:
+        stages.append(f"other {duration(rest)}")  # what a new engine imports, and waits
     told = [] if total is None else [duration(total)]
     return ": ".join([*told, ", ".join(stages)] if stages else told)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from store.lineage.events import Verified
+from store.lineage.records import StageRecord
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
 from tui.describe.runs import detail as all_about
@@ -42,6 +43,20 @@ def test_a_run_that_is_done(store):
     assert told["branch at"] == "0-4, decode"
     assert told["replay"] == "decoded again: the store has the last latents"
     assert not {"error", "parent", "note", "tags", "branches"} & told.keys()
+
+
+def test_the_times_of_a_run_add_up_to_all_of_it(store):
+    """What a new engine imports, and what waits, is of no stage."""
+    detail = detail_of(record_run(store, micro()).id)
+    started = detail.record.started_ns
+    stages = (StageRecord("load", 0.5, False), StageRecord("denoise", 3.5, False))
+
+    def time_of(seconds: float) -> str:
+        record = replace(detail.record, ended_ns=started + round(seconds * SECOND))
+        return lines(replace(detail, record=record, stages=stages))["time"]
+
+    assert time_of(9.0) == "9.00 s: load 0.50 s, denoise 3.50 s, other 5.00 s"
+    assert time_of(4.0) == "4.00 s: load 0.50 s, denoise 3.50 s"
 
 
 def test_a_run_whose_steps_were_cleaned_up(store):
