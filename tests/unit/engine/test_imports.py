@@ -50,7 +50,7 @@ def test_loading_models_imports_no_compiler() -> None:
     code = """
 import sys
 from engine.components import clip, umt5, wan_dit, wan_vae
-from presets.library import load_preset
+from presets.library.loading import load_preset
 parts = load_preset("micro-i2v").components
 for load in (
     lambda: umt5.load(parts.text_encoder),
