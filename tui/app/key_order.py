@@ -3,13 +3,16 @@
 Textual hands a key to the widget that has the focus when it comes. Letters act there at once, while a key with a
 binding (ctrl+u, esc, 3) goes round by all parents to the app first: of `ctrl+u 9 7` in one burst the digits come first
 and are deleted then, and a key behind one that opens a dialog acts below the dialog. So the next key waits until the
-one before it has acted, and until a screen that this opened is composed.
+one before it has acted, and until a screen that this opened is composed; where something must be read before that
+screen can be opened, whoever reads it says so by `opening`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,8 @@ from textual.events import Key, Paste
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from textual.events import Event
     from textual.message_pump import MessagePump
     from textual.screen import Screen
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 # loop: where the machine is busy a key may be under way for seconds, but never for that many turns.
 LOST_SECONDS = 1.0
 LOST_TURNS = 1000
+# A screen whose content takes longer to read is not waited for.
+OPEN_SECONDS = 5.0
 
 
 class CameRound(Message, bubble=True):
@@ -45,6 +52,25 @@ class KeysInOrder(App[int]):
         self._under_way: Event | None = None
         self._number = 0  # of the message that is waited for
         self._key_screen: Screen[object] | None = None
+        self._num_opening = 0
+        self._opened_by = 0.0  # when what is being opened is waited for no longer
+        self._has_acted = False  # the key under way, which waits for what it opens alone
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """While it lasts, the next key waits: for what is read for a screen that is pushed right after."""
+        self._num_opening += 1
+        self._opened_by = time.monotonic() + OPEN_SECONDS
+        try:
+            yield
+        finally:
+            self._num_opening -= 1
+            if self._has_acted:
+                self._end_soon(self._number)
+
+    @property
+    def _is_opening(self) -> bool:
+        return self._num_opening > 0 and time.monotonic() < self._opened_by
 
     async def on_event(self, event: Event) -> None:
         if not isinstance(event, Key | Paste):
@@ -84,11 +110,15 @@ class KeysInOrder(App[int]):
         self.call_later(self._end_key_of, number)
 
     async def _end_key_of(self, number: int) -> None:
+        await asyncio.sleep(0)  # a worker that the key has started begins in between
         if number == self._number and self._under_way is not None:
             await self._end_key()
 
     async def _end_key(self) -> None:
         """The key has acted. Where that opened a screen the next one waits for it too."""
+        self._has_acted = self._is_opening
+        if self._has_acted:
+            return
         if self._held and self.screen_stack and self.screen is not self._key_screen:
             self._key_screen = self.screen
             self._wait_behind(self.screen)
@@ -110,6 +140,10 @@ class KeysInOrder(App[int]):
             self.call_later(self._give_up, number)
 
     async def _give_up(self, number: int) -> None:
-        if number == self._number and self._under_way is not None:
+        if number != self._number or self._under_way is None:
+            return
+        if self._is_opening:
+            self._watch()
+        else:
             self._key_screen = self.screen if self.screen_stack else None
             await self._end_key()

@@ -248,7 +248,8 @@ async def _picked_run(app: ModiffBase) -> str:
     """The run that is picked of the recent ones, "" for none."""
     from tui.app.dialogs.picker import Item, Picker
 
-    rows = await app.lab.read(found_rows, Search(), RECENT_RUNS)
+    with app.opening():
+        rows = await app.lab.read(found_rows, Search(), RECENT_RUNS)
     if not rows:
         app.notify("there are no runs yet")
         return ""

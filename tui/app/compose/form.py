@@ -286,7 +286,9 @@ class FormScreen(ModiffScreen):
         try:
             panel.show_memory(tuple(map(bar_line, await self.app.lab.memory(spec))))
         except Unanswered as error:
-            panel.show_memory((f"memory  not known: {error}",))
+            planned = self.planned
+            is_told = planned and (planned.missing or planned.memory_bytes is not None)
+            panel.show_memory(() if is_told else (f"memory  not known: {error}",))
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""
@@ -399,7 +401,8 @@ class FormScreen(ModiffScreen):
                 self.view.tell(section_of("image.path"), about_given(self.checked.shown))
         elif self.section.name == "preset":
             name, error = self.name_and_error
-            about = about_preset(name, self.info, error)
+            is_ready = not any(problem.is_error for problem in self._problems())
+            about = about_preset(name, self.info, error, is_ready=is_ready)
         else:
             about = about_section(self.section, self.checked)
         told = "\n".join(filter(None, (about, self.view.KEYS)))

@@ -92,7 +92,16 @@ class PlanPanel(Static):
         words = [
             line for note in notes for line in wrapped(self.app.console, printable(note), width)
         ]
-        put(self, "\n".join([_plan(self._planned), *words, *map(printable, self._memory)]))
+        put(
+            self,
+            "\n".join(
+                [
+                    plan_told(self._planned, is_memory_told=bool(self._memory)),
+                    *words,
+                    *map(printable, self._memory),
+                ]
+            ),
+        )
 
 
 class Problems(ListPanel):
@@ -142,7 +151,9 @@ def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> s
     return "  ".join(told)
 
 
-def _plan(planned: Planned | None) -> str:
+def plan_told(planned: Planned | None, *, is_memory_told: bool) -> str:
+    """A table of its stages, and below it the sums. is_memory_told: what the run takes of each device is told beside
+    it, which says more than what like runs took."""
     if planned is None:
         return "no plan yet"
     # there is none before the form is painted, which need not wait for these
@@ -174,7 +185,7 @@ def _plan(planned: Planned | None) -> str:
             "",
             *models,
             f"time    {seconds}",
-            f"memory  {memory}",
+            *([] if is_memory_told else [f"memory  {memory}"]),
             f"disk    {size(planned.bytes) if planned.bytes else 'nothing'}",
             f"stored  {planned.stored_steps} of {planned.total_steps} steps",
         ]

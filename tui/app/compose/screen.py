@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from textual.worker import Worker
 
     from presets.spec.run import RunSpec
+    from tui.app.compose.field_row import RowEditor
     from tui.describe.given import Kind, Look
 
 # What one has written oneself stays when another preset is picked; the rest belongs to the model.
@@ -331,7 +332,8 @@ class Compose(FormScreen):
         path = self._file()
         if path is None:
             return
-        text = await asyncio.to_thread(files.read_preset_text, path)
+        with self.app.opening():
+            text = await asyncio.to_thread(files.read_preset_text, path)
         key = self.broken[1].key if self.broken else ""
         if await self.app.push_screen_wait(PresetFile(path, text, key)):
             self._reopen()
@@ -386,7 +388,8 @@ class Compose(FormScreen):
         from tui.describe.runs.finding.filter import Search
         from tui.describe.runs.run import found_rows
 
-        rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)
+        with self.app.opening():
+            rows = await self.app.lab.read(found_rows, Search(), MAX_PROMPTS)
         prompts = in_order(self.app.preferences.prompts, [row.prompt for row in reversed(rows)])
         if not prompts:
             self.notify("no prompts yet: each run's is remembered")
@@ -401,8 +404,11 @@ class Compose(FormScreen):
         if self.checked is None:
             return
         spec = self.checked.shown
-        await self.go_to(f"{field_for(spec, 'picture') or field_for(spec, 'clip')}.path")
-        self.call_after_refresh(self.action_suggest)
+        key = f"{field_for(spec, 'picture') or field_for(spec, 'clip')}.path"
+        await self.go_to(key)
+        for editor in self.view.editors():
+            if editor.row.key == key:
+                self._suggest(editor)
 
     async def _picked_file(self, field: PathInput) -> Path | None:
         """Picked by walking, from where the field points or the last one was picked."""
@@ -413,7 +419,8 @@ class Compose(FormScreen):
             return await self.app.lab.files(lambda _: look_at_file(path, kind))
 
         preferences = self.app.preferences
-        start = await asyncio.to_thread(start_of, field.value, preferences.folder)
+        with self.app.opening():
+            start = await asyncio.to_thread(start_of, field.value, preferences.folder)
         graphics = self.app.graphics
         picked = await self.app.push_screen_wait(FilePicker(field.kind, start, look, graphics))
         if picked is not None:
@@ -426,14 +433,15 @@ class Compose(FormScreen):
             event.stop()
             self.action_suggest()
 
-    @asks(group="pick")
-    async def action_suggest(self) -> None:
+    def action_suggest(self) -> None:
         """What the focused field can be set to, where that is known."""
+        if self.focused_row is not None:
+            self._suggest(self.focused_row)
+
+    @asks(group="pick")
+    async def _suggest(self, editor: RowEditor) -> None:
         from tui.app.dialogs.picker import Item, Picker
 
-        editor = self.focused_row
-        if editor is None:
-            return
         if isinstance(editor.editor, PathInput):
             path = await self._picked_file(editor.editor)
             if path is not None:

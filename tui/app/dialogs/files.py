@@ -37,8 +37,6 @@ MAX_LISTED = 1000
 _REST_SECONDS = 0.15
 _TITLES = {"picture": "a picture", "clip": "a video", "file": "a file"}
 _FOLDER_CELLS = 60
-# What a path begins with, which leads to a folder; all else is a part of a name.
-_PATHS = ("/", "~", "./", "../")
 
 
 class Folder(DirectoryTree):
@@ -127,11 +125,12 @@ class FilePicker(Dialog[Path | None]):
         self._look_at, self._graphics = look, graphics
         is_folder = start.is_dir()
         self.folder, self._wanted = (start, "") if is_folder else (start.parent, start.name)
+        self._base = self.folder  # which was walked to; a path that is typed leads on from there
+        self._words: list[str] = []
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box") as box:
             box.border_title = _TITLES[self._kind]
-            box.border_subtitle = "type to narrow, enter opens, backspace goes up, esc closes"
             yield Static(id="up", markup=False)
             yield Input(placeholder="part of a name, or a path", compact=True)
             with Horizontal():
@@ -146,7 +145,8 @@ class FilePicker(Dialog[Path | None]):
         self._read()
 
     def _open(self, folder: Path, name: str = "") -> None:
-        self.folder, self._wanted = folder, name
+        self.folder = self._base = folder
+        self._wanted, self._words = name, []
         self.query_one(Input).value = ""
         self._read()
 
@@ -154,28 +154,33 @@ class FilePicker(Dialog[Path | None]):
     async def _read(self) -> None:
         shown = shorten_front(printable(str(self.folder)), _FOLDER_CELLS)
         self.query_one("#up", Static).update(f"↰ {shown}")
-        text = self.query_one(Input).value.strip()
-        words = [self._wanted.lower()] if text.startswith(_PATHS) else text.lower().split()
+        up = "shift+← goes up" if self.query_one(Input).value else "backspace goes up"
+        self.query_one(".box").border_subtitle = f"type to narrow, enter opens, {up}, esc closes"
         tree, told = self.query_one(Folder), self.query_one("#told", Static)
         told.update("…")
-        await tree.open(self.folder, words, self._wanted)
+        await tree.open(self.folder, self._words, self._wanted)
         more = f"{tree.num_left_out} more; type a part of the name" if tree.num_left_out else ""
-        told.update(more if tree.root.children else "nothing here fits; backspace goes up")
+        told.update(more if tree.root.children else f"nothing here fits; {up}")
         if not tree.root.children:
             self._show(None)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         text = event.value.strip()
-        if text.startswith(_PATHS):
-            head, _, self._wanted = text.rpartition("/")
-            folder = Path(os.path.abspath(os.path.expanduser(f"{head}/")))
-            if folder.is_dir():
-                self.folder = folder
-        elif (dropped := dropped_path(text)) is not None:
+        if not text.startswith(("/", "~")) and (dropped := dropped_path(text)) is not None:
             self.dismiss(dropped)
             return
+        self._follow(text)
         self._read()
+
+    def _follow(self, text: str) -> None:
+        """Where it leads: a path to a folder and a part of a name there, anything else to a part of a name here."""
+        head, slash, name = text.rpartition("/")
+        folder = Path(os.path.abspath(os.path.join(self._base, os.path.expanduser(f"{head}/"))))
+        if slash and folder.is_dir():
+            self.folder, self._wanted, self._words = folder, name, [name.lower()]
+        else:
+            self.folder, self._words = self._base, text.lower().split()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()

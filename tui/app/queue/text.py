@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from tui.describe.runs.queued import Expected
     from tui.describe.runs.run import RunRow
 
+_STEPS_CELLS = 11
 COLUMNS = (
     Column("", 3),
     Column("RUN", 10),
     Column("PRESET", 14, from_width=90),
     Column("CHANGES", 0),
-    Column("STEPS", 9, from_width=62, is_number=True),
+    Column("STEPS", _STEPS_CELLS, from_width=62, is_number=True),
     Column("LEFT", 7, is_number=True),
     Column("PROMPT", 0),
 )
@@ -50,12 +51,14 @@ def table(
         expected = known.get(record.id)
         progress = state if is_at_work and state is not None and state.run_id == record.id else None
         seconds = _seconds_left(row, expected, progress)
+        steps = _steps(row, progress)
         cells = (
             SYMBOLS[record.status] if is_at_work or is_paused else str(number),
             record.id,
             record.preset,
             expected.changes if expected else "…",
-            _steps(row, progress),
+            # without the share rather than cut
+            steps if len(steps) <= _STEPS_CELLS else steps.partition(" ")[0],
             "" if seconds is None else f"~{clock(seconds)}",
             row.prompt,
         )

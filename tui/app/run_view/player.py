@@ -177,7 +177,8 @@ class Player(Dialog[None]):
 
 async def play(app: ModiffBase, record: RunRecord) -> bool:
     """Play a run's video in the terminal: its file, or what the store has of it; whether there was either."""
-    path = await app.lab.read(video_path, record.id)
+    with app.opening():
+        path = await app.lab.read(video_path, record.id)
     if path is None:
         return False
     app.push_screen(Player(path, record.output or record.id, video_fps(record.spec_json)))

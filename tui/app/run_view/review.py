@@ -17,7 +17,8 @@ async def review(app: ModiffBase, run_id: str) -> bool:
     store does, and PresetError for a text that no prompt can be."""
     from engine import client
 
-    waiting = await app.lab.read(waiting_prompt, run_id)
+    with app.opening():
+        waiting = await app.lab.read(waiting_prompt, run_id)
     if waiting is None:
         return False
     found = await app.push_screen_wait(

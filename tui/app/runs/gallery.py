@@ -32,6 +32,14 @@ def titles(rows: Sequence[RunRow]) -> dict[str, str]:
     }
 
 
+def heading(keys: Sequence[str], seen: Sequence[str]) -> str:
+    """`gallery`, and which of the runs are seen where it is not all of them."""
+    if not seen or len(seen) >= len(keys) or seen[0] not in keys:
+        return "gallery"
+    first = keys.index(seen[0]) + 1
+    return f"gallery: {first} to {first + len(seen) - 1} of {len(keys)}"
+
+
 def line(record: RunRecord) -> str:
     """`◐ 5/20  k3fq7a2mzd` for one that was to stop early, `✓ done  ★4  k3fq7a2mzd` for one with stars."""
     is_early = record.status == "done" and record.stop_at is not None

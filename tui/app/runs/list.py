@@ -116,6 +116,7 @@ class RunTiles(Thumbnails):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Open", id="thumbnails.choose"),
         Binding("asterisk", "rate", "Stars", id="runs.rate", key_display="*"),
+        Binding("r", "screen.go_on", "Finish", id="runs.resume"),
     ]
 
     async def action_rate(self) -> None:
@@ -270,6 +271,7 @@ class RunList(Vertical):
             for row in rows
         ]
         self.thumbnails.show(tiles, gallery.aspect(rows))
+        self._entitle()
 
     def tell(self, problem: str) -> None:
         """What keeps the list from being read, or a filter from meaning something; "" for nothing."""
@@ -322,7 +324,11 @@ class RunList(Vertical):
 
     def _entitle(self) -> None:
         title = "runs and branches" if self._is_in_tree else "runs"
-        self.border_title = "gallery" if self._is_in_gallery else title
+        if self._is_in_gallery:
+            tiles = self.thumbnails
+            title = gallery.heading(tiles.keys, tiles.seen)
+        if self.border_title != title:
+            self.border_title = title
 
     def action_first(self) -> None:
         """To the first run."""
@@ -393,6 +399,9 @@ class RunList(Vertical):
     def on_thumbnails_moved(self, event: Thumbnails.Moved) -> None:
         event.stop()
         self._tell_move()
+
+    def on_thumbnails_seen(self) -> None:
+        self._entitle()
 
     def on_thumbnails_chosen(self, event: Thumbnails.Chosen) -> None:
         event.stop()

@@ -149,6 +149,11 @@ class Thumbnails(Drawn, can_focus=True):
         return self._tiles[self._cursor].key if self._tiles else ""
 
     @property
+    def keys(self) -> Sequence[str]:
+        """The keys of all tiles, in their order."""
+        return [tile.key for tile in self._tiles]
+
+    @property
     def seen(self) -> Sequence[str]:
         """The keys of the tiles that are seen."""
         return self._seen

@@ -75,6 +75,36 @@ def test_what_is_typed_behind_a_key_that_opens_a_dialog_goes_there():
     assert app.over == "ab"
 
 
+class Slow(Ordered):
+    """What its dialog shows is read before that is opened, for longer than a lost key is waited for."""
+
+    def action_over(self) -> None:
+        self.run_worker(self.read())
+
+    async def read(self) -> None:
+        with self.opening():
+            await asyncio.sleep(0.2)
+        self.push_screen(Over())
+
+
+def test_what_is_typed_behind_a_key_waits_for_what_its_dialog_reads():
+    app = Slow()
+    assert after(app, "f2", "a", "b", "escape", "4") == "1234."
+    assert app.over == "ab"
+
+
+def test_keys_go_on_where_a_dialog_takes_too_long_to_read(monkeypatch):
+    monkeypatch.setattr(key_order, "LOST_SECONDS", 0.01)
+    monkeypatch.setattr(key_order, "OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(Slow, "read", lambda app: held(app))
+    assert after(Slow(), "f2", "4") == "1234."
+
+
+async def held(app: KeysInOrder) -> None:
+    with app.opening():
+        await asyncio.Event().wait()
+
+
 def test_a_key_that_is_long_under_way_is_not_lost(monkeypatch):
     async def on_key(_form: Form) -> None:
         time.sleep(0.05)  # noqa: ASYNC251  # as on a machine that does other things

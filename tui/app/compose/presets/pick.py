@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 async def pick_preset(app: ModiffBase, present: str) -> str | None:
     """The name of the one that is picked, None for none. present: the one that is highlighted first."""
+    with app.opening():
+        found = await asyncio.to_thread(listing.list_presets)
     items = [
-        Item(info.name, f"✖ {info.error}" if info.error else info.description)
-        for info in await asyncio.to_thread(listing.list_presets)
+        Item(info.name, f"✖ {info.error}" if info.error else info.description) for info in found
     ]
     return await app.push_screen_wait(Picker("presets", items, present, _with_missing(app, items)))
 

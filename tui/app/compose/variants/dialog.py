@@ -79,7 +79,6 @@ class Variants(Dialog[bool]):
                         placeholder=example,
                         suggester=keys if name in ("setting", "other") else None,
                         compact=True,
-                        select_on_focus=False,
                     )
             yield Static("", id="told", markup=False)
             yield Static("", id="wrong", markup=False)
@@ -93,13 +92,17 @@ class Variants(Dialog[bool]):
     def on_input_submitted(self) -> None:
         self.action_launch()
 
+    def _lines(self) -> list[str]:
+        return [self.query_one(f"#{name}", Input).value for name in _ROWS]
+
     def _typed(self) -> tuple[list[str], int | None]:
         """What is varied, and where to stop. Raises PresetError."""
-        seeds, setting, other, stop = (self.query_one(f"#{name}", Input).value for name in _ROWS)
+        seeds, setting, other, stop = self._lines()
         return over_of(seeds, (setting, other), self._seeds), stop_of(stop)
 
     @asks(exclusive=True, group="plan")
     async def _plan(self) -> None:
+        self.query_one("#wrong", Static).update("")  # of what stood there before
         await asyncio.sleep(_REST_SECONDS)
         told, wrong = "", ""
         try:
@@ -123,6 +126,7 @@ class Variants(Dialog[bool]):
 
     @asks(group="launch")
     async def _launch(self) -> None:
+        lines = self._lines()
         try:
             over, stop_at = self._typed()
             tag, run_ids = await self.app.lab.change(
@@ -130,7 +134,8 @@ class Variants(Dialog[bool]):
             )
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._is_launching = False
-            self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
+            if self._lines() == lines:  # else the plan tells what is wrong with the new ones
+                self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
             return
         self.app.preferences.remember_prompt(self._spec.prompt)
         self.app.post_message(QueuedRuns(run_ids, tag))

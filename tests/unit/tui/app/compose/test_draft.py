@@ -419,3 +419,10 @@ def test_a_preset_of_ones_own_is_told_by_its_place_at_home(monkeypatch, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     info = PresetInfo("look", tmp_path / "presets" / "look.toml", False, "", "micro", "")
     assert "yours: ~/presets/look.toml" in about_preset("look", info, "").splitlines()
+
+
+def test_a_video_is_promised_only_where_nothing_is_missing():
+    assert "ctrl+r makes this video" in about_preset("look", None, "")
+    told = about_preset("look", None, "", is_ready=False)
+    assert "ctrl+r goes to what is missing or wrong" in told
+    assert "makes this video" not in told

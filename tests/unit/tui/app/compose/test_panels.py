@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from tui.app.compose.panels import wrapped
+from tui.app.compose.panels import plan_told, wrapped
+from tui.describe.plan import Planned, Row
 
 
 def test_a_note_has_as_many_lines_as_it_takes() -> None:
@@ -14,3 +15,10 @@ def test_a_note_has_as_many_lines_as_it_takes() -> None:
         "image: cat.png, 640x400; cut",
         "  to 64x64 in the middle",
     ]
+
+
+def test_memory_is_told_once() -> None:
+    rows = (Row("decode", None, None, "compute", None, 0),)
+    planned = Planned(rows, 20, 0, (), None, 0, 318 << 20, None, ())
+    assert "memory  318 MiB" in plan_told(planned, is_memory_told=False).splitlines()
+    assert "memory" not in plan_told(planned, is_memory_told=True)

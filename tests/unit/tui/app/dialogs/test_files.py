@@ -81,6 +81,31 @@ def test_walking_and_narrowing(tmp_path):
     assert picked(tmp_path / "broken.png", script) == tmp_path / "sub/deep.jpg"
 
 
+def test_a_path_leads_on_from_the_folder_that_is_listed(tmp_path):
+    path = tmp_path / "pictures/red/circle.png"
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+    async def script(pilot, picker):
+        box, field = picker.query_one(".box"), picker.query_one(Input)
+        await until(pilot, lambda: names(picker) == ["pictures"])
+        assert "backspace goes up" in box.border_subtitle
+        field.value = "nowhere/red"
+        await until(pilot, lambda: told(picker, "#told") == "nothing here fits; shift+← goes up")
+        assert "shift+← goes up" in box.border_subtitle
+        await pilot.press("ctrl+u", *"pictures", "slash", *"red", "slash")
+        await until(pilot, lambda: names(picker) == ["circle.png"])
+        await pilot.press("backspace")
+        await until(pilot, lambda: names(picker) == ["red"])
+        await pilot.press("ctrl+u")
+        await until(pilot, lambda: names(picker) == ["pictures"])
+        field.value = "./pictures/red/cir"
+        await until(pilot, lambda: names(picker) == ["circle.png"])
+        await pilot.press("enter")
+
+    assert picked(tmp_path, script) == path
+
+
 def test_a_folder_of_any_size_and_one_of_nothing(tmp_path):
     for number in range(MAX_LISTED + 5):
         (tmp_path / f"{number:05}.png").touch()

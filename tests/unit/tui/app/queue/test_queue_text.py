@@ -10,7 +10,7 @@ from store.lineage.events import PlanMade, StageStarted, StepFinished
 from store.lineage.records import LogEntry
 from store.store import open_store
 from tests.recorded_runs import micro, record_run
-from tui.app.queue.text import summary, table
+from tui.app.queue.text import COLUMNS, summary, table
 from tui.describe.runs.following.state import RunState
 from tui.describe.runs.queued import Expected
 from tui.describe.runs.run import RunRow
@@ -33,6 +33,24 @@ def test_what_is_left_of_a_run_that_was_taken_up_again(record):
     early = replace(record, stop_at=2)
     assert table([RunRow(early, (), "")], known)[0].cells[5] == "~0:22"
     assert table([RunRow(record, (), "")], {})[0].cells[3:6] == ("…", "5", "")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "steps"),
+    [(258, 600, "258/600 43%"), (600, 600, "600/600"), (1258, 6000, "1258/6000")],
+)
+def test_many_steps_are_told_whole(record, done, total, steps):
+    state = RunState(record.id)
+    events = [
+        PlanMade(0, total, {"denoise": "compute"}),
+        StageStarted("denoise"),
+        *(StepFinished(step, total, 0.9, 900, 3.0) for step in range(1, done + 1)),
+    ]
+    state.take(LogEntry(at, SECOND, event) for at, event in enumerate(events, start=1))
+    row = RunRow(replace(record, status="running"), (), "")
+    column = [each.title for each in COLUMNS].index("STEPS")
+    assert table([row], {}, state)[0].cells[column] == steps
+    assert len(steps) <= COLUMNS[column].width
 
 
 def test_the_run_at_work_is_told_by_its_own_steps(record):

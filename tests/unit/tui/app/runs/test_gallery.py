@@ -96,6 +96,13 @@ def test_eight_runs_are_told_apart_and_the_best_two_finished_with_three_keys(sto
     play("runs", script)
 
 
+def test_the_heading_tells_of_runs_that_are_not_seen():
+    keys = ["a", "b", "c", "d"]
+    assert gallery.heading(keys, keys) == gallery.heading([], []) == "gallery"
+    assert gallery.heading(keys, ["b", "c"]) == "gallery: 2 to 3 of 4"
+    assert gallery.heading(["c"], ["a", "b"]) == "gallery"  # of a list that was another one
+
+
 def at_the_foot(screen) -> list[str]:
     return [key.description for key in screen.query(FooterKey) if key.display]
 
@@ -108,7 +115,7 @@ def test_there_and_back(store):
         runs = screen.query_one(RunList)
         grid = await opened_gallery(pilot)
         assert not screen.query_one(RunDetails).display
-        await until(pilot, lambda: at_the_foot(screen)[:2] == ["Open", "Stars"])
+        await until(pilot, lambda: at_the_foot(screen)[:3] == ["Open", "Stars", "Finish"])
         await pilot.press("home", "m", "right", "enter")
         await until(pilot, lambda: screen.query_one(RunDetails).has_focus_within)
         assert not runs.display
