@@ -171,3 +171,23 @@ def test_what_is_pasted_waits_too():
                 await pilot.pause(0.01)
 
     asyncio.run(run())
+
+
+def test_a_key_that_comes_while_a_dialog_is_composed_goes_there():
+    async def run():
+        app = Slow()
+        async with app.run_test() as pilot:
+            field = app.query_one(Input)
+            field.focus()
+            await pilot.pause()
+            app.post_message(Key("f2", None))
+            while not isinstance(app.screen, Over):
+                await asyncio.sleep(0)
+            app.post_message(Key("a", "a"))
+            app.post_message(Key("b", "b"))
+            while not app.over:
+                await pilot.pause(0.01)
+            await pilot.pause(0.05)
+            assert (field.value, app.over) == ("123", "ab")
+
+    asyncio.run(run())
