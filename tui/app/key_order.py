@@ -20,11 +20,14 @@ from textual.app import App
 from textual.events import Key, Paste
 from textual.message import Message
 
+from tui.app.asking import is_there
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from textual.await_complete import AwaitComplete
+    from textual.dom import DOMNode
     from textual.events import Event
-    from textual.message_pump import MessagePump
     from textual.screen import Screen
 
 # A key that was lost with the widget that had it holds up the others so long, and then for so many turns of the event
@@ -38,9 +41,9 @@ OPEN_SECONDS = 5.0
 class CameRound(Message, bubble=True):
     """Sent behind a key on its way: when it is back at the app, the key has acted, wherever it ended."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_first: bool = True) -> None:
         super().__init__()
-        self.number = number
+        self.number, self.is_first = number, is_first
 
 
 class KeysInOrder(App[int]):
@@ -52,6 +55,7 @@ class KeysInOrder(App[int]):
         self._under_way: Event | None = None
         self._number = 0  # of the message that is waited for
         self._key_screen: Screen[object] | None = None
+        self._target: DOMNode | None = None  # that got the key under way
         self._num_opening = 0
         self._opened_by = 0.0  # when what is being opened is waited for no longer
         self._has_acted = False  # the key under way, which waits for what it opens alone
@@ -77,7 +81,7 @@ class KeysInOrder(App[int]):
             await super().on_event(event)
         elif event.is_forwarded:
             await super().on_event(event)
-            if event is self._under_way:
+            if event is self._under_way and not self._is_target_there:
                 self._end_soon(self._number)
         elif self._under_way is None:
             await self._begin_key(event)
@@ -96,14 +100,34 @@ class KeysInOrder(App[int]):
             self._number += 1
             self._end_soon(self._number)
 
-    def _wait_behind(self, target: MessagePump) -> None:
+    def _wait_behind(self, target: DOMNode) -> None:
         self._number += 1
+        self._target = target
         target.post_message(CameRound(self._number))
         if self._held:
             self._watch()
 
+    def pop_screen(self) -> AwaitComplete:
+        """What was sent behind the key may be lost with the screen that it has closed."""
+        popped = super().pop_screen()
+        if self._under_way is not None:
+            self._end_soon(self._number)
+        return popped
+
     def on_came_round(self, message: CameRound) -> None:
-        self._end_soon(message.number)
+        """Once more behind what the key had its widget tell of, such as the row of a list that was chosen by it."""
+        number, target = message.number, self._target
+        is_asked = message.is_first and number == self._number and self._is_target_there
+        if target is not None and is_asked:
+            target.post_message(CameRound(number, is_first=False))
+        else:
+            self._end_soon(number)
+
+    @property
+    def _is_target_there(self) -> bool:
+        """Whether the widget that had the key can still hand on what came behind it."""
+        is_same = bool(self.screen_stack) and self.screen is self._key_screen
+        return is_same and self._target is not None and is_there(self._target)
 
     def _end_soon(self, number: int) -> None:
         """Behind what the key has asked of the app, such as another focus."""

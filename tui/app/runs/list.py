@@ -116,12 +116,19 @@ class RunTiles(Thumbnails):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Open", id="thumbnails.choose"),
         Binding("asterisk", "rate", "Stars", id="runs.rate", key_display="*"),
-        Binding("r", "screen.go_on", "Finish", id="runs.resume"),
+        Binding("r", "go_on", "Finish", id="runs.resume"),
     ]
 
     async def action_rate(self) -> None:
         """Give the run under the cursor stars."""
         await self.run_action("screen.rate")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.screen.check_action(action, parameters) if action == "go_on" else True
+
+    async def action_go_on(self) -> None:
+        """Take the marked runs, or the one under the cursor, to their end."""
+        await self.run_action("screen.go_on")
 
 
 class RunList(Vertical):

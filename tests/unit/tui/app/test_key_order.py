@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.events import Key, Paste
 from textual.screen import ModalScreen
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
 
 from tui.app import key_order
 from tui.app.key_order import KeysInOrder
@@ -23,6 +23,9 @@ class Over(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         yield Input("over", id="over")
+
+    def on_input_submitted(self) -> None:
+        self.dismiss()
 
 
 class Form(Vertical):
@@ -73,6 +76,13 @@ def test_what_is_typed_behind_a_key_that_opens_a_dialog_goes_there():
     app = Ordered()
     assert after(app, "f2", "a", "b", "escape", "4") == "1234."
     assert app.over == "ab"
+
+
+def test_no_key_is_waited_for_in_a_dialog_that_it_has_closed(monkeypatch):
+    monkeypatch.setattr(key_order, "LOST_SECONDS", 1000.0)
+    app = Ordered()
+    keys = ("f2", "a", "enter", "4", "f2", "escape", "5")
+    assert after(app, *keys) == "12345."
 
 
 class Slow(Ordered):
@@ -158,6 +168,33 @@ def test_what_is_typed_behind_a_key_that_moves_the_focus_goes_there():
     asyncio.run(run())
 
 
+class Chosen(Ordered):
+    """Its dialog is opened by a row of a list."""
+
+    def compose(self) -> ComposeResult:
+        yield Form()
+        yield Vertical(OptionList("over"))
+
+    def on_option_list_option_selected(self) -> None:
+        self.push_screen(Over())
+
+
+def test_what_is_typed_behind_a_row_that_opens_a_dialog_goes_there():
+    async def run():
+        app = Chosen()
+        async with app.run_test() as pilot:
+            app.query_one(OptionList).focus()
+            await pilot.pause()
+            for key in ("enter", "a", "b"):
+                app.post_message(Key(key, key if len(key) == 1 else None))
+            while not app.over:
+                await pilot.pause(0.01)
+            await pilot.pause()
+            assert app.over == "ab"
+
+    asyncio.run(run())
+
+
 def test_what_is_pasted_waits_too():
     async def run():
         app = Ordered()
@@ -169,5 +206,25 @@ def test_what_is_pasted_waits_too():
             app.post_message(Paste("pasted"))
             while field.value != "pasted":
                 await pilot.pause(0.01)
+
+    asyncio.run(run())
+
+
+def test_a_key_that_comes_while_a_dialog_is_composed_goes_there():
+    async def run():
+        app = Slow()
+        async with app.run_test() as pilot:
+            field = app.query_one(Input)
+            field.focus()
+            await pilot.pause()
+            app.post_message(Key("f2", None))
+            while not isinstance(app.screen, Over):  # noqa: ASYNC110  # the very moment
+                await asyncio.sleep(0)
+            app.post_message(Key("a", "a"))
+            app.post_message(Key("b", "b"))
+            while not app.over:
+                await pilot.pause(0.01)
+            await pilot.pause(0.05)
+            assert (field.value, app.over) == ("123", "ab")
 
     asyncio.run(run())
