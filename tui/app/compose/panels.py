@@ -162,9 +162,9 @@ def plan_told(planned: Planned | None, *, is_memory_told: bool) -> str:
 
     lines = []
     for row in planned.rows:
-        stage, steps, _, time, disk = shown(row)
+        stage, steps, state, time, disk = shown(row)
         name = f"{stage.replace('_', ' ')} {steps}".rstrip()
-        lines.append((f"{_MARKS[row.state]} {name}", row.state, time, disk))
+        lines.append((f"{_MARKS[row.state]} {name}", state, time, disk))
     widths = [max(cell_len(line[column]) for line in lines) for column in range(4)]
     told = [
         f"{name:<{widths[0]}} {state:<{widths[1]}} {time:>{widths[2]}} {disk:>{widths[3]}}".rstrip()
