@@ -33,10 +33,9 @@ _COMPONENTS = {
 class Ended:
     """Where memory ended. stage: as events call it. kind: of the component at work, "" for none. is_own: whether
     that is the one of the run's own settings, in this process, and not of steps that it shares with another run.
-    on_cpu: whether it runs there. other_device: where memory did not end, of a denoiser with a copy on two. num_blocks:
-    of a denoiser. is_fixed: whether steps that are stored hang on the
-    VAE's tiles and chunks. hanging_steps: how many steps are done that do and keep these, while what follows gets
-    others."""
+    on_cpu: whether it runs there. other_device: where memory did not end, of a denoiser with a copy on two.
+    num_blocks: of a denoiser. is_fixed: whether steps that are stored hang on the VAE's tiles and chunks.
+    hanging_steps: how many steps are done that do and keep these, while what follows gets others."""
 
     stage: str
     kind: str = ""
