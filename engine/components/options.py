@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
-    """The options of an extension or of a component, as `presets.fields.fields_of` asks for them; None where there are
-    none, or they are not known here."""
+    """The options of an extension or of a component, as `presets.fields.listing.fields_of` asks for them; None where
+    there are none, or they are not known here."""
     if kind not in KINDS:
         from engine.extensions.registry import schemas as extension_schemas
 

@@ -142,7 +142,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool) -> None:
             # A link, unlike a rename, refuses a name that another process has just taken.
             os.link(temporary, path)
             os.unlink(temporary)
-    except BaseException:
+    except BaseException:  # an interrupt too leaves nothing half-written
         os.unlink(temporary)
         raise
     folder = os.open(path.parent, os.O_RDONLY)

@@ -232,7 +232,7 @@ def _placed(root: Path, received: Mapping[str, Path]) -> Iterator[None]:
         for folder in {target.parent for target in placed}:
             sync_folder(folder)
         yield
-    except Exception:
+    except Exception:  # whatever it was, what was placed goes, and it is raised
         for target, changed_ns in placed.items():
             with contextlib.suppress(OSError):
                 if target.stat().st_mtime_ns == changed_ns:

@@ -102,7 +102,7 @@ def open_lineage(root: Path, *, busy_seconds: float, breaker: Breaker | None = N
         try:
             if _pragma(lineage, "user_version") < SCHEMA_VERSION:
                 _migrate(lineage)
-        except BaseException:
+        except BaseException:  # an interrupt too leaves no connection
             lineage.close()
             raise
     return lineage
@@ -149,7 +149,7 @@ def immediate(lineage: Lineage, *, durable: bool = False) -> Iterator[sqlite3.Co
             try:
                 yield connection
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # an interrupt too ends the transaction
                 if connection.in_transaction:
                     # A failing disk may refuse the rollback too; the first error is the one to see.
                     with contextlib.suppress(sqlite3.Error):

@@ -141,9 +141,8 @@ class ModiffBase(KeysInOrder):
 
     def show_top(self) -> None:
         """Draw the top line of the screen that is seen."""
-        for (
-            top
-        ) in self.screen.children:  # not by a query, which asks all widgets, four times a second
+        # not by a query, which asks all widgets, four times a second
+        for top in self.screen.children:
             if isinstance(top, TopLine):
                 top.show(self.status, self.trouble, self.job_told)
 

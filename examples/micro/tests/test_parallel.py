@@ -72,7 +72,7 @@ class Meeting:
         self.own.index = index
         try:
             work(Rank(index, 2))
-        except BaseException:
+        except BaseException:  # the other rank must not wait for this one
             self.barrier.abort()
             raise
 
