@@ -12,9 +12,11 @@ import sys
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual import _wait
+from textual.pilot import Pilot
 
 from engine.process import version
 from tests import quick_stores
@@ -24,6 +26,18 @@ from tests.later import Later
 # Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
 _wait.SLEEP_GRANULARITY = 1 / 500
 _wait.SLEEP_IDLE = _wait.SLEEP_GRANULARITY / 2
+send_size = Pilot.resize_terminal
+
+
+async def resize_terminal(pilot: Pilot[Any], width: int, height: int) -> None:
+    """Textual tells its screens of a size when no other has followed it for a moment."""
+    await send_size(pilot, width, height)
+    while pilot.app._resize_timer is not None:
+        await pilot.pause(_wait.SLEEP_GRANULARITY)
+    await pilot.pause()
+
+
+Pilot.resize_terminal = resize_terminal  # type: ignore[method-assign]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # as many processes as cores: a second thread of each would wait for a core, spinning
