@@ -104,7 +104,22 @@ def _imports_later(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """What is collected stays: an engine that gives models back collects garbage, and would walk through it all."""
+    _stays()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """The tests of a file leave behind what they imported, and what pytest tells of them."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        _stays()
+    return result
+
+
+def _stays() -> None:
+    """What is here now stays: an engine that gives models back collects garbage, and would walk through it all."""
     gc.collect()
     gc.freeze()
 
