@@ -30,7 +30,8 @@ from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.fields_section import FieldsSection
-from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
+from tui.app.compose.panels import Changes, Problems, Stages
+from tui.app.compose.plan_panel import PlanPanel
 from tui.app.compose.presets.edit import PresetFile
 from tui.app.compose.presets.save import SavePreset
 from tui.app.compose.prompts import PromptArea

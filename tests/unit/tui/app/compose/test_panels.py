@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from tui.app.compose.panels import plan_told, wrapped
+from tui.app.compose.plan_panel import plan_told, wrapped
 from tui.describe.plan import Planned, Row
 
 
