@@ -61,8 +61,8 @@ def head(
     now_ns: int,
     silence: str = "",
 ) -> Head:
-    """The head of a run. record: None where it is not known (yet). prompt: as it was expanded, else empty. changes: of its
-    preset, but for what is told beside them. silence: why the engine gives no sign of life, if it gives none."""
+    """The head of a run. record: None where it is not known (yet). prompt: as it was expanded, else empty. changes: of
+    its preset, but for what is told beside them. silence: why the engine gives no sign of life, if it gives none."""
     message, is_output = _message(state, record)
     problem = "" if state.is_over else printable(silence) or _stall(state, now_ns)
     return Head(
