@@ -43,12 +43,9 @@ from tui.describe.given import about_given, look_at
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from textual.app import ComposeResult
     from textual.widgets import OptionList
 
-    from engine.components.needed import Needed
     from presets.library.listing import PresetInfo
     from presets.spec.run import RunSpec
     from presets.spec.sections import Section
@@ -293,7 +290,7 @@ class FormScreen(ModiffScreen):
         is_roomy = not self.is_narrow and self.has_class("-tall")
         self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
         plan = self.query_one(PlanPanel)
-        self.query_one(Problems).show(found, _commands(plan.missing))
+        self.query_one(Problems).show(found, plan.commands)
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
         line = plan_line(plan.planned, num_errors, len(changed))
@@ -366,7 +363,8 @@ class FormScreen(ModiffScreen):
         elif self.section.name == "preset":
             name, error = self.name_and_error
             is_ready = not any(problem.is_error for problem in self._problems())
-            about = about_preset(name, self.info, error, is_ready=is_ready)
+            lack = self.query_one(PlanPanel).lack
+            about = about_preset(name, self.info, error, lack, is_ready=is_ready)
         else:
             about = about_section(self.section, self.checked)
         told = "\n".join(filter(None, (about, self.view.KEYS)))
@@ -479,15 +477,6 @@ def _known_names() -> dict[str, tuple[str, ...]]:
     from engine.components.known_names import known_names
 
     return known_names()
-
-
-def _commands(missing: Sequence[Needed]) -> Sequence[str]:
-    """What gets the models of a run that are not here."""
-    if not missing:
-        return ()
-    from tui.describe.models.missing import commands
-
-    return commands(missing)
 
 
 def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:

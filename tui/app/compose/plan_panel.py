@@ -21,6 +21,8 @@ from tui.text import printable
 from tui.units import duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from engine.components.needed import Needed
@@ -62,6 +64,24 @@ class PlanPanel(Static):
     def is_refused(self) -> bool:
         """Whether the run cannot start, as far as the plan knows."""
         return bool(self.refused or self.missing)
+
+    @property
+    def lack(self) -> str:
+        """`69.04 GB to get`, of the models that are missing; "" for none."""
+        if not self.missing:
+            return ""
+        from tui.describe.models.missing import lack
+
+        return lack(self.missing)
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """What gets the models that are missing."""
+        if not self.missing:
+            return ()
+        from tui.describe.models.missing import commands
+
+        return commands(self.missing)
 
     def forget(self) -> None:
         """The run is another one now: what kept the one before from starting may be mended."""
