@@ -446,7 +446,7 @@ class ModiffApp(ModiffBase):
         """The work may have ended since the last look, which the person has seen on the live screen."""
         from tui.app.dialogs.leaving import Leaving
 
-        with suppress(TimeoutError):
+        with self.opening(), suppress(TimeoutError):
             await asyncio.wait_for(self.look_once(), LEAVE_LOOK_SECONDS)
         if self.status is None or not self._has_work:
             self.exit(0)
