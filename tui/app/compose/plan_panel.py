@@ -36,6 +36,7 @@ PLAN_SECONDS = 0.2
 MEMORY_SECONDS = 0.6
 # Before the panel is laid out.
 _PLAN_CELLS = 40
+ALL_STORED = "all is stored"
 _MARKS = {"stored": "✓", "compute": "●", "skip": "·", "warm": "✓"}
 
 
@@ -159,7 +160,9 @@ class PlanPanel(Static):
 def plan_line(planned: Planned | None, num_problems: int, num_changes: int) -> str:
     """All of it in one line."""
     told = ["no plan yet"]
-    if planned is not None:
+    if planned is not None and planned.is_stored:
+        told = [ALL_STORED]
+    elif planned is not None:
         time = "time not known" if planned.seconds is None else f"about {duration(planned.seconds)}"
         told = [time, f"{planned.stored_steps} of {planned.total_steps} steps stored"]
     if num_changes:
@@ -189,6 +192,8 @@ def plan_told(planned: Planned | None, *, is_memory_told: bool) -> str:
         for name, state, time, disk in lines
     ]
     seconds = "not known: no like run yet" if planned.seconds is None else duration(planned.seconds)
+    if planned.is_stored:
+        seconds = f"none, {ALL_STORED}"
     memory = "not known" if planned.memory_bytes is None else size(planned.memory_bytes)
     if planned.device_bytes:
         memory += f", on the device {size(planned.device_bytes)}"
