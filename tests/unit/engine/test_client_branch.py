@@ -15,6 +15,7 @@ from engine.checkpoints import opened as opened_files
 from engine.checkpoints.formats import weight_file
 from engine.process.version import installed_version
 from engine.runner import Runner
+from engine.runs.following import follow
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library.loading import load_preset, override
@@ -400,10 +401,10 @@ def test_a_resumed_run_is_followed_from_where_it_was_resumed(store: Store) -> No
     store.lease(ENGINE)
     store.append(run_id, [StageStarted("denoise")])
     store.finish(run_id, "failed", error="no room")
-    assert list(client.follow(store, run_id))[-1] == RunFinished("failed", "no room")
+    assert list(follow(store, run_id))[-1] == RunFinished("failed", "no room")
     client.resume(store, run_id)
     store.lease(ENGINE)
-    following = client.follow(store, run_id, poll_seconds=0.001)
+    following = follow(store, run_id, poll_seconds=0.001)
     assert [next(following) for _ in range(3)] == [
         RunResumed("failed"),
         RunQueued(),
@@ -414,7 +415,7 @@ def test_a_resumed_run_is_followed_from_where_it_was_resumed(store: Store) -> No
     store.finish(run_id, "done")
     assert list(following) == [RunFinished("done")]
     # afterwards the log of the last attempt is read in the same way
-    events = list(client.follow(store, run_id))
+    events = list(follow(store, run_id))
     assert (events[0], events[-1]) == (RunResumed("failed"), RunFinished("done"))
 
 
@@ -422,7 +423,7 @@ def test_a_follower_of_an_attempt_ends_with_it(store: Store) -> None:
     """Somebody resumes the run while it is followed: what comes then is another attempt."""
     run_id = submitted(store)
     store.lease(ENGINE)
-    following = client.follow(store, run_id, poll_seconds=0.001)
+    following = follow(store, run_id, poll_seconds=0.001)
     assert [next(following) for _ in range(2)] == [RunQueued(), RunStarted(ENGINE, os.getpid())]
     store.finish(run_id, "cancelled")
     client.resume(store, run_id)

@@ -207,7 +207,7 @@ def test_the_model_folders_are_looked_through_once_for_all_members(tmp_path, mon
     for module in ("engine.runs.sweep", "engine.components.choice", "engine.checkpoints.locate"):
         monkeypatch.setattr(f"{module}.scan_places", look)
     monkeypatch.setattr("engine.checkpoints.locate.find", find)
-    monkeypatch.setattr("engine.components.umt5._weights_at", lambda *_: None)
+    monkeypatch.setattr("engine.components.providers.umt5._weights_at", lambda *_: None)
     published = lambda overrides: load_preset("wan2.1-t2v-1.3b", overrides)  # noqa: E731
     found = make_members(parse_axes(["guidance.scale=1..20"]), published, anything, from_step=3)
     assert len(found) == 20

@@ -120,7 +120,7 @@ def engine(store):
 def no_engine(monkeypatch):
     """Nothing is started; the stores whose engine was asked for are listed."""
     started: list[Path] = []
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, lambda store: started.append(store.root))
     return started
 
@@ -419,7 +419,7 @@ def test_an_engine_that_does_not_start_leaves_no_branch_queued(capsys, store, mo
     def broken(store):
         raise StoreFull("no space left")
 
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, broken)
     for options in ([], ["--detach"]):
         _, err = told(capsys, "branch", run_id, "--at", "3", *options, code=1)
@@ -847,8 +847,8 @@ def test_no_command_here_imports_torch(store, no_engine):
     run_id = done(store)
     waiting = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
     first = (
-        "import engine.process.launch, engine.client\n"
-        "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None"
+        "import engine.process.launch, engine.runs.following\n"
+        "engine.process.launch.ensure_engine = engine.runs.following.ensure_engine = lambda store: None"
     )
     found = imported_by(
         ("replay", run_id),
