@@ -752,7 +752,8 @@ def test_a_sweep_with_a_fault_queues_nothing(capsys, store, no_engine, arguments
 
 def test_more_than_a_thousand_runs_are_queued_when_told_so(capsys, store, monkeypatch, no_engine):
     monkeypatch.setattr("tui.cli.commands.runs.sweep.MAX_UNASKED", 3)
-    assert "add --yes" in refused(capsys, "sweep", "micro", "--over", "seed=1..4")
+    words = "4 runs (seed: 4 values, 1, 3, 5, 7); add --yes"
+    assert words in refused(capsys, "sweep", "micro", "--over", "seed=1..8..2")
     out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..4", "--yes", "--detach", "-q")
     assert len(out.split()) == 4
 
