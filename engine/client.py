@@ -137,6 +137,19 @@ def branched(
     return Branched(spec, run.preset, tuple(segments), step, stop_at)
 
 
+def is_unchanged(run: RunRecord, wanted: Branched) -> bool:
+    """Whether a branch would be its run once more: each step by the same settings, and an output that nobody named."""
+    before, after = route_of_run(run), route_of(wanted.spec, wanted.segments)
+    if (before.num_steps, run.stop_at) != (
+        after.num_steps,
+        wanted.stop_at,
+    ) or wanted.spec.output.path:
+        return False
+    starts = {part.start for part in (*before.parts, *after.parts)}
+    pairs = [(before.spec, after.spec), *((before.spec_at(at), after.spec_at(at)) for at in starts)]
+    return all({*changed_keys(*pair)} <= {"output.path"} for pair in pairs)
+
+
 def branch(
     store: Store,
     run_id: str,

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -97,6 +98,36 @@ def undisturbed(other: Runner, run: RunRecord) -> str:
 
 
 # Branches: what is asked for
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "is_unchanged"),
+    [
+        (0, (), True),
+        (2, (), True),
+        ("decode", (), True),
+        (2, ("guidance.scale=4",), True),  # which it has already from there on
+        (1, (), False),  # its second step was made with another scale
+        (2, ("guidance.scale=5",), False),
+        ("decode", ("fps=4",), False),
+        ("decode", ("output.path=other.mp4",), False),
+        (2, ("keep.every=2",), False),
+    ],
+)
+def test_a_branch_that_would_be_its_run_again_is_told_apart(
+    store: Store, at: int | Literal["decode"], changes: tuple[str, ...], is_unchanged: bool
+) -> None:
+    root = submitted(store, "guidance.scale=3")
+    parent = client.branch(store, root, at=2, overrides=["guidance.scale=4"]) if at else root
+    wanted = client.branched(store, parent, at=at, overrides=changes)
+    assert client.is_unchanged(store.run(parent), wanted) is is_unchanged
+
+
+def test_a_run_that_was_to_stop_early_goes_on_in_a_branch(store: Store) -> None:
+    parent = submitted(store, stop_at=2)
+    run = store.run(parent)
+    assert not client.is_unchanged(run, client.branched(store, parent, at=2))
+    assert client.is_unchanged(run, client.branched(store, parent, at="decode"))
 
 
 def test_a_branch_has_its_parents_settings_up_to_its_step(store: Store) -> None:

@@ -146,7 +146,7 @@ def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monke
         ("note", "a.mp4", "mine"),
         ("tag", "a.mp4", "keep"),
         ("tree", "a.mp4"),
-        ("branch", "a.mp4", "--at", "3", "--detach"),
+        ("branch", "a.mp4", "--at", "3", "--set", "fps=9", "--detach"),
         ("pin", "a.mp4"),
         ("store", "export", "a.mp4", "--steps", "none", "--output", "a.modiff"),
     ):
