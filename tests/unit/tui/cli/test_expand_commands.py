@@ -46,7 +46,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: list[Runner])
                 except EngineError as error:
                     store.finish(run.id, "failed", error=str(error))
 
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, work)
     with open_store() as opened:
         yield opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,6 +15,10 @@ from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 from tui.cli.settings.media import check_media
 from tui.cli.settings.options import Given, output_option, settings_options
+
+if TYPE_CHECKING:
+    from engine.client import Branched
+    from store.lineage.records import RunRecord
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -71,7 +75,7 @@ def branch(
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. The new run has the
     first STEP steps of RUN, none of which is computed again as long as it is stored, and goes on with
-    what is changed here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
+    what is changed here, which must be something; RUN stays as it is. `modiff show RUN` tells which steps are stored.
     """
     from engine import client
     from store.store import open_store
@@ -85,6 +89,7 @@ def branch(
         changes, path = given.as_overrides, output or ""
         wanted = client.branched(store, run_id, at=at, overrides=changes, output=path)
         check_media(given.media, given.overrides, wanted.spec)
+        _refuse_unchanged(store.run(run_id), wanted)
         if not manner.quiet:
             warn_of_prompts([wanted.spec])
         notes = looked_at(store, wanted.spec)[1] if given.media else ()
@@ -95,6 +100,24 @@ def branch(
             lambda: client.branch(store, run_id, at=at, overrides=changes, output=path),
             replace(manner, notes=notes),
         )
+
+
+def _refuse_unchanged(run: RunRecord, wanted: Branched) -> None:
+    """PresetError for a branch that would be its run once more."""
+    from engine.client import is_unchanged
+    from presets.errors import PresetError
+
+    if not is_unchanged(run, wanted):
+        return
+    way = f"`modiff show {run.id}` tells how far it is"
+    if run.status == "done":
+        way = f"`modiff replay {run.id}` makes its output again"
+    elif run.is_finished:
+        way = f"`modiff resume {run.id}` goes on with it"
+    raise PresetError(
+        f"nothing is changed, so this would be run {run.id} again, its steps reused as far as they are stored; "
+        f"change something, as with --set guidance.scale=4, or {way}"
+    )
 
 
 @click.command()
