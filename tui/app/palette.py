@@ -24,6 +24,7 @@ from textual.css.query import NoMatches
 from presets.library.listing import list_presets
 from presets.library.loading import load_preset
 from tui.app.asking import told
+from tui.app.form_words import form_words
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
 from tui.describe.runs.changes import values_within
@@ -300,7 +301,7 @@ async def _presets(app: ModiffBase) -> list[Command]:
     return [
         Command(
             f"compose: use preset {preset.name}",
-            _marked(printable(preset.description), lacks.get(preset.name, "")),
+            _marked(form_words(printable(preset.description)), lacks.get(preset.name, "")),
             partial(_use_preset, app, preset.name),
         )
         for preset in presets

@@ -45,16 +45,24 @@ class Space:
     by_age: Mapping[str, Share]
 
 
+def parts(overview: Overview) -> list[tuple[str, int | None, int]]:
+    """What there is: its name, how many blobs (None for what is none) and bytes: kinds of blobs, then other files."""
+    return [
+        *(
+            (_label(kind), share.num_blobs, share.num_bytes)
+            for kind, share in overview.kinds.items()
+        ),
+        *((name, None, num_bytes) for name, num_bytes in overview.files.items() if num_bytes),
+    ]
+
+
 def overview_lines(overview: Overview) -> list[str]:
     """`modiff store info`."""
     pinned = f", {overview.num_pinned} of them pinned" if overview.num_pinned else ""
     rows = [("WHAT", "BLOBS", "SIZE")]
     rows += [
-        (_label(kind), str(share.num_blobs), size(share.num_bytes))
-        for kind, share in overview.kinds.items()
-    ]
-    rows += [
-        (name, "-", size(num_bytes)) for name, num_bytes in overview.files.items() if num_bytes
+        (name, "-" if num_blobs is None else str(num_blobs), size(num_bytes))
+        for name, num_blobs, num_bytes in parts(overview)
     ]
     rows.append(("all", str(overview.num_blobs), size(overview.num_bytes)))
     lines = [

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from engine.components.needed import Needed
+    from engine.fit.answering import Device
     from presets.spec.run import RunSpec
     from store.store import Store
     from tui.describe.plan import Planned
@@ -59,7 +60,8 @@ class PlanPanel(Static):
         self.missing: tuple[Needed, ...] = ()
         # about the prompt
         self.warning = ""
-        self._memory: tuple[str, ...] = ()
+        # of each device, or words where that is not known (yet)
+        self._memory: tuple[Device | str, ...] = ()
 
     @property
     def is_refused(self) -> bool:
@@ -109,6 +111,8 @@ class PlanPanel(Static):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.planned = None
             self.refused = refusals(error, self.app.line_for(error))
+            self.workers.cancel_group(self, "memory")
+            self._memory = ()  # of a run that was another one
         self._show()
         self.post_message(self.Made())
         if self.planned is not None and not self.app.is_headless:
@@ -120,7 +124,7 @@ class PlanPanel(Static):
         self._show_memory(("memory  …",))
         await asyncio.sleep(MEMORY_SECONDS)
         try:
-            self._show_memory(tuple(map(bar_line, await self.app.lab.memory(spec))))
+            self._show_memory(await self.app.lab.memory(spec))
         except Unanswered as error:
             planned = self.planned
             is_told = planned and (planned.missing or planned.memory_bytes is not None)
@@ -131,9 +135,9 @@ class PlanPanel(Static):
         self.border_subtitle = state or ("an estimate" if self.missing else "")
         self._draw()
 
-    def _show_memory(self, lines: tuple[str, ...]) -> None:
-        """A line for each device; none for what nobody has asked for."""
-        self._memory = lines
+    def _show_memory(self, memory: tuple[Device | str, ...]) -> None:
+        """A line for each; none for what nobody has asked for."""
+        self._memory = memory
         self._draw()
 
     def on_resize(self) -> None:
@@ -151,7 +155,10 @@ class PlanPanel(Static):
                 [
                     plan_told(self.planned, is_memory_told=bool(self._memory)),
                     *words,
-                    *map(printable, self._memory),
+                    *(
+                        printable(each if isinstance(each, str) else bar_line(each, width))
+                        for each in self._memory
+                    ),
                 ]
             ),
         )

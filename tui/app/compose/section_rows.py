@@ -15,6 +15,7 @@ from presets.spec.sections import SECTIONS
 from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
+from tui.app.form_words import form_words
 from tui.describe.given import about_given, given_told, is_shown
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN
@@ -151,7 +152,7 @@ def about_preset(
     it is makes a run."""
     lines = [name or "the settings of a run whose preset is gone"]
     if info is not None:
-        lines += [info.description] if info.description else []
+        lines += [form_words(info.description)] if info.description else []
         lines += ["shipped with modiff" if info.shipped else f"yours: {_at_home(info.path)}"]
         lines += [f"extends {info.extends}"] if info.extends else []
     if error:

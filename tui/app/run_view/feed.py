@@ -15,6 +15,7 @@ from tui.describe.inputs import GIVEN
 from tui.describe.plan import decode_seconds, sigmas
 from tui.describe.runs.changes import values_within
 from tui.describe.runs.detail import detail as detail_of
+from tui.describe.runs.following.watch import progress_of
 from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
 from tui.describe.runs.run import changes_of_preset
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
     from tui.describe.runs.following.state import RunState
+    from tui.describe.runs.following.watch import Progress
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5
@@ -66,6 +68,11 @@ class RunFeed:
     def is_over(self) -> bool:
         """Whether this attempt of the run has ended."""
         return self.state.is_over
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is, as of the last turn."""
+        return progress_of(self.state, self._decode_seconds)
 
     def pause_seconds(self, tick_seconds: float) -> float:
         """Until the next turn; for fast steps it draws all at one stroke, with their picture. tick_seconds: how often

@@ -90,6 +90,14 @@ def table(
     return columns, rows
 
 
+def found_told(number: int, total: int | None) -> str:
+    """`11 runs`, `11 of 28 runs` where not all are wanted, `500+ runs` where the list ends before they do."""
+    more = "+" if number >= RUN_LIMIT else ""
+    if total is None:
+        return counted(number, "run").replace(" ", f"{more} ")
+    return f"{number}{more} of {counted(total, 'run')}"
+
+
 def _cell(row: RunRow, name: str, now_ns: int) -> str:
     if name == "differs":
         return values_within(row.differs, _MOST_CELLS[name])
@@ -230,16 +238,17 @@ class RunList(Vertical):
     def thumbnails(self) -> Thumbnails:
         return self.query_one(Thumbnails)
 
-    def show(self, rows: Sequence[RunRow], relatives: Sequence[Relative]) -> None:
-        """rows: those that fit. relatives: the same and their ancestors, as families."""
+    def show(
+        self, rows: Sequence[RunRow], relatives: Sequence[Relative], total: int | None = None
+    ) -> None:
+        """rows: those that fit. relatives: the same and their ancestors, as families. total: how many runs there are,
+        where not all are wanted."""
         self._rows = {each.row.record.id: each.row for each in relatives}
         self._relatives = tuple(relatives)
         self.presets |= dict.fromkeys(row.record.preset for row in rows if row.record.preset)
         self.tags |= dict.fromkeys(tag for row in rows for tag in row.tags)
         self.marks = [run_id for run_id in self.marks if run_id in self._rows]
-        more = "+" if len(rows) >= RUN_LIMIT else ""
-        count = counted(len(rows), "run").replace(" ", f"{more} ")
-        self.query_one("#found", Static).update(f" {count}")
+        self.query_one("#found", Static).update(f" {found_told(len(rows), total)}")
         self._fitting = [row.record.id for row in rows]
         was_reading, self._is_reading = self._is_reading, False
         self._draw()
@@ -306,7 +315,12 @@ class RunList(Vertical):
         self._view.focus()
 
     def focus_filter(self) -> None:
-        self.query_one(Input).focus()
+        """To its end, where another word can be typed at once."""
+        line = self.query_one(Input)
+        if line.value.strip():
+            line.value = f"{line.value.rstrip()} "
+        line.cursor_position = len(line.value)
+        line.focus()
 
     def fill_filter(self, line: str) -> None:
         """Another filter, as if it had been typed."""
@@ -395,7 +409,7 @@ class RunList(Vertical):
             self.tell(str(error))
             return
         self.tell("")
-        self.post_message(self.Filtered(event.value, search))
+        self.post_message(self.Filtered(event.value.rstrip(), search))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter takes the value that is offered for a key, and goes to the runs."""
@@ -456,6 +470,7 @@ class _Filter(Input):
 
     def on_blur(self) -> None:
         self._is_fresh = False
+        self.value = self.value.rstrip()  # the space that nothing was typed behind
 
     async def _on_key(self, event: events.Key) -> None:
         is_fresh, self._is_fresh = self._is_fresh, False

@@ -188,12 +188,14 @@ class Runs(ModiffScreen):
         try:
             rows = await self.app.lab.read(summary.found_rows, self._search, RUN_LIMIT)
             ancestors = await self.app.lab.read(summary.ancestors, rows)
+            is_part = self._search != searching.Search()
+            total = await self.app.lab.read(lambda store: store.num_runs()) if is_part else None
             minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
-            known = (*rows, None, *ancestors, minute)
+            known = (*rows, None, *ancestors, total, minute)
             if known != self._known:
                 relatives = await asyncio.to_thread(families, rows, ancestors)
                 self._known = known
-                self.runs.show(rows, relatives)
+                self.runs.show(rows, relatives, total)
             if minute != self._minute:
                 self._minute = minute
                 self.details.redraw()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from presets.library import listing
 from tui.app.dialogs.picker import Item, Picker
+from tui.app.form_words import form_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ async def pick_preset(app: ModiffBase, present: str) -> str | None:
     with app.opening():
         found = await asyncio.to_thread(listing.list_presets)
         items = [
-            Item(info.name, f"✖ {info.error}" if info.error else info.description) for info in found
+            Item(info.name, f"✖ {info.error}" if info.error else form_words(info.description))
+            for info in found
         ]
         marking = asyncio.create_task(_with_missing(app, items))
         with suppress(TimeoutError):

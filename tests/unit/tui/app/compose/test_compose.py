@@ -856,3 +856,16 @@ def test_what_to_begin_from_is_picked_from_anywhere_and_looked_at(tmp_path):
         assert seen == ["video.path", "video.strength", "video.sigma"]
 
     show(act)
+
+
+def test_a_plan_that_is_refused_leaves_no_memory_of_the_run_before():
+    async def act(shown):
+        panel = shown.screen.query_one(PlanPanel)
+        await shown.until(lambda: "denoise" in shown.plan)
+        panel._show_memory(("memory  18 GiB",))
+        assert "18 GiB" in shown.plan
+        shown.screen._change(shown.screen.draft.typed("video.path", "/nowhere/a.mp4"))
+        await shown.until(lambda: panel.refused)
+        assert "18 GiB" not in shown.plan
+
+    show(act)

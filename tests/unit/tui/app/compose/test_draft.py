@@ -35,6 +35,7 @@ from tui.app.compose.section_rows import (
     stepped,
     summary,
 )
+from tui.app.form_words import form_words
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_wrong_value_is_refused_in_the_words_of_the_command_line(draft, overri
     with pytest.raises(PresetError) as told:
         load_preset("micro", [override])
     checked = check(draft.typed(key, text))
-    assert checked.errors == {key: str(told.value)}
+    assert checked.errors == {key: form_words(str(told.value))}
     assert checked.spec is None
 
 

@@ -14,14 +14,16 @@ from store.upkeep.gc import writing
 from store.upkeep.removal import Policy
 from tests.made_stores import make_run, on_disk
 from tests.unit.tui.opened_app import NARROW, notices, play, shown, until
+from tui import units
 from tui.app.app import ModiffApp
 from tui.app.dialogs.ask import Choose, Confirm
 from tui.app.lab import Lab
 from tui.app.store import screen
 from tui.app.store.clean_up import CleanUp
-from tui.app.store.usage import shares
+from tui.app.store.usage import largest, shares
 from tui.app.widgets.listing import Listing
 from tui.describe.runs.run import prompt_of
+from tui.describe.space import overview_lines, space
 
 
 @pytest.fixture
@@ -342,3 +344,16 @@ def test_a_bundle_comes_in(monkeypatch, tmp_path):
 
     play("store", script)
     assert asked == [("store", "import", str(bundle), "--trust")]
+
+
+def test_the_sizes_are_those_of_the_command_line(store):
+    make_run(store, "micro", num_steps=4)
+    overview = space(store).overview
+    told = [line.split() for line in overview_lines(overview)]
+    for name, num_bytes in largest(overview):
+        rows = [words for words in told if " ".join(words).startswith(f"{name} ")]
+        if name == "the rest":
+            continue
+        assert [words[-2:] for words in rows] == [units.size(num_bytes).split()], name
+    assert "database" in dict(largest(overview))
+    assert sum(dict(largest(overview)).values()) == overview.num_bytes
