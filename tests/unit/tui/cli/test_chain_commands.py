@@ -654,6 +654,20 @@ def test_finish_refuses_all_where_one_has_nothing_to_finish(capsys, store, no_en
     assert store.run(early).status == "done"
 
 
+@pytest.mark.parametrize(
+    ("stop_at", "words"),
+    [
+        (None, "was not to stop early and is cancelled; `modiff resume {run}` goes on with it"),
+        (5, "is not done up to its step 5, but cancelled; `modiff resume {run}` goes on with it"),
+    ],
+)
+def test_finish_tells_how_a_run_goes_on_that_did_not_end(capsys, store, no_engine, stop_at, words):
+    run_id = store.enqueue(b"{}", preset="micro", output="/v.mp4", stop_at=stop_at)
+    store.request_cancel(run_id)
+    line = refused(capsys, "finish", run_id, code=1)
+    assert line == f"modiff: run {run_id} {words.format(run=run_id)}"
+
+
 def test_a_member_that_fails_does_not_stop_the_others(capsys, store, engine):
     complete = engine.complete
 

@@ -226,7 +226,9 @@ def test_show_tells_people_of_lineage_labels_and_steps(capsys, store):
     assert fields["parent"] == f"{parent} after its step 2"
     assert fields["tags"] == "keep"
     assert fields["note"] == "good \\x1b[31m hand"
-    assert fields["status"] == "done 4/20, as it was to; `modiff finish` takes it to its end"
+    assert fields["status"] == (
+        f"done 4/20, as it was to; `modiff finish {run_id}` takes it to its end"
+    )
     assert fields["steps"] == "3 reused and 1 computed of 20"
     assert fields["branch at"] == "0-4"
     assert run_id in told(capsys, "show", parent).out
