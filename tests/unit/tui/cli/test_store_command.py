@@ -58,7 +58,7 @@ def test_info_says_what_takes_space(capsys, store):
     assert "runs   1, 1 of them pinned" in out
     assert cells(out, "step journal") == ["step journal", "8", "8 MiB"]
     assert cells(out, "videos") == ["videos", "2", "1 KiB"]
-    assert "of removed runs: 4 MiB" in out
+    assert "of no run any more, of those that were removed or taken further: 4 MiB" in out
     assert "never removed: 4 MiB" in out
     found = data(capsys, "info")
     assert {kind["kind"]: kind["bytes"] for kind in found["kinds"]} == {
