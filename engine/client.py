@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from engine.errors import InputError
-from engine.inputs.settle import Settled
+from engine.inputs.settle import Settled, another_clip, holds_given
 from engine.inputs.settle import settle as settle_inputs
 from engine.output import encoders, ffmpeg
 from engine.output.paths import default_output
@@ -177,8 +177,12 @@ def branch(
 
 def resume(store: Store, run_id: str) -> None:
     """Queue a run again that was paused, interrupted or cancelled or has failed; what it stored is not computed
-    again. Raises StoreError where there is nothing to resume."""
+    again. Raises StoreError where there is nothing to resume, InputError where it would read a file that is gone or
+    another one by now."""
     _name_output(store, run_id)
+    run = store.run(run_id)
+    if run.is_finished and run.status != "done":
+        _check_given(store, run)
     store.resume(run_id)
 
 
@@ -227,18 +231,41 @@ def is_expansion_new(store: Store, spec: RunSpec) -> bool:
     return expands(spec) and bool(plan(store, spec, stop_at=0).job())
 
 
+def _check_given(store: Store, run: RunRecord) -> None:
+    """InputError where a run that goes on would read a file that is gone or another one by now; one that has made a
+    step has read all of them."""
+    if any(link.stage == "step" for link in store.links_of(run.id)):
+        return
+    route = route_of_run(run)
+    _check_clip(store, route, run.segments)
+    if not all(_holds(store, route.spec, name) for name in PICTURES[route.spec.task]):
+        plan(store, route.spec, segments=run.segments, stop_at=run.stop_at)
+
+
 def _check_clip(store: Store, route: Route, segments: Sequence[Segment]) -> None:
-    """InputError where a clip is to be encoded whose file is gone: here, not once the models are loaded."""
-    path = route.parts[0].spec.video.path
-    if not path or os.path.isfile(path):
+    """InputError where a clip is to be encoded whose file is gone or another one by now: here, not once the models are
+    loaded."""
+    spec = route.parts[0].spec
+    path = spec.video.path
+    if not path or _holds(store, spec, "video"):
         return
     made = plan(store, route.spec, segments=segments)
     if any(made.states[node] == "compute" for node in made.order if node.stage is CLIP):
+        if os.path.isfile(path):
+            raise another_clip(path)
         raise InputError(
             f"{path} is not there, and what was encoded of it is not stored; put it there or name another as "
             "video.path (a bundle brings it along for `modiff store import --trust`)",
             key="video.path",
         )
+
+
+def _holds(store: Store, spec: RunSpec, name: str) -> bool:
+    """Whether the file of a picture or a clip still is what the run was queued with."""
+    from store.index.index import open_index
+
+    with open_index(store.root) as index:
+        return holds_given(spec, name, index)
 
 
 def _check_encoder(spec: RunSpec) -> None:

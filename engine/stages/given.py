@@ -16,6 +16,7 @@ from engine.environment import environment_of
 from engine.errors import InputError
 from engine.inputs.clips.reading import clip_digest, read_clip
 from engine.inputs.pictures.reading import read_picture
+from engine.inputs.settle import another_clip
 from engine.inputs.sizes import covering, published_size
 from engine.reports import NodeResult
 from engine.stages.finite import not_finite
@@ -102,10 +103,7 @@ def encode_clip(job: Job) -> Iterator[NodeResult]:
     height, width = params["size"]
     path = Path(node.hints["path"])
     if clip_digest(path) != params["file"]:
-        raise InputError(
-            f"{path} is another file now than when the run was queued; run it again to use the new one",
-            key="video.path",
-        )
+        raise another_clip(path)
     frames, resampled = read_clip(
         path,
         fps=params["fps"],

@@ -198,6 +198,24 @@ class RowEditor(Widget):
             return editor.value
         return _listed(editor.chosen) if self.row.kind == "list" else editor.chosen[0]
 
+    @property
+    def help(self) -> str:
+        """What the field is, what it takes, and the keys that fill it."""
+        row = self.row
+        is_path = isinstance(self.editor, PathInput)
+        told = [row.field.description]
+        if not is_path:
+            told.append(f"takes {row.field.expected}")
+        if row.is_changed and not (is_path and not row.base_text):
+            told.append(f"preset: {row.base_text or '(empty)'}")
+        if row.key == "seed":
+            told.append("r draws one, and so does -1")
+        if is_path:
+            told.append("enter picks one, → takes what is offered; a file can be dropped here")
+        elif row.suggestions:
+            told.append("f2 lists what is known, → takes what is offered")
+        return "\n".join(told)
+
     def show(self, row: FormRow, *, is_source: bool = False) -> None:
         """The field as it is now. is_source: the editor itself told its text, and may be ahead of it by now."""
         before, self.row = self.row, row

@@ -143,9 +143,12 @@ def about_section(section: Section, checked: Checked | None) -> str:
     return about_given(checked.shown) if is_given and checked else section.about
 
 
-def about_preset(name: str, info: PresetInfo | None, error: str, *, is_ready: bool = True) -> str:
+def about_preset(
+    name: str, info: PresetInfo | None, error: str, lack: str = "", *, is_ready: bool = True
+) -> str:
     """A preset in a few lines, and what can be done from here. info: None where it is in no list of presets. error:
-    what is wrong with it, or nothing. is_ready: whether the form as it is makes a run."""
+    what is wrong with it, or nothing. lack: what of its models is not here, or nothing. is_ready: whether the form as
+    it is makes a run."""
     lines = [name or "the settings of a run whose preset is gone"]
     if info is not None:
         lines += [info.description] if info.description else []
@@ -155,7 +158,8 @@ def about_preset(name: str, info: PresetInfo | None, error: str, *, is_ready: bo
         lines += ["", f"✖ {error}", "", "e edits the file here, f4 in your editor"]
     else:
         run = "makes this video" if is_ready else "goes to what is missing or wrong"
-        lines += ["", f"ctrl+r {run}", "enter picks another preset"]
+        lines += ["", *([f"✖ {lack}: p tells what, and how"] if lack else [])]
+        lines += [f"ctrl+r {run}", "enter picks another preset"]
         lines += ["tab goes to the prompt, ↓ to the other stages"]
     return "\n".join(printable(line) for line in lines)
 

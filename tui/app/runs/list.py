@@ -28,7 +28,7 @@ from tui.describe.runs.run import PIN
 from tui.text import counted, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from textual import events
     from textual.app import ComposeResult
@@ -54,6 +54,7 @@ _MIN_DIFFERS_CELLS = 16
 _MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
 _GALLERY_FPS = 4.0
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
+_READING = "…"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
 
 
@@ -170,6 +171,7 @@ class RunList(Vertical):
         self._fitting: Sequence[str] = ()
         self._is_in_tree = is_in_tree
         self._is_in_gallery = False
+        self._is_reading = False  # those of another filter: until they are there none is shown
         self._titles: dict[str, str] = {}  # of the tiles, for the runs that fit
         self._entitle()
         self._moved: RunRow | None = None
@@ -239,13 +241,25 @@ class RunList(Vertical):
         count = counted(len(rows), "run").replace(" ", f"{more} ")
         self.query_one("#found", Static).update(f" {count}")
         self._fitting = [row.record.id for row in rows]
+        was_reading, self._is_reading = self._is_reading, False
+        self._draw()
+        if was_reading:
+            self.focus_list()
+
+    def forget(self) -> None:
+        """Show no run until those of another filter are read, which then have the focus."""
+        self._rows, self._relatives, self._fitting = {}, (), ()
+        self.marks.clear()
+        self._is_reading = True
+        self.query_one("#found", Static).update("")
         self._draw()
 
     def _draw(self) -> None:
         view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
             line = self.query_one(Input).value.strip()
-            self.query_one("#empty", Empty).update(_NONE_FIT if line else _NO_RUNS)
+            told = _READING if self._is_reading else _NONE_FIT if line else _NO_RUNS
+            self.query_one("#empty", Empty).update(told)
             view = "empty"
         had_focus = self.query_one("#views").has_focus_within
         self.query_one(ContentSwitcher).current = view
@@ -360,7 +374,12 @@ class RunList(Vertical):
         self._draw()
 
     def clear_marks(self) -> None:
-        self.marks.clear()
+        """Take all marks."""
+        self.unmark(tuple(self.marks))
+
+    def unmark(self, run_ids: Collection[str]) -> None:
+        """Take the marks of these runs."""
+        self.marks = [run_id for run_id in self.marks if run_id not in run_ids]
         self._draw()
 
     def on_resize(self) -> None:

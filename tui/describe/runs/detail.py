@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tui.describe.guidance import scale_told
 from tui.describe.prompts.expansion import is_to_review, written_by
-from tui.describe.runs.changes import preset_changes, value_told, values_told
+from tui.describe.runs.changes import value_told, values_told
 from tui.describe.runs.elsewhere import Elsewhere, elsewhere_of
 from tui.describe.runs.given import changed_file
 from tui.describe.runs.run import (
@@ -18,9 +18,9 @@ from tui.describe.runs.run import (
     PIN,
     SYMBOLS,
     can_go_on,
+    changes_of_preset,
     is_early,
     num_steps,
-    preset_settings,
     stars,
     status_words,
     table_in,
@@ -281,7 +281,7 @@ def detail(store: Store, run_id: str) -> Detail:
         has_video=any(
             link.stage == "video" and is_stored(store.root, link.digest) for link in links
         ),
-        changes=preset_changes(record, preset_settings(record.preset)),
+        changes=changes_of_preset(record),
         verdict=store.last_verdict(run_id),
         elsewhere=elsewhere_of(store.calls(run_id)),
         inputs=_inputs(record),

@@ -426,3 +426,9 @@ def test_a_video_is_promised_only_where_nothing_is_missing():
     told = about_preset("look", None, "", is_ready=False)
     assert "ctrl+r goes to what is missing or wrong" in told
     assert "makes this video" not in told
+
+
+def test_a_preset_says_what_of_its_models_is_not_here():
+    told = about_preset("look", None, "", "69.04 GB to get", is_ready=False).splitlines()
+    assert "✖ 69.04 GB to get: p tells what, and how" in told
+    assert "69.04" not in about_preset("look", None, "")

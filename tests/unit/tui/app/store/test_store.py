@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input, Static
 
 from store.blobs import blobs
@@ -16,6 +17,7 @@ from tests.unit.tui.opened_app import NARROW, notices, play, shown, until
 from tui.app.app import ModiffApp
 from tui.app.dialogs.ask import Choose, Confirm
 from tui.app.lab import Lab
+from tui.app.store import screen
 from tui.app.store.clean_up import CleanUp
 from tui.app.store.usage import shares
 from tui.app.widgets.listing import Listing
@@ -112,6 +114,29 @@ def test_a_plan_removes_nothing_until_it_is_agreed_to(store):
 
     play("store", script)
     assert len(on_disk(store)) == len(before) - 4
+
+
+def test_what_is_typed_behind_the_key_of_a_clean_up_waits_for_it(store, monkeypatch):
+    make_run(store, "micro")
+    go_on = threading.Event()
+    original = screen.space_of
+
+    def slow(*given):
+        go_on.wait(60)
+        return original(*given)
+
+    monkeypatch.setattr(screen, "space_of", slow)
+
+    async def script(pilot):
+        for key in ("c", "2"):
+            pilot.app.post_message(Key(key, key))
+        await pilot.pause(0.05)
+        go_on.set()
+        await until(pilot, lambda: isinstance(pilot.app.screen, CleanUp))
+        budget = pilot.app.screen.query_one("#budget", Input)
+        await until(pilot, lambda: budget.value == "2")
+
+    play("store", script)
 
 
 def test_applied_in_the_plan_with_outputs(store):
