@@ -140,7 +140,7 @@ def run_data(share: RunShare) -> dict[str, Any]:
     return {
         "run": share.run.id,
         "preset": share.run.preset,
-        "pinned": share.run.is_pinned,
+        "pinned": bool(share.run.is_pinned),
         "created": timestamp(share.run.created_ns),
         "alone_bytes": share.alone_bytes,
         "shared_bytes": share.shared_bytes,

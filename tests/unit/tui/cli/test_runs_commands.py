@@ -574,7 +574,7 @@ def test_runs_that_differ_say_in_what(capsys, store):
 def test_a_run_that_stopped_early_is_told_from_one_that_is_done(capsys, store):
     ended(store, enqueue(store, stop_at=5))
     [found] = data(capsys, "runs")
-    assert (found["status"], found["steps_done"], found["steps_total"]) == ("done", 5, 20)
+    assert (found["status"], found["steps_done"], found["total_steps"]) == ("done", 5, 20)
     assert "\tdone 5/20\t" in told(capsys, "runs").out
 
 

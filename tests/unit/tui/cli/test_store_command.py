@@ -112,7 +112,7 @@ def test_ls_tells_what_each_run_takes_and_costs(capsys, store):
     assert by_id[trunk.id]["alone_bytes"] == MIB + 1500
     assert by_id[branch.id]["shared_bytes"] == 3 * MIB
     assert by_id[branch.id]["seconds"] == 210.0
-    assert by_id[branch.id]["pinned"]
+    assert by_id[branch.id]["pinned"] is True
 
 
 def test_ls_by_kind_and_by_age(capsys, store):
