@@ -158,7 +158,7 @@ def resume(invocation: Invocation, run: str, manner: Manner) -> int:
 
     with open_store() as store:
         store.recover()
-        run_id = resolve_run(store, run)
+        run_id = invocation.run = resolve_run(store, run)
 
         def queue() -> str:
             client.resume(store, run_id)
@@ -188,8 +188,9 @@ def finish(run_prefixes: tuple[str, ...], manner: Manner) -> int:
             record = store.run(run_id)
             if record.stop_at is None:
                 raise click.ClickException(
-                    f"run {run_id} was not to stop early"
-                    + ("" if record.status == "done" else f" and is {_way_on(record)}")
+                    f"run {run_id} is done to its last step; there is nothing to finish"
+                    if record.status == "done"
+                    else f"run {run_id} was not to stop early and is {_way_on(record)}"
                 )
             if record.status != "done":
                 raise click.ClickException(
