@@ -72,11 +72,12 @@ def overview_lines(overview: Overview) -> list[str]:
         "",
         *columns(rows),
         "",
-        f"steps, keyframes and what removed runs left take {size(overview.budgeted_bytes)}; "
+        f"steps, keyframes and what no run has any more take {size(overview.budgeted_bytes)}; "
         f"`modiff store gc` leaves up to {size(overview.budget_bytes)} of them",
     ]
     if overview.leftover_bytes:
-        lines.append(f"of removed runs: {size(overview.leftover_bytes)}")
+        left = size(overview.leftover_bytes)
+        lines.append(f"of no run any more, of those that were removed or taken further: {left}")
     if overview.protected_bytes:
         lines.append(
             f"of pinned and unfinished runs, never removed: {size(overview.protected_bytes)}"
@@ -147,7 +148,7 @@ def run_data(share: RunShare) -> dict[str, Any]:
     return {
         "run": share.run.id,
         "preset": share.run.preset,
-        "pinned": share.run.is_pinned,
+        "pinned": bool(share.run.is_pinned),
         "created": timestamp(share.run.created_ns),
         "alone_bytes": share.alone_bytes,
         "shared_bytes": share.shared_bytes,

@@ -99,7 +99,7 @@ def totals(overview: Overview, width: int) -> list[str]:
     if overview.protected_bytes:
         told.append(f"never removed {size(overview.protected_bytes)}")
     if overview.leftover_bytes:
-        told.append(f"of removed runs {size(overview.leftover_bytes)}")
+        told.append(f"of no run any more {size(overview.leftover_bytes)}")
     line = ""
     for each in told:
         longer = f"{line}   {each}" if line else each

@@ -42,7 +42,8 @@ WORTH_TELLING_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What to do next, in the words of the app or the command line. symbol: before a status."""
+    """What to do next, in the words of the app or the command line; {run} stands for the id of the run. has_symbol:
+    whether a status has its symbol before it."""
 
     resume: str
     finish: str
@@ -54,9 +55,9 @@ APP = Hints("r resumes it", "r takes it to its end", "r asks for it", has_symbol
 
 
 COMMAND_LINE = Hints(
-    "`modiff resume` goes on with it",
-    "`modiff finish` takes it to its end",
-    "`modiff review` asks for it",
+    "`modiff resume {run}` goes on with it",
+    "`modiff finish {run}` takes it to its end",
+    "`modiff review {run}` asks for it",
     has_symbol=False,
 )
 
@@ -134,15 +135,18 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
 def _status(record: RunRecord, hints: Hints, changed_file: str) -> str:
     symbol = EARLY if is_early(record) else SYMBOLS.get(record.status, "?")
     told = f"{symbol} {status_words(record)}" if hints.has_symbol else status_words(record)
+    resume, finish, review = (
+        way.format(run=record.id) for way in (hints.resume, hints.finish, hints.review)
+    )
     if record.status == "running" and (record.cancel_requested or record.pause_requested):
         return f"{told}; stops after its present step"
     if is_to_review(record):
-        return f"{told}: its prompt waits for your word; {hints.review}"
+        return f"{told}: its prompt waits for your word; {review}"
     if is_early(record):
-        return f"{told}, as it was to; {hints.finish}"
+        return f"{told}, as it was to; {finish}"
     if not can_go_on(record):
         return told
-    return f"{told}; {with_file_back(changed_file)}{hints.resume}"
+    return f"{told}; {with_file_back(changed_file)}{resume}"
 
 
 def with_file_back(changed_file: str) -> str:

@@ -137,7 +137,7 @@ def data(row: RunRow) -> dict[str, Any]:
         "run": record.id,
         "status": record.status,
         "steps_done": done,
-        "steps_total": total,
+        "total_steps": total,
         "preset": record.preset,
         "prompt": row.prompt,
         "differs": dict(row.differs),

@@ -516,7 +516,9 @@ def test_resume_goes_on_and_follows_the_new_attempt_to_its_end(capsys, store, en
 
 
 def test_resume_of_what_is_not_at_rest_or_done(capsys, store, no_engine):
-    assert "is done" in refused(capsys, "resume", done(store), code=1)
+    whole = done(store)
+    assert "is done" in refused(capsys, "resume", whole, code=1)
+    assert json.loads(told(capsys, "resume", whole, "--json", code=1).out)["run"] == whole
     queued = store.enqueue(b"{}", preset="micro", output="/v.mp4")
     assert "is queued" in refused(capsys, "resume", queued, code=1)
 
@@ -650,8 +652,22 @@ def test_finish_refuses_all_where_one_has_nothing_to_finish(capsys, store, no_en
     with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.finish(early, "done")
     line = refused(capsys, "finish", early, whole, code=1)
-    assert f"run {whole} was not to stop early" in line
+    assert f"run {whole} is done to its last step" in line
     assert store.run(early).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "words"),
+    [
+        (None, "was not to stop early and is cancelled; `modiff resume {run}` goes on with it"),
+        (5, "is not done up to its step 5, but cancelled; `modiff resume {run}` goes on with it"),
+    ],
+)
+def test_finish_tells_how_a_run_goes_on_that_did_not_end(capsys, store, no_engine, stop_at, words):
+    run_id = store.enqueue(b"{}", preset="micro", output="/v.mp4", stop_at=stop_at)
+    store.request_cancel(run_id)
+    line = refused(capsys, "finish", run_id, code=1)
+    assert line == f"modiff: run {run_id} {words.format(run=run_id)}"
 
 
 def test_a_member_that_fails_does_not_stop_the_others(capsys, store, engine):

@@ -109,15 +109,19 @@ def _refuse_unchanged(run: RunRecord, wanted: Branched) -> None:
 
     if not is_unchanged(run, wanted):
         return
-    way = f"`modiff show {run.id}` tells how far it is"
-    if run.status == "done":
-        way = f"`modiff replay {run.id}` makes its output again"
-    elif run.is_finished:
-        way = f"`modiff resume {run.id}` goes on with it"
+    is_done = run.status == "done"
+    way = f"`modiff replay {run.id}` makes its output again" if is_done else f"it is {_way_on(run)}"
     raise PresetError(
         f"nothing is changed, so this would be run {run.id} again, its steps reused as far as they are stored; "
-        f"change something, as with --set guidance.scale=4, or {way}"
+        f"change something, as with --set guidance.scale=4; {way}"
     )
+
+
+def _way_on(run: RunRecord) -> str:
+    """The status of a run that is not done, and what is to be done about it."""
+    if run.is_finished:
+        return f"{run.status}; `modiff resume {run.id}` goes on with it"
+    return f"{run.status}; `modiff show {run.id}` tells how far it is"
 
 
 @click.command()
@@ -154,7 +158,7 @@ def resume(invocation: Invocation, run: str, manner: Manner) -> int:
 
     with open_store() as store:
         store.recover()
-        run_id = resolve_run(store, run)
+        run_id = invocation.run = resolve_run(store, run)
 
         def queue() -> str:
             client.resume(store, run_id)
@@ -184,17 +188,13 @@ def finish(run_prefixes: tuple[str, ...], manner: Manner) -> int:
             record = store.run(run_id)
             if record.stop_at is None:
                 raise click.ClickException(
-                    f"run {run_id} was not to stop early"
-                    + (
-                        ""
-                        if record.status == "done"
-                        else f" and is {record.status}; `modiff resume` goes on with it"
-                    )
+                    f"run {run_id} is done to its last step; there is nothing to finish"
+                    if record.status == "done"
+                    else f"run {run_id} was not to stop early and is {_way_on(record)}"
                 )
             if record.status != "done":
                 raise click.ClickException(
-                    f"run {run_id} is {record.status}; expected one that is done up to its step "
-                    f"{record.stop_at}, `modiff resume` goes on with others"
+                    f"run {run_id} is not done up to its step {record.stop_at}, but {_way_on(record)}"
                 )
         wanted = [Wanted(partial(client.finish, store, run_id)) for run_id in run_ids]
         return follow_many(store, wanted, manner)

@@ -647,8 +647,8 @@ COMPARISON: dict[str, Any] = {
         "stages": [{"name": "denoise", "seconds": 1.0, "cached": False}],
         "step_seconds": 0.5,
         "seconds": 2.0,
-        "steps_computed": 5,
-        "steps_reused": 0,
+        "computed_steps": 5,
+        "reused_steps": 0,
     },
     "settings": [{"key": "guidance.scale", "a": 2.5, "b": 4.0, "start": 2, "stop": None}],
     "environment": [],
@@ -672,7 +672,7 @@ COMPARISON: dict[str, Any] = {
     "reasons": {"frames": "run a has no video"},
     "output": ["/v/side.mp4", "/v/side.png"],
 }
-COMPARISON["b"] = {**COMPARISON["a"], "run": "b", "steps_computed": 3, "steps_reused": 2}
+COMPARISON["b"] = {**COMPARISON["a"], "run": "b", "computed_steps": 3, "reused_steps": 2}
 
 
 def test_two_marked_runs_are_compared(store, monkeypatch):
