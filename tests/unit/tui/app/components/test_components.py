@@ -101,7 +101,7 @@ def test_lists_components_and_the_models_that_come_with_modiff(store):
         vae = str(locate("vae", BUILTIN_MICRO))
         assert rows(pilot, "models")[vae][:2] == ("✓", "wan2.1-vae (custom)")
         # the detail follows the cursor
-        await pilot.press("j")
+        pilot.app.screen.query_one("#parts", Listing).select("image_encoder.clip")
         await until(pilot, lambda: "components.image_encoder.device" in detail(pilot))
         await pilot.press("tab")
         await until(pilot, lambda: "fingerprint" in detail(pilot) and "wf1:" in detail(pilot))
