@@ -12,6 +12,7 @@ import sys
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -95,33 +96,30 @@ def pytest_make_collect_report(
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One order for all workers. What is compared with other programs comes first: one worker has it all."""
-    items.sort(key=lambda item: (not _imports_later(item), item.path))
+    items.sort(key=lambda item: (not _imports_later(item.module), item.path))
 
 
-def _imports_later(item: pytest.Item) -> bool:
-    held = vars(item.module).values()
+@cache
+def _imports_later(module: ModuleType) -> bool:
+    held = vars(module).values()
     return any(isinstance(each, Later) or getattr(each, "__module__", "") in PEERS for each in held)
 
 
 def pytest_collection_finish() -> None:
-    _stays()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, object, object]:
-    """The tests of a file leave behind what they imported, and what pytest tells of them."""
+    """What the tests of a file leave behind stays, as all that was collected: an engine that gives models back
+    collects garbage, and would walk through it all."""
     result = yield
     if nextitem is None or nextitem.path != item.path:
-        _stays()
+        gc.collect()
+        gc.freeze()
     return result
-
-
-def _stays() -> None:
-    """What is here now stays: an engine that gives models back collects garbage, and would walk through it all."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

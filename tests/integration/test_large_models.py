@@ -15,7 +15,7 @@ from engine.checkpoints.source import open_source
 from tests import model_files
 from tests.counting import bytes_read
 
-LARGEST = 13824 * 5120 * 2  # bytes of the largest matrix of a block in 16 bits
+LARGEST = 8192 * 3072  # elements of the largest matrix of a block of `t2v_narrower`
 LAYER = "blocks.1."
 
 # not ru_maxrss, which a new process has from the one that started it
@@ -76,7 +76,7 @@ from engine.models.swap import swap
 from presets.spec.components import DenoiserSpec
 
 spec = DenoiserSpec(checkpoint=sys.argv[1], device="cpu", dtype="bf16", resident_blocks="0")
-resource.setrlimit(resource.RLIMIT_AS, (6 * 10**9, 6 * 10**9))
+resource.setrlimit(resource.RLIMIT_AS, (3 * 10**9, 3 * 10**9))
 before = peak()
 model = wan_dit.load(spec)
 numbers = []
@@ -109,15 +109,10 @@ def written(path: Path, tensors: model_files.Tensors) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def t2v_14b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """28.6 GB that take 0.7."""
-    folder = tmp_path_factory.mktemp("models")
-    return written(folder / "wan2.1_t2v_14B_bf16.safetensors", model_files.t2v_14b("BF16"))
-
-
-def test_it_is_told_and_planned_from_its_header(t2v_14b: Path) -> None:
-    found, num_bytes = bytes_read(lambda: recognise(open_source(t2v_14b)))
+def test_it_is_told_and_planned_from_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "wan2.1_t2v_14B_bf16.safetensors"
+    model_files.write_safetensors(path, model_files.t2v_14b("BF16"))
+    found, num_bytes = bytes_read(lambda: recognise(open_source(path)))
     assert num_bytes < 1 << 20  # of 28 GB nothing but the header, of 130 KB
     assert (found.component, found.variant, found.supported) == ("denoiser", "wan2.1-t2v-14b", True)
     assert (found.parameters, found.dtypes) == (14_288_491_584, {"BF16": 14_288_491_584})
@@ -150,16 +145,20 @@ def test_it_is_loaded_in_the_memory_of_the_result(tmp_path: Path) -> None:
     assert mapped["grown"] < mapped["own"] + 2 * elements + module
 
 
-def test_its_blocks_come_in_the_memory_of_their_slots(t2v_14b: Path) -> None:
-    """28.6 GB in a process that may map 6."""
+def test_its_blocks_come_in_the_memory_of_their_slots(tmp_path: Path) -> None:
+    """10 GB in a process that may map 3: narrower than the published 14B, whose blocks take three times as long to
+    copy."""
+    path = written(tmp_path / "narrower.safetensors", model_files.t2v_narrower())
     done = subprocess.run(
-        [sys.executable, "-c", PEAK + SWAP, str(t2v_14b)],
+        [sys.executable, "-c", PEAK + SWAP, str(path)],
         capture_output=True,
         text=True,
         check=True,
     )
     found = json.loads(done.stdout)
-    assert found["numbers"] == [0, 13824 * 5120 // (1 << 20)]
-    assert 2 * 0.70e9 < found["slots"] < 2 * 0.71e9
-    assert found["held"] - found["slots"] < 0.9e9  # what is in no block
-    assert found["grown"] < found["held"] + LARGEST
+    assert found["numbers"] == [0, LARGEST // (1 << 20)]
+    assert 2 * 0.250e9 < found["slots"] < 2 * 0.256e9
+    assert found["held"] - found["slots"] < 0.35e9  # what is in no block
+    assert (
+        found["grown"] < found["held"] + 2 * 2 * LARGEST
+    )  # in 16 bits, and what malloc keeps; a block is five

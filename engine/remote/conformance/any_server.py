@@ -19,6 +19,7 @@ from engine.remote.contract import (
 )
 
 HEALTH_SECONDS = 10.0
+PAUSE_SECONDS = 0.05  # between two pieces of a body
 
 
 async def health(server: Server) -> None:
@@ -92,9 +93,9 @@ async def large(server: Server, kind: str) -> None:
 
     async def begun() -> AsyncIterator[bytes]:
         # who closes the connection on it is noticed by the next piece
-        for _ in range(int(HEALTH_SECONDS * 20)):
+        for _ in range(round(HEALTH_SECONDS / PAUSE_SECONDS)):
             yield b" " * 1000
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE_SECONDS)
         raise Wrong("waits for a body that it has to refuse by its length")
 
     headers = {

@@ -34,7 +34,10 @@ def check(url: str, seconds: float = WAIT_SECONDS) -> list[Finding]:
     certificate that belongs to the address cannot be had.
     """
     known = host_at(url)
-    verify: Any = certificates(known.ca_file) if known and known.ca_file else True
+    # http shows no certificate
+    verify: Any = (
+        certificates(known.ca_file) if known and known.ca_file else url.startswith("https:")
+    )
     token = token_of(known)
 
     async def run() -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from engine.remote.conformance import any_server
 from engine.remote.conformance.check import check
+from engine.remote.contract import FACTS
 from engine.serve.app import Server
 from store.blobs.tensors import decode_tensors, encode_tensors
 from tests.toy_server import CHANNELS, TEXT_DIM, Toys, answering, served_toys
@@ -22,12 +23,21 @@ App = Callable[..., Any]
 MAX_BODY = 1 << 20
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch):
+    monkeypatch.setattr(any_server, "PAUSE_SECONDS", 0.005)
+
+
 @contextmanager
 def answered_by(
-    wrap: Callable[[App], App], toys: Toys | None = None, token: str = "", of_pictures: bool = True
+    wrap: Callable[[App], App],
+    token: str = "",
+    of_pictures: bool = True,
+    kinds: Collection[str] = FACTS,
 ):
     """The address of a good server of toys behind something that spoils what it says."""
-    served = served_toys(toys or Toys(), of_pictures=of_pictures)
+    served = served_toys(Toys(), of_pictures=of_pictures)
+    served = {kind: served[kind] for kind in kinds}
     server = Server(served, max_body_bytes=MAX_BODY)
     good = server.guarded
     server.guarded = lambda token, host: wrap(good(token, host))
@@ -283,7 +293,8 @@ BROKEN: dict[str, tuple[Callable, str, str]] = {
 def test_what_is_wrong_is_found_and_named(name, monkeypatch):
     monkeypatch.setattr(any_server, "HEALTH_SECONDS", 0.5)
     spoil, where, told = BROKEN[name]
-    with answered_by(spoil) as url:
+    kind, is_of_one, _ = where.partition(": ")
+    with answered_by(spoil, kinds=[kind] if is_of_one else FACTS) as url:
         found = wrong(url)
     assert told in found[where], found
 
