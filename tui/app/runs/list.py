@@ -416,7 +416,7 @@ class RunList(Vertical):
         event.stop()
         offered = searching.complete(event.value, presets=self.presets, tags=self.tags)
         _, colon, _ = event.value.rpartition(" ")[2].partition(":")
-        if colon and offered and not self._fitting:
+        if colon and offered and not (self._fitting or self._is_reading):
             event.input.value = offered
         self.focus_list()
 
