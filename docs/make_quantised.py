@@ -21,7 +21,7 @@ from torch import Tensor
 from engine.checkpoints.convert.convert import QUANTISED, convert
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
-from engine.components import wan_dit
+from engine.components.providers import wan_dit
 from engine.micro.grammar import heldout_prompts
 from examples.micro.measures.evaluate import Measurement
 from examples.micro.measures.meter import read_clip

@@ -19,7 +19,7 @@ from engine.components.memory.residents import Residents
 from engine.cut_prompts import cut_line, cut_prompts
 from engine.errors import RunCancelled, RunPaused
 from engine.output import media
-from engine.output.made import Made
+from engine.output.made import RunOutputs
 from engine.process.logs import one_line
 from engine.runner import Runner
 from presets.encoding import encode_spec
@@ -124,7 +124,7 @@ class TextToVideo:
         assert made.latents is not None
         return Video(made.frames, decode_tensors(made.latents)["latents"], spec, run_id)
 
-    def _made(self, store: Store, run_id: str, spec: RunSpec) -> Made:
+    def _made(self, store: Store, run_id: str, spec: RunSpec) -> RunOutputs:
         with Runner(store, self.residents) as runner:
             return runner.made(
                 store.run(run_id),

@@ -1,13 +1,8 @@
-"""How a viewer asks for a run and watches it. Torch-free.
-
-The store is all that viewer and engine share: a viewer may come, go or die at any moment, and
-several may follow one run.
-"""
+"""How a viewer asks for a run. Torch-free; how it watches one: `engine.runs.following`."""
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from engine.errors import InputError
-from engine.inputs.settle import Settled
+from engine.inputs.settle import Settled, another_clip, holds_given
 from engine.inputs.settle import settle as settle_inputs
 from engine.output import encoders, ffmpeg
 from engine.output.paths import default_output
 from engine.output.taken import check_output, output_path
-from engine.process.launch import ensure_engine, retire_other_engines
+from engine.process.launch import retire_other_engines
 from engine.tasks.reach import reach
 from engine.tasks.route import route_of, route_of_run
 from engine.tasks.stages import EXPAND
@@ -36,17 +31,15 @@ from presets.tasks import PICTURES, has_pictures
 from presets.validation import validate
 from store.blobs.blobs import is_stored as is_blob_stored
 from store.errors import StoreError
-from store.lineage.events import RunFinished, RunResumed
-from store.lineage.records import LATE_SECONDS, QUEUED, RUNNING, Segment
+from store.lineage.records import Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from engine.plan import Plan
     from engine.tasks.route import Route
     from presets.spec.output import OutputSpec
     from presets.spec.run import RunSpec
-    from store.lineage.events import Event
     from store.lineage.records import RunRecord
     from store.store import Store
 
@@ -144,6 +137,19 @@ def branched(
     return Branched(spec, run.preset, tuple(segments), step, stop_at)
 
 
+def is_unchanged(run: RunRecord, wanted: Branched) -> bool:
+    """Whether a branch would be its run once more: each step by the same settings, and an output that nobody named."""
+    before, after = route_of_run(run), route_of(wanted.spec, wanted.segments)
+    if (before.num_steps, run.stop_at) != (
+        after.num_steps,
+        wanted.stop_at,
+    ) or wanted.spec.output.path:
+        return False
+    starts = {part.start for part in (*before.parts, *after.parts)}
+    pairs = [(before.spec, after.spec), *((before.spec_at(at), after.spec_at(at)) for at in starts)]
+    return all({*changed_keys(*pair)} <= {"output.path"} for pair in pairs)
+
+
 def branch(
     store: Store,
     run_id: str,
@@ -171,8 +177,12 @@ def branch(
 
 def resume(store: Store, run_id: str) -> None:
     """Queue a run again that was paused, interrupted or cancelled or has failed; what it stored is not computed
-    again. Raises StoreError where there is nothing to resume."""
+    again. Raises StoreError where there is nothing to resume, InputError where it would read a file that is gone or
+    another one by now."""
     _name_output(store, run_id)
+    run = store.run(run_id)
+    if run.is_finished and run.status != "done":
+        _check_given(store, run)
     store.resume(run_id)
 
 
@@ -221,18 +231,41 @@ def is_expansion_new(store: Store, spec: RunSpec) -> bool:
     return expands(spec) and bool(plan(store, spec, stop_at=0).job())
 
 
+def _check_given(store: Store, run: RunRecord) -> None:
+    """InputError where a run that goes on would read a file that is gone or another one by now; one that has made a
+    step has read all of them."""
+    if any(link.stage == "step" for link in store.links_of(run.id)):
+        return
+    route = route_of_run(run)
+    _check_clip(store, route, run.segments)
+    if not all(_holds(store, route.spec, name) for name in PICTURES[route.spec.task]):
+        plan(store, route.spec, segments=run.segments, stop_at=run.stop_at)
+
+
 def _check_clip(store: Store, route: Route, segments: Sequence[Segment]) -> None:
-    """InputError where a clip is to be encoded whose file is gone: here, not once the models are loaded."""
-    path = route.parts[0].spec.video.path
-    if not path or os.path.isfile(path):
+    """InputError where a clip is to be encoded whose file is gone or another one by now: here, not once the models are
+    loaded."""
+    spec = route.parts[0].spec
+    path = spec.video.path
+    if not path or _holds(store, spec, "video"):
         return
     made = plan(store, route.spec, segments=segments)
     if any(made.states[node] == "compute" for node in made.order if node.stage is CLIP):
+        if os.path.isfile(path):
+            raise another_clip(path)
         raise InputError(
             f"{path} is not there, and what was encoded of it is not stored; put it there or name another as "
             "video.path (a bundle brings it along for `modiff store import --trust`)",
             key="video.path",
         )
+
+
+def _holds(store: Store, spec: RunSpec, name: str) -> bool:
+    """Whether the file of a picture or a clip still is what the run was queued with."""
+    from store.index.index import open_index
+
+    with open_index(store.root) as index:
+        return holds_given(spec, name, index)
 
 
 def _check_encoder(spec: RunSpec) -> None:
@@ -425,77 +458,3 @@ def _check_decoding_only(before: RunSpec, after: RunSpec) -> None:
                 "change the rest",
                 key=key,
             )
-
-
-def follow(store: Store, run_id: str, *, poll_seconds: float = 0.1) -> Iterator[Event]:
-    """The events of a run's present attempt from its first on, as they come, to its RunFinished.
-
-    A resumed run has a new attempt, from its RunResumed on. Ends when the attempt does, however that happens: if
-    its engine dies, the run is recorded as interrupted; if it is queued and no engine lives, one is started.
-    """
-    last_id = _attempt_start(store, run_id)
-    while True:
-        new = store.events(run_id, after=last_id)
-        for event_id, event in new:
-            last_id = event_id
-            yield event
-            if isinstance(event, RunFinished):
-                return
-        if not new and not _look_after(store, run_id):
-            time.sleep(poll_seconds)
-
-
-def held_up(store: Store, run_id: str) -> str:
-    """What keeps a run, or the queue before it, from getting on while its engine lives, and what to type; "" while
-    that engine gives signs of life. Raises StoreError."""
-    return "" if store.run(run_id).is_finished else silence(store)
-
-
-def silence(store: Store, *, force: str = "`modiff engine stop --force`") -> str:
-    """As `held_up`, for whatever the engine is to do. force: what ends an engine that hears nothing, as people call it
-    where this is told."""
-    now = time.time_ns()
-    for engine in store.engines():
-        seconds = (now - engine.heartbeat_ns) / 1e9
-        if seconds < LATE_SECONDS:
-            continue
-        name = f"the engine (process {engine.pid})"
-        ends = f"{force} ends it, and its run can be resumed"
-        if _is_suspended(engine.pid):
-            return f"{name} is suspended; `kill -CONT {engine.pid}` lets it go on, {ends}"
-        others = [pid for pid in store.writers() if pid != engine.pid]
-        if others:
-            return f"{name} waits for process {others[0]}, which holds the store; end that process, or let it go on"
-        return f"{name} has given no sign of life for {seconds:.0f} s; {ends}"
-    return ""
-
-
-def _is_suspended(pid: int) -> bool:
-    import psutil
-
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    except (psutil.Error, ValueError):
-        return False
-
-
-def _attempt_start(store: Store, run_id: str) -> int:
-    """The id before that of the event with which the present attempt of a run began."""
-    start = previous = 0
-    for event_id, event in store.events(run_id):
-        if isinstance(event, RunResumed):
-            start = previous
-        previous = event_id
-    return start
-
-
-def _look_after(store: Store, run_id: str) -> bool:
-    """See to it that the run gets on; whether there may be new events because of that."""
-    run = store.run(run_id)
-    if run.status == RUNNING and not store.is_engine_alive(run.engine):
-        store.recover()
-        return True
-    if run.status == QUEUED and not store.engines():
-        store.recover()
-        ensure_engine(store)
-    return False

@@ -62,7 +62,12 @@ def only_writer(file: Path, failed: type[EngineError]) -> Iterator[None]:
 
 def write_table(file: Path, table: dict[str, Any], note: str, failed: type[EngineError]) -> None:
     """The whole file in one step. note: a comment that it begins with. failed: raised where it cannot be written."""
-    data = f"# {note}\n{tomli_w.dumps(table)}"
+    try:
+        data = f"# {note}\n{tomli_w.dumps(table)}".encode()
+    except UnicodeEncodeError:
+        raise failed(
+            f"{file}: cannot hold a name that is not valid Unicode (UTF-8); rename that file or folder"
+        ) from None
     temporary = ""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,15 +76,11 @@ def write_table(file: Path, table: dict[str, Any], note: str, failed: type[Engin
             dir=file.parent, prefix=f".{file.stem}-", suffix=".tmp"
         )
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data.encode())
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-    except (
-        OSError,
-        UnicodeEncodeError,
-    ) as error:  # a name that is not UTF-8 cannot be written as TOML
+    except OSError as error:
         if temporary:
             os.unlink(temporary)
-        reason = getattr(error, "strerror", None) or error
-        raise failed(f"{file}: cannot be written ({reason})") from None
+        raise failed(f"{file}: cannot be written ({error.strerror or error})") from None

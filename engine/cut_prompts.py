@@ -36,7 +36,7 @@ def cut_text(encoder: TextEncoderSpec, text: str) -> Cut | None:
     # of a text encoder of another package nobody knows the limit
     if encoder.name != "umt5" or is_short(text):
         return None
-    from engine.components.umt5 import tokenizer_file
+    from engine.components.providers.umt5 import tokenizer_file
 
     try:
         return cut_of(tokenizer_file(encoder), text)

@@ -50,7 +50,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Made:
+class NodeResult:
     """What a stage made of a node. outputs: by name, tensors by name or bytes; transient ones anything. resume_at: from
     how many steps done on the rest of its extensions' state is made again, None without such. clean: the clean latents
     that a step points to, for a preview; preview: makes that of another result, for people to watch. told: events, once

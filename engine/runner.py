@@ -35,7 +35,7 @@ from engine.fit.lighter import WITHOUT_IDLE, Ended, Lightening, given_up
 from engine.fit.out_of_memory import Full, attempted, out_of_memory_explained
 from engine.fit.work import Memory
 from engine.output import encoders
-from engine.output.made import Made, written
+from engine.output.made import RunOutputs, written
 from engine.output.mark import mark_of
 from engine.output.marking import marked_latents, marked_video
 from engine.plan import Plan
@@ -141,7 +141,7 @@ class Runner:
         emit: Emit,
         cancelled: Callable[[], bool],
         paused: Callable[[], bool],
-    ) -> Made:
+    ) -> RunOutputs:
         """Outputs of these kinds of a run, in memory; no file is written. Errors as of `execute`."""
         control = _control(emit, cancelled, paused)
         with open_index(self.store.root) as index:
@@ -154,7 +154,7 @@ class Runner:
         kinds: Collection[str],
         describe: Descriptions,
         control: Control,
-    ) -> tuple[RunSpec, Made]:
+    ) -> tuple[RunSpec, RunOutputs]:
         """What the run makes, with its settings, which are others where its prompt could not be expanded and it is to
         go on as typed: then it stays so, whenever it is taken up again."""
         try:
@@ -168,7 +168,7 @@ class Runner:
         spec = replace(spec, expansion=replace(wanted, enabled=False))
         self.store.set_spec(run.id, encode_spec(spec))
         if run.stop_at == 0:
-            return spec, Made()
+            return spec, RunOutputs()
         return self._made(run, spec, kinds, describe, control)
 
     def _made(
@@ -178,7 +178,7 @@ class Runner:
         kinds: Collection[str],
         describe: Descriptions,
         control: Control,
-    ) -> tuple[RunSpec, Made]:
+    ) -> tuple[RunSpec, RunOutputs]:
         """What the run makes, from the store as far as that has it; with its settings, which are others where memory
         ended."""
         route = route_of(spec, run.segments)
@@ -202,17 +202,17 @@ class Runner:
                 known = learned(self._previews())
                 control.emit(MemoryPlanned(expected(memory, known)))
 
-        def make() -> Made:
+        def make() -> RunOutputs:
             with compared(memory, self._previews()):
                 execution.run(execution.plan())
             if run.stop_at == 0:
-                return Made()
-            return Made(**{kind: execution.read(kind) for kind in targets})
+                return RunOutputs()
+            return RunOutputs(**{kind: execution.read(kind) for kind in targets})
 
         lightening, segments = Lightening(spec), run.segments
         while True:
             made = attempted(make)
-            if isinstance(made, Made):
+            if isinstance(made, RunOutputs):
                 return lightening.spec, made
             ended = _ended(made, lightening.spec, execution.plan(), describe, keeping)
             segments = self._lighten(run, lightening, ended, segments, describe, control)

@@ -212,6 +212,10 @@ class Store:
         """At most `limit` runs, newest first, of one status or of all."""
         return runs.search(self.lineage, limit=limit, status=status)
 
+    def num_runs(self) -> int:
+        """How many runs of the user's there are."""
+        return runs.count(self.lineage)
+
     def search(
         self,
         *,

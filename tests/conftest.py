@@ -6,24 +6,39 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from textual import _wait
+from textual.pilot import Pilot
 
 from engine.process import version
 from tests import quick_stores
-from tests.folders import live_in, new_folder
+from tests.folders import in_memory, is_empty, live_in, new_folder
 from tests.later import Later
 
 # Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
 _wait.SLEEP_GRANULARITY = 1 / 500
 _wait.SLEEP_IDLE = _wait.SLEEP_GRANULARITY / 2
+send_size = Pilot.resize_terminal
+
+
+async def resize_terminal(pilot: Pilot[Any], width: int, height: int) -> None:
+    """Textual tells its screens of a size when no other has followed it for a moment."""
+    await send_size(pilot, width, height)
+    while pilot.app._resize_timer is not None:
+        await pilot.pause(_wait.SLEEP_GRANULARITY)
+    await pilot.pause()
+
+
+Pilot.resize_terminal = resize_terminal  # type: ignore[method-assign]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # as many processes as cores: a second thread of each would wait for a core, spinning
@@ -39,8 +54,19 @@ look_for_files = version._files
 files_of_ours = cache(look_for_files)
 version._files = lambda root: files_of_ours(root) if root == ROOT else look_for_files(root)
 
+_homes: list[Path] = []
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 PEERS = ("tests.parity", "tests.peers", "tests.layouts")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Folders of tests are in memory where there is room; those that are to be looked at have `--basetemp`."""
+    if config.option.basetemp or hasattr(config, "workerinput"):
+        return
+    if folder := in_memory():
+        config.option.basetemp = str(folder / "tests")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -123,7 +149,9 @@ def copied_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that holds this test's `store`, `config` and `models`, and is its home."""
-    home = new_folder(tmp_path_factory, "home")
-    live_in(monkeypatch, home)
-    return home
+    """The folder that holds this test's `store`, `config` and `models`, and is its home: where nothing was put into
+    one, it is the next test's too."""
+    if not _homes or not is_empty(_homes[-1]):
+        _homes[:] = [new_folder(tmp_path_factory, "home")]
+    live_in(monkeypatch, _homes[-1])
+    return _homes[-1]

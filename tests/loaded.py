@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.components import umt5, wan_dit, wan_vae
 from engine.components.choice import settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
+from engine.components.providers import umt5, wan_dit, wan_vae
 from engine.execution.jobs import Execution
 from engine.execution.kept import Keeping
 from engine.models.diffusion.wandit import WanDiT

@@ -21,7 +21,7 @@ VERSIONS = {stage.name: stage.version for stage in STAGES}
 # of engine/models/vae).
 _WEIGHTS = (
     "engine/dtypes.py",
-    "engine/components/files.py",
+    "engine/components/providers/files.py",
     "engine/checkpoints/formats/*.py",
     "engine/checkpoints/convert/squeezing.py",
     "engine/checkpoints/held/holding.py",
@@ -38,8 +38,8 @@ _WEIGHTS = (
 )
 _GRAPH = ("engine/tasks/wan.py",)
 _VAE = (
-    "engine/components/taehv.py",
-    "engine/components/wan_vae.py",
+    "engine/components/providers/taehv.py",
+    "engine/components/providers/wan_vae.py",
     "engine/models/vae/__init__.py",
     "engine/models/vae/layers.py",
     "engine/models/vae/taehv.py",
@@ -52,7 +52,7 @@ SOURCES = {
     # what a picture's pixels are is in its digest, which is in the key
     "picture": _GIVEN,
     "image": (
-        "engine/components/clip.py",
+        "engine/components/providers/clip.py",
         "engine/models/image_encoders/*.py",
         *_GIVEN,
         *_WEIGHTS,
@@ -61,7 +61,7 @@ SOURCES = {
     "clip": ("engine/inputs/clips/*.py", *_GIVEN, *_VAE),
     "start": ("engine/stages/latents.py", *_GRAPH),
     "text": (
-        "engine/components/umt5.py",
+        "engine/components/providers/umt5.py",
         "engine/models/text_encoders/*.py",
         "engine/checkpoints/vocabulary/*.py",
         "engine/prompt.py",
@@ -72,7 +72,7 @@ SOURCES = {
     "noise": ("engine/stages/latents.py", *_GRAPH),
     "step": (
         "engine/chain/rebuild.py",
-        "engine/components/wan_dit.py",
+        "engine/components/providers/wan_dit.py",
         "engine/extensions/**/*.py",
         "engine/models/attention.py",
         "engine/models/diffusion/*.py",

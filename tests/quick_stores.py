@@ -18,6 +18,7 @@ _create = database._create_private
 
 
 def copy_new_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    _made()  # before a test watches where files are written
     monkeypatch.setattr(database, "_create_private", _copied)
 
 

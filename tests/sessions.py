@@ -110,7 +110,7 @@ class PtySession:
         return self.terminal.process.poll() is not None
 
     def kill_terminal(self) -> None:
-        self.terminal.hang_up()
+        self.terminal.hang_up()  # of which no signal tells: it is not its session's own
 
     def close(self) -> None:
         self.terminal.__exit__()

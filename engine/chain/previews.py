@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.components import taehv
+from engine.components.providers import taehv
 from engine.errors import CheckpointError
 from engine.models.vae.latent_rgb import WAN21, latents_to_rgb, smaller, spread, to_pixels
 from engine.models.vae.taehv import TAEHV

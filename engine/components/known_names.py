@@ -7,7 +7,7 @@ from engine.checkpoints.known.catalogue import MODELS
 from engine.checkpoints.locate import builtin_names
 from engine.components import registry
 from engine.components.protocols import KINDS
-from engine.components.wan_dit import ATTENTION_BACKENDS
+from engine.components.providers.wan_dit import ATTENTION_BACKENDS
 from engine.errors import ComponentError
 from engine.extensions.registry import extensions
 from engine.remote.hosts import known_hosts

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from engine.checkpoints.known import catalogue
 from engine.checkpoints.library import Found, absence, find, look, notes, target_of
 from engine.checkpoints.locate import locate
+from engine.components.providers.umt5 import tokenizer_file
 from engine.components.registry import reads_weights
-from engine.components.umt5 import tokenizer_file
 from engine.errors import CheckpointError
 from presets.tasks import has_pictures
 

@@ -19,13 +19,7 @@ def schemas(kind: str, name: str) -> type[msgspec.Struct] | None:
         from engine.extensions.registry import schemas as extension_schemas
 
         return extension_schemas(kind, name)
-    if registry.reads_weights(kind, name):
-        return None  # as `engine.components.files` has it: no need to import the model's module
-    if (kind, name) == ("prompt_expander", "openai"):  # what every run has that asks no other
-        from engine.expansion.options import Options
-
-        return Options
     try:
-        return getattr(registry.provider(kind, name), "Options", None)
+        return registry.options(kind, name)
     except ComponentError:
         return None

@@ -7,29 +7,46 @@ with the entry named `kind.name` and its value a provider (engine.components.pro
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from engine.components.protocols import KINDS, Provider
 from engine.errors import ComponentError
 
+if TYPE_CHECKING:
+    import msgspec
+
 ENTRY_POINT_GROUP = "modiff.components"
 
-# (kind, name) -> "module" or "module:object" of the provider
-_FROM_FILES = {
-    ("text_encoder", "umt5"): "engine.components.umt5",
-    ("image_encoder", "clip"): "engine.components.clip",
-    ("denoiser", "wan-dit"): "engine.components.wan_dit",
-    ("vae", "wan-vae"): "engine.components.wan_vae",
-    ("vae", "taehv"): "engine.components.taehv",
-}
-_BUILTIN = _FROM_FILES | {
-    ("text_encoder", "remote"): "engine.components.remote:text_encoder",
-    ("text_encoder", "llama.cpp"): "engine.components.llama_cpp",
-    ("image_encoder", "remote"): "engine.components.remote:image_encoder",
-    ("denoiser", "remote"): "engine.components.remote:denoiser",
-    ("vae", "remote"): "engine.components.remote:vae",
-    ("prompt_expander", "openai"): "engine.expansion.openai",
-    ("prompt_expander", "transformers"): "engine.expansion.local",
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One of our components. provider: "module" or "module:object". options: "module:object" of its options, where its
+    provider need not be imported for them. reads_weights: whether it reads the weights that its spec names, and so has
+    no options of its own."""
+
+    provider: str
+    options: str = ""
+    reads_weights: bool = False
+
+
+_PROVIDERS = "engine.components.providers"
+_BUILTIN = {
+    ("text_encoder", "umt5"): _Row(f"{_PROVIDERS}.umt5", reads_weights=True),
+    ("text_encoder", "remote"): _Row(f"{_PROVIDERS}.remote:text_encoder"),
+    ("text_encoder", "llama.cpp"): _Row(f"{_PROVIDERS}.llama_cpp"),
+    ("image_encoder", "clip"): _Row(f"{_PROVIDERS}.clip", reads_weights=True),
+    ("image_encoder", "remote"): _Row(f"{_PROVIDERS}.remote:image_encoder"),
+    ("denoiser", "wan-dit"): _Row(f"{_PROVIDERS}.wan_dit", reads_weights=True),
+    ("denoiser", "remote"): _Row(f"{_PROVIDERS}.remote:denoiser"),
+    ("vae", "wan-vae"): _Row(f"{_PROVIDERS}.wan_vae", reads_weights=True),
+    ("vae", "taehv"): _Row(f"{_PROVIDERS}.taehv", reads_weights=True),
+    ("vae", "remote"): _Row(f"{_PROVIDERS}.remote:vae"),
+    # what every run has that asks no other: the app's form must not import an HTTP client at its start
+    ("prompt_expander", "openai"): _Row(
+        "engine.expansion.openai", "engine.expansion.options:Options"
+    ),
+    ("prompt_expander", "transformers"): _Row("engine.expansion.local"),
 }
 
 
@@ -40,7 +57,7 @@ def components() -> dict[tuple[str, str], str]:
     """
     from importlib.metadata import entry_points  # what reads mail comes with it
 
-    table = dict(_BUILTIN)
+    table = {key: row.provider for key, row in _BUILTIN.items()}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         kind, _, name = entry.name.partition(".")
         owner = entry.dist.name if entry.dist else entry.value
@@ -65,20 +82,27 @@ def is_builtin(kind: str, name: str) -> bool:
 
 def reads_weights(kind: str, name: str) -> bool:
     """Whether a component is one of ours that reads the weights which its spec names."""
-    return (kind, name) in _FROM_FILES
+    return (kind, name) in _BUILTIN and _BUILTIN[kind, name].reads_weights
+
+
+def options(kind: str, name: str) -> type[msgspec.Struct] | None:
+    """The options of a component; None where it has none. Raises ComponentError as `provider`, which is imported where
+    the table does not say where they are."""
+    row = _BUILTIN.get((kind, name))
+    if row is None or not (row.reads_weights or row.options):
+        return getattr(provider(kind, name), "Options", None)
+    return None if row.reads_weights else _imported(row.options)
 
 
 def provider(kind: str, name: str) -> Provider:
     """The provider of a component. Raises ComponentError where there is none, or it cannot be imported."""
-    path = _BUILTIN.get((kind, name)) or components().get((kind, name))
+    row = _BUILTIN.get((kind, name))
+    path = row.provider if row else components().get((kind, name))
     if path is None:
         known = ", ".join(sorted(n for k, n in components() if k == kind))
         raise ComponentError(f"unknown {name!r}; known: {known}", key=f"components.{kind}.name")
-    module, _, attribute = path.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in filter(None, attribute.split(".")):
-            found = getattr(found, part)
+        found = _imported(path)
     except (ImportError, AttributeError) as error:
         raise ComponentError(f"the {kind} {name!r} cannot be imported: {error}") from error
     absent = [each for each in ("describe", "load") if not callable(getattr(found, each, None))]
@@ -89,3 +113,12 @@ def provider(kind: str, name: str) -> Provider:
         )
     provided: Provider = found
     return provided
+
+
+def _imported(path: str) -> Any:
+    """What is at "module" or "module:object"."""
+    module, _, attribute = path.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in filter(None, attribute.split(".")):
+        found = getattr(found, part)
+    return found

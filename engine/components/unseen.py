@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.checkpoints.known import catalogue, expected
 from engine.components.memory.holding import in_memory
 from engine.components.protocols import Description
-from engine.components.wan_dit import facts_of_pictures
+from engine.components.providers.wan_dit import facts_of_pictures
 from engine.errors import CheckpointError
 
 if TYPE_CHECKING:

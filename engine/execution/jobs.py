@@ -20,7 +20,7 @@ from engine.execution.kept import Keeping, Kept
 from engine.fit.out_of_memory import out_of_memory_explained
 from engine.graph import Given, Node, Plain, Ref, Targets
 from engine.plan import Plan, digest_in, make_plan
-from engine.reports import Control, Made
+from engine.reports import Control, NodeResult
 from engine.results import Seen
 from engine.tasks.stages import LOAD
 from store.errors import BlobCorrupt, BlobMissing
@@ -331,7 +331,7 @@ class Execution:
         self._tries += 1
         if self._tries > MAX_TRIES:
             raise EngineError(f"{nodes[0].name} is computed again and again; this is a defect")
-        made: Iterator[Made] = _function(stage.run)(Job(self, plan, nodes))
+        made: Iterator[NodeResult] = _function(stage.run)(Job(self, plan, nodes))
         with self._mended(plan), out_of_memory_explained(stage.told, stage.component):
             if stage.keep == "chain":
                 self.kept.keep_steps(plan, made)

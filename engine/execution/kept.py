@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.graph import Node, encode_facts
 from engine.plan import Plan
-from engine.reports import Control, Made, memory_sample
+from engine.reports import Control, NodeResult, memory_sample
 from store.lineage.events import LatentsStored, StepFinished
 from store.lineage.records import REUSED, LinkRecord
 
@@ -47,7 +47,7 @@ class Kept:
         self._told: set[tuple[str, int]] = set()
         self._latents = ""  # those at the end of the chain, once they were kept from hand
 
-    def keep(self, plan: Plan, made: Made) -> None:
+    def keep(self, plan: Plan, made: NodeResult) -> None:
         """Keeps the result of a node that is none of a chain, and holds it: it is small or asked for."""
         from store.blobs.blobs import digest_of
         from store.blobs.tensors import encoded_parts
@@ -75,7 +75,7 @@ class Kept:
             replaces=self._trusted(link.key),
         )
 
-    def keep_steps(self, plan: Plan, steps: Iterator[Made]) -> None:
+    def keep_steps(self, plan: Plan, steps: Iterator[NodeResult]) -> None:
         """Hands each step to the journal, as far as it is to be kept, and holds where the last one led to."""
         from engine.chain.journal import Entry
         from engine.chain.rebuild import latents_digest
@@ -174,7 +174,7 @@ class Kept:
                 found.add(each)
         self.distrusted |= {plan.keys[each] for each in found if each in plan.keys}
 
-    def tell(self, made: Made) -> None:
+    def tell(self, made: NodeResult) -> None:
         """What a result has to say, once it is kept. Raises RunCancelled or RunPaused."""
         for event in made.told:
             self._control.emit(event)
@@ -182,7 +182,7 @@ class Kept:
             self._control.emit(memory_sample())
         self._control.check()
 
-    def _show(self, key: str, made: Made) -> None:
+    def _show(self, key: str, made: NodeResult) -> None:
         """Before the result is on record: whoever is told of it finds its preview. One that cannot be made costs
         nothing else."""
         if made.preview is None:
@@ -193,7 +193,7 @@ class Kept:
             log.warning("no preview of the %s: %s", made.node.name, error)
 
     def _to_keep(
-        self, plan: Plan, made: Made, kept: Collection[int] | None
+        self, plan: Plan, made: NodeResult, kept: Collection[int] | None
     ) -> tuple[Mapping[str, Tensor], bool]:
         """(what to keep of a step, whether that is a keyframe).
 
@@ -208,7 +208,7 @@ class Kept:
             return made.outputs["state"], True
         return {}, False
 
-    def _link(self, plan: Plan, made: Made) -> LinkRecord:
+    def _link(self, plan: Plan, made: NodeResult) -> LinkRecord:
         node = made.node
         return LinkRecord(
             plan.keys[node],
@@ -232,7 +232,9 @@ class Kept:
         return any(ref.node is node and ref.output == output for ref in refs)
 
 
-def _preview(show: Callable[[Tensor], Preview] | None, made: Made) -> Callable[[], Preview] | None:
+def _preview(
+    show: Callable[[Tensor], Preview] | None, made: NodeResult
+) -> Callable[[], Preview] | None:
     """Makes the preview of a step, later and elsewhere: of the clean latents that it points to."""
     clean = made.clean
     if show is None or clean is None:

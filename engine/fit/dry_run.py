@@ -70,11 +70,13 @@ def _brought(works: Sequence[Work], uses: Sequence[Use]) -> Iterator[Brought]:
 
 
 def _file_bytes(work: Work) -> int:
-    """Of the files of a component or, where they are not here, of those that are published."""
+    """Of the files of a component or, where they are not here, of those that are published. Raises CheckpointError
+    where one went away after it was described."""
+    from engine.checkpoints.formats.reading import facts_at
     from engine.checkpoints.known import catalogue
 
     if work.about.files:
-        return sum(path.stat().st_size for path in work.about.files)
+        return sum(facts_at(path).size for path in work.about.files)
     model = catalogue.model(work.part.checkpoint, work.kind)
     if model is None:
         return 0

@@ -18,12 +18,12 @@ from engine.checkpoints.held.packed import pack
 from engine.checkpoints.known import catalogue, configure, expected
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
-from engine.components.clip import LocalImageEncoder
 from engine.components.memory import swapping
 from engine.components.memory.holding import holding_of
-from engine.components.taehv import LocalTAEHV
-from engine.components.wan_dit import LocalDenoiser
-from engine.components.wan_vae import LocalVAE, vae_config
+from engine.components.providers.clip import LocalImageEncoder
+from engine.components.providers.taehv import LocalTAEHV
+from engine.components.providers.wan_dit import LocalDenoiser
+from engine.components.providers.wan_vae import LocalVAE, vae_config
 from engine.dtypes import torch_dtype
 from engine.errors import CheckpointError
 from engine.fit import count

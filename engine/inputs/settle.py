@@ -106,6 +106,14 @@ def holds_given(spec: RunSpec, name: str, index: Index) -> bool:
         return False
 
 
+def another_clip(path: Path | str) -> InputError:
+    """Of a clip that is to be encoded and whose file is no longer what the run was queued with."""
+    return InputError(
+        f"{path} is another file now than when the run was queued; run it again to use the new one",
+        key="video.path",
+    )
+
+
 def _clip_digest(path: Path, index: Index, key: str) -> str:
     from engine.inputs.clips.reading import clip_digest
 

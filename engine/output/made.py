@@ -15,7 +15,7 @@ from store.blobs import blobs
 
 
 @dataclass(frozen=True)
-class Made:
+class RunOutputs:
     """What a run made. video: bytes of a video file; latents: bytes of a safetensors file; frames: uint8 [T,H,W,3].
     mark: for the frames; that of the others is in their bytes."""
 
@@ -24,11 +24,11 @@ class Made:
     frames: Any = None
     mark: str = ""
 
-    def marked(self, mark: str, warn: Callable[[str], None]) -> Made:
+    def marked(self, mark: str, warn: Callable[[str], None]) -> RunOutputs:
         """The same, with what is to be said of the run in each file."""
         parts = {"video": self.video, "latents": self.latents}
         found = {kind: data for kind, data in parts.items() if data is not None}
-        return Made(**marked(found, mark, warn), frames=self.frames, mark=mark)
+        return RunOutputs(**marked(found, mark, warn), frames=self.frames, mark=mark)
 
     def is_at(self, kind: str, path: Path) -> bool:
         """Whether the file is there already, as this run leaves it that is ended after it was written."""
@@ -59,7 +59,7 @@ def written(
     path: Path,
     spec: RunSpec,
     run_id: str,
-    made: Made,
+    made: RunOutputs,
     earlier: Collection[str],
     warn: Callable[[str], None],
 ) -> str:

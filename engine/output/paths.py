@@ -34,10 +34,21 @@ def output_paths(path: Path, kinds: Collection[str]) -> dict[str, Path]:
 
 def output_problem(path: Path, kinds: Collection[str]) -> str:
     """Why a run cannot write its output at `path`, with what to do; "" where it can."""
+    if not _is_unicode(path):
+        # the store keeps it as text; the current folder may have such a name too
+        return f"{path} is not valid Unicode (UTF-8); choose another folder or name"
     if "video" in kinds and os.path.isdir(path):
         return f"{path} is a folder; name a file in it, such as video.mp4"
     problems = map(_name_problem, output_paths(path, kinds).values())
     return next(filter(None, problems), "") or folder_problem(path)
+
+
+def _is_unicode(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def folder_problem(path: Path) -> str:

@@ -7,6 +7,7 @@ followed by all that reuse them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -48,15 +49,19 @@ _RANGE = re.compile(
     r"([+-]?\d{1,20}(?:\.\d{1,9})?)\.\.([+-]?\d{1,20}(?:\.\d{1,9})?)"
     r"(?:\.\.([+-]?\d{1,20}(?:\.\d{1,9})?))?"
 )
+# what people write for one, also as other programs have it: 1-8, 1:8:2
+_LIKE_A_RANGE = re.compile(r"""[^"'\[{]*\.\.|\d+(?:[-:]\d+)+$""")
 _PLACE = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A setting that is varied. values: texts that each make an override, `KEY=VALUE`."""
+    """A setting that is varied. values: texts that each make an override, `KEY=VALUE`. has_range: whether some of them
+    were written as a range."""
 
     key: str
     values: tuple[str, ...]
+    has_range: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +228,16 @@ def _parse_axis(text: str) -> Axis:
     items = _split(listed, key)
     is_text = field is not None and isinstance(field.type, inspect.StrType)
     values: list[str] = []
+    has_range = False
     for item in items:
-        found = None if field is None or is_text else _RANGE.fullmatch(item)
-        values += [item] if found is None else _values_of_range(item, found, key)
+        if field is None or is_text or not _LIKE_A_RANGE.match(item):
+            values.append(item)
+            continue
+        has_range = True
+        values += _values_of_range(item, key, is_whole=isinstance(field.type, inspect.IntType))
     for value in values:
         parse_changes([f"{key}={value}"])  # the key and the type, before a product is made of it
-    return Axis(key, tuple(values))
+    return Axis(key, tuple(values), has_range)
 
 
 def _split(text: str, key: str) -> list[str]:
@@ -261,17 +270,25 @@ def _end_of_item(text: str, key: str) -> int:
     raise PresetError(f'the value that begins with "{text[:20]}" does not end', key=key)
 
 
-def _values_of_range(text: str, found: re.Match[str], key: str) -> list[str]:
+def _values_of_range(text: str, key: str, *, is_whole: bool) -> list[str]:
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise PresetError(
+            f"{text[:60]} is no range; expected FIRST..LAST or FIRST..LAST..STEP, as in 1..8 or 1..8..2",
+            key=key,
+        )
     first, last = Decimal(found[1]), Decimal(found[2])
     step = Decimal(found[3]) if found[3] else Decimal(1 if first <= last else -1)
     if step == 0 or (first != last and (step > 0) != (first < last)):
         raise PresetError(f"the range {text} does not lead from {first} to {last}", key=key)
+    if is_whole and not (first == int(first) and step == int(step)):
+        raise PresetError(f"the range {text} has values between integers", key=key)
     num_values = int((last - first) / step) + 1
     if num_values > MAX_VALUES:
         raise PresetError(
             f"the range {text} has {num_values} values; expected at most {MAX_VALUES}", key=key
         )
-    return [f"{first + i * step:f}" for i in range(num_values)]
+    return [f"{(first + i * step).normalize():f}" for i in range(num_values)]
 
 
 def _check_steps(spec: RunSpec, segments: Sequence[Segment], stop_at: int | None) -> None:

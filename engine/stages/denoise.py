@@ -31,7 +31,7 @@ from engine.extensions import registry as extensions
 from engine.extensions.extension import Extension, Stateful
 from engine.graph import Node, Ref
 from engine.models.seams import At, around
-from engine.reports import Made
+from engine.reports import NodeResult
 from engine.schedulers.scheduler import Scheduler, SolverState
 from engine.stages.finite import not_finite
 from engine.stages.latents import first_latents
@@ -41,7 +41,7 @@ from store.lineage.events import StepFinished
 Instances = dict[tuple[int, bytes], Extension]
 
 
-def steps(job: Job) -> Iterator[Made]:
+def steps(job: Job) -> Iterator[NodeResult]:
     """The steps of a job, one after another, each by the settings of its own node.
 
     Raises RunFailed at the first step whose latents are not finite, and Unfaithful where what is stored does not lead
@@ -106,7 +106,7 @@ def _part_done(
     nodes: Sequence[Node],
     instances: Instances,
     known: Sequence[Node],
-) -> Generator[Made, None, SolverState]:
+) -> Generator[NodeResult, None, SolverState]:
     """The steps of one part, which share denoiser, conditions and extensions. Those that are known are computed for
     the state of extensions alone."""
     wrapping = _instances(job, nodes[0], instances)
@@ -145,10 +145,10 @@ def _made(
     seconds: float,
     environment: str,
     job: Job,
-) -> Made:
+) -> NodeResult:
     kept, resume_at = _state_of(active, node.hints["index"] + 1)
     sigma, timestep = node.params["update"][0], node.params["timestep"]
-    return Made(
+    return NodeResult(
         node,
         {
             VELOCITY: {VELOCITY: velocity, **kept},

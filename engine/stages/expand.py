@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from engine.cut_prompts import cut_line, cut_text
 from engine.execution.jobs import Job
 from engine.expansion.answer import Answer, Asked, Record, decode_record, encode_record, prompt_in
-from engine.reports import Made
+from engine.reports import NodeResult
 from presets.spec.components import TextEncoderSpec
 from store.lineage.events import Message
 
 _CHARACTERS_SHOWN = 60
 
 
-def expand(job: Job) -> Iterator[Made]:
+def expand(job: Job) -> Iterator[NodeResult]:
     """The answer, with all that is to be known of it, as JSON. Nothing is kept of one that holds no prompt. Raises
     ComponentError with a key of the prompt expander."""
     (node,) = job.nodes
@@ -46,16 +46,16 @@ def expand(job: Job) -> Iterator[Made]:
         top_p=asked.top_p,
     )
     told = _told(answer, text, node.hints["text_encoder"])
-    yield Made(node, {"answer": encode_record(record)}, seconds, told=tuple(told))
+    yield NodeResult(node, {"answer": encode_record(record)}, seconds, told=tuple(told))
 
 
-def read(job: Job) -> Iterator[Made]:
+def read(job: Job) -> Iterator[NodeResult]:
     """The prompt in an answer, in UTF-8."""
     (node,) = job.nodes
     record = decode_record(job.data(node.inputs["answer"]))
     begun = time.perf_counter()
     text = prompt_in(record)
-    yield Made(node, {"text": text.encode()}, time.perf_counter() - begun)
+    yield NodeResult(node, {"text": text.encode()}, time.perf_counter() - begun)
 
 
 def _told(answer: Answer, text: str, text_encoder: TextEncoderSpec) -> Iterator[Message]:

@@ -16,8 +16,9 @@ from engine.environment import environment_of
 from engine.errors import InputError
 from engine.inputs.clips.reading import clip_digest, read_clip
 from engine.inputs.pictures.reading import read_picture
+from engine.inputs.settle import another_clip
 from engine.inputs.sizes import covering, published_size
-from engine.reports import Made
+from engine.reports import NodeResult
 from engine.stages.finite import not_finite
 from store.lineage.events import Message
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from store.index.previews import Preview
 
 
-def read_picture_file(job: Job) -> Iterator[Made]:
+def read_picture_file(job: Job) -> Iterator[NodeResult]:
     """The pixels of a picture, uint8 [H,W,3]. Raises InputError where its file no longer holds them."""
     (node,) = job.nodes
     begun = time.perf_counter()
@@ -42,10 +43,12 @@ def read_picture_file(job: Job) -> Iterator[Made]:
     rows = torch.frombuffer(bytearray(picture.rgb), dtype=torch.uint8)
     pixels = rows.view(picture.height, picture.width, 3)
     seconds = time.perf_counter() - begun
-    yield Made(node, {"pixels": {"pixels": pixels}}, seconds, preview=_preview_of(pixels[None]))
+    yield NodeResult(
+        node, {"pixels": {"pixels": pixels}}, seconds, preview=_preview_of(pixels[None])
+    )
 
 
-def encode_pictures(job: Job) -> Iterator[Made]:
+def encode_pictures(job: Job) -> Iterator[NodeResult]:
     """The tokens of one picture or two, [sum of tokens, width], in their order. Raises RunFailed where they are not
     finite."""
     (node,) = job.nodes
@@ -56,7 +59,7 @@ def encode_pictures(job: Job) -> Iterator[Made]:
         seconds = time.perf_counter() - begun
     if not bool(states.isfinite().all()):
         raise not_finite(job, node, "the image encoder's output is not finite")
-    yield Made(
+    yield NodeResult(
         node,
         {"states": {"states": states}},
         seconds,
@@ -64,7 +67,7 @@ def encode_pictures(job: Job) -> Iterator[Made]:
     )
 
 
-def encode_frames(job: Job) -> Iterator[Made]:
+def encode_frames(job: Job) -> Iterator[NodeResult]:
     """Masks and latents of the given frames, fp32 [4 + C, F, h, w]: the video of them, whose other frames are grey,
     through the VAE. Raises RunFailed where they are not finite.
 
@@ -90,20 +93,17 @@ def encode_frames(job: Job) -> Iterator[Made]:
     latents, seconds, environment = _encoded(job, part, (1, 3, frames, height, width))
     mask = given_mask(frames, *latents.shape[1:], has_last=has_last)
     conditioning = torch.cat([mask, latents.cpu()])
-    yield Made(node, {"latents": {"latents": conditioning}}, seconds, environment=environment)
+    yield NodeResult(node, {"latents": {"latents": conditioning}}, seconds, environment=environment)
 
 
-def encode_clip(job: Job) -> Iterator[Made]:
+def encode_clip(job: Job) -> Iterator[NodeResult]:
     """The normalised latents of a clip, fp32 [1,C,F,h,w]. Raises RunFailed where they are not finite."""
     (node,) = job.nodes
     params = node.params
     height, width = params["size"]
     path = Path(node.hints["path"])
     if clip_digest(path) != params["file"]:
-        raise InputError(
-            f"{path} is another file now than when the run was queued; run it again to use the new one",
-            key="video.path",
-        )
+        raise another_clip(path)
     frames, resampled = read_clip(
         path,
         fps=params["fps"],
@@ -122,7 +122,7 @@ def encode_clip(job: Job) -> Iterator[Made]:
 
     shape = (1, 3, len(pixels), height, width)
     latents, seconds, environment = _encoded(job, part, shape)
-    yield Made(
+    yield NodeResult(
         node,
         {"latents": {"latents": latents[None]}},
         seconds,

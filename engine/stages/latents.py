@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.dtypes import torch_device
 from engine.graph import Ref
-from engine.reports import Made
+from engine.reports import NodeResult
 
 if TYPE_CHECKING:
     from engine.execution.jobs import Job
@@ -32,7 +32,7 @@ def noise(node: Node, device: torch.device) -> Tensor:
     return drawn.to(device)
 
 
-def start(job: Job) -> Iterator[Made]:
+def start(job: Job) -> Iterator[NodeResult]:
     """A clip under noise: (1 - sigma) * clip + sigma * noise, fp32 on the CPU, as diffusers' `scale_noise` has it."""
     (node,) = job.nodes
     begun = time.perf_counter()
@@ -40,7 +40,7 @@ def start(job: Job) -> Iterator[Made]:
     level = torch.tensor(node.params["sigma"], dtype=torch.float32)
     drawn = noise(node, device_of(node)).cpu()
     latents = level * drawn + (1.0 - level) * clip.cpu()
-    yield Made(node, {"latents": {"latents": latents}}, time.perf_counter() - begun)
+    yield NodeResult(node, {"latents": {"latents": latents}}, time.perf_counter() - begun)
 
 
 def first_latents(job: Job, node: Node) -> Tensor:

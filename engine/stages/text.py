@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from engine.environment import environment_of
 from engine.execution.jobs import Job
-from engine.reports import Made
+from engine.reports import NodeResult
 from engine.stages.finite import not_finite
 
 
-def encode(job: Job) -> Iterator[Made]:
+def encode(job: Job) -> Iterator[NodeResult]:
     """Token states [L, text_dim] of one prompt. Raises RunFailed where they are not finite."""
     (node,) = job.nodes
     prompt = job.data(node.inputs["prompt"]).decode()
@@ -21,7 +21,7 @@ def encode(job: Job) -> Iterator[Made]:
         seconds = time.perf_counter() - begun
     if not bool(states.isfinite().all()):
         raise not_finite(job, node, "the text encoder's output is not finite")
-    yield Made(
+    yield NodeResult(
         node,
         {"states": {"states": states}},
         seconds,

@@ -12,12 +12,12 @@ from engine.chain.previews import Thumbnails
 from engine.execution.jobs import Job
 from engine.graph import Ref
 from engine.output import media
-from engine.reports import Made
+from engine.reports import NodeResult
 from engine.stages.finite import not_finite
 from store.lineage.events import ChunkDecoded
 
 
-def decode(job: Job) -> Iterator[Made]:
+def decode(job: Job) -> Iterator[NodeResult]:
     """The bytes of a video file, and the frames uint8 [T,H,W,3] where they are asked for. Chunks are encoded as they
     come, so that the clip is never held as floats. Raises RunFailed where the video is not finite."""
     (node,) = job.nodes
@@ -48,7 +48,7 @@ def decode(job: Job) -> Iterator[Made]:
         seconds = time.perf_counter() - begun
     if "frames" in wanted:
         outputs["frames"] = torch.cat(kept)
-    yield Made(node, outputs, seconds, preview=thumbnails.preview)
+    yield NodeResult(node, outputs, seconds, preview=thumbnails.preview)
 
 
 def _chunks(job: Job, decoded: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -38,6 +38,10 @@ class Route:
     def num_steps(self) -> int:
         return self.course.num_steps
 
+    def spec_at(self, step: int) -> RunSpec:
+        """What a step follows, from 0 to before `num_steps`."""
+        return next(part.spec for part in self.parts if part.start <= step < part.stop)
+
 
 def course_of(spec: RunSpec) -> Course:
     """The course of a run that was never branched; one from a clip on begins at a later step of it, on the same levels.

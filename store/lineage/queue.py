@@ -234,9 +234,15 @@ def resume(lineage: Lineage, run_id: str) -> None:
     with immediate(lineage, durable=True) as connection:
         status = status_of(lineage, connection, run_id)
         if status == "done":
+            [(stop_at,)] = connection.execute("SELECT stop_at FROM runs WHERE id=?", (run_id,))
+            if stop_at is not None:
+                raise StoreError(
+                    f"run {run_id} is done up to its step {stop_at}, as it was to; `modiff finish {run_id}` takes it "
+                    "to its end"
+                )
             raise StoreError(
                 f"run {run_id} is done; `modiff replay {run_id}` makes its output again, "
-                f"`modiff branch {run_id}` goes on from one of its steps"
+                f"`modiff branch {run_id} --at STEP` goes on from one of its steps"
             )
         _requeue(connection, run_id, status)
 
@@ -249,7 +255,7 @@ def continue_run(lineage: Lineage, run_id: str, stop_at: int | None) -> None:
         if old is None:
             raise StoreError(
                 f"run {run_id} was not to stop early; `modiff resume {run_id}` takes up one that "
-                f"did not end, `modiff branch {run_id}` goes on from one of its steps"
+                f"did not end, `modiff branch {run_id} --at STEP` goes on from one of its steps"
             )
         if stop_at is not None and stop_at <= old:
             raise StoreError(

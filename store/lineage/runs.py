@@ -125,6 +125,12 @@ def writing_to(lineage: Lineage, outputs: Sequence[str]) -> dict[str, tuple[str,
     return {output: (run_id, status) for output, run_id, status in found}
 
 
+def count(lineage: Lineage) -> int:
+    """How many there are, but for those that verify another."""
+    [(number,)] = rows(lineage, f"SELECT count(*) FROM runs WHERE {OF_PEOPLE}")
+    return int(number)
+
+
 def search(
     lineage: Lineage,
     *,

@@ -2,7 +2,7 @@
 
 Never: whatever a pinned, queued, running or paused run and its ancestors need, what is small of
 runs that exist (token states), and, unless asked for, their videos and final latents. First goes
-what no row needs, then what removed runs left, then what only saves work, then the steps of runs,
+what no row needs, then what no run has any more, then what only saves work, then the steps of runs,
 last step first because a step is of use only while all before it are there; last the keyframes.
 What gives much space for little computing and was not used for long goes first.
 """
@@ -41,9 +41,9 @@ ASIDE_NS = 30 * 86_400 * 10**9
 class Policy:
     """What to remove beside what nobody needs.
 
-    budget_bytes: all above it of steps, keyframes, what only saves work and what removed runs left. older_than_ns: all
-    of it that was not used for so long, what was set aside as damaged so long ago, and weights that were quantised as
-    they were loaded and not used for so long (by default a month). outputs:
+    budget_bytes: all above it of steps, keyframes, what only saves work and what no run has any more. older_than_ns:
+    all of it that was not used for so long, what was set aside as damaged so long ago, and weights that were quantised
+    as they were loaded and not used for so long (by default a month). outputs:
     videos and final latents count as well.
     """
 

@@ -64,7 +64,8 @@ class RunShare:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All that is in a store. files: bytes of what is no blob. leftover: of removed runs.
+    """All that is in a store. files: bytes of what is no blob. leftover: what no run has any more, be it
+    removed or, with another video now, taken to its end.
 
     protected: what a clean-up may not touch. budgeted: what a budget is for.
     """

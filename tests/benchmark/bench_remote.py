@@ -28,7 +28,7 @@ import uvicorn
 from torch import Tensor
 
 from engine.components.protocols import Description
-from engine.components.remote import RemoteDenoiser, RemoteVAE
+from engine.components.providers.remote import RemoteDenoiser, RemoteVAE
 from engine.models.seams import At
 from engine.remote.client import Host
 from engine.serve.app import Server

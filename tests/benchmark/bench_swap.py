@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.components import wan_dit
 from engine.components.memory import swapping
+from engine.components.providers import wan_dit
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At

@@ -76,8 +76,8 @@ def _child(sender, path: Path, resident: str, limit: int, size: int, steps: int)
 def _steps(path: Path, resident: str, size: int, steps: int) -> dict[str, object]:
     import torch
 
-    from engine.components import wan_dit
-    from engine.components.files import checked_layout
+    from engine.components.providers import wan_dit
+    from engine.components.providers.files import checked_layout
     from engine.models.seams import At
     from presets.spec.components import DenoiserSpec
 

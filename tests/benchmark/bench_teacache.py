@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.components import umt5, wan_dit
+from engine.components.providers import umt5, wan_dit
 from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension
 from engine.micro.grammar import heldout_prompts

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.components import wan_vae
+from engine.components.providers import wan_vae
 from engine.inputs.clips.reading import read_clip
 from engine.micro.grammar import Attributes
 from engine.models.vae.wanvae import WanVAE

@@ -15,7 +15,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from engine.components import remote
+from engine.components.providers import remote
 from engine.errors import ComponentError
 from engine.models.seams import At
 from engine.remote import client as client_module

@@ -16,7 +16,7 @@ from engine.checkpoints.library import Found, scan
 from engine.checkpoints.places import ADDED, Place, places
 from engine.checkpoints.source import open_source
 from engine.checkpoints.verify import verify_file
-from engine.components import clip, umt5, wan_dit, wan_vae
+from engine.components.providers import clip, umt5, wan_dit, wan_vae
 from engine.errors import CheckpointError, EngineError
 from presets.spec.components import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index, open_index

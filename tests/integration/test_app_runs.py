@@ -15,8 +15,9 @@ import imageio_ffmpeg
 import pytest
 from textual.widgets import Input, Static
 
-from engine.client import follow, submit
+from engine.client import submit
 from engine.process.launch import ensure_engine
+from engine.runs.following import follow
 from presets.encoding import decode_spec
 from presets.library.loading import load_preset
 from store.store import Store, open_store

@@ -113,6 +113,7 @@ def test_a_terminal_that_is_closed_leaves_the_run_live(
     press_until(session, "ctrl+r", "[2 Live]")
     wait_for_steps(session)
     session.kill_terminal()
+    wait_until(session, lambda _screen: session.is_over())
     again = open_session(tmp_path)
     wait_for(again, "▶")
     again.press("escape", "2")

@@ -12,9 +12,9 @@ import pytest
 
 from engine.checkpoints.digests import remembered
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.client import follow
 from engine.process.launch import ensure_engine, stop_engine
 from engine.process.logs import log_path
+from engine.runs.following import follow
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.index.index import open_index

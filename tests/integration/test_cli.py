@@ -302,7 +302,10 @@ def test_ctrl_c_cancels_the_run_and_waits_for_the_engine(modiff):
     assert (told["run"], told["status"], told["output"]) == (run_id, "cancelled", None)
     assert modiff.store.run(run_id).status == "cancelled"
     assert f"cancelling run {run_id}" in err
-    assert f"run {run_id} cancelled in denoise, after step 1 of 1" in err
+    ended = (
+        f"run {run_id} cancelled in denoise, after step 1 of 1; `modiff resume {run_id}` goes on"
+    )
+    assert ended in err
     assert modiff.engine.poll() is None
 
 

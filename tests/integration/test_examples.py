@@ -10,8 +10,8 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from engine.components import umt5
-from engine.components.remote import RemoteTextEncoder
+from engine.components.providers import umt5
+from engine.components.providers.remote import RemoteTextEncoder
 from engine.remote.client import Host
 from engine.remote.conformance.check import check
 from presets.library.loading import load_preset

@@ -70,7 +70,7 @@ print(json.dumps([converted, mapped]))
 SWAP = """
 import json, resource, sys
 from engine.checkpoints.held import packed
-from engine.components import wan_dit
+from engine.components.providers import wan_dit
 from engine.components.memory import swapping
 from engine.models.swap import swap
 from presets.spec.components import DenoiserSpec

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.components import clip
+from engine.components.providers import clip
 from examples.micro.measures.evaluate import Measurement
 from examples.micro.measures.report import measurement_report
 from examples.micro.measures.sampling import load_exported

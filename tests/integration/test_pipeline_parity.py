@@ -44,6 +44,6 @@ def test_guidance_in_one_batch_or_two_calls(
     ours: Loaded, tmp_path, monkeypatch, tokens: int
 ) -> None:
     (expected,) = denoised(ours.spec, tmp_path, 1)
-    monkeypatch.setattr("engine.components.wan_dit.BATCHED_GUIDANCE_TOKENS", tokens)
+    monkeypatch.setattr("engine.components.providers.wan_dit.BATCHED_GUIDANCE_TOKENS", tokens)
     (actual,) = denoised(ours.spec, tmp_path, 1)
     assert (actual - expected).abs().max() <= 1e-4

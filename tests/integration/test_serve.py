@@ -64,7 +64,7 @@ def test_the_commands_of_the_page(tmp_path, capsys, monkeypatch):
     assert [line.split()[0] for line, _ in others] == ["hosts", "hosts", "run"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("engine.remote.asking.ASK_SECONDS", 60.0)
-    monkeypatch.setattr("engine.components.remote._ASK_SECONDS", 60.0)
+    monkeypatch.setattr("engine.components.providers.remote._ASK_SECONDS", 60.0)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     server = started(tmp_path, *COMMAND, *shlex.split(first.replace("8765", "0")))
     assert server.stdout is not None

@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from engine.client import follow
 from engine.process.launch import ensure_engine
 from engine.process.logs import log_path
+from engine.runs.following import follow
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from tests.integration.forker import ROOT, forker

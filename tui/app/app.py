@@ -11,7 +11,6 @@ import gc
 import signal
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
@@ -32,6 +31,7 @@ from tui.app.messages import (
     WatchRun,
 )
 from tui.app.preferences import load_preferences, save_preferences
+from tui.app.screens import SCREEN_KEYS, made_screen
 from tui.app.terminal.contrast import readable_variables
 from tui.app.terminal.control_filter import Harmless
 from tui.app.top_line import TABS, TopLine
@@ -75,27 +75,6 @@ def _commands() -> type[Provider]:
     return Commands
 
 
-def _make_screen(mode: str) -> Screen[Any]:
-    """A screen's module is imported when the screen is first opened.
-
-    Its rules are added to those that are parsed already, and it knows how large it will be: Textual parses all rules
-    anew for a screen, twice, and finds the styles of all that is on it three times.
-    """
-    made: ModiffScreen = getattr(import_module(f"tui.app.{mode}.screen"), mode.capitalize())()
-    app = made.app
-    for path in made.css_path:
-        app.stylesheet.add_source(path.read_text(), (str(path), ""))
-    made._css_update_count = app._css_update_count
-    for breakpoints, extent in (
-        (app.HORIZONTAL_BREAKPOINTS, app.size.width),
-        (app.VERTICAL_BREAKPOINTS, app.size.height),
-    ):
-        made.add_class(
-            max(each for each in breakpoints or () if extent >= each[0])[1], update=False
-        )
-    return made
-
-
 def _continued(store: Store, run_id: str) -> tuple[RunSpec, str]:
     """What begins with the last frame of a run, and its preset. Raises UnknownRun, EngineError, PresetError."""
     from engine.inputs.last_frame import last_frame
@@ -118,7 +97,7 @@ class ModiffApp(ModiffBase):
     TITLE = "modiff"
     CSS_PATH = "app.tcss"
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
-        mode: partial(_make_screen, mode) for mode in TABS
+        mode: partial(made_screen, mode) for mode in TABS
     }
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {_commands}
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [  # type: ignore[misc]
@@ -130,37 +109,7 @@ class ModiffApp(ModiffBase):
         (30, "-tall"),
     ]
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(number, f"open('{mode}')", name, id=f"app.screen.{mode}", show=False)
-            for mode, (number, name, _) in TABS.items()
-        ),
-        *(  # also where a digit is text
-            Binding(
-                f"alt+{number}",
-                f"open('{mode}')",
-                name,
-                id=f"app.screen_anywhere.{mode}",
-                show=False,
-                priority=True,
-            )
-            for mode, (number, name, _) in TABS.items()
-        ),
-        Binding(
-            "ctrl+pageup",
-            "turn(-1)",
-            "Screen before",
-            id="app.screen_before",
-            show=False,
-            priority=True,
-        ),
-        Binding(
-            "ctrl+pagedown",
-            "turn(1)",
-            "Next screen",
-            id="app.screen_after",
-            show=False,
-            priority=True,
-        ),
+        *SCREEN_KEYS,
         Binding("question_mark,f1", "help", "Help", id="app.help", key_display="?"),
         Binding(
             "f8",
@@ -468,43 +417,12 @@ class ModiffApp(ModiffBase):
 
     @asks(exclusive=True, group="dropped")
     async def _open_dropped(self, path: Path) -> None:
-        from tui.describe.runs import of_file
+        from tui.app.dropped import dropped_in_compose, dropped_run
 
-        if self.current_mode == "compose":
-            await self._compose_from(path)
-        else:
-            self.show_run((await self.lab.work(of_file.written_by, path)).run_id)
-
-    async def _compose_from(self, path: Path) -> None:
-        """A file into the form; where it may be meant in two ways, which one is asked."""
-        from store.errors import UnknownRun
-        from tui.app.compose.screen import Compose
-        from tui.app.dialogs.ask import Choose
-        from tui.describe.given import kind_of
-        from tui.describe.runs import of_file
-
-        kind = kind_of(path)
-        try:
-            spec, preset = await self.lab.work(of_file.settings_of_file, path)
-        except UnknownRun:
-            if not kind:
-                raise
-        else:
-            lines = [
-                f"{printable(path.name)} was made by a run.",
-                "Begin from it, or take the settings that made it?",
-            ]
-            buttons = ["Begin from it", "Its settings"]
-            answer: int | None = 1
-            if kind:
-                answer = await self.push_screen_wait(Choose("a file", lines, buttons))
-            if answer == 1:
-                self.compose_with(ComposeWith(spec, preset))
-            if answer != 0:
-                return
-        form = self.get_screen_stack("compose")[0]
-        if kind and isinstance(form, Compose):
-            form.begin_from(path, kind)
+        in_compose = self.current_mode == "compose"
+        message = await (dropped_in_compose if in_compose else dropped_run)(self, path)
+        if message is not None:
+            self.post_message(message)
 
     # Leaving
 
@@ -528,7 +446,7 @@ class ModiffApp(ModiffBase):
         """The work may have ended since the last look, which the person has seen on the live screen."""
         from tui.app.dialogs.leaving import Leaving
 
-        with suppress(TimeoutError):
+        with self.opening(), suppress(TimeoutError):
             await asyncio.wait_for(self.look_once(), LEAVE_LOOK_SECONDS)
         if self.status is None or not self._has_work:
             self.exit(0)

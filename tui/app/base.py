@@ -5,6 +5,7 @@ It knows no screen. A screen asks for another one by a message (see `tui.app.mes
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tui.app.lab import Lab
     from tui.app.widgets.graphics import ImageMaker
     from tui.describe.health import Status
+    from tui.describe.runs.following.watch import Progress
 
 # Panels of a live run are drawn so often at most.
 TICK_SECONDS = 0.2
@@ -78,6 +80,8 @@ class ModiffBase(KeysInOrder):
         self.trouble = ""
         self.status_signal: Signal[Status | None] = Signal(self, "status")
         self.watched_run = ""
+        # how far a run is, by a screen that follows it
+        self._followed: tuple[str, Progress | None] = ("", None)
         self._explained: dict[tuple[type[Exception], str], str] = {}
         self._told: tuple[str, float] = ("", 0.0)
         # what the app itself is at, with the moment when it began
@@ -103,7 +107,7 @@ class ModiffBase(KeysInOrder):
         was_full = self.status is not None and self.status.is_full
         was_unwritable = self.status is not None and bool(self.status.unwritable)
         try:
-            self.status = await self.lab.status()
+            self.status = self._as_followed(await self.lab.status())
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
             line = self.line_for(error)
             if line != self.trouble:
@@ -138,6 +142,19 @@ class ModiffBase(KeysInOrder):
             return
         self.show_top()
         self.status_signal.publish(self.status)
+
+    def follow(self, run_id: str, progress: Progress | None) -> None:
+        """Have the top line say of a run at work what a screen says of it, which looks more often; "" for none."""
+        self._followed = (run_id, progress)
+        if self.status is not None and self.screen_stack:
+            self.status = self._as_followed(self.status)
+            self.show_top()
+
+    def _as_followed(self, status: Status) -> Status:
+        run_id, progress = self._followed
+        if progress is None or not status.running or status.running[-1].id != run_id:
+            return status
+        return dataclasses.replace(status, progress=progress)
 
     def show_top(self) -> None:
         """Draw the top line of the screen that is seen."""

@@ -8,6 +8,7 @@ answered, and where it does not, the palette goes without them.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +24,14 @@ from textual.css.query import NoMatches
 from presets.library.listing import list_presets
 from presets.library.loading import load_preset
 from tui.app.asking import told
+from tui.app.form_words import form_words
 from tui.app.messages import Act, ComposeWith, ShowRun
 from tui.app.top_line import TABS
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.finding.filter import Search
 from tui.describe.runs.run import found_rows
 from tui.text import printable, shorten
+from tui.units import age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,10 +44,13 @@ if TYPE_CHECKING:
     from tui.describe.runs.run import RunRow
 
 RECENT_RUNS = 20
+_DIFFERS_CELLS = 32
 # Screens of which the actions are for the row under the cursor: from elsewhere they are opened, and no more.
 _ROWS = ("queue",)
 # After so long without an answer, presets or runs are left out.
 WAIT_SECONDS = 2.0
+# Within that, what is to be downloaded for each preset.
+MARK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +260,21 @@ async def _picked_run(app: ModiffBase) -> str:
     if not rows:
         app.notify("there are no runs yet")
         return ""
-    items = [Item(row.record.id, _about(row)) for row in rows]
+    items = [Item(row.record.id, about_run(row, time.time_ns())) for row in rows]
     return await app.push_screen_wait(Picker("which run?", items)) or ""
 
 
-def _about(row: RunRow) -> str:
-    prompt = shorten(printable(row.prompt), 60)
-    return f"{row.record.status}, {printable(row.record.preset)}: {prompt}"
+def about_run(row: RunRow, now_ns: int) -> str:
+    """How a run stands and how old it is, what tells it from the others, and its prompt."""
+    since = age(now_ns - row.record.created_ns)
+    told = [
+        row.record.status,
+        "just now" if since == "now" else f"{since} ago",
+        printable(row.record.preset),
+    ]
+    if row.differs:
+        told.append(values_within(row.differs, _DIFFERS_CELLS))
+    return f"{', '.join(filter(None, told))}: {shorten(printable(row.prompt), 60)}"
 
 
 def _act(app: ModiffBase, action: str, node: Any) -> None:
@@ -277,15 +292,25 @@ async def found_commands(app: ModiffBase) -> list[Command]:
 
 
 async def _presets(app: ModiffBase) -> list[Command]:
+    from tui.describe.models.missing import by_preset
+
+    presets = await asyncio.to_thread(list_presets)
+    lacks: dict[str, str] = {}
+    with suppress(Exception):  # the presets themselves are worth more; Compose tells what is wrong
+        lacks = await asyncio.wait_for(asyncio.to_thread(by_preset), MARK_SECONDS)
     return [
         Command(
             f"compose: use preset {preset.name}",
-            printable(preset.description),
+            _marked(form_words(printable(preset.description)), lacks.get(preset.name, "")),
             partial(_use_preset, app, preset.name),
         )
-        for preset in await asyncio.to_thread(list_presets)
+        for preset in presets
         if not preset.error
     ]
+
+
+def _marked(description: str, lack: str) -> str:
+    return f"{description} ✖ {lack}" if lack else description
 
 
 def _use_preset(app: ModiffBase, name: str) -> None:
@@ -299,7 +324,7 @@ async def _runs(app: ModiffBase) -> list[Command]:
     return [
         Command(
             f"runs: open {row.record.id}",
-            _about(row),
+            about_run(row, time.time_ns()),
             partial(app.post_message, ShowRun(row.record.id)),
         )
         for row in await app.lab.read(found_rows, Search(), RECENT_RUNS)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tui.cli.output import Invocation, close_output, flush_output, is_of_output, print_failure
+from tui.cli.repeated import refusing_repeated
 from tui.errors import CANCELLED, FAILED, explain
 from tui.text import printable
 
@@ -68,8 +69,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
+        return refusing_repeated(getattr(import_module(module), attribute))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from store.store import Store
 
-_MAKE_RUNS = ("run", "branch", "resume", "replay")
+_MAKE_RUNS = ("run", "branch", "resume", "replay", "review")
 
 
 @dataclass(slots=True)

@@ -109,8 +109,8 @@ def _run(run: RunRecord, times: Timings) -> dict[str, Any]:
         "stages": [asdict(stage) for stage in times.stages],
         "step_seconds": times.step,
         "seconds": times.total,
-        "steps_computed": times.computed,
-        "steps_reused": times.reused,
+        "computed_steps": times.computed,
+        "reused_steps": times.reused,
     }
 
 
@@ -179,9 +179,9 @@ def _times(data: Data) -> list[SideBySide]:
         rows.append((f"  {printable(name)}", times[0], times[1], ""))
     if a["seconds"] is not None or b["seconds"] is not None:
         rows.append(("  in all", _seconds(a["seconds"]), _seconds(b["seconds"]), ""))
-    if any(side[name] for side in (a, b) for name in ("steps_computed", "steps_reused")):
+    if any(side[name] for side in (a, b) for name in ("computed_steps", "reused_steps")):
         rows += [
-            (f"  steps {name}", str(a[f"steps_{name}"]), str(b[f"steps_{name}"]), "")
+            (f"  steps {name}", str(a[f"{name}_steps"]), str(b[f"{name}_steps"]), "")
             for name in ("computed", "reused")
         ]
         rows.append(

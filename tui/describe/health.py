@@ -108,7 +108,7 @@ def _other_variables(engines: Sequence[EngineRecord]) -> tuple[str, ...]:
 
 
 def _silence(store: Store) -> str:
-    from engine.client import silence
+    from engine.runs.following import silence
 
     return silence(store, force=FORCE)
 
@@ -116,7 +116,7 @@ def _silence(store: Store) -> str:
 def components() -> list[ComponentRow]:
     """Raises ComponentError where two packages claim one name."""
     from engine.components import registry
-    from engine.components.wan_dit import ATTENTION_BACKENDS
+    from engine.components.providers.wan_dit import ATTENTION_BACKENDS
 
     found = [
         ComponentRow(kind, name, "modiff" if registry.is_builtin(kind, name) else where)

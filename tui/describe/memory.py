@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from tui.text import counted
 from tui.units import size
 
@@ -247,12 +249,14 @@ def _gigabytes(num_bytes: int) -> str:
 
 
 _BAR = 8
+_LEAST_BAR = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def bar_line(device: Device) -> str:
-    """`cuda:0 18.2 of 24 GiB ▕██████  ▏ in denoise`, what matters most first, since what has no room is cut;
-    `cuda:0 ▲ 30.0 of 24.0 GiB ...` where that is too much, without a bar where the device is not here."""
+def bar_line(device: Device, width: int) -> str:
+    """`cuda:0 18.2 of 24 GiB ▕██████  ▏ in denoise`, what matters most first; where it has no room in `width` cells
+    the bar is shorter, and then there is none. `cuda:0 ▲ 30.0 of 24.0 GiB ...` where that is too much, without a bar
+    where the device is not here."""
     stage = _words(device.stage)
     needed = size(device.needed_bytes)
     if device.free_bytes is None:
@@ -261,10 +265,14 @@ def bar_line(device: Device) -> str:
     told = f"{needed.removesuffix(free[free.index(' ') :])} of {free}"
     mark = "" if device.needed_bytes <= device.free_bytes else "▲ "
     share = min(1.0, device.needed_bytes / max(1, device.free_bytes))
-    return f"{device.name} {mark}{told} ▕{_bar(share)}▏ in {stage}"
+    line = f"{device.name} {mark}{told} in {stage}"
+    room = min(_BAR, width - cell_len(line) - len("▕▏ "))
+    if room < _LEAST_BAR:
+        return line
+    return f"{device.name} {mark}{told} ▕{_bar(share, room)}▏ in {stage}"
 
 
-def _bar(share: float) -> str:
-    eighths = round(share * _BAR * 8)
+def _bar(share: float, cells: int) -> str:
+    eighths = round(share * cells * 8)
     whole, rest = divmod(eighths, 8)
-    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(_BAR)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(cells)

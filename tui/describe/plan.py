@@ -64,6 +64,11 @@ class Planned:
     weights: Mapping[str, int] = field(default_factory=dict)
     memory: Memory | None = None
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether nothing of it is to be computed."""
+        return all(row.state != "compute" for row in self.rows)
+
 
 def planned(
     store: Store,

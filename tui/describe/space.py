@@ -45,16 +45,24 @@ class Space:
     by_age: Mapping[str, Share]
 
 
+def parts(overview: Overview) -> list[tuple[str, int | None, int]]:
+    """What there is: its name, how many blobs (None for what is none) and bytes: kinds of blobs, then other files."""
+    return [
+        *(
+            (_label(kind), share.num_blobs, share.num_bytes)
+            for kind, share in overview.kinds.items()
+        ),
+        *((name, None, num_bytes) for name, num_bytes in overview.files.items() if num_bytes),
+    ]
+
+
 def overview_lines(overview: Overview) -> list[str]:
     """`modiff store info`."""
     pinned = f", {overview.num_pinned} of them pinned" if overview.num_pinned else ""
     rows = [("WHAT", "BLOBS", "SIZE")]
     rows += [
-        (_label(kind), str(share.num_blobs), size(share.num_bytes))
-        for kind, share in overview.kinds.items()
-    ]
-    rows += [
-        (name, "-", size(num_bytes)) for name, num_bytes in overview.files.items() if num_bytes
+        (name, "-" if num_blobs is None else str(num_blobs), size(num_bytes))
+        for name, num_blobs, num_bytes in parts(overview)
     ]
     rows.append(("all", str(overview.num_blobs), size(overview.num_bytes)))
     lines = [
@@ -64,11 +72,12 @@ def overview_lines(overview: Overview) -> list[str]:
         "",
         *columns(rows),
         "",
-        f"steps, keyframes and what removed runs left take {size(overview.budgeted_bytes)}; "
+        f"steps, keyframes and what no run has any more take {size(overview.budgeted_bytes)}; "
         f"`modiff store gc` leaves up to {size(overview.budget_bytes)} of them",
     ]
     if overview.leftover_bytes:
-        lines.append(f"of removed runs: {size(overview.leftover_bytes)}")
+        left = size(overview.leftover_bytes)
+        lines.append(f"of no run any more, of those that were removed or taken further: {left}")
     if overview.protected_bytes:
         lines.append(
             f"of pinned and unfinished runs, never removed: {size(overview.protected_bytes)}"
@@ -139,7 +148,7 @@ def run_data(share: RunShare) -> dict[str, Any]:
     return {
         "run": share.run.id,
         "preset": share.run.preset,
-        "pinned": share.run.is_pinned,
+        "pinned": bool(share.run.is_pinned),
         "created": timestamp(share.run.created_ns),
         "alone_bytes": share.alone_bytes,
         "shared_bytes": share.shared_bytes,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from engine.components import umt5, wan_dit, wan_vae
+from engine.components.providers import umt5, wan_dit, wan_vae
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.text_encoders.t5 import UMT5
 from engine.models.vae.wanvae import WanVAE

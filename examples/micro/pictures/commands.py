@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.components import clip as image_encoder
+from engine.components.providers import clip as image_encoder
 from engine.models.image_encoders.clip import CLIP
 from examples.micro.measures.report import evaluation_report
 from examples.micro.measures.sampling import load_exported

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
-from engine.components import wan_vae
+from engine.components.providers import wan_vae
 from engine.micro.grammar import FOREGROUNDS
 from engine.models.vae.tiny_decoder import FILE, read_tiny_decoder
 from examples.micro.model.tiny_decoder import (

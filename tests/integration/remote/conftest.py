@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.components import remote
 from engine.components.memory.residents import Residents
+from engine.components.providers import remote
 from engine.errors import EngineError
 from engine.runner import Runner
 from presets.encoding import encode_spec

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.components import umt5
+from engine.components.providers import umt5
 from presets.library.loading import load_preset
 from presets.spec.run import RunSpec
 from tests.integration.remote.conftest import SEEDS, Lab, error_of

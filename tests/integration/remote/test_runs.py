@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.components import remote
 from engine.components.choice import check
 from engine.components.descriptions import Descriptions
+from engine.components.providers import remote
 from engine.errors import ComponentError
 from presets.encoding import encode_spec
 from presets.library.loading import override

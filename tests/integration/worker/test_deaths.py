@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from engine import client
-from engine.client import follow
+from engine.runs import following
+from engine.runs.following import follow
 from store.lineage.events import (
     Message,
     RunFinished,
@@ -40,7 +40,7 @@ def test_a_killed_engine_interrupts_its_run_only_and_the_next_one_goes_on(store,
     assert store.run(first).status == "interrupted"
     assert store.run(second).status == "queued"
     # The viewer of a queued run starts the next engine by itself.
-    monkeypatch.setattr(client, "ensure_engine", start)
+    monkeypatch.setattr(following, "ensure_engine", start)
     assert ending(store, second) == RunFinished("done")
     assert store.run(second).engine != engine.id
     assert store.run(first).status == "interrupted"
@@ -76,7 +76,7 @@ def test_a_child_program_does_not_keep_a_killed_engine_alive(store):
 
 VIEWER = """
 import sys
-from engine.client import follow
+from engine.runs.following import follow
 from engine.process.launch import ensure_engine
 from store.lineage.events import StepFinished
 from store.paths import prepare

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.client import follow
 from engine.process.launch import stop_engine
 from engine.process.logs import log_path, redact
+from engine.runs.following import follow
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.lineage.events import (

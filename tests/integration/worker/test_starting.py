@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-from engine import client
-from engine.client import follow
 from engine.errors import EngineUnavailable
 from engine.process import version
 from engine.process.launch import ensure_engine, other_variables, stop_engine
 from engine.process.version import installed_version
+from engine.runs import following
+from engine.runs.following import follow
 from store.errors import StoreDamaged
 from store.lineage.events import (
     RunFinished,
@@ -216,7 +216,7 @@ def test_an_engine_of_other_code_ends_its_run_and_takes_no_other(store, code, mo
     assert marked.is_retiring
     store.request_cancel(first)
     assert ending(store, first) == RunFinished("cancelled")
-    monkeypatch.setattr(client, "ensure_engine", start)  # whoever follows starts the next one
+    monkeypatch.setattr(following, "ensure_engine", start)  # whoever follows starts the next one
     assert ending(store, second) == RunFinished("done")
     assert store.run(second).engine != old.id
     assert "asked to leave" in log_of(store, old)
@@ -224,7 +224,7 @@ def test_an_engine_of_other_code_ends_its_run_and_takes_no_other(store, code, mo
 
 def test_an_engine_begins_anew_once_other_code_is_installed(store, code, monkeypatch):
     # between the old and the new one none is there, and whoever follows may start one of the real engines
-    monkeypatch.setattr(client, "ensure_engine", lambda store: None)
+    monkeypatch.setattr(following, "ensure_engine", lambda store: None)
     first = enqueue(store, "forever")
     old = ensure_engine(store, command=code[1])
     until(follow(store, first, poll_seconds=0.01), StepFinished)
@@ -267,7 +267,8 @@ def test_the_version_is_of_what_the_source_files_hold(tmp_path):
 
 def test_the_face_of_the_engine_imports_no_array_library():
     code = (
-        "import json, sys, engine.client, engine.process.launch, engine.process.worker, engine.components.registry; "
+        "import json, sys, engine.client, engine.runs.following, engine.process.launch, engine.process.worker, "
+        "engine.components.registry; "
         "print(json.dumps(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules))))"
     )
     imported = subprocess.check_output([sys.executable, "-c", code], env=environment())

@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from engine import client
-from engine.client import follow
 from engine.errors import EngineUnavailable
 from engine.process.launch import kill_engines, stop_engine
 from engine.process.logs import log_path
 from engine.process.version import installed_version
+from engine.runs import following
+from engine.runs.following import follow
 from store.database.database import immediate
 from store.lineage.events import (
     Message,
@@ -165,7 +165,7 @@ def silent(store, processes):
     run_id = enqueue(store, "forever")
     process = wait_registered(store, start_directly(processes, store))
     until(follow(store, run_id, poll_seconds=0.01), StepFinished)
-    assert client.held_up(store, run_id) == ""
+    assert following.held_up(store, run_id) == ""
     suspend(process)
     with immediate(store.lineage) as connection:
         connection.execute("UPDATE engines SET heartbeat_ns=heartbeat_ns - 15000000000")
@@ -176,14 +176,14 @@ def test_who_follows_a_run_is_told_that_its_engine_is_suspended(store, silent):
     process, run_id = silent
     waiting = enqueue(store, "steps 1")
     for each in (run_id, waiting):
-        assert client.held_up(store, each).startswith(
+        assert following.held_up(store, each).startswith(
             f"the engine (process {process.pid}) is suspended; `kill -CONT {process.pid}` lets it go on, "
             "`modiff engine stop --force` ends it"
         )
     store.request_cancel(waiting)
-    assert client.held_up(store, waiting) == ""
+    assert following.held_up(store, waiting) == ""
     process.send_signal(signal.SIGCONT)
-    while client.held_up(store, run_id):
+    while following.held_up(store, run_id):
         time.sleep(0.01)
 
 
@@ -217,8 +217,8 @@ def test_a_suspended_engine_is_ended_from_the_app(store, silent):
 
 def test_who_follows_a_run_is_told_that_its_engine_is_silent_or_waits(store, silent, monkeypatch):
     process, run_id = silent
-    monkeypatch.setattr(client, "_is_suspended", lambda pid: False)
-    line = client.held_up(store, run_id)
+    monkeypatch.setattr(following, "_is_suspended", lambda pid: False)
+    line = following.held_up(store, run_id)
     assert re.match(
         rf"the engine \(process {process.pid}\) has given no sign of life for 1\d s; `modiff engine",
         line,
@@ -226,7 +226,7 @@ def test_who_follows_a_run_is_told_that_its_engine_is_silent_or_waits(store, sil
     if sys.platform == "linux":
         with open_store(store.root) as opened:
             opened.lineage.db.conn.execute("BEGIN IMMEDIATE")
-            line = client.held_up(store, run_id)
+            line = following.held_up(store, run_id)
         assert f"waits for process {os.getpid()}, which holds the store" in line
 
 

@@ -20,7 +20,7 @@ from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
-from engine.components import umt5, wan_dit
+from engine.components.providers import umt5, wan_dit
 from engine.errors import CheckpointError, ComponentError
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT

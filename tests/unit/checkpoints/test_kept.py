@@ -16,8 +16,8 @@ from torch import nn
 from engine.checkpoints.held import kept as module
 from engine.checkpoints.held import packed
 from engine.checkpoints.locate import locate
-from engine.components import umt5, wan_dit
 from engine.components.protocols import Description
+from engine.components.providers import umt5, wan_dit
 from engine.errors import CheckpointError
 from presets.spec.components import DenoiserSpec, TextEncoderSpec
 from store.database.database import open_lineage

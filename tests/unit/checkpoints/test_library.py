@@ -277,6 +277,14 @@ def test_who_holds_the_list_for_too_long_is_told(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    with pytest.raises(CheckpointError, match="name that is not valid Unicode"):
+        add(folder)
+    assert not list_file().exists()
+
+
 def test_a_folder_of_everything(tmp_path):
     write_safetensors(tmp_path / "dit.safetensors", t2v_1_3b())
     write_sharded(tmp_path / "big", t2v_14b(), num_shards=6)

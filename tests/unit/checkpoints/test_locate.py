@@ -16,9 +16,9 @@ from engine.checkpoints.locate import locate, tokenizer_in
 from engine.checkpoints.places import models_folder
 from engine.checkpoints.vocabulary.held import digest_of
 from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
-from engine.components import umt5, wan_dit
 from engine.components.choice import settle
 from engine.components.protocols import Description
+from engine.components.providers import umt5, wan_dit
 from engine.errors import CheckpointError
 from presets.library.loading import load_preset
 from presets.spec.components import Components, TextEncoderSpec

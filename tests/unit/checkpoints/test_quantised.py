@@ -17,7 +17,7 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.load import Weights
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
-from engine.components.wan_dit import describe
+from engine.components.providers.wan_dit import describe
 from engine.errors import CheckpointError
 from engine.models.quantised.rounding import rotated
 from presets.spec.components import DenoiserSpec

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,6 +16,7 @@ from engine.checkpoints import opened as opened_files
 from engine.checkpoints.formats import weight_file
 from engine.process.version import installed_version
 from engine.runner import Runner
+from engine.runs.following import follow
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library.loading import load_preset, override
@@ -96,6 +98,36 @@ def undisturbed(other: Runner, run: RunRecord) -> str:
 
 
 # Branches: what is asked for
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "is_unchanged"),
+    [
+        (0, (), True),
+        (2, (), True),
+        ("decode", (), True),
+        (2, ("guidance.scale=4",), True),  # which it has already from there on
+        (1, (), False),  # its second step was made with another scale
+        (2, ("guidance.scale=5",), False),
+        ("decode", ("fps=4",), False),
+        ("decode", ("output.path=other.mp4",), False),
+        (2, ("keep.every=2",), False),
+    ],
+)
+def test_a_branch_that_would_be_its_run_again_is_told_apart(
+    store: Store, at: int | Literal["decode"], changes: tuple[str, ...], is_unchanged: bool
+) -> None:
+    root = submitted(store, "guidance.scale=3")
+    parent = client.branch(store, root, at=2, overrides=["guidance.scale=4"]) if at else root
+    wanted = client.branched(store, parent, at=at, overrides=changes)
+    assert client.is_unchanged(store.run(parent), wanted) is is_unchanged
+
+
+def test_a_run_that_was_to_stop_early_goes_on_in_a_branch(store: Store) -> None:
+    parent = submitted(store, stop_at=2)
+    run = store.run(parent)
+    assert not client.is_unchanged(run, client.branched(store, parent, at=2))
+    assert client.is_unchanged(run, client.branched(store, parent, at="decode"))
 
 
 def test_a_branch_has_its_parents_settings_up_to_its_step(store: Store) -> None:
@@ -400,10 +432,10 @@ def test_a_resumed_run_is_followed_from_where_it_was_resumed(store: Store) -> No
     store.lease(ENGINE)
     store.append(run_id, [StageStarted("denoise")])
     store.finish(run_id, "failed", error="no room")
-    assert list(client.follow(store, run_id))[-1] == RunFinished("failed", "no room")
+    assert list(follow(store, run_id))[-1] == RunFinished("failed", "no room")
     client.resume(store, run_id)
     store.lease(ENGINE)
-    following = client.follow(store, run_id, poll_seconds=0.001)
+    following = follow(store, run_id, poll_seconds=0.001)
     assert [next(following) for _ in range(3)] == [
         RunResumed("failed"),
         RunQueued(),
@@ -414,7 +446,7 @@ def test_a_resumed_run_is_followed_from_where_it_was_resumed(store: Store) -> No
     store.finish(run_id, "done")
     assert list(following) == [RunFinished("done")]
     # afterwards the log of the last attempt is read in the same way
-    events = list(client.follow(store, run_id))
+    events = list(follow(store, run_id))
     assert (events[0], events[-1]) == (RunResumed("failed"), RunFinished("done"))
 
 
@@ -422,7 +454,7 @@ def test_a_follower_of_an_attempt_ends_with_it(store: Store) -> None:
     """Somebody resumes the run while it is followed: what comes then is another attempt."""
     run_id = submitted(store)
     store.lease(ENGINE)
-    following = client.follow(store, run_id, poll_seconds=0.001)
+    following = follow(store, run_id, poll_seconds=0.001)
     assert [next(following) for _ in range(2)] == [RunQueued(), RunStarted(ENGINE, os.getpid())]
     store.finish(run_id, "cancelled")
     client.resume(store, run_id)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints.locate import locate
-from engine.components import wan_vae
+from engine.components.providers import wan_vae
 from engine.errors import RunCancelled, RunFailed
 from engine.extensions.guidance.skip_layer import SkipLayerGuidance
 from engine.models import attention

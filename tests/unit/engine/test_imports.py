@@ -49,7 +49,7 @@ def test_loading_models_imports_no_compiler() -> None:
     """Of torch and what it stands on: seconds of the first run of every engine."""
     code = """
 import sys
-from engine.components import clip, umt5, wan_dit, wan_vae
+from engine.components.providers import clip, umt5, wan_dit, wan_vae
 from presets.library.loading import load_preset
 parts = load_preset("micro-i2v").components
 for load in (

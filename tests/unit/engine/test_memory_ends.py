@@ -17,8 +17,8 @@ from torch import Tensor
 
 from engine import client
 from engine import runner as runners
-from engine.components import clip, umt5, wan_dit, wan_vae
-from engine.components.wan_dit import LocalPredict
+from engine.components.providers import clip, umt5, wan_dit, wan_vae
+from engine.components.providers.wan_dit import LocalPredict
 from engine.errors import OutOfMemory, RunFailed
 from engine.fit import lighter
 from engine.fit.out_of_memory import out_of_memory_explained

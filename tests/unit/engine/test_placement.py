@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine.checkpoints.locate import locate
-from engine.components import wan_dit
 from engine.components.choice import check, check_here, settle
 from engine.components.descriptions import Descriptions
 from engine.components.memory.residents import Residents
+from engine.components.providers import wan_dit
 from engine.errors import ComponentError
 from engine.execution.jobs import Execution
 from engine.execution.kept import Keeping

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.checkpoints.locate import locate
-from engine.components import wan_dit
+from engine.components.providers import wan_dit
 from engine.micro.grammar import heldout_prompts
 from examples.micro.measures.meter import read_clip
 from examples.micro.measures.sampling import MicroModel, Sampling, load_exported, sample_latents

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from engine import client
 from engine.checkpoints.known.expected import CLIPShape, UMT5Shape, clip, umt5, vae, vae22
-from engine.components import registry, wan_dit
+from engine.components import registry
 from engine.components.choice import check, chosen
 from engine.components.descriptions import Descriptions
 from engine.components.needed import needed
-from engine.components.protocols import Description
+from engine.components.protocols import KINDS, Description
+from engine.components.providers import wan_dit
 from engine.components.unseen import Published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.attention import BACKENDS
@@ -125,6 +126,18 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_preset("micro", ["components.vae.name=broken"]).components.vae
     with pytest.raises(ComponentError, match="'broken' cannot be imported: No module named"):
         registry.provider("vae", spec.name)
+
+
+@pytest.mark.parametrize(("kind", "name"), registry.components())
+def test_the_options_of_a_component_are_those_of_its_provider(kind: str, name: str) -> None:
+    assert registry.options(kind, name) is getattr(registry.provider(kind, name), "Options", None)
+
+
+def test_the_options_that_every_run_has_are_told_without_their_provider(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "provider", lambda kind, name: pytest.fail(f"imports {name}"))
+    spec = load_preset("micro").components
+    told = {kind: registry.options(kind, getattr(spec, kind).name) for kind in KINDS}
+    assert [kind for kind, options in told.items() if options] == ["prompt_expander"]
 
 
 def test_checking_imports_no_torch(tmp_path) -> None:

@@ -14,7 +14,7 @@ from engine.checkpoints.known import catalogue, expected
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.library import scan_places, target_of
 from engine.checkpoints.source import open_source
-from engine.components import taehv, wan_vae
+from engine.components.providers import taehv, wan_vae
 from engine.components.unseen import published
 from engine.errors import CheckpointError, ComponentError
 from engine.models.vae.taehv import TAEHV

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from engine.components import wan_dit
+from engine.components.providers import wan_dit
 from engine.extensions import registry
 from engine.extensions.caching.teacache import TeaCache
 from engine.extensions.extension import Extension, needs_own_calls

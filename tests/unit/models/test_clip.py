@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.components import clip
+from engine.components.providers import clip
 from engine.errors import CheckpointError
 from engine.models.image_encoders.clip import looked_at
 from engine.models.image_encoders.config import CLIPConfig as Sizes

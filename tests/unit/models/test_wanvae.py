@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from engine.components import wan_vae
+from engine.components.providers import wan_vae
 from engine.models.vae.layers import RMSNorm
 from engine.models.vae.tiles import EXACT_OVERLAP, chunks_of, tiles_of
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig

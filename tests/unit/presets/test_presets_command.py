@@ -176,7 +176,10 @@ def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["micro"] == {"name": "micro", "ok": True, "error": "", "errors": []}
     assert rows["bad"]["ok"] is False
-    assert main(["presets", "validate", str(tmp_path / "absent.toml")]) == 2
+    absent = tmp_path / "absent.toml"
+    capsys.readouterr()
+    assert main(["presets", "validate", str(absent)]) == 2
+    assert capsys.readouterr().err == f"cannot read {absent}: No such file or directory\n"
 
 
 def test_save_writes_the_differences_and_prints_the_path(

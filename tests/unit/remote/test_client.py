@@ -14,7 +14,7 @@ import httpx2 as httpx
 import pytest
 import torch
 
-from engine.components.remote import (
+from engine.components.providers.remote import (
     RemoteDenoiser,
     RemoteImageEncoder,
     RemoteTextEncoder,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from engine.checkpoints.known.expected import CLIPShape
 from engine.checkpoints.known.expected import clip as tensors_of
-from engine.components import clip, remote
+from engine.components.providers import clip, remote
 from engine.remote.conformance.check import check
 from engine.serve.app import Server
 from engine.serve.served import loaded

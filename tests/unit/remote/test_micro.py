@@ -43,7 +43,7 @@ def url(index) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.components.remote._ASK_SECONDS", 60.0)
+    monkeypatch.setattr("engine.components.providers.remote._ASK_SECONDS", 60.0)
 
 
 def specs(

@@ -376,12 +376,16 @@ def test_a_run_at_rest_is_resumed_as_if_it_were_new(store, engine, status):
 
 
 def test_only_a_run_that_stopped_before_its_end_is_resumed(store, engine):
-    done, running, queued = (enqueue(store) for _ in range(3))
-    store.lease(engine)
-    store.finish(done, "done")
+    done = enqueue(store)
+    early = store.enqueue(b"{}", preset="micro", output="/videos/e.mp4", stop_at=2)
+    running, queued = enqueue(store), enqueue(store)
+    for run_id in (done, early):
+        store.lease(engine)
+        store.finish(run_id, "done")
     store.lease(engine)
     for run_id, reason in [
         (done, f"is done; `modiff replay {done}`"),
+        (early, f"is done up to its step 2, as it was to; `modiff finish {early}`"),
         (running, "is running;"),
         (queued, "is queued;"),
     ]:

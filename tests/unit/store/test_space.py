@@ -11,6 +11,7 @@ from store.blobs import blobs
 from store.blobs.files import write_durably
 from store.database.database import immediate, rows
 from store.errors import StoreDamaged
+from store.lineage.records import LinkRecord
 from store.store import open_store
 from store.upkeep.contents import look, scan_blobs
 from store.upkeep.gc import clean, preview
@@ -149,6 +150,16 @@ def test_blobs_by_when_they_were_used(store):
     assert {name: share.num_blobs for name, share in shares.items()} == dict.fromkeys(
         ("day", "week", "month", "longer"), 2
     )
+
+
+def test_the_early_video_of_a_run_that_was_finished_is_of_no_run_any_more(store):
+    run = make_run(store, "a", num_steps=2)
+    [early] = [link for link in store.links_of(run.id) if link.stage == "video"]
+    assert survey(store.root, look(store.lineage)).leftover_bytes == 0
+    late = LinkRecord("late", "video", digest=blobs.put(store.root, b"y" * 321), keep="output")
+    store.record_link(run.id, late, stage="video", index=0, source="computed", seconds=0.1)
+    left = survey(store.root, look(store.lineage)).leftover_bytes
+    assert left == len(blobs.get(store.root, early.digest))
 
 
 def test_a_survey_counts_everything_once(store):

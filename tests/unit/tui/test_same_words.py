@@ -97,3 +97,27 @@ def test_what_a_run_changes_of_its_preset_says_the_same(capsys, store):
     assert queue_table(rows, known)[0].cells[3] == "seed 7"
     assert dict(lines(detail(store, run_id)))["preset"] == "micro, with seed 7"
     assert "micro, with seed 7" in told(capsys, "show", run_id)
+
+
+def keys_in(data: object) -> set[str]:
+    if isinstance(data, dict):
+        return {*data, *(key for value in data.values() for key in keys_in(value))}
+    return {key for each in data for key in keys_in(each)} if isinstance(data, list) else set()
+
+
+def test_a_number_of_steps_has_one_name_in_json(capsys, store):
+    run_ids = [record_run(store, micro(f"seed={seed}")).id for seed in (7, 8)]
+    commands = (["plan", "micro"], ["runs"], ["show", run_ids[0]], ["compare", *run_ids])
+    keys = set[str]().union(
+        *(keys_in(json.loads(told(capsys, *each, "--json"))) for each in commands)
+    )
+    assert {key for key in keys if key.endswith("_steps") or key.startswith("steps_")} == {
+        "total_steps",
+        "stored_steps",
+        "steps_done",
+        "computed_steps",
+        "reused_steps",
+        "shared_steps",
+        "steps_a",
+        "steps_b",
+    }

@@ -82,5 +82,6 @@ class EngineKeys(ModiffScreen):
         """The last lines of the engine's log."""
         from tui.app.dialogs.reader import Reader
 
-        told = await self.app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
+        with self.app.opening():
+            told = await self.app.lab.command("engine", "logs", "--lines", str(LOG_LINES))
         self.app.push_screen(Reader(told["path"], told["lines"], at_end=True))

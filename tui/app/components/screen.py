@@ -242,7 +242,8 @@ class Components(EngineKeys):
     async def action_read(self) -> None:
         """The detail over the whole screen."""
         try:
-            await self._tell_of_current()
+            with self.app.opening():
+                await self._tell_of_current()
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._show_problem(error)
         from tui.app.dialogs.reader import Reader

@@ -24,6 +24,7 @@ from presets.library.loading import override
 from presets.settings.overrides import changes_of, parse_changes, toml_value
 from presets.spec.run import RunSpec
 from presets.validation import to_plain
+from tui.app.form_words import form_words
 from tui.text import columns
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def check(draft: Draft) -> Checked:
         spec=None if errors else shown,
         shown=shown,
         fields=known,
-        errors={key: errors[key] for key in (*order, "") if key in errors},
+        errors={key: form_words(errors[key]) for key in (*order, "") if key in errors},
         changed=tuple(key for key in order if key in changed),
     )
 
@@ -203,7 +204,7 @@ def refusals(error: Exception, line: str) -> tuple[tuple[str, str], ...]:
     then what to do."""
     parts = getattr(error, "parts", ()) or (error,)
     keys = [str(getattr(part, "key", "")) for part in parts]
-    lines = line.splitlines()
+    lines = list(map(form_words, line.splitlines()))
     return tuple(zip_longest(keys[: len(lines)], lines, fillvalue=""))
 
 

@@ -15,6 +15,7 @@ from textual.widgets import Input
 
 from tui.app.compose.section_rows import stepped, takes_number
 from tui.app.desktop import PathSuggester
+from tui.app.form_words import form_words
 from tui.app.widgets.choice_line import ChoiceLine
 from tui.describe.given import endings_of, kind_of
 from tui.describe.runs.of_file import dropped_path
@@ -197,6 +198,24 @@ class RowEditor(Widget):
         if isinstance(editor, Input):
             return editor.value
         return _listed(editor.chosen) if self.row.kind == "list" else editor.chosen[0]
+
+    @property
+    def help(self) -> str:
+        """What the field is, what it takes, and the keys that fill it."""
+        row = self.row
+        is_path = isinstance(self.editor, PathInput)
+        told = [row.field.description]
+        if not is_path:
+            told.append(f"takes {form_words(row.field.expected)}")
+        if row.is_changed and not (is_path and not row.base_text):
+            told.append(f"preset: {row.base_text or '(empty)'}")
+        if row.key == "seed":
+            told.append("-1 draws one too")
+        if is_path:
+            told.append("enter picks one, → takes what is offered; a file can be dropped here")
+        elif row.suggestions:
+            told.append("f2 lists what is known, → takes what is offered")
+        return "\n".join(told)
 
     def show(self, row: FormRow, *, is_source: bool = False) -> None:
         """The field as it is now. is_source: the editor itself told its text, and may be ahead of it by now."""

@@ -23,34 +23,29 @@ from tui.app.compose.draft import (
     draft_of,
     edited,
     problems,
-    refusals,
     text_of,
 )
-from tui.app.compose.field_row import DraftEdited, FieldEdited, PathInput, RowEditor
+from tui.app.compose.field_row import DraftEdited, FieldEdited, RowEditor
 from tui.app.compose.fields_section import FieldsSection
 from tui.app.compose.given_view import GivenView
 from tui.app.compose.list_edits import Unmended
 from tui.app.compose.list_section import ListSection
-from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages, plan_line
+from tui.app.compose.panels import Changes, Problems, Stages
+from tui.app.compose.plan_panel import PlanPanel, plan_line
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import about_preset, about_section, list_of, rows, section_of
 from tui.app.compose.whole_form import PARTS, WHOLE_FROM, WholeForm
-from tui.app.memory import Unanswered
 from tui.app.preferences import KeptDraft
 from tui.app.top_line import TopLine
 from tui.app.widgets.footer import Footer
 from tui.app.widgets.list_panel import put
 from tui.describe.given import about_given, look_at
-from tui.describe.memory import bar_line
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from textual.app import ComposeResult
     from textual.widgets import OptionList
 
-    from engine.components.needed import Needed
     from presets.library.listing import PresetInfo
     from presets.spec.run import RunSpec
     from presets.spec.sections import Section
@@ -60,17 +55,12 @@ if TYPE_CHECKING:
     from tui.app.compose.section_rows import FormRow
     from tui.describe.given import Look
     from tui.describe.health import Status
-    from tui.describe.plan import Planned
 
 # Before names are looked up: it reads much, for lists that are opened later, and would slow the first painting.
 NAMES_SECONDS = 0.4
 # How long the first painting waits for the first preset.
 FIRST_SECONDS = 0.5
-# After the last change, before the plan is made again.
-PLAN_SECONDS = 0.2
-# After the plan.
-MEMORY_SECONDS = 0.6
-# And before a picture or a clip is looked at: a path that is typed names many files on its way.
+# Before a picture or a clip is looked at: a path that is typed names many files on its way.
 LOOK_SECONDS = 0.15
 _FIRST_PRESET = "micro"
 
@@ -90,10 +80,6 @@ class FormScreen(ModiffScreen):
         self.section: Section = SECTIONS[0]
         self.view = FieldsSection(self.section, {})
         self._whole: WholeForm | None = None  # where a list is shown in its place
-        self.planned: Planned | None = None
-        self._refused: tuple[tuple[str, str], ...] = ()
-        self._missing: tuple[Needed, ...] = ()
-        self._warning = ""
         self._known: dict[str, tuple[str, ...]] = {}
         self._work: tuple[tuple[str, ...], int] = ((), 0)
         # a draft whose place another one took at one stroke, and that one as it was put there
@@ -194,8 +180,7 @@ class FormScreen(ModiffScreen):
         if not is_there(self):  # the panels are gone
             return
         self.checked = None if self.draft is None else check(self.draft)
-        self._refused = ()
-        self._missing = ()
+        self.query_one(PlanPanel).forget()
         self._plan()
         self.show(source)
 
@@ -253,42 +238,16 @@ class FormScreen(ModiffScreen):
 
     # The plan
 
-    @asks(exclusive=True, group="plan")
-    async def _plan(self) -> None:
-        spec = self.checked.spec if self.checked else None
+    def _plan(self) -> None:
         panel = self.query_one(PlanPanel)
-        if spec is None:
-            if self.checked is None:
-                self.planned = None
-            panel.show(self.planned, "as of before" if self.planned else "")
-            return
-        panel.show(self.planned, "…")
-        await asyncio.sleep(PLAN_SECONDS)
-        own = self.draft.base.prompt if self.draft and self.draft.preset else ""
-        self._warning = "; ".join(await asyncio.to_thread(_prompt_warnings, spec, own))
-        try:
-            self.planned = await self.app.lab.work(_planned, spec)
-            self._missing = self.planned.missing
-        except Exception as error:  # noqa: BLE001  # told, whatever it is
-            self.planned = None
-            self._refused = refusals(error, self.app.line_for(error))
-        panel.show(self.planned, "")
-        self.show()
-        if self.planned is not None and not self.app.is_headless:
-            self._tell_memory(spec)
+        if self.checked is not None and self.checked.spec is not None:
+            own = self.draft.base.prompt if self.draft and self.draft.preset else ""
+            panel.plan(self.checked.spec, own)
+        else:
+            panel.leave(is_broken=self.checked is None)
 
-    @asks(exclusive=True, group="memory")
-    async def _tell_memory(self, spec: RunSpec) -> None:
-        """Beside the plan, once nothing was typed for a moment: what needs torch is another process."""
-        panel = self.query_one(PlanPanel)
-        panel.show_memory(("memory  …",))
-        await asyncio.sleep(MEMORY_SECONDS)
-        try:
-            panel.show_memory(tuple(map(bar_line, await self.app.lab.memory(spec))))
-        except Unanswered as error:
-            planned = self.planned
-            is_told = planned and (planned.missing or planned.memory_bytes is not None)
-            panel.show_memory(() if is_told else (f"memory  not known: {error}",))
+    def on_plan_panel_made(self) -> None:
+        self.show()
 
     def _on_status(self, status: Status | None) -> None:
         """A run that ends may have stored what this one needs."""
@@ -312,7 +271,8 @@ class FormScreen(ModiffScreen):
     def _problems(self) -> tuple[Problem, ...]:
         if self.checked is not None:
             preset = self.draft.preset if self.draft and not self.checked.changed else ""
-            return problems(self.checked, self._refused, self._warning, self._missing, preset)
+            plan = self.query_one(PlanPanel)
+            return problems(self.checked, plan.refused, plan.warning, plan.missing, preset)
         return (Problem("", str(self.broken[1]), True),) if self.broken else ()
 
     def _marked(self) -> Checked | None:
@@ -329,10 +289,11 @@ class FormScreen(ModiffScreen):
         changed = changes(draft, checked) if draft and checked else ()
         is_roomy = not self.is_narrow and self.has_class("-tall")
         self.query_one(Stages).show(draft, self._marked(), is_roomy=is_roomy)
-        self.query_one(Problems).show(found, _commands(self._missing))
+        plan = self.query_one(PlanPanel)
+        self.query_one(Problems).show(found, plan.commands)
         self.query_one(Changes).show(changed, draft.preset if draft else "")
         num_errors = sum(problem.is_error for problem in found)
-        line = plan_line(self.planned, num_errors, len(changed))
+        line = plan_line(plan.planned, num_errors, len(changed))
         put(self.query_one("#summary", Static), f" {line}  (p)")
         shown = self._rows()
         self.view.show(shown, source)
@@ -346,7 +307,7 @@ class FormScreen(ModiffScreen):
             keys = ("prompt", "negative_prompt")
             prompts.show({key: text_of(draft, checked, key) for key in keys}, source)
             wrong = "".join(checked.errors.get(key, "") for key in keys)
-            prompts.warn(wrong or self._warning, is_error=bool(wrong))
+            prompts.warn(wrong or plan.warning, is_error=bool(wrong))
         self.query_one(Prompts).disabled = draft is None
         self._show_help()
 
@@ -402,7 +363,8 @@ class FormScreen(ModiffScreen):
         elif self.section.name == "preset":
             name, error = self.name_and_error
             is_ready = not any(problem.is_error for problem in self._problems())
-            about = about_preset(name, self.info, error, is_ready=is_ready)
+            lack = self.query_one(PlanPanel).lack
+            about = about_preset(name, self.info, error, lack, is_ready=is_ready)
         else:
             about = about_section(self.section, self.checked)
         told = "\n".join(filter(None, (about, self.view.KEYS)))
@@ -440,23 +402,8 @@ class FormScreen(ModiffScreen):
         self._show_help()
 
     def _show_help(self) -> None:
-        editor = self.focused_row
-        text = ""
-        if editor is not None:
-            row = editor.row
-            is_path = isinstance(editor.editor, PathInput)
-            text = row.field.description
-            if not is_path:
-                text += f"\ntakes {row.field.expected}"
-            if row.is_changed and not (is_path and not row.base_text):
-                text += f"\npreset: {row.base_text or '(empty)'}"
-            if row.key == "seed":
-                text += "\nr draws one, and so does -1"
-            if is_path:
-                text += "\nenter picks one, → takes what is offered; a file can be dropped here"
-            elif row.suggestions:
-                text += "\nf2 lists what is known, → takes what is offered"
-        put(self.query_one("#help", Static), text)
+        row = self.focused_row
+        put(self.query_one("#help", Static), row.help if row is not None else "")
 
     @property
     def focused_row(self) -> RowEditor | None:
@@ -532,27 +479,5 @@ def _known_names() -> dict[str, tuple[str, ...]]:
     return known_names()
 
 
-def _planned(store: Store, spec: RunSpec) -> Planned:
-    from tui.describe.plan import planned
-
-    return planned(store, spec)
-
-
-def _commands(missing: Sequence[Needed]) -> Sequence[str]:
-    """What gets the models of a run that are not here."""
-    if not missing:
-        return ()
-    from tui.describe.models.missing import commands
-
-    return commands(missing)
-
-
 def _look(_store: Store, index: Index, spec: RunSpec, name: str) -> Look:
     return look_at(spec, name, index)
-
-
-def _prompt_warnings(spec: RunSpec, own: str) -> list[str]:
-    """own: the prompt of its preset."""
-    from tui.describe.prompts.warnings import prompt_of_preset, prompt_warnings
-
-    return [*filter(None, [prompt_of_preset(spec, own)]), *prompt_warnings(spec)]

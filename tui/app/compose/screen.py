@@ -19,6 +19,7 @@ from tui.app.compose.field_row import FieldEdited, PathInput
 from tui.app.compose.form import FormScreen
 from tui.app.compose.list_section import ListSection
 from tui.app.compose.panels import Changes, Problems, Stages
+from tui.app.compose.plan_panel import PlanPanel
 from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
@@ -225,7 +226,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refused or self._missing:
+        if self.query_one(PlanPanel).is_refused:
             self.action_panel("problems")
             return
         self._launch = self.app.launch(spec, self.draft.preset, watch=watch)
@@ -251,7 +252,7 @@ class Compose(FormScreen):
         spec = await self.valid_spec()
         if spec is None or self.draft is None:
             return
-        if self._refused or self._missing:
+        if self.query_one(PlanPanel).is_refused:
             self.action_panel("problems")
             return
         from tui.app.compose.variants.dialog import Variants

@@ -15,6 +15,7 @@ from presets.spec.sections import SECTIONS
 from presets.tasks import has_pictures
 from presets.validation import to_plain
 from tui.app.compose.draft import FIELDS, text_of
+from tui.app.form_words import form_words
 from tui.describe.given import about_given, given_told, is_shown
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN
@@ -143,19 +144,23 @@ def about_section(section: Section, checked: Checked | None) -> str:
     return about_given(checked.shown) if is_given and checked else section.about
 
 
-def about_preset(name: str, info: PresetInfo | None, error: str, *, is_ready: bool = True) -> str:
+def about_preset(
+    name: str, info: PresetInfo | None, error: str, lack: str = "", *, is_ready: bool = True
+) -> str:
     """A preset in a few lines, and what can be done from here. info: None where it is in no list of presets. error:
-    what is wrong with it, or nothing. is_ready: whether the form as it is makes a run."""
+    what is wrong with it, or nothing. lack: what of its models is not here, or nothing. is_ready: whether the form as
+    it is makes a run."""
     lines = [name or "the settings of a run whose preset is gone"]
     if info is not None:
-        lines += [info.description] if info.description else []
+        lines += [form_words(info.description)] if info.description else []
         lines += ["shipped with modiff" if info.shipped else f"yours: {_at_home(info.path)}"]
         lines += [f"extends {info.extends}"] if info.extends else []
     if error:
         lines += ["", f"✖ {error}", "", "e edits the file here, f4 in your editor"]
     else:
         run = "makes this video" if is_ready else "goes to what is missing or wrong"
-        lines += ["", f"ctrl+r {run}", "enter picks another preset"]
+        lines += ["", *([f"✖ {lack}: p tells what, and how"] if lack else [])]
+        lines += [f"ctrl+r {run}", "enter picks another preset"]
         lines += ["tab goes to the prompt, ↓ to the other stages"]
     return "\n".join(printable(line) for line in lines)
 

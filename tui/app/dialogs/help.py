@@ -36,6 +36,8 @@ _PLAIN = {
     "scroll_bottom": "To the last row",
     "scroll_home": "To the beginning",
     "scroll_end": "To the end",
+    "scroll_up": "A line up",
+    "scroll_down": "A line down",
 }
 # Textual gives every screen keys for these.
 _EVERYWHERE = ("app.focus_next", "app.focus_previous", "screen.copy_text")
@@ -80,12 +82,15 @@ class Help(Dialog[None]):
 
 def sections(screen: Screen[Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """(title, [(keys, what they do)]) in the order of the bindings; keys of one action stand together."""
+    taken = {each.key for _, each in screen.app._bindings if each.priority}
     found: dict[DOMNode, dict[str, tuple[list[str], str]]] = {}
     for node, binding, is_enabled, _ in screen.active_bindings.values():
         if not binding.description or not is_enabled or node is screen.app or binding.system:
             continue
         if node is screen and binding.id is None and binding.action in _EVERYWHERE:
             continue
+        if binding.id is None and binding.key in taken:
+            continue  # Textual's own, whose key the app has for something else
         keys, _ = found.setdefault(node, {}).setdefault(binding.action, ([], _words(binding)))
         keys.append(shown_key(screen.app, binding))
     told: dict[str, list[tuple[str, str]]] = {}  # panels in one another may have one name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Group
 from rich.padding import Padding
@@ -18,7 +18,7 @@ from tui.app.dialogs.base import Dialog
 from tui.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rich.console import RenderableType
     from textual.app import ComposeResult
@@ -52,7 +52,7 @@ class Picker(Dialog[str | None]):
         title: str,
         items: Sequence[Item],
         chosen: str = "",
-        later: Coroutine[Any, Any, Sequence[Item]] | None = None,
+        later: Awaitable[Sequence[Item]] | None = None,
         on_move: Callable[[str], None] | None = None,
     ) -> None:
         """chosen: the value that is highlighted first. later: the same items with more said of them, which takes a
@@ -81,7 +81,7 @@ class Picker(Dialog[str | None]):
             self._await(self._later)
 
     @asks()
-    async def _await(self, later: Coroutine[Any, Any, Sequence[Item]]) -> None:
+    async def _await(self, later: Awaitable[Sequence[Item]]) -> None:
         self._items = await later
         found, listed = {item.value: item for item in self._items}, self.query_one(OptionList)
         highlighted = listed.highlighted

@@ -168,12 +168,16 @@ class Live(ModiffScreen):
         feed = self._feed
         if feed is None or feed.run_id != run_id:
             feed = await self._begin(run_id)
-        while True:
-            is_full = await feed.turn()
-            self._after_turn(feed)
-            if feed.is_over and not is_full:
-                return
-            await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
+        try:
+            while True:
+                is_full = await feed.turn()
+                self._after_turn(feed)
+                if feed.is_over and not is_full:
+                    return
+                self.app.follow(run_id, feed.progress)
+                await asyncio.sleep(0 if is_full else feed.pause_seconds(self.app.tick_seconds))
+        finally:
+            self.app.follow("", None)
 
     async def _begin(self, run_id: str) -> RunFeed:
         if self._feed is not None:

@@ -59,11 +59,18 @@ def table(
             expected.changes if expected else "…",
             # without the share rather than cut
             steps if len(steps) <= _STEPS_CELLS else steps.partition(" ")[0],
-            "" if seconds is None else f"~{clock(seconds)}",
+            _left(seconds, expected),
             row.prompt,
         )
         told.append(Row(record.id, cells, "bold" if is_at_work else "dim" if is_paused else ""))
     return told
+
+
+def _left(seconds: float | None, expected: Expected | None) -> str:
+    """`~0:12`; `stored` of a run of which nothing is to be computed."""
+    if expected is not None and expected.is_stored:
+        return "stored"
+    return "" if seconds is None else f"~{clock(seconds)}"
 
 
 def _seconds_left(
@@ -133,6 +140,9 @@ def _waiting(queued: Sequence[RunRow], known: Mapping[str, Expected]) -> str:
     if not queued:
         return "no run waits"
     told = "1 run waits" if len(queued) == 1 else f"{len(queued)} runs wait"
+    expected = [known[row.record.id] for row in queued if row.record.id in known]
+    if len(expected) == len(queued) and all(each.is_stored for each in expected):
+        return f"{told}, and all of {'it' if len(queued) == 1 else 'them'} is stored"
     times = [
         _seconds_left(row, known[row.record.id], None) for row in queued if row.record.id in known
     ]

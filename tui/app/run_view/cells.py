@@ -56,19 +56,20 @@ def head(
     record: RunRecord | None,
     *,
     prompt: str = "",
+    changes: str = "",
     decode_seconds: float | None,
     now_ns: int,
     silence: str = "",
 ) -> Head:
-    """The head of a run. record: None where it is not known (yet). prompt: as it was expanded, else empty. silence: why
-    the engine gives no sign of life, if it gives none."""
+    """The head of a run. record: None where it is not known (yet). prompt: as it was expanded, else empty. changes: of
+    its preset, but for what is told beside them. silence: why the engine gives no sign of life, if it gives none."""
     message, is_output = _message(state, record)
     problem = "" if state.is_over else printable(silence) or _stall(state, now_ns)
     return Head(
         symbol=SYMBOLS.get(state.status, "?"),
         status=_status(state, record),
         times="  ".join(filter(None, _times(state, decode_seconds, now_ns))),
-        origin=_origin(record, prompt) if record else "",
+        origin=_origin(record, prompt, changes) if record else "",
         hits=_hits(state),
         message=problem or message,
         is_output=is_output,
@@ -102,8 +103,8 @@ def _times(state: RunState, decode_seconds: float | None, now_ns: int) -> list[s
     ]
 
 
-def _origin(record: RunRecord, expanded: str) -> str:
-    """Preset, ancestor, seed and prompt, as it was expanded."""
+def _origin(record: RunRecord, expanded: str, changes: str) -> str:
+    """Preset, ancestor, seed, what else was changed, and prompt, as it was expanded."""
     spec = json.loads(record.spec_json)
     parts = [record.preset or "no preset"]
     if record.parent:
@@ -111,6 +112,8 @@ def _origin(record: RunRecord, expanded: str) -> str:
         parts.append(f"branch of {record.parent}{at}")
     if isinstance(seed := spec.get("seed"), int):
         parts.append(f"seed {seed}")
+    if changes:
+        parts.append(changes)
     if files := given_files(spec):
         parts.append(f"from {' and '.join(files)}")
     if isinstance(prompt := expanded or spec.get("prompt"), str) and prompt.strip():

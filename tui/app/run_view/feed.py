@@ -11,21 +11,29 @@ from typing import TYPE_CHECKING
 from engine.runs.expanded import expanded_text
 from tui.app.run_view.cells import is_fast
 from tui.app.run_view.follower import Follower
+from tui.describe.inputs import GIVEN
 from tui.describe.plan import decode_seconds, sigmas
+from tui.describe.runs.changes import values_within
 from tui.describe.runs.detail import detail as detail_of
+from tui.describe.runs.following.watch import progress_of
 from tui.describe.runs.given import given_files, given_to
 from tui.describe.runs.previews import VIDEO, playing_rate, step_told
+from tui.describe.runs.run import changes_of_preset
 
 if TYPE_CHECKING:
     from store.lineage.records import RunRecord
+    from store.store import Store
     from tui.app.lab import Lab
     from tui.app.run_view.view import RunView
     from tui.describe.runs.following.state import RunState
+    from tui.describe.runs.following.watch import Progress
 
 # A picture costs more than all else on the screen; its own frames move in between.
 PREVIEW_SECONDS = 0.5
 # The next step's picture takes the place of this one, in which there is no more than a frame or two to be seen.
 PASSING_FPS = 2.0
+# What was changed may take so much of its line, in which the prompt comes after it.
+CHANGES_CELLS = 48
 
 
 class RunFeed:
@@ -42,6 +50,7 @@ class RunFeed:
         self._preview_due = 0.0
         self._shown: tuple[int, str] = (0, "")
         self._prompt, self._prompt_of = "", ""
+        self._changes = ""
         self._given_at = -1
         self.record: RunRecord | None = None
         self.shows_previews = True
@@ -60,6 +69,11 @@ class RunFeed:
         """Whether this attempt of the run has ended."""
         return self.state.is_over
 
+    @property
+    def progress(self) -> Progress:
+        """How far it is, as of the last turn."""
+        return progress_of(self.state, self._decode_seconds)
+
     def pause_seconds(self, tick_seconds: float) -> float:
         """Until the next turn; for fast steps it draws all at one stroke, with their picture. tick_seconds: how often
         panels are drawn at most."""
@@ -72,6 +86,7 @@ class RunFeed:
         if not self.shows_previews:
             self.hide_previews()
         self.record = await self._lab.read(lambda store: store.run(self.run_id))
+        self._changes = await self._lab.read(changes_told, self.record)
         self._sigmas = await self._lab.read(sigmas, self.run_id)
         self._asked = asyncio.create_task(self._ask_decode_seconds())
 
@@ -106,6 +121,7 @@ class RunFeed:
             self.state,
             record=self.record,
             prompt=self._prompt,
+            changes=self._changes,
             sigmas=self._sigmas,
             decode_seconds=self._decode_seconds,
             points=self._points,
@@ -193,3 +209,14 @@ class RunFeed:
     def allow_previews(self) -> None:
         """Read and show them again."""
         self.shows_previews, self._preview_due = True, 0.0
+
+
+def changes_told(_store: Store, record: RunRecord) -> str:
+    """What a run has otherwise than its preset, `quantise int8, steps 8`; its seed and its files are told beside it."""
+    changes = changes_of_preset(record)
+    told = {
+        key: value
+        for key, value in changes.items()
+        if key != "seed" and not key.startswith(tuple(f"{name}." for name in GIVEN))
+    }
+    return values_within(told, CHANGES_CELLS) if told else ""

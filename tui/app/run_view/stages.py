@@ -39,7 +39,8 @@ class StageCell:
 
 
 class Stages(Drawn):
-    """Symbol, name and time of each stage; where there is no room the times go first, and names last."""
+    """Symbol, name and time of each stage; where there is no room it goes first which are cached, then the shortest of
+    the times, and names last."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "stages--done",
@@ -83,23 +84,28 @@ class Stages(Drawn):
 
 
 def _ways(cells: Sequence[StageCell]) -> Iterator[list[str]]:
-    """What to say of the stages, the most first: all of it, no times, only names but of what runs or failed, then
-    without the names, symbols."""
+    """What to say of the stages, the most first: all of it, fewer and fewer times, none, only names but of what runs
+    or failed, then without the names, symbols."""
     symbols = [_SYMBOLS[cell.state] for cell in cells]
     names = [f"{_SYMBOLS[cell.state]} {printable(cell.name)}" for cell in cells]
     told = [_text(cell) for cell in cells]
     is_told = [cell.state in ("running", "failed") for cell in cells]
-    yield [_text(cell, has_time=True) for cell in cells]
+    short = [a if is_a else b for a, b, is_a in zip(told, names, is_told, strict=True)]
+    times = [f" {span(cell.seconds)}" if cell.seconds is not None else "" for cell in cells]
+    yield [f"{text}{time}" for text, time in zip(told, times, strict=True)]
+    by_length = sorted((cell.seconds, at) for at, cell in enumerate(cells) if cell.seconds)
+    for shortest in range(len(by_length)):  # which are cached, the head of the run says as well
+        timed = {at for _, at in by_length[shortest:]}
+        yield [f"{text}{times[at] if at in timed else ''}" for at, text in enumerate(short)]
     yield told
-    for short in (names, symbols):
-        yield [a if is_a else b for a, b, is_a in zip(told, short, is_told, strict=True)]
+    yield short
+    yield [a if is_a else b for a, b, is_a in zip(told, symbols, is_told, strict=True)]
     yield symbols
 
 
-def _text(cell: StageCell, *, has_time: bool = False) -> str:
+def _text(cell: StageCell) -> str:
     word = printable(cell.detail) or _WORDS.get(cell.state, "")
-    time = span(cell.seconds) if has_time and cell.seconds is not None else ""
-    return " ".join(filter(None, (_SYMBOLS[cell.state], printable(cell.name), word, time)))
+    return " ".join(filter(None, (_SYMBOLS[cell.state], printable(cell.name), word)))
 
 
 def _cells_of(said: Sequence[str]) -> int:

@@ -181,6 +181,7 @@ class RunView(Widget):
         *,
         record: RunRecord | None = None,
         prompt: str = "",
+        changes: str = "",
         sigmas: Sequence[float] = (),
         decode_seconds: float | None = None,
         points: Collection[int] | None = None,
@@ -189,9 +190,9 @@ class RunView(Widget):
     ) -> None:
         """Draw what is new in `state`.
 
-        record, sigmas (of the whole course): where they are known. prompt: as it was expanded, else empty.
-        decode_seconds: what decoding took in like runs. points: after which steps a branch finds its state stored, None
-        to go by the log. silence: why the engine gives no sign of life, if it gives none.
+        record, sigmas (of the whole course): where they are known. prompt: as it was expanded, else empty. changes: of
+        its preset, in words. decode_seconds: what decoding took in like runs. points: after which steps a branch finds
+        its state stored, None to go by the log. silence: why the engine gives no sign of life, if it gives none.
         """
         if self._state is not None and self._state is not state:
             self.clear()
@@ -203,6 +204,7 @@ class RunView(Widget):
                 state,
                 record,
                 prompt=prompt,
+                changes=changes,
                 decode_seconds=decode_seconds,
                 now_ns=now_ns,
                 silence=silence,

@@ -27,20 +27,23 @@ _TOLD_SECONDS = 12
 _MAX_TOLD = 12
 
 
-async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None:
+async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> list[str]:
     """Resume runs that stopped, take those to their end that were to stop early; those at their end stay as they are.
+    The ids of those that go on.
 
     watch: show it, where it is a single one.
     """
     from engine import client
 
     ids: list[str] = []
+    reviewed: list[str] = []
     for row in rows:
         record = row.record
         if not summary.can_go_on(record):
             continue
         if is_to_review(record):
-            await review(app, record.id)
+            if await review(app, record.id):
+                reviewed.append(record.id)
             continue
         try:
             again = client.finish if record.status == "done" else client.resume
@@ -53,6 +56,7 @@ async def go_on(app: ModiffBase, rows: Sequence[RunRow], *, watch: bool) -> None
         app.post_message(Queued(ids[0], watch=watch))
     elif ids:
         app.post_message(QueuedRuns(ids))
+    return [*ids, *reviewed]
 
 
 async def replay(app: ModiffBase, row: RunRow) -> None:

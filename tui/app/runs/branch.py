@@ -15,6 +15,7 @@ from presets.errors import PresetError
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
+from tui.app.form_words import form_words
 from tui.app.messages import Queued
 from tui.app.run_view.step_links import cells_of
 from tui.app.run_view.timeline import Timeline
@@ -208,7 +209,7 @@ class Branch(Dialog[str | None]):
             place.display = False
         if error is None:
             return
-        line = str(error) if isinstance(error, ValueError) else self.app.line_for(error)
+        line = form_words(str(error) if isinstance(error, ValueError) else self.app.line_for(error))
         key = error.key if isinstance(error, PresetError) else ""
         place = self.query_one(f"#problem-{_id(key)}" if key in FIELDS else "#problem", Static)
         place.update(f"✖ {line}")

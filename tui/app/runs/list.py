@@ -28,7 +28,7 @@ from tui.describe.runs.run import PIN
 from tui.text import counted, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from textual import events
     from textual.app import ComposeResult
@@ -54,6 +54,7 @@ _MIN_DIFFERS_CELLS = 16
 _MARK_AND_RUN_CELLS = 18  # with what is between columns and the scroll bar
 _GALLERY_FPS = 4.0
 _NO_RUNS = "no runs yet\n\n1 opens Compose; ctrl+r starts a run there"
+_READING = "…"
 _NONE_FIT = "no run fits\n\n/ changes the filter"
 
 
@@ -87,6 +88,14 @@ def table(
         for at, row in enumerate(shown, start=1)
     ]
     return columns, rows
+
+
+def found_told(number: int, total: int | None) -> str:
+    """`11 runs`, `11 of 28 runs` where not all are wanted, `500+ runs` where the list ends before they do."""
+    more = "+" if number >= RUN_LIMIT else ""
+    if total is None:
+        return counted(number, "run").replace(" ", f"{more} ")
+    return f"{number}{more} of {counted(total, 'run')}"
 
 
 def _cell(row: RunRow, name: str, now_ns: int) -> str:
@@ -170,6 +179,7 @@ class RunList(Vertical):
         self._fitting: Sequence[str] = ()
         self._is_in_tree = is_in_tree
         self._is_in_gallery = False
+        self._is_reading = False  # those of another filter: until they are there none is shown
         self._titles: dict[str, str] = {}  # of the tiles, for the runs that fit
         self._entitle()
         self._moved: RunRow | None = None
@@ -228,24 +238,37 @@ class RunList(Vertical):
     def thumbnails(self) -> Thumbnails:
         return self.query_one(Thumbnails)
 
-    def show(self, rows: Sequence[RunRow], relatives: Sequence[Relative]) -> None:
-        """rows: those that fit. relatives: the same and their ancestors, as families."""
+    def show(
+        self, rows: Sequence[RunRow], relatives: Sequence[Relative], total: int | None = None
+    ) -> None:
+        """rows: those that fit. relatives: the same and their ancestors, as families. total: how many runs there are,
+        where not all are wanted."""
         self._rows = {each.row.record.id: each.row for each in relatives}
         self._relatives = tuple(relatives)
         self.presets |= dict.fromkeys(row.record.preset for row in rows if row.record.preset)
         self.tags |= dict.fromkeys(tag for row in rows for tag in row.tags)
         self.marks = [run_id for run_id in self.marks if run_id in self._rows]
-        more = "+" if len(rows) >= RUN_LIMIT else ""
-        count = counted(len(rows), "run").replace(" ", f"{more} ")
-        self.query_one("#found", Static).update(f" {count}")
+        self.query_one("#found", Static).update(f" {found_told(len(rows), total)}")
         self._fitting = [row.record.id for row in rows]
+        was_reading, self._is_reading = self._is_reading, False
+        self._draw()
+        if was_reading:
+            self.focus_list()
+
+    def forget(self) -> None:
+        """Show no run until those of another filter are read, which then have the focus."""
+        self._rows, self._relatives, self._fitting = {}, (), ()
+        self.marks.clear()
+        self._is_reading = True
+        self.query_one("#found", Static).update("")
         self._draw()
 
     def _draw(self) -> None:
         view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
             line = self.query_one(Input).value.strip()
-            self.query_one("#empty", Empty).update(_NONE_FIT if line else _NO_RUNS)
+            told = _READING if self._is_reading else _NONE_FIT if line else _NO_RUNS
+            self.query_one("#empty", Empty).update(told)
             view = "empty"
         had_focus = self.query_one("#views").has_focus_within
         self.query_one(ContentSwitcher).current = view
@@ -292,7 +315,12 @@ class RunList(Vertical):
         self._view.focus()
 
     def focus_filter(self) -> None:
-        self.query_one(Input).focus()
+        """To its end, where another word can be typed at once."""
+        line = self.query_one(Input)
+        if line.value.strip():
+            line.value = f"{line.value.rstrip()} "
+        line.cursor_position = len(line.value)
+        line.focus()
 
     def fill_filter(self, line: str) -> None:
         """Another filter, as if it had been typed."""
@@ -360,7 +388,12 @@ class RunList(Vertical):
         self._draw()
 
     def clear_marks(self) -> None:
-        self.marks.clear()
+        """Take all marks."""
+        self.unmark(tuple(self.marks))
+
+    def unmark(self, run_ids: Collection[str]) -> None:
+        """Take the marks of these runs."""
+        self.marks = [run_id for run_id in self.marks if run_id not in run_ids]
         self._draw()
 
     def on_resize(self) -> None:
@@ -376,7 +409,7 @@ class RunList(Vertical):
             self.tell(str(error))
             return
         self.tell("")
-        self.post_message(self.Filtered(event.value, search))
+        self.post_message(self.Filtered(event.value.rstrip(), search))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter takes the value that is offered for a key, and goes to the runs."""
@@ -437,6 +470,7 @@ class _Filter(Input):
 
     def on_blur(self) -> None:
         self._is_fresh = False
+        self.value = self.value.rstrip()  # the space that nothing was typed behind
 
     async def _on_key(self, event: events.Key) -> None:
         is_fresh, self._is_fresh = self._is_fresh, False

@@ -188,12 +188,14 @@ class Runs(ModiffScreen):
         try:
             rows = await self.app.lab.read(summary.found_rows, self._search, RUN_LIMIT)
             ancestors = await self.app.lab.read(summary.ancestors, rows)
+            is_part = self._search != searching.Search()
+            total = await self.app.lab.read(lambda store: store.num_runs()) if is_part else None
             minute = time.time_ns() // 60_000_000_000  # the ages that are told change with it
-            known = (*rows, None, *ancestors, minute)
+            known = (*rows, None, *ancestors, total, minute)
             if known != self._known:
                 relatives = await asyncio.to_thread(families, rows, ancestors)
                 self._known = known
-                self.runs.show(rows, relatives)
+                self.runs.show(rows, relatives, total)
             if minute != self._minute:
                 self._minute = minute
                 self.details.redraw()
@@ -230,11 +232,13 @@ class Runs(ModiffScreen):
     def show_gallery(self, line: str) -> None:
         """The runs that fit a filter, as pictures."""
         self._led_here_at = time.monotonic()
+        self.runs.forget()
         self.runs.fill_filter(line)
+        self._search, self._known = searching.parse(line), None
+        self.look()  # one that is under way would show those of the filter before
         if not self.runs.is_in_gallery:
             self.action_gallery()
         self.remove_class("-opened")
-        self.runs.focus_list()
 
     def action_gallery(self) -> None:
         """Thumbnails in a grid, and back."""
@@ -336,8 +340,11 @@ class Runs(ModiffScreen):
     def action_go_on(self) -> None:
         """Resume the marked runs, or this one, or take them to their end."""
         rows, watch = self._chosen(), not self.runs.is_in_gallery
-        self._do(run_actions.go_on(self.app, rows, watch=watch))
-        self.runs.clear_marks()
+
+        async def go_on() -> None:
+            self.runs.unmark(await run_actions.go_on(self.app, rows, watch=watch))
+
+        self._do(go_on())
 
     def action_replay(self) -> None:
         """Make its output again from the store."""

@@ -243,7 +243,8 @@ class Store(ModiffScreen):
 
         space = self._space
         if space is None:
-            space = await self.app.lab.work(space_of)
+            with self.app.opening():
+                space = await self.app.lab.work(space_of)
         planned: Planned | None = await self.app.push_screen_wait(
             CleanUp(space.overview.budget_bytes)
         )
@@ -261,7 +262,8 @@ class Store(ModiffScreen):
         policy = self._policy
         if policy is None:
             return
-        plan = await self.app.lab.work(planned_removal, policy)
+        with self.app.opening():
+            plan = await self.app.lab.work(planned_removal, policy)
         if not plan.is_empty:
             await self._clean(policy, plan)
         else:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.cells import cell_len
 
 from tui.app.widgets.drawn import Drawn
-from tui.describe.space import LABELS
-from tui.text import counted, printable
+from tui.describe.space import parts
+from tui.text import counted
 from tui.units import size
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Usage(Drawn):
     def draw(self, width: int, height: int) -> list[Strip]:
         if self._overview is None:
             return self.centred("looking at the store …", self.styled("usage--dim"), width, height)
-        shown = parts(self._overview)
+        shown = largest(self._overview)
         styles = [self.styled(f"usage--part{i}") for i in range(len(shown))]
         lines = [self._bar(shown, styles, width), *self._legend(shown, styles, width)]
         lines += [self.line([(text, self.plain)], width) for text in totals(self._overview, width)]
@@ -67,20 +67,15 @@ class Usage(Drawn):
         return [self.line(row, width) for row in rows[:_LEGEND_LINES]]
 
 
-def parts(overview: Overview) -> list[tuple[str, int]]:
-    """(name, bytes) of the kinds of blobs, largest first, then of all other files together; at most six, the
-    smallest kinds in one."""
-    kinds = [
-        (printable(LABELS.get(kind, kind)), share.num_bytes)
-        for kind, share in overview.kinds.items()
-        if share.num_bytes
-    ]
-    room = len(TEXTURES) - 1
-    if len(kinds) > room:
-        rest = sum(num_bytes for _, num_bytes in kinds[room - 1 :])
-        kinds = [*kinds[: room - 1], ("other blobs", rest)]
-    files = sum(overview.files.values())
-    return [*kinds, *([("database and logs", files)] if files else [])]
+def largest(overview: Overview) -> list[tuple[str, int]]:
+    """(name, bytes) of what there is, the largest first; at most six, the smallest in one."""
+    found = [(name, num_bytes) for name, _, num_bytes in parts(overview) if num_bytes]
+    found.sort(key=lambda each: -each[1])
+    room = len(TEXTURES)
+    if len(found) > room:
+        rest = sum(num_bytes for _, num_bytes in found[room - 1 :])
+        found = [*found[: room - 1], ("the rest", rest)]
+    return found
 
 
 def shares(sizes: Sequence[int], width: int) -> list[int]:
@@ -104,7 +99,7 @@ def totals(overview: Overview, width: int) -> list[str]:
     if overview.protected_bytes:
         told.append(f"never removed {size(overview.protected_bytes)}")
     if overview.leftover_bytes:
-        told.append(f"of removed runs {size(overview.leftover_bytes)}")
+        told.append(f"of no run any more {size(overview.leftover_bytes)}")
     line = ""
     for each in told:
         longer = f"{line}   {each}" if line else each

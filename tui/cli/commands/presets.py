@@ -115,7 +115,8 @@ def validate(
         )
     for name, found in errors.items():
         for error in found:
-            click.echo(f"{printable(name)}: {error}", err=True)
+            names_it = name.endswith(".toml") and name in error
+            click.echo(printable(error if names_it else f"{name}: {error}"), err=True)
         if not found and not as_json:
             click.echo(f"{printable(name)}: ok")
     if any(errors.values()):

@@ -349,6 +349,7 @@ def _narration(
     store: Store, record: RunRecord, watched: Watched, spent: str, *, again: str
 ) -> list[str]:
     """How it went, for people: status, time and its split by stage."""
+    where, way_on = _where(watched.state), f"; `modiff resume {record.id}` goes on"
     match record.status:
         case "done" if is_to_review(record):
             return []
@@ -356,10 +357,9 @@ def _narration(
             late = "; it was done before it could be cancelled" if watched.cancel_asked else ""
             return [f"run {record.id} done in {spent}{_reuse(store, record)}{late}"]
         case "cancelled":
-            return [f"run {record.id} cancelled{_where(watched.state)}"]
+            return [f"run {record.id} cancelled{where}{way_on}"]
         case "paused":
-            where = _where(watched.state)
-            return [f"run {record.id} paused{where}; `modiff resume {record.id}` goes on"]
+            return [f"run {record.id} paused{where}{way_on}"]
         case "interrupted":
             onwards = (
                 f"to run it again: {printable(again)}"

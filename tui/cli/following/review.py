@@ -28,10 +28,14 @@ def check_can_ask(*, detach: bool = False) -> None:
     """Raises UsageError where nobody could answer."""
     if detach:
         raise click.UsageError("--review asks, and --detach leaves; give one of them")
-    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _is_somebody_there():
         raise click.UsageError(
             "--review asks in a terminal, and there is none; leave it out to run with the prompt as it is expanded"
         )
+
+
+def _is_somebody_there() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def run_reviewed(
@@ -72,6 +76,11 @@ def _answer(store: Store, run_id: str) -> _Answer:
     if waiting is None:
         raise click.ClickException(
             f"run {run_id} does not wait for its prompt to be read; `modiff show {run_id}` tells how it stands"
+        )
+    if not _is_somebody_there():
+        raise click.UsageError(
+            f"what is to become of run {run_id} is asked in a terminal, and there is none; "
+            f"`modiff finish {run_id}` goes on with its expanded prompt as it is"
         )
     click.echo(f"{waiting.by}:\n\n{escaped(waiting.text)}\n", err=True)
     warn(waiting.warnings)

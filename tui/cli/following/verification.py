@@ -33,12 +33,13 @@ def verify_run(store: Store, record: RunRecord, *, quiet: bool, as_json: bool) -
 def _followed(store: Store, record: RunRecord, *, shows_progress: bool) -> Verified:
     """The verdict. Raises ClickException where there is none."""
     from engine import client
+    from engine.runs.following import follow
     from store.lineage.events import RunFinished, StepFinished, Verified
 
     verification = client.verify(store, record.id)
     verdict = None
     try:
-        for event in client.follow(store, verification):
+        for event in follow(store, verification):
             match event:
                 case StepFinished(step=done, total=total) if shows_progress:
                     click.echo(f"\r\x1b[K{done} of {total} steps", err=True, nl=done == total)

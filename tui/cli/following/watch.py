@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from engine.client import follow, held_up
+from engine.runs.following import follow, held_up
 from store.errors import StoreError
 from store.store import open_store
 from tui.describe.runs.following.stalling import stalled

@@ -32,8 +32,15 @@ def missing_size(parts: Sequence[Needed]) -> str:
     return ("" if is_exact else "about ") + decimal_size(missing_bytes(parts))
 
 
+def lack(parts: Sequence[Needed]) -> str:
+    """`69.04 GB to get`, `a file is missing` where nobody knows how much that is; of what has them all, ""."""
+    if not absent(parts):
+        return ""
+    return f"{missing_size(parts)} to get" if missing_bytes(parts) else "a file is missing"
+
+
 def by_preset() -> dict[str, str]:
-    """What is to be downloaded, as `69.04 GB to get`, for the presets of which something is missing."""
+    """What `lack` says, for the presets of which something is missing."""
     from engine.checkpoints.library import scan_places
     from engine.components.needed import needed
     from presets.errors import PresetError
@@ -44,14 +51,10 @@ def by_preset() -> dict[str, str]:
     sizes: dict[str, str] = {}
     for name in [info.name for info in list_presets() if not info.error]:
         try:
-            parts = needed(load_preset(name), among)
+            sizes[name] = lack(needed(load_preset(name), among))
         except PresetError:
             continue  # told as broken
-        if absent(parts):
-            sizes[name] = (
-                f"{missing_size(parts)} to get" if missing_bytes(parts) else "a file is missing"
-            )
-    return sizes
+    return {name: size for name, size in sizes.items() if size}
 
 
 def rows(parts: Sequence[Needed]) -> list[tuple[str, str, str, str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from store.store import Store
 
 # What has an option of its own, beside --set.
-_OPTIONS = {
+OPTIONS = {
     "prompt": "--prompt",
     "negative_prompt": "--negative-prompt",
     "seed": "--seed",
@@ -88,7 +88,7 @@ def _changes(base: RunSpec, spec: RunSpec) -> Iterator[str]:
             continue
         if field.key == "expansion.instructions" and value == _template_text(spec):
             continue
-        option = _OPTIONS.get(field.key)
+        option = OPTIONS.get(field.key)
         if field.key.startswith("video.") and not _goes_by(field.key, spec):
             option = None
         # an empty --output means the default

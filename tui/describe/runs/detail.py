@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tui.describe.guidance import scale_told
 from tui.describe.prompts.expansion import is_to_review, written_by
-from tui.describe.runs.changes import preset_changes, value_told, values_told
+from tui.describe.runs.changes import value_told, values_told
 from tui.describe.runs.elsewhere import Elsewhere, elsewhere_of
 from tui.describe.runs.given import changed_file
 from tui.describe.runs.run import (
@@ -18,9 +18,9 @@ from tui.describe.runs.run import (
     PIN,
     SYMBOLS,
     can_go_on,
+    changes_of_preset,
     is_early,
     num_steps,
-    preset_settings,
     stars,
     status_words,
     table_in,
@@ -42,7 +42,8 @@ WORTH_TELLING_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What to do next, in the words of the app or the command line. symbol: before a status."""
+    """What to do next, in the words of the app or the command line; {run} stands for the id of the run. has_symbol:
+    whether a status has its symbol before it."""
 
     resume: str
     finish: str
@@ -54,9 +55,9 @@ APP = Hints("r resumes it", "r takes it to its end", "r asks for it", has_symbol
 
 
 COMMAND_LINE = Hints(
-    "`modiff resume` goes on with it",
-    "`modiff finish` takes it to its end",
-    "`modiff review` asks for it",
+    "`modiff resume {run}` goes on with it",
+    "`modiff finish {run}` takes it to its end",
+    "`modiff review {run}` asks for it",
     has_symbol=False,
 )
 
@@ -134,15 +135,18 @@ def lines(detail: Detail, hints: Hints = APP) -> list[tuple[str, str]]:
 def _status(record: RunRecord, hints: Hints, changed_file: str) -> str:
     symbol = EARLY if is_early(record) else SYMBOLS.get(record.status, "?")
     told = f"{symbol} {status_words(record)}" if hints.has_symbol else status_words(record)
+    resume, finish, review = (
+        way.format(run=record.id) for way in (hints.resume, hints.finish, hints.review)
+    )
     if record.status == "running" and (record.cancel_requested or record.pause_requested):
         return f"{told}; stops after its present step"
     if is_to_review(record):
-        return f"{told}: its prompt waits for your word; {hints.review}"
+        return f"{told}: its prompt waits for your word; {review}"
     if is_early(record):
-        return f"{told}, as it was to; {hints.finish}"
+        return f"{told}, as it was to; {finish}"
     if not can_go_on(record):
         return told
-    return f"{told}; {with_file_back(changed_file)}{hints.resume}"
+    return f"{told}; {with_file_back(changed_file)}{resume}"
 
 
 def with_file_back(changed_file: str) -> str:
@@ -277,7 +281,7 @@ def detail(store: Store, run_id: str) -> Detail:
         has_video=any(
             link.stage == "video" and is_stored(store.root, link.digest) for link in links
         ),
-        changes=preset_changes(record, preset_settings(record.preset)),
+        changes=changes_of_preset(record),
         verdict=store.last_verdict(run_id),
         elsewhere=elsewhere_of(store.calls(run_id)),
         inputs=_inputs(record),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tui.describe.health import MOST_RUNNING
 from tui.describe.prompts.expansion import is_to_review
-from tui.describe.runs.changes import settings_in, varying
+from tui.describe.runs.changes import preset_changes, settings_in, varying
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -137,7 +137,7 @@ def data(row: RunRow) -> dict[str, Any]:
         "run": record.id,
         "status": record.status,
         "steps_done": done,
-        "steps_total": total,
+        "total_steps": total,
         "preset": record.preset,
         "prompt": row.prompt,
         "differs": dict(row.differs),
@@ -215,6 +215,11 @@ def preset_settings(name: str) -> Settings:
         return settings_in(encode_spec(load_preset(name))) if name else {}
     except PresetError:
         return {}
+
+
+def changes_of_preset(record: RunRecord) -> dict[str, Any]:
+    """The settings that a run has otherwise than its preset as it is now, by key; {} where that is not known."""
+    return preset_changes(record, preset_settings(record.preset))
 
 
 def ancestors(store: Store, rows: Sequence[RunRow]) -> list[RunRow]:

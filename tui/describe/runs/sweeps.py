@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The command line asks for --yes above this: at a minute each, a thousand runs are most of a day.
 MAX_UNASKED = 1000
+# More values of a range than these are told by its first ones and its last.
+MAX_LISTED = 8
 # A plan of micro takes a hundredth of a second, of a long run more.
 MAX_PLANNED = 64
 
@@ -67,6 +69,21 @@ def checked_members(
     members = with_outputs(members, pattern)
     check_outputs(store, [member.spec for member in members])
     return members
+
+
+def range_lines(axes: Sequence[Axis]) -> list[str]:
+    """A line for each axis with a range: how many values it has, and which."""
+    return [
+        f"{axis.key}: {counted(len(axis.values), 'value')}, {_listed(axis.values)}"
+        for axis in axes
+        if axis.has_range
+    ]
+
+
+def _listed(values: Sequence[str]) -> str:
+    if len(values) > MAX_LISTED:
+        values = [*values[: MAX_LISTED - 2], "…", values[-1]]
+    return ", ".join(values)
 
 
 def num_variants(over: Sequence[str]) -> int:

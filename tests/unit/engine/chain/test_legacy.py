@@ -101,7 +101,7 @@ def test_a_replay_decodes_again_and_says_so(
     monkeypatch.setattr(
         "tui.cli.following.follow.follow_queued", lambda invocation, _, queue, manner: queue() and 0
     )
-    monkeypatch.setattr("engine.client.ensure_engine", lambda _: None)
+    monkeypatch.setattr("engine.runs.following.ensure_engine", lambda _: None)
     old = old_video(store)
     assert main(["replay", old.id, "--output", str(tmp_path / "again.mp4")]) == 0
     assert (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,9 +12,10 @@ import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine import client
+from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.components.descriptions import Descriptions
 from engine.components.unseen import Published
-from engine.errors import EngineError
+from engine.errors import CheckpointError, EngineError
 from engine.fit import dry_run
 from engine.fit.dry_run import remembered, work_bytes, works_of
 from engine.fit.stages import uses_of
@@ -252,6 +254,23 @@ def test_what_was_told_of_a_stage_is_known_beside_a_run(store: Store) -> None:
         for stage, num_bytes in work_bytes(told).items():
             use = next(each for each in told.uses if (each.stage, each.device) == (stage, "cpu"))
             assert 0 < num_bytes == use.peak_bytes - use.weights_bytes - use.kept_bytes
+
+
+def test_a_file_that_goes_away_while_memory_is_told_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "vae.safetensors"
+    shutil.copy(locate("vae", BUILTIN_MICRO), file)
+    plan = client.plan(store, spec_of(f"components.vae.checkpoint={file}"))
+
+    def counted(*given: object) -> tuple[Use, ...]:
+        file.unlink()
+        return (Use("decode", "cpu", 3, 2, 0, "", ""),)
+
+    monkeypatch.setattr(dry_run, "uses_in", counted)
+    monkeypatch.setattr(dry_run, "device_of", lambda stage, uses: "cpu")
+    with pytest.raises(CheckpointError, match=f"{file}: no such file"):
+        dry_run.memory_of(store, plan)
 
 
 def test_models_that_leave_no_room_for_the_work_are_not_beside_it(

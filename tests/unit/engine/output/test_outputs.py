@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -60,3 +61,8 @@ def test_a_name_that_the_file_system_does_not_take_is_told_before_the_run(tmp_pa
         assert "is too long for the file system" in output_problem(path, kinds)
     assert "is too long for the file system" in folder_problem(tmp_path / ("n" * 300))
     assert "is a folder" in output_problem(tmp_path, ["video"])
+
+
+def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path):
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    assert "is not valid Unicode (UTF-8)" in output_problem(folder / "clip.mp4", ["video"])

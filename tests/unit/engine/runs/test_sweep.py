@@ -50,11 +50,14 @@ def values(found):
         ("seed=0..10..4", ("0", "4", "8")),
         ("seed=5..5", ("5",)),
         ("seed=1, 2,9..11", ("1", "2", "9", "10", "11")),
-        ("guidance.scale=4..6..0.5", ("4.0", "4.5", "5.0", "5.5", "6.0")),
+        ("guidance.scale=4..6..0.5", ("4", "4.5", "5", "5.5", "6")),
         ("guidance.scale=0.1..0.3..0.1", ("0.1", "0.2", "0.3")),
         ("guidance.scale=4,5,6", ("4", "5", "6")),
         ("guidance.scale=[5,1],4", ("[5,1]", "4")),
         ("guidance.scale=[{from=0,to=0.5,scale=6}],5", ("[{from=0,to=0.5,scale=6}]", "5")),
+        ("seed=1..81..40", ("1", "41", "81")),
+        ("seed=1..8..3,9", ("1", "4", "7", "9")),
+        ("seed=1.0..2.0", ("1", "2")),
         ("scheduler.shift=5..3..-1", ("5", "4", "3")),
         ("scheduler.name=unipc, euler", ("unipc", "euler")),
         ("prompt=a red circle,a blue star", ("a red circle", "a blue star")),
@@ -80,7 +83,13 @@ def test_values_are_listed_ranged_and_quoted(text, expected):
         (["seed=1,"], "empty"),
         (["sed=1..3"], "did you mean seed"),
         (["guidance=1"], "guidance.scale"),
-        (["seed=1..x"], "seed: expected an integer"),
+        (["seed=1..x"], "seed: 1..x is no range; expected FIRST..LAST or FIRST..LAST..STEP"),
+        (["seed=3,1...8"], "seed: 1...8 is no range"),
+        (["seed=..8"], "no range"),
+        (["seed=1..2..3..4"], "no range"),
+        (["seed=1-8"], "no range"),
+        (["frames=1:9:4"], "no range"),
+        (["seed=0..1..0.25"], "seed: the range 0..1..0.25 has values between integers"),
         (["seed=1.5"], "seed: expected an integer"),
         (["seed=1..3..0"], "does not lead from 1 to 3"),
         (["seed=1..3..-1"], "does not lead from 1 to 3"),
@@ -207,7 +216,7 @@ def test_the_model_folders_are_looked_through_once_for_all_members(tmp_path, mon
     for module in ("engine.runs.sweep", "engine.components.choice", "engine.checkpoints.locate"):
         monkeypatch.setattr(f"{module}.scan_places", look)
     monkeypatch.setattr("engine.checkpoints.locate.find", find)
-    monkeypatch.setattr("engine.components.umt5._weights_at", lambda *_: None)
+    monkeypatch.setattr("engine.components.providers.umt5._weights_at", lambda *_: None)
     published = lambda overrides: load_preset("wan2.1-t2v-1.3b", overrides)  # noqa: E731
     found = make_members(parse_axes(["guidance.scale=1..20"]), published, anything, from_step=3)
     assert len(found) == 20

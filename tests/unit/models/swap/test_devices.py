@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.components import wan_dit
 from engine.components.memory import swapping
+from engine.components.providers import wan_dit
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import At

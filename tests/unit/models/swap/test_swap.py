@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.checkpoints.load import Weights
-from engine.components import wan_dit
+from engine.components.providers import wan_dit
 from engine.errors import CheckpointError, ComponentError
 from engine.extensions import registry
 from engine.models.diffusion.config import WanDiTConfig

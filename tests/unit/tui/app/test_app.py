@@ -16,6 +16,7 @@ from textual.widgets import Input, TextArea
 
 from store.store import open_store
 from tests.opened import opened
+from tests.unit.tui.live_run import live_run
 from tests.unit.tui.opened_app import notices, play, until
 from tui.app.app import ModiffApp
 from tui.app.compose.screen import Compose
@@ -23,6 +24,7 @@ from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.top_line import TopLine
 from tui.describe.runs.following.notices import TAKE_TITLE_BACK
+from tui.describe.runs.following.watch import Progress
 
 
 @pytest.fixture(autouse=True)
@@ -195,3 +197,21 @@ def test_what_was_drawn_of_a_widget_goes_with_it():
     lines.get_inner_outer(Color(0, 0, 0), Color(1, 1, 1))
     del lines
     assert gone() is None
+
+
+def test_the_top_line_says_what_a_screen_says_that_follows_the_run(tmp_path):
+    with live_run(tmp_path) as run:
+        run.step(1)
+
+        async def script(pilot):
+            app = pilot.app
+            await until(pilot, lambda: app.status and app.status.progress)
+            assert app.status.progress.percent == 12
+            app.follow(run.id, Progress(42, 7.0))
+            await app.look_once()
+            assert app.status.progress == Progress(42, 7.0)
+            app.follow("another", Progress(3))
+            await app.look_once()
+            assert app.status.progress.percent == 12
+
+        play("store", script, root=tmp_path)

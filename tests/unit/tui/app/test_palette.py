@@ -16,11 +16,14 @@ from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from presets.library.saving import save_preset
 from store.store import open_store
+from tests.opened import WAIT_SECONDS
 from tests.unit.tui.opened_app import play, until
 from tui.app import palette
 from tui.app.app import ModiffApp
 from tui.app.dialogs.picker import Picker
 from tui.app.top_line import TABS
+from tui.describe.runs.finding.filter import Search
+from tui.describe.runs.run import found_rows
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +83,28 @@ def test_every_preset_and_the_recent_runs(store):
         told = {each.name: each.help for each in await palette.found_commands(pilot.app)}
         assert {"compose: use preset micro", "compose: use preset mine"} <= set(told)
         assert "a \\x1b[31mstar" in told[f"runs: open {run_id}"]
+
+    play("store", script)
+
+
+def test_runs_of_one_prompt_are_told_apart(store):
+    for seed in (1, 2):
+        spec = load_preset("micro", values={"seed": seed, "prompt": "a red circle"})
+        store.enqueue(encode_spec(spec), preset="micro", output="")
+    newer, older = found_rows(store, Search(), 2)
+    now_ns = older.record.created_ns + 5 * 60 * 10**9
+    assert palette.about_run(older, now_ns) == "queued, 5 min ago, micro, seed 1: a red circle"
+    told = palette.about_run(newer, newer.record.created_ns)
+    assert told == "queued, just now, micro, seed 2: a red circle"
+
+
+def test_a_preset_whose_models_are_not_here_says_so(store, monkeypatch):
+    monkeypatch.setattr(palette, "MARK_SECONDS", WAIT_SECONDS)
+
+    async def script(pilot):
+        told = {each.name: each.help for each in await palette._presets(pilot.app)}
+        assert told["compose: use preset wan2.1-t2v-14b"].endswith("✖ 69.04 GB to get")
+        assert "✖" not in told["compose: use preset micro"]
 
     play("store", script)
 

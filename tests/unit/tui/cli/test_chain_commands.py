@@ -120,7 +120,7 @@ def engine(store):
 def no_engine(monkeypatch):
     """Nothing is started; the stores whose engine was asked for are listed."""
     started: list[Path] = []
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, lambda store: started.append(store.root))
     return started
 
@@ -384,6 +384,23 @@ def test_a_branch_that_cannot_be_is_refused_before_anything_is_queued(
     assert len(store.runs(limit=9)) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "way"),
+    [("done", "replay"), ("failed", "resume"), ("queued", "show")],
+)
+@pytest.mark.parametrize("at", ["0", "12", "decode"])
+def test_a_branch_that_changes_nothing_is_not_queued(capsys, store, no_engine, at, status, way):
+    if status == "queued":
+        run_id = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
+    else:
+        run_id = done(store, status=status)
+    same = ("--set", "seed=0", "--set", "guidance.scale=2.5")
+    err = refused(capsys, "branch", run_id, "--at", at, *same)
+    assert f"nothing is changed, so this would be run {run_id} again" in err
+    assert f"`modiff {way} {run_id}`" in err
+    assert [run.id for run in store.runs(limit=9)] == [run_id]
+
+
 def test_a_branch_is_followed_to_its_end(capsys, store, engine):
     run_id = done(store, output="mine.mp4", **{"output.path": "mine.mp4"})
     engine_run = store.enqueue(
@@ -403,13 +420,13 @@ def test_a_branch_is_followed_to_its_end(capsys, store, engine):
 def test_a_branch_that_fails_is_told_in_words_and_in_json(capsys, store, engine):
     run_id = done(store)
     engine.script = engine.fail
-    out, err = told(capsys, "branch", run_id, "--at", "3", "--json", code=1)
+    out, err = told(capsys, "branch", run_id, "--at", "3", "--set", "fps=9", "--json", code=1)
     result = json.loads(out)
     assert (result["status"], result["output"]) == ("failed", None)
     assert result["error"] == "out of \x1b[31m memory"
     assert f"run {result['run']} failed: out of \\x1b[31m memory" in err
     assert f"`modiff resume {result['run']}` goes on" in err
-    _, err = told(capsys, "branch", run_id, "--at", "3", "--quiet", code=1)
+    _, err = told(capsys, "branch", run_id, "--at", "3", "--set", "fps=9", "--quiet", code=1)
     assert err == "modiff: out of \\x1b[31m memory\n"
 
 
@@ -419,10 +436,10 @@ def test_an_engine_that_does_not_start_leaves_no_branch_queued(capsys, store, mo
     def broken(store):
         raise StoreFull("no space left")
 
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, broken)
     for options in ([], ["--detach"]):
-        _, err = told(capsys, "branch", run_id, "--at", "3", *options, code=1)
+        _, err = told(capsys, "branch", run_id, "--at", "3", "--set", "fps=9", *options, code=1)
         assert err.splitlines()[-1] == "modiff: no space left"
         assert store.runs(limit=1)[0].status == "cancelled"
 
@@ -462,7 +479,7 @@ def test_a_viewer_is_told_of_a_pause_and_how_to_go_on(capsys, store, engine, mon
 
     thread = threading.Thread(target=pause_soon)
     thread.start()
-    out, err = told(capsys, "branch", run_id, "--at", "3", "--json", code=1)
+    out, err = told(capsys, "branch", run_id, "--at", "3", "--set", "fps=9", "--json", code=1)
     thread.join()
     result = json.loads(out)
     assert (result["status"], result["output"]) == ("paused", None)
@@ -499,7 +516,9 @@ def test_resume_goes_on_and_follows_the_new_attempt_to_its_end(capsys, store, en
 
 
 def test_resume_of_what_is_not_at_rest_or_done(capsys, store, no_engine):
-    assert "is done" in refused(capsys, "resume", done(store), code=1)
+    whole = done(store)
+    assert "is done" in refused(capsys, "resume", whole, code=1)
+    assert json.loads(told(capsys, "resume", whole, "--json", code=1).out)["run"] == whole
     queued = store.enqueue(b"{}", preset="micro", output="/v.mp4")
     assert "is queued" in refused(capsys, "resume", queued, code=1)
 
@@ -633,8 +652,22 @@ def test_finish_refuses_all_where_one_has_nothing_to_finish(capsys, store, no_en
     with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.finish(early, "done")
     line = refused(capsys, "finish", early, whole, code=1)
-    assert f"run {whole} was not to stop early" in line
+    assert f"run {whole} is done to its last step" in line
     assert store.run(early).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "words"),
+    [
+        (None, "was not to stop early and is cancelled; `modiff resume {run}` goes on with it"),
+        (5, "is not done up to its step 5, but cancelled; `modiff resume {run}` goes on with it"),
+    ],
+)
+def test_finish_tells_how_a_run_goes_on_that_did_not_end(capsys, store, no_engine, stop_at, words):
+    run_id = store.enqueue(b"{}", preset="micro", output="/v.mp4", stop_at=stop_at)
+    store.request_cancel(run_id)
+    line = refused(capsys, "finish", run_id, code=1)
+    assert line == f"modiff: run {run_id} {words.format(run=run_id)}"
 
 
 def test_a_member_that_fails_does_not_stop_the_others(capsys, store, engine):
@@ -752,7 +785,8 @@ def test_a_sweep_with_a_fault_queues_nothing(capsys, store, no_engine, arguments
 
 def test_more_than_a_thousand_runs_are_queued_when_told_so(capsys, store, monkeypatch, no_engine):
     monkeypatch.setattr("tui.cli.commands.runs.sweep.MAX_UNASKED", 3)
-    assert "add --yes" in refused(capsys, "sweep", "micro", "--over", "seed=1..4")
+    words = "4 runs (seed: 4 values, 1, 3, 5, 7); add --yes"
+    assert words in refused(capsys, "sweep", "micro", "--over", "seed=1..8..2")
     out, _ = told(capsys, "sweep", "micro", "--over", "seed=1..4", "--yes", "--detach", "-q")
     assert len(out.split()) == 4
 
@@ -847,12 +881,12 @@ def test_no_command_here_imports_torch(store, no_engine):
     run_id = done(store)
     waiting = store.enqueue(encode_spec(load_preset("micro")), preset="micro", output="/v.mp4")
     first = (
-        "import engine.process.launch, engine.client\n"
-        "engine.process.launch.ensure_engine = engine.client.ensure_engine = lambda store: None"
+        "import engine.process.launch, engine.runs.following\n"
+        "engine.process.launch.ensure_engine = engine.runs.following.ensure_engine = lambda store: None"
     )
     found = imported_by(
         ("replay", run_id),
-        ("branch", run_id, "--at", "3", "--detach"),
+        ("branch", run_id, "--at", "3", "--set", "fps=9", "--detach"),
         ("branch", run_id, "--at", "decode", "--set", "fps=9", "--detach"),
         ("pause", waiting),
         ("resume", waiting, "--detach"),

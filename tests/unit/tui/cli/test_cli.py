@@ -240,7 +240,7 @@ def test_an_error_before_the_engine_starts_leaves_nothing_queued(
         raise error
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.client.ensure_engine", broken)
+    monkeypatch.setattr("engine.runs.following.ensure_engine", broken)
     monkeypatch.setattr("engine.process.launch.ensure_engine", broken)
     assert main(["run", "micro", "--json", *options]) == 1
     told = json.loads(capsys.readouterr().out)

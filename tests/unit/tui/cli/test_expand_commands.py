@@ -46,7 +46,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: list[Runner])
                 except EngineError as error:
                     store.finish(run.id, "failed", error=str(error))
 
-    for place in ("engine.process.launch.ensure_engine", "engine.client.ensure_engine"):
+    for place in ("engine.process.launch.ensure_engine", "engine.runs.following.ensure_engine"):
         monkeypatch.setattr(place, work)
     with open_store() as opened:
         yield opened
@@ -61,7 +61,7 @@ def server() -> Iterator[LanguageServer]:
 def answering(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """As if somebody sat at a terminal and typed these."""
     typed = iter(words)
-    monkeypatch.setattr("tui.cli.following.review.check_can_ask", lambda **_: None)
+    monkeypatch.setattr("tui.cli.following.review._is_somebody_there", lambda: True)
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: next(typed))
 
 
@@ -164,12 +164,37 @@ def test_one_that_is_left_waits_and_is_asked_for_again(
     assert main(["runs"]) == 0
     assert "to review" in capsys.readouterr().out
     assert main(["show", run.id]) == 0
-    assert "`modiff review` asks for it" in capsys.readouterr().out
+    assert f"`modiff review {run.id}` asks for it" in capsys.readouterr().out
     assert main(["review", run.id]) == 0
     assert "nothing was changed" in capsys.readouterr().err
     assert store.run(run.id).latents
     assert main(["review", run.id]) == 1
     assert "does not wait for its prompt to be read" in capsys.readouterr().err
+
+
+def test_a_review_that_nobody_can_answer_tells_what_to_do_instead(
+    store: Store,
+    server: LanguageServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as at_a_terminal:
+        answering(at_a_terminal, "q")
+        assert main(expand(server, "--review")) == 130
+    [run] = store.runs(limit=9)
+    capsys.readouterr()
+    assert main(["review", run.id, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert f"asked in a terminal, and there is none; `modiff finish {run.id}`" in err
+    told = json.loads(out)
+    assert (told["run"], told["status"]) == (run.id, "failed")
+    assert main(["finish", run.id]) == 0
+    capsys.readouterr()
+    assert main(["review", run.id, "--json"]) == 1
+    out, err = capsys.readouterr()
+    line = f"run {run.id} does not wait for its prompt to be read; `modiff show {run.id}` tells how it stands"
+    assert err == f"modiff: {line}\n"
+    assert (json.loads(out)["run"], json.loads(out)["error"]) == (run.id, line)
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_an_ffmpeg_that_does_not_start_is_found_before_anything_is_queued(
     for arguments in (
         ("run", "micro"),
         ("sweep", "micro", "--over", "seed=1,2"),
-        ("branch", run_id, "--at", "3"),
+        ("branch", run_id, "--at", "3", "--set", "fps=9"),
     ):
         assert main([*arguments]) == 2
         assert "ffmpeg, which writes videos, is no program" in capsys.readouterr().err

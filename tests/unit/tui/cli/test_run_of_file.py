@@ -137,7 +137,7 @@ def test_what_is_no_file_is_refused_in_words(capsys, store, given):
 
 
 def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.client.ensure_engine", lambda store: None)
+    monkeypatch.setattr("engine.runs.following.ensure_engine", lambda store: None)
     monkeypatch.setattr("engine.process.launch.ensure_engine", lambda store: None)
     video = mp4(tmp_path / "a.mp4", "")
     run_id = run_of(store, tmp_path / "a.mp4", video)
@@ -146,7 +146,7 @@ def test_wherever_a_run_is_named_its_video_can_be(capsys, store, tmp_path, monke
         ("note", "a.mp4", "mine"),
         ("tag", "a.mp4", "keep"),
         ("tree", "a.mp4"),
-        ("branch", "a.mp4", "--at", "3", "--detach"),
+        ("branch", "a.mp4", "--at", "3", "--set", "fps=9", "--detach"),
         ("pin", "a.mp4"),
         ("store", "export", "a.mp4", "--steps", "none", "--output", "a.modiff"),
     ):
@@ -223,7 +223,7 @@ def test_its_settings_become_a_preset(capsys, elsewhere):
 
 
 def test_its_settings_are_run(capsys, store, elsewhere, monkeypatch):
-    monkeypatch.setattr("engine.client.ensure_engine", lambda store: None)
+    monkeypatch.setattr("engine.runs.following.ensure_engine", lambda store: None)
     monkeypatch.setattr("engine.process.launch.ensure_engine", lambda store: None)
     assert main(["run", "a.mp4", "--detach", "--set", "scheduler.steps=4"]) == 0
     (run,) = store.queued()

@@ -226,7 +226,9 @@ def test_show_tells_people_of_lineage_labels_and_steps(capsys, store):
     assert fields["parent"] == f"{parent} after its step 2"
     assert fields["tags"] == "keep"
     assert fields["note"] == "good \\x1b[31m hand"
-    assert fields["status"] == "done 4/20, as it was to; `modiff finish` takes it to its end"
+    assert fields["status"] == (
+        f"done 4/20, as it was to; `modiff finish {run_id}` takes it to its end"
+    )
     assert fields["steps"] == "3 reused and 1 computed of 20"
     assert fields["branch at"] == "0-4"
     assert run_id in told(capsys, "show", parent).out
@@ -572,7 +574,7 @@ def test_runs_that_differ_say_in_what(capsys, store):
 def test_a_run_that_stopped_early_is_told_from_one_that_is_done(capsys, store):
     ended(store, enqueue(store, stop_at=5))
     [found] = data(capsys, "runs")
-    assert (found["status"], found["steps_done"], found["steps_total"]) == ("done", 5, 20)
+    assert (found["status"], found["steps_done"], found["total_steps"]) == ("done", 5, 20)
     assert "\tdone 5/20\t" in told(capsys, "runs").out
 
 

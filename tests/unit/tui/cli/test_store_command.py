@@ -58,7 +58,7 @@ def test_info_says_what_takes_space(capsys, store):
     assert "runs   1, 1 of them pinned" in out
     assert cells(out, "step journal") == ["step journal", "8", "8 MiB"]
     assert cells(out, "videos") == ["videos", "2", "1 KiB"]
-    assert "of removed runs: 4 MiB" in out
+    assert "of no run any more, of those that were removed or taken further: 4 MiB" in out
     assert "never removed: 4 MiB" in out
     found = data(capsys, "info")
     assert {kind["kind"]: kind["bytes"] for kind in found["kinds"]} == {
@@ -112,7 +112,7 @@ def test_ls_tells_what_each_run_takes_and_costs(capsys, store):
     assert by_id[trunk.id]["alone_bytes"] == MIB + 1500
     assert by_id[branch.id]["shared_bytes"] == 3 * MIB
     assert by_id[branch.id]["seconds"] == 210.0
-    assert by_id[branch.id]["pinned"]
+    assert by_id[branch.id]["pinned"] is True
 
 
 def test_ls_by_kind_and_by_age(capsys, store):

@@ -23,8 +23,8 @@ def side(**other: Any) -> dict[str, Any]:
         "stages": [],
         "step_seconds": None,
         "seconds": None,
-        "steps_computed": 5,
-        "steps_reused": 0,
+        "computed_steps": 5,
+        "reused_steps": 0,
         **other,
     }
 

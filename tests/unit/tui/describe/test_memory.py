@@ -85,10 +85,12 @@ def test_nothing_to_compute() -> None:
 
 def test_a_bar_for_what_is_here_and_a_word_for_what_is_too_much() -> None:
     half = Device("cuda:0", 12 << 30, 24 << 30, "text_encode")
-    assert bar_line(half) == "cuda:0 12.0 of 24.0 GiB ▕████    ▏ in text encode"
+    assert bar_line(half, 60) == "cuda:0 12.0 of 24.0 GiB ▕████    ▏ in text encode"
+    assert bar_line(half, 45) == "cuda:0 12.0 of 24.0 GiB ▕██  ▏ in text encode"
+    assert bar_line(half, 40) == "cuda:0 12.0 of 24.0 GiB in text encode"
     much = Device("cpu", 30 << 30, 24 << 30, "denoise")
-    assert bar_line(much) == "cpu ▲ 30.0 of 24.0 GiB ▕████████▏ in denoise"
-    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise")) == "cuda:1 30.0 GiB in denoise"
+    assert bar_line(much, 60) == "cpu ▲ 30.0 of 24.0 GiB ▕████████▏ in denoise"
+    assert bar_line(Device("cuda:1", 30 << 30, None, "denoise"), 60) == "cuda:1 30.0 GiB in denoise"
 
 
 def test_what_is_drawn_beside_a_run_is_the_most_that_its_plan_told() -> None:

@@ -16,6 +16,7 @@ from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS
 from tui.app.compose.variants.axes import SeedsKept, over_of, stop_of
 from tui.app.dialogs.base import Dialog
+from tui.app.form_words import form_words
 from tui.app.messages import QueuedRuns
 from tui.describe.runs.sweeps import planned_variants, sweep_lines, variants
 
@@ -114,7 +115,7 @@ class Variants(Dialog[bool]):
             if planned is not None:
                 told = "\n".join(sweep_lines(planned))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
-            wrong = f"✖ {self.app.line_for(error)}"
+            wrong = f"✖ {form_words(self.app.line_for(error))}"
         self.query_one("#told", Static).update(told)
         self.query_one("#wrong", Static).update(wrong)
 
@@ -135,7 +136,7 @@ class Variants(Dialog[bool]):
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self._is_launching = False
             if self._lines() == lines:  # else the plan tells what is wrong with the new ones
-                self.query_one("#wrong", Static).update(f"✖ {self.app.line_for(error)}")
+                self.query_one("#wrong", Static).update(f"✖ {form_words(self.app.line_for(error))}")
             return
         self.app.preferences.remember_prompt(self._spec.prompt)
         self.app.post_message(QueuedRuns(run_ids, tag))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,6 +15,10 @@ from tui.cli.output import Invocation
 from tui.cli.run_of_file import resolve_run
 from tui.cli.settings.media import check_media
 from tui.cli.settings.options import Given, output_option, settings_options
+
+if TYPE_CHECKING:
+    from engine.client import Branched
+    from store.lineage.records import RunRecord
 
 _BRANCH_EPILOG = """\b
 Examples:
@@ -71,7 +75,7 @@ def branch(
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. The new run has the
     first STEP steps of RUN, none of which is computed again as long as it is stored, and goes on with
-    what is changed here; RUN stays as it is. `modiff show RUN` tells which steps are stored.
+    what is changed here, which must be something; RUN stays as it is. `modiff show RUN` tells which steps are stored.
     """
     from engine import client
     from store.store import open_store
@@ -85,6 +89,7 @@ def branch(
         changes, path = given.as_overrides, output or ""
         wanted = client.branched(store, run_id, at=at, overrides=changes, output=path)
         check_media(given.media, given.overrides, wanted.spec)
+        _refuse_unchanged(store.run(run_id), wanted)
         if not manner.quiet:
             warn_of_prompts([wanted.spec])
         notes = looked_at(store, wanted.spec)[1] if given.media else ()
@@ -95,6 +100,28 @@ def branch(
             lambda: client.branch(store, run_id, at=at, overrides=changes, output=path),
             replace(manner, notes=notes),
         )
+
+
+def _refuse_unchanged(run: RunRecord, wanted: Branched) -> None:
+    """PresetError for a branch that would be its run once more."""
+    from engine.client import is_unchanged
+    from presets.errors import PresetError
+
+    if not is_unchanged(run, wanted):
+        return
+    is_done = run.status == "done"
+    way = f"`modiff replay {run.id}` makes its output again" if is_done else f"it is {_way_on(run)}"
+    raise PresetError(
+        f"nothing is changed, so this would be run {run.id} again, its steps reused as far as they are stored; "
+        f"change something, as with --set guidance.scale=4; {way}"
+    )
+
+
+def _way_on(run: RunRecord) -> str:
+    """The status of a run that is not done, and what is to be done about it."""
+    if run.is_finished:
+        return f"{run.status}; `modiff resume {run.id}` goes on with it"
+    return f"{run.status}; `modiff show {run.id}` tells how far it is"
 
 
 @click.command()
@@ -131,7 +158,7 @@ def resume(invocation: Invocation, run: str, manner: Manner) -> int:
 
     with open_store() as store:
         store.recover()
-        run_id = resolve_run(store, run)
+        run_id = invocation.run = resolve_run(store, run)
 
         def queue() -> str:
             client.resume(store, run_id)
@@ -161,17 +188,13 @@ def finish(run_prefixes: tuple[str, ...], manner: Manner) -> int:
             record = store.run(run_id)
             if record.stop_at is None:
                 raise click.ClickException(
-                    f"run {run_id} was not to stop early"
-                    + (
-                        ""
-                        if record.status == "done"
-                        else f" and is {record.status}; `modiff resume` goes on with it"
-                    )
+                    f"run {run_id} is done to its last step; there is nothing to finish"
+                    if record.status == "done"
+                    else f"run {run_id} was not to stop early and is {_way_on(record)}"
                 )
             if record.status != "done":
                 raise click.ClickException(
-                    f"run {run_id} is {record.status}; expected one that is done up to its step "
-                    f"{record.stop_at}, `modiff resume` goes on with others"
+                    f"run {run_id} is not done up to its step {record.stop_at}, but {_way_on(record)}"
                 )
         wanted = [Wanted(partial(client.finish, store, run_id)) for run_id in run_ids]
         return follow_many(store, wanted, manner)

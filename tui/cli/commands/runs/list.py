@@ -230,7 +230,7 @@ def stop(
 
 def _silence_of(store: Store, run_id: str, status: str) -> str:
     """Why the engine of a run at work may not hear for now what it was just asked, and what to type; or nothing."""
-    from engine.client import held_up
+    from engine.runs.following import held_up
 
     return held_up(store, run_id) if status == "running" else ""
 

@@ -26,9 +26,8 @@ def review(invocation: Invocation, run: str, manner: Manner) -> int:
     answered. Approve the prompt, edit it in your editor, have it written anew, or take your own.
     """
     from store.store import open_store
-    from tui.cli.following.review import check_can_ask, review_waiting
+    from tui.cli.following.review import review_waiting
 
-    check_can_ask()
     with open_store() as store:
         store.recover()
         run_id = resolve_run(store, run)

@@ -14,7 +14,7 @@ from tui.cli.options import preset_argument, stop_at_option
 from tui.cli.settings.media import check_media, check_varied
 from tui.cli.settings.options import Given, settings_options
 from tui.cli.settings.seeds import drawn_in
-from tui.describe.runs.sweeps import MAX_UNASKED
+from tui.describe.runs.sweeps import MAX_UNASKED, range_lines
 from tui.text import counted, printable
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ Examples:
   modiff sweep micro --over "seed=8 random" --stop-at 5
   modiff sweep micro --over 'prompt="a red circle","a blue star"' --output "{index}-{seed}.mp4"
 
-Values are separated by commas: numbers, bare or quoted text, TOML values, and ranges a..b or
-a..b..step that include their ends; of seeds also random and N random, which are drawn and told.
+Values are separated by commas: numbers, bare or quoted text, TOML values, and ranges FIRST..LAST or
+FIRST..LAST..STEP, with LAST where a step meets it; of seeds also random and N random, which are
+drawn and told.
 Exit codes: 0 all done, 1 one failed, 2 bad input, 130 cancelled.
 """
 
@@ -99,7 +100,8 @@ def sweep(
 
     axes = parse_axes(drawn_in(over, quiet=manner.quiet))
     if (total := count(axes)) > MAX_UNASKED and not yes:
-        raise click.UsageError(f"this would queue {total} runs; add --yes if it should")
+        told = "".join(f" ({line})" for line in range_lines(axes))
+        raise click.UsageError(f"this would queue {total} runs{told}; add --yes if it should")
     _refuse_set_and_varied([axis.key for axis in axes], given)
 
     def load(extra: Sequence[str]) -> RunSpec:
@@ -125,6 +127,8 @@ def sweep(
         )
         notes = tuple(dict.fromkeys((*own, *said)))
         tell(notes, quiet=manner.quiet)
+        for line in range_lines(axes) if not manner.quiet else ():
+            click.echo(line, err=True)
         queue = partial(queue_member, store, preset=preset, stop_at=stop_at, tag=tag)
         wanted = [Wanted(partial(queue, member), member.values) for member in members]
         note = f"{counted(total, 'run')}; modiff runs --tag {tag}"

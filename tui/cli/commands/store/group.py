@@ -162,7 +162,7 @@ def gc(
 ) -> None:
     """Give space back.
 
-    What no run needs goes first, then what removed runs left, then the steps of runs: all of it can be
+    What no run needs goes first, then what no run has any more, then the steps of runs: all of it can be
     computed again. What was set aside as damaged goes after a month, or as --older-than says. Never removed:
     what pinned and unfinished runs and their ancestors need, and, without --outputs, videos and final latents.
     Exit code 1, with nothing done, while a run writes.

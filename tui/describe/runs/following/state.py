@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING, Literal
 
 from engine.tasks.stages import DECODE, DENOISE, ENCODE, EXPAND, IMAGE_ENCODE, READ, TOLD, told
@@ -351,8 +351,11 @@ class RunState:
 
     @property
     def rate(self) -> str:
-        """Of the denoising, as of `rate_of`."""
-        return rate_of(self.step_seconds)
+        """Of the denoising, as of `rate_of`: of its last steps while it goes on, then of all that it computed."""
+        if not self.is_over:
+            return rate_of(self.step_seconds)
+        computed = [step.seconds for step in self.steps if step.status == "computed"]
+        return rate_of(mean(computed)) if computed else ""
 
     @property
     def counted(self) -> tuple[int, int]:

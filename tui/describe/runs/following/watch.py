@@ -69,7 +69,12 @@ class Watch:
             self._decode_seconds = decode_seconds(store, running.id)
         state = self._state
         state.take(store.log(running.id, state.last_id, limit=_PAGE))
-        total = len(state.steps)
-        # not all of it while what follows the steps is at work
-        percent = min(99, 100 * state.steps_done // total) if total else None
-        return Progress(percent, state.eta_seconds(self._decode_seconds))
+        return progress_of(state, self._decode_seconds)
+
+
+def progress_of(state: RunState, decode_seconds: float | None) -> Progress:
+    """decode_seconds: what decoding took in like runs, None where that is not known."""
+    total = len(state.steps)
+    # not all of it while what follows the steps is at work
+    percent = min(99, 100 * state.steps_done // total) if total else None
+    return Progress(percent, state.eta_seconds(decode_seconds))

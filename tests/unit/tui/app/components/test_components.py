@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
 import pytest
+from textual.events import Key
 from textual.widgets import Tab, Tabs
 from textual.widgets._tabs import Underline
 
@@ -309,6 +311,27 @@ def test_the_log_and_its_absence(store, monkeypatch):
 
     play("components", script)
     assert asked[0][:2] == ("engine", "logs")
+
+
+def test_what_is_typed_behind_the_key_of_the_log_waits_for_it(store, monkeypatch):
+    answered = asyncio.Event()
+
+    async def command(_lab, *_arguments):
+        await answered.wait()
+        return {"path": "/x/engine-1.log", "lines": ["one"]}
+
+    monkeypatch.setattr(Lab, "command", command)
+
+    async def script(pilot):
+        await until(pilot, lambda: rows(pilot, "parts"))
+        for key in ("l", "2"):
+            pilot.app.post_message(Key(key, key))
+        await pilot.pause(0.05)
+        answered.set()
+        await until(pilot, lambda: isinstance(pilot.app.screen, Reader))
+        assert pilot.app.current_mode == "components"  # where 2 opens no other screen
+
+    play("components", script)
 
 
 def test_two_packages_that_claim_one_name_are_told(store, monkeypatch):

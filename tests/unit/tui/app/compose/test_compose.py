@@ -30,7 +30,9 @@ from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor
 from tui.app.compose.fields_section import FieldsSection
-from tui.app.compose.panels import Changes, PlanPanel, Problems, Stages
+from tui.app.compose.panels import Changes, Problems, Stages
+from tui.app.compose.plan_panel import PlanPanel
+from tui.app.compose.presets import pick
 from tui.app.compose.presets.edit import PresetFile
 from tui.app.compose.presets.save import SavePreset
 from tui.app.compose.prompts import PromptArea
@@ -342,7 +344,9 @@ def test_what_comes_when_the_app_is_left_is_not_shown():
     asyncio.run(run())
 
 
-def test_missing_models_are_told_in_full_and_run_goes_there():
+def test_missing_models_are_told_in_full_and_run_goes_there(monkeypatch):
+    monkeypatch.setattr(pick, "MARK_SECONDS", WAIT_SECONDS)
+
     async def act(shown):
         shown.screen.open_preset("wan2.1-t2v-1.3b", {})
         await shown.until(lambda: any("need" in line for line in shown.lines(Problems)))
@@ -355,6 +359,8 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
             "  modiff models get wan2.1-t2v-1.3b",
         ]
         assert "about 17.56 GB to get" in shown.plan
+        about = str(shown.screen.query_one("#about", Static).content)
+        assert "✖ about 17.56 GB to get" in about
         stages = [str(option.prompt) for option in shown.screen.query_one(Stages).options]
         assert [line.split()[1] for line in stages if line.startswith("✖")] == [
             "text",
@@ -371,7 +377,7 @@ def test_missing_models_are_told_in_full_and_run_goes_there():
         await shown.press("ctrl+o")
         await shown.until(lambda: isinstance(shown.app.screen, Picker))
         picker = shown.app.screen
-        await shown.until(lambda: any("to get" in item.note for item in picker._items))
+        assert any("to get" in item.note for item in picker._found)  # as soon as it is open
         notes = {item.value: item.note for item in picker._items}
         assert notes["wan2.1-t2v-14b"].endswith("published defaults ✖ 69.04 GB to get")
         assert "to get" not in notes["micro"]
@@ -848,5 +854,18 @@ def test_what_to_begin_from_is_picked_from_anywhere_and_looked_at(tmp_path):
         assert "12 of 20 steps, from sigma 0.82" in str(view.query_one(Static).content)
         seen = [row.row.key for row in form.query(RowEditor) if row.display]
         assert seen == ["video.path", "video.strength", "video.sigma"]
+
+    show(act)
+
+
+def test_a_plan_that_is_refused_leaves_no_memory_of_the_run_before():
+    async def act(shown):
+        panel = shown.screen.query_one(PlanPanel)
+        await shown.until(lambda: "denoise" in shown.plan)
+        panel._show_memory(("memory  18 GiB",))
+        assert "18 GiB" in shown.plan
+        shown.screen._change(shown.screen.draft.typed("video.path", "/nowhere/a.mp4"))
+        await shown.until(lambda: panel.refused)
+        assert "18 GiB" not in shown.plan
 
     show(act)

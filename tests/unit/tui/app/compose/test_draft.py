@@ -35,6 +35,7 @@ from tui.app.compose.section_rows import (
     stepped,
     summary,
 )
+from tui.app.form_words import form_words
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_wrong_value_is_refused_in_the_words_of_the_command_line(draft, overri
     with pytest.raises(PresetError) as told:
         load_preset("micro", [override])
     checked = check(draft.typed(key, text))
-    assert checked.errors == {key: str(told.value)}
+    assert checked.errors == {key: form_words(str(told.value))}
     assert checked.spec is None
 
 
@@ -426,3 +427,9 @@ def test_a_video_is_promised_only_where_nothing_is_missing():
     told = about_preset("look", None, "", is_ready=False)
     assert "ctrl+r goes to what is missing or wrong" in told
     assert "makes this video" not in told
+
+
+def test_a_preset_says_what_of_its_models_is_not_here():
+    told = about_preset("look", None, "", "69.04 GB to get", is_ready=False).splitlines()
+    assert "✖ 69.04 GB to get: p tells what, and how" in told
+    assert "69.04" not in about_preset("look", None, "")

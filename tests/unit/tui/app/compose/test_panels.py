@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from tui.app.compose.panels import plan_told, wrapped
+from tui.app.compose.plan_panel import plan_line, plan_told, wrapped
 from tui.describe.plan import Planned, Row
 
 
@@ -22,3 +22,10 @@ def test_memory_is_told_once() -> None:
     planned = Planned(rows, 20, 0, (), None, 0, 318 << 20, None, ())
     assert "memory  318 MiB" in plan_told(planned, is_memory_told=False).splitlines()
     assert "memory" not in plan_told(planned, is_memory_told=True)
+
+
+def test_a_run_that_is_all_stored_is_promised_no_time():
+    rows = (Row("load", None, None, "skip", 0.0, 0), Row("denoise", 1, 20, "stored", 0.0, 0))
+    planned = Planned(rows, 20, 20, (), 0.0, 0, None, None, ())
+    assert "time    none, all is stored" in plan_told(planned, is_memory_told=False).splitlines()
+    assert plan_line(planned, 0, 1) == "all is stored  * 1 changed"

@@ -10,6 +10,7 @@ from tests.made_stores import make_run
 from tests.unit.tui.opened_app import NARROW, play, shown, until
 from tui.app.dialogs import help as help_screen
 from tui.app.dialogs.help import Help
+from tui.app.runs.compare import Compare
 from tui.app.top_line import TABS
 from tui.app.widgets.listing import Listing
 
@@ -110,3 +111,18 @@ def test_what_a_key_does_stays_in_its_column():
 def test_the_comma_among_keys_is_told_from_what_parts_them():
     assert help_screen.joined(["[", ","]) == "[ ,"
     assert help_screen.joined(["]", "pgdn", "]"]) == "], pgdn"
+
+
+def test_what_lists_and_panels_of_textual_do_is_told_in_our_words():
+    async def script(pilot):
+        await settled(pilot)
+        with open_store() as store:
+            made = make_run(store, "micro").id
+        pilot.app.push_screen(Compare(made, made))
+        await until(pilot, lambda: pilot.app.focused is not None)
+        told = dict(help_screen.sections(pilot.app.screen))
+        keys = dict(told["In the panel"])
+        assert keys["↓"] == "A line down"
+        assert not [key for key in keys if "^pg" in key]  # which turn from screen to screen
+
+    play("store", script)

@@ -35,6 +35,14 @@ def test_what_is_left_of_a_run_that_was_taken_up_again(record):
     assert table([RunRow(record, (), "")], {})[0].cells[3:6] == ("…", "5", "")
 
 
+def test_a_run_that_is_all_stored_is_promised_no_time(record):
+    known = {record.id: Expected("", 10.0, 2.0, 1.0, is_stored=True)}
+    rows = [RunRow(record, (), ""), RunRow(record, (), "")]
+    assert [row.cells[5] for row in table(rows, known)] == ["stored", "stored"]
+    assert summary(rows, known, None) == "… 2 runs wait, and all of them is stored"
+    assert summary(rows[:1], known, None) == "… 1 run waits, and all of it is stored"
+
+
 @pytest.mark.parametrize(
     ("done", "total", "steps"),
     [(258, 600, "258/600 43%"), (600, 600, "600/600"), (1258, 6000, "1258/6000")],

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from presets.encoding import encode_spec
+from presets.library.loading import load_preset
 from store.index.previews import Preview
 from store.lineage import events
 from store.lineage.records import LogEntry
+from store.store import open_store
 from tests.unit.tui.live_run import picture
-from tui.app.run_view.feed import RunFeed
+from tui.app.run_view.feed import RunFeed, changes_told
 from tui.describe.runs.previews import VIDEO, step_told
 
 CLIP = Preview(3, 1, 1, bytes(9))
@@ -132,3 +135,16 @@ def test_previews_that_are_off_stay_off():
         assert view.shown[0] is None
 
     fed(FakeLab(clip=CLIP), act, DECODED, DONE)
+
+
+def test_the_head_says_what_was_changed_but_for_what_it_says_anyway():
+    with open_store() as store:
+
+        def told(**values: object) -> str:
+            spec = load_preset("micro", values=values)
+            run_id = store.enqueue(encode_spec(spec), preset="micro", output="")
+            return changes_told(store, store.run(run_id))
+
+        quantised = {"components.denoiser.quantise": "int8", "scheduler.steps": 8}
+        assert told(**quantised, seed=7, prompt="a cat") == "quantise int8, steps 8"
+        assert told(seed=7) == ""

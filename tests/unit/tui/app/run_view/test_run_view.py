@@ -122,6 +122,13 @@ def test_the_head_of_a_run_at_work():
     assert head.message == "memory 5 MiB + 9.0 GiB device"
 
 
+def test_what_was_changed_of_the_preset_comes_before_the_prompt():
+    head = run_cells.head(
+        state_of(), RECORD, changes="quantise int8", decode_seconds=None, now_ns=0
+    )
+    assert head.origin == "micro · branch of m2a @2 · seed 7 · quantise int8 · a \\x1b[2Jstar"
+
+
 @pytest.mark.parametrize(
     ("asked", "told"), [("pause_requested", "paused"), ("cancel_requested", "cancelled")]
 )

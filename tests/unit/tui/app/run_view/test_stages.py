@@ -42,7 +42,8 @@ def drawn(cells: Sequence[StageCell], width: int) -> str:
     ("width", "line"),
     [
         (80, "✓ load 2.31 s │ ✓ text cached │ ▶ denoise 12/30 │ · decode │ · mux"),
-        (60, "✓ load │ ✓ text cached │ ▶ denoise 12/30 │ · decode │ · mux"),
+        (60, "✓ load 2.31 s │ ✓ text │ ▶ denoise 12/30 │ · decode │ · mux"),
+        (59, "✓ load 2.31 s │ ✓ text │ ▶ denoise 12/30 │ · decode │ · mux"),
         (55, "✓ load │ ✓ text │ ▶ denoise 12/30 │ · decode │ · mux"),
         (40, "✓ ✓ │ ▶ denoise 12/30 · ·"),
         (20, "✓ ✓ ▶ · ·"),
@@ -52,6 +53,22 @@ def drawn(cells: Sequence[StageCell], width: int) -> str:
 )
 def test_what_is_said_at_each_width(width, line):
     assert drawn(RUN, width) == line
+
+
+def test_the_longest_times_stay_where_not_all_have_room():
+    cells = [
+        StageCell("load", "cached", None),
+        StageCell("text", "done", 0.04),
+        StageCell("denoise", "done", 12.1),
+        StageCell("decode", "done", 0.48),
+        StageCell("mux", "done", 0.03),
+    ]
+    line = "✓ load │ ✓ text 40 ms │ ✓ denoise 12.1 s │ ✓ decode 480 ms │ ✓ mux 30 ms"
+    assert drawn(cells, 76) == line
+    line = "✓ load │ ✓ text │ ✓ denoise 12.1 s │ ✓ decode 480 ms │ ✓ mux"
+    assert drawn(cells, 62) == line
+    assert drawn(cells, 55) == "✓ load │ ✓ text │ ✓ denoise 12.1 s │ ✓ decode │ ✓ mux"
+    assert drawn(cells, 48) == "✓ load │ ✓ text │ ✓ denoise │ ✓ decode │ ✓ mux"
 
 
 def test_states_differ_without_colour():

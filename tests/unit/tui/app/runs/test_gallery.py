@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets._footer import FooterKey
 
+from engine import client
 from presets.encoding import encode_spec
+from store.errors import StoreError
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.store import open_store
@@ -19,6 +22,7 @@ from tui.app.runs import gallery
 from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
 from tui.app.widgets.thumbnails import Thumbnails
+from tui.describe.runs import run
 from tui.describe.runs.run import run_rows
 
 TAG = "sweep/aaaaaaaaaa"
@@ -92,6 +96,60 @@ def test_eight_runs_are_told_apart_and_the_best_two_finished_with_three_keys(sto
         await until(pilot, lambda: "○ queued" in text(grid))
         assert (started, notices(pilot.app)) == (["engine"], ["2 runs are queued"])
         assert runs.marks == []
+
+    play("runs", script)
+
+
+def test_what_could_not_be_queued_stays_marked(store, monkeypatch):
+    first, second = swept(store, 2)
+    original = client.finish
+
+    def finish(store, run_id):
+        if run_id == first:
+            raise StoreError("its clip is another file now")
+        return original(store, run_id)
+
+    monkeypatch.setattr(client, "finish", finish)
+
+    async def script(pilot):
+        await opened_gallery(pilot)
+        runs = pilot.app.screen_stack[0].query_one(RunList)
+        await pilot.press("home", "m", "right", "m", "r")
+        await until(pilot, lambda: runs.marks == [first])
+        assert [run.id for run in store.queued()] == [second]
+        assert any("another file now" in told for told in notices(pilot.app))
+
+    play("runs", script)
+
+
+def test_runs_of_before_are_not_shown_while_those_of_a_sweep_are_read(store, monkeypatch):
+    ids = swept(store, 2)
+    record_run(store, micro("seed=77"))
+    go_on, original = threading.Event(), run.found_rows
+    listed: list[list[str]] = []
+
+    def slow(opened, search, limit):
+        if search.tags:
+            go_on.wait(60)
+        return original(opened, search, limit)
+
+    monkeypatch.setattr(run, "found_rows", slow)
+    drawn = Thumbnails.show
+
+    def show(grid, tiles, aspect):
+        listed.append([tile.key for tile in tiles])
+        drawn(grid, tiles, aspect)
+
+    monkeypatch.setattr(Thumbnails, "show", show)
+
+    async def script(pilot):
+        runs = pilot.app.screen_stack[0].query_one(RunList)
+        await until(pilot, lambda: runs.current is not None)
+        pilot.app.show_gallery(f"tag:{TAG}")
+        await until(pilot, lambda: runs.is_in_gallery)
+        go_on.set()
+        await until(pilot, lambda: thumbnails(pilot).has_focus)
+        assert next(filter(None, listed)) == ids
 
     play("runs", script)
 

@@ -7,7 +7,7 @@ import pytest
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.store import open_store
-from tui.app.runs.list import table
+from tui.app.runs.list import RUN_LIMIT, found_told, table
 from tui.describe.runs.run import RunRow, run_rows
 
 
@@ -48,3 +48,10 @@ def test_the_prompt_has_room_at_any_width(width):
     others = sum(cells + 2 for title, cells in found.items() if title != "PROMPT")
     assert width - others >= 16
     assert found["DIFFERS"] >= 7
+
+
+def test_how_many_are_shown_of_how_many():
+    assert found_told(1, None) == "1 run"
+    assert found_told(11, 28) == "11 of 28 runs"
+    assert found_told(RUN_LIMIT, None) == f"{RUN_LIMIT}+ runs"
+    assert found_told(RUN_LIMIT, 900) == f"{RUN_LIMIT}+ of 900 runs"

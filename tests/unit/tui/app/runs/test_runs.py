@@ -137,7 +137,7 @@ def test_the_list_is_filtered_and_the_filter_remembered(store):
         await until(pilot, lambda: not problem.display)
         await type_(pilot, "star")
         await until(pilot, lambda: current(pilot) == star)
-        assert str(runs.query_one("#found", Static).content).strip() == "1 run"
+        assert str(runs.query_one("#found", Static).content).strip() == "1 of 2 runs"
         await pilot.press("escape", "m")  # back in the list, letters are keys again
         assert runs.marks == [star]
 
@@ -401,14 +401,15 @@ def test_the_key_of_the_filter_twice_and_enter_on_what_is_offered(store):
         assert line.value == ""
         await type_(pilot, "tag:sweep")
         found = list_of(pilot).query_one("#found", Static)
-        await until(pilot, lambda: "0 runs" in str(found.content))
+        await until(pilot, lambda: "0 of 2 runs" in str(found.content))
         await pilot.press("enter")
-        await until(pilot, lambda: "1 run" in str(found.content))
+        await until(pilot, lambda: "1 of 2 runs" in str(found.content))
         assert line.value == "tag:sweep/abc"
         assert list_of(pilot).has_list_focus
-        await pilot.press("slash")
+        await pilot.press("slash", "s")  # a word of its own behind what is there
+        assert line.value == "tag:sweep/abc s"
         await type_(pilot, "tag:sweep/* seed:0")
-        await until(pilot, lambda: "1 run" in str(found.content))
+        await until(pilot, lambda: "1 of 2 runs" in str(found.content))
 
     play(script)
 
@@ -646,8 +647,8 @@ COMPARISON: dict[str, Any] = {
         "stages": [{"name": "denoise", "seconds": 1.0, "cached": False}],
         "step_seconds": 0.5,
         "seconds": 2.0,
-        "steps_computed": 5,
-        "steps_reused": 0,
+        "computed_steps": 5,
+        "reused_steps": 0,
     },
     "settings": [{"key": "guidance.scale", "a": 2.5, "b": 4.0, "start": 2, "stop": None}],
     "environment": [],
@@ -671,7 +672,7 @@ COMPARISON: dict[str, Any] = {
     "reasons": {"frames": "run a has no video"},
     "output": ["/v/side.mp4", "/v/side.png"],
 }
-COMPARISON["b"] = {**COMPARISON["a"], "run": "b", "steps_computed": 3, "steps_reused": 2}
+COMPARISON["b"] = {**COMPARISON["a"], "run": "b", "computed_steps": 3, "reused_steps": 2}
 
 
 def test_two_marked_runs_are_compared(store, monkeypatch):

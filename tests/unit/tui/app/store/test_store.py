@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input, Static
 
 from store.blobs import blobs
@@ -13,13 +14,16 @@ from store.upkeep.gc import writing
 from store.upkeep.removal import Policy
 from tests.made_stores import make_run, on_disk
 from tests.unit.tui.opened_app import NARROW, notices, play, shown, until
+from tui import units
 from tui.app.app import ModiffApp
 from tui.app.dialogs.ask import Choose, Confirm
 from tui.app.lab import Lab
+from tui.app.store import screen
 from tui.app.store.clean_up import CleanUp
-from tui.app.store.usage import shares
+from tui.app.store.usage import largest, shares
 from tui.app.widgets.listing import Listing
 from tui.describe.runs.run import prompt_of
+from tui.describe.space import overview_lines, space
 
 
 @pytest.fixture
@@ -112,6 +116,29 @@ def test_a_plan_removes_nothing_until_it_is_agreed_to(store):
 
     play("store", script)
     assert len(on_disk(store)) == len(before) - 4
+
+
+def test_what_is_typed_behind_the_key_of_a_clean_up_waits_for_it(store, monkeypatch):
+    make_run(store, "micro")
+    go_on = threading.Event()
+    original = screen.space_of
+
+    def slow(*given):
+        go_on.wait(60)
+        return original(*given)
+
+    monkeypatch.setattr(screen, "space_of", slow)
+
+    async def script(pilot):
+        for key in ("c", "2"):
+            pilot.app.post_message(Key(key, key))
+        await pilot.pause(0.05)
+        go_on.set()
+        await until(pilot, lambda: isinstance(pilot.app.screen, CleanUp))
+        budget = pilot.app.screen.query_one("#budget", Input)
+        await until(pilot, lambda: budget.value == "2")
+
+    play("store", script)
 
 
 def test_applied_in_the_plan_with_outputs(store):
@@ -317,3 +344,16 @@ def test_a_bundle_comes_in(monkeypatch, tmp_path):
 
     play("store", script)
     assert asked == [("store", "import", str(bundle), "--trust")]
+
+
+def test_the_sizes_are_those_of_the_command_line(store):
+    make_run(store, "micro", num_steps=4)
+    overview = space(store).overview
+    told = [line.split() for line in overview_lines(overview)]
+    for name, num_bytes in largest(overview):
+        rows = [words for words in told if " ".join(words).startswith(f"{name} ")]
+        if name == "the rest":
+            continue
+        assert [words[-2:] for words in rows] == [units.size(num_bytes).split()], name
+    assert "database" in dict(largest(overview))
+    assert sum(dict(largest(overview)).values()) == overview.num_bytes

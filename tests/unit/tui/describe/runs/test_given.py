@@ -76,7 +76,8 @@ def test_a_file_that_is_another_one_now_keeps_a_run_from_going_on(tmp_path, name
         path.write_bytes(png("blue"))
         told = dict(lines(detail(store, run_id), COMMAND_LINE))["status"]
         assert told == (
-            "cancelled; a.png is gone or another file now; with that of then `modiff resume` goes on with it"
+            "cancelled; a.png is gone or another file now; "
+            f"with that of then `modiff resume {run_id}` goes on with it"
         )
         path.unlink()
         assert dict(lines(detail(store, run_id), COMMAND_LINE))["status"] == told

@@ -194,6 +194,13 @@ def test_the_rate_is_that_of_the_last_steps():
     assert taken(*BEGUN, *slow_first).rate == "2.00 s/it"
 
 
+def test_the_rate_at_the_end_is_that_of_all_steps():
+    told = (step(1, "reused"), step(2, seconds=7.0), *(step(n, seconds=2.0) for n in (3, 4, 5)))
+    assert taken(*BEGUN, *told).rate == "2.00 s/it"
+    assert taken(*BEGUN, *told, events.RunFinished("done")).rate == "3.25 s/it"
+    assert taken(*BEGUN, step(1, "reused"), events.RunFinished("done")).rate == ""
+
+
 def test_elapsed_time_is_never_negative():
     assert taken(*BEGUN).elapsed_seconds(0) == 0
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from engine.runs import sweep
-from engine.runs.sweep import new_tag, queue_members
+from engine.runs.sweep import new_tag, parse_axes, queue_members
 from presets.errors import PresetError
 from presets.library.loading import load_preset
 from store.errors import StoreFull
 from store.store import open_store
-from tui.describe.runs.sweeps import PlannedSweep, planned_sweep, sweep_lines, variants
+from tui.describe.runs.sweeps import PlannedSweep, planned_sweep, range_lines, sweep_lines, variants
 
 
 @pytest.fixture
@@ -49,6 +49,14 @@ def test_an_output_of_its_own_is_a_pattern(store):
 def test_what_cannot_be_is_refused(store, over, stop_at, words):
     with pytest.raises(PresetError, match=words):
         variants(store, micro(), over, stop_at=stop_at)
+
+
+def test_what_a_range_comes_to_is_told():
+    axes = parse_axes(["seed=1..81..8", "guidance.scale=1..2..0.5,4", "frames=5,9"])
+    assert range_lines(axes) == [
+        "seed: 11 values, 1, 9, 17, 25, 33, 41, …, 81",
+        "guidance.scale: 4 values, 1, 1.5, 2, 4",
+    ]
 
 
 def test_shared_steps_count_once(store):

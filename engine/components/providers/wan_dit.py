@@ -16,11 +16,11 @@ from engine.checkpoints.known.configure import dit_config
 from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import is_builtin, locate
 from engine.checkpoints.opened import layout_at
-from engine.components.files import absolute, checked_layout, description
 from engine.components.memory import swapping
 from engine.components.memory.halves import copies
 from engine.components.memory.holding import holding_of
 from engine.components.protocols import Conditions, Description
+from engine.components.providers.files import absolute, checked_layout, description
 from engine.errors import ComponentError
 from engine.extensions.extension import Extension, active, needs_own_calls
 from engine.fit.out_of_memory import is_out_of_memory

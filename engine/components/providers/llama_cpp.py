@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.components.protocols import Description
-from engine.components.umt5 import tokenizer_file
+from engine.components.providers.umt5 import tokenizer_file
 from engine.errors import ComponentError
 from engine.remote.client import Host, Refused, Unanswered
 from engine.remote.hosts import address_of

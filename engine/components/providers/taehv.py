@@ -13,8 +13,8 @@ from engine.checkpoints.known.expected import is_taehv
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
 from engine.checkpoints.places import models_folder
-from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
+from engine.components.providers.files import absolute, checked_layout, description
 from engine.errors import CheckpointError, ComponentError
 from presets.spec.components import VAESpec
 

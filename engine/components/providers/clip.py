@@ -11,8 +11,8 @@ import msgspec
 from engine.checkpoints.known.configure import clip_config
 from engine.checkpoints.locate import locate
 from engine.checkpoints.opened import layout_at
-from engine.components.files import absolute, checked_layout, description
 from engine.components.protocols import Description
+from engine.components.providers.files import absolute, checked_layout, description
 from engine.errors import CheckpointError
 from presets.spec.components import ImageEncoderSpec
 

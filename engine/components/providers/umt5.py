@@ -21,9 +21,9 @@ from engine.checkpoints.vocabulary.held import (
     holds_vocabulary,
     is_within_weights,
 )
-from engine.components.files import absolute, checked_layout, description
 from engine.components.memory.holding import holding_of
 from engine.components.protocols import Description
+from engine.components.providers.files import absolute, checked_layout, description
 from engine.errors import CheckpointError, together
 from presets.spec.components import TextEncoderSpec
 
