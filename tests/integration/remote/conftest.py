@@ -76,11 +76,19 @@ class Lab:
         return run_id
 
     def go_on(
-        self, run_id: str, spec: RunSpec, *, cancelled: Callable[[], bool] = lambda: False
+        self,
+        run_id: str,
+        spec: RunSpec,
+        *,
+        emit: Callable[[object], None] = lambda _event: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
+        def keep(event: object) -> None:
+            self.events.append(event)
+            emit(event)
+
         self.events.clear()
-        run = self.store.run(run_id)
-        self.runner.execute(run, spec, emit=self.events.append, cancelled=cancelled)
+        self.runner.execute(self.store.run(run_id), spec, emit=keep, cancelled=cancelled)
 
     def told(self, kind: type) -> list:
         return [event for event in self.events if isinstance(event, kind)]

@@ -25,18 +25,21 @@ def test_a_server_that_is_killed_at_any_moment_costs_nothing(
 ) -> None:
     here = make_lab()
     url = servers.start(*ALL, root=root)
-    moments = random.Random(5)
+    delays = random.Random(5)
     killed = 0
-    for seed in range(3):
+    for seed, (step, seconds) in enumerate(
+        [(2, 0.0), (0, delays.uniform(0, 0.1)), (1, delays.uniform(0, 0.1))]
+    ):
         spec = spec_of(dict.fromkeys(ALL, url), "components.denoiser.options.retries=0", seed=seed)
         there = make_lab()
         run_id = queued(there, spec)
-        ended = killed_after(servers, url, moments.uniform(0, 0.6))
-        told = told_by(partial(there.go_on, run_id, spec))
+        kill = Kill(servers, url, step, seconds)
+        kill.at(0)
+        told = told_by(partial(there.go_on, run_id, spec, emit=kill.emit))
         killed += bool(told)
         assert not told or url in told
         assert "\n" not in told
-        ended.join()
+        kill.wait()
         servers.again(url, *ALL, root=root)
         there.go_on(run_id, spec)
         assert there.files(run_id) == here.files(here.make(spec_of({}, seed=seed)))
@@ -137,14 +140,27 @@ def told_by(make: Callable[[], object]) -> str:
     return ""
 
 
-def killed_after(servers: Servers, url: str, seconds: float) -> threading.Thread:
-    def kill() -> None:
-        time.sleep(seconds)
-        servers.kill(url)
+class Kill:
+    """Of a server, so many seconds after a step: after none at once, before the run goes on."""
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    return thread
+    def __init__(self, servers: Servers, url: str, step: int, seconds: float) -> None:
+        self._kill = partial(servers.kill, url)
+        self._step, self._seconds = step, seconds
+        self._timer = threading.Timer(seconds, self._kill)
+
+    def emit(self, event: object) -> None:
+        if isinstance(event, StepFinished):
+            self.at(event.step)
+
+    def at(self, step: int) -> None:
+        if step == self._step and self._seconds:
+            self._timer.start()
+        elif step == self._step:
+            self._kill()
+
+    def wait(self) -> None:
+        if self._seconds:
+            self._timer.join()
 
 
 def _after(event: threading.Event, seconds: float) -> Callable[[], bool]:
