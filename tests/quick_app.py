@@ -9,6 +9,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from textual._compositor import Compositor
+from textual.css.model import RuleSet
 from textual.css.stylesheet import Stylesheet
 from textual.pilot import Pilot
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
-    from textual.css.model import RuleSet
 
 # Objects made since the last look, before the collector looks again; an app makes a few ten thousand.
 _THRESHOLD = 50_000
@@ -45,6 +45,7 @@ def share_style_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
         return _rules[key]
 
     monkeypatch.setattr(Stylesheet, "_parse_rules", parse_once)
+    monkeypatch.setattr(RuleSet, "__hash__", object.__hash__)  # Textual's says the same in Python
 
 
 def paint_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:

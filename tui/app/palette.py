@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from textual.actions import parse
 from textual.binding import Binding
-from textual.command import CommandPalette, DiscoveryHit, Hit, Provider
+from textual.command import CommandList, CommandPalette, DiscoveryHit, Hit, Provider
 from textual.content import Content
 from textual.css.query import NoMatches
+from textual.widgets import LoadingIndicator
 
 from presets.library.listing import list_presets
 from presets.library.loading import load_preset
@@ -68,9 +69,10 @@ class Palette(CommandPalette):
     def run_worker(self, *args: Any, **kwargs: Any) -> Worker[Any]:
         return super().run_worker(*args, **{**kwargs, "exit_on_error": False})
 
-    async def _watch__show_busy(self) -> None:
+    def _watch__show_busy(self) -> None:  # type: ignore[override]  # what it awaits nobody awaits of one that closes
         with suppress(NoMatches):
-            await super()._watch__show_busy()
+            self.query_one(LoadingIndicator).set_class(self._show_busy, "--visible")
+            self.query_one(CommandList).set_class(self._show_busy, "--populating")
 
     def _watch__list_visible(self) -> None:
         with suppress(NoMatches):
