@@ -269,6 +269,6 @@ def test_a_palette_that_fails_while_it_is_closed_ends_nothing(store, monkeypatch
         await until(pilot, lambda: not isinstance(pilot.app.screen, palette.Palette))
         await until(pilot, lambda: not closed.is_attached)
         closed._show_busy = closed._list_visible = True  # as a search does that goes on
-        await closed._watch__show_busy()
+        closed._watch__show_busy()
 
     play("queue", script)
