@@ -74,6 +74,14 @@ class Folder(DirectoryTree):
     def process_label(self, label: Any) -> Text:
         return Text(printable(str(label)))
 
+    async def _on_tree_node_expanded(self, event: Tree.NodeExpanded[DirEntry]) -> None:
+        """A folder that is unfolded here is opened. Textual would wait for it to be read, for ever where another is
+        opened meanwhile: then nothing of this could be closed any more."""
+        event.stop()
+        event.prevent_default()
+        if event.node is not self.root and event.node.data is not None:
+            self.post_message(self.DirectorySelected(event.node, event.node.data.path))
+
     async def open(self, path: Path, words: list[str], name: str = "") -> None:
         """Read a folder, of which names have these words. name: to go to."""
         self.words = words

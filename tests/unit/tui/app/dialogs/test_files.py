@@ -122,3 +122,36 @@ def test_a_folder_of_any_size_and_one_of_nothing(tmp_path):
         await pilot.press("escape")
 
     assert picked(tmp_path, script) is None
+
+
+def test_a_folder_that_nobody_reads_any_more_keeps_nothing_open(tmp_path):
+    (tmp_path / "sub").mkdir()
+    seen = []
+
+    async def script(pilot, picker):
+        await until(pilot, lambda: names(picker) == ["sub"])
+        tree = picker.query_one(Folder)
+        # as where another one is opened between what was told of this one and its turn to be read
+        tree.workers.cancel_group(tree, "_loader")
+        tree.root.data.loaded = False
+        tree.post_message(Folder.NodeExpanded(tree.root))
+        tree.call_later(seen.append, "what comes after it")
+        await until(pilot, lambda: seen)
+        await pilot.press("escape")
+
+    assert picked(tmp_path, script) is None
+
+
+def test_a_folder_that_is_unfolded_is_opened(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/deep.png").touch()
+
+    async def script(pilot, picker):
+        await until(pilot, lambda: names(picker) == ["sub"])
+        [sub] = picker.query_one(Folder).root.children
+        sub.expand()
+        await until(pilot, lambda: names(picker) == ["deep.png"])
+        assert picker.folder == tmp_path / "sub"
+        await pilot.press("escape")
+
+    assert picked(tmp_path, script) is None
