@@ -320,7 +320,7 @@ def _connected(
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES_KEPT}")
         connection.execute("PRAGMA synchronous=NORMAL")
-    except BaseException:
+    except BaseException:  # whatever it is goes on, and holds no connection
         connection.close()
         raise
     return lineage

@@ -51,7 +51,7 @@ def register(lineage: Lineage, engine_id: str, *, pid: int, version: str = "") -
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (engine_id, pid, socket.gethostname(), now, now, version),
             )
-    except BaseException:
+    except BaseException:  # whatever it is goes on, and holds no lock
         lock.release()
         raise
     return lock

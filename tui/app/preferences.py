@@ -115,6 +115,6 @@ def _write(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.replace(draft, path)
-    except BaseException:
+    except BaseException:  # whatever it is goes on, and leaves no draft
         os.unlink(draft)
         raise

@@ -262,7 +262,7 @@ class Queue(ModiffScreen):
 
         try:
             await self.app.lab.change(client.resume, run_id)
-        except Exception:
+        except Exception:  # told by who asks; it can be put back again
             self._undo.append((run_id, following))
             raise
         queued = [

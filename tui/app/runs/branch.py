@@ -108,7 +108,7 @@ class Branch(Dialog[str | None]):
     async def _load(self) -> None:
         try:
             detail = await self.app.lab.read(detail_of, self._run_id)
-        except Exception:
+        except Exception:  # told by who asks; a form of no run is of no use
             self.dismiss(None)
             raise
         self._show(detail)
