@@ -94,6 +94,8 @@ def test_start_run_branch_quit(
     session.press("home", *["right"] * 8)
     wait_for(session, "step 8 of 20")
     press_until(session, "b", "branch from")
+    press_until(session, "ctrl+r", "nothing is changed, so")
+    session.press("enter", "end", "1")  # the guidance scale
     session.press("ctrl+r")
     wait_until(session, lambda screen: "branch of" in screen and is_done(screen))
     branched, _ = store.runs(limit=10)

@@ -232,12 +232,8 @@ class Branch(Dialog[str | None]):
         self.app.run_worker(self._launch(self.at, overrides, watch), group="launch")
 
     async def _launch(self, at: At, overrides: list[str], watch: bool) -> None:
-        from engine import client
-
         try:
-            run_id = await self.app.lab.change(
-                client.branch, self._run_id, at=at, overrides=overrides
-            )
+            run_id = await self.app.lab.change(_queued, self._run_id, at, overrides)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             if self.is_active:
                 self._tell(error)
@@ -248,6 +244,18 @@ class Branch(Dialog[str | None]):
             self._is_launching = False
         self.dismiss(run_id)
         self.app.post_message(Queued(run_id, watch=watch))
+
+
+def _queued(store: Store, run_id: str, at: At, overrides: Sequence[str]) -> str:
+    """The id of the branch. Raises as `engine.client.branch` does, and PresetError where it would be the run again."""
+    from engine import client
+
+    wanted = client.branched(store, run_id, at=at, overrides=overrides)
+    if client.is_unchanged(store.run(run_id), wanted):
+        raise PresetError(
+            f"nothing is changed, so this would be run {run_id} again; change something before it is run"
+        )
+    return client.branch(store, run_id, at=at, overrides=overrides)
 
 
 def _planned(store: Store, run_id: str, at: At, overrides: Sequence[str]) -> Planned:

@@ -565,6 +565,7 @@ def test_a_branch_is_queued_once_and_started_also_where_the_form_is_left(
         await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
         form = pilot.app.screen
         await until(pilot, lambda: form.query_one(Timeline).cursor == 1)
+        form.query_one("#more", Input).value = "guidance.scale=3"
         await pilot.press("ctrl+t", "ctrl+t", "ctrl+t", "escape")
         assert not isinstance(pilot.app.screen, Branch)
         may_queue.set()
@@ -588,6 +589,7 @@ def test_a_branch_that_is_asked_for_before_the_run_is_read_starts_once_it_is(
         monkeypatch.setattr("tui.app.runs.branch.detail_of", slow)
         pilot.app.push_screen(Branch(run_id, 2))
         await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        pilot.app.screen.query_one("#more", Input).value = "guidance.scale=3"
         await pilot.press("ctrl+r", "ctrl+r")
         assert not store.queued()
         may_read.set()
@@ -595,6 +597,27 @@ def test_a_branch_that_is_asked_for_before_the_run_is_read_starts_once_it_is(
         (branch,) = store.queued()
         assert (branch.parent, branch.parent_step) == (run_id, 2)
         assert pilot.app.watched_run == branch.id
+
+    play(script)
+
+
+def test_a_branch_that_changes_nothing_is_not_queued(store, started):
+    run_id = record_run(store, micro(STAR)).id
+
+    async def script(pilot):
+        pilot.app.push_screen(Branch(run_id, 2))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Branch))
+        form = pilot.app.screen
+        await until(pilot, lambda: form.query_one(Timeline).cursor == 2)
+        await pilot.press("ctrl+r")
+        below = form.query_one("#problem", Static)
+        await until(pilot, lambda: "nothing is changed" in str(below.content))
+        assert run_id in str(below.content)
+        assert not store.queued()
+        form.query_one("#more", Input).value = "guidance.scale=3"
+        await pilot.press("ctrl+t")
+        await until(pilot, lambda: started == ["engine"])
+        assert len(store.queued()) == 1
 
     play(script)
 
