@@ -82,6 +82,19 @@ def test_a_video_is_known_by_its_bytes(capsys, store, tmp_path):
         assert shown(capsys, given) == (run_id, "")
 
 
+def test_a_video_that_was_moved_is_told_where_it_is(capsys, store, tmp_path):
+    where = tmp_path / "a.mp4"
+    run_of(store, where, mp4(where, "no mark"))
+    assert main(["show", "a.mp4"]) == 0
+    assert not capsys.readouterr().out.startswith("file")
+    (tmp_path / "moved").mkdir()
+    os.rename("a.mp4", "moved/b.mp4")
+    assert main(["show", "moved/b.mp4"]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0].split() == ["file", str(tmp_path / "moved" / "b.mp4")]
+    assert f"{where} (no longer there)" in told
+
+
 def test_a_video_that_was_changed_is_known_by_its_mark(capsys, store, tmp_path):
     mp4(tmp_path / "a.mp4", f"modiff {LATENTS}")
     run_id = run_of(store, tmp_path / "elsewhere.mp4", b"other bytes")

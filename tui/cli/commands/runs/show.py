@@ -61,12 +61,20 @@ def show(run: str, as_json: bool) -> None:
     if as_json:
         print_json(_details(known, row, events))
         return
-    told = [*lines(known, COMMAND_LINE), *_lines(known, events)]
+    told = [*_given(run, known), *lines(known, COMMAND_LINE), *_lines(known, events)]
     width = max(10, *(len(name) + 1 for name, _ in told))
     for name, value in told:
         click.echo(f"{name:<{width}}{value}")
     click.echo()
     click.echo(_toml(known.record), nl=False)
+
+
+def _given(run: str, known: Detail) -> list[tuple[str, str]]:
+    """The file that was asked for, where it isn't what the run wrote: a copy, or moved."""
+    if not run_of_file.is_file_name(run):
+        return []
+    path = str(run_of_file.path_of(run))
+    return [] if path == known.record.output else [("file", printable(path))]
 
 
 def _show_file(path: Path, mark: Mark, *, as_json: bool) -> None:
