@@ -156,14 +156,19 @@ class RowEditor(Widget):
         super().__init__()
         self.row = row
         self.display = row.is_shown
-        self._has_editor = False
+        self._editor: Widget | None = None
         self._composed = row
 
     def on_mount(self) -> None:
         """The field may have changed since its editor was made, which would take that back."""
-        self._has_editor = True
+        self._editor = self.children[0]
         if self.row.text != self._composed.text:
             self._show_text()
+
+    def on_unmount(self) -> None:
+        """The screen would keep the editor for as long as no text is selected: Textual's Input subscribes to that."""
+        if self._editor is not None:
+            self.screen.text_selection_started_signal.unsubscribe(self._editor)
 
     def compose(self) -> ComposeResult:
         row = self._composed = self.row
@@ -182,7 +187,7 @@ class RowEditor(Widget):
     @property
     def is_filled(self) -> bool:
         """Whether its editor is there, which comes a moment after the row."""
-        return self._has_editor and bool(self.children)
+        return self._editor is not None and bool(self.children)
 
     @property
     def editor(self) -> Input | ChoiceLine:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -807,6 +809,19 @@ def test_extensions_are_added_set_ordered_switched_off_and_taken_out():
         await shown.press("escape", "u")
         await shown.until(lambda: not shown.screen.view.editors())
         assert not shown.screen.draft.edits
+
+    show(act, (100, 30))
+
+
+def test_nothing_is_left_of_the_editors_of_a_section_that_was_left():
+    async def act(shown):
+        left = weakref.WeakSet[Input]()
+        for section in (*SECTIONS, SECTIONS[0]):
+            await shown.screen.show_section(section)
+            await shown.pilot.pause()
+            left |= set(shown.screen.query(Input))
+        gc.collect()
+        assert set(left) == set(shown.screen.query(Input))
 
     show(act, (100, 30))
 
