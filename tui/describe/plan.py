@@ -31,7 +31,7 @@ class Row:
     be stored. about: what is done with pictures and clips, "" for the rest. on: the devices or the address that its
     settings name, "" where it needs no component."""
 
-    stage: str
+    name: str
     first: int | None
     last: int | None
     state: str
@@ -125,7 +125,7 @@ def shown(row: Row) -> tuple[str, str, str, str, str]:
         steps = "" if row.first is None else str(row.first)
     seconds = "?" if row.seconds is None else duration(row.seconds) if row.seconds else ""
     state = {"compute": "to compute", "skip": "not needed"}.get(row.state, row.state)
-    return row.stage, steps, state, seconds, size(row.bytes) if row.bytes else ""
+    return row.name, steps, state, seconds, size(row.bytes) if row.bytes else ""
 
 
 def memory_estimate(planned: Planned) -> str:

@@ -802,7 +802,7 @@ def test_a_plan_of_what_was_never_done(capsys, store):
     made = plan(capsys)
     assert (made["total_steps"], made["stored_steps"], made["seconds"]) == (20, 0, None)
     assert made["needs"] == ["text_encoder", "denoiser", "vae"]
-    assert [(row["stage"], row["state"]) for row in made["stages"]] == [
+    assert [(row["name"], row["state"]) for row in made["stages"]] == [
         (name, "compute") for name in ("load", "text_encode", "denoise", "decode")
     ]
     latent_bytes = made["bytes"] // 21  # of 20 steps and the final latents
@@ -836,7 +836,7 @@ def test_the_times_of_a_plan_are_those_of_like_runs_here(capsys, store):
     past()
     past(width=128)  # says nothing of a smaller picture
     made = plan(capsys, "--seed", "5")
-    seconds = {row["stage"]: row["seconds"] for row in made["stages"]}
+    seconds = {row["name"]: row["seconds"] for row in made["stages"]}
     assert seconds == {"load": 3.0, "text_encode": 1.0, "denoise": 10.0, "decode": 2.0}
     assert made["seconds"] == 16.0
     assert plan(capsys, "--set", "guidance.scale=1")["seconds"] is None

@@ -33,4 +33,4 @@ def test_where_a_stage_runs(tmp_path: Path, settings: list[str], on: str):
     with open_store(tmp_path) as store:
         rows = planned(store, load_preset("micro", [*devices, *settings])).rows
     told = {"load": "", "text_encode": "cpu", "denoise": on, "decode": "auto"}
-    assert {row.stage: row.on for row in rows} == told
+    assert {row.name: row.on for row in rows} == told
