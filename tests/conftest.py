@@ -20,9 +20,9 @@ from textual import _wait
 from textual.pilot import Pilot
 
 from engine.process import version
-from tests import quick_stores
 from tests.folders import in_memory, is_empty, live_in, new_folder
-from tests.later import Later
+from tests.oracles.later import Later
+from tests.stores import quick_stores
 
 # Pilot sleeps so long, and again, until the app is idle after each key: the steps of 20 ms would be half of the suite.
 _wait.SLEEP_GRANULARITY = 1 / 500
@@ -56,7 +56,7 @@ version._files = lambda root: files_of_ours(root) if root == ROOT else look_for_
 
 _homes: list[Path] = []
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-PEERS = ("tests.parity", "tests.peers", "tests.layouts")
+PEERS = ("tests.oracles.parity", "tests.oracles.peers", "tests.weights.layouts")
 
 
 @pytest.hookimpl(tryfirst=True)

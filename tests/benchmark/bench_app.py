@@ -44,8 +44,8 @@ from store.lineage.events import (
     StepFinished,
 )
 from store.store import Store, open_store
-from tests.recorded_runs import micro, record_run, wave
-from tests.terminal import Terminal
+from tests.stores.recorded_runs import micro, record_run, wave
+from tests.terminals.terminal import Terminal
 from tui.app.top_line import TABS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -34,9 +34,9 @@ from engine.checkpoints.names.renaming import find as find_name
 from engine.checkpoints.places import ADDED, Place
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
-from tests import model_files
-from tests.bad_files import CASES
 from tests.benchmark import timing
+from tests.weights import model_files
+from tests.weights.bad_files import CASES
 
 Figures = dict[str, object]
 
@@ -53,7 +53,7 @@ def milliseconds(
 
 
 def bad(folder: Path, rounds: int) -> Figures:
-    """Refusing each file of tests/bad_files.py, best of the rounds: the slowest ones. No peer reads them safely."""
+    """Refusing each of tests/weights/bad_files.py, best of the rounds: the slowest ones. No peer reads them safely."""
     best: dict[str, float] = {}
     for number, (name, (make, _)) in enumerate(CASES.items()):
         (folder / str(number)).mkdir()

@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from engine.models.diffusion.config import WanDiTConfig, keeps_fp32
 from engine.models.diffusion.wandit import WanDiT
 from tests.benchmark import timing
-from tests.parity import dit_pair
+from tests.oracles.parity import dit_pair
 
 SMALL = {"dim": 384, "num_heads": 6, "ffn_dim": 1024, "num_layers": 6}
 CASES = {

@@ -15,8 +15,8 @@ import torch
 
 from engine.api import TextToVideo
 from tests.benchmark import timing
-from tests.loaded import load
-from tests.peers import make_peer
+from tests.oracles.loaded import load
+from tests.oracles.peers import make_peer
 
 
 def main() -> None:

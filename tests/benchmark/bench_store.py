@@ -23,7 +23,7 @@ from store.store import Store, open_store
 from store.upkeep.contents import look
 from store.upkeep.removal import Policy, make_plan
 from tests.benchmark import timing
-from tests.made_stores import DAY_NS, large, put_rows
+from tests.stores.made_stores import DAY_NS, large, put_rows
 
 RUNS, STEPS = 3200, 50
 Figures = dict[str, object]

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 from engine.checkpoints.source import open_source
-from tests import model_files
 from tests.benchmark.timing import show
+from tests.weights import model_files
 
 PAGE, STRIDE = 4096, 128 * 4096  # less than what counts as not written
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 
 from engine.models.vae.wanvae import LATENTS_MEAN, LATENTS_STD, WanVAE, WanVAEConfig
 from tests.benchmark import timing
-from tests.parity import vae_pair
+from tests.oracles.parity import vae_pair
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

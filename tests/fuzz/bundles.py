@@ -12,9 +12,9 @@ from store.bundle.exporting import export_bundle
 from store.errors import StoreError
 from store.store import Store, open_store
 from store.upkeep.verify import verify
-from tests import bundles
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
+from tests.stores import bundles
 
 MAX_BYTES = 10**8
 

@@ -23,7 +23,7 @@ from engine.serve.app import Server
 from engine.serve.connection import Connection
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
-from tests.toy_server import (
+from tests.servers.toy_server import (
     CHANNELS,
     GIVEN_CHANNELS,
     IMAGE_DIM,

@@ -21,10 +21,10 @@ from engine.errors import CheckpointError, EngineError
 from presets.spec.components import DenoiserSpec, ImageEncoderSpec, TextEncoderSpec, VAESpec
 from store.index.index import Index, open_index
 from store.paths import prepare
-from tests import layouts
 from tests.fuzz import mutating
 from tests.fuzz.running import Fault
-from tests.later import comfy_layouts
+from tests.oracles.later import comfy_layouts
+from tests.weights import layouts
 
 Files = dict[str, bytes]
 

@@ -19,10 +19,10 @@ from typing import Any
 from store.database.database import immediate
 from store.store import open_store
 from store.upkeep.removal import Policy
-from tests import bundles
 from tests.integration.forker import be
-from tests.made_stores import make_run
-from tests.opened import opened
+from tests.stores import bundles
+from tests.stores.made_stores import make_run
+from tests.terminals.opened import opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 from tui.app.runs.screen import Runs

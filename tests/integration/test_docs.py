@@ -29,7 +29,7 @@ from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.paths import prepare
 from tests.executing import SMALL
-from tests.loaded import denoised
+from tests.oracles.loaded import denoised
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

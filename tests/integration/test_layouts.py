@@ -16,8 +16,8 @@ from engine.checkpoints.known.recognise import recognise
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.errors import CheckpointError
-from tests import layouts
 from tests.executing import SMALL
+from tests.weights import layouts
 
 SHORT = ["scheduler.steps=2", "seed=5", *SMALL]
 KINDS = ("denoiser", "text_encoder", "vae")

@@ -24,7 +24,7 @@ from examples.micro.model.architecture import TextShape, build_dit, build_text_e
 from examples.micro.model.export import export_weights, fold_statistics, shipped_weights
 from examples.micro.model.model_card import TEMPLATE
 from examples.micro.tests import tiny
-from tests.parity import randomise
+from tests.oracles.parity import randomise
 
 PUBLISHED_MEAN = torch.tensor(LATENTS_MEAN, dtype=torch.float64).view(1, -1, 1, 1, 1)
 PUBLISHED_STD = torch.tensor(LATENTS_STD, dtype=torch.float64).view(1, -1, 1, 1, 1)

@@ -28,7 +28,7 @@ from tests.integration.chain_runs import (
     warnings,
 )
 
-# of each kind that a read tells apart one: tests/unit/store/test_blobs.py has them all
+# of each kind that a read tells apart one: tests/unit/store/blobs/test_blobs.py has them all
 DAMAGES = {
     "cut short": lambda path: os.truncate(path, path.stat().st_size // 2),
     "a bit in the middle": lambda path: flip(path, path.stat().st_size // 2),

@@ -18,7 +18,7 @@ from store.lineage.events import (
 from store.store import Store, open_store
 from store.upkeep.gc import writing
 from tests.integration.worker_runs import enqueue
-from tests.made_stores import STEP_BYTES, make_run, on_disk
+from tests.stores.made_stores import STEP_BYTES, make_run, on_disk
 
 # A store that fails
 

@@ -31,8 +31,8 @@ from engine.checkpoints.vocabulary.sentencepiece_model import of_sentencepiece
 from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as spiece
 from engine.checkpoints.vocabulary.unigram import of_tokenizer_json
 from engine.errors import CheckpointError
-from tests.later import comfy_layouts, diffusers, transformers
-from tests.naming import dit_name, vae_name
+from tests.oracles.later import comfy_layouts, diffusers, transformers
+from tests.oracles.naming import dit_name, vae_name
 from tui.cli.commands.models import convert as models_convert
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from engine.checkpoints import download
 from engine.checkpoints.download import bytes_left, fetch, look_up, room_problem
 from engine.checkpoints.known.catalogue import PublishedFile, Release
 from engine.errors import DownloadFailed
-from tests.hub_mirror import COMMIT, Mirror, serving
+from tests.servers.hub_mirror import COMMIT, Mirror, serving
 
 REPOSITORY = "Someone/Small"
 NAME = "folder/weights.safetensors"

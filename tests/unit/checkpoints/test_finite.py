@@ -17,7 +17,7 @@ from engine.checkpoints.layout import lay_out
 from engine.checkpoints.locate import locate
 from engine.checkpoints.source import open_source
 from engine.checkpoints.verify import DAMAGED, verify_numbers
-from tests import layouts
+from tests.weights import layouts
 
 MICRO = locate("denoiser", "builtin:micro")
 NAME = "blocks.1.ffn.0.weight"

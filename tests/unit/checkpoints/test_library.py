@@ -29,7 +29,14 @@ from engine.checkpoints.places import (
 from engine.errors import CheckpointError
 from store import locks
 from tests.counting import bytes_read
-from tests.model_files import in_nvfp4, t2v_1_3b, t2v_14b, vae, write_safetensors, write_sharded
+from tests.weights.model_files import (
+    in_nvfp4,
+    t2v_1_3b,
+    t2v_14b,
+    vae,
+    write_safetensors,
+    write_sharded,
+)
 
 
 @pytest.fixture(autouse=True)

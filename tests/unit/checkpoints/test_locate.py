@@ -24,7 +24,7 @@ from presets.library.loading import load_preset
 from presets.spec.components import Components, TextEncoderSpec
 from presets.spec.run import RunSpec
 from store.index.index import open_index
-from tests import model_files, vocabularies
+from tests.weights import model_files, vocabularies
 
 
 def test_fingerprint_counts_every_file_of_a_component(tmp_path: Path) -> None:

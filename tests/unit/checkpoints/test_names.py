@@ -28,8 +28,8 @@ from engine.checkpoints.names import (
     to_original,
     unwrapped,
 )
-from tests.later import diffusers, transformers
-from tests.naming import dit_name, vae_name
+from tests.oracles.later import diffusers, transformers
+from tests.oracles.naming import dit_name, vae_name
 
 # model -> its component and tensors
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {

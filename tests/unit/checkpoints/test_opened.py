@@ -18,7 +18,7 @@ from engine.checkpoints.library import look
 from engine.checkpoints.locate import BUILTIN_MICRO, locate
 from engine.checkpoints.opened import layout_at
 from engine.errors import CheckpointError
-from tests import model_files
+from tests.weights import model_files
 
 INDEX = "w.safetensors.index.json"
 

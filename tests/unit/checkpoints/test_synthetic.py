@@ -17,9 +17,9 @@ from tokenizers import Tokenizer
 from engine.checkpoints.known.recognise import Recognition, recognise
 from engine.checkpoints.library import look
 from engine.checkpoints.source import open_source
-from tests import layouts, synthetic
-from tests.later import transformers
-from tests.synthetic import DITS, FILES, REPOSITORIES, typed
+from tests.oracles.later import transformers
+from tests.weights import layouts, synthetic
+from tests.weights.synthetic import DITS, FILES, REPOSITORIES, typed
 
 SMALL = {"a.weight": ("F32", (3, 2)), "b": ("BF16", (4,)), "c": ("F16", ()), "d": ("F32", (2, 2))}
 A = torch.arange(6.0).view(3, 2)

@@ -43,7 +43,7 @@ from engine.checkpoints.vocabulary.sentencepiece_model import sentencepiece as a
 from engine.checkpoints.vocabulary.unigram import as_tokenizer, of_tokenizer_json
 from engine.errors import CheckpointError
 from engine.prompt import clean_prompt, cut_of, load_tokenizer
-from tests.vocabularies import trained, write_tokenizer_json
+from tests.weights.vocabularies import trained, write_tokenizer_json
 
 MICRO = locate("tokenizer", "builtin:micro")
 ENCODER = locate("text_encoder", "builtin:micro")

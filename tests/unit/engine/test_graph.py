@@ -19,7 +19,7 @@ from engine.plan import Plan, make_plan
 from presets.spec.components import VAESpec
 from store.blobs.blobs import digest_of
 from store.lineage.records import LinkRecord
-from tests import chains
+from tests.stores import chains
 
 ROOT = Stage("root", 1, "", ("latents", "state"), derived={"latents": (), "state": ()})
 LINK = Stage(

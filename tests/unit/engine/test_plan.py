@@ -22,7 +22,9 @@ from presets.spec.run import RunSpec
 from store.blobs import blobs
 from store.lineage.records import LinkRecord, RunRecord, Segment
 from store.store import Store, open_store
-from tests.chains import (
+from tests.delivered import content
+from tests.executing import SMALL
+from tests.stores.chains import (
     SPEC,
     any_run,
     make_steps,
@@ -31,8 +33,6 @@ from tests.chains import (
     put_latents,
     record,
 )
-from tests.delivered import content
-from tests.executing import SMALL
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = SPEC.scheduler.steps

@@ -28,7 +28,7 @@ from presets.library.loading import load_preset
 from presets.spec.run import RunSpec
 from store.index.index import open_index
 from store.store import open_store
-from tests.model_files import write_safetensors
+from tests.weights.model_files import write_safetensors
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,8 @@ from engine.errors import CheckpointError, ComponentError
 from engine.models.vae.taehv import TAEHV
 from presets.spec.components import VAESpec
 from store.index.index import Index
-from tests.model_files import vae, write_safetensors
-from tests.parity import randomise
+from tests.oracles.parity import randomise
+from tests.weights.model_files import vae, write_safetensors
 
 
 @pytest.fixture(scope="module")

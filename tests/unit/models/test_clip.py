@@ -20,7 +20,7 @@ from engine.models.image_encoders.clip import looked_at
 from engine.models.image_encoders.config import CLIPConfig as Sizes
 from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
-from tests.later import transformers
+from tests.oracles.later import transformers
 
 Tensors = dict[str, Tensor]
 

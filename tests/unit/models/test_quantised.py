@@ -15,7 +15,7 @@ from engine.models.quantised.linear import QuantLinear
 from engine.models.quantised.products import fp8_products, integer_products
 from engine.models.quantised.rounding import rounded_rows
 from engine.models.quantised.scheme import Scheme
-from tests.later import comfy_layouts
+from tests.oracles.later import comfy_layouts
 
 E4M3 = torch.float8_e4m3fn
 

@@ -11,7 +11,7 @@ from engine.models.attention import plain
 from engine.models.diffusion.config import WanDiTConfig
 from engine.models.diffusion.wandit import WanDiT
 from engine.models.seams import SEAMS, At, Tokens, around
-from tests.parity import randomise, relative_error
+from tests.oracles.parity import randomise, relative_error
 
 CONFIG = WanDiTConfig(dim=64, num_heads=2, ffn_dim=96, num_layers=3, text_dim=24)
 AT = At(step=4, total=9, sigma=0.5, branch="negative")

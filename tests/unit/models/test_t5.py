@@ -12,8 +12,8 @@ import torch
 
 from engine.checkpoints.names import from_original
 from engine.models.text_encoders.t5 import UMT5, UMT5Config, build
-from tests.later import transformers
-from tests.parity import randomise, relative_error
+from tests.oracles.later import transformers
+from tests.oracles.parity import randomise, relative_error
 
 SIZES = UMT5Config(vocab=96, dim=64, ffn=96, layers=3, heads=4, buckets=32, inner=64)
 CONFIG = {

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from engine.checkpoints.known import expected
 from engine.models.vae.taehv import TAEHV
-from tests.parity import randomise, relative_error
+from tests.oracles.parity import randomise, relative_error
 
 PUBLISHED = load_file(Path(__file__).parents[2] / "data" / "taehv_outputs.safetensors")
 

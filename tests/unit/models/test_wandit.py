@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from engine.models.attention import biased, sdpa
 from engine.models.diffusion.config import WanDiTConfig, keeps_fp32
 from engine.models.diffusion.wandit import WanDiT, rope_table
-from tests.parity import dit_pair, randomise, relative_error
+from tests.oracles.parity import dit_pair, randomise, relative_error
 
 SMALL = {"dim": 256, "num_heads": 2, "ffn_dim": 384, "num_layers": 2, "text_dim": 48}
 LARGE = {"dim": 5120, "ffn_dim": 13824, "num_heads": 40, "num_layers": 40}

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.models.diffusion.config import WanDiTConfig, keeps_fp32
 from engine.models.diffusion.wandit import WanDiT
-from tests.parity import randomise, relative_error
+from tests.oracles.parity import randomise, relative_error
 
 RECORDED = Path(__file__).parents[2] / "data" / "wandit_outputs.safetensors"
 MICRO = Path(__file__).parents[3] / "engine" / "micro" / "weights"

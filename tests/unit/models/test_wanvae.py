@@ -15,8 +15,8 @@ from engine.models.vae.layers import RMSNorm
 from engine.models.vae.tiles import EXACT_OVERLAP, chunks_of, tiles_of
 from engine.models.vae.wanvae import WanVAE, WanVAEConfig
 from presets.spec.components import VAESpec
-from tests.later import diffusers
-from tests.parity import latent_statistics, randomise, relative_error, vae_pair
+from tests.oracles.later import diffusers
+from tests.oracles.parity import latent_statistics, randomise, relative_error, vae_pair
 
 
 @cache

@@ -16,7 +16,7 @@ from engine.remote.conformance.check import check
 from engine.remote.contract import FACTS
 from engine.serve.app import Server
 from store.blobs.tensors import decode_tensors, encode_tensors
-from tests.toy_server import CHANNELS, TEXT_DIM, Toys, answering, served_toys
+from tests.servers.toy_server import CHANNELS, TEXT_DIM, Toys, answering, served_toys
 from tui.cli.main import main
 
 App = Callable[..., Any]

@@ -28,7 +28,7 @@ from engine.remote.client import Host, Refused, Unanswered
 from engine.remote.contract import MAX_JSON_BYTES, Denoise, Progress, Told, digest_of
 from engine.remote.wire import encoded, metadata_of
 from store.blobs.tensors import decode_tensors, read_header
-from tests.toy_server import FACTS, GIVEN_CHANNELS, IMAGE_DIM, IMAGE_TOKENS, TEXT_DIM
+from tests.servers.toy_server import FACTS, GIVEN_CHANNELS, IMAGE_DIM, IMAGE_TOKENS, TEXT_DIM
 
 URL = "http://127.0.0.1:8765"
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -24,7 +24,7 @@ from engine.remote.hosts import (
 )
 from engine.serve.app import Server
 from engine.serve.connection import Connection
-from tests.toy_server import FACTS, Toys, answering, served_toys
+from tests.servers.toy_server import FACTS, Toys, answering, served_toys
 from tui.cli.completion import complete_host
 from tui.cli.main import main
 

@@ -19,7 +19,7 @@ from presets.library.loading import load_preset
 from presets.spec.components import ImageEncoderSpec
 from store.index.index import open_index
 from store.paths import prepare
-from tests.toy_server import answering
+from tests.servers.toy_server import answering
 
 SHAPE = CLIPShape(width=160, layers=2, mlp=32, patch=4, tokens=17)
 

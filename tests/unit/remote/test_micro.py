@@ -19,7 +19,7 @@ from presets.library.loading import load_preset
 from presets.spec.run import RunSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
-from tests.toy_server import answering
+from tests.servers.toy_server import answering
 
 KINDS = ("text_encoder", "denoiser", "vae")
 

@@ -1,4 +1,4 @@
-"""What a server answers: over a real connection, components that compute next to nothing (tests/toy_server.py)."""
+"""What a server answers: on a real connection, components that compute next to nothing (tests.servers.toy_server)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from engine.serve.app import Server
 from engine.serve.connection import Connection
 from engine.serve.openapi import openapi
 from store.blobs.tensors import decode_tensors
-from tests.toy_server import (
+from tests.servers.toy_server import (
     CHANNELS,
     GIVEN_CHANNELS,
     IMAGE_DIM,

@@ -7,7 +7,7 @@ import torch
 
 from engine.schedulers.noise import step_noise
 from engine.schedulers.scheduler import create_scheduler
-from tests.later import diffusers
+from tests.oracles.later import diffusers
 
 
 def unipc_peer(sigmas: list[float]):

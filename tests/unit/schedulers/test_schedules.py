@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.schedulers.course import SCHEDULERS
 from engine.schedulers.schedule import linear_grid
 from engine.schedulers.scheduler import create_scheduler
-from tests.later import diffusers
+from tests.oracles.later import diffusers
 
 
 @pytest.mark.parametrize(

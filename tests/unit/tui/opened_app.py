@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import Static
 
-from tests.opened import WAIT_SECONDS, is_whole, opened
+from tests.terminals.opened import WAIT_SECONDS, is_whole, opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 

@@ -56,7 +56,7 @@ def test_help_imports_no_command(imported):
 APP = """
 import asyncio, importlib, json, os, pkgutil, sys
 import tui.app
-from tests.opened import opened
+from tests.terminals.opened import opened
 from tui.app.app import ModiffApp
 from tui.app.preferences import Preferences
 

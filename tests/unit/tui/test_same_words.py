@@ -10,7 +10,7 @@ from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.lineage.records import Segment
 from store.store import open_store
-from tests.recorded_runs import micro, record_run
+from tests.stores.recorded_runs import micro, record_run
 from tui.app.queue.text import table as queue_table
 from tui.app.runs.list import table
 from tui.cli.main import main

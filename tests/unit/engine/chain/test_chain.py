@@ -33,7 +33,7 @@ from store.index.index import open_index
 from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests import numerics
-from tests.chains import SPEC, describe, fake_digest, graph, planned
+from tests.stores.chains import SPEC, describe, fake_digest, graph, planned
 
 KINDS = tuple(stage.name for stage in (TEXT, NOISE, STEP, VIDEO))
 

@@ -28,7 +28,7 @@ from store.index.index import open_index
 from store.keys import derive_key
 from store.lineage.records import LinkRecord
 from store.store import Store, open_store
-from tests.chains import any_run, record
+from tests.stores.chains import any_run, record
 
 STEPS = 7
 SHAPE = (1, 2, 3, 4, 4)

@@ -10,7 +10,7 @@ import pytest
 from engine.compare.chains import chain, timings
 from store.lineage.records import RunLink
 from store.store import open_store
-from tests.recorded_runs import micro, record_run
+from tests.stores.recorded_runs import micro, record_run
 
 
 def links(keys: str, **facts: object) -> list[RunLink]:

@@ -17,7 +17,7 @@ from engine.compare.frames import Frame, read_frames
 from engine.compare.similarity import psnr, similarity, ssim
 from engine.errors import EngineError
 from engine.output.media import encode_video
-from tests.recorded_runs import wave
+from tests.stores.recorded_runs import wave
 
 
 @pytest.fixture

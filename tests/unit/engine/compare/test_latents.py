@@ -23,7 +23,7 @@ from store.blobs.tensors import encode_tensors
 from store.database.database import immediate
 from store.lineage.records import Segment
 from store.store import Store, open_store
-from tests.recorded_runs import Recorded, micro, record_run, velocity
+from tests.stores.recorded_runs import Recorded, micro, record_run, velocity
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from engine.compare.pictures import ACCENTS, PAPER, Clip, write_sheet, write_sid
 from engine.compare.similarity import similarity
 from engine.errors import EngineError
 from engine.output.media import encode_video
-from tests.recorded_runs import wave
+from tests.stores.recorded_runs import wave
 
 RUN_A, RUN_B = "aaaaaaaaaa", "bbbbbbbbbb"
 

@@ -16,7 +16,7 @@ from engine.compare.settings import (
 from presets.encoding import encode_spec
 from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
-from tests.recorded_runs import micro
+from tests.stores.recorded_runs import micro
 
 
 @pytest.fixture

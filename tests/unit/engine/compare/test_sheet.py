@@ -15,7 +15,7 @@ from store.blobs import blobs
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.store import open_store
-from tests.recorded_runs import micro, record_run, wave
+from tests.stores.recorded_runs import micro, record_run, wave
 
 WHITE, TITLE = (255, 255, 255), 2 * 22 + 17  # the lines above a picture
 COLOURS = [(200, 40, 40), (40, 160, 40), (40, 40, 200), (160, 160, 40), (40, 160, 160)]

@@ -15,7 +15,7 @@ from engine.reports import Control
 from presets.spec.components import PromptExpanderSpec
 from store.index.index import Index, open_index
 from store.paths import prepare
-from tests.later import transformers
+from tests.oracles.later import transformers
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 NO_SYSTEM = (

@@ -17,7 +17,7 @@ from engine.reports import Control
 from presets.errors import PresetError
 from presets.spec.components import PromptExpanderSpec
 from store.lineage.events import CallAnswered, Event
-from tests.language_server import (
+from tests.servers.language_server import (
     MODEL,
     LanguageServer,
     Reply,

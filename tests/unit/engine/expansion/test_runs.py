@@ -34,7 +34,7 @@ from store.lineage.events import Event, Message, StageStarted
 from store.lineage.records import Segment
 from store.store import Store, open_store
 from tests.executing import ENGINE, SMALL, execute, plan_in
-from tests.language_server import LanguageServer, language_server, plain, refused
+from tests.servers.language_server import LanguageServer, language_server, plain, refused
 
 SEEDS = itertools.count(7000)
 TEXT = "a small yellow star moves up over a black background"

@@ -20,7 +20,7 @@ from engine.output.reading import comment_of
 from presets.encoding import decode_spec
 from store.blobs.blobs import blob_path
 from store.store import open_store
-from tests.recorded_runs import micro, record_run, wave
+from tests.stores.recorded_runs import micro, record_run, wave
 
 FRAMES = wave(17, 64, 64)
 

@@ -73,7 +73,7 @@ def test_a_plan_and_a_branch_are_held_to_the_same_rules_as_a_run(
     store, tmp_path, monkeypatch, name
 ):
     from engine import client
-    from tests.recorded_runs import micro, record_run
+    from tests.stores.recorded_runs import micro, record_run
     from tui.describe.plan import planned
 
     monkeypatch.chdir(tmp_path)

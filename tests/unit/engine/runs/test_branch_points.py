@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.runs import branch_points as branching
 from store.store import open_store
-from tests.made_stores import make_run
+from tests.stores.made_stores import make_run
 
 
 def test_the_length_of_a_run_is_asked_for_once(tmp_path, monkeypatch):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from textual.pilot import Pilot
 
-from tests import quick_app
-from tests.opened import WAIT_SECONDS
+from tests.terminals import quick_app
+from tests.terminals.opened import WAIT_SECONDS
 
 
 @pytest.fixture(autouse=True, scope="session")

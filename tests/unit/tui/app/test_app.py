@@ -15,7 +15,7 @@ from textual.events import AppBlur, AppFocus
 from textual.widgets import Input, TextArea
 
 from store.store import open_store
-from tests.opened import opened
+from tests.terminals.opened import opened
 from tests.unit.tui.live_run import live_run
 from tests.unit.tui.opened_app import notices, play, until
 from tui.app.app import ModiffApp

@@ -21,8 +21,8 @@ from store.errors import StoreError, UnknownRun
 from store.lineage.events import Message
 from store.store import Store, open_store
 from store.upkeep.verify import verify
-from tests.made_stores import make_run
-from tests.recorded_runs import micro, record_run, wave
+from tests.stores.made_stores import make_run
+from tests.stores.recorded_runs import micro, record_run, wave
 from tui.app import lab as lab_module
 from tui.app.app import _cancel_all
 from tui.app.base import start_engine

@@ -16,7 +16,7 @@ from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from presets.library.saving import save_preset
 from store.store import open_store
-from tests.opened import WAIT_SECONDS
+from tests.terminals.opened import WAIT_SECONDS
 from tests.unit.tui.opened_app import play, until
 from tui.app import palette
 from tui.app.app import ModiffApp

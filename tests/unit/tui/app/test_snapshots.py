@@ -24,7 +24,7 @@ from textual.widgets import Input, TextArea
 from engine.process.version import installed_version
 from store.database.database import immediate
 from store.store import Store
-from tests import recorded_store
+from tests.stores import recorded_store
 from tui.app.app import ModiffApp
 from tui.app.lab import Lane
 from tui.app.preferences import Preferences

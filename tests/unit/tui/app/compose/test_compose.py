@@ -27,7 +27,7 @@ from presets.library.saving import save_preset
 from presets.spec.run import RunSpec
 from presets.spec.sections import SECTIONS
 from store.store import open_store
-from tests.opened import WAIT_SECONDS, is_whole, opened
+from tests.terminals.opened import WAIT_SECONDS, is_whole, opened
 from tui.app.app import ModiffApp
 from tui.app.compose.draft import FIELDS, Draft
 from tui.app.compose.field_row import RowEditor

@@ -11,7 +11,7 @@ from textual.app import App
 from textual.widgets import Input, Static
 
 from engine.errors import InputError
-from tests.opened import WAIT_SECONDS
+from tests.terminals.opened import WAIT_SECONDS
 from tui.app.dialogs.files import MAX_LISTED, FilePicker, Folder
 from tui.describe.given import Kind, Look, Pixels
 

@@ -6,7 +6,7 @@ import pytest
 from textual.widgets import Static
 
 from store.store import open_store
-from tests.made_stores import make_run
+from tests.stores.made_stores import make_run
 from tests.unit.tui.opened_app import NARROW, play, shown, until
 from tui.app.dialogs import help as help_screen
 from tui.app.dialogs.help import Help

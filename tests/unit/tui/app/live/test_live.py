@@ -23,7 +23,7 @@ from store.lineage.events import (
 )
 from store.lineage.records import LogEntry
 from store.store import open_store
-from tests.opened import WAIT_SECONDS, is_whole, opened
+from tests.terminals.opened import WAIT_SECONDS, is_whole, opened
 from tests.unit.tui.live_run import LiveRun, live_run
 from tui.app import desktop as opening
 from tui.app.app import ModiffApp

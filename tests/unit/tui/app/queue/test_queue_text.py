@@ -9,7 +9,7 @@ import pytest
 from store.lineage.events import PlanMade, StageStarted, StepFinished
 from store.lineage.records import LogEntry
 from store.store import open_store
-from tests.recorded_runs import micro, record_run
+from tests.stores.recorded_runs import micro, record_run
 from tui.app.queue.text import COLUMNS, summary, table
 from tui.describe.runs.following.state import RunState
 from tui.describe.runs.queued import Expected

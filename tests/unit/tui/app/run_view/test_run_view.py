@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 
 from store.lineage import events
 from store.lineage.records import LogEntry, RunRecord
-from tests.opened import WAIT_SECONDS
+from tests.terminals.opened import WAIT_SECONDS
 from tests.unit.tui.live_run import picture
 from tui.app.run_view import cells as run_cells
 from tui.app.run_view.head import RunHead

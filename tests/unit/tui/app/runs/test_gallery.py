@@ -15,7 +15,7 @@ from store.errors import StoreError
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
 from store.store import open_store
-from tests.recorded_runs import micro, record_run
+from tests.stores.recorded_runs import micro, record_run
 from tests.unit.tui.opened_app import notices, play, until
 from tui.app.app import ModiffApp
 from tui.app.runs import gallery

@@ -15,8 +15,8 @@ from engine import client
 from presets.encoding import decode_spec
 from store.lineage.records import RunRecord, Segment
 from store.store import Store, open_store
-from tests.opened import opened
-from tests.recorded_runs import Recorded, micro, record_run, wave
+from tests.stores.recorded_runs import Recorded, micro, record_run, wave
+from tests.terminals.opened import opened
 from tests.unit.tui.opened_app import NARROW, WIDE, until
 from tui.app.app import ModiffApp
 from tui.app.desktop import CannotOpen

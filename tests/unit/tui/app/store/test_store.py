@@ -12,7 +12,7 @@ from store.blobs import blobs
 from store.store import open_store
 from store.upkeep.gc import writing
 from store.upkeep.removal import Policy
-from tests.made_stores import make_run, on_disk
+from tests.stores.made_stores import make_run, on_disk
 from tests.unit.tui.opened_app import NARROW, notices, play, shown, until
 from tui import units
 from tui.app.app import ModiffApp

@@ -10,7 +10,7 @@ import pytest
 from store.lineage.events import Verified
 from store.lineage.records import StageRecord
 from store.store import open_store
-from tests.recorded_runs import micro, record_run
+from tests.stores.recorded_runs import micro, record_run
 from tui.describe.runs import detail as all_about
 from tui.describe.runs import run as summary
 from tui.describe.runs.detail import Detail, points_told
