@@ -53,10 +53,11 @@ class WholeForm(FieldsSection):
                 )
 
     def tell(self, section: Section, about: str) -> None:
-        """What a section does, where that follows from the settings."""
-        if about != self._told.get(section.name):
+        """What a section does, where that follows from the settings; before there are rows nothing is told."""
+        if about == self._told.get(section.name):
+            return
+        for heading in self.query(f"#heading-{section.name}").results(Static):
             self._told[section.name] = about
-            heading = self.query_one(f"#heading-{section.name}", Static)
             heading.update(Text.assemble((section.title, "bold"), f"  {about}"))
 
     def go_to(self, section: Section) -> None:

@@ -830,6 +830,7 @@ def test_where_there_is_room_all_sections_are_one_form():
     async def act(shown):
         screen = shown.screen
         await shown.until(lambda: isinstance(screen.view, WholeForm) and screen.view.editors())
+        assert not [note.message for note in shown.app._notifications]
         sections = [editor.row.field.section for editor in screen.view.editors()]
         assert list(dict.fromkeys(sections)) == [each.name for each in PARTS]
         whole = screen.view
