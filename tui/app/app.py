@@ -85,10 +85,13 @@ def _continued(store: Store, run_id: str) -> tuple[RunSpec, str]:
     return continued(decode_spec(record.spec_json), record.preset, last_frame(store, run_id))
 
 
-def _cancel_all(store: Store) -> None:
-    """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead."""
+def _cancel_all(store: Store) -> tuple[str, ...]:
+    """Cancel what waits and ask what runs to stop, all in the same moment: no engine takes one of them instead.
+    Returns their ids."""
     going = [*store.runs(limit=MOST_RUNNING, status="running"), *store.queued()]
-    store.request_cancel_all([record.id for record in going])
+    cancelled = tuple(record.id for record in going)
+    store.request_cancel_all(cancelled)
+    return cancelled
 
 
 class ModiffApp(ModiffBase):
@@ -137,6 +140,8 @@ class ModiffApp(ModiffBase):
         self.DEFAULT_MODE = preferences.screen if is_known else "compose"  # type: ignore[misc]
         super().__init__(root, preferences=preferences, graphics=graphics)
         self._harmless = Harmless()
+        # what was cancelled on leaving, by id
+        self.cancelled: tuple[str, ...] = ()
         if self.is_remote:
             self.animation_level = "none"
 
@@ -458,7 +463,7 @@ class ModiffApp(ModiffBase):
 
     @asks()
     async def _leave_cancelling(self) -> None:
-        await self.lab.change(_cancel_all)
+        self.cancelled = await self.lab.change(_cancel_all)
         self.exit(0)
 
     def _leave(self, choice: str | None) -> None:

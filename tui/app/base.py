@@ -109,6 +109,8 @@ class ModiffBase(KeysInOrder):
         try:
             self.status = self._as_followed(await self.lab.status())
         except Exception as error:  # noqa: BLE001  # the app outlives whatever the store is going through
+            if self.lab.is_closed:  # it was left meanwhile
+                return
             line = self.line_for(error)
             if line != self.trouble:
                 self.trouble = line

@@ -65,6 +65,7 @@ class Lab:
                 for name in ("read", "change", "work", "check", "engine", "files")
             )
         )
+        self.is_closed = False
         self._watch: Watch | None = None  # of the lane that reads
         self._memory: MemoryAnswers | None = None
 
@@ -77,6 +78,7 @@ class Lab:
 
     def close(self) -> None:
         """Does not wait for what is still at work in a lane."""
+        self.is_closed = True
         if self._memory is not None:
             self._memory.close()
         for lane in self._lanes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tui.errors import BAD_INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tui.describe.health import Status
 
@@ -56,18 +56,27 @@ def start() -> int:
         graphics = load_graphics()  # asks the terminal, while the keyboard is still ours
     app = ModiffApp(preferences=preferences, graphics=graphics)
     code = app.run()
-    if not code and app.status is not None:
-        _say_what_goes_on(app.status)
+    if not code and app.status is not None and (line := left_line(app.status, app.cancelled)):
+        _say(line)
     return code or app.return_code or 0
 
 
-def _say_what_goes_on(status: Status) -> None:
+def left_line(status: Status, cancelled: Sequence[str]) -> str:
+    """What becomes of the work that was there when the app was left, "" where there was none.
+
+    cancelled: the ids of the runs that were to be, on leaving.
+    """
+    if len(cancelled) > 1:
+        return f"{len(cancelled)} runs are cancelled; `modiff runs` lists them"
+    if cancelled:
+        return f"run {cancelled[0]} is cancelled; `modiff resume {cancelled[0]}` goes on with it"
     if len(status.running) > 1:
-        _say(f"{len(status.running)} runs go on; `modiff` shows them again")
-    elif status.running:
-        _say(f"run {status.running[0].id} goes on; `modiff` shows it again")
-    elif status.num_queued and status.engines:
-        _say(f"{status.num_queued} queued runs go on; `modiff` shows them again")
+        return f"{len(status.running)} runs go on; `modiff` shows them again"
+    if status.running:
+        return f"run {status.running[0].id} goes on; `modiff` shows it again"
+    if status.num_queued and status.engines:
+        return f"{status.num_queued} queued runs go on; `modiff` shows them again"
+    return ""
 
 
 def _say(line: str) -> None:

@@ -32,6 +32,7 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.defect
 def test_a_defect_met_again_and_again_is_told_and_logged_once(monkeypatch):
     looks = []
 
@@ -58,6 +59,7 @@ def test_a_defect_met_again_and_again_is_told_and_logged_once(monkeypatch):
     assert len(logs) == 2
 
 
+@pytest.mark.defect
 def test_notices_never_pile_up_and_the_last_error_can_be_copied():
     async def script(pilot):
         app = pilot.app
@@ -172,6 +174,7 @@ def test_what_an_editor_holds_does_not_act_on_the_terminal():
     play("compose", script)
 
 
+@pytest.mark.defect
 def test_what_is_told_of_a_screen_goes_with_it_and_its_tabs_say_how_to_leave_a_text():
     async def script(pilot):
         app, top = pilot.app, pilot.app.screen.query_one(TopLine)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from tui.app.launch import refusal
+from store.store import open_store
+from tui.app.launch import left_line, refusal
+from tui.describe.health import status
 
 
 @pytest.mark.parametrize("term", ["xterm-256color", "xterm-kitty", "screen", "linux"])
@@ -28,3 +32,15 @@ def test_a_browser_brings_its_own():
         refusal({"TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver"}, has_terminal=False)
         == ""
     )
+
+
+def test_what_is_left_to_do_is_said_as_it_is():
+    with open_store() as store:
+        assert left_line(status(store), ()) == ""
+        first, second = (store.enqueue(b"{}", preset="micro", output="o") for _ in range(2))
+        assert left_line(status(store), ()) == ""  # without an engine nothing goes on
+        with store.register_engine("engine1", pid=os.getpid()):
+            store.lease("engine1")
+            assert f"run {first} goes on" in left_line(status(store), ())
+            assert f"`modiff resume {first}`" in left_line(status(store), (first,))
+            assert "2 runs are cancelled" in left_line(status(store), (first, second))

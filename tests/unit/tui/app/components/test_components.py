@@ -271,6 +271,7 @@ def test_an_engine_that_hangs_is_ended_by_force_once_that_was_agreed(store, monk
     assert asked == ["kill"]
 
 
+@pytest.mark.defect
 def test_restart_stops_and_starts(store, monkeypatch):
     asked = []
 

@@ -325,6 +325,7 @@ def test_one_key_resumes_what_is_not_done_and_what_is_done_is_replayed(store, st
     play(script)
 
 
+@pytest.mark.defect
 def test_pin_tags_note_and_stars(store, monkeypatch):
     run_id = record_run(store, micro()).id
 
@@ -758,6 +759,7 @@ def test_what_people_typed_is_text_everywhere(store, monkeypatch):
     play(script)
 
 
+@pytest.mark.defect
 def test_a_branch_is_compared_with_its_parent_where_none_is_marked(store, monkeypatch):
     first = record_run(store, micro(STAR))
     branch_of(store, first, "guidance.scale=4")

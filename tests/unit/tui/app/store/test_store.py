@@ -274,6 +274,7 @@ def test_an_empty_store_teaches(store):
     play("store", script)
 
 
+@pytest.mark.defect
 def test_what_keeps_it_from_being_read_is_said(store, monkeypatch):
     make_run(store, "micro")
 
