@@ -13,6 +13,7 @@ import msgspec
 from engine.errors import EngineError
 from presets.errors import PresetError
 from presets.library.loading import load_preset
+from presets.settings.by_key import changed_keys, settings_of
 from presets.spec.pictures import ClipSpec, PictureSpec
 from presets.tasks import PICTURES
 from tui.describe.inputs import file_name, inputs_of, strength_line
@@ -121,8 +122,9 @@ def picture_preset(spec: RunSpec) -> str:
 
 
 def continued(spec: RunSpec, preset: str, frame: Path) -> tuple[RunSpec, str]:
-    """The run that begins with the last frame of another one, and its preset: that one's own where it takes a picture.
-    Raises PresetError where the preset cannot be read."""
+    """The run that begins with the last frame of another one, and its preset: that one's own where it takes a picture,
+    else one of pictures, with what was changed of how that one was sampled. Raises PresetError where the preset cannot
+    be read."""
     if PICTURES[spec.task]:
         base = msgspec.structs.replace(
             spec,
@@ -131,10 +133,23 @@ def continued(spec: RunSpec, preset: str, frame: Path) -> tuple[RunSpec, str]:
             video=ClipSpec(),
         )
     else:
-        preset = picture_preset(spec)
+        own, preset = preset, picture_preset(spec)
         names = ("prompt", "seed", "width", "height", "frames", "fps")
-        base = load_preset(preset, values={name: getattr(spec, name) for name in names})
+        values = {name: getattr(spec, name) for name in names}
+        base = load_preset(preset, values={**values, **_sampling_changes(spec, own)})
     return msgspec.structs.replace(base, image=PictureSpec(path=str(frame))), preset
+
+
+def _sampling_changes(spec: RunSpec, preset: str) -> dict[str, object]:
+    """What a run has of its own in how it is sampled, by key; nothing where its preset is gone."""
+    try:
+        before = load_preset(preset)
+    except PresetError:
+        return {}
+    settings = settings_of(spec)
+    of_sampling = ("negative_prompt", "scheduler.", "guidance.")
+    changed = [key for key in changed_keys(before, spec) if key in settings]
+    return {key: settings[key] for key in changed if key.startswith(of_sampling)}
 
 
 def look_at(spec: RunSpec, name: str, index: Index | None = None) -> Look:

@@ -148,7 +148,9 @@ class FormScreen(ModiffScreen):
         await self.show_draft(draft_of(spec, preset, base))
         if before is not None and before != self.draft and before.edits:
             self.replaced = before, self.draft
-            self.notify("the run's settings are in the form; u takes back those before")
+            other = f", of preset {printable(preset)}" if base and preset != before.preset else ""
+            told = f"the run's settings are in the form{other}; u takes back those before"
+            self.notify(told, markup=False)
 
     @asks(exclusive=True, group="names")
     async def _learn_names(self) -> None:

@@ -147,6 +147,11 @@ def test_what_continues_a_run():
         "",
     )
     assert (spec.prompt, spec.seed, spec.width, spec.frames) == ("a", 7, 64, 17)
+    own = {"negative_prompt": "b", "scheduler.steps": 30, "guidance.scale": 9.0}
+    spec, _ = continued(load_preset("micro", values=own), "micro", Path("/last.png"))
+    assert spec == load_preset("micro-i2v", values={**own, "image.path": "/last.png"})
+    spec, _ = continued(load_preset("micro", values=own), "gone", Path("/last.png"))
+    assert (spec.scheduler.steps, spec.guidance.scale) == (20, 2.5)
     before = given("/a.png", **{"output.path": "/out.mp4"})
     spec, preset = continued(before, "mine", Path("/last.png"))
     assert (preset, spec.image, spec.output.path) == ("mine", PictureSpec(path="/last.png"), "")
