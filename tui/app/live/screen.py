@@ -97,6 +97,8 @@ class Live(ModiffScreen):
 
     def on_screen_resume(self) -> None:
         self.query_one(TopLine).show(self.app.status, self.app.trouble)
+        if self._feed is not None:
+            self._feed.look_again()
         self._watch()
 
     def on_screen_suspend(self) -> None:

@@ -90,6 +90,10 @@ class RunFeed:
         self._sigmas = await self._lab.read(sigmas, self.run_id)
         self._asked = asyncio.create_task(self._ask_decode_seconds())
 
+    def look_again(self) -> None:
+        """At the next turn, at what is true of a run at rest: a clean-up may have taken what was stored."""
+        self._has_end = False
+
     def end(self) -> None:
         if self._asked is not None:
             self._asked.cancel()

@@ -12,6 +12,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from store.blobs.blobs import blob_path
 from store.database.database import immediate
 from store.lineage.events import (
     MemorySampled,
@@ -595,3 +596,28 @@ def test_a_run_that_waits_gives_way_to_the_one_at_work_when_one_comes_back(tmp_p
     with open_store(tmp_path / "store") as store, LiveRun(store).leased():
         waiting = LiveRun(store)
         watch(tmp_path / "store", act)
+
+
+def test_what_a_clean_up_took_meanwhile_is_seen_on_coming_back(tmp_path):
+    async def act(watched: Watched) -> None:
+        def info() -> str:
+            return watched.live.query_one(Timeline)._info()
+
+        await watched.until_head("done")
+        await watched.pilot.press("left")
+        await watched.until(lambda: info() == "step 1 of 2 · computed · 500 ms · stored")
+        latents.unlink()
+        await watched.pilot.press("alt+4")
+        await watched.until(lambda: watched.app.current_mode == "queue")
+        await watched.pilot.press("alt+2")
+        await watched.until(lambda: info().endswith("not stored"))
+        assert watched.cursor == 1
+
+    with live_run(tmp_path, steps=2) as run:
+        run.step(1)
+        run.step(2)
+        run.store.finish(run.id, "done")
+        latents = blob_path(tmp_path, f"sha256:{1:064x}")
+        latents.parent.mkdir(parents=True, exist_ok=True)
+        latents.write_bytes(b"latents")
+        watch(tmp_path, act)
