@@ -45,7 +45,9 @@ _FALLBACK = "micro"
 def run_command(spec: RunSpec, preset: str, base: RunSpec, stop_at: int | None = None) -> str:
     """The command that makes this run from a preset, of which `base` is what it describes. stop_at: the step that it
     is to stop at."""
-    stop = ["--stop-at", str(stop_at)] if stop_at is not None else []
+    stop = [] if stop_at is None else ["--stop-at", str(stop_at)]
+    if stop_at == 0:  # before the first one, to have the expanded prompt read
+        stop = ["--review"]
     return shlex.join(["modiff", "run", preset, *_changes(base, spec), *stop])
 
 
