@@ -97,5 +97,5 @@ def test_where_a_run_is_to_stop_is_said(store, parsed):
     line = command_of(store, run_id)
     assert line == "modiff run micro --seed 7 --stop-at 5"
     assert parsed(line) == (spec, {"preset": "micro", "stop_at": 5})
-    again = client.submit(store, spec, preset="micro", stop_at=0, is_checked=True)
+    again = store.enqueue(encode_spec(spec), preset="micro", output="o", stop_at=0)
     assert command_of(store, again) == "modiff run micro --seed 7 --review"
