@@ -156,12 +156,17 @@ def run_data(share: RunShare) -> dict[str, Any]:
     }
 
 
-def plan_lines(plan: Plan, *, dry_run: bool) -> list[str]:
-    """What `modiff store gc` removed, or would."""
+def plan_lines(plan: Plan, budget: int | None, *, dry_run: bool) -> list[str]:
+    """What `modiff store gc` removed, or would. budget: bytes that it leaves of what only saves work, if any."""
     from store.upkeep.space import by_kind
 
     if plan.is_empty:
-        return ["nothing to remove"]
+        if budget is None or not 0 < plan.left_bytes <= budget:
+            return ["nothing to remove"]
+        return [
+            f"nothing to remove: steps, keyframes and what no run has any more take {size(plan.left_bytes)}, "
+            f"within the budget of {size(budget)}"
+        ]
     rows = [
         (_label(kind), str(share.num_blobs), size(share.num_bytes))
         for kind, share in by_kind(plan.removals).items()

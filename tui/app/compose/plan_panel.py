@@ -11,7 +11,7 @@ from textual import getters
 from textual.message import Message
 from textual.widgets import Static
 
-from tui.app.asking import asks
+from tui.app.asking import asks, is_there
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import refusals
 from tui.app.memory import Unanswered
@@ -109,6 +109,8 @@ class PlanPanel(Static):
             self.planned = await self.app.lab.work(_planned, spec)
             self.missing = self.planned.missing
         except Exception as error:  # noqa: BLE001  # told, whatever it is
+            if not is_there(self):
+                return
             self.planned = None
             self.refused = refusals(error, self.app.line_for(error))
             self.workers.cancel_group(self, "memory")

@@ -171,8 +171,9 @@ async def remove(app: ModiffBase, rows: Sequence[RunRow]) -> bool:
     lines = [_line_of(row) for row in rows[:_MAX_TOLD]]
     if len(rows) > _MAX_TOLD:
         lines.append(f"and {len(rows) - _MAX_TOLD} more")
-    lines += ["", "Their files stay. What they stored stays until a clean-up takes it."]
     ids = [row.record.id for row in rows]
+    files = "Its file stays" if len(ids) == 1 else "Their files stay"
+    lines += ["", f"{files}; what the store keeps is the first to go when a clean-up needs room."]
     if not await app.push_screen_wait(Confirm(f"remove {_runs(ids)}?", lines, "Remove")):
         return False
     await app.lab.change(lambda store: store.remove(ids))

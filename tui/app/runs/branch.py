@@ -12,7 +12,7 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Button, Checkbox, Input, Label, Static
 
 from presets.errors import PresetError
-from tui.app.asking import asks
+from tui.app.asking import asks, is_there
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
 from tui.app.form_words import form_words
@@ -64,6 +64,8 @@ class Branch(Dialog[str | None]):
         self._before: dict[str, str] = {}
         self._total = 0
         self._is_launching = False
+        # why it was not queued as it is; a plan that is ready later does not take that away
+        self._refusal: Exception | None = None
         # asked for before the run was read: whether to watch the branch
         self._launch_asked: bool | None = None
 
@@ -150,6 +152,7 @@ class Branch(Dialog[str | None]):
         self._input(FIELDS[0]).focus()
 
     def _moved(self) -> None:
+        self._refusal = None
         self.query_one("#shares", Static).update(shares(self.at, self._total))
         self._show_preview(self.query_one(Timeline).cursor)
         self._plan()
@@ -169,6 +172,7 @@ class Branch(Dialog[str | None]):
         self._moved()
 
     def on_input_changed(self, event: Input.Changed) -> None:
+        self._refusal = None
         event.input.set_class(event.value != self._before.get(event.input.name or "", ""), "-other")
         self._plan()
 
@@ -198,8 +202,10 @@ class Branch(Dialog[str | None]):
             if not overrides:
                 told += "\nnothing is changed yet: it would be the same run again"
         except Exception as error:  # noqa: BLE001  # told, whatever it is
+            if not is_there(self):
+                return
             wrong = error
-        self._tell(wrong)
+        self._tell(wrong or self._refusal)
         self.query_one("#plan", Static).update(told)
 
     def _tell(self, error: Exception | None) -> None:
@@ -236,6 +242,7 @@ class Branch(Dialog[str | None]):
             run_id = await self.app.lab.change(_queued, self._run_id, at, overrides)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             if self.is_active:
+                self._refusal = error
                 self._tell(error)
             else:
                 self.app.tell_error(error)

@@ -124,7 +124,7 @@ class CleanUp(Dialog[Planned | None]):
             return
         plan = await self.app.lab.work(planned_removal, policy)
         problem.update("")
-        lines = plan_lines(plan, dry_run=True)
+        lines = plan_lines(plan, policy.budget_bytes, dry_run=True)
         if policy.budget_bytes is not None and plan.left_bytes > policy.budget_bytes:
             lines.append(
                 f"▲ {size(plan.left_bytes)} would stay, more than {size(policy.budget_bytes)}: pinned "

@@ -252,7 +252,7 @@ class Store(ModiffScreen):
             return
         self._policy = planned.policy
         self.refresh_bindings()
-        self._report("planned, nothing is removed yet", plan_lines(planned.plan, dry_run=True))
+        self._report("planned, nothing is removed yet", _lines(planned.plan, planned.policy))
         if planned.is_wanted:
             await self._clean(planned.policy, planned.plan)
 
@@ -267,12 +267,12 @@ class Store(ModiffScreen):
         if not plan.is_empty:
             await self._clean(policy, plan)
         else:
-            self._report("clean-up", plan_lines(plan, dry_run=True))
+            self._report("clean-up", _lines(plan, policy))
 
     async def _clean(self, policy: Policy, plan: Plan) -> None:
         from tui.app.dialogs.ask import Confirm
 
-        lines = [*plan_lines(plan, dry_run=True), "", "This cannot be undone."]
+        lines = [*_lines(plan, policy), "", "This cannot be undone."]
         if not await self.app.push_screen_wait(Confirm("clean up", lines, "Remove")):
             return
         try:
@@ -281,7 +281,7 @@ class Store(ModiffScreen):
             self._report("not cleaned up", [f"✖ {self.app.line_for(error)}"])
             raise
         self._policy = None
-        self._report("cleaned up", plan_lines(removed, dry_run=False))
+        self._report("cleaned up", plan_lines(removed, policy.budget_bytes, dry_run=False))
         self._look()
 
     # Checking
@@ -329,3 +329,8 @@ class Store(ModiffScreen):
     def _show_progress(self) -> None:
         if self._progress is not None:
             self._report("verifying", [store_text.progress(*self._progress)])
+
+
+def _lines(plan: Plan, policy: Policy) -> list[str]:
+    """What a clean-up would remove."""
+    return plan_lines(plan, policy.budget_bytes, dry_run=True)

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.suggester import SuggestFromList
 from textual.widgets import Input, Label, Static
 
-from tui.app.asking import asks
+from tui.app.asking import asks, is_there
 from tui.app.base import ModiffBase
 from tui.app.compose.draft import FIELDS
 from tui.app.compose.variants.axes import SeedsKept, over_of, stop_of
@@ -115,6 +115,8 @@ class Variants(Dialog[bool]):
             if planned is not None:
                 told = "\n".join(sweep_lines(planned))
         except Exception as error:  # noqa: BLE001  # told, whatever it is
+            if not is_there(self):
+                return
             wrong = f"✖ {form_words(self.app.line_for(error))}"
         self.query_one("#told", Static).update(told)
         self.query_one("#wrong", Static).update(wrong)

@@ -130,8 +130,8 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     """Remove runs from the list; the files that they wrote stay.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What the store
-    keeps of a removed run stays until the store is cleaned up, and whatever another run shares with it
-    stays then too. All are removed or none: one that is queued, running or pinned is refused.
+    keeps of a removed run saves work until a clean-up needs room, when it is the first to go; whatever another run
+    shares with it stays then too. All are removed or none: one that is queued, running or pinned is refused.
     """
     from store.store import open_store
 
@@ -160,7 +160,9 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
             "1 branch stays whole" if num_branches == 1 else f"{num_branches} branches stay whole"
         )
         click.echo(told, err=True)
-    click.echo("what the store keeps of it stays until `modiff store gc`", err=True)
+    click.echo(
+        "what the store keeps of it is the first to go when `modiff store gc` needs room", err=True
+    )
     return 0
 
 

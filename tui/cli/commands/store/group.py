@@ -191,7 +191,7 @@ def gc(
     if as_json:
         print_json(plan_data(plan, budget, dry_run=dry_run))
     else:
-        print_lines(plan_lines(plan, dry_run=dry_run))
+        print_lines(plan_lines(plan, budget, dry_run=dry_run))
     if budget is not None and plan.left_bytes > budget:
         click.echo(
             f"{size(plan.left_bytes)} {'would stay' if dry_run else 'stay'}, more than the budget "

@@ -465,7 +465,7 @@ def test_rm_removes_runs_and_nothing_else(capsys, store, tmp_path):
         f"removed runs {run_id}, {other}",
         f"{clip} stays",
         "1 branch stays whole",
-        "what the store keeps of it stays until `modiff store gc`",
+        "what the store keeps of it is the first to go when `modiff store gc` needs room",
     ]
     assert clip.read_bytes() == b"video"
     assert blobs.get(store.root, link.digest)
