@@ -266,7 +266,7 @@ class RunList(Vertical):
     def _draw(self) -> None:
         view = "gallery" if self._is_in_gallery else "tree" if self._is_in_tree else "table"
         if not self._fitting:
-            line = self.query_one(Input).value.strip()
+            line = self.line
             told = _READING if self._is_reading else _NONE_FIT if line else _NO_RUNS
             self.query_one("#empty", Empty).update(told)
             view = "empty"
@@ -321,6 +321,11 @@ class RunList(Vertical):
             line.value = f"{line.value.rstrip()} "
         line.cursor_position = len(line.value)
         line.focus()
+
+    @property
+    def line(self) -> str:
+        """The filter as it stands there."""
+        return self.query_one(Input).value.strip()
 
     def fill_filter(self, line: str) -> None:
         """Another filter, as if it had been typed."""

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # store open may tag a run.
 _LOOK_SECONDS = 0.5
 _REST_SECONDS = 2.0
+# How the filter begins that a sweep is shown by.
+SWEEP_FILTER = "tag:sweep/"
 # An enter that is pressed twice, where the first one led here, is no wish to open a run.
 TWICE_SECONDS = 0.5
 
@@ -149,9 +151,17 @@ class Runs(ModiffScreen):
     def on_screen_resume(self) -> None:
         left_at, self._left_at = self._left_at, None
         if left_at is not None:
+            self._let_go_of_sweep(left_at)
             self._come_back(left_at)
         else:
             self._look_if_seen()
+
+    def _let_go_of_sweep(self, left_at: str) -> None:
+        """The filter that shows a sweep was not typed: it must not hide the run that was made since."""
+        status, line = self.app.status, self.app.preferences.runs_filter
+        is_new = status is not None and status.newest_run != left_at
+        if is_new and line.startswith(SWEEP_FILTER) and self.runs.line == line:
+            self._search_for("")
 
     @asks(exclusive=True, group="back")
     async def _come_back(self, left_at: str) -> None:
@@ -164,6 +174,11 @@ class Runs(ModiffScreen):
         status = self.app.status
         if newest and status is not None and newest == status.newest_run != left_at:
             self.runs.select(newest)
+
+    def _search_for(self, line: str) -> None:
+        """By another filter from the next look on, which need not wait for the field to tell of it."""
+        self.runs.fill_filter(line)
+        self._search, self._known = searching.parse(line), None
 
     def _look_if_seen(self) -> None:
         is_looking = any(
@@ -212,10 +227,10 @@ class Runs(ModiffScreen):
             self.runs.tell(trouble)
 
     def on_run_list_filtered(self, message: RunList.Filtered) -> None:
-        self._search = message.search
         self.app.preferences.runs_filter = message.line
-        self._known = None
-        self.look()
+        if message.search != self._search:
+            self._search, self._known = message.search, None
+            self.look()
 
     def on_run_list_moved(self, message: RunList.Moved) -> None:
         self.details.show(message.row)
@@ -233,8 +248,7 @@ class Runs(ModiffScreen):
         """The runs that fit a filter, as pictures."""
         self._led_here_at = time.monotonic()
         self.runs.forget()
-        self.runs.fill_filter(line)
-        self._search, self._known = searching.parse(line), None
+        self._search_for(line)
         self.look()  # one that is under way would show those of the filter before
         if not self.runs.is_in_gallery:
             self.action_gallery()

@@ -263,3 +263,29 @@ def test_an_enter_that_led_to_the_gallery_opens_no_run_when_it_is_pressed_twice(
         assert runs.current.record.id == run_id
 
     play("runs", script)
+
+
+def test_the_runs_of_a_sweep_do_not_hide_what_is_made_after_it(store):
+    swept(store, 2)
+
+    async def script(pilot):
+        app = pilot.app
+        runs = app.screen_stack[0].query_one(RunList)
+        app.show_gallery(f"tag:{TAG}")
+        await until(pilot, lambda: app.preferences.runs_filter == f"tag:{TAG}" and runs.current)
+        await pilot.press("alt+4")
+        await until(pilot, lambda: app.current_mode == "queue")
+        await pilot.press("alt+3")  # nothing was made: it stays
+        await until(pilot, lambda: app.current_mode == "runs" and runs.is_in_gallery)
+        assert runs.line == f"tag:{TAG}"
+        await pilot.press("alt+4")
+        await until(pilot, lambda: app.current_mode == "queue")
+        run_id = record_run(store, micro()).id
+        await until(pilot, lambda: app.status.newest_run == run_id)
+        await pilot.press("alt+3")
+        await until(pilot, lambda: runs.line == "" and runs.current)
+        await until(pilot, lambda: runs.current.record.id == run_id)
+        app.show_gallery(f"tag:{TAG}")  # one that is shown now is not taken away
+        await until(pilot, lambda: app.preferences.runs_filter == f"tag:{TAG}")
+
+    play("runs", script)
