@@ -12,6 +12,7 @@ _SENTENCES = (
     ("(`--seed random` draws one)", "(r draws one)"),
     ("add --overwrite", "switch overwrite on"),
     ("give a file with --", "name a file in --"),
+    ("name a step with --at to change the rest", "untick it to change the rest"),
 )
 _FIELDS = {option: GIVEN.get(key.removesuffix(".path"), key) for key, option in OPTIONS.items()}
 _OPTION = re.compile(r"--[a-z][a-z-]*")

@@ -153,7 +153,7 @@ def actions(app: ModiffBase, screen: Screen[Any]) -> Iterator[Command]:
     for node, binding, is_enabled, _ in active:
         if not is_enabled or not binding.description or node is app or binding.system:
             continue
-        if binding.id is None or binding.id.startswith("list."):
+        if binding.id is None or (binding.id.startswith("list.") and not binding.show):
             continue  # moving about, which nobody looks for by name
         area = type(screen).__name__.lower() if node is screen else "panel"
         name = f"{area}: {binding.description}"

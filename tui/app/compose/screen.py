@@ -53,7 +53,7 @@ class Compose(FormScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+r,f5", "run", "Run", id="compose.run", tooltip="start the run and watch it"),
         Binding("ctrl+t", "queue", "Queue", id="compose.queue", tooltip="queue the run and stay here"),
-        Binding("ctrl+g", "variants", "Variants", id="compose.variants", tooltip="several seeds and values at once"),
+        Binding("ctrl+g", "variants", "Variants", id="compose.variants", tooltip="a sweep over seeds and values"),
         Binding("ctrl+s", "save", "Save", id="compose.save", tooltip="save as a preset"),
         Binding("ctrl+o", "pick", "Preset", id="compose.preset", tooltip="pick another preset"),
         Binding("f3", "history", "Prompts", id="compose.prompts", show=False, tooltip="the prompts of before"),

@@ -16,7 +16,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.compare.settings import spec_differences
-from tui.app.asking import asks
+from tui.app.asking import asks, told
 from tui.app.base import ModiffScreen
 from tui.app.desktop import absolute, taken
 from tui.app.dialogs.ask import Ask, Choose
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult, RenderResult
     from textual.binding import BindingType
 
+    from tui.app.base import ModiffBase
     from tui.describe.runs.detail import Detail
 
 _LOOK_SECONDS = 0.5
@@ -205,14 +206,21 @@ class Compare(ModiffScreen):
         )
         if not line or not line.strip():
             return
-        self.notify(f"writing {printable(os.path.basename(absolute(line)))} …", markup=False)
-        told = await self.app.lab.command("compare", *self._ids, "--output", absolute(line))
-        self.notify(
-            "\n".join(map(printable, told["output"])),
-            title="written",
-            timeout=_TOLD_SECONDS,
-            markup=False,
-        )
+        # the app's: it is written also where the comparison is left meanwhile
+        writing = _write(self.app, self._ids, absolute(line))
+        self.app.run_worker(told(self.app, writing), group="write")
+
+
+async def _write(app: ModiffBase, ids: tuple[str, str], path: str) -> None:
+    """Two runs side by side, into a file."""
+    with app.job(f"writing {printable(os.path.basename(path))}"):
+        done = await app.lab.command("compare", *ids, "--output", path)
+    app.notify(
+        "\n".join(map(printable, done["output"])),
+        title="written",
+        timeout=_TOLD_SECONDS,
+        markup=False,
+    )
 
 
 def _table(sections: Sequence[comparison.Section]) -> RenderResult:

@@ -56,6 +56,7 @@ class Listing(DataTable[Text]):
         Binding("k", "cursor_up", "Up", show=False, id="list.up"),
         Binding("g", "scroll_top", "First", show=False, id="list.first"),
         Binding("G", "last", "Last", show=False, id="list.last"),
+        Binding("home", "scroll_top", "First row", show=False, id="list.home"),
         Binding("end", "scroll_bottom", "Last row", show=False, id="list.end"),
     ]
 

@@ -18,6 +18,10 @@ from tui.app.form_words import form_words
             "image.path: is empty; give a file with --image, beside the video",
             "image.path: is empty; name a file in image, beside the video",
         ),
+        (
+            "at decode only fps may change; name a step with --at to change the rest",
+            "at decode only fps may change; untick it to change the rest",
+        ),
         ("choose another name or add --overwrite", "choose another name or switch overwrite on"),
         ("with --set components.vae.dtype=float32", "with components.vae.dtype=float32"),
         (

@@ -706,12 +706,15 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
 
     async def command(_lab: Lab, *arguments: str) -> Any:
         asked.append(arguments)
+        if "--output" in arguments:
+            await may_write.wait()
         return COMPARISON
 
     async def play_or_tell(_app: ModiffApp, record: RunRecord) -> None:
         played.append(record.id)
 
     played: list[str] = []
+    may_write = asyncio.Event()
     monkeypatch.setattr(Lab, "command", command)
     monkeypatch.setattr("tui.app.runs.compare.play_or_tell", play_or_tell)
 
@@ -725,13 +728,15 @@ def test_two_marked_runs_are_compared(store, monkeypatch):
         await pilot.press("w")
         await until(pilot, lambda: isinstance(pilot.app.screen, Ask))
         await pilot.press("enter")
-        await until(pilot, lambda: "/v/side.png" in told(pilot))
+        await until(pilot, lambda: "writing" in pilot.app.job_told)
         await pilot.press("v")
         await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
         await pilot.press("right", "enter")
         await until(pilot, lambda: played == [second.id])
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(pilot.app.screen, Compare))
+        may_write.set()  # left meanwhile, it is written all the same
+        await until(pilot, lambda: "/v/side.png" in told(pilot))
 
     play(script)
     assert asked[0] == ("compare", first.id, second.id)

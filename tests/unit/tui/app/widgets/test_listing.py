@@ -41,6 +41,10 @@ def test_the_cursor_stays_on_its_row_or_at_its_place():
         listing.show(rows("a", "b", "c", "d"))
         await pilot.press("j", "j")
         assert listing.current == "c"
+        await pilot.press("end")
+        assert listing.current == "d"
+        await pilot.press("home", "j", "j")
+        assert listing.current == "c"
         listing.show(rows("d", "x", "a", "c"))
         assert listing.current == "c"
         listing.show(rows("d", "x", "a", "y"))
