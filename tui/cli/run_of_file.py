@@ -40,6 +40,11 @@ def load_settings(
     return override(_without_place(spec), overrides, values=values), ""
 
 
+def preset_of_file(store: Store, given: str) -> str:
+    """The preset that the settings in a file came from, "" where that is not known. Raises UnknownRun, PresetError."""
+    return settings_of_file(store, path_of(given))[1]
+
+
 def _without_place(spec: RunSpec) -> RunSpec:
     """What a run of these settings writes goes elsewhere, in the same format."""
     import msgspec

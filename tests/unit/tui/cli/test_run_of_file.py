@@ -241,7 +241,7 @@ def test_its_settings_are_run(capsys, store, elsewhere, monkeypatch):
     assert main(["run", "a.mp4", "--detach", "--set", "scheduler.steps=4"]) == 0
     (run,) = store.queued()
     spec = decode_spec(run.spec_json)
-    assert (spec.seed, spec.scheduler.steps, run.preset) == (7, 4, "")
+    assert (spec.seed, spec.scheduler.steps, run.preset) == (7, 4, "micro")
     assert main(["plan", "a.mp4", "--json"]) == 0
 
 

@@ -71,7 +71,8 @@ def plan(
     from tui.describe.plan import memory_estimate, planned, shown
     from tui.units import size
 
-    spec, preset = given.of_preset(preset, expansion__enabled=expand, output__path=output)
+    named = preset
+    spec, preset = given.of_preset(named, expansion__enabled=expand, output__path=output)
     with store_as_it_is() as store:
         made = planned(store, spec, stop_at=stop_at, with_memory=with_memory)
         fitting = None if fit is None else fitting_of(store, spec, fit)
@@ -91,7 +92,7 @@ def plan(
                 "peak_bytes": None if made.memory is None else made.memory.peak_bytes,
                 "memory": None if made.memory is None else to_builtins(made.memory),
                 "expected_bytes": None if made.memory is None else expected(made.memory, known),
-                "fit": None if fitting is None else fitting.as_json(preset),
+                "fit": None if fitting is None else fitting.as_json(named),
                 "warnings": list(made.warnings),
                 "notes": list(notes),
                 "is_estimate": bool(made.missing),
@@ -111,7 +112,7 @@ def plan(
         _print_memory(made.memory, known)
     if fitting is not None:
         click.echo()
-        for line in fitting.lines(preset, given.overrides):
+        for line in fitting.lines(named, given.overrides):
             click.echo(printable(line))
         if made.missing:
             return  # what is to be downloaded is told without --fit

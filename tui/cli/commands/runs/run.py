@@ -83,12 +83,14 @@ def run(
     from store.store import open_store
     from tui.cli.following.follow import follow_queued
     from tui.cli.following.review import check_can_ask, run_reviewed
+    from tui.cli.run_of_file import preset_of_file
     from tui.cli.settings.prompts import prompt_of_preset, tell, warn_of_prompts
     from tui.describe.inputs import looked_at
 
     if review:
         check_can_ask(detach=manner.detach)
-    spec, preset = given.of_preset(preset, expansion__enabled=expand, output__path=output)
+    named = preset
+    spec, preset = given.of_preset(named, expansion__enabled=expand, output__path=output)
     check_continued(continued, given.media, spec)
     if review and stop_at is not None:
         raise click.UsageError(
@@ -113,7 +115,8 @@ def run(
         manner = replace(manner, notes=notes)
 
         def queue(stop_at: int | None) -> str:
-            run_id = submit(store, spec, preset=preset, stop_at=stop_at)
+            origin = preset or preset_of_file(store, named)
+            run_id = submit(store, spec, preset=origin, stop_at=stop_at)
             if before:
                 store.note(run_id, f"goes on from the last frame of {before}")
             return run_id
