@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from presets.settings.by_key import Settings
     from store.index.index import Index
     from store.index.previews import Preview
-    from store.lineage.records import RunRecord, StageRecord
+    from store.lineage.records import RunRecord, Segment, StageRecord
     from store.store import Store
     from tui.describe.runs.finding.filter import Search
 
@@ -97,29 +97,31 @@ def steps_told(record: RunRecord, steps_done: int = 0) -> str:
 
 
 def num_steps(record: RunRecord) -> int:
-    """Of its spec; 0 where that does not say."""
-    return _num_steps(record.spec_json)
+    """Of its spec, for a branch with those that it shares; 0 where that does not say."""
+    return _num_steps(record.spec_json, record.segments)
 
 
 @lru_cache(maxsize=2048)
-def _num_steps(spec_json: bytes) -> int:
+def _num_steps(spec_json: bytes, segments: tuple[Segment, ...]) -> int:
     spec = json.loads(spec_json)
-    if table_in(spec, "video").get("path"):
-        return _num_steps_on_clip(spec_json)
     scheduler = spec.get("scheduler")
+    is_other = any(json.loads(each.spec_json).get("scheduler") != scheduler for each in segments)
+    if is_other or table_in(spec, "video").get("path"):
+        return _num_steps_of_course(spec_json, segments)
     if not isinstance(scheduler, dict):
         return 0
     return len(scheduler.get("sigmas") or ()) or int(scheduler.get("steps") or 0)
 
 
-def _num_steps_on_clip(spec_json: bytes) -> int:
-    """Of a run that begins from a clip, and so at a later step of its schedule."""
-    from engine.tasks.route import course_of
+def _num_steps_of_course(spec_json: bytes, segments: tuple[Segment, ...]) -> int:
+    """Of a run that begins from a clip, and so at a later step of its schedule, or that comes to another schedule at
+    one of its steps."""
+    from engine.tasks.route import route_of
     from presets.encoding import decode_spec
     from presets.errors import PresetError
 
     try:
-        return course_of(decode_spec(spec_json)).num_steps
+        return route_of(decode_spec(spec_json), segments).num_steps
     except PresetError:
         return 0
 

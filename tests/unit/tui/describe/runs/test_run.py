@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from engine import client
+from engine.tasks.route import route_of_run
 from store.lineage.events import Verified
 from store.lineage.records import StageRecord
 from store.store import open_store
@@ -138,3 +140,12 @@ def test_points_are_told_as_ranges():
     assert points_told([0, 1, 2, 5, 7, 8], has_latents=True) == "0-2, 5, 7-8, decode"
     assert points_told([0], has_latents=False) == "0"
     assert points_told([], has_latents=False) == ""
+
+
+def test_a_branch_of_another_schedule_has_the_steps_that_it_comes_to(store):
+    parent = record_run(store, micro("scheduler.steps=20")).id
+    other = client.branch(store, parent, at=10, overrides=["scheduler.shift=6"])
+    same = client.branch(store, parent, at=10, overrides=["guidance.scale=6"])
+    told = {run_id: summary.num_steps(store.run(run_id)) for run_id in (parent, same, other)}
+    assert told == {parent: 20, same: 20, other: route_of_run(store.run(other)).num_steps}
+    assert told[other] < 20
