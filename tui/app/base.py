@@ -19,6 +19,7 @@ from textual.events import ScreenResume
 from textual.screen import Screen
 from textual.signal import Signal
 from textual.widgets import Input, TextArea
+from textual.widgets._toast import ToastRack
 
 from tui.app.asking import asks
 from tui.app.key_order import KeysInOrder
@@ -262,6 +263,15 @@ class ModiffBase(KeysInOrder):
                 self._unnotify(notice, refresh=False)
         if event.notification.severity == "error":
             self.last_error = new
+        self._drop_holders()
+
+    def _drop_holders(self) -> None:
+        """Textual takes away a notice that gives way, and not what held it on the screen."""
+        for rack in self.screen.children if self.screen_stack else ():
+            if isinstance(rack, ToastRack):
+                for holder in rack.children:
+                    if holder.is_mounted and not holder.children:
+                        holder.remove()
 
     def line_for(self, error: Exception) -> str:
         """What is wrong, in the words of the command line; the trace of a defect goes to a log file: once, because

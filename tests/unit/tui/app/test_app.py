@@ -13,6 +13,7 @@ from textual.color import Color
 from textual.command import CommandPalette
 from textual.events import AppBlur, AppFocus
 from textual.widgets import Input, TextArea
+from textual.widgets._toast import Toast, ToastRack
 
 from store.store import open_store
 from tests.terminals.opened import opened
@@ -192,6 +193,20 @@ def test_what_is_told_of_a_screen_goes_with_it_and_its_tabs_say_how_to_leave_a_t
         assert "wrong" in notices(app)[0]
 
     play("compose", script)
+
+
+def test_nothing_is_left_of_notices_that_gave_way():
+    async def run() -> None:
+        app = ModiffApp(preferences=Preferences(screen="queue"))
+        async with app.run_test(notifications=True) as pilot:
+            await opened(pilot)
+            for number in range(5):
+                app.notify(f"notice {number}")
+                await until(pilot, lambda number=number: notices(app) == [f"notice {number}"])
+                await until(pilot, lambda: len(app.screen.query(Toast)) == 1)
+            await until(pilot, lambda: len(app.screen.query_one(ToastRack).children) <= 2)
+
+    asyncio.run(run())
 
 
 def test_what_was_drawn_of_a_widget_goes_with_it():
