@@ -202,21 +202,19 @@ def values_told(values: Mapping[str, object]) -> str:
 
 
 def values_within(values: Mapping[str, object], width: int) -> str:
-    """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`. A file that comes
-    first is cut rather than left out."""
+    """Those of them that fit into so many cells, and how many more there are: `seed 7, width 48 +2`. The first one,
+    of the most values, is cut rather than left out."""
     parts = [f"{short_name(key)} {setting_told(key, value)}" for key, value in values.items()]
     if cell_len(whole := ", ".join(parts)) <= width:
         return whole
     more = len(f" +{len(parts)}")
-    if next(iter(values)) in given_files():
-        parts[0] = shorten(parts[0], max(1, width - more))
+    parts[0] = shorten(parts[0], max(1, width - more))
     shown: list[str] = []
     for part in parts:
         if cell_len(", ".join([*shown, part])) + more <= width:
             shown.append(part)
-    told = ", ".join(shown) or shorten(parts[0], max(1, width - more))
-    left = len(parts) - max(1, len(shown))
-    return f"{told} +{left}" if left else told
+    left = len(parts) - len(shown)
+    return f"{', '.join(shown)} +{left}" if left else ", ".join(shown)
 
 
 # Of the run that it was branched from

@@ -203,7 +203,8 @@ def test_what_a_run_changes_of_its_preset(store):
 def test_of_values_that_have_no_room_the_number_is_told(width, told):
     assert values_within({"seed": 7, "width": 48, "guidance.scale": 2.5}, width) == told
     assert values_within({}, width) == ""
-    # one that is too long leaves the room to others
-    assert values_within({"seed": 2**63, "width": 48}, 16) == "width 48 +1"
+    # the first one has the most values, and tells runs apart however little of it is shown
+    assert values_within({"seed": 2**63, "width": 48}, 16) == "seed 9223372… +1"
+    assert values_within({"width": 48, "seed": 2**63}, 16) == "width 48 +1"
     assert values_within({"image.path": "/a/cat.png", "seed": 7}, 16) == "image cat.png +1"
     assert values_within({"image.path": "/a/black-cat.png", "seed": 7}, 16) == "image black-… +1"
