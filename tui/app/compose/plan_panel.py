@@ -113,11 +113,13 @@ class PlanPanel(Static):
                 return
             self.planned = None
             self.refused = refusals(error, self.app.line_for(error))
+        is_work = self.planned is not None and not self.planned.is_stored
+        if not is_work:
             self.workers.cancel_group(self, "memory")
             self._memory = ()  # of a run that was another one
         self._show()
         self.post_message(self.Made())
-        if self.planned is not None and not self.app.is_headless:
+        if is_work and not self.app.is_headless:
             self._tell_memory(spec)
 
     @asks(exclusive=True, group="memory")
@@ -204,7 +206,9 @@ def plan_told(planned: Planned | None, *, is_memory_told: bool) -> str:
     if planned.is_stored:
         seconds = f"none, {ALL_STORED}"
     memory = "not known" if planned.memory_bytes is None else size(planned.memory_bytes)
-    if planned.device_bytes:
+    if planned.is_stored:
+        memory = "none to speak of"
+    elif planned.device_bytes:
         memory += f", on the device {size(planned.device_bytes)}"
     models = []
     if planned.missing:

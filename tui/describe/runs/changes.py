@@ -208,9 +208,8 @@ def values_within(values: Mapping[str, object], width: int) -> str:
     if cell_len(whole := ", ".join(parts)) <= width:
         return whole
     more = len(f" +{len(parts)}")
-    parts[0] = shorten(parts[0], max(1, width - more))
-    shown: list[str] = []
-    for part in parts:
+    shown = [shorten(parts[0], max(1, width - more))]
+    for part in parts[1:]:
         if cell_len(", ".join([*shown, part])) + more <= width:
             shown.append(part)
     left = len(parts) - len(shown)
