@@ -58,7 +58,7 @@ def save_preset(
         write_whole(path, encoded, overwrite=overwrite)
     except FileExistsError:
         raise PresetError(
-            f'a preset named "{name}" is already there; choose another name or overwrite it'
+            f'a preset named "{name}" is already there; choose another name or add --overwrite'
         ) from None
     except OSError as error:
         raise PresetError(f"cannot write {path}: {error.strerror or error}") from None

@@ -443,4 +443,5 @@ class Runs(ModiffScreen):
 
             self.app.push_screen(Compare(pair[0], pair[1]))
         else:
-            self.notify("mark one or two runs with m to compare them", severity="warning")
+            way = "go to another run for d" if pair else "mark one or two runs with m"
+            self.notify(f"{way} to compare them", severity="warning")

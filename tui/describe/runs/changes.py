@@ -260,7 +260,8 @@ def value_told(value: object, width: int = _MAX_VALUE) -> str:
         case float():
             text = repr(value).removesuffix(".0")
         case str() if value and not any(map(str.isspace, value)):
-            text = value.rpartition("/")[2] or value if len(value) > width else value
+            is_path = len(value) > width and "://" not in value
+            text = value.rpartition("/")[2] or value if is_path else value
         case _:
             text = json.dumps(value, ensure_ascii=False)
     return shorten(printable(text), width)

@@ -19,6 +19,8 @@ def record(store):
 
 def test_the_end_in_a_line(record):
     assert end_line(replace(record, status="done")) == "run j4u4 is done in 0:03"
+    early = replace(record, status="done", stop_at=5)
+    assert end_line(early) == "run j4u4 stopped at step 5 as asked in 0:03"
     failed = replace(record, status="failed", error="out of\x1b]0;x\x07 memory")
     assert end_line(failed) == "run j4u4 failed: out of\\x1b]0;x\\x07 memory"
     assert end_line(replace(record, status="interrupted")) == "run j4u4 is interrupted"

@@ -103,7 +103,7 @@ def _print_list(found: Sequence[Found]) -> None:
         click.echo(
             f"  and {len(broken) - MAX_BROKEN} more; `modiff models list --json` has them all"
         )
-    click.echo("and builtin:micro, which comes with modiff", err=True)
+    click.echo("builtin:micro comes with modiff", err=True)
     if num_others := len(found) - len(known) - len(broken):
         click.echo(f"and {num_others} weight files that are no part of Wan", err=True)
     if not known:

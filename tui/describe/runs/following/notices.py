@@ -21,12 +21,15 @@ _MAX_CELLS = 120
 
 
 def end_line(record: RunRecord) -> str:
-    """`run j4u4 is done in 0:03`, `run j4u4 failed: out of memory ...`. Harmless text."""
+    """`run j4u4 is done in 0:03`, `run j4u4 stopped at step 5 as asked in 0:03`, `run j4u4 failed: out of memory ...`.
+    Harmless text."""
     run_id = printable(record.id)
     if is_to_review(record):
         return f"run {run_id} waits for your word on its prompt"
     if record.status == "done":
         took = "" if record.seconds is None else f" in {clock(record.seconds)}"
+        if record.stop_at is not None:
+            return f"run {run_id} stopped at step {record.stop_at} as asked{took}"
         return f"run {run_id} is done{took}"
     reason = f": {printable(record.error)}" if record.error else ""
     word = record.status if record.status == "failed" else f"is {record.status}"

@@ -180,7 +180,7 @@ def test_list(capsys, models):
     assert (blank, title) == ("", "cannot be used:")
     assert broken.startswith(f"  {models}/broken.safetensors: an empty file")
     assert err.splitlines()[-1] == "and 1 weight files that are no part of Wan"
-    assert err.splitlines()[:-1] == ["and builtin:micro, which comes with modiff"]
+    assert err.splitlines()[:-1] == ["builtin:micro comes with modiff"]
     assert len(objects(capsys, "list")) == 4
     assert modiff(capsys, "list", "--json")[0] == 1
     (models / "broken.safetensors").unlink()

@@ -119,6 +119,8 @@ def test_what_is_told_of_values():
     assert value_told(2.5) == "2.5"
     assert value_told(True) == "true"
     assert value_told("euler") == "euler"
+    assert value_told("http://10.0.0.7:8000/v1", 14) == "http://10.0.0…"
+    assert value_told("/models/wan/vae.safetensors", 16) == "vae.safetensors"
     assert value_told("a star") == '"a star"'
     assert value_told("") == '""'
     assert value_told(None) == "–"
