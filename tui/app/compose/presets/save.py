@@ -16,6 +16,7 @@ from presets.library.saving import save_from
 from tui.app.asking import asks
 from tui.app.base import ModiffBase
 from tui.app.dialogs.base import Dialog
+from tui.app.form_words import form_words
 from tui.app.widgets.choice_line import ChoiceLine
 from tui.text import printable
 
@@ -84,6 +85,6 @@ class SavePreset(Dialog[Path | None]):
                 overwrite=self.query_one(ChoiceLine).chosen == ("yes",),
             )
         except PresetError as error:
-            self.query_one("#wrong", Static).update(f"✖ {error}")
+            self.query_one("#wrong", Static).update(f"✖ {form_words(str(error))}")
         else:
             self.dismiss(path)
