@@ -18,6 +18,7 @@ import pytest
 from tests.terminals.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
+_MORE_SECONDS = 0.5
 MODIFF = (sys.executable, "-P", "-m", "tui.cli")
 # key: (what a terminal sends, its name in tmux)
 KEYS = {
@@ -116,13 +117,15 @@ class PtySession:
         self.terminal.__exit__()
 
     def _draw(self, seconds: float) -> None:
+        """What is written within so many seconds, and what is there already. On a busy machine an app at work may write
+        faster than this draws: that there is always more is no reason to go on."""
         deadline = time.monotonic() + seconds
         while True:
             data = self.terminal.read(max(0.0, deadline - time.monotonic()))
             if data:
                 self._stream.feed(data)
                 self._shown = None
-            elif time.monotonic() >= deadline:
+            if time.monotonic() >= deadline + (_MORE_SECONDS if data else 0.0):
                 return
 
 
