@@ -209,7 +209,7 @@ def _queue_all(store: Store, wanted: Sequence[Wanted], signals: Signals) -> list
             run_ids.append(each.queue())
             if len(wanted) > 1 and (signals.interrupts or signals.ended_by):
                 raise click.Abort
-    except BaseException:
+    except BaseException:  # an interrupt too: what it leaves half-queued would run all the same
         if run_ids:
             _cancel(store, run_ids)
         raise
