@@ -14,7 +14,7 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.app import App
 from textual.events import Key, Paste
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
     from textual.events import Event
     from textual.screen import Screen
+
+Result = TypeVar("Result")
 
 # A key that was lost with the widget that had it holds up the others so long, and then for so many turns of the event
 # loop: where the machine is busy a key may be under way for seconds, but never for that many turns.
@@ -71,6 +73,12 @@ class KeysInOrder(App[int]):
             self._num_opening -= 1
             if self._has_acted:
                 self._end_soon(self._number)
+
+    async def push_screen_wait(
+        self, screen: Screen[Result] | str, *, mode: str | None = None
+    ) -> Result | Any:
+        """As Textual's, but at once: that lets other callbacks of the app run first, and a key could act before it."""
+        return await asyncio.shield(self.push_screen(screen, wait_for_dismiss=True, mode=mode))
 
     @property
     def _is_opening(self) -> bool:

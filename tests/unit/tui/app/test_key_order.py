@@ -103,6 +103,22 @@ def test_what_is_typed_behind_a_key_waits_for_what_its_dialog_reads():
     assert app.over == "ab"
 
 
+class Flushed(Slow):
+    """Another callback of the app has its turn before the dialog is pushed."""
+
+    async def read(self) -> None:
+        with self.opening():
+            await asyncio.sleep(0.2)
+        self.call_next(asyncio.sleep, 0.2)
+        await self.push_screen_wait(Over())
+
+
+def test_what_is_typed_behind_a_key_waits_for_a_dialog_that_other_callbacks_come_before():
+    app = Flushed()
+    assert after(app, "f2", "a", "b", "escape", "4") == "1234."
+    assert app.over == "ab"
+
+
 def test_keys_go_on_where_a_dialog_takes_too_long_to_read(monkeypatch):
     monkeypatch.setattr(key_order, "LOST_SECONDS", 0.01)
     monkeypatch.setattr(key_order, "OPEN_SECONDS", 0.05)
