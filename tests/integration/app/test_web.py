@@ -35,7 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     with (folder / "told").open("w") as told:
         server = subprocess.Popen(
-            [*COMMAND, "--port", "0"],
+            [*COMMAND, "--port", "0", "--json"],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -44,7 +44,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
         try:
             assert server.stdout is not None
-            yield server.stdout.readline().strip()
+            started = json.loads(server.stdout.readline())
+            assert started["pid"] == server.pid
+            yield started["url"]
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(SECONDS) == 0
@@ -174,10 +176,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ended = run("--port", str(taken.getsockname()[1]))
+        ended = run("--port", str(taken.getsockname()[1]), "--json")
     assert ended.returncode == 2
     assert "(Address already in use); choose others with --host and --port" in ended.stderr
-    assert ended.stdout == ""
+    assert f"modiff: {json.loads(ended.stdout)['error']}\n" == ended.stderr
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7", "x" * 300])

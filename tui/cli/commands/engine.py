@@ -12,7 +12,6 @@ from store.lineage.records import LATE_SECONDS
 from tui.cli.options import json_option
 from tui.cli.output import print_json, print_lines, waiting_line
 from tui.describe.engines import NO_ENGINE, held_line, release_line
-from tui.errors import FAILED
 from tui.text import printable
 from tui.units import lasting
 
@@ -131,30 +130,26 @@ def release(as_json: bool) -> None:
 )
 @click.option("--pid", type=int, metavar="N", help="The log of the engine that was process N.")
 @json_option
-def logs(lines: int, pid: int | None, as_json: bool) -> int:
+def logs(lines: int, pid: int | None, as_json: bool) -> None:
     """Print the end of the engine's log: the live engine's, else the last one's."""
     from engine.process.logs import log_path
     from store.store import open_as_it_is
 
     with open_as_it_is() as store:
         path = _log(store) if pid is None else log_path(store.root, pid)
-    if pid is not None and path is not None and not path.exists():
-        click.echo(
-            f"there is no log of an engine with process {pid}: no file {printable(str(path))}",
-            err=True,
-        )
-        return FAILED
     if path is None:
-        click.echo("there is no log: no engine has run yet", err=True)
-        return FAILED
+        raise click.ClickException("there is no log: no engine has run yet")
+    if pid is not None and not path.exists():
+        raise click.ClickException(
+            f"there is no log of an engine with process {pid}: no file {path}"
+        )
     text = path.read_text(encoding="utf-8", errors="replace").split("\n")
     shown = [printable(line) for line in text if line][-lines:]
     if as_json:
         print_json({"path": str(path), "lines": shown})
-        return 0
+        return
     click.echo(printable(str(path)), err=True)
     print_lines(shown)
-    return 0
 
 
 def _log(store: Store) -> Path | None:

@@ -138,7 +138,7 @@ def serve(
     try:
         listener = listen(address)
     except REFUSED as error:
-        return cannot_listen(host, port, error)
+        raise cannot_listen(host, port, error) from None
     with listener, open_store() as store, open_index(store.root) as index:
         serve_until_asked(
             listener, address, spec, names, index, token=token, max_waiting=max_waiting, ready=ready

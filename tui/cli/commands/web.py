@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
+from tui.cli.bad_input import BadInput
 from tui.cli.listening import REFUSED, cannot_listen
-from tui.cli.output import flush_output
-from tui.errors import BAD_INPUT
+from tui.cli.options import json_option
+from tui.cli.output import flush_output, print_json
 
 _EPILOG = """\b
 Examples:
@@ -32,7 +35,8 @@ From another machine: ssh -L 8000:127.0.0.1:8000 THIS-MACHINE, and open the prin
     metavar="ADDRESS",
     help="The address to listen at. Others than the loopback's can be reached from the network, unencrypted.",
 )
-def web(port: int, host: str) -> int:
+@json_option
+def web(port: int, host: str, as_json: bool) -> None:
     """Show the app in a browser.
 
     The address is printed on stdout, with a token in it: whoever has it drives the app, and nobody else does. It
@@ -44,15 +48,13 @@ def web(port: int, host: str) -> int:
     try:
         from tui.cli.browser.server import is_loopback, listen, new_token, serve
     except ImportError as error:
-        click.echo(
-            f"modiff: the app in a browser needs {error.name}; pip install 'modiff[web]' brings it",
-            err=True,
-        )
-        return BAD_INPUT
+        raise BadInput(
+            f"the app in a browser needs {error.name}; pip install 'modiff[web]' brings it"
+        ) from None
     try:
         listener = listen(host, port)
     except REFUSED as error:
-        return cannot_listen(host, port, error)
+        raise cannot_listen(host, port, error) from None
     with listener:
         token = new_token()
         named = f"[{host}]" if ":" in host else host
@@ -61,8 +63,11 @@ def web(port: int, host: str) -> int:
                 "warning: what goes over the network is not encrypted; an SSH tunnel to 127.0.0.1 is safer",
                 err=True,
             )
-        click.echo(f"http://{named}:{listener.getsockname()[1]}/{token}/")
+        url = f"http://{named}:{listener.getsockname()[1]}/{token}/"
+        if as_json:
+            print_json({"url": url, "pid": os.getpid()})
+        else:
+            click.echo(url)
         click.echo("open this address in a browser; Ctrl-C ends it, runs go on", err=True)
         flush_output()  # a program that started this waits for the address
         serve(listener, host, token)
-    return 0

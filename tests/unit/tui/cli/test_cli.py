@@ -68,15 +68,27 @@ def test_the_line_of_every_command_in_the_help_is_its_own(capsys):
         assert line in shown
 
 
-def test_every_option_of_every_command_is_explained():
-    def commands(command, name):
-        yield name, command
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for each in command.list_commands(context):
-                yield from commands(command.get_command(context, each), f"{name} {each}")
+def commands(command, name="modiff"):
+    """All commands below one, with the words that call them."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            yield from commands(command.get_command(context, each), f"{name} {each}")
 
-    for name, command in commands(cli, "modiff"):
+
+def test_every_command_answers_programs():
+    silent = {
+        name
+        for name, command in commands(cli)
+        if not isinstance(command, click.Group)
+        and "as_json" not in {option.name for option in command.params}
+    }
+    assert silent == {"modiff completion"}  # which is for a shell
+
+
+def test_every_option_of_every_command_is_explained():
+    for name, command in commands(cli):
         assert command.help, name
         for option in command.params:
             if isinstance(option, click.Option):
@@ -525,8 +537,8 @@ def test_engine_logs(capsys, store):
     assert main(["engine", "logs", "-n", "2"]) == 0
     assert capsys.readouterr() == ("two \\x1b[31m\nthree\n", f"{new}\n")
     assert data(capsys, "engine", "logs", "--pid", "1")["lines"] == ["old"]
-    assert main(["engine", "logs", "--pid", "3"]) == 1
-    assert "engine-3.log" in capsys.readouterr().err
+    assert main(["engine", "logs", "--pid", "3", "--json"]) == 1
+    assert "engine-3.log" in json.loads(capsys.readouterr().out)["error"]
     assert data(capsys, "engine", "logs", "-n", "0")["lines"] == ["one", "two \\x1b[31m", "three"]
 
 

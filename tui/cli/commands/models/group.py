@@ -170,7 +170,8 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
 
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def add(path: Path) -> None:
+@json_option
+def add(path: Path, as_json: bool) -> None:
     """Make a folder of models known, or one file.
 
     It is remembered and looked through from now on, never copied: what is put into it later is found too.
@@ -179,6 +180,12 @@ def add(path: Path) -> None:
     from engine.checkpoints.places import add as remember
 
     place, is_new = remember(path)
+    if as_json:
+        models = [row(each) for each in scan(place)]
+        print_json(
+            {"path": str(place.path), "origin": place.origin, "new": is_new, "models": models}
+        )
+        return
     if not is_new:
         click.echo(f"known already: {printable(str(place.path))} ({place.origin})")
         return
@@ -195,11 +202,16 @@ def add(path: Path) -> None:
 
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def remove(path: Path) -> None:
+@json_option
+def remove(path: Path, as_json: bool) -> None:
     """Forget a folder or file that was added. Its files stay as they are."""
     from engine.checkpoints.places import remove as forget
 
-    click.echo(f"forgot {printable(str(forget(path)))}; its files are untouched")
+    forgotten = str(forget(path))
+    if as_json:
+        print_json({"path": forgotten})
+    else:
+        click.echo(f"forgot {printable(forgotten)}; its files are untouched")
 
 
 def _of_preset(name: str, among: Sequence[Found], *, is_named_so: bool) -> list[Needed]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.bad_input import BadInput
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option
 from tui.cli.output import echo_path, print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.comparison import data_of, lines, value_text
-from tui.errors import BAD_INPUT
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from store.store import Store
 
 MAX_CAPTIONS = 8  # beside a row of the contact sheet
-
-
-class _BadInput(click.ClickException):
-    exit_code = BAD_INPUT
 
 
 @click.command()
@@ -73,16 +69,16 @@ def _targets(output: Path | None) -> list[Path]:
         return []
     output = output.absolute()
     if output.suffix.lower() not in (".mp4", ".png"):
-        raise _BadInput(printable(f"expected a name that ends in .mp4 or .png, got {output.name}"))
+        raise BadInput(printable(f"expected a name that ends in .mp4 or .png, got {output.name}"))
     is_video = output.suffix.lower() == ".mp4"
     targets = [output, output.with_suffix(".png")] if is_video else [output]
     for target in targets:
         if os.path.lexists(target):
-            raise _BadInput(
+            raise BadInput(
                 printable(f"{target} is there already; name another, nothing is overwritten")
             )
     if problem := folder_problem(output):
-        raise _BadInput(printable(problem))
+        raise BadInput(printable(problem))
     return targets
 
 

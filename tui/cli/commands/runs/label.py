@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from store.lineage.records import MAX_RATING
-from tui.cli.options import run_argument, runs_argument
+from tui.cli.options import json_option, run_argument, runs_argument
+from tui.cli.output import print_json
 from tui.cli.run_of_file import resolve_run
-from tui.errors import BAD_INPUT, FAILED
 from tui.text import counted, printable
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ Examples:
 @run_argument
 @click.argument("tags", metavar="TAG...", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Take the tags off instead.")
-def tag(run: str, tags: tuple[str, ...], remove: bool) -> None:
+@json_option
+def tag(run: str, tags: tuple[str, ...], remove: bool, as_json: bool) -> None:
     """Give a run tags, or take them off.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. A tag has up to 64
@@ -65,6 +66,9 @@ def tag(run: str, tags: tuple[str, ...], remove: bool) -> None:
         else:
             store.tag(run_id, tags)
         left = store.tags_of([run_id])[run_id]
+    if as_json:
+        print_json({"run": run_id, "tags": list(left)})
+        return
     told = f"has the tags {', '.join(map(printable, left))}" if left else "has no tags"
     click.echo(f"run {run_id} {told}", err=True)
 
@@ -72,7 +76,8 @@ def tag(run: str, tags: tuple[str, ...], remove: bool) -> None:
 @click.command(epilog=_NOTE_EPILOG)
 @run_argument
 @click.argument("text")
-def note(run: str, text: str) -> None:
+@json_option
+def note(run: str, text: str, as_json: bool) -> None:
     """Write a note on a run; an empty one removes it.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote.
@@ -82,13 +87,17 @@ def note(run: str, text: str) -> None:
     with open_store() as store:
         run_id = resolve_run(store, run)
         store.note(run_id, text)
+    if as_json:
+        print_json({"run": run_id, "note": text})
+        return
     click.echo(f"run {run_id} {'is noted' if text else 'has no note'}", err=True)
 
 
 @click.command(epilog=_RATE_EPILOG)
 @run_argument
 @click.argument("stars", type=click.IntRange(0, MAX_RATING))
-def rate(run: str, stars: int) -> None:
+@json_option
+def rate(run: str, stars: int, as_json: bool) -> None:
     """Give a run 1 to 5 stars; 0 takes them off.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. Stars are a matter
@@ -99,6 +108,9 @@ def rate(run: str, stars: int) -> None:
     with open_store() as store:
         run_id = resolve_run(store, run)
         store.rate(run_id, stars)
+    if as_json:
+        print_json({"run": run_id, "rating": stars})
+        return
     told = f"has {counted(stars, 'star') if stars else 'no stars'}"
     click.echo(f"run {run_id} {told}", err=True)
 
@@ -106,7 +118,8 @@ def rate(run: str, stars: int) -> None:
 @click.command(epilog=_PIN_EPILOG)
 @run_argument
 @click.option("--remove", is_flag=True, help="Unpin it instead.")
-def pin(run: str, remove: bool) -> None:
+@json_option
+def pin(run: str, remove: bool, as_json: bool) -> None:
     """Keep what a run made from every clean-up.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What it shares with
@@ -120,13 +133,17 @@ def pin(run: str, remove: bool) -> None:
             store.unpin(run_id)
         else:
             store.pin(run_id)
+    if as_json:
+        print_json({"run": run_id, "pinned": not remove})
+        return
     click.echo(f"run {run_id} is {'no longer ' if remove else ''}pinned", err=True)
 
 
 @click.command(epilog=_RM_EPILOG)
 @runs_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
+@json_option
+def rm(run_prefixes: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove runs from the list; the files that they wrote stay.
 
     RUN is an id from `modiff runs`, the beginning of one, or a video that it wrote. What the store
@@ -147,14 +164,17 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
         num_branches = sum(
             child.id not in run_ids for run_id in run_ids for child in store.children(run_id)
         )
-        if not yes and (code := _ask(records)):
-            return code
+        if not yes:
+            _ask(records)
         store.remove(run_ids)
+    outputs = [record.output for record in records if os.path.exists(record.output or "")]
+    if as_json:
+        print_json({"removed": run_ids, "outputs": outputs, "branches": num_branches})
+        return
     names = ", ".join(run_ids)
     click.echo(f"removed {'run' if len(run_ids) == 1 else 'runs'} {names}", err=True)
-    for record in records:
-        if record.output and os.path.exists(record.output):
-            click.echo(f"{printable(record.output)} stays", err=True)
+    for output in outputs:
+        click.echo(f"{printable(output)} stays", err=True)
     if num_branches:
         told = (
             "1 branch stays whole" if num_branches == 1 else f"{num_branches} branches stay whole"
@@ -163,18 +183,14 @@ def rm(run_prefixes: tuple[str, ...], yes: bool) -> int:
     click.echo(
         "what the store keeps of it is the first to go when `modiff store gc` needs room", err=True
     )
-    return 0
 
 
-def _ask(records: list[RunRecord]) -> int:
-    """Ask on a terminal, since elsewhere nobody can answer; 0 for yes, else the exit code."""
+def _ask(records: list[RunRecord]) -> None:
+    """Ask on a terminal, since elsewhere nobody can answer; raises unless the answer is yes."""
     if not sys.stdin.isatty():
-        click.echo("modiff: nobody is there to ask; add --yes to remove without asking", err=True)
-        return BAD_INPUT
+        raise click.UsageError("there is nobody to ask; add --yes to remove without asking")
     for record in records:
         click.echo(f"{record.id}  {record.status}  {printable(record.preset)}", err=True)
     what = "this run" if len(records) == 1 else f"these {len(records)} runs"
-    if click.confirm(f"remove {what}?", err=True):
-        return 0
-    click.echo("nothing was removed", err=True)
-    return FAILED
+    if not click.confirm(f"remove {what}?", err=True):
+        raise click.ClickException("nothing was removed")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tui.cli.bad_input import BadInput
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
 from tui.cli.output import echo_path
 from tui.cli.run_of_file import resolve_run
 from tui.describe.runs.changes import values_told, varying_in
 from tui.describe.runs.run import steps_told
-from tui.errors import BAD_INPUT
 from tui.text import printable
 
 if TYPE_CHECKING:
@@ -35,12 +35,6 @@ Examples:
   modiff sheet k3f q7a cat.mp4 --frames 8
   modiff sheet --filter "star preset:micro since:2d" --frames 1 -o stars.webp
 """
-
-
-class BadSheet(click.ClickException):
-    """A sheet that was asked for and cannot be; nothing was written."""
-
-    exit_code = BAD_INPUT
 
 
 @click.command(epilog=_EPILOG)
@@ -86,7 +80,7 @@ def sheet(
             else _found(store, tags, line)
         )
         if not runs:
-            raise BadSheet("no run fits; `modiff runs` lists all")
+            raise BadInput("no run fits; `modiff runs` lists all")
         target = sheet_target(output, _name(tags, runs), overwrite=overwrite)
         made = make_sheet(store, runs, target, num_frames=num_frames, overwrite=overwrite)
     for each in made["runs"]:
@@ -99,40 +93,40 @@ def sheet(
 
 
 def sheet_target(output: Path | None, name: str, *, overwrite: bool) -> Path:
-    """Where a sheet goes, by default named after `name`. Raises BadSheet where there can be none."""
+    """Where a sheet goes, by default named after `name`. Raises BadInput where there can be none."""
     from engine.compare.sheet import FORMATS
     from engine.output.paths import folder_problem
 
     target = (output or Path(f"modiff-sheet-{name}.png")).absolute()
     if target.suffix.lower() not in FORMATS:
         endings = ", ".join(FORMATS)
-        raise BadSheet(printable(f"expected a name that ends in {endings}, got {target.name}"))
+        raise BadInput(printable(f"expected a name that ends in {endings}, got {target.name}"))
     if os.path.isdir(target):
-        raise BadSheet(printable(f"{target} is a folder; name a file in it"))
+        raise BadInput(printable(f"{target} is a folder; name a file in it"))
     if os.path.lexists(target) and not overwrite:
-        raise BadSheet(
+        raise BadInput(
             printable(f"{target} is already there; choose another name or add --overwrite")
         )
     if problem := folder_problem(target):
-        raise BadSheet(printable(problem))
+        raise BadInput(printable(problem))
     return target
 
 
 def check_sheet_size(num_runs: int, num_frames: int) -> None:
-    """Raises BadSheet, which names the limit, where there would be too much on a sheet."""
+    """Raises BadInput, which names the limit, where there would be too much on a sheet."""
     from engine.compare.sheet import check_size
     from engine.errors import EngineError
 
     try:
         check_size(num_runs, num_frames)
     except EngineError as error:
-        raise BadSheet(str(error)) from None
+        raise BadInput(str(error)) from None
 
 
 def make_sheet(
     store: Store, runs: Sequence[RunRecord], target: Path, *, num_frames: int, overwrite: bool
 ) -> dict[str, Any]:
-    """Draw the sheet; what it shows, as `modiff sheet --json` tells it. Raises BadSheet where it would be too large,
+    """Draw the sheet; what it shows, as `modiff sheet --json` tells it. Raises BadInput where it would be too large,
     EngineError where it cannot be written."""
     from engine.compare.sheet import tile_of, write_sheet
     from store.index.index import open_index
@@ -177,7 +171,7 @@ def _found(store: Store, tags: Sequence[str], line: str) -> list[RunRecord]:
     try:
         search = parse(line)
     except BadSearch as error:
-        raise BadSheet(printable(str(error))) from None
+        raise BadInput(printable(str(error))) from None
     search = replace(search, tags=(*search.tags, *tags))
     return search.find(store, MAX_PICTURES + 1)[::-1]
 

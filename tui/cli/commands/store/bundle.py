@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tui.cli.bad_input import BadInput
 from tui.cli.looking import store_as_it_is
 from tui.cli.options import json_option, read_by, runs_argument
 from tui.cli.output import print_json, print_lines
 from tui.cli.run_of_file import resolve_run
 from tui.describe.bundles import TRUST, imported_lines
-from tui.errors import BAD_INPUT
 from tui.text import counted, printable
 from tui.units import read_size, size
 
@@ -33,10 +33,6 @@ Examples:
   modiff store import fox.modiff
   modiff store import fox.modiff --trust
 """
-
-
-class _Refusal(click.ClickException):
-    exit_code = BAD_INPUT
 
 
 @click.command("export", epilog=_EXPORT_EPILOG)
@@ -146,7 +142,7 @@ def import_(file: Path, is_trusted: bool, max_size: int, as_json: bool) -> None:
                 max_bytes=max_size,
             )
     except BundleRefused as error:
-        raise _Refusal(printable(str(error))) from None
+        raise BadInput(printable(str(error))) from None
     if as_json:
         print_json(_imported_data(done))
         return

@@ -337,6 +337,19 @@ def test_add_shows_what_is_there_and_remove_leaves_it(capsys, tmp_path):
     assert str(path) not in modiff(capsys, "list")[1]
 
 
+def test_a_place_is_added_and_removed_for_programs(capsys, tmp_path):
+    folder = tmp_path / "mine"
+    path = write_safetensors(folder / "vae.safetensors", vae())
+    added, again, removed = (
+        json.loads(modiff(capsys, command, folder, "--json")[1])
+        for command in ("add", "add", "remove")
+    )
+    assert added["models"][0]["path"] == str(path)
+    assert added == again | {"new": True}
+    assert (again["path"], again["origin"], again["new"]) == (str(folder), "added", False)
+    assert removed == {"path": str(folder)}
+
+
 def test_add_an_empty_folder_says_so(capsys, tmp_path):
     (tmp_path / "mine").mkdir()
     code, _, err = modiff(capsys, "add", tmp_path / "mine")

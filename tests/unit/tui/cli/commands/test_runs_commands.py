@@ -431,6 +431,16 @@ def test_a_note_is_written_and_removed(capsys, store):
     assert "shorten it" in told(capsys, "note", run_id, "x" * 10_001, code=2).err
 
 
+def test_what_was_given_to_a_run_is_told_to_programs(capsys, store):
+    run_id = enqueue(store)
+    tagged = data(capsys, "tag", run_id[:9], "keep", "client/acme")
+    assert tagged == {"run": run_id, "tags": ["client/acme", "keep"]}
+    assert data(capsys, "note", run_id, "a hand") == {"run": run_id, "note": "a hand"}
+    assert data(capsys, "rate", run_id, "4") == {"run": run_id, "rating": 4}
+    assert data(capsys, "pin", run_id) == {"run": run_id, "pinned": True}
+    assert data(capsys, "pin", run_id, "--remove") == {"run": run_id, "pinned": False}
+
+
 def test_a_pin_is_set_and_removed(capsys, store):
     run_id = enqueue(store)
     told(capsys, "pin", run_id)
@@ -471,6 +481,21 @@ def test_rm_removes_runs_and_nothing_else(capsys, store, tmp_path):
     assert blobs.get(store.root, link.digest)
     assert link.key in store.find_links([link.key])
     assert [record.id for record in store.runs(limit=9)] == [child]
+
+
+def test_what_was_removed_is_told_to_programs(capsys, store, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"video")
+    run_id = enqueue(store, output=str(clip))
+    add_steps(store, run_id, 1)
+    ended(store, run_id)
+    enqueue(store, parent=run_id, parent_step=3)
+    assert main(["rm", run_id, "--json"]) == 2
+    asked = json.loads(capsys.readouterr().out)
+    assert asked["status"] == "failed"
+    assert "add --yes" in asked["error"]
+    removed = data(capsys, "rm", run_id, "--yes")
+    assert removed == {"removed": [run_id], "outputs": [str(clip)], "branches": 1}
 
 
 @pytest.mark.parametrize("reason", ["pinned", "queued"])
