@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from engine.models.seams import At, Tokens
 
 # Highest power first, as numpy has them. Those of Wan are the published ones. Those of "micro" were fitted by
-# `python -m tests.benchmark.bench_teacache --fit`.
+# `python -m tests.benchmark.models.bench_teacache --fit`.
 COEFFICIENTS: Mapping[str, tuple[float, ...]] = {
     "wan2.1-t2v-1.3b": (2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
     "wan2.1-t2v-14b": (

@@ -133,7 +133,7 @@ def psnr(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_seams_of_a_trained_vae_are_invisible() -> None:
-    """Seen: 80 dB and more. tests/benchmark/bench_tiles.py measures larger clips and tiles."""
+    """Seen: 80 dB and more. tests/benchmark/models/bench_tiles.py measures larger clips and tiles."""
     vae = wan_vae.load(VAESpec(checkpoint="builtin:micro", device="cpu"))
     y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 64), indexing="ij")
     disc = (x.square() + y.square()).lt(0.5) * 1.0

@@ -1,7 +1,7 @@
 """Files that are no weights, half of them, or made to do harm: each is refused in one line, for little memory.
 
 The line holds the path and what to do; no code in a file ever runs. How long a refusal takes is measured by
-tests/benchmark/bench_checkpoints.py.
+tests/benchmark/weights/bench_checkpoints.py.
 """
 
 from __future__ import annotations

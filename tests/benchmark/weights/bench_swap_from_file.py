@@ -6,8 +6,8 @@ which file systems leave out: 28.6 GB of which 0.25 are on the disk. The process
 does: everything counts that it maps or reserves, torch's libraries and thread stacks too. It exits with a line where
 the limit does not do. Take few tokens (--size 16 is one): most CPUs are slow in bf16.
 
-    PYTHONPATH=. python -m tests.benchmark.bench_swap_from_file --limit-gb 6
-    PYTHONPATH=. python -m tests.benchmark.bench_swap_from_file --blocks 12 --limit-gb 5 --resident 2.5GB
+    PYTHONPATH=. python -m tests.benchmark.weights.bench_swap_from_file --limit-gb 6
+    PYTHONPATH=. python -m tests.benchmark.weights.bench_swap_from_file --blocks 12 --limit-gb 5 --resident 2.5GB
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ asked for steps of two branches at two sizes. The first setting, with all blocks
 against, bit for bit; the last one reads its blocks from the file, as where nothing can be pinned. Unattended; what
 does not fit into the time is left out and said to be. Without a CUDA device it says so.
 
-    PYTHONPATH=. python -m tests.benchmark.bench_swap
-    PYTHONPATH=. python -m tests.benchmark.bench_swap --blocks 6 --minutes 3 --folder /fast/disk
+    PYTHONPATH=. python -m tests.benchmark.weights.bench_swap
+    PYTHONPATH=. python -m tests.benchmark.weights.bench_swap --blocks 6 --minutes 3 --folder /fast/disk
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How near the peaks that are told before come to those that a process really reaches.
 
-    PYTHONPATH=. python -m tests.benchmark.bench_fit
+    PYTHONPATH=. python -m tests.benchmark.weights.bench_fit
 
 Each workload runs in a process of its own, with random weights, on one thread: the memory that it has at most while it
 computes, less what it had before its weights were made, against what the dry run says. Linux only. The table of
@@ -133,7 +133,7 @@ def main() -> None:
 def _in_process(index: int) -> str:
     # so that what is freed is given back, and the process has what is alive
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.benchmark.bench_fit", str(index)]
+    command = [sys.executable, "-m", "tests.benchmark.weights.bench_fit", str(index)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 

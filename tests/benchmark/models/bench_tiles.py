@@ -1,6 +1,6 @@
 """How near tiles of the VAE come to whole frames, and temporal chunks to a whole clip: PSNR in dB, of colours.
 
-    PYTHONPATH=. python -m tests.benchmark.bench_tiles [--clip FILE]
+    PYTHONPATH=. python -m tests.benchmark.models.bench_tiles [--clip FILE]
 
 With the micro model's VAE, the only trained one that is at hand. The table of docs/fit.md is this script's. Encoding is
 measured in colours too: what whole frames decode its latents to.

@@ -1,0 +1,1 @@
+"""What weights cost: reading, loading, swapping, and which of them fit."""
