@@ -42,21 +42,34 @@ def with_lines(body) -> None:
     async def run() -> None:
         async with LinesApp().run_test(size=(20, 5)) as pilot:
             lines = pilot.app.query_one(Lines)
-            await settled(pilot, lines)
+            await painted(pilot, lines)
+            forget(lines)
             await body(pilot, lines)
 
     asyncio.run(run())
 
 
-async def settled(pilot: Pilot[None], lines: Lines) -> None:
-    await pilot.pause(0.1)
+async def painted(pilot: Pilot[None], lines: Lines, looks: int = 5) -> None:
+    """Until something was painted, and no more while one looks so often."""
+    before, unchanged = [], 0
+    for _ in range(6000):
+        await pilot.pause(0.02)
+        now = list(lines.painted)
+        unchanged = unchanged + 1 if now and now == before else 0
+        if unchanged == looks:
+            return
+        before = now
+    raise AssertionError("nothing was painted")
+
+
+def forget(lines: Lines) -> None:
     lines.num_draws, lines.painted = 0, []
 
 
 def test_only_lines_that_changed_are_painted():
     async def body(pilot, lines):
         lines.change("one", "2", "three")
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert lines.painted == [1]
         assert lines.render_line(1).text.strip() == "2"
 
@@ -66,7 +79,7 @@ def test_only_lines_that_changed_are_painted():
 def test_lines_that_are_gone_are_painted_over():
     async def body(pilot, lines):
         lines.change("one")
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert lines.painted == [1, 2]
         assert lines.render_line(2).text.strip() == ""
 
@@ -77,7 +90,7 @@ def test_what_changes_several_times_in_a_moment_is_drawn_once():
     async def body(pilot, lines):
         lines.change("1", "two", "three")
         lines.change("1", "two", "3")
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert lines.num_draws == 1
         assert lines.painted == [0, 2]
 
@@ -97,12 +110,13 @@ def test_what_changes_and_changes_back_is_not_painted():
 def test_what_is_hidden_is_drawn_when_it_is_shown_again():
     async def body(pilot, lines):
         lines.display = False
-        await settled(pilot, lines)
+        await pilot.pause(0.1)
+        forget(lines)
         lines.change("1", "two", "three")
         await pilot.pause(0.1)
         assert lines.num_draws == 0
         lines.display = True
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert lines.num_draws == 1
         assert {0, 1, 2} <= set(lines.painted)
 
@@ -112,11 +126,11 @@ def test_what_is_hidden_is_drawn_when_it_is_shown_again():
 def test_another_size_and_another_theme_are_painted_whole():
     async def body(pilot, lines):
         await pilot.resize_terminal(30, 6)
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert {0, 1, 2} <= set(lines.painted)
-        await settled(pilot, lines)
+        forget(lines)
         pilot.app.theme = "textual-light"
-        await pilot.pause(0.1)
+        await painted(pilot, lines)
         assert {0, 1, 2} <= set(lines.painted)
 
     with_lines(body)
