@@ -23,7 +23,8 @@ Node = TypeVar("Node", bound="DOMNode")
 
 def is_there(node: DOMNode) -> bool:
     """Whether a screen or widget can still be drawn on: it is mounted, and neither it nor the app is being closed."""
-    return node.is_attached and node.is_running and not node._pruning
+    # an app that is closed from without, as at the end of its terminal, ends its screens one after the other
+    return node.is_attached and node.app.is_running and node.is_running and not node._pruning
 
 
 async def told(node: DOMNode, doing: Awaitable[object]) -> bool:
