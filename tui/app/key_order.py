@@ -77,7 +77,7 @@ class KeysInOrder(App[int]):
     async def push_screen_wait(
         self, screen: Screen[Result] | str, *, mode: str | None = None
     ) -> Result | Any:
-        """As Textual's, but at once: that lets other callbacks of the app run first, and a key could act before it."""
+        """At once: Textual lets other callbacks of the app run first, and a key could act before those end."""
         return await asyncio.shield(self.push_screen(screen, wait_for_dismiss=True, mode=mode))
 
     @property
