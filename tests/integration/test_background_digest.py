@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import time
 
 import msgspec
@@ -20,6 +19,7 @@ from presets.library.loading import load_preset
 from store.index.index import open_index
 from store.lineage.events import RunFinished
 from store.store import open_store
+from tests.deadline import deadline
 
 TEST_SECONDS = 180
 WEIGHTS = [locate(kind, BUILTIN_MICRO) for kind in ("text_encoder", "denoiser", "vae")]
@@ -27,15 +27,8 @@ WEIGHTS = [locate(kind, BUILTIN_MICRO) for kind in ("text_encoder", "denoiser", 
 
 @pytest.fixture(autouse=True)
 def _deadline():
-    """A test that waits for what never comes fails instead of hanging."""
-
-    def expired(number, frame):
-        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
+    with deadline(TEST_SECONDS):
+        yield
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ import pytest
 
 from store.lineage.events import StepFinished
 from store.store import open_store
+from tests.deadline import deadline
 from tests.integration.forker import ROOT, Fault, Forked, forker
 
 COMMAND = (sys.executable, "-P", "-m", "tui.cli")
@@ -33,15 +34,8 @@ QUICK = ("--set", "scheduler.steps=2", "--set", "frames=5")
 
 @pytest.fixture(autouse=True)
 def _deadline():
-    """A test that waits for what never comes fails instead of hanging."""
-
-    def expired(number, frame):
-        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
+    with deadline(TEST_SECONDS):
+        yield
 
 
 class Modiff:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from store.store import Store, open_store
+from tests.deadline import deadline
 from tests.integration.chain_engine import Engines
 from tests.integration.chain_runs import TEST_SECONDS, Calm, Here
 
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    """A test that waits for what never comes fails instead of hanging."""
-
-    def expired(number: int, frame: object) -> None:
-        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
+    with deadline(TEST_SECONDS):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import pytest
 
 from engine.remote.client import Host
 from engine.remote.hosts import add
+from tests.deadline import deadline
 from tui.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,15 +32,8 @@ TEST_SECONDS = 240
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    """A test that waits for what never comes fails instead of hanging."""
-
-    def expired(number, frame):
-        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
+    with deadline(TEST_SECONDS):
+        yield
 
 
 def environment(folder: Path) -> dict[str, str]:

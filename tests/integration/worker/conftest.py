@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 
 import psutil
 import pytest
 
 from store.store import open_store
+from tests.deadline import deadline
 from tests.integration.forker import launch_forks
 from tests.integration.worker_runs import ENGINE, TEST_SECONDS
 
 
 @pytest.fixture(autouse=True)
 def _deadline():
-    """A test that waits for what never comes fails instead of hanging."""
-
-    def expired(number, frame):
-        raise TimeoutError(f"the test was still waiting after {TEST_SECONDS} s")
-
-    signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
+    with deadline(TEST_SECONDS):
+        yield
 
 
 @pytest.fixture

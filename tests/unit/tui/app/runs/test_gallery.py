@@ -14,10 +14,8 @@ from presets.encoding import encode_spec
 from store.errors import StoreError
 from store.index.index import open_index
 from store.index.previews import Preview, put_preview
-from store.store import open_store
 from tests.stores.recorded_runs import micro, record_run
 from tests.unit.tui.opened_app import notices, play, until
-from tui.app.app import ModiffApp
 from tui.app.runs import gallery
 from tui.app.runs.details import RunDetails
 from tui.app.runs.list import RunList
@@ -26,21 +24,6 @@ from tui.describe.runs import run
 from tui.describe.runs.run import run_rows
 
 TAG = "sweep/aaaaaaaaaa"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with open_store() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def started(monkeypatch) -> list[str]:
-    """Instead of an engine: a word for each time that one was wanted."""
-    wanted: list[str] = []
-    monkeypatch.setattr(ModiffApp, "ensure_engine", lambda _app: wanted.append("engine"))
-    return wanted
 
 
 def stopped_at(store, run_id: str, step: int) -> None:

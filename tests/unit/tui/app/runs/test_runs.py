@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from engine import client
 from presets.encoding import decode_spec
 from store.lineage.records import RunRecord, Segment
-from store.store import Store, open_store
+from store.store import Store
 from tests.stores.recorded_runs import Recorded, micro, record_run, wave
 from tests.terminals.opened import opened
 from tests.unit.tui.opened_app import NARROW, WIDE, until
@@ -37,21 +37,6 @@ from tui.describe.runs.detail import Detail, detail
 STAR, CIRCLE = 'prompt="a red star"', 'prompt="a blue circle"'
 
 Script = Callable[[Pilot[int]], Awaitable[None]]
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with open_store() as opened:
-        yield opened
-
-
-@pytest.fixture(autouse=True)
-def started(monkeypatch) -> list[str]:
-    """Instead of an engine: a word for each time that one was wanted."""
-    wanted: list[str] = []
-    monkeypatch.setattr(ModiffApp, "ensure_engine", lambda _app: wanted.append("engine"))
-    return wanted
 
 
 def branch_of(store, parent: Recorded, *overrides: str, at: int = 2) -> Recorded:
