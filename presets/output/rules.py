@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import structs
 
 from presets.output.formats import AUTO, DEFAULT, misfit, named_by
-from presets.spec.output import OutputSpec
+
+if TYPE_CHECKING:
+    from presets.spec.output import OutputSpec
+    from presets.spec.run import RunSpec
 
 
 def format_of(output: OutputSpec) -> str:
@@ -19,6 +24,11 @@ def moved(output: OutputSpec, path: str) -> OutputSpec:
     if path:
         name = AUTO if output.format == AUTO or misfit(name, path) else name
     return structs.replace(output, path=path, format=AUTO if name == DEFAULT else name)
+
+
+def without_place(spec: RunSpec) -> RunSpec:
+    """The settings of a run that has its output already, for another one, which writes elsewhere in the same format."""
+    return structs.replace(spec, output=structs.replace(moved(spec.output, ""), overwrite=False))
 
 
 def of_branch(before: OutputSpec, after: OutputSpec, path: str = "") -> OutputSpec:

@@ -202,10 +202,25 @@ def _condition(wanted: Compared) -> tuple[str, tuple[object, ...]]:
         raise ValueError(f"expected one of {', '.join(COMPARISONS)}, got {wanted.comparison!r}")
     if wanted.key == "rating":
         return f"rating{wanted.comparison}?", (wanted.value,)
-    path = "$" + "".join(
-        f"[{part}]" if part.isdecimal() else f'."{part}"' for part in wanted.key.split(".")
-    )
     spec = "CASE WHEN json_valid(spec) THEN spec ELSE '{}' END"
+    table, is_of_any, key = wanted.key.rpartition("[N].")
+    if not is_of_any:
+        return _fitting(wanted, spec, _path(wanted.key))
+    fits, values = _fitting(wanted, "item.value", _path(key))
+    condition = f"CASE item.type WHEN 'object' THEN {fits} ELSE 0 END"
+    items = f"SELECT 1 FROM json_each({spec}, ?) AS item WHERE {condition}"
+    return f"EXISTS ({items})", (_path(table), *values)
+
+
+def _path(key: str) -> str:
+    """Where SQLite finds `extensions[0].options.threshold`."""
+    named = re.compile(r"(.*?)((?:\[\d+\])*)")
+    parts = [named.fullmatch(part) for part in key.split(".")]
+    return "$" + "".join(f'."{part[1]}"{part[2]}' for part in parts if part)
+
+
+def _fitting(wanted: Compared, document: str, path: str) -> tuple[str, tuple[object, ...]]:
+    """Whether what a JSON document has at a path fits; document: its expression."""
     value = wanted.value
     values: tuple[object, ...]
     match value:
@@ -221,14 +236,14 @@ def _condition(wanted: Compared) -> tuple[str, tuple[object, ...]]:
                 values = ("?*" if pattern == "*" else pattern, f"*/{pattern}")
         case int() if wanted.comparison == "=" and abs(value) > MAX_INTEGER:
             # as JSON has it: SQLite reads an integer of more than 63 bits as the nearest float
-            return f"({spec}) -> ?=?", (path, str(value))
+            return f"({document}) -> ?=?", (path, str(value))
         case _:
             fits = f"type IN ('integer', 'real') AND atom{wanted.comparison}?"
             is_large = isinstance(value, int) and abs(value) > MAX_INTEGER
             values = (float(value) if is_large else value,)
-    condition = f"EXISTS (SELECT 1 FROM json_each({spec}, ?) WHERE {fits})"
+    condition = f"EXISTS (SELECT 1 FROM json_each({document}, ?) WHERE {fits})"
     if wanted.fits_absent:
-        condition = f"({condition} OR json_type({spec}, ?) IS NULL)"
+        condition = f"({condition} OR json_type({document}, ?) IS NULL)"
         return condition, (path, *values, path)
     return condition, (path, *values)
 

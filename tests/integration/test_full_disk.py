@@ -78,7 +78,7 @@ def test_without_a_free_byte_all_can_be_seen_and_space_be_given_back(tmp_path, s
     code, out, error = found["gc"]
     assert code == 0, error
     assert "freed" in out  # also of the run whose engine is gone
-    after = json.loads(found["afterwards"][1])
+    after = json.loads(found["afterwards"][1])["runs"]
     assert {run["run"]: run["status"] for run in after} == {
         first: "interrupted",
         second: "done",
@@ -93,7 +93,7 @@ def test_the_app_gives_space_back_where_there_is_none(tmp_path, state):
     assert found["app"]["trouble"] == ""
     assert "full" not in found["app"]["top"]
     assert found["app"]["freed"] > 500_000
-    after = json.loads(found["afterwards"][1])
+    after = json.loads(found["afterwards"][1])["runs"]
     assert {run["run"]: run["status"] for run in after}[first] == "interrupted"
 
 

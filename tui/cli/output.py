@@ -16,7 +16,7 @@ from tui.errors import CANCELLED
 from tui.text import escaped, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from store.store import Store
 
@@ -39,8 +39,8 @@ class Invocation:
         return "--json" in self.arguments
 
 
-def print_json(data: object) -> None:
-    """Data as JSON on stdout: one line for a program, indented for a person at a terminal."""
+def print_json(data: Mapping[str, object]) -> None:
+    """An object as JSON on stdout: one line for a program, indented for a person at a terminal."""
     indent = 2 if sys.stdout.isatty() else None
     click.echo(escaped(json.dumps(data, indent=indent, ensure_ascii=False)))
 

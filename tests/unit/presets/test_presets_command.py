@@ -47,7 +47,7 @@ def test_list(capsys: Capture, user_presets: Path) -> None:
     assert lines[-2].split()[:3] == ["bad", "user", "broken:"]
     assert lines[-1].split()[:3] == ["mine", "user", "my"]
     assert "\x1b" not in lines[-1]
-    rows = {row["name"]: row for row in json.loads(_data(capsys, "list", "--json"))}
+    rows = {row["name"]: row for row in json.loads(_data(capsys, "list", "--json"))["presets"]}
     assert rows["mine"]["extends"] == "micro"
     assert rows["mine"]["path"] == str(user_presets / "mine.toml")
     assert rows["base"]["shipped"] is True
@@ -68,7 +68,7 @@ def test_show_json(capsys: Capture) -> None:
 def test_show_schema_and_keys(capsys: Capture) -> None:
     schema = json.loads(_data(capsys, "show", "--schema"))
     assert "extends" in schema["$defs"]["PresetFile"]["properties"]
-    keys = json.loads(_data(capsys, "show", "--keys", "--json"))
+    keys = json.loads(_data(capsys, "show", "--keys", "--json"))["keys"]
     of_runs = [key["key"] for key in keys if "extension" not in key]
     assert of_runs == [field.key for field in (*fields(RunSpec), *item_fields(RunSpec))]
     assert "extensions[N].options" in of_runs
@@ -79,7 +79,7 @@ def test_show_schema_and_keys(capsys: Capture) -> None:
 
 
 def test_keys_list_the_options_of_extensions(capsys: Capture) -> None:
-    rows = json.loads(_data(capsys, "show", "--keys", "--json"))
+    rows = json.loads(_data(capsys, "show", "--keys", "--json"))["keys"]
     found: dict[str, list[str]] = {}
     for row in rows:
         if "extension" in row:
@@ -173,7 +173,7 @@ def test_validate(capsys: Capture, user_presets: Path, tmp_path: Path) -> None:
     assert err.startswith('bad: scheduler.steps: expected an integer >= 1 and <= 1000, got "many"')
     assert err.count("\n") == 1
     assert main(["presets", "validate", "--json"]) == 2
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["presets"]}
     assert rows["micro"] == {"name": "micro", "ok": True, "error": "", "errors": []}
     assert rows["bad"]["ok"] is False
     absent = tmp_path / "absent.toml"
@@ -254,6 +254,6 @@ def test_all_that_is_wrong_with_a_preset_is_told(capsys: Capture, user_presets: 
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["prmpt", "seed", "guidance.scalee"]
     assert main(["presets", "validate", "bad", "--json"]) == 2
-    (told,) = json.loads(capsys.readouterr().out)
+    (told,) = json.loads(capsys.readouterr().out)["presets"]
     assert [f"bad: {error}" for error in told["errors"]] == lines
     assert told["error"] == told["errors"][0]

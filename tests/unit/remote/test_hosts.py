@@ -212,7 +212,9 @@ def test_the_list_tells_who_answers(capsys, token):
         assert lines["open"].endswith(" ms  idle  denoiser, image-encoder, text-encoder, vae")
         assert "this server needs its token" in lines["closed"]
         assert "does not answer" in lines["away"]
-        told = {each["name"]: each for each in json.loads(modiff(capsys, "list", "--json")[1])}
+        told = {
+            each["name"]: each for each in json.loads(modiff(capsys, "list", "--json")[1])["hosts"]
+        }
         assert told["open"]["kinds"] == ["denoiser", "image_encoder", "text_encoder", "vae"]
         assert told["open"]["seconds"] > 0
         assert [told[name]["answers"] for name in ("open", "closed", "away")] == [

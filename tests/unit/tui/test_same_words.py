@@ -57,7 +57,7 @@ def test_a_row_says_the_same(capsys, store):
         assert cells["STATUS"].split()[1] == status.split()[-1]
     assert in_app[early]["STATUS"] == "◐ 3/5"
     assert in_app[done]["DIFFERS"] == "seed 7, guidance 2.5"
-    by_id = {run["run"]: run for run in json.loads(told(capsys, "runs", "--json"))}
+    by_id = {run["run"]: run for run in json.loads(told(capsys, "runs", "--json"))["runs"]}
     assert values_told(by_id[early]["differs"]) == in_app[early]["DIFFERS"]
 
 

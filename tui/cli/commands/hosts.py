@@ -67,7 +67,7 @@ def list_(as_json: bool) -> None:
 
     asked = ask(known_hosts())
     if as_json:
-        print_json(told(asked))
+        print_json({"hosts": told(asked)})
         return
     print_lines(columns(rows(asked)))
     if not asked:

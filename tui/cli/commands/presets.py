@@ -43,7 +43,7 @@ def list_(as_json: bool) -> None:
     """List all presets, the shipped ones first."""
     infos = list_presets()
     if as_json:
-        print_json([asdict(info) | {"path": str(info.path)} for info in infos])
+        print_json({"presets": [asdict(info) | {"path": str(info.path)} for info in infos]})
         return
     rows = [
         (
@@ -107,12 +107,11 @@ def validate(
     infos = {} if names else {info.name: info.error for info in list_presets()}
     errors = {name: _errors_of(name, infos.get(name, ""), overrides) for name in names or infos}
     if as_json:
-        print_json(
-            [
-                {"name": name, "ok": not found, "error": "".join(found[:1]), "errors": found}
-                for name, found in errors.items()
-            ]
-        )
+        checked = [
+            {"name": name, "ok": not found, "error": "".join(found[:1]), "errors": found}
+            for name, found in errors.items()
+        ]
+        print_json({"presets": checked})
     for name, found in errors.items():
         for error in found:
             names_it = name.endswith(".toml") and name in error
@@ -203,7 +202,7 @@ def _print_keys(*, as_json: bool) -> None:
         rows += [
             _key(field) | {"extension": name} for name, found in options.items() for field in found
         ]
-        print_json(rows)
+        print_json({"keys": rows})
         return
     for field in (*fields(RunSpec), *item_fields(RunSpec)):
         _print_key(field)

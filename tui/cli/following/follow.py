@@ -151,7 +151,7 @@ def call(line: str) -> None:
         click.echo(BELL + desktop_notice(line, os.environ), err=True, nl=False)
 
 
-def result(record: RunRecord, stages: list[StageRecord], cancel_asked: bool) -> dict[str, Any]:
+def result(record: RunRecord, stages: Sequence[StageRecord], cancel_asked: bool) -> dict[str, Any]:
     """What `modiff run --json` ends with. A run that its engine left unfinished is "failed".
 
     cancel_asked decides for a run that is still to stop when its viewer has already left.

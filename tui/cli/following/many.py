@@ -11,12 +11,14 @@ from tui.cli.following.follow import (
     Wanted,
     call,
     follow,
+    result,
     reused_steps,
     tell_leaving,
     value_told,
 )
 from tui.cli.output import print_json, print_lines
 from tui.describe.runs.following.notices import end_line
+from tui.describe.runs.run import num_steps
 from tui.errors import CANCELLED, FAILED
 from tui.text import columns, printable
 from tui.units import duration
@@ -97,9 +99,9 @@ def _report(
         (
             each["run"],
             *(value_told(key, value) for key, value in each["values"].items()),
-            each["status"],
+            store.run(each["run"]).status,
             duration(each["seconds"]),
-            f"{each['reused_steps']}/{each['steps']}",
+            f"{each['reused_steps']}/{each['steps_done']}",
             printable(each["output"] or ""),
         )
         for each in found
@@ -109,14 +111,8 @@ def _report(
 
 def _result(store: Store, run_id: str, wanted: Wanted) -> dict[str, Any]:
     record = store.run(run_id)
-    reused, total = reused_steps(store, run_id)
-    return {
-        "run": run_id,
-        "values": dict(wanted.values),
-        "status": record.status,
-        "seconds": round(record.seconds or 0.0, 3),
-        "steps": total,
-        "reused_steps": reused,
-        "output": record.output if record.status == "done" else None,
-        "error": record.error,
-    }
+    reused, done = reused_steps(store, run_id)
+    told = result(record, (), cancel_asked=False)
+    del told["stages"]
+    steps = {"steps_done": done, "total_steps": num_steps(record), "reused_steps": reused}
+    return {**told, "values": dict(wanted.values), **steps}

@@ -330,16 +330,16 @@ def data(capsys, *arguments):
 def test_runs_of_an_empty_store(capsys):
     assert main(["runs"]) == 0
     assert capsys.readouterr() == ("", "no runs; `modiff run micro` makes one\n")
-    assert data(capsys, "runs") == []
+    assert data(capsys, "runs")["runs"] == []
 
 
 def test_runs_newest_first_limited_and_by_status(capsys, store):
     done = finished(store, "done", prompt="a \x1b[31mred\ncircle")
     queued = enqueue(store)
     last = enqueue(store)
-    assert [each["run"] for each in data(capsys, "runs")] == [last, queued, done]
-    assert [each["run"] for each in data(capsys, "runs", "--limit", "1")] == [last]
-    assert [each["run"] for each in data(capsys, "runs", "--status", "done")] == [done]
+    assert [each["run"] for each in data(capsys, "runs")["runs"]] == [last, queued, done]
+    assert [each["run"] for each in data(capsys, "runs", "--limit", "1")["runs"]] == [last]
+    assert [each["run"] for each in data(capsys, "runs", "--status", "done")["runs"]] == [done]
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("2 runs wait and no engine runs")
@@ -358,7 +358,7 @@ def test_a_run_whose_engine_died_is_listed_as_interrupted(capsys, store):
     with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
         store.lease("engineaaaa")
         assert data(capsys, "show", run_id)["status"] == "running"
-    assert [each["status"] for each in data(capsys, "runs")] == ["interrupted"]
+    assert [each["status"] for each in data(capsys, "runs")["runs"]] == ["interrupted"]
 
 
 def test_show_tells_all(capsys, store):
@@ -451,7 +451,7 @@ def test_moments_beyond_the_database_s_are_its_first_or_its_last(
     capsys, store, option, when, num_found
 ):
     store.enqueue(b"{}", preset="p", output="o")
-    assert len(data(capsys, "runs", option, when)) == num_found
+    assert len(data(capsys, "runs", option, when)["runs"]) == num_found
 
 
 def test_engine_status(capsys, store):

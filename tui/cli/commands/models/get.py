@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tui.cli.output import Invocation, print_lines
-from tui.text import columns, escaped, printable
+from tui.cli.output import Invocation, print_json, print_lines
+from tui.text import columns, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +122,7 @@ def _print(parts: Sequence[Needed], *, as_json: bool) -> None:
     from tui.describe.models import missing
 
     if as_json:
-        click.echo(escaped(json.dumps(missing.as_json(parts), indent=2, ensure_ascii=False)))
+        print_json({"models": missing.as_json(parts)})
         return
     print_lines(columns(missing.rows(parts)), err=True)
     for part in missing.absent(parts):

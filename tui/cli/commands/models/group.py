@@ -61,7 +61,7 @@ def inspect(ctx: click.Context, path: Path, as_json: bool) -> None:
         raise CheckpointError(f"{path}: holds no weight file (safetensors, .pth or GGUF)")
     found = [whole(look(path)) for path in paths]
     if as_json:
-        print_json([row(each) for each in found])
+        print_json({"models": [row(each) for each in found]})
     for number, each in enumerate(found):
         if each.error:
             click.echo(printable(each.error), err=True)
@@ -84,7 +84,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
     found = scan_places()
     if as_json:
-        print_json([row(each) for each in found])
+        print_json({"models": [row(each) for each in found]})
     else:
         _print_list(found)
     if any(each.error for each in found):
@@ -138,18 +138,17 @@ def where(ctx: click.Context, name: str | None, preset: bool, as_json: bool) -> 
     else:
         answers = _of_preset(name, among, is_named_so=preset)
     if as_json:
-        print_json(
-            [
-                {
-                    "component": each.kind,
-                    "name": each.name,
-                    "found": [row(f) for f in each.found],
-                    "absence": each.absence,
-                    "missing": told,
-                }
-                for each, told in zip(answers, missing.as_json(answers), strict=True)
-            ]
-        )
+        parts = [
+            {
+                "component": each.kind,
+                "name": each.name,
+                "found": [row(f) for f in each.found],
+                "absence": each.absence,
+                "missing": told,
+            }
+            for each, told in zip(answers, missing.as_json(answers), strict=True)
+        ]
+        print_json({"components": parts})
     for each in answers:
         if each.found and not as_json:
             click.echo(f"{printable(each.name)} ({missing.title_of(each)})")
@@ -239,7 +238,8 @@ def _print_places(*, as_json: bool) -> None:
 
     known = places()
     if as_json:
-        print_json([{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known])
+        told = [{"path": str(p.path), "origin": p.origin, "exists": p.exists} for p in known]
+        print_json({"places": told})
         return
     rows = [(p.origin, "" if p.exists else "not there", printable(str(p.path))) for p in known]
     print_lines(columns(rows))

@@ -53,7 +53,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
                         f"{verdict.status:<7}  {printable(str(verdict.path))}{printable(note)}"
                     )
     if as_json:
-        print_json(told)
+        print_json({"files": told})
     elif not told:
         click.echo(
             "nothing to verify; `modiff models where` says where models are looked for", err=True

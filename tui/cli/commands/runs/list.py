@@ -133,7 +133,7 @@ def runs(
         rows = run_rows(store, found[:limit])
         waiting = waiting_line(store)
     if as_json:
-        print_json([_data(row, wanted) for row in rows])
+        print_json({"runs": [_data(row, wanted) for row in rows]})
         return
     if waiting:
         click.echo(waiting, err=True)

@@ -76,6 +76,7 @@ def replay(
 
     began = time.perf_counter()
     with open_as_it_is() as store:
+        store.recover_if_possible()  # a run of an engine that is gone holds no path
         run_id = resolve_run(store, run)
         record = store.run(run_id)
         if verify:

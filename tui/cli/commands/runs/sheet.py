@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import click
 from tui.cli.bad_input import BadInput
 from tui.cli.completion import complete_run
 from tui.cli.looking import store_as_it_is
-from tui.cli.output import echo_path
+from tui.cli.output import echo_path, print_json
 from tui.cli.run_of_file import resolve_run
 from tui.describe.runs.changes import values_told, varying_in
 from tui.describe.runs.run import steps_told
@@ -87,7 +87,7 @@ def sheet(
         if each["problem"]:
             click.echo(printable(each["problem"]), err=True)
     if as_json:
-        click.echo(json.dumps(made, indent=2))
+        print_json(made)
     else:
         echo_path(target)
 
@@ -166,10 +166,12 @@ def _ids(store: Store, prefixes: Sequence[str]) -> list[str]:
 def _found(store: Store, tags: Sequence[str], line: str) -> list[RunRecord]:
     """The oldest first, as they were queued."""
     from engine.compare.sheet import MAX_PICTURES
-    from tui.describe.runs.finding.filter import BadSearch, parse
+    from tui.describe.runs.finding.filter import BadSearch, search_of
 
     try:
-        search = parse(line)
+        search = search_of(shlex.split(line))
+    except ValueError as error:
+        raise BadInput(f"--filter {line}: {error}") from None
     except BadSearch as error:
         raise BadInput(printable(str(error))) from None
     search = replace(search, tags=(*search.tags, *tags))

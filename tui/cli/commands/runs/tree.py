@@ -54,7 +54,7 @@ def tree(run: str | None, limit: int, as_json: bool) -> None:
             else [_family(store, resolve_run(store, run))]
         )
     if as_json:
-        print_json([[_data(member) for member in family] for family in found])
+        print_json({"families": [[_data(member) for member in family] for family in found]})
         return
     if not found:
         click.echo("no run was branched yet; `modiff branch RUN --at STEP` makes one", err=True)

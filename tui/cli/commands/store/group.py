@@ -88,7 +88,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
         runs = by_run(contents, known, stored)
         shown = runs[:limit]
         if as_json:
-            print_json([run_data(share) for share in shown])
+            print_json({"runs": [run_data(share) for share in shown]})
         else:
             print_lines(runs_lines(shown) if shown else [])
         if not runs:
@@ -101,7 +101,7 @@ def ls(by: str, limit: int, as_json: bool) -> None:
     else:
         title, shares = "used", by_age(stored.values(), time.time_ns())
     if as_json:
-        print_json(shares_data(title, shares))
+        print_json({"shares": shares_data(title, shares)})
     else:
         print_lines(shares_lines(title.upper(), shares))
     if not shares:

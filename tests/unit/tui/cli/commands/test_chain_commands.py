@@ -213,6 +213,19 @@ def test_replay_where_it_is_told_to(capsys, store, tmp_path):
         assert words in refused(capsys, "replay", run_id, "--output", output)
 
 
+def test_a_run_of_an_engine_that_is_gone_holds_no_path(capsys, store, tmp_path):
+    run_id = done(store)
+    with store.register_engine("engineaaaa", pid=os.getpid(), version=installed_version()):
+        spec = encode_spec(load_preset("micro"))
+        lost = store.enqueue(spec, preset="micro", output=str(tmp_path / "a.mp4"))
+        assert store.lease("engineaaaa").id == lost
+        assert f"run {lost} (running) will write" in refused(
+            capsys, "replay", run_id, "--output", "a.mp4"
+        )
+    told(capsys, "replay", run_id, "--output", "a.mp4")
+    assert Path("a.mp4").read_bytes() == VIDEO
+
+
 def test_replay_writes_latents_as_the_run_did(capsys, store):
     run_id = done(store, kinds=("video", "latents"))
     store.set_latents(run_id, blobs.put(store.root, b"latents"))
@@ -637,12 +650,12 @@ def test_a_sweep_that_stops_early_is_finished_by_choice(capsys, store, engine):
     swept = json.loads(
         told(capsys, "sweep", "micro", "--over", "seed=1..3", "--stop-at", "5", "--json").out
     )
-    assert [each["steps"] for each in swept["runs"]] == [5, 5, 5]
+    assert [each["steps_done"] for each in swept["runs"]] == [5, 5, 5]
     chosen = [each["run"] for each in swept["runs"]][1:]
     out, _ = told(capsys, "finish", *chosen, chosen[0][:9], "--json")
     finished = json.loads(out)["runs"]
     assert [each["run"] for each in finished] == chosen
-    assert [(each["steps"], each["reused_steps"]) for each in finished] == [(20, 5), (20, 5)]
+    assert [(each["steps_done"], each["reused_steps"]) for each in finished] == [(20, 5), (20, 5)]
     assert store.run(swept["runs"][0]["run"]).stop_at == 5
 
 

@@ -63,7 +63,8 @@ def modiff(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def objects(capsys, *arguments: object) -> list[dict]:
-    return json.loads(modiff(capsys, *arguments, "--json")[1])
+    (rows,) = json.loads(modiff(capsys, *arguments, "--json")[1]).values()
+    return rows
 
 
 # inspect

@@ -73,12 +73,12 @@ def test_a_dry_run_asks_nobody(capsys, mirror, own_folders):
 
 
 def test_json_tells_what_is_needed_and_where_it_went(capsys, mirror, own_folders):
-    (before,) = json.loads(get(capsys, "umt5-xxl", "--dry-run", "--json")[1])
+    (before,) = json.loads(get(capsys, "umt5-xxl", "--dry-run", "--json")[1])["models"]
     assert (before["have"], before["bytes"], before["repository"]) == (False, len(DATA), REPOSITORY)
     assert before["command"] == (
         f"hf download {REPOSITORY} {NAME} --local-dir {own_folders / 'models' / FOLDER}"
     )
-    (after,) = json.loads(get(capsys, "umt5-xxl", "--yes", "--json")[1])
+    (after,) = json.loads(get(capsys, "umt5-xxl", "--yes", "--json")[1])["models"]
     assert (after["have"], after["path"]) == (True, str(own_folders / "models" / FOLDER / NAME))
 
 

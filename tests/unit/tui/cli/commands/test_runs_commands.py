@@ -99,7 +99,7 @@ def told(capsys, *arguments, code=0):
 
 
 def listed(capsys, *arguments):
-    return [each["run"] for each in data(capsys, "runs", *arguments)]
+    return [each["run"] for each in data(capsys, "runs", *arguments)["runs"]]
 
 
 def test_runs_are_found_by_all_that_is_given(capsys, store):
@@ -143,7 +143,7 @@ def test_a_run_in_json_carries_its_lineage_and_its_labels(capsys, store):
     store.tag(child, ["b", "a"])
     store.note(child, "good")
     store.pin(child)
-    newest, oldest = data(capsys, "runs")
+    newest, oldest = data(capsys, "runs")["runs"]
     assert (newest["parent"], newest["parent_step"]) == (parent, 7)
     assert (newest["tags"], newest["note"], newest["pinned"]) == (["a", "b"], "good", True)
     assert (oldest["parent"], oldest["parent_step"], oldest["pinned"]) == (None, None, False)
@@ -360,13 +360,13 @@ def test_the_newest_families_come_first_and_only_runs_that_were_branched(capsys,
     enqueue(store)
     families = [family(store) for _ in range(3)]
     enqueue(store)
-    shown = data(capsys, "tree")
+    shown = data(capsys, "tree")["families"]
     assert [each[0]["run"] for each in shown] == [each[0] for each in families[::-1]]
     assert [(m["run"], m["depth"]) for m in shown[0]] == list(
         zip(families[-1], (0, 1, 2, 1), strict=True)
     )
     assert shown[0][1]["changed"] == {"guidance.scale": 4.0, "scheduler.shift": 2.0}
-    assert len(data(capsys, "tree", "--limit", "2")) == 2
+    assert len(data(capsys, "tree", "--limit", "2")["families"]) == 2
 
 
 def test_a_branch_is_found_however_many_runs_came_after_it(capsys, store):
@@ -378,7 +378,9 @@ def test_a_branch_is_found_however_many_runs_came_after_it(capsys, store):
             "INSERT INTO runs (id, status, preset, spec, output, created_ns) "
             "SELECT printf('later%d', i), 'done', 'micro', '{}', '', 1 FROM n"
         )
-    assert [[member["run"] for member in each] for each in data(capsys, "tree")] == [[root, child]]
+    assert [[member["run"] for member in each] for each in data(capsys, "tree")["families"]] == [
+        [root, child]
+    ]
 
 
 def test_only_what_shares_all_steps_was_branched_at_decode(capsys, store):
@@ -395,7 +397,7 @@ def test_only_what_shares_all_steps_was_branched_at_decode(capsys, store):
 
 def test_no_family_at_all(capsys, store):
     assert "no run was branched yet" in told(capsys, "tree").err
-    assert data(capsys, "tree") == []
+    assert data(capsys, "tree")["families"] == []
     run_id = enqueue(store)
     assert told(capsys, "tree", run_id).out.split()[:2] == [run_id, "queued"]
 
@@ -577,12 +579,28 @@ def test_columns_are_chosen_and_settings_are_columns(capsys, store):
         "RUN\tRATING\tSEED\tGUIDANCE\tSIGMAS",
         f"{run_id}\t★★★★\t7\t6×1 1×1\t[0.9, 0.5]",
     ]
-    [found] = data(capsys, "runs", "--columns", "seed,guidance.scale,prompt")
+    [found] = data(capsys, "runs", "--columns", "seed,guidance.scale,prompt")["runs"]
     assert found["settings"] == {"seed": 7, "guidance.scale": [6.0, 1.0]}
     err = told(capsys, "runs", "--columns", "sed", code=2).err
     assert err.count("\n") == 1
     assert "sed is no column, did you mean seed?" in err
     assert "id, status, age, time, preset" in err
+
+
+def test_what_is_inside_a_list_is_a_column(capsys, store):
+    given = 'extensions=[{name="teacache", options={threshold=0.3}}, {name="nag"}]'
+    for overrides in ([given], []):
+        enqueue(store, overrides=overrides)
+    names = "extensions,extensions.name,extensions[0].options.threshold,threshold"
+    titles, plain, extended = told(capsys, "runs", "--columns", names).out.splitlines()
+    assert titles == "EXTENSIONS\tEXTENSIONS\tTHRESHOLD\tTHRESHOLD"
+    assert plain == "none\t\t\t"
+    assert extended.split("\t")[1:] == ['["teacache", "nag"]', "0.3", "0.3"]
+    assert extended.startswith("teacache(threshold 0.3) nag")
+    [settings, _] = [
+        each["settings"] for each in data(capsys, "runs", "--columns", "extensions")["runs"]
+    ][::-1]
+    assert [each["name"] for each in settings["extensions"]] == ["teacache", "nag"]
 
 
 def test_runs_that_differ_say_in_what(capsys, store):
@@ -592,13 +610,13 @@ def test_runs_that_differ_say_in_what(capsys, store):
         ["seed", "2"],
         ["seed", "1"],
     ]
-    assert [run["differs"] for run in data(capsys, "runs")] == [{"seed": 2}, {"seed": 1}]
+    assert [run["differs"] for run in data(capsys, "runs")["runs"]] == [{"seed": 2}, {"seed": 1}]
     assert "DIFFERS" not in told(capsys, "runs", "seed:1").out
 
 
 def test_a_run_that_stopped_early_is_told_from_one_that_is_done(capsys, store):
     ended(store, enqueue(store, stop_at=5))
-    [found] = data(capsys, "runs")
+    [found] = data(capsys, "runs")["runs"]
     assert (found["status"], found["steps_done"], found["total_steps"]) == ("done", 5, 20)
     assert "\tdone 5/20\t" in told(capsys, "runs").out
 
@@ -621,7 +639,7 @@ def test_filters_of_the_app_find_runs_here(capsys, store):
 def test_stars_are_given_to_a_run_and_taken(capsys, store):
     run_id = enqueue(store)
     assert told(capsys, "rate", run_id, "4").err == f"run {run_id} has 4 stars\n"
-    assert [run["rating"] for run in data(capsys, "runs", "rating:>=4")] == [4]
+    assert [run["rating"] for run in data(capsys, "runs", "rating:>=4")["runs"]] == [4]
     assert told(capsys, "rate", run_id, "0").err == f"run {run_id} has no stars\n"
     assert "0<=x<=5" in told(capsys, "rate", run_id, "6", code=2).err
 

@@ -89,6 +89,8 @@ def test_a_filter_is_that_of_the_app(capsys, runs):
         (("--tag", "none"), "no run fits"),
         (("--tag", "it's none"), "no run fits"),
         (("--filter", "status:x"), "none of queued"),
+        (("--filter", "seed:"), "seed: has no value"),
+        (("--filter", "it's"), "No closing quotation"),
         (("--tag", "mine", "-o", "a.gif"), "ends in .png, .jpg, .jpeg, .webp, got a.gif"),
         (("--tag", "mine", "-o", "gone/a.png"), "there is no folder"),
         (("--tag", "mine", "-o", "there.png"), "already there; choose another name or add"),
