@@ -5,6 +5,7 @@ Completion must never make a store, start an engine or print an error.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
@@ -48,11 +49,12 @@ def complete_setting(
     """The keys of a run's settings that begin so, with a = for the value; after it what that can be."""
     from msgspec import inspect
 
-    from presets.fields.listing import fields
+    from presets.fields.listing import fields, item_fields
     from presets.spec.run import RunSpec
 
     key, equals, value = incomplete.partition("=")
-    found = [field for field in fields(RunSpec) if field.key.startswith(key)]
+    items = [replace(field, key=field.key.replace("[N]", "[0]")) for field in item_fields(RunSpec)]
+    found = [field for field in (*fields(RunSpec), *items) if field.key.startswith(key)]
     if not equals:
         return [CompletionItem(f"{field.key}=", help=field.description) for field in found]
     types = [field.type for field in found if field.key == key]

@@ -37,20 +37,9 @@ def load_settings(
         return load_preset(preset, overrides, values=values), preset
     with open_as_it_is() as store:
         spec, _ = settings_of_file(store, path_of(preset))
-    return override(_without_place(spec), overrides, values=values), ""
+    return override(spec, overrides, values=values), ""
 
 
 def preset_of_file(store: Store, given: str) -> str:
     """The preset that the settings in a file came from, "" where that is not known. Raises UnknownRun, PresetError."""
     return settings_of_file(store, path_of(given))[1]
-
-
-def _without_place(spec: RunSpec) -> RunSpec:
-    """What a run of these settings writes goes elsewhere, in the same format."""
-    import msgspec
-
-    from presets.output.rules import moved
-
-    return msgspec.structs.replace(
-        spec, output=msgspec.structs.replace(moved(spec.output, ""), overwrite=False)
-    )

@@ -182,10 +182,12 @@ async def remove(app: ModiffBase, rows: Sequence[RunRow]) -> bool:
 
 
 def load(app: ModiffBase, row: RunRow) -> None:
-    """The settings of a run into the form. Raises PresetError where this version cannot read them."""
+    """The settings of a run into the form, for another one. Raises PresetError where this version cannot read them."""
     from presets.encoding import decode_spec
+    from presets.output.rules import without_place
 
-    app.post_message(ComposeWith(decode_spec(row.record.spec_json), row.record.preset))
+    spec = without_place(decode_spec(row.record.spec_json))
+    app.post_message(ComposeWith(spec, row.record.preset))
 
 
 def _line_of(row: RunRow) -> str:

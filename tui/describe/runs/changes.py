@@ -7,6 +7,7 @@ Pure: runs in, rows and words out. The same words in the tree and the table of t
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from engine.compare.settings import Difference
 from presets.fields.listing import fields, found_out
 from presets.settings.by_key import LATER, Settings, flatten, settings_of
 from presets.spec.run import RunSpec
+from tui.describe import extensions
 from tui.describe.guidance import scale_told
 from tui.describe.inputs import GIVEN, file_name
 from tui.describe.runs.finding.setting_keys import given_files, short_name
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _NOT_TOLD = ("output.", "keep.", "expansion.instructions")
 # Files are named by their paths once a run is queued, whatever the preset calls them; texts are told by themselves.
 _NOT_TOLD_ENDS = (".checkpoint", ".tokenizer", ".instructions", "expansion.text")
+_PLACE = re.compile(r"\[\d+\]")
 _MAX_VALUE = 24
 _ROOM_FOR_VALUE = 16  # where a value stands beside another one
 
@@ -46,8 +49,8 @@ def settings_in(spec_json: bytes) -> Settings:
     guidance = spec.get("guidance")
     if isinstance(guidance, dict) and isinstance(scale := guidance.get("scale"), list):
         guidance["scale"] = tuple(scale)  # one value, which `flatten` leaves whole
-    extensions = spec.get("extensions")
-    for extension in extensions if isinstance(extensions, list) else ():
+    given = spec.get(extensions.KEY)
+    for extension in given if isinstance(given, list) else ():
         if isinstance(extension, dict):  # a run of before they could be off does not say it
             extension.setdefault("enabled", True)
     found, places = flatten(spec), _places()
@@ -86,6 +89,11 @@ def setting_of(record: RunRecord, key: str) -> Any:
     found = settings_in(record.spec_json)
     if key in found:
         return found[key]
+    if key == extensions.KEY:
+        return extensions.extensions_in(found)
+    if "[N]" in key:
+        values = [value for name, value in found.items() if _PLACE.sub("[N]", name) == key]
+        return values if len(values) > 1 else next(iter(values), None)
     parts = [name for name in found if name.startswith(f"{key}.")]
     if parts:
         return {name.removeprefix(f"{key}."): found[name] for name in parts}
@@ -134,11 +142,11 @@ def _varying(runs: tuple[tuple[str, str, bytes], ...]) -> dict[str, dict[str, An
     for run_id, preset, spec_json in runs:
         by_preset[preset].append((run_id, settings_in(spec_json)))
     for members in by_preset.values():
-        specs = [settings for _, settings in members]
+        specs = extensions.aligned([settings for _, settings in members])
         keys = _keys_that_vary(specs)
         usual = {key: _usual([spec.get(key) for spec in specs]) for key in keys}
         common = {key: _usual([spec.get(key) for spec in specs], _NEARLY_ALL) for key in keys}
-        for run_id, settings in members:
+        for (run_id, _), settings in zip(members, specs, strict=True):
             values = {key: settings.get(key) for key in keys}
             told = [
                 key
@@ -168,7 +176,7 @@ def _usual(values: Sequence[object], share: float = 0.5) -> str | int | None:
 def varying_in(specs: Sequence[bytes]) -> list[dict[str, Any]]:
     """For each spec of a set its values of the settings that vary in it, files first, then those of the most values,
     and prompts, which are long, last; {} where nothing does."""
-    settings = [settings_in(spec) for spec in specs]
+    settings = extensions.aligned([settings_in(spec) for spec in specs])
     keys = _keys_that_vary(settings, told_elsewhere=())
     keys.sort(key=lambda key: key.endswith("prompt"))
     return [{key: each.get(key) for key in keys if not _is_moot(key, each)} for each in settings]
@@ -225,6 +233,7 @@ def branch_changes(parent: RunRecord, child: RunRecord) -> tuple[Difference, ...
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    before, after = extensions.aligned([dict(before), dict(after)])
     return tuple(
         Difference(key, before.get(key), after.get(key))
         for key in dict.fromkeys((*after, *before))
@@ -244,7 +253,10 @@ def change_told(change: Difference) -> str:
 
 
 def setting_told(key: str, value: object, width: int = _MAX_VALUE) -> str:
-    """The value of a setting as `value_told` has it; of what a run begins from the name of its file."""
+    """The value of a setting as `value_told` has it; of what a run begins from the name of its file, of extensions
+    their names and options."""
+    if key == extensions.KEY and isinstance(value, list):
+        return shorten(extensions.extensions_told(value), width)
     if key in given_files() and isinstance(value, str):
         return value_told(file_name(value), width)
     return value_told(value, width)

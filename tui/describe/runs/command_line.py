@@ -13,6 +13,7 @@ from presets.errors import PresetError
 from presets.fields.listing import fields
 from presets.library.loading import load_preset
 from presets.library.templates import load_template
+from presets.output.rules import without_place
 from presets.settings.overrides import parse_overrides, text_override, toml_value
 from presets.spec.run import RunSpec
 from presets.validation import to_plain
@@ -57,16 +58,16 @@ def branch_command(spec: RunSpec, parent: str, at: int | str, base: RunSpec) -> 
 
 
 def command_of(store: Store, run_id: str) -> str:
-    """The command that makes a run again: from its preset as that is now, or where it is a branch from its parent.
-    Raises UnknownRun, and PresetError for settings that this version cannot read."""
+    """The command that makes a run again, elsewhere: from its preset as that is now, or where it is a branch from its
+    parent. Raises UnknownRun, and PresetError for settings that this version cannot read."""
     record = store.run(run_id)
-    spec = decode_spec(record.spec_json)
+    spec = without_place(decode_spec(record.spec_json))
     if record.parent:
         try:
             parent = store.run(record.parent)
         except UnknownRun:
             return command_from_preset(spec, record.preset, record.stop_at)
-        base = decode_spec(parent.spec_json)
+        base = without_place(decode_spec(parent.spec_json))
         step = record.parent_step or 0
         is_whole = step >= (parent.stop_at or num_steps(parent))
         return branch_command(spec, parent.id, "decode" if is_whole else step, base)

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
+from presets.output.rules import without_place
 from store.errors import UnknownRun
 from tui.describe.given import CLIP_ENDINGS, PICTURE_ENDINGS, UNREAD_ENDINGS
 from tui.text import printable, shorten
@@ -174,13 +175,13 @@ def settings_in(path: Path) -> RunSpec:
 
 
 def settings_of_file(store: Store, path: Path) -> tuple[RunSpec, str]:
-    """The settings of the run that wrote a file, and the preset that they came from: the store's, where it knows the
-    run, else those in the file. Raises UnknownRun, PresetError."""
+    """The settings for another run like that which wrote a file, and the preset that they came from: the store's, where
+    it knows the run, else those in the file. Raises UnknownRun, PresetError."""
     try:
         run = store.run(written_by(store, path).run_id)
     except RunElsewhere as elsewhere:
-        return settings_in(path), elsewhere.mark.preset
-    return decode_spec(run.spec_json), run.preset
+        return without_place(settings_in(path)), elsewhere.mark.preset
+    return without_place(decode_spec(run.spec_json)), run.preset
 
 
 def lines(path: Path, mark: Mark) -> list[tuple[str, str]]:

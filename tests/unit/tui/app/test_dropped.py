@@ -30,7 +30,7 @@ def video(tmp_path):
         open_store() as store,
         store.register_engine("past", pid=os.getpid(), version=installed_version()),
     ):
-        spec = load_preset("micro", values={"seed": 77})
+        spec = load_preset("micro", values={"seed": 77, "output.path": str(path)})
         run_id = store.enqueue(encode_spec(spec), preset="micro", output=str(path))
         store.lease("past")
         store.finish(run_id, "done")
@@ -72,6 +72,7 @@ def test_in_compose_it_is_asked_what_of_it_is_meant(video):
         await pilot.press("right", "enter")
         await until(pilot, lambda: screen.draft.edits.get("seed") == "77")
         assert screen.draft.preset == "micro"
+        assert "output.path" not in screen.draft.edits  # where this video is
         await screen.go_to("prompt")
         app.post_message(Paste(str(path)))
         await until(pilot, lambda: isinstance(app.screen, Choose))

@@ -18,7 +18,13 @@ from msgspec import inspect
 
 from store.errors import BadRequest
 from store.lineage.records import MAX_RATING, STATUSES, Compared
-from tui.describe.runs.finding.setting_keys import UnknownKey, given_files, setting, short_names
+from tui.describe.runs.finding.setting_keys import (
+    UnknownKey,
+    given_files,
+    item_setting,
+    setting,
+    short_names,
+)
 from tui.units import read_since, read_until
 
 if TYPE_CHECKING:
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
 
 KEYS = ("preset", "status", "tag", "since", "until", "rating", "is", "text")
 _IS = ("pinned",)
-_KEY = re.compile(r"[a-z_][\w.+-]*", re.IGNORECASE)
+_KEY = re.compile(r"[a-z_][\w.+\[\]-]*", re.IGNORECASE)
 _COMPARED = re.compile(r"(<=|>=|<|>|=)?(.*)", re.DOTALL)
 _HOLDS = {
     "=": operator.eq,
@@ -160,7 +166,9 @@ def _with(search: Search, part: str, *, is_typed: bool) -> Search:
 
 def _setting(key: str) -> Setting:
     try:
-        return setting(key, KEYS)
+        found = setting(key, KEYS)
+        # what has a name is asked for by that, as components are
+        return item_setting(f"{found.key}[N].name") or found
     except UnknownKey as error:
         raise BadSearch(f"{error}, or text:{key}:… looks for the words") from None
 

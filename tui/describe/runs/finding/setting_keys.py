@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from presets.fields.listing import fields, groups
+from presets.fields.listing import fields, groups, item_fields
 from presets.fields.lookup import nearest_keys
 from presets.fields.wording import did_you_mean, nearest
 from presets.spec.run import RunSpec
@@ -25,6 +26,8 @@ _VAGUE = {"name", "device", "dtype", "scale", "options", "checkpoint", "url", "b
 _GIVEN = ("picture", "clip")
 
 _OPTION = re.compile(r"[\w+-]{1,64}")
+_OPTIONS_OF_ITEM = "extensions[N].options"
+_PLACE = re.compile(r"\[\d+\]")
 
 
 class UnknownKey(ValueError):
@@ -33,15 +36,17 @@ class UnknownKey(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting that can be asked for. key: dotted. field: what is known about it, None for an option of a
-    component of somebody else's."""
+    """A setting that can be asked for. key: dotted, with the place of an item in its list, or N for any of them. field:
+    what is known about it, None for an option of an extension or of a component of somebody else's."""
 
     key: str
     field: Field | None
 
 
 def setting(name: str, others: Sequence[str] = ()) -> Setting:
-    """The one setting of this name: its key, or last parts of it that no other setting has.
+    """The one setting of this name: its key, or last parts of it that no other setting has; inside a list
+    `extensions[0].name` is of one item, `extensions.name` of any, and an option of an installed extension is that of
+    any.
 
     others: names that can stand in its place, for who mistyped one. Raises UnknownKey.
     """
@@ -54,6 +59,8 @@ def setting(name: str, others: Sequence[str] = ()) -> Setting:
             return Setting(candidates[0].key, candidates[0])
     if found:
         raise UnknownKey(f"{name} is said of {', '.join(field.key for field in found)}; name one")
+    if (of_item := item_setting(name)) is not None:
+        return of_item
     table, _, option = name.rpartition(".")
     if table.endswith(".options") and _OPTION.fullmatch(option):
         tables = _by_end().get(table, ())
@@ -62,14 +69,43 @@ def setting(name: str, others: Sequence[str] = ()) -> Setting:
     inside = [field.key for field in fields(RunSpec) if field.key.startswith(f"{name}.")]
     if inside:
         raise UnknownKey(f"{name} is a table of settings: {', '.join(inside)}; name one")
+    if name in _extension_options():
+        return Setting(f"{_OPTIONS_OF_ITEM}.{name}", None)
     near = nearest(name, others) or nearest_keys(name, RunSpec)
     hint = did_you_mean(near, quoted=False) or "; `modiff presets show --keys` lists the settings"
     raise UnknownKey(f"{name} is no setting of a run{hint}")
 
 
+def item_setting(name: str) -> Setting | None:
+    """The setting of this whole key inside the items of a list; None where there is none."""
+    known = {field.key: field for field in item_fields(RunSpec)}
+    for table in {key.partition("[N]")[0] for key in known}:
+        if name.startswith(f"{table}."):
+            name = f"{table}[N].{name.removeprefix(f'{table}.')}"
+    general = _PLACE.sub("[N]", name)
+    if general in known:
+        return Setting(name, known[general])
+    table, _, option = general.rpartition(".")
+    is_option = table == _OPTIONS_OF_ITEM and _OPTION.fullmatch(option)
+    return Setting(name, None) if is_option else None
+
+
+@cache
+def _extension_options() -> frozenset[str]:
+    """The names of the options of all extensions that are installed and can be imported."""
+    from engine.errors import ComponentError
+    from engine.extensions import registry
+
+    found: set[str] = set()
+    for name in registry.extensions():
+        with suppress(ComponentError):
+            found.update(registry.find(name).Options.__struct_fields__)
+    return frozenset(found)
+
+
 def short_name(key: str) -> str:
     """What a setting is called where there is little room: `seed`, `steps`, `guidance`, `scheduler`, `vae.dtype`."""
-    parts = key.split(".")
+    parts = key.replace("[N]", "").split(".")
     table = key.rpartition(".")[0]
     if table in _alone() or key in given_files():
         return table

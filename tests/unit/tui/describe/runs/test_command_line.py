@@ -72,6 +72,15 @@ def test_a_run_of_the_store(store, parsed):
     assert parsed(command_of(store, run_id))[0] == spec
 
 
+def test_a_run_that_was_written_somewhere_is_made_again_elsewhere(store, parsed):
+    spec = load_preset("micro", ["seed=7", "output.path=a.webm", "output.overwrite=true"])
+    run_id = client.submit(store, spec, preset="micro")
+    line = command_of(store, run_id)
+    assert line == "modiff run micro --seed 7 --set output.format=webm"
+    child = client.branch(store, run_id, at=8, overrides=["guidance.scale=4.0"], output="b.webm")
+    assert command_of(store, child) == f"modiff branch {run_id} --at 8 --set guidance.scale=4.0"
+
+
 def test_a_branch(store, parsed):
     parent = client.submit(store, load_preset("micro", ["seed=7"]), preset="micro")
     at = client.branch(store, parent, at=8, overrides=["guidance.scale=4.0"])

@@ -156,6 +156,32 @@ def test_a_setting_that_a_spec_does_not_have_has_its_default(store):
         assert found(store, line) == [], line
 
 
+def test_what_is_inside_a_list_is_a_setting_too(store):
+    def made(*overrides: str) -> str:
+        return store.enqueue(
+            encode_spec(load_preset("micro", overrides)), preset="micro", output=""
+        )
+
+    plain = made("guidance.scale=[{from=0, to=0.4, scale=6}]")
+    one = made('extensions=[{name="teacache", options={threshold=0.3}}]')
+    two = made(
+        'extensions=[{name="nag"}, {name="teacache", enabled=false, options={threshold=0.1}}]'
+    )
+    assert found(store, "extensions:teacache") == [two, one]
+    assert found(store, "extensions.name:TEA*") == [two, one]
+    assert found(store, "extensions[0].name:teacache") == [one]
+    assert found(store, "extensions[1].name:teacache") == [two]
+    assert found(store, "extensions.options.threshold:>0.1") == [one]
+    assert found(store, "extensions[0].options.threshold:0.3") == [one]
+    assert found(store, "threshold:<=0.3") == [two, one]  # as it is told among what differs
+    assert found(store, "extensions.enabled:false") == [two]
+    assert found(store, "extensions.enabled:true") == [two, one]
+    assert found(store, "guidance.scale.scale:>3") == [plain]
+    for line in ("extensions.nam:x", "extensions[0]:x", "tresh:1", "extensions[x].name:y"):
+        with pytest.raises(BadSearch):
+            parse(line)
+
+
 def test_stars_pins_and_the_beginning_of_a_tag(store):
     one, two = add(store, "a star"), add(store, "a star")
     store.rate(one, 4)

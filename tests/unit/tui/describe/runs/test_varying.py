@@ -7,7 +7,16 @@ import pytest
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.store import Store
-from tui.describe.runs.changes import values_told, varying, varying_in
+from tui.describe.extensions import extensions_told
+from tui.describe.runs.changes import (
+    branch_changes,
+    change_told,
+    preset_changes,
+    settings_in,
+    values_told,
+    varying,
+    varying_in,
+)
 
 
 def spec(*overrides: str) -> bytes:
@@ -39,6 +48,41 @@ def test_a_scale_that_changes_is_one_value():
     found = varying_in([spec(), spec("guidance.scale=[{from=0.0, to=0.4, scale=6.0}]")])
     assert [list(each) for each in found] == [["guidance.scale"]] * 2
     assert values_told(found[1]) == "guidance 6 in 0–0.4"
+
+
+TEACACHE, SLOWER = (
+    f'extensions=[{{name="teacache", options={{threshold={threshold}}}}}]'
+    for threshold in (0.3, 0.1)
+)
+OFF = 'extensions=[{name="teacache", enabled=false}, {name="nag"}]'
+
+
+def test_other_extensions_are_one_difference():
+    without, one, off = varying_in([spec("seed=1"), spec("seed=2", TEACACHE), spec("seed=3", OFF)])
+    assert values_told(without) == "seed 1, extensions none"
+    assert values_told(one) == "seed 2, extensions teacache(threshold 0.3)"
+    assert extensions_told(off["extensions"]) == "teacache(off) nag"
+    assert without["extensions"] == []
+    assert [each["name"] for each in off["extensions"]] == ["teacache", "nag"]
+
+
+def test_of_the_same_extensions_the_options_differ():
+    assert [values_told(each) for each in varying_in([spec(TEACACHE), spec(SLOWER)])] == [
+        "threshold 0.3",
+        "threshold 0.1",
+    ]
+
+
+def test_an_extension_is_one_change_of_a_preset_and_of_a_parent(store: Store):
+    plain, changed = (
+        store.run(store.enqueue(spec(*each), preset="micro", output="x.mp4"))
+        for each in ([], [TEACACHE])
+    )
+    assert values_told(preset_changes(changed, settings_in(plain.spec_json))) == (
+        "extensions teacache(threshold 0.3)"
+    )
+    (change,) = branch_changes(plain, changed)
+    assert change_told(change) == "extensions none→teacache(thresh…"
 
 
 def test_what_nearly_all_have_is_told_of_the_others_alone(store: Store):
