@@ -16,6 +16,8 @@ from engine.components.needed import ModelsAbsent
 from engine.components.protocols import KINDS, Description
 from engine.errors import CheckpointError, ComponentError, together
 from engine.extensions.registry import check as check_extensions
+from engine.extensions.registry import options_of
+from presets.errors import PresetError
 from presets.expansion import expands
 from presets.expansion import settled as settled_expansion
 from presets.spec.run import RunSpec
@@ -85,6 +87,24 @@ def check(spec: RunSpec, describe: Describe) -> Mapping[str, Description]:
     _check_task(spec, about["denoiser"].facts)
     check_extensions(spec.extensions, about["denoiser"].facts)
     return about
+
+
+def problems(spec: RunSpec) -> list[ComponentError | PresetError]:
+    """What is wrong with a run's components and extensions, whatever files there are: names that nobody here knows, and
+    options of extensions."""
+    found: list[ComponentError | PresetError] = []
+    for kind, part in chosen(spec).items():
+        try:
+            registry.provider(kind, part.name)
+        except ComponentError as error:
+            found.append(error)
+    for index, extension in enumerate(spec.extensions):
+        try:
+            if extension.enabled:
+                options_of(extension, f"extensions[{index}]")
+        except (ComponentError, PresetError) as error:
+            found.append(error)
+    return found
 
 
 def _check_task(spec: RunSpec, facts: Mapping[str, Any]) -> None:

@@ -248,6 +248,23 @@ def test_set_add_and_remove_are_applied_as_they_are_typed(capsys: Capture) -> No
     assert line.endswith("extensions[0]: extensions has no item 0; it is empty")
 
 
+def test_what_no_run_would_take_is_no_preset(capsys: Capture, user_presets: Path) -> None:
+    """Names of components and extensions, and options of these, are held to what there is, as a run does."""
+    wrong = ("components.vae.name=nope", 'extensions=[{name="teacache", options={treshold=1}}]')
+    settings = [word for each in wrong for word in ("--set", each)]
+    assert main(["presets", "validate", "micro", *settings]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("micro: components.vae.name: unknown 'nope'; known: ")
+    assert lines[1] == (
+        "micro: extensions[0].options.treshold: unknown key, did you mean threshold?"
+    )
+    assert main(["presets", "save", "mine", "--from", "micro", *settings]) == 2
+    assert "unknown 'nope'" in capsys.readouterr().err
+    assert not (user_presets / "mine.toml").exists()
+    off = 'extensions=[{name="theirs", enabled=false}]'
+    assert main(["presets", "validate", "micro", "--set", off]) == 0
+
+
 def test_all_that_is_wrong_with_a_preset_is_told(capsys: Capture, user_presets: Path) -> None:
     (user_presets / "bad.toml").write_text("prmpt = 'a'\nseed = -3\n[guidance]\nscalee = 3\n")
     assert main(["presets", "validate", "bad"]) == 2

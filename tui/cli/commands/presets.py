@@ -155,6 +155,10 @@ def save(
         spec, parent = _of_file(file, overrides), ""
     else:
         spec = load_preset(parent or "", overrides)
+    from engine.components.choice import problems
+
+    for error in problems(spec):
+        raise error
     parent = parent or ""
     extends, _ = extended_by(name, parent)
     path = save_from(name, spec, parent=parent, description=description, overwrite=overwrite)
@@ -188,8 +192,15 @@ def _of_file(file: str, overrides: tuple[str, ...]) -> RunSpec:
 
 def _errors_of(name: str, listed: str, overrides: tuple[str, ...]) -> list[str]:
     """listed: what is wrong with its name in the list of presets."""
-    found = [str(error) for error in preset_problems(name, overrides)]
+    found = [str(error) for error in preset_problems(name, overrides) or _unknown(name, overrides)]
     return [listed] if listed and listed not in found and not overrides else found
+
+
+def _unknown(name: str, overrides: tuple[str, ...]) -> list[Exception]:
+    """What a preset that can be loaded asks of components and extensions that they do not know."""
+    from engine.components.choice import problems
+
+    return [*problems(load_preset(name, overrides))]
 
 
 def _print_keys(*, as_json: bool) -> None:
