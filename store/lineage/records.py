@@ -37,9 +37,10 @@ class Compared:
     """A condition on a setting of a run's spec, or on its rating.
 
     key: dotted, with the place in a list (`extensions[0].name`) or N for any; "rating" for the rating. comparison: one
-    of COMPARISONS. value: a number or a truth value; a text fits with "=" only, in capitals or not, and `*` in it stands
-    for anything. A setting that is a list fits where one of its items does. fits_absent: whether a spec fits that does
-    not have the key, as from before there was such a setting. is_file: it is a path, which the name of the file fits too.
+    of COMPARISONS. value: a number or a truth value; a text fits with "=" only, in capitals or not, and `*` in it
+    stands for anything. A setting that is a list fits where one of its items does. fits_absent: whether a spec fits
+    that does not have the key, as from before there was such a setting. is_file: it is a path, which the name of the
+    file fits too.
     """
 
     key: str
