@@ -46,3 +46,12 @@ def test_a_reader_that_has_read_enough_is_no_failure(monkeypatch):
     monkeypatch.setattr("tui.cli.main.close_output", lambda: None)
     monkeypatch.setattr("tui.cli.commands.completion.click.echo", gone)
     assert main(["completion", "zsh"]) == 0
+
+
+def test_keys_inside_lists_are_offered():
+    assert offered("extensions[0].") == [
+        "extensions[0].name=",
+        "extensions[0].enabled=",
+        "extensions[0].options=",
+    ]
+    assert offered("extensions[0].enabled=t") == ["extensions[0].enabled=true"]

@@ -50,13 +50,15 @@ _EPILOG = """\b
 Examples:
   modiff runs star "red circle" status:done since:2d
   modiff runs 'tag:sweep/*' seed:7 'guidance.scale:>3' 'steps:<=20'
+  modiff runs extensions:teacache 'threshold:>0.1' --columns id,extensions
   modiff runs 'rating:>=4' is:pinned --columns id,seed,guidance.scale,prompt
   modiff runs --preset micro --since 2026-11-01 --until 2026-11-07 --json
 
 FILTER is a word of the prompt, note, id, preset or output, or KEY:VALUE: any setting (a key of
 `modiff presets show --keys`, or its last part where no other has it) with =, <, <=, > or >= before
 the value, and preset, status, tag, rating, since, until and is:pinned. Text takes * for anything.
-Quote < and > for the shell. Runs must fit all of it.
+Of extensions: extensions:NAME, extensions[0].name:NAME or an option of theirs. Quote <, > and [ for
+the shell. Runs must fit all of it.
 """
 
 
