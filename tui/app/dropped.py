@@ -13,11 +13,26 @@ if TYPE_CHECKING:
     from tui.app.base import ModiffBase
 
 
-async def dropped_run(app: ModiffBase, path: Path) -> ShowRun:
-    """The run that wrote a file. Raises UnknownRun, RunElsewhere."""
+async def dropped_run(app: ModiffBase, path: Path) -> ShowRun | ComposeWith | None:
+    """The run that wrote a file; where that is not here, the settings in the file, if they are wanted. Raises
+    UnknownRun, PresetError."""
+    from tui.app.dialogs.ask import Confirm
     from tui.describe.runs import of_file
 
-    return ShowRun((await app.lab.work(of_file.written_by, path)).run_id)
+    try:
+        return ShowRun((await app.lab.work(of_file.written_by, path)).run_id)
+    except of_file.RunElsewhere as elsewhere:
+        mark = elsewhere.mark
+        if mark.settings is None:
+            raise
+    lines = [
+        f"Run {mark.run}, which made it, is not in this store, so its steps are not here.",
+        "Take the settings that travelled with it into Compose?",
+    ]
+    if not await app.push_screen_wait(Confirm(printable(path.name), lines, "Its settings")):
+        return None
+    spec, preset = await app.lab.work(of_file.settings_of_file, path)
+    return ComposeWith(spec, preset)
 
 
 async def dropped_in_compose(app: ModiffBase, path: Path) -> ComposeWith | None:

@@ -17,7 +17,7 @@ from presets.library.loading import load_preset
 from store.store import open_store
 from tests.unit.tui.opened_app import notices, play, shown, until
 from tui.app.compose.given_view import GivenView
-from tui.app.dialogs.ask import Choose
+from tui.app.dialogs.ask import Choose, Confirm
 
 LATENTS = f"sha256:{'a1' * 32}"
 
@@ -55,8 +55,16 @@ def test_in_runs_it_is_the_run(video):
         with open_store() as store:
             store.remove([run_id])
         pilot.app.post_message(Paste(f"'{path}'"))
-        await until(pilot, lambda: notices(pilot.app))
-        assert "so its steps are not here" in notices(pilot.app)[0]
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("escape")
+        assert pilot.app.current_mode == "runs"
+        pilot.app.post_message(Paste(f"'{path}'"))
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await until(pilot, lambda: pilot.app.current_mode == "compose")
+        form = pilot.app.screen
+        await until(pilot, lambda: form.draft and form.draft.edits.get("seed") == "77")
+        assert form.draft.preset == "micro"
 
     play("runs", script)
 
