@@ -27,10 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class KeptDraft(msgspec.Struct, frozen=True):
-    """A form that was left: its preset, and by dotted key the text that was typed over it."""
+    """A form that was left: its preset, and by dotted key the text that was typed over it. spec_json: the settings that
+    it was typed over where they came without a preset, whose name is empty then."""
 
     preset: str
     edits: dict[str, str]
+    spec_json: str = ""
 
 
 class Preferences(msgspec.Struct, kw_only=True):

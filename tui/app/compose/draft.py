@@ -109,10 +109,11 @@ class Problem:
 
 
 def edited(draft: Draft, edits: Mapping[str, str]) -> Draft:
-    """With these edits too; a field that there is no more is left out."""
-    for key, text in edits.items():
-        if key in FIELDS:
-            draft = draft.typed(key, text)
+    """With these edits too; a field that there is no more is left out. What is within one, an item of a list or an
+    option, comes after it, and is told where it is gone."""
+    for key in sorted(edits, key=len):
+        if field_key(key):
+            draft = draft.typed(key, edits[key])
     return draft
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
+from presets.encoding import decode_spec, encode_spec
 from presets.errors import PresetError
 from presets.library import listing, loading
 from presets.spec.sections import SECTIONS
@@ -120,16 +121,19 @@ class FormScreen(ModiffScreen):
         kept = self.app.preferences.draft
         name = kept.preset if kept else self.app.preferences.preset
         try:
-            base = await asyncio.to_thread(loading.load_preset, name)
+            base = await asyncio.to_thread(_base_of, name, kept)
         except Exception as error:  # noqa: BLE001  # told, whatever it is
             self.app.tell_error(error)
             kept, name = None, _FIRST_PRESET
             base = await asyncio.to_thread(loading.load_preset, name)
-        self.app.preferences.preset = name
         draft = Draft(name, base)
         if kept is not None:
             draft = edited(draft, kept.edits)
-        if draft.edits:
+        if name:
+            self.app.preferences.preset = name
+        if not name:
+            self.notify("the settings that were in the form are here again")
+        elif draft.edits:
             told = f"what you had changed is here again; U goes back to preset {printable(name)}"
             self.notify(told, markup=False)
         await self.show_draft(draft)
@@ -193,12 +197,10 @@ class FormScreen(ModiffScreen):
             self._recheck(source)
 
     def _keep_draft(self) -> None:
-        """For the next start. Settings that came without a preset are in the list of runs."""
+        """For the next start. While a broken preset is shown, that has the draft of before."""
         draft = self.draft
-        is_kept = draft is not None and draft.preset and draft.edits
-        self.app.preferences.draft = (
-            KeptDraft(draft.preset, dict(draft.edits)) if draft is not None and is_kept else None
-        )
+        if draft is not None:
+            self.app.preferences.draft = _kept(draft)
 
     def on_field_edited(self, event: FieldEdited) -> None:
         event.stop()
@@ -472,6 +474,20 @@ class FormScreen(ModiffScreen):
         """One level back: from a panel or a field to the stages."""
         self.remove_class("-side")
         self.query_one(Stages).focus()
+
+
+def _kept(draft: Draft) -> KeptDraft | None:
+    """A draft as it is kept; None for a preset as it is, whose name is enough."""
+    if draft.preset:
+        return KeptDraft(draft.preset, dict(draft.edits)) if draft.edits else None
+    return KeptDraft("", dict(draft.edits), encode_spec(draft.base).decode())
+
+
+def _base_of(name: str, kept: KeptDraft | None) -> RunSpec:
+    """What was typed over: a preset, or settings that came without. Raises PresetError."""
+    if kept is not None and not name:
+        return decode_spec(kept.spec_json.encode())
+    return loading.load_preset(name)
 
 
 def _known_names() -> dict[str, tuple[str, ...]]:

@@ -286,6 +286,7 @@ class Compose(FormScreen):
         try:
             base = await asyncio.to_thread(loading.load_preset, name)
         except PresetError as error:
+            self._left[name] = edits  # for when it is mended
             await self.show_draft(None, (name, error))
             self.query_one(Stages).highlighted = 0
             return
@@ -298,14 +299,13 @@ class Compose(FormScreen):
         from tui.app.compose.presets.pick import pick_preset
 
         self._start_asked = None  # which was of the one before
-        present = self.draft.preset if self.draft else ""
+        present, _ = self.name_and_error
         name = await pick_preset(self.app, present)
         if name is None or (self.draft and name == present):
             return
-        edits: dict[str, str] = {}
-        if self.draft is not None:
-            self._left[present] = self.draft.edits
-            edits = {k: v for k, v in self.draft.edits.items() if k in _TAKEN_ALONG}
+        left = self.draft.edits if self.draft else self._left.get(present, {})
+        self._left[present] = left
+        edits = {k: v for k, v in left.items() if k in _TAKEN_ALONG}
         self.open_preset(name, {**self._left.get(name, {}), **edits})
 
     async def action_save(self) -> None:

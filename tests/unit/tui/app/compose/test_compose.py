@@ -43,7 +43,7 @@ from tui.app.compose.whole_form import PARTS, WholeForm
 from tui.app.dialogs.files import FilePicker, Folder
 from tui.app.dialogs.picker import Picker
 from tui.app.messages import ComposeWith
-from tui.app.preferences import Preferences, load_preferences
+from tui.app.preferences import KeptDraft, Preferences, load_preferences
 
 Act = Callable[["Shown"], Awaitable[None]]
 
@@ -131,6 +131,13 @@ def show(
             await act(shown)
 
     asyncio.run(run())
+
+
+def come_back(act: Act) -> None:
+    """The app at its next start, with what it remembers of the last one."""
+    preferences = load_preferences()
+    preferences.screen = "compose"
+    show(act, preferences=preferences)
 
 
 @pytest.fixture(autouse=True)
@@ -452,13 +459,11 @@ def test_what_is_in_the_form_outlives_the_app():
 
     show(leave)
 
-    async def come_back(shown):
+    async def find_again(shown):
         assert shown.screen.draft.edits == {"seed": "7"}
         assert any("U goes back" in note.message for note in shown.app._notifications)
 
-    preferences = load_preferences()
-    preferences.screen = "compose"
-    show(come_back, preferences=preferences)
+    come_back(find_again)
 
 
 def test_keys_that_are_pressed_fast_are_not_lost():
@@ -578,6 +583,70 @@ def test_a_preset_with_a_mistake_says_what_and_where_and_is_mended_in_place():
 
     show(act)
     assert path.read_text() == 'extends = "micro"\n\n[scheduler]\nsteps = 7\n'
+
+
+def test_a_broken_preset_that_is_picked_takes_nothing_away():
+    path = broken_preset()
+    typed = {"prompt": "my words", "scheduler.steps": "3"}
+
+    async def pick(shown, name):
+        await shown.press("ctrl+o")
+        await shown.until(lambda: isinstance(shown.app.screen, Picker))
+        await shown.paste(name)
+        await shown.press("enter")
+
+    async def leave(shown):
+        await shown.replace("prompt", "my words")
+        await shown.replace("scheduler.steps", "3")
+        await pick(shown, "mine")
+        await shown.until(lambda: shown.screen.broken)
+
+    async def find_again(shown):
+        assert (shown.screen.draft.preset, shown.screen.draft.edits) == ("micro", typed)
+        await pick(shown, "mine")
+        await shown.until(lambda: shown.screen.broken)
+        path.write_text('extends = "micro"\n')
+        shown.screen._reopen()  # as after its file was edited
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.draft.edits == {"prompt": "my words"}
+        path.write_text("steps = 0\n")
+        shown.screen._reopen()
+        await shown.until(lambda: shown.screen.broken)
+        await pick(shown, "2v-1.3b")
+        await shown.until(lambda: shown.screen.draft)
+        assert shown.screen.draft.edits == {"prompt": "my words"}
+
+    show(leave)
+    come_back(find_again)
+
+
+@pytest.mark.parametrize("edits", [{}, {"fps": "9"}])
+def test_settings_without_a_preset_are_there_again(edits):
+    spec = load_preset("micro", ["seed=9", "width=128"])
+
+    async def leave(shown):
+        shown.app.post_message(ComposeWith(spec, "gone"))
+        await shown.until(lambda: shown.screen.draft.preset == "")
+        for key, text in edits.items():
+            await shown.replace(key, text)
+
+    async def find_again(shown):
+        assert (shown.screen.draft.preset, shown.screen.draft.base) == ("", spec)
+        assert shown.screen.draft.edits == edits
+        assert any("are here again" in note.message for note in shown.app._notifications)
+        assert shown.app.preferences.preset == "micro"
+
+    show(leave)
+    come_back(find_again)
+
+
+@pytest.mark.parametrize("spec_json", ["", '{"format": 99}'])
+def test_settings_that_cannot_be_read_any_more_are_no_obstacle(spec_json):
+    async def act(shown):
+        assert shown.screen.draft.preset == "micro"
+        assert not shown.screen.draft.edits
+
+    show(act, preferences=Preferences(draft=KeptDraft("", {"fps": "9"}, spec_json)))
 
 
 def test_a_broken_preset_of_the_last_time_is_no_obstacle():

@@ -19,6 +19,7 @@ from tui.app.compose.draft import (
     changes,
     check,
     draft_of,
+    edited,
     field_key,
     line_of,
     problems,
@@ -387,6 +388,20 @@ def test_items_are_added_taken_out_and_moved_with_what_was_typed_in_them(listed)
     assert extensions_of(fewer) == ["skip-layer-guidance", "own"]
     back = removed(more, check(more), "extensions", 2).typed(key, "0.2")
     assert check(back).spec == listed.base
+
+
+def test_edits_are_made_again_also_in_lists_and_options(draft, listed):
+    threshold, key = "extensions[0].options.threshold", "extensions[1].options.end"
+    other = listed.typed(threshold, "0.3")
+    more = added(other, check(other), "extensions", {"name": "own"})
+    more = more.typed(threshold, "0.2")  # that of the preset, and not of the list
+    assert threshold in more.edits
+    option = "components.prompt_expander.options.timeout"
+    typed = more.typed(key, "0.5").typed("extensions[2].enabled", "false").typed(option, "9")
+    turned = dict(reversed(typed.edits.items()))
+    for edits in (typed.edits, turned):
+        assert edited(Draft("x", listed.base), edits) == typed
+    assert edited(draft, {"gone": "1", "seed": "7"}).edits == {"seed": "7"}
 
 
 def test_a_wrong_item_is_mended_or_taken_out_before_the_others_move(listed):
