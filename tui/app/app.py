@@ -473,9 +473,8 @@ class ModiffApp(ModiffBase):
             self._leave_cancelling()
 
     def where_shown(self, run: RunRecord) -> str:
-        if self.current_mode == "live" and self.watched_run == run.id:
-            return {"done": "o opens the video", "failed": "r resumes it"}.get(run.status, "")
-        return "3 opens Runs" if self.current_mode != "runs" else ""
+        is_watched = self.current_mode == "live" and self.watched_run == run.id
+        return "" if is_watched or self.current_mode == "runs" else "see Runs"
 
     def on_unmount(self) -> None:
         self.restore_title()

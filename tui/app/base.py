@@ -187,7 +187,8 @@ class ModiffBase(KeysInOrder):
         self._call_over(line)
 
     def where_shown(self, run: RunRecord) -> str:
-        """Which keys lead to what a run made, or to what is left of it; "" for none."""
+        """Where to look for what a run made, or what is left of it; "" where that is seen already. No keys: the notice
+        is still read when another screen is shown, where they do something else."""
         return ""
 
     def _call_over(self, line: str) -> None:

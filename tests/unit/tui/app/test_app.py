@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from dataclasses import replace
 from functools import partial
 
 import pytest
 from textual._styles_cache import StylesCache
 from textual.color import Color
 from textual.command import CommandPalette
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.events import AppBlur, AppFocus
 from textual.widgets import Input, TextArea
 from textual.widgets._toast import Toast, ToastRack
@@ -24,7 +24,7 @@ from tui.app.compose.screen import Compose
 from tui.app.lab import Lab
 from tui.app.preferences import Preferences
 from tui.app.top_line import TopLine
-from tui.describe.runs.following.notices import TAKE_TITLE_BACK
+from tui.describe.runs.following.notices import TAKE_TITLE_BACK, end_line
 from tui.describe.runs.following.watch import Progress
 
 
@@ -100,7 +100,7 @@ def test_the_end_of_a_run_and_what_the_app_is_at_are_told(monkeypatch):
                 app.post_message(AppFocus() if is_seen else AppBlur())
                 written.clear()
                 store.finish(run.id, "failed", error="no room")
-                line = f"run {run.id} failed: no room; 3 opens Runs"
+                line = f"run {run.id} failed: no room; see Runs"
                 await until(pilot, partial(is_told, app, line))
                 calls = [text for text in written if "]2;" not in text]
                 assert bool(calls) is not is_seen
@@ -114,18 +114,56 @@ def test_the_end_of_a_run_and_what_the_app_is_at_are_told(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "keys"),
-    [("done", "o opens the video"), ("failed", "r resumes it"), ("cancelled", "")],
+    ("told_of_focus", "expected"),
+    [(AppBlur, "\a\x1b]9;run {run} failed: no room\a"), (AppFocus, ""), (None, "\a")],
+    ids=["unseen", "seen", "who knows"],
 )
-def test_the_notice_on_the_live_screen_offers_what_there_is(status, keys):
-    with open_store() as store:
-        run = store.run(store.enqueue(b'{"prompt": "a"}', preset="micro", output="/v/{run}.mp4"))
+def test_the_desktop_is_told_of_the_end_of_a_run_that_nobody_sees(
+    monkeypatch, told_of_focus, expected
+):
+    written = []
+    monkeypatch.delenv("VTE_VERSION", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(HeadlessDriver, "is_headless", property(lambda _: False))
+    monkeypatch.setattr(HeadlessDriver, "write", lambda _, text: written.append(text))
 
     async def script(pilot):
-        pilot.app.watched_run = run.id
-        assert pilot.app.where_shown(replace(run, status=status)) == keys
+        app = pilot.app
+        await until(pilot, lambda: app.status is not None)
+        with open_store() as store, store.register_engine("engine1", pid=1):
+            store.enqueue(b'{"prompt": "a"}', preset="micro", output="/v/{run}.mp4")
+            run = store.lease("engine1")
+            await until(pilot, lambda: app.status.running)
+            if told_of_focus is not None:
+                app.post_message(told_of_focus())
+                await until(pilot, lambda: app._knows_focus)
+            await until(pilot, lambda: app.app_focus == (told_of_focus is not AppBlur))
+            store.finish(run.id, "failed", error="no room")
+            await until(pilot, lambda: any("no room" in told for told in notices(app)))
+            calls = [text for text in written if text == "\a" or text.startswith("\x1b]9;")]
+            assert "".join(calls) == expected.format(run=run.id)
 
-    play("live", script)
+    play("queue", script)
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_the_notice_of_an_end_holds_on_every_screen_that_is_shown_after_it(status, tmp_path):
+    with live_run(tmp_path) as run:
+
+        async def script(pilot):
+            app = pilot.app
+            await until(pilot, lambda: app.status and app.status.running)
+            await until(pilot, lambda: app.watched_run == run.id)
+            run.store.finish(run.id, status)
+            await until(pilot, lambda: notices(app))
+            told = end_line(run.store.run(run.id))
+            assert notices(app) == [told]  # what is seen already is not led to
+            for key, mode in (("3", "runs"), ("4", "queue")):
+                await pilot.press(key)
+                await until(pilot, lambda mode=mode: app.current_mode == mode)
+                assert notices(app) == [told]
+
+        play("live", script, root=tmp_path)
 
 
 def test_no_theme_takes_the_app_down(monkeypatch):
