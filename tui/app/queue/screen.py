@@ -227,7 +227,10 @@ class Queue(ModiffScreen):
             return
         queued.insert(place + by, queued.pop(place))
         # shown at once, so that keys in quick succession move on from there
-        self._rows = [*(row for row in self._rows if row.record.status == "running"), *queued]
+        moved = iter(queued)
+        self._rows = [
+            next(moved) if each.record.status == "queued" else each for each in self._rows
+        ]
         self._show()
         after = queued[place + by + 1 :]
         self._change(self._reorder(row.record.id, after[0].record.id if after else None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -11,7 +12,7 @@ from presets.encoding import decode_spec, encode_spec
 from presets.library.loading import load_preset
 from store.lineage.events import PlanMade, StageStarted, StepFinished
 from store.lineage.records import Segment
-from store.store import open_store
+from store.store import Store, open_store
 from tests.unit.tui.opened_app import NARROW, notices, play, shown, until
 from tui.app.app import ModiffApp
 from tui.app.compose.screen import Compose
@@ -180,6 +181,27 @@ def test_a_paused_run_stays_and_is_resumed(store, engine_starts):
         await pilot.press("r")
         await until(pilot, lambda: order(store) == [second, first], "it to be queued again")
         assert engine_starts
+
+    play("queue", script)
+
+
+def test_a_paused_run_stays_while_another_is_moved(store, monkeypatch):
+    paused, first, second = add(store), add(store), add(store)
+    store.request_pause(paused)
+    may_move, reorder = threading.Event(), Store.reorder
+
+    def slow(opened, *given):
+        assert may_move.wait(60)
+        reorder(opened, *given)
+
+    monkeypatch.setattr(Store, "reorder", slow)
+
+    async def script(pilot):
+        await filled(pilot, 3)
+        await pilot.press("J")
+        assert ids(pilot) == [second, first, paused]
+        may_move.set()
+        await until(pilot, lambda: order(store) == [second, first])
 
     play("queue", script)
 
