@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -214,6 +215,43 @@ def test_parents_that_do_not_fit_are_in_the_tree_only(store):
         assert current(pilot) == first.id
 
     play(script, runs_filter="tag:keep")
+
+
+def test_ages_grow_with_the_minutes(store, monkeypatch):
+    run_id = record_run(store, micro(STAR)).id
+
+    def lines(pilot):
+        detail_table = pilot.app.screen.query_one("#summary-lines", Static).content
+        return [str(cell) for column in detail_table.columns for cell in column.cells]
+
+    async def script(pilot):
+        await until(pilot, lambda: summary(pilot) == run_id)
+        assert "now" in table_of(pilot)[0].cells
+        assert not any("3 h" in line for line in lines(pilot))
+        then = time.time_ns() + 3 * 3600 * 10**9
+        monkeypatch.setattr(time, "time_ns", lambda: then)
+        screen = pilot.app.screen
+        await screen.look().wait()
+        await until(pilot, lambda: "3 h" in table_of(pilot)[0].cells)
+        await until(pilot, lambda: any("3 h" in line for line in lines(pilot)))
+
+    play(script)
+
+
+def test_esc_takes_the_marks_and_says_so(store):
+    for _ in range(2):
+        record_run(store, micro())
+
+    async def script(pilot):
+        await until(pilot, lambda: current(pilot))
+        await pilot.press("m", "j", "m")
+        assert len(list_of(pilot).marks) == 2
+        assert "no run is marked any more" not in told(pilot)
+        await pilot.press("escape")
+        assert list_of(pilot).marks == []
+        await until(pilot, lambda: "no run is marked any more" in told(pilot))
+
+    play(script)
 
 
 def test_the_cursor_stays_on_its_run_when_others_come(store):
