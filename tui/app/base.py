@@ -29,7 +29,7 @@ from tui.app.top_line import TopLine
 from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.following import notices
 from tui.errors import explain
-from tui.text import printable
+from tui.text import printable, shorten
 from tui.units import clock
 
 if TYPE_CHECKING:
@@ -297,6 +297,17 @@ class ModiffBase(KeysInOrder):
         self.notify(
             line, title="modiff (f8 copies)", severity="error", timeout=TOLD_SECONDS, markup=False
         )
+
+    def copy(self, text: str) -> None:
+        """Into the clipboard, and says so."""
+        self.copy_to_clipboard(text)
+        self.notify(f"copied {shorten(printable(text), 200)}", markup=False)
+
+    async def copy_command(self, run_id: str) -> None:
+        """The command that makes a run again, into the clipboard. Raises UnknownRun, PresetError."""
+        from tui.describe.runs.command_line import command_of
+
+        self.copy(await self.lab.read(command_of, run_id))
 
     @asks(group="launch")
     async def launch(self, spec: RunSpec, preset: str, *, watch: bool = True) -> None:

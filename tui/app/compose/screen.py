@@ -24,7 +24,7 @@ from tui.app.compose.prompts import PromptArea, Prompts
 from tui.app.compose.section_rows import keys_of, section_of
 from tui.app.desktop import EditorFailed, edit_file, edit_text, start_of
 from tui.describe.given import field_for, picture_preset
-from tui.text import printable, shorten
+from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -275,8 +275,7 @@ class Compose(FormScreen):
                 text = run_command(spec, draft.preset, draft.base)
             else:
                 text = await asyncio.to_thread(command_from_preset, spec, "")
-        self.app.copy_to_clipboard(text)
-        self.notify(f"copied {shorten(printable(text), 200)}", markup=False)
+        self.app.copy(text)
 
     # Presets
 

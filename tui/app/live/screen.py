@@ -24,7 +24,6 @@ from tui.app.widgets.empty import Empty
 from tui.app.widgets.footer import Footer
 from tui.describe.prompts.expansion import is_to_review
 from tui.describe.runs.run import RESUMABLE
-from tui.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -69,7 +68,8 @@ class Live(ModiffScreen):
         Binding("P", "preview", "Preview on or off", id="live.preview", show=False),
         Binding("n", "next", "Next run: go on to it or stay", id="live.next", show=False),
         Binding("l", "level", "Level of the log", id="live.log_level", show=False),
-        Binding("y", "copy", "Copy the path or the id", id="app.copy", show=False),
+        Binding("y", "copy", "Copy as command", id="app.copy", show=False),
+        Binding("Y", "copy_path", "Copy the path or the id", id="live.copy_path", show=False),
     ]  # fmt: skip
 
     def __init__(self) -> None:
@@ -347,12 +347,16 @@ class Live(ModiffScreen):
     def action_level(self) -> None:
         self.query_one(LogView).action_level()
 
-    def action_copy(self) -> None:
+    @asks(group="copy")
+    async def action_copy(self) -> None:
+        """The command that makes it again, into the clipboard."""
+        if self._feed is not None:
+            await self.app.copy_command(self._feed.run_id)
+
+    def action_copy_path(self) -> None:
         """The path of the file where there is one, else the id."""
         if self._feed is not None:
-            text = self._output() or self._feed.run_id
-            self.app.copy_to_clipboard(text)
-            self.notify(f"copied {printable(text)}", markup=False)
+            self.app.copy(self._output() or self._feed.run_id)
 
     @asks(exclusive=True, group="open")
     async def action_open_output(self) -> None:

@@ -23,7 +23,6 @@ from tui.app.widgets.footer import Footer
 from tui.describe.runs import run as summary
 from tui.describe.runs.families import families
 from tui.describe.runs.finding import filter as searching
-from tui.text import printable, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -410,17 +409,11 @@ class Runs(ModiffScreen):
     @asks(group="act")
     async def action_copy(self) -> None:
         """The command that makes it again, into the clipboard."""
-        from tui.describe.runs.command_line import command_of
-
-        line = await self.app.lab.read(command_of, self._current().record.id)
-        self.app.copy_to_clipboard(line)
-        self.notify(f"copied {shorten(printable(line), 200)}", markup=False)
+        await self.app.copy_command(self._current().record.id)
 
     def action_copy_id(self) -> None:
         """Its id into the clipboard."""
-        run_id = self._current().record.id
-        self.app.copy_to_clipboard(run_id)
-        self.notify(f"copied {run_id}")
+        self.app.copy(self._current().record.id)
 
     def action_branch(self) -> None:
         """Branch from the step that is looked at, or from one yet to be chosen."""

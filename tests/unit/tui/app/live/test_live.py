@@ -116,7 +116,7 @@ def test_without_runs_it_says_how_to_make_one(tmp_path):
         await watched.until(lambda: watched.app.status)
         assert watched.live.query_one("#empty").display
         assert not watched.live.query_one(RunView).display
-        for key in ("space", "x", "r", "b", "o", "y", "P", "z"):
+        for key in ("space", "x", "r", "b", "o", "y", "Y", "P", "z"):
             await watched.pilot.press(key)
         assert not watched.app.screen.is_modal
 
@@ -405,8 +405,10 @@ def test_a_run_that_is_done_says_where_its_file_is(tmp_path, monkeypatch):
         await watched.until(lambda: len(opened) == 3)
         told = [(note.title, note.message) for note in watched.app._notifications]
         assert ("there is no display", output) in told
-        await watched.pilot.press("y")
+        await watched.pilot.press("Y")
         assert watched.app.clipboard == output
+        await watched.pilot.press("y")
+        await watched.until(lambda: watched.app.clipboard.startswith("modiff run micro "))
 
     output = str(tmp_path / "out.mp4")
     with live_run(tmp_path / "store", output=output) as run:
