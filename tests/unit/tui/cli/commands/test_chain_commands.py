@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -657,6 +658,28 @@ def test_a_sweep_that_stops_early_is_finished_by_choice(capsys, store, engine):
     assert [each["run"] for each in finished] == chosen
     assert [(each["steps_done"], each["reused_steps"]) for each in finished] == [(20, 5), (20, 5)]
     assert store.run(swept["runs"][0]["run"]).stop_at == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("run", "micro"), r"run \w{10} is done in \d:\d\d"),
+        (("sweep", "micro", "--over", "seed=1,2"), "2 of 2 runs are done"),
+    ],
+    ids=["one", "several"],
+)
+def test_who_looks_elsewhere_is_called_at_the_end(
+    capsys, store, engine, monkeypatch, arguments, line
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.delenv("VTE_VERSION", raising=False)
+    out, err = told(capsys, *arguments, "--quiet", "--notify")
+    assert re.fullmatch(rf"\a\x1b]9;{line}\a", err)
+    assert "\a" not in out
+    assert "\a" not in told(capsys, *arguments, "--quiet").err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)  # a file is not called
+    assert "\a" not in told(capsys, *arguments, "--quiet", "--notify").err
 
 
 def test_finish_refuses_all_where_one_has_nothing_to_finish(capsys, store, no_engine):
