@@ -34,3 +34,11 @@ def test_where_a_stage_runs(tmp_path: Path, settings: list[str], on: str):
         rows = planned(store, load_preset("micro", [*devices, *settings])).rows
     told = {"load": "", "text_encode": "cpu", "denoise": on, "decode": "auto"}
     assert {row.name: row.on for row in rows} == told
+
+
+@pytest.mark.parametrize(("is_warm", "state"), [(True, "warm"), (False, "to compute")])
+def test_models_that_an_engine_has_already_are_not_loaded(tmp_path, monkeypatch, is_warm, state):
+    monkeypatch.setattr("engine.client.is_warm", lambda *_: is_warm)
+    with open_store(tmp_path) as store:
+        load = planned(store, load_preset("micro")).rows[0]
+    assert (load.name, shown(load)[2]) == ("load", state)
