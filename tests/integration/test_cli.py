@@ -180,7 +180,7 @@ def test_stdout_is_the_path_and_the_name_is_the_runs_own(real):
         "run", "micro", *QUICK, "--seed", "7", "--negative-prompt", "a green star"
     )
     assert code == 0, err
-    (run, *_) = real.data("runs", "--limit", "1")
+    (run, *_) = real.data("runs", "--limit", "1")["runs"]
     assert out == f"{real.folder / ('modiff-' + run['run'])}.mp4\n"
     assert Path(out.strip()).stat().st_size > 0
     spec = real.data("show", run["run"])["spec"]
