@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -96,11 +97,25 @@ def test_a_second_signal_ends_an_engine_that_does_not_listen(store, processes):
     assert until(events, RunFinished).status == "interrupted"
 
 
+def wait_stuck(process):
+    """Until the main thread of a process sleeps and does not wake between two looks."""
+    status, before = Path(f"/proc/{process.pid}/task/{process.pid}/status"), None
+    while True:
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        now = (fields["State"].split()[0], fields["voluntary_ctxt_switches"])
+        if now == before and now[0] == "S":
+            return
+        before = now
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells whether a thread sleeps")
 def test_an_engine_that_hangs_in_a_library_is_ended_by_force(store, processes):
     """No Python code runs in its main thread any more, so that no signal is heard."""
     run_id, after = enqueue(store, "hang"), enqueue(store, "steps 1")
     process = wait_registered(store, start_directly(processes, store))
     until(follow(store, run_id, poll_seconds=0.01), Message)
+    wait_stuck(process)
     for _ in range(2):
         with pytest.raises(EngineUnavailable, match="still busy"):
             stop_engine(store, timeout_seconds=0.1)
