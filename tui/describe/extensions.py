@@ -29,6 +29,8 @@ def _told(extension: dict[str, Any]) -> str:
 
 def extensions_in(settings: Settings) -> list[dict[str, Any]]:
     """Those that settings by dotted keys speak of, as plain data."""
+    if KEY in settings:  # none, or joined already
+        return list(settings[KEY])
     found: dict[int, dict[str, Any]] = {}
     for key, value in settings.items():
         if item := _ITEM.fullmatch(key):

@@ -92,14 +92,16 @@ def item_setting(name: str) -> Setting | None:
 
 @cache
 def _extension_options() -> frozenset[str]:
-    """The names of the options of all extensions that are installed and can be imported."""
+    """The names of the options of all extensions that are installed and can be imported; none where two packages claim
+    one name, which a run tells."""
     from engine.errors import ComponentError
     from engine.extensions import registry
 
     found: set[str] = set()
-    for name in registry.extensions():
-        with suppress(ComponentError):
-            found.update(registry.find(name).Options.__struct_fields__)
+    with suppress(ComponentError):
+        for name in registry.extensions():
+            with suppress(ComponentError):
+                found.update(registry.find(name).Options.__struct_fields__)
     return frozenset(found)
 
 

@@ -6,9 +6,11 @@ import time
 
 import pytest
 
+from engine.errors import ComponentError
 from presets.encoding import encode_spec
 from presets.library.loading import load_preset
 from store.store import open_store
+from tui.describe.runs.finding import setting_keys
 from tui.describe.runs.finding.filter import BadSearch, Search, complete, parse, search_of
 
 
@@ -180,6 +182,17 @@ def test_what_is_inside_a_list_is_a_setting_too(store):
     for line in ("extensions.nam:x", "extensions[0]:x", "tresh:1", "extensions[x].name:y"):
         with pytest.raises(BadSearch):
             parse(line)
+
+
+def test_an_option_is_unknown_where_extensions_cannot_be_listed(monkeypatch):
+    def claimed():
+        raise ComponentError("two packages claim one name")
+
+    setting_keys._extension_options.cache_clear()
+    monkeypatch.setattr("engine.extensions.registry.extensions", claimed)
+    with pytest.raises(BadSearch, match="threshold is no setting of a run"):
+        parse("threshold:0.3")
+    setting_keys._extension_options.cache_clear()
 
 
 def test_stars_pins_and_the_beginning_of_a_tag(store):
